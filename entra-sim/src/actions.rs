@@ -1,0 +1,360 @@
+//! Every change that can be made to the simulated world, as one enumeration: the HTTP control API deserialises it,
+//! Rust callers construct it. `apply` is the only place that mutates tenants from outside.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::model::{
+    Assignment, GRAPH_PERMISSIONS, Grant, Group, RefreshToken, Registration, RequiredAccess, Secret, ServicePrincipal, Tenant, TokenDeath,
+    User, World, graph_app_id,
+};
+
+/// A change. JSON form: `{"action": "disable_app", "tenant": "contoso.example", "app": "<client id>"}`.
+/// Tenants are named by GUID or domain, users by object id or user principal name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(missing_docs)]
+pub enum Action {
+    /// Creates a tenant with one administrator (`admin@domain`), one ordinary user (`user@domain`) and Microsoft Graph.
+    AddTenant { id: Uuid, domain: String, #[serde(default)] name: Option<String> },
+    /// The tenant is gone: AADSTS90002.
+    RemoveTenant { tenant: String },
+    /// Registers an app. Without secret and certificate it is a public client.
+    AddApp {
+        id: Uuid,
+        name: String,
+        #[serde(default)] secret: Option<String>,
+        #[serde(default)] certificate_pem: Option<String>,
+        #[serde(default)] redirect_uris: Vec<String>,
+        #[serde(default)] delegated: Vec<String>,
+        #[serde(default)] application: Vec<String>,
+    },
+    /// Lets an app be a resource of its own, with scopes and roles named alike.
+    OfferPermissions { app: Uuid, #[serde(default)] names: Vec<String>, #[serde(default)] scopes: Vec<String>, #[serde(default)] roles: Vec<String> },
+    /// The registration itself is deleted: AADSTS700016 everywhere.
+    RemoveApp { app: Uuid },
+    /// The owner switches the registration off for all tenants (`isDisabled`).
+    DeactivateApp { app: Uuid, value: bool },
+    /// Adds a client secret. `expires_in_seconds` may be negative.
+    AddSecret { app: Uuid, secret: String, #[serde(default = "year")] expires_in_seconds: i64 },
+    /// Every secret of the app expires now: AADSTS7000222.
+    ExpireSecrets { app: Uuid },
+    /// Every secret of the app is removed: AADSTS7000215 for whoever still uses one.
+    RemoveSecrets { app: Uuid },
+    /// Creates the enterprise application without any permission.
+    InstallApp { tenant: String, app: Uuid },
+    /// What an accepted consent does: enterprise application, grant, role assignments. Without `user` for the whole organisation.
+    Consent {
+        tenant: String,
+        app: Uuid,
+        #[serde(default)] user: Option<String>,
+        #[serde(default)] resource: Option<Uuid>,
+        #[serde(default)] delegated: Vec<String>,
+        #[serde(default)] application: Vec<String>,
+    },
+    /// An admin edits the permissions: replaces delegated scopes and app roles on one resource.
+    EditConsent {
+        tenant: String,
+        app: Uuid,
+        #[serde(default)] resource: Option<Uuid>,
+        #[serde(default)] delegated: Option<Vec<String>>,
+        #[serde(default)] application: Option<Vec<String>>,
+    },
+    /// All grants and role assignments of the app in the tenant vanish.
+    RevokeConsent { tenant: String, app: Uuid },
+    /// The enterprise application goes to the deleted items.
+    DeleteApp { tenant: String, app: Uuid },
+    /// And comes back, under the same object id.
+    RestoreApp { tenant: String, app: Uuid },
+    /// The deleted items are emptied.
+    PurgeApp { tenant: String, app: Uuid },
+    /// `accountEnabled`.
+    EnableApp { tenant: String, app: Uuid, value: bool },
+    /// `disabledByMicrosoftStatus`.
+    BlockApp { tenant: String, app: Uuid, #[serde(default)] status: Option<String> },
+    /// A sign-in that ended well: answers `{"refresh_token": …}`.
+    IssueRefreshToken { tenant: String, app: Uuid, #[serde(default)] user: Option<String> },
+    /// Every refresh token of the app in the tenant stops working.
+    KillRefreshTokens { tenant: String, app: Uuid, death: TokenDeath },
+    /// Sets `accountEnabled` of a user: AADSTS50057 while false.
+    EnableUser { tenant: String, user: String, value: bool },
+    /// AADSTS500341.
+    DeleteUser { tenant: String, user: String },
+    /// AADSTS50173 for all tokens of the user issued until now.
+    RevokeSessions { tenant: String, user: String },
+    /// AADSTS50076 on silent refreshes.
+    DemandMfa { tenant: String, value: bool },
+    /// AADSTS53003, for users, for workloads, or for both.
+    BlockByPolicy { tenant: String, #[serde(default)] users: bool, #[serde(default)] apps: bool },
+    /// Only administrators may consent.
+    UserConsentOff { tenant: String, value: bool },
+    AddGroup { tenant: String, name: String, #[serde(default)] id: Option<Uuid> },
+    DeleteGroup { tenant: String, name: String },
+    /// All groups become invisible, or visible again.
+    HideGroups { tenant: String, value: bool },
+    /// Replaces the provisioning jobs of an app with raw Graph objects.
+    SetProvisioningJobs { tenant: String, app: Uuid, jobs: Vec<Value> },
+    /// Moves the simulator's clock.
+    AdvanceClock { seconds: i64 },
+    /// Freezes the clock at a moment (seconds since the epoch), or thaws it.
+    FreezeClock { at: Option<i64> },
+    /// A fresh consent takes so long to reach the token endpoint.
+    ConsentDelay { seconds: i64 },
+}
+
+fn year() -> i64 {
+    31_536_000
+}
+
+/// Applies one change.
+///
+/// # Errors
+/// A sentence that names the object that does not exist.
+#[allow(clippy::too_many_lines)] // One arm a change; splitting the list would hide it.
+pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
+    let now = world.now();
+    match action {
+        Action::AddTenant { id, domain, name } => add_tenant(world, id, &domain, name),
+        Action::RemoveTenant { tenant } => {
+            let id = tenant_id(world, &tenant)?;
+            world.tenants.remove(&id);
+        }
+        Action::AddApp { id, name, secret, certificate_pem, redirect_uris, delegated, application } => {
+            let certificates = match certificate_pem {
+                Some(pem) => vec![certificate_der(&pem)?],
+                None => Vec::new(),
+            };
+            let secrets = secret.into_iter().map(|value| Secret { value, expires: now + SignedDuration::from_secs(year()) }).collect();
+            let required = vec![RequiredAccess { resource: graph_app_id(), delegated, application }];
+            let (offers, names) = (Vec::new(), vec![id.to_string()]);
+            world.apps.insert(id, Registration { app_id: id, name, secrets, certificates, redirect_uris, required, deactivated: false, offers, names });
+        }
+        Action::OfferPermissions { app, names, scopes, roles } => {
+            let registration = app_mut(world, app)?;
+            registration.names.extend(names);
+            registration.offers.extend(scopes.into_iter().map(|s| (s, None, Some(Uuid::new_v4()))));
+            registration.offers.extend(roles.into_iter().map(|r| (r, Some(Uuid::new_v4()), None)));
+        }
+        Action::RemoveApp { app } => {
+            world.apps.remove(&app).ok_or_else(|| format!("no app {app}"))?;
+        }
+        Action::DeactivateApp { app, value } => app_mut(world, app)?.deactivated = value,
+        Action::AddSecret { app, secret, expires_in_seconds } => {
+            let expires = now + SignedDuration::from_secs(expires_in_seconds);
+            app_mut(world, app)?.secrets.push(Secret { value: secret, expires });
+        }
+        Action::ExpireSecrets { app } => app_mut(world, app)?.secrets.iter_mut().for_each(|s| s.expires = now),
+        Action::RemoveSecrets { app } => app_mut(world, app)?.secrets.clear(),
+        Action::InstallApp { tenant, app } => install(tenant_mut(world, &tenant)?, app),
+        Action::Consent { tenant, app, user, resource, delegated, application } => {
+            let user = user.map(|u| user_id(world, &tenant, &u)).transpose()?;
+            consent(world, &tenant, app, user, resource.unwrap_or_else(graph_app_id), &delegated, &application)?;
+        }
+        Action::EditConsent { tenant, app, resource, delegated, application } => {
+            edit_consent(world, &tenant, app, resource.unwrap_or_else(graph_app_id), delegated, application)?;
+        }
+        Action::RevokeConsent { tenant, app } => {
+            let tenant = tenant_mut(world, &tenant)?;
+            let client = principal(tenant, app)?.id;
+            tenant.grants.retain(|g| g.client != client);
+            tenant.assignments.retain(|a| a.principal != client);
+        }
+        Action::DeleteApp { tenant, app } => principal(tenant_mut(world, &tenant)?, app)?.deleted = Some(now),
+        Action::RestoreApp { tenant, app } => {
+            let tenant = tenant_mut(world, &tenant)?;
+            let deleted = tenant.principals.iter_mut().filter(|p| p.app_id == app && p.deleted.is_some()).max_by_key(|p| p.deleted);
+            deleted.ok_or_else(|| format!("no deleted app {app}"))?.deleted = None;
+        }
+        Action::PurgeApp { tenant, app } => tenant_mut(world, &tenant)?.principals.retain(|p| p.app_id != app || p.deleted.is_none()),
+        Action::EnableApp { tenant, app, value } => principal(tenant_mut(world, &tenant)?, app)?.enabled = value,
+        Action::BlockApp { tenant, app, status } => principal(tenant_mut(world, &tenant)?, app)?.disabled_by_microsoft = status,
+        Action::IssueRefreshToken { tenant, app, user } => {
+            let user = user_id(world, &tenant, user.as_deref().unwrap_or("admin"))?;
+            let tenant = tenant_id(world, &tenant)?;
+            return Ok(json!({ "refresh_token": issue_refresh_token(world, tenant, app, user) }));
+        }
+        Action::KillRefreshTokens { tenant, app, death } => {
+            let tenant = tenant_id(world, &tenant)?;
+            let hit = world.refresh_tokens.values_mut().filter(|t| t.tenant == tenant && t.app_id == app);
+            hit.for_each(|t| t.dead = Some(death));
+        }
+        Action::EnableUser { tenant, user, value } => user_mut(world, &tenant, &user)?.enabled = value,
+        Action::DeleteUser { tenant, user } => user_mut(world, &tenant, &user)?.deleted = true,
+        Action::RevokeSessions { tenant, user } => user_mut(world, &tenant, &user)?.tokens_valid_from = now + SignedDuration::from_secs(1),
+        Action::DemandMfa { tenant, value } => tenant_mut(world, &tenant)?.demand_mfa = value,
+        Action::BlockByPolicy { tenant, users, apps } => {
+            let tenant = tenant_mut(world, &tenant)?;
+            (tenant.block_users, tenant.block_apps) = (users, apps);
+        }
+        Action::UserConsentOff { tenant, value } => tenant_mut(world, &tenant)?.user_consent_off = value,
+        Action::AddGroup { tenant, name, id } => {
+            let id = id.unwrap_or_else(Uuid::new_v4);
+            tenant_mut(world, &tenant)?.groups.push(Group { id, name, hidden: false });
+            return Ok(json!({ "id": id }));
+        }
+        Action::DeleteGroup { tenant, name } => tenant_mut(world, &tenant)?.groups.retain(|g| g.name != name),
+        Action::HideGroups { tenant, value } => tenant_mut(world, &tenant)?.groups.iter_mut().for_each(|g| g.hidden = value),
+        Action::SetProvisioningJobs { tenant, app, jobs } => {
+            tenant_mut(world, &tenant)?.jobs.insert(app, jobs);
+        }
+        Action::AdvanceClock { seconds } => world.clock_offset_seconds += seconds,
+        Action::FreezeClock { at } => (world.frozen_at, world.clock_offset_seconds) = (at, 0),
+        Action::ConsentDelay { seconds } => world.consent_delay_seconds = seconds,
+    }
+    Ok(json!({}))
+}
+
+/// A fresh refresh token for a person, client and tenant.
+pub fn issue_refresh_token(world: &mut World, tenant: Uuid, app_id: Uuid, user: Uuid) -> String {
+    let text = format!("1.SIM{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let issued = world.now();
+    world.refresh_tokens.insert(text.clone(), RefreshToken { tenant, app_id, user, issued, dead: None });
+    text
+}
+
+/// What an accepted consent page does.
+///
+/// # Errors
+/// The tenant, the app, or a permission value does not exist.
+pub fn consent(
+    world: &mut World, tenant: &str, app: Uuid, user: Option<Uuid>, resource: Uuid, delegated: &[String], application: &[String],
+) -> Result<(), String> {
+    let now = world.now();
+    let effective = now + SignedDuration::from_secs(world.consent_delay_seconds);
+    let roles = application.iter().map(|value| role_id(world, resource, value)).collect::<Result<Vec<_>, _>>()?;
+    world.apps.get(&app).ok_or_else(|| format!("no app {app}"))?;
+    let tenant = tenant_mut(world, tenant)?;
+    install(tenant, app);
+    install(tenant, resource);
+    let client = principal(tenant, app)?.id;
+    let resource = principal(tenant, resource)?.id;
+    if !delegated.is_empty() {
+        let existing = tenant.grants.iter_mut().find(|g| g.client == client && g.resource == resource && g.principal == user);
+        let old: Vec<String> = existing.as_ref().map(|g| g.scope.split_whitespace().map(str::to_owned).collect()).unwrap_or_default();
+        let added = delegated.iter().filter(|d| !old.iter().any(|o| o.eq_ignore_ascii_case(d)));
+        // Real grants begin with a blank.
+        let scope = old.iter().chain(added).fold(String::new(), |text, value| text + " " + value);
+        match existing {
+            Some(grant) if grant.scope == scope => {}
+            Some(grant) => (grant.scope, grant.effective) = (scope, effective),
+            None => tenant.grants.push(Grant { id: Uuid::new_v4().simple().to_string(), client, resource, principal: user, scope, effective }),
+        }
+    }
+    for role in roles {
+        if !tenant.assignments.iter().any(|a| a.principal == client && a.resource == resource && a.role == role) {
+            tenant.assignments.push(Assignment { id: Uuid::new_v4().simple().to_string(), principal: client, resource, role, created: now });
+        }
+    }
+    Ok(())
+}
+
+fn edit_consent(
+    world: &mut World, tenant: &str, app: Uuid, resource: Uuid, delegated: Option<Vec<String>>, application: Option<Vec<String>>,
+) -> Result<(), String> {
+    let roles = application.map(|a| a.iter().map(|v| role_id(world, resource, v)).collect::<Result<Vec<_>, _>>()).transpose()?;
+    let now = world.now();
+    let tenant = tenant_mut(world, tenant)?;
+    let client = principal(tenant, app)?.id;
+    let resource = principal(tenant, resource)?.id;
+    if let Some(values) = delegated {
+        let scope = values.iter().fold(String::new(), |text, value| text + " " + value);
+        tenant.grants.iter_mut().filter(|g| g.client == client && g.resource == resource).for_each(|g| g.scope.clone_from(&scope));
+        if values.is_empty() {
+            tenant.grants.retain(|g| g.client != client || g.resource != resource);
+        }
+    }
+    if let Some(roles) = roles {
+        tenant.assignments.retain(|a| a.principal != client || a.resource != resource);
+        let made = roles.into_iter().map(|role| Assignment { id: Uuid::new_v4().simple().to_string(), principal: client, resource, role, created: now });
+        tenant.assignments.extend(made);
+    }
+    Ok(())
+}
+
+fn add_tenant(world: &mut World, id: Uuid, domain: &str, name: Option<String>) {
+    let person = |local: &str, admin| User {
+        id: Uuid::new_v4(),
+        upn: format!("{local}@{domain}"),
+        name: format!("{} of {domain}", if admin { "Ada Admin" } else { "Uwe User" }),
+        admin,
+        enabled: true,
+        deleted: false,
+        tokens_valid_from: Timestamp::UNIX_EPOCH,
+    };
+    let mut tenant = Tenant {
+        id,
+        domain: domain.to_owned(),
+        name: name.unwrap_or_else(|| domain.to_owned()),
+        users: vec![person("admin", true), person("user", false)],
+        ..Tenant::default()
+    };
+    install(&mut tenant, graph_app_id());
+    world.domains.insert(domain.to_ascii_lowercase(), id);
+    world.tenants.insert(id, tenant);
+    world.apps.entry(graph_app_id()).or_insert_with(microsoft_graph);
+}
+
+fn microsoft_graph() -> Registration {
+    let id = |text: Option<&str>| text.and_then(|t| Uuid::parse_str(t).ok());
+    Registration {
+        app_id: graph_app_id(),
+        name: "Microsoft Graph".to_owned(),
+        secrets: Vec::new(),
+        certificates: Vec::new(),
+        redirect_uris: Vec::new(),
+        required: Vec::new(),
+        deactivated: false,
+        offers: GRAPH_PERMISSIONS.iter().map(|(value, role, scope, _)| ((*value).to_owned(), id(*role), id(*scope))).collect(),
+        names: vec![graph_app_id().to_string(), "https://graph.microsoft.com".to_owned(), "https://graph.microsoft.us".to_owned()],
+    }
+}
+
+fn install(tenant: &mut Tenant, app_id: Uuid) {
+    if tenant.principal(app_id).is_none() {
+        let id = Uuid::new_v4();
+        tenant.principals.push(ServicePrincipal { id, app_id, enabled: true, disabled_by_microsoft: None, deleted: None });
+    }
+}
+
+fn role_id(world: &World, resource: Uuid, value: &str) -> Result<Uuid, String> {
+    let registration = world.apps.get(&resource).ok_or_else(|| format!("no resource app {resource}"))?;
+    let offered = registration.offers.iter().find(|(name, role, _)| name.eq_ignore_ascii_case(value) && role.is_some());
+    offered.and_then(|(_, role, _)| *role).ok_or_else(|| format!("{} offers no app role {value}", registration.name))
+}
+
+fn tenant_id(world: &World, key: &str) -> Result<Uuid, String> {
+    world.tenant_id(key).ok_or_else(|| format!("no tenant {key}"))
+}
+
+fn tenant_mut<'w>(world: &'w mut World, key: &str) -> Result<&'w mut Tenant, String> {
+    let id = tenant_id(world, key)?;
+    world.tenants.get_mut(&id).ok_or_else(|| format!("no tenant {key}"))
+}
+
+fn app_mut(world: &mut World, app: Uuid) -> Result<&mut Registration, String> {
+    world.apps.get_mut(&app).ok_or_else(|| format!("no app {app}"))
+}
+
+fn principal(tenant: &mut Tenant, app: Uuid) -> Result<&mut ServicePrincipal, String> {
+    let domain = tenant.domain.clone();
+    tenant.principal_mut(app).ok_or_else(|| format!("no enterprise application {app} in {domain}"))
+}
+
+fn user_id(world: &World, tenant: &str, key: &str) -> Result<Uuid, String> {
+    let tenant = world.tenant(tenant).ok_or_else(|| format!("no tenant {tenant}"))?;
+    let found = tenant.users.iter().find(|u| u.upn == key || u.id.to_string() == key || u.upn.split('@').next() == Some(key));
+    found.map(|u| u.id).ok_or_else(|| format!("no user {key} in {}", tenant.domain))
+}
+
+fn user_mut<'w>(world: &'w mut World, tenant: &str, key: &str) -> Result<&'w mut User, String> {
+    let id = user_id(world, tenant, key)?;
+    let tenant = tenant_mut(world, tenant)?;
+    tenant.users.iter_mut().find(|u| u.id == id).ok_or_else(|| format!("no user {key}"))
+}
+
+fn certificate_der(pem: &str) -> Result<Vec<u8>, String> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    CertificateDer::from_pem_slice(pem.as_bytes()).map(|der| der.to_vec()).map_err(|e| format!("certificate_pem: {e}"))
+}

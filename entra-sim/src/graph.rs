@@ -1,0 +1,342 @@
+//! Microsoft Graph v1.0, as far as it is read by clients that look at consent, enterprise apps and groups.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::faults::{Endpoint, FaultKind, Faults};
+use crate::model::{Registration, ServicePrincipal, Tenant, World, graph_app_id};
+use crate::odata::{Filter, Page, select};
+use crate::reply::{Reply, fields};
+use crate::tokens::Caller;
+
+const READ_APPS: [&str; 4] = ["Application.Read.All", "Directory.Read.All", "Application.ReadWrite.OwnedBy", "Application.ReadWrite.All"];
+const READ_DIRECTORY: [&str; 2] = ["Directory.Read.All", "Directory.ReadWrite.All"];
+const READ_GROUPS: [&str; 5] = ["Group.Read.All", "GroupMember.Read.All", "Group.ReadBasic.All", "Directory.Read.All", "Group.ReadWrite.All"];
+
+/// One request to Graph.
+#[derive(Debug)]
+pub struct GraphRequest<'a> {
+    /// HTTP method.
+    pub method: &'a str,
+    /// Path below the version, with its query.
+    pub target: &'a str,
+    /// `ConsistencyLevel: eventual` was sent.
+    pub eventual: bool,
+    /// Base URL of Graph as the client sees it.
+    pub graph: &'a str,
+}
+
+/// Answers one request, or each request of a `$batch`.
+pub fn answer(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest<'_>, body: &str) -> Reply {
+    if request.target.split('?').next() == Some("/$batch") {
+        return batch(world, faults, caller, request, body);
+    }
+    single(world, caller, request)
+}
+
+fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest<'_>, body: &str) -> Reply {
+    let bad = |message: &str| Reply::graph_error(400, "BadRequest", message);
+    let Ok(parsed) = serde_json::from_str::<Value>(body) else { return bad("Invalid batch payload format.") };
+    let Some(items) = parsed["requests"].as_array() else { return bad("Invalid batch payload format.") };
+    if items.len() > 20 {
+        return bad("Number of batch request steps exceeds the maximum value of 20.");
+    }
+    let mut seen = Vec::new();
+    let mut responses = Vec::new();
+    for item in items {
+        let (Some(id), Some(method), Some(url)) = (item["id"].as_str(), item["method"].as_str(), item["url"].as_str()) else {
+            return bad("Every batch request needs id, method and url.");
+        };
+        if seen.iter().any(|s: &String| s.eq_ignore_ascii_case(id)) {
+            return bad("Request Id has to be unique in a batch.");
+        }
+        seen.push(id.to_owned());
+        let target = format!("/{}", url.trim_start_matches('/'));
+        let eventual = item["headers"].as_object().is_some_and(|h| {
+            h.iter().any(|(k, v)| k.eq_ignore_ascii_case("ConsistencyLevel") && v.as_str().is_some_and(|v| v.eq_ignore_ascii_case("eventual")))
+        });
+        let tenant = caller.tenant.to_string();
+        let reply = match faults.take(Endpoint::BatchItem, &[&tenant], &target) {
+            Some(FaultKind::Status { status, retry_after }) => {
+                let reply = fault_status(status);
+                match retry_after {
+                    Some(after) => reply.with("Retry-After", after),
+                    None => reply,
+                }
+            }
+            Some(FaultKind::Error { status, error, .. }) => Reply::graph_error(status, &error, "Simulated fault."),
+            Some(FaultKind::Body { text }) => Reply { status: 200, headers: Vec::new(), content_type: "application/json", body: text },
+            _ => single(world, caller, &GraphRequest { method, target: &target, eventual, graph: request.graph }),
+        };
+        let mut headers = json!({"Content-Type": reply.content_type});
+        for (name, value) in &reply.headers {
+            headers[*name] = json!(value);
+        }
+        let body = serde_json::from_str(&reply.body).unwrap_or(Value::String(reply.body));
+        responses.push(json!({"id": id, "status": reply.status, "headers": headers, "body": body}));
+    }
+    // Real answers come in any order.
+    responses.reverse();
+    Reply::json(200, &json!({ "responses": responses }))
+}
+
+/// The error body that goes with a status which a fault asks for.
+pub fn fault_status(status: u16) -> Reply {
+    match status {
+        429 => Reply::graph_error(429, "TooManyRequests", "Please retry again later."),
+        500 => Reply::graph_error(500, "Service_InternalServerError", "Internal error."),
+        503 => Reply::graph_error(503, "Directory_ReplicaUnavailable", "Please retry."),
+        401 => Reply::graph_error(401, "InvalidAuthenticationToken", "Access token validation failure."),
+        403 => denied(),
+        status => Reply::graph_error(status, "UnknownError", ""),
+    }
+}
+
+fn denied() -> Reply {
+    Reply::graph_error(403, "Authorization_RequestDenied", "Insufficient privileges to complete the operation.")
+}
+
+fn not_found(what: &str) -> Reply {
+    Reply::graph_error(404, "Request_ResourceNotFound", &format!("Resource '{what}' does not exist or one of its queried reference-property objects are not present."))
+}
+
+fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
+    let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
+    let query = fields(query);
+    if request.method != "GET" {
+        return Reply::graph_error(405, "Request_BadRequest", "Specified HTTP method is not allowed for the request target.");
+    }
+    let Some(tenant) = world.tenants.get(&caller.tenant) else {
+        return Reply::graph_error(404, "Directory_ObjectNotFound", "Unable to read the company information from the directory.");
+    };
+    let path = percent_decode(path);
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let context = Context { world, tenant, caller, query: &query, request };
+    match segments.as_slice() {
+        ["servicePrincipals"] => context.service_principals(),
+        ["servicePrincipals", id, "synchronization", "jobs"] => context.jobs(id),
+        ["directory", "deletedItems", "microsoft.graph.servicePrincipal"] => context.deleted(),
+        ["oauth2PermissionGrants"] => context.all_grants(),
+        ["groups"] => context.groups(),
+        ["groups", "$count"] => context.group_count(),
+        ["groups", id] => context.group(id),
+        ["organization"] => context.organization(),
+        ["me"] => context.me(),
+        [key] if key.starts_with("servicePrincipals(") => context.service_principal(key),
+        ["servicePrincipals", key] => context.service_principal(key),
+        [key, "oauth2PermissionGrants"] | ["servicePrincipals", key, "oauth2PermissionGrants"] => context.grants_of(key),
+        [key, "appRoleAssignments"] | ["servicePrincipals", key, "appRoleAssignments"] => context.assignments_of(key),
+        [key] if key.starts_with("applications(") => context.application(key),
+        ["applications", key] => context.application(key),
+        _ => Reply::graph_error(400, "Request_InvalidRequestUrl", "Resource not found for the segment."),
+    }
+}
+
+fn percent_decode(path: &str) -> String {
+    // A path's plus sign is a plus sign, unlike a form's.
+    fields(&format!("p={}", path.replace('+', "%2B").replace('&', "%26"))).remove("p").unwrap_or_default()
+}
+
+struct Context<'a> {
+    world: &'a World,
+    tenant: &'a Tenant,
+    caller: &'a Caller,
+    query: &'a HashMap<String, String>,
+    request: &'a GraphRequest<'a>,
+}
+
+/// The GUID in `servicePrincipals(appId='…')`.
+fn alternate_key(segment: &str) -> Option<Uuid> {
+    let inner = segment.split_once("(appId='")?.1.strip_suffix("')")?;
+    Uuid::parse_str(inner).ok()
+}
+
+impl Context<'_> {
+    fn find(&self, key: &str) -> Option<&ServicePrincipal> {
+        if key.contains('(') {
+            return alternate_key(key).and_then(|app| self.tenant.principal(app));
+        }
+        Uuid::parse_str(key).ok().and_then(|id| self.tenant.principal_by_id(id))
+    }
+
+    fn own(&self, key: &str) -> bool {
+        self.caller.user.is_none() && (alternate_key(key) == Some(self.caller.app_id) || self.find(key).is_some_and(|p| p.app_id == self.caller.app_id))
+    }
+
+    fn page(&self, items: Vec<Value>) -> Reply {
+        let filter = match self.query.get("$filter").map(|f| Filter::parse(f)).transpose() {
+            Ok(filter) => filter,
+            Err(message) => return Reply::graph_error(400, "Request_UnsupportedQuery", &message),
+        };
+        let items = items.into_iter().filter(|i| filter.as_ref().is_none_or(|f| f.matches(i))).collect();
+        let page = Page { query: self.query, eventual: self.request.eventual, graph: self.request.graph, target: self.request.target };
+        page.answer(items).unwrap_or_else(|e| *e)
+    }
+
+    fn principal_json(&self, principal: &ServicePrincipal) -> Value {
+        let app = self.world.apps.get(&principal.app_id);
+        let names = app.map(|a| a.names.clone()).unwrap_or_default();
+        let deleted = principal.deleted.map(|d| d.to_string());
+        let offer = |pick: fn(&(String, Option<Uuid>, Option<Uuid>)) -> Option<Uuid>, app: &Registration, role: bool| {
+            let entry = |o: &(String, Option<Uuid>, Option<Uuid>)| {
+                pick(o).map(|id| if role {
+                    json!({"id": id, "value": o.0, "displayName": o.0, "isEnabled": true, "allowedMemberTypes": ["Application"], "origin": "Application"})
+                } else {
+                    json!({"id": id, "value": o.0, "adminConsentDisplayName": o.0, "isEnabled": true, "type": "Admin"})
+                })
+            };
+            app.offers.iter().filter_map(entry).collect::<Vec<_>>()
+        };
+        json!({
+            "id": principal.id, "appId": principal.app_id, "displayName": app.map(|a| a.name.clone()), "accountEnabled": principal.enabled,
+            "isDisabled": app.is_some_and(|a| a.deactivated), "disabledByMicrosoftStatus": principal.disabled_by_microsoft, "deletedDateTime": deleted,
+            "servicePrincipalType": "Application", "appOwnerOrganizationId": null, "appRoleAssignmentRequired": false,
+            "signInAudience": "AzureADMultipleOrgs", "tags": ["WindowsAzureActiveDirectoryIntegratedApp"], "servicePrincipalNames": names,
+            "preferredSingleSignOnMode": null, "preferredTokenSigningKeyThumbprint": null, "notificationEmailAddresses": [],
+            "verifiedPublisher": {"displayName": null, "verifiedPublisherId": null, "addedDateTime": null}, "passwordCredentials": [], "keyCredentials": [],
+            "appRoles": app.map(|a| offer(|o| o.1, a, true)).unwrap_or_default(),
+            "oauth2PermissionScopes": app.map(|a| offer(|o| o.2, a, false)).unwrap_or_default(),
+        })
+    }
+
+    fn service_principal(&self, key: &str) -> Reply {
+        if !self.own(key) && !self.caller.may(&READ_APPS) {
+            return denied();
+        }
+        match self.find(key) {
+            Some(principal) => Reply::json(200, &select(self.principal_json(principal), self.query)),
+            None => not_found(key),
+        }
+    }
+
+    fn service_principals(&self) -> Reply {
+        if !self.caller.may(&READ_APPS) {
+            return denied();
+        }
+        self.page(self.tenant.principals.iter().filter(|p| p.deleted.is_none()).map(|p| self.principal_json(p)).collect())
+    }
+
+    fn deleted(&self) -> Reply {
+        if !self.caller.may(&READ_APPS) {
+            return denied();
+        }
+        self.page(self.tenant.principals.iter().filter(|p| p.deleted.is_some()).map(|p| self.principal_json(p)).collect())
+    }
+
+    fn grant_values(&self, client: Option<Uuid>) -> Vec<Value> {
+        let live = self.tenant.grants.iter().filter(|g| client.is_none_or(|c| c == g.client) && self.tenant.principal_by_id(g.client).is_some());
+        live.map(|g| json!({"id": g.id, "clientId": g.client, "consentType": if g.principal.is_some() { "Principal" } else { "AllPrincipals" },
+            "principalId": g.principal, "resourceId": g.resource, "scope": g.scope}))
+        .collect()
+    }
+
+    fn all_grants(&self) -> Reply {
+        if self.caller.may(&READ_DIRECTORY) { self.page(self.grant_values(None)) } else { denied() }
+    }
+
+    fn grants_of(&self, key: &str) -> Reply {
+        if !self.caller.may(&READ_DIRECTORY) {
+            return denied();
+        }
+        match self.find(key) {
+            Some(principal) => self.page(self.grant_values(Some(principal.id))),
+            None => not_found(key),
+        }
+    }
+
+    fn assignments_of(&self, key: &str) -> Reply {
+        if !self.caller.may(&READ_APPS) {
+            return denied();
+        }
+        let Some(holder) = self.find(key) else { return not_found(key) };
+        let name = |id: Uuid| self.tenant.principal_by_id(id).and_then(|p| self.world.apps.get(&p.app_id)).map(|a| a.name.clone());
+        let held = self.tenant.assignments.iter().filter(|a| a.principal == holder.id);
+        self.page(held.map(|a| json!({"id": a.id, "appRoleId": a.role, "createdDateTime": a.created.to_string(), "deletedDateTime": null,
+            "principalId": a.principal, "principalDisplayName": name(a.principal), "principalType": "ServicePrincipal",
+            "resourceId": a.resource, "resourceDisplayName": name(a.resource)})).collect())
+    }
+
+    fn jobs(&self, id: &str) -> Reply {
+        if !self.caller.may(&["Synchronization.Read.All", "Synchronization.ReadWrite.All"]) {
+            return Reply::graph_error(401, "Unauthorized", "");
+        }
+        match self.find(id) {
+            Some(principal) => self.page(self.tenant.jobs.get(&principal.app_id).cloned().unwrap_or_default()),
+            None => not_found(id),
+        }
+    }
+
+    fn application(&self, key: &str) -> Reply {
+        let id = alternate_key(key).or_else(|| Uuid::parse_str(key).ok());
+        if id != Some(self.caller.app_id) && !self.caller.may(&READ_APPS) {
+            return denied();
+        }
+        let Some(app) = id.and_then(|id| self.world.apps.get(&id)) else { return not_found(key) };
+        let secrets: Vec<Value> = app.secrets.iter().enumerate().map(|(i, s)| json!({"keyId": Uuid::from_u128(app.app_id.as_u128() ^ (i as u128 + 1)),
+            "displayName": "secret", "hint": s.value.chars().take(3).collect::<String>(), "endDateTime": s.expires.to_string(),
+            "startDateTime": Timestamp::UNIX_EPOCH.to_string(), "secretText": null, "customKeyIdentifier": null})).collect();
+        let body = json!({"id": app.app_id, "appId": app.app_id, "displayName": app.name, "isDisabled": app.deactivated,
+            "passwordCredentials": secrets, "keyCredentials": [], "requiredResourceAccess": []});
+        Reply::json(200, &select(body, self.query))
+    }
+
+    fn may_read_groups(&self) -> bool {
+        let person_may = self.caller.user.is_none_or(|u| self.tenant.user(u).is_some_and(|u| u.enabled && !u.deleted));
+        person_may && self.caller.may(&READ_GROUPS)
+    }
+
+    fn groups(&self) -> Reply {
+        if !self.may_read_groups() {
+            return denied();
+        }
+        let visible = self.tenant.groups.iter().filter(|g| !g.hidden);
+        self.page(visible.map(|g| json!({"id": g.id, "displayName": g.name, "mailEnabled": false, "securityEnabled": true, "groupTypes": []})).collect())
+    }
+
+    fn group(&self, id: &str) -> Reply {
+        if !self.may_read_groups() {
+            return denied();
+        }
+        let found = Uuid::parse_str(id).ok().and_then(|id| self.tenant.groups.iter().find(|g| g.id == id && !g.hidden));
+        match found {
+            Some(g) => Reply::json(200, &select(json!({"id": g.id, "displayName": g.name}), self.query)),
+            None => not_found(id),
+        }
+    }
+
+    fn group_count(&self) -> Reply {
+        if !self.may_read_groups() {
+            return denied();
+        }
+        if !self.request.eventual {
+            return Reply::graph_error(400, "Request_BadRequest", "$count is not currently supported without the ConsistencyLevel header.");
+        }
+        Reply::text(200, self.tenant.groups.iter().filter(|g| !g.hidden).count().to_string())
+    }
+
+    fn organization(&self) -> Reply {
+        if !self.caller.may(&["Organization.Read.All", "Directory.Read.All", "User.Read"]) {
+            return denied();
+        }
+        self.page(vec![json!({"id": self.tenant.id, "displayName": self.tenant.name,
+            "verifiedDomains": [{"name": self.tenant.domain, "isDefault": true, "isInitial": true}]})])
+    }
+
+    fn me(&self) -> Reply {
+        match self.caller.user.and_then(|u| self.tenant.user(u)) {
+            Some(user) if self.caller.may(&["User.Read"]) => {
+                Reply::json(200, &select(json!({"id": user.id, "displayName": user.name, "userPrincipalName": user.upn}), self.query))
+            }
+            Some(_) => denied(),
+            None => Reply::graph_error(400, "BadRequest", "/me request is only valid with delegated authentication flow."),
+        }
+    }
+}
+
+/// Whether an app id is Microsoft Graph's.
+pub fn is_graph(app: Uuid) -> bool {
+    app == graph_app_id()
+}

@@ -1,0 +1,161 @@
+//! The mailbox behind the SMTP sink: every mail that arrived, and pages to read them.
+
+use std::sync::Mutex;
+
+use mail_parser::{MessageParser, MimeHeaders as _};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::reply::{Reply, escape};
+
+/// One mail as it arrived.
+#[derive(Debug, Clone)]
+pub struct Mail {
+    /// Envelope sender.
+    pub from: String,
+    /// Envelope recipients.
+    pub to: Vec<String>,
+    /// The message as sent, dot-stuffing removed.
+    pub raw: Vec<u8>,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// User name, when the session authenticated.
+    pub user: Option<String>,
+}
+
+/// The parts of a mail that people and tests look at.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Parsed {
+    /// `Subject`, decoded.
+    pub subject: String,
+    /// `Message-ID`.
+    pub message_id: String,
+    /// Every header in order, decoded.
+    pub headers: Vec<(String, String)>,
+    /// The text part.
+    pub text: String,
+    /// The HTML part.
+    pub html: String,
+    /// Content types of the parts.
+    pub parts: Vec<String>,
+}
+
+impl Mail {
+    /// Decodes headers and bodies.
+    pub fn parsed(&self) -> Parsed {
+        let Some(message) = MessageParser::default().parse(&self.raw) else { return Parsed::default() };
+        let headers = message.headers_raw().map(|(name, value)| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "))).collect();
+        Parsed {
+            subject: message.subject().unwrap_or_default().to_owned(),
+            message_id: message.message_id().unwrap_or_default().to_owned(),
+            headers,
+            text: message.body_text(0).map(|t| t.into_owned()).unwrap_or_default(),
+            html: message.body_html(0).map(|t| t.into_owned()).unwrap_or_default(),
+            parts: message.parts.iter().filter_map(|p| p.content_type().map(|c| format!("{}/{}", c.ctype(), c.subtype().unwrap_or("")))).collect(),
+        }
+    }
+}
+
+/// How the sink misbehaves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MailFaults {
+    /// Close every connection at once.
+    pub refuse: bool,
+    /// Answer 451 to `DATA`'s end.
+    pub temporary: bool,
+    /// Answer 550 to these recipients.
+    pub reject: Vec<String>,
+    /// Take the mail, but close the connection before saying so.
+    pub drop_after_data: bool,
+    /// Say nothing at all.
+    pub hang: bool,
+}
+
+/// All mails, newest last.
+#[derive(Debug)]
+pub struct Mailbox {
+    mails: Mutex<Vec<Mail>>,
+    faults: Mutex<MailFaults>,
+    count: watch::Sender<usize>,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self { mails: Mutex::default(), faults: Mutex::default(), count: watch::channel(0).0 }
+    }
+}
+
+impl Mailbox {
+    /// Keeps a mail.
+    pub fn add(&self, mail: Mail) {
+        let mut mails = lock(&self.mails);
+        mails.push(mail);
+        self.count.send_replace(mails.len());
+    }
+
+    /// A copy of all mails.
+    pub fn all(&self) -> Vec<Mail> {
+        lock(&self.mails).clone()
+    }
+
+    /// Waits until at least `count` mails have arrived.
+    pub async fn wait_for(&self, count: usize) {
+        let mut watch = self.count.subscribe();
+        // The sender lives as long as `self`.
+        let _ = watch.wait_for(|have| *have >= count).await;
+    }
+
+    /// The present misbehaviour.
+    pub fn faults(&self) -> MailFaults {
+        lock(&self.faults).clone()
+    }
+
+    /// Changes the misbehaviour.
+    pub fn set_faults(&self, faults: MailFaults) {
+        *lock(&self.faults) = faults;
+    }
+
+    /// All mails as JSON.
+    pub fn json(&self) -> Value {
+        let mails = self.all();
+        json!(mails.iter().map(|m| json!({"from": m.from, "to": m.to, "tls": m.tls, "user": m.user, "mail": m.parsed()})).collect::<Vec<_>>())
+    }
+
+    /// The list of mails.
+    pub fn page(&self) -> Reply {
+        let row = |(index, mail): (usize, &Mail)| {
+            format!("<li><a href=\"/mail/{index}\">{}</a> <small>to {}</small></li>", escape(&mail.parsed().subject), escape(&mail.to.join(", ")))
+        };
+        let rows: String = self.all().iter().enumerate().rev().map(row).collect();
+        let rows = if rows.is_empty() { "<li>No mail yet.</li>".to_owned() } else { rows };
+        Reply::html(200, format!("{HEAD}<meta http-equiv=refresh content=5><title>Mailbox</title><h1>Mailbox</h1><ul>{rows}</ul></html>"))
+    }
+
+    /// One mail, both parts.
+    pub fn mail_page(&self, index: usize) -> Reply {
+        let Some(mail) = self.all().into_iter().nth(index) else { return Reply::html(404, format!("{HEAD}<h1>No such mail</h1>")) };
+        let parsed = mail.parsed();
+        let headers: String = parsed.headers.iter().map(|(k, v)| format!("{}: {}\n", escape(k), escape(v))).collect();
+        Reply::html(200, format!(
+            "{HEAD}<title>{0}</title><p><a href=/>All mails</a></p><h1>{0}</h1><iframe sandbox=\"allow-popups allow-top-navigation-by-user-activation\" src=\"/mail/{index}/html\" title=\"HTML part\"></iframe>\
+             <h2>Text part</h2><pre>{1}</pre><details><summary>Headers</summary><pre>{headers}</pre></details></html>",
+            escape(&parsed.subject), escape(&parsed.text)
+        ))
+    }
+
+    /// The HTML part alone. Links open in the whole window.
+    pub fn mail_html(&self, index: usize) -> Reply {
+        match self.all().into_iter().nth(index) {
+            Some(mail) => Reply::html(200, mail.parsed().html.replace("<head>", "<head><base target=\"_top\">")),
+            None => Reply::html(404, String::new()),
+        }
+    }
+}
+
+const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><style>body{font:16px system-ui;max-width:48rem;margin:2rem auto;padding:0 1rem}iframe{width:100%;height:46rem;border:1px solid #8888}pre{white-space:pre-wrap;overflow-wrap:anywhere}</style>";
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,89 @@
+//! What an endpoint answers, before HTTP: status, headers, text.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::model::World;
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers besides `Content-Type`.
+    pub headers: Vec<(&'static str, String)>,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// Body.
+    pub body: String,
+}
+
+impl Reply {
+    /// A JSON answer.
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self { status, headers: Vec::new(), content_type: "application/json; charset=utf-8", body: body.to_string() }
+    }
+
+    /// A page.
+    pub fn html(status: u16, body: String) -> Self {
+        Self { status, headers: Vec::new(), content_type: "text/html; charset=utf-8", body }
+    }
+
+    /// Plain text.
+    pub fn text(status: u16, body: String) -> Self {
+        Self { status, headers: Vec::new(), content_type: "text/plain; charset=utf-8", body }
+    }
+
+    /// 302.
+    pub fn redirect(location: String) -> Self {
+        Self { status: 302, headers: vec![("Location", location)], content_type: "text/plain", body: String::new() }
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// An error of Graph, shaped as in Microsoft's `concepts/errors.md`.
+    pub fn graph_error(status: u16, code: &str, message: &str) -> Self {
+        let id = Uuid::new_v4();
+        Self::json(status, &json!({"error": {"code": code, "message": message,
+            "innerError": {"date": "2026-01-01T00:00:00", "request-id": id, "client-request-id": id}}}))
+        .with("request-id", id.to_string())
+    }
+
+    /// An error of the token endpoint, shaped as in Microsoft's reference.
+    pub fn entra_error(world: &World, status: u16, error: &str, aadsts: u32, message: &str, suberror: Option<&str>) -> Self {
+        let (trace, correlation) = (Uuid::new_v4(), Uuid::new_v4());
+        let stamp = world.now().strftime("%Y-%m-%d %H:%M:%SZ").to_string();
+        let description = format!("AADSTS{aadsts}: {message} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}");
+        let mut body = json!({"error": error, "error_description": description, "error_codes": [aadsts], "timestamp": stamp,
+            "trace_id": trace, "correlation_id": correlation, "error_uri": format!("https://login.microsoftonline.com/error?code={aadsts}")});
+        if let Some(suberror) = suberror {
+            body["suberror"] = json!(suberror);
+        }
+        Self::json(status, &body).with("x-ms-request-id", trace.to_string())
+    }
+}
+
+/// HTML-escapes a text.
+pub fn escape(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+        out
+    })
+}
+
+/// The fields of a form or query, last one wins as in most servers.
+pub fn fields(encoded: &str) -> std::collections::HashMap<String, String> {
+    url::form_urlencoded::parse(encoded.as_bytes()).into_owned().collect()
+}

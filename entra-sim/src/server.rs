@@ -1,0 +1,297 @@
+//! HTTP in front of the world: routing by path, faults, the request log, the control API.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Method, Request, Response};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::actions::{Action, apply};
+use crate::authorize::{admin_consent_page, admin_consent_submit, authorize_page, authorize_submit};
+use crate::faults::{Endpoint, Fault, FaultKind, Faults};
+use crate::graph::{GraphRequest, answer, fault_status};
+use crate::login::{TokenRequest, merge_basic, no_tenant, openid_configuration, token};
+use crate::mailbox::{MailFaults, Mailbox};
+use crate::model::World;
+use crate::reply::{Reply, fields};
+use crate::tokens::Keys;
+
+/// One request that the login host or Graph received.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogEntry {
+    /// `login` or `graph`.
+    pub host: &'static str,
+    /// HTTP method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// `grant_type` of token requests.
+    pub grant_type: Option<String>,
+    /// `scope` of token requests.
+    pub scope: Option<String>,
+    /// URLs inside a `$batch`.
+    pub batch: Vec<String>,
+    /// HTTP status of the answer; 0 when there was none.
+    pub status: u16,
+    /// Names and values of the request headers, `Authorization` left out.
+    pub headers: Vec<(String, String)>,
+}
+
+const LOG_LIMIT: usize = 20_000;
+const BODY_LIMIT: usize = 1024 * 1024;
+
+/// Everything that the listeners share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) world: Mutex<World>,
+    pub(crate) keys: Mutex<Keys>,
+    pub(crate) faults: Faults,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) log: Mutex<VecDeque<LogEntry>>,
+    pub(crate) ca_pem: String,
+}
+
+impl Shared {
+    pub(crate) fn world(&self) -> std::sync::MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keys(&self) -> std::sync::MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, entry: LogEntry) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.len() == LOG_LIMIT {
+            log.pop_front();
+        }
+        log.push_back(entry);
+    }
+}
+
+/// A request, read whole.
+struct Received {
+    method: Method,
+    target: String,
+    headers: HeaderMap,
+    body: String,
+    base: String,
+}
+
+/// Answers one request; an error closes the connection without an answer.
+///
+/// # Errors
+/// Only when a fault asks for a reset.
+pub(crate) async fn handle(shared: Arc<Shared>, request: Request<hyper::body::Incoming>, scheme: &'static str) -> Result<Response<Body>, std::io::Error> {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(Body::new(body), BODY_LIMIT).await.map_err(std::io::Error::other)?;
+    let host = parts.headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or("localhost").to_owned();
+    let target = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    let received = Received { method: parts.method, target, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned(), base: format!("{scheme}://{host}") };
+    if let Some(rest) = received.target.strip_prefix("/_sim/") {
+        return Ok(respond(control(&shared, &received, rest)));
+    }
+    if received.target == "/" || received.target.starts_with("/mail/") {
+        return Ok(respond(mail_pages(&shared, &received.target)));
+    }
+    let graph = received.target.starts_with("/v1.0/");
+    let (mut entry, endpoint, tenants) = describe(&shared, &received, graph);
+    let names: Vec<&str> = tenants.iter().map(String::as_str).collect();
+    let outcome = match shared.faults.take(endpoint, &names, &received.target) {
+        Some(fault) => faulty(&shared, &received, graph, fault).await,
+        None => Ok(respond(honest(&shared, &received, graph))),
+    };
+    entry.status = outcome.as_ref().map_or(0, |r| r.status().as_u16());
+    shared.record(entry);
+    outcome
+}
+
+fn describe(shared: &Shared, received: &Received, graph: bool) -> (LogEntry, Endpoint, Vec<String>) {
+    let form = fields(&received.body);
+    let batch = if received.target.starts_with("/v1.0/$batch") {
+        let parsed: Value = serde_json::from_str(&received.body).unwrap_or_default();
+        parsed["requests"].as_array().map(|r| r.iter().filter_map(|i| i["url"].as_str().map(str::to_owned)).collect()).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let plain = |(name, value): (&axum::http::HeaderName, &axum::http::HeaderValue)| {
+        (name != "authorization").then(|| (name.to_string(), value.to_str().unwrap_or("").to_owned()))
+    };
+    let entry = LogEntry {
+        host: if graph { "graph" } else { "login" },
+        method: received.method.to_string(),
+        target: received.target.clone(),
+        grant_type: (!graph).then(|| form.get("grant_type").cloned()).flatten(),
+        scope: (!graph).then(|| form.get("scope").cloned()).flatten(),
+        batch,
+        status: 0,
+        headers: received.headers.iter().filter_map(plain).collect(),
+    };
+    if graph {
+        let tenant = caller(shared, received).map(|c| c.tenant.to_string()).unwrap_or_default();
+        let domain = shared.world().tenant(&tenant).map(|t| t.domain.clone()).unwrap_or_default();
+        return (entry, Endpoint::Graph, vec![tenant, domain]);
+    }
+    let tenant = received.target.split('/').nth(1).unwrap_or_default().to_owned();
+    let known = shared.world().tenant(&tenant).map(|t| vec![t.id.to_string(), t.domain.clone()]);
+    let endpoint = if received.target.contains("/oauth2/v2.0/token") { Endpoint::Token } else { Endpoint::Openid };
+    (entry, endpoint, known.unwrap_or_else(|| vec![tenant]))
+}
+
+fn caller(shared: &Shared, received: &Received) -> Result<crate::tokens::Caller, &'static str> {
+    let header = received.headers.get("authorization").and_then(|h| h.to_str().ok());
+    let token = header.and_then(|h| h.strip_prefix("Bearer ")).filter(|t| !t.is_empty()).ok_or("Access token is empty.")?;
+    let now = shared.world().now().as_second();
+    shared.keys().caller(token, now, &received.base)
+}
+
+fn honest(shared: &Shared, received: &Received, graph: bool) -> Reply {
+    if graph {
+        let caller = match caller(shared, received) {
+            Ok(caller) => caller,
+            Err(message) => return Reply::graph_error(401, "InvalidAuthenticationToken", message).with("WWW-Authenticate", "Bearer"),
+        };
+        let eventual = received.headers.get("consistencylevel").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"eventual"));
+        let target = received.target.strip_prefix("/v1.0").unwrap_or_default();
+        let request = GraphRequest { method: received.method.as_str(), target, eventual, graph: &received.base };
+        return answer(&shared.world(), &shared.faults, &caller, &request, &received.body).with("x-ms-ags-diagnostic", "{\"ServerInfo\":{\"DataCenter\":\"Simulated\"}}");
+    }
+    login(shared, received)
+}
+
+fn login(shared: &Shared, received: &Received) -> Reply {
+    let (path, query) = received.target.split_once('?').unwrap_or((&received.target, ""));
+    let Some((tenant, rest)) = path.trim_start_matches('/').split_once('/') else { return Reply::html(404, String::new()) };
+    let post = received.method == Method::POST;
+    let parameters = fields(if post { &received.body } else { query });
+    let mut world = shared.world();
+    match rest {
+        "v2.0/.well-known/openid-configuration" => openid_configuration(&world, tenant, &received.base, &received.base),
+        "discovery/v2.0/keys" if world.tenant(tenant).is_none() => no_tenant(&world, tenant),
+        "discovery/v2.0/keys" => Reply::json(200, &shared.keys().jwks()),
+        "oauth2/v2.0/token" if post => {
+            let mut form = parameters;
+            merge_basic(&mut form, received.headers.get("authorization").and_then(|h| h.to_str().ok()));
+            let request = TokenRequest { tenant, form, login: &received.base, graph: &received.base };
+            token(&mut world, &shared.keys(), &request)
+        }
+        "oauth2/v2.0/token" => Reply::entra_error(&world, 400, "invalid_request", 900_561, "The endpoint only accepts POST requests.", None),
+        "oauth2/v2.0/authorize" if post => authorize_submit(&mut world, tenant, &parameters),
+        "oauth2/v2.0/authorize" => authorize_page(&world, tenant, &parameters),
+        "v2.0/adminconsent" | "adminconsent" if post => admin_consent_submit(&mut world, tenant, &parameters),
+        "v2.0/adminconsent" | "adminconsent" => admin_consent_page(&world, tenant, &parameters),
+        _ => Reply::html(404, "<!doctype html><title>404</title><h1>404</h1>".to_owned()),
+    }
+}
+
+async fn faulty(shared: &Shared, received: &Received, graph: bool, fault: FaultKind) -> Result<Response<Body>, std::io::Error> {
+    let json = |text: String| respond(Reply { status: 200, headers: Vec::new(), content_type: "application/json", body: text });
+    Ok(match fault {
+        FaultKind::Status { status, retry_after } => {
+            let reply = if graph { fault_status(status) } else { Reply::entra_error(&shared.world(), status, "temporarily_unavailable", 90033, "A transient error has occurred.", None) };
+            respond(match retry_after {
+                Some(after) => reply.with("Retry-After", after),
+                None => reply,
+            })
+        }
+        FaultKind::Latency { milliseconds } => {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            respond(honest(shared, received, graph))
+        }
+        FaultKind::Hang => {
+            std::future::pending::<()>().await;
+            json(String::new())
+        }
+        FaultKind::Reset => return Err(std::io::ErrorKind::ConnectionReset.into()),
+        FaultKind::BrokenJson => json("{\"value\": [{\"id\":".to_owned()),
+        FaultKind::EndlessBody => {
+            let chunk = Bytes::from(vec![b' '; 64 * 1024]);
+            Response::new(Body::new(Endless(chunk)))
+        }
+        FaultKind::HugeJson { bytes } => json(format!("{{\"value\": \"{}\"}}", "x".repeat(bytes))),
+        FaultKind::Html { status } => respond(Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned())),
+        FaultKind::Redirect { location } => respond(Reply::redirect(location)),
+        FaultKind::Body { text } => json(text),
+        FaultKind::Error { status, error, .. } if graph => respond(Reply::graph_error(status, &error, "Simulated fault.")),
+        FaultKind::Error { status, error, aadsts, suberror } => {
+            respond(Reply::entra_error(&shared.world(), status, &error, aadsts.unwrap_or(0), "Simulated fault.", suberror.as_deref()))
+        }
+    })
+}
+
+/// A body without an end.
+struct Endless(Bytes);
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(self.0.clone()))))
+    }
+}
+
+fn mail_pages(shared: &Shared, target: &str) -> Reply {
+    let segments: Vec<&str> = target.trim_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["mail", index, "html"] => shared.mailbox.mail_html(index.parse().unwrap_or(usize::MAX)),
+        ["mail", index] => shared.mailbox.mail_page(index.parse().unwrap_or(usize::MAX)),
+        _ => shared.mailbox.page(),
+    }
+}
+
+/// `/_sim/…`: see the crate's documentation.
+fn control(shared: &Shared, received: &Received, rest: &str) -> Reply {
+    let wrong = |message: String| Reply::json(400, &json!({ "error": message }));
+    match (received.method.as_str(), rest) {
+        ("POST", "actions") => match serde_json::from_str::<Action>(&received.body) {
+            Ok(action) => match apply(&mut shared.world(), action) {
+                Ok(value) => Reply::json(200, &value),
+                Err(message) => wrong(message),
+            },
+            Err(error) => wrong(error.to_string()),
+        },
+        ("POST", "faults") => match serde_json::from_str::<Fault>(&received.body) {
+            Ok(fault) => {
+                shared.faults.add(fault);
+                Reply::json(200, &json!({}))
+            }
+            Err(error) => wrong(error.to_string()),
+        },
+        ("DELETE", "faults") => {
+            shared.faults.clear();
+            Reply::json(200, &json!({}))
+        }
+        ("POST", "mail-faults") => match serde_json::from_str::<MailFaults>(&received.body) {
+            Ok(faults) => {
+                shared.mailbox.set_faults(faults);
+                Reply::json(200, &json!({}))
+            }
+            Err(error) => wrong(error.to_string()),
+        },
+        ("POST", "rotate-keys") => match shared.keys().rotate() {
+            Ok(()) => Reply::json(200, &json!({})),
+            Err(error) => wrong(error.to_string()),
+        },
+        ("GET", "requests") => Reply::json(200, &json!(*shared.log.lock().unwrap_or_else(PoisonError::into_inner))),
+        ("DELETE", "requests") => {
+            shared.log.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            Reply::json(200, &json!({}))
+        }
+        ("GET", "mails") => Reply::json(200, &shared.mailbox.json()),
+        ("GET", "ca.pem") => Reply::text(200, shared.ca_pem.clone()),
+        _ => Reply::json(404, &json!({"error": "unknown control path; see the README of the simulator"})),
+    }
+}
+
+fn respond(reply: Reply) -> Response<Body> {
+    let mut builder = Response::builder().status(reply.status).header("Content-Type", reply.content_type);
+    for (name, value) in reply.headers {
+        builder = builder.header(name, value);
+    }
+    builder.body(Body::from(reply.body)).unwrap_or_else(|_| Response::new(Body::empty()))
+}

@@ -1,0 +1,156 @@
+//! What a probe found, before anybody judges it.
+
+use std::time::Duration;
+
+use super::reason::Reason;
+use super::time::Timestamp;
+
+/// A question that was answered with an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What the error means.
+    pub reason: Reason,
+    /// `AADSTS…` or Graph's error code, if there was one.
+    pub code: Option<String>,
+    /// Entra's correlation id or Graph's request id.
+    pub request_id: Option<String>,
+    /// One sentence for operators; never a token, never a secret.
+    pub detail: String,
+    /// How long the answer asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Fault {
+    /// A fault without protocol evidence.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, code: None, request_id: None, detail: detail.into(), retry_after: None }
+    }
+}
+
+/// The enterprise application as the directory shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// The service principal exists.
+    Present {
+        /// `accountEnabled`.
+        enabled: bool,
+        /// `isDisabled` or `disabledByMicrosoftStatus`: switched off by the owner or by Microsoft.
+        blocked: Option<String>,
+    },
+    /// It lies among the deleted items.
+    Deleted {
+        /// Until when it can be restored (30 days after deletion).
+        restorable_until: Option<Timestamp>,
+    },
+    /// It is not there.
+    Absent,
+}
+
+/// One delegated grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeGrant {
+    /// Object id of the one user it is for; `None` for everybody.
+    pub principal: Option<String>,
+    /// Permission values.
+    pub scopes: Vec<String>,
+}
+
+/// What the directory lists as granted on one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResourceGrants {
+    /// The resource as the configuration names it, or its id when it is not a required one.
+    pub resource: String,
+    /// Delegated grants.
+    pub delegated: Vec<ScopeGrant>,
+    /// Application permission values.
+    pub application: Vec<String>,
+}
+
+/// The directory's answers to a reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// The service principal.
+    pub presence: Result<Presence, Fault>,
+    /// `oauth2PermissionGrants`.
+    pub delegated: Result<Vec<ResourceGrants>, Fault>,
+    /// `appRoleAssignments`.
+    pub application: Result<Vec<ResourceGrants>, Fault>,
+}
+
+/// Roles in an app-only token of the application itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleEvidence {
+    /// The resource as the configuration names it.
+    pub resource: String,
+    /// Role values; `None` when the token could not be read.
+    pub roles: Option<Vec<String>>,
+}
+
+/// What became of the stored refresh token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnToken {
+    /// The integration does not use one.
+    NotUsed,
+    /// None is stored.
+    Missing,
+    /// Entra refused it.
+    Refused(Fault),
+    /// A fresh access token came back.
+    Granted {
+        /// Per required resource: the scopes, or why they could not be had.
+        scopes: Vec<(String, Result<Vec<String>, Fault>)>,
+        /// Object id of the person behind it.
+        principal: Option<String>,
+    },
+}
+
+/// A required group and whether it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequiredGroup {
+    /// As configured.
+    pub name: String,
+    /// Seen by the integration's own token.
+    pub visible: bool,
+}
+
+/// Groups that the integration's own token sees.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Groups {
+    /// Counted up to 1000.
+    pub visible: u32,
+    /// The required ones.
+    pub required: Vec<RequiredGroup>,
+}
+
+/// Everything that one probe learnt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Through a directory reader; `None` without one.
+    pub directory: Option<Directory>,
+    /// App-only tokens of the application itself; `None` when not asked for.
+    pub app_only: Option<Result<Vec<RoleEvidence>, Fault>>,
+    /// The refresh token.
+    pub own_token: OwnToken,
+    /// Groups; `None` when there was no token to ask with, or the check is off.
+    pub groups: Option<Result<Groups, Fault>>,
+}
+
+impl Evidence {
+    /// Every fault in it.
+    pub fn faults(&self) -> Vec<&Fault> {
+        let directory = self.directory.iter().flat_map(|d| [d.presence.as_ref().err(), d.delegated.as_ref().err(), d.application.as_ref().err()]);
+        let own = match &self.own_token {
+            OwnToken::Refused(fault) => vec![Some(fault)],
+            OwnToken::Granted { scopes, .. } => scopes.iter().map(|(_, s)| s.as_ref().err()).collect(),
+            OwnToken::NotUsed | OwnToken::Missing => Vec::new(),
+        };
+        let app_only = self.app_only.iter().map(|a| a.as_ref().err());
+        let groups = self.groups.iter().map(|g| g.as_ref().err());
+        directory.chain(own).chain(app_only).chain(groups).flatten().collect()
+    }
+
+    /// The longest pause that an answer asked for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.faults().iter().filter_map(|f| f.retry_after).max()
+    }
+}

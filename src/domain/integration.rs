@@ -1,0 +1,102 @@
+//! An integration as the rules see it: how it gets its tokens and what it must be able to do.
+
+use super::reason::Check;
+
+/// Whose rights the integration uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The token of the person who consented.
+    Delegated,
+    /// Client credentials: the application's own.
+    Application,
+}
+
+impl Access {
+    /// The word in configuration and labels.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Delegated => "delegated",
+            Self::Application => "application",
+        }
+    }
+}
+
+/// How a permission is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grant {
+    /// An `oAuth2PermissionGrant`.
+    Delegated,
+    /// An `appRoleAssignment`.
+    Application,
+}
+
+impl Grant {
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Delegated => "delegated",
+            Self::Application => "application",
+        }
+    }
+}
+
+/// Permissions required of one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequiredPermissions {
+    /// `microsoft_graph`, an app id, or a service principal name, as configured.
+    pub resource: String,
+    /// Delegated permission values, such as `Group.Read.All`.
+    pub delegated: Vec<String>,
+    /// Application permission values.
+    pub application: Vec<String>,
+}
+
+/// A group that must be visible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupRef {
+    /// By object id.
+    Id(String),
+    /// By display name.
+    Name(String),
+}
+
+impl GroupRef {
+    /// As the configuration names it.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Id(text) | Self::Name(text) => text,
+        }
+    }
+}
+
+/// What `group_access` demands beyond an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPolicy {
+    /// Fewer visible groups are a failure.
+    pub minimum: u32,
+    /// Groups that must be visible.
+    pub required: Vec<GroupRef>,
+}
+
+/// What diagnosing needs to know of an integration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// Whose rights it uses.
+    pub access: Access,
+    /// Enabled checks, in the order of [`Check::ALL`].
+    pub checks: Vec<Check>,
+    /// What must be granted.
+    pub required: Vec<RequiredPermissions>,
+    /// More than is required counts as a failure.
+    pub unexpected_fails: bool,
+    /// What `group_access` demands.
+    pub groups: GroupPolicy,
+}
+
+/// Scopes of OpenID Connect itself: re-authentication always asks for them, so they are never "unexpected".
+pub const OPENID_SCOPES: [&str; 4] = ["openid", "profile", "email", "offline_access"];
+
+/// Permission values compare without regard to case (facts a.3).
+pub fn same_permission(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}

@@ -1,0 +1,23 @@
+//! What Consentry knows and decides, without doing anything: integrations, evidence, reasons, verdicts, alerts.
+//!
+//! Everything here is a plain value or a pure function of plain values. There is no I/O, no async, no serialisation
+//! format, no clock and no randomness in this folder: `now` and jitter are arguments. That is what makes the rules
+//! readable in one place and testable as tables.
+
+mod alert;
+mod diagnose;
+mod evidence;
+mod integration;
+mod reason;
+mod schedule;
+mod time;
+mod verdict;
+
+pub use alert::{Alert, Notice, cause_key, decide};
+pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
+pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
+pub use integration::{Access, GroupPolicy, GroupRef, Grant, OPENID_SCOPES, Profile, RequiredPermissions, same_permission};
+pub use reason::{Audience, Check, Reason, Remedy};
+pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
+pub use time::Timestamp;
+pub use verdict::{CheckState, IntegrationState, Thresholds, Verdict, fold};

@@ -1,0 +1,352 @@
+//! The closed list of checks, reasons and remedies: metric labels, who is asked to act, and the sentences people read.
+//!
+//! Message, metric, retry and audience of a reason all come from here, so that they cannot disagree.
+
+/// A question that a probe answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Check {
+    /// Is the service principal in the tenant, and enabled?
+    EnterpriseApp,
+    /// Are the required permissions granted?
+    Consent,
+    /// Can the integration's own token list the groups it needs?
+    GroupAccess,
+    /// Is the synchronisation job running?
+    Provisioning,
+    /// Is every credential far enough from expiry?
+    Credential,
+}
+
+impl Check {
+    /// All checks, in the order in which one cause explains the next.
+    pub const ALL: [Self; 5] = [Self::EnterpriseApp, Self::Consent, Self::GroupAccess, Self::Provisioning, Self::Credential];
+
+    /// The label value and configuration word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::EnterpriseApp => "enterprise_app",
+            Self::Consent => "consent",
+            Self::GroupAccess => "group_access",
+            Self::Provisioning => "provisioning",
+            Self::Credential => "credential",
+        }
+    }
+
+    /// The question in words.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::EnterpriseApp => "Enterprise application",
+            Self::Consent => "Permissions",
+            Self::GroupAccess => "Access to groups",
+            Self::Provisioning => "Provisioning",
+            Self::Credential => "Credentials",
+        }
+    }
+
+    /// The check with this label.
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.label() == label)
+    }
+}
+
+/// What somebody has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // The names are the contract's words.
+pub enum Remedy {
+    Reauthenticate,
+    EnableApp,
+    ContactSupport,
+    ReviewPermissions,
+    ChangePolicy,
+    ReviewGroups,
+    ReviewProvisioning,
+    RotateCredential,
+    GrantReaderPermission,
+    FixConfiguration,
+    Wait,
+}
+
+impl Remedy {
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Reauthenticate => "reauthenticate",
+            Self::EnableApp => "enable_app",
+            Self::ContactSupport => "contact_support",
+            Self::ReviewPermissions => "review_permissions",
+            Self::ChangePolicy => "change_policy",
+            Self::ReviewGroups => "review_groups",
+            Self::ReviewProvisioning => "review_provisioning",
+            Self::RotateCredential => "rotate_credential",
+            Self::GrantReaderPermission => "grant_reader_permission",
+            Self::FixConfiguration => "fix_configuration",
+            Self::Wait => "wait",
+        }
+    }
+}
+
+/// Who can mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Audience {
+    /// The administrators of the customer's tenant.
+    Admins,
+    /// Whoever runs Consentry and owns the app registrations.
+    Operators,
+}
+
+macro_rules! reasons {
+    ($( $variant:ident $label:literal $remedy:ident $audience:ident $checks:tt $title:literal $advice:literal; )*) => {
+        /// Why a check fails or is unknown.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs)] // The names are the contract's words; `sentence` explains each.
+        pub enum Reason { $( $variant, )* }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )* ];
+
+            /// The metric label and API word.
+            pub const fn label(self) -> &'static str {
+                match self { $( Self::$variant => $label, )* }
+            }
+
+            /// What somebody has to do about it.
+            pub const fn remedy(self) -> Remedy {
+                match self { $( Self::$variant => Remedy::$remedy, )* }
+            }
+
+            /// Who can do it.
+            pub const fn audience(self) -> Audience {
+                match self { $( Self::$variant => Audience::$audience, )* }
+            }
+
+            /// What is wrong, in plain words, for somebody who has never heard of Consentry.
+            pub const fn sentence(self) -> &'static str {
+                match self { $( Self::$variant => $title, )* }
+            }
+
+            /// What to do about it, one sentence.
+            pub const fn advice(self) -> &'static str {
+                match self { $( Self::$variant => $advice, )* }
+            }
+
+            const fn scope(self) -> Scope {
+                match self { $( Self::$variant => reasons!(@scope $checks), )* }
+            }
+        }
+    };
+    (@scope app) => { Scope::From(Check::EnterpriseApp) };
+    (@scope consent) => { Scope::From(Check::Consent) };
+    (@scope token) => { Scope::Anywhere };
+    (@scope groups) => { Scope::From(Check::GroupAccess) };
+    (@scope provisioning) => { Scope::Only(Check::Provisioning) };
+    (@scope credential) => { Scope::Only(Check::Credential) };
+    (@scope any) => { Scope::Anywhere };
+}
+
+/// In which checks a reason can appear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// In this check and, as the earlier cause, in the later ones up to `group_access`.
+    From(Check),
+    /// In this check only.
+    Only(Check),
+    /// In every check: what leaves the others nothing to learn is their reason, too.
+    Anywhere,
+}
+
+reasons! {
+    AppMissing "app_missing" Reauthenticate Admins app
+        "The enterprise application is no longer in the tenant."
+        "Re-authenticate: accepting the permissions puts the application back.";
+    AppDeleted "app_deleted" Reauthenticate Admins app
+        "The enterprise application was deleted."
+        "Re-authenticate, or restore it in the Entra admin center under Enterprise applications > Deleted applications.";
+    AppDisabled "app_disabled" EnableApp Admins app
+        "The enterprise application is disabled for sign-in."
+        "In the Entra admin center open Enterprise applications > Properties and set \"Enabled for users to sign-in\" to Yes.";
+    AppBlocked "app_blocked" ContactSupport Operators app
+        "The application was switched off by Microsoft or by its owner for all tenants."
+        "Find out from Microsoft support or in the app registration why it was deactivated.";
+    TenantMissing "tenant_missing" ContactSupport Operators any
+        "Entra does not know the tenant: it was deleted, blocked, or lives in another cloud."
+        "Check the tenant id and the cloud with the customer.";
+    ConsentMissing "consent_missing" Reauthenticate Admins consent
+        "The application has no permissions in the tenant any more."
+        "Re-authenticate and accept the permissions.";
+    PermissionMissing "permission_missing" Reauthenticate Admins consent
+        "A permission that the integration needs was taken away."
+        "Re-authenticate and accept the permissions.";
+    PermissionUnexpected "permission_unexpected" ReviewPermissions Admins consent
+        "The application holds more permissions than it needs."
+        "Review the permissions of the enterprise application and remove what is not needed.";
+    TokenMissing "token_missing" Reauthenticate Admins token
+        "Nobody has signed in for this integration yet."
+        "Follow the link, sign in and accept the permissions.";
+    TokenInvalid "token_invalid" Reauthenticate Admins token
+        "The integration's sign-in is damaged and Entra refuses it."
+        "Re-authenticate.";
+    TokenExpired "token_expired" Reauthenticate Admins token
+        "The integration's sign-in has expired."
+        "Re-authenticate. If it expires again soon, exclude the application from the sign-in frequency policy.";
+    TokenRevoked "token_revoked" Reauthenticate Admins token
+        "The integration's sign-in was revoked: a password was reset by an administrator, or sessions were revoked."
+        "Re-authenticate, best with a service account.";
+    InteractionRequired "interaction_required" Reauthenticate Admins token
+        "Entra wants the person behind the integration to sign in again."
+        "Re-authenticate and complete what Entra asks for, such as a second factor.";
+    AccessBlocked "access_blocked" ChangePolicy Admins token
+        "A Conditional Access policy forbids the integration's access."
+        "Exclude the application or the account from the policy; signing in again does not help.";
+    AccountDisabled "account_disabled" Reauthenticate Admins token
+        "The account that gave consent is disabled or gone."
+        "Re-authenticate with an account that stays, best a service account.";
+    GroupAccessDenied "group_access_denied" Reauthenticate Admins groups
+        "The integration may no longer read the groups."
+        "Re-authenticate with an account that may read all groups, and accept the permissions.";
+    GroupsNotVisible "groups_not_visible" Reauthenticate Admins groups
+        "The integration sees fewer groups than it should."
+        "Re-authenticate with an account that sees the groups.";
+    GroupMissing "group_missing" ReviewGroups Admins groups
+        "A group that the integration matches on cannot be found."
+        "Restore or rename the group, or change the group that the integration uses.";
+    ProvisioningQuarantined "provisioning_quarantined" ReviewProvisioning Admins provisioning
+        "Entra has put the provisioning job into quarantine."
+        "Open Enterprise applications > Provisioning and follow the error shown there.";
+    ProvisioningDisabled "provisioning_disabled" ReviewProvisioning Admins provisioning
+        "Provisioning is switched off."
+        "Start provisioning again under Enterprise applications > Provisioning.";
+    ProvisioningMissing "provisioning_missing" ReviewProvisioning Admins provisioning
+        "The enterprise application has no provisioning job."
+        "Set up provisioning again under Enterprise applications > Provisioning.";
+    CredentialExpired "credential_expired" RotateCredential Operators credential
+        "A credential of the application has expired."
+        "Create a new secret or certificate and configure it.";
+    CredentialExpiring "credential_expiring" RotateCredential Operators credential
+        "A credential of the application expires soon."
+        "Create a new secret or certificate and configure it in time.";
+    ClientCredentialInvalid "client_credential_invalid" RotateCredential Operators any
+        "Entra does not accept the application's client credential."
+        "Configure the client secret's value (not its id) or the registered certificate; check this machine's clock.";
+    ClientCredentialExpired "client_credential_expired" RotateCredential Operators any
+        "The application's client credential has expired."
+        "Create a new client secret or certificate in the app registration and configure it.";
+    ReaderPermissionMissing "reader_permission_missing" GrantReaderPermission Operators any
+        "The directory reader may not read this tenant's directory."
+        "Grant the reader's app registration the application permission Directory.Read.All in the tenant.";
+    ConfigurationInvalid "configuration_invalid" FixConfiguration Operators any
+        "Entra says that the request itself is wrong."
+        "Compare the app registration (redirect URI, permissions, audience) and the configuration.";
+    Throttled "throttled" Wait Operators any
+        "Entra or Graph asks for fewer requests."
+        "Wait; probes slow down by themselves.";
+    UpstreamUnavailable "upstream_unavailable" Wait Operators any
+        "Entra or Graph has a passing fault."
+        "Wait; look at Microsoft's service health if it lasts.";
+    Timeout "timeout" Wait Operators any
+        "Entra or Graph did not answer in time."
+        "Wait; check the network and the proxy if it lasts.";
+    NetworkError "network_error" Wait Operators any
+        "Entra or Graph cannot be reached from here."
+        "Wait; check DNS, firewall, proxy and certificates if it lasts.";
+    InvalidResponse "invalid_response" Wait Operators any
+        "The answer was not what Entra or Graph send."
+        "Wait; look for a proxy that answers in their place if it lasts.";
+    Unclassified "unclassified" ContactSupport Operators any
+        "Entra answered with an error that Consentry does not know."
+        "Look the error code up; reason_overrides can teach Consentry its meaning.";
+}
+
+impl Reason {
+    /// The reason with this label.
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|r| r.label() == label)
+    }
+
+    /// Nothing was learnt, and waiting is the cure: never turns a check from pass to fail.
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Self::Throttled | Self::UpstreamUnavailable | Self::Timeout | Self::NetworkError | Self::InvalidResponse)
+    }
+
+    /// Makes a check unknown wherever it appears.
+    pub const fn is_inconclusive(self) -> bool {
+        self.is_transient() || matches!(self, Self::Unclassified)
+    }
+
+    /// Says that the upstream as a whole is in trouble, not one tenant.
+    pub const fn is_upstream_trouble(self) -> bool {
+        matches!(self, Self::UpstreamUnavailable | Self::Timeout | Self::NetworkError | Self::InvalidResponse)
+    }
+
+    /// About the enterprise application or its tenant: the earliest cause there is.
+    pub const fn is_presence(self) -> bool {
+        matches!(self, Self::AppMissing | Self::AppDeleted | Self::AppDisabled | Self::AppBlocked | Self::TenantMissing)
+    }
+
+    /// About what was consented to.
+    pub const fn is_consent(self) -> bool {
+        matches!(self, Self::ConsentMissing | Self::PermissionMissing | Self::PermissionUnexpected)
+    }
+
+    /// About our own client or request: fails every check that depends on it.
+    pub const fn is_our_side(self) -> bool {
+        matches!(self, Self::ClientCredentialInvalid | Self::ClientCredentialExpired | Self::ConfigurationInvalid)
+    }
+
+    /// Whether this reason can appear in `check`: which series `consentry_checks` has from the start.
+    pub fn possible_in(self, check: Check) -> bool {
+        match self.scope() {
+            Scope::Anywhere => self.is_shared() || check <= Check::GroupAccess,
+            Scope::Only(only) => only == check,
+            Scope::From(first) => first <= check && check <= Check::GroupAccess,
+        }
+    }
+
+    const fn is_shared(self) -> bool {
+        self.is_inconclusive() || self.is_our_side() || matches!(self, Self::TenantMissing | Self::ReaderPermissionMissing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_unique_and_found_again() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_label(reason.label()), Some(*reason));
+        }
+        for check in Check::ALL {
+            assert_eq!(Check::from_label(check.label()), Some(check));
+        }
+    }
+
+    #[test]
+    fn only_reauthentication_and_reviews_reach_admins() {
+        for reason in Reason::ALL {
+            let operators_only = matches!(
+                reason.remedy(),
+                Remedy::ContactSupport | Remedy::RotateCredential | Remedy::GrantReaderPermission | Remedy::FixConfiguration | Remedy::Wait
+            );
+            assert_eq!(reason.audience() == Audience::Operators, operators_only, "{reason:?}");
+            assert!(!reason.is_transient() || reason.remedy() == Remedy::Wait, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn reasons_appear_where_the_contract_puts_them() {
+        for (reason, check, possible) in [
+            (Reason::AppDeleted, Check::EnterpriseApp, true),
+            (Reason::AppDeleted, Check::GroupAccess, true),
+            (Reason::AppDeleted, Check::Credential, false),
+            (Reason::PermissionMissing, Check::EnterpriseApp, false),
+            (Reason::TokenRevoked, Check::EnterpriseApp, true),
+            (Reason::TokenRevoked, Check::Provisioning, false),
+            (Reason::GroupMissing, Check::Consent, false),
+            (Reason::Throttled, Check::Credential, true),
+            (Reason::ProvisioningDisabled, Check::Provisioning, true),
+        ] {
+            assert_eq!(reason.possible_in(check), possible, "{reason:?} in {check:?}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! When an integration is probed next.
+//!
+//! Each integration has a phase within the interval that depends on its name alone, so that starts are spread evenly
+//! and are the same after a restart.
+
+use std::time::Duration;
+
+use super::time::Timestamp;
+use super::verdict::{IntegrationState, Verdict};
+use crate::domain::Outcome;
+
+/// The configured rhythm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchedulePolicy {
+    /// Each integration's period.
+    pub interval: Duration,
+    /// After a failure, until it is confirmed or gone; never longer than the interval.
+    pub retry_interval: Duration,
+    /// Failed probes before a failure is confirmed.
+    pub failure_threshold: u32,
+}
+
+/// What the schedule needs to know of the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct History {
+    /// Failed probes in a row.
+    pub failures: u32,
+    /// Probes in a row without result.
+    pub unknowns: u32,
+    /// A failure is confirmed.
+    pub broken: bool,
+    /// The last probe failed.
+    pub failing: bool,
+    /// Good probes are being counted towards recovery.
+    pub recovering: bool,
+}
+
+impl History {
+    /// The part of a state that the schedule looks at.
+    pub fn of(state: &IntegrationState) -> Self {
+        let overall = state.overall();
+        let broken = matches!(state.verdict, Verdict::Broken { .. });
+        Self {
+            failures: state.failures,
+            unknowns: state.unknowns,
+            broken,
+            failing: matches!(overall, Some(Outcome::Fail(_))),
+            recovering: broken && matches!(overall, Some(Outcome::Pass)),
+        }
+    }
+}
+
+/// A hash that is the same on every machine and in every version (FNV-1a, 64 bit, with a final mix).
+fn hash(name: &str) -> u64 {
+    let fnv = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    // Names that differ in the last letter only would otherwise start together.
+    let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53) ^ (mixed >> 29)
+}
+
+/// The next start in the integration's own rhythm, strictly after `after`.
+fn next_slot(name: &str, period: Duration, after: Timestamp) -> Timestamp {
+    let period = i64::try_from(period.as_millis()).unwrap_or(i64::MAX).max(1);
+    let phase = i64::try_from(hash(name) % period.unsigned_abs()).unwrap_or(0);
+    let elapsed = (after.0 - phase).rem_euclid(period);
+    Timestamp(after.0.saturating_add(period - elapsed))
+}
+
+/// When an integration without a probe in this process starts: its own next slot.
+pub fn first_due(name: &str, policy: &SchedulePolicy, now: Timestamp) -> Timestamp {
+    next_slot(name, policy.interval, now)
+}
+
+/// When to probe again after a probe that started at `started` and ended at `now`. `stretch` slows everybody down
+/// while the upstream fails; see [`Pace`].
+pub fn next_due(name: &str, policy: &SchedulePolicy, history: &History, stretch: u32, started: Timestamp, now: Timestamp) -> Timestamp {
+    let interval = policy.interval.saturating_mul(stretch.max(1));
+    let retry = policy.retry_interval.min(policy.interval);
+    if history.unknowns > 0 {
+        let doubled = retry.saturating_mul(1u32 << (history.unknowns - 1).min(16));
+        return now.plus(doubled.saturating_mul(stretch.max(1)).min(interval));
+    }
+    if history.failing && !history.broken || history.recovering {
+        return now.plus(retry);
+    }
+    // A failure that stands is asked after more rarely: identical requests that fail cost the tenant's quota.
+    let confirmed = history.failures.saturating_sub(policy.failure_threshold);
+    let factor = match confirmed {
+        0..12 => 1,
+        12..36 => 2,
+        _ => 4,
+    };
+    let slot = next_slot(name, policy.interval, started);
+    if factor == 1 && stretch <= 1 {
+        return slot.max(now);
+    }
+    slot.plus(interval.saturating_mul(factor).saturating_sub(policy.interval)).max(now)
+}
+
+/// How fast everybody may go, judged by the last probes of all integrations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pace {
+    recent: std::collections::VecDeque<bool>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { recent: std::collections::VecDeque::with_capacity(Self::WINDOW) }
+    }
+}
+
+impl Pace {
+    const WINDOW: usize = 32;
+    const MINIMUM: usize = 8;
+
+    /// Notes whether a probe met trouble of the upstream as a whole.
+    pub fn record(&mut self, trouble: bool) {
+        if self.recent.len() == Self::WINDOW {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(trouble);
+    }
+
+    /// The factor by which intervals stretch: 1 in good times, up to 8.
+    pub fn stretch(&self) -> u32 {
+        let troubled = self.recent.iter().filter(|t| **t).count();
+        if self.recent.len() < Self::MINIMUM {
+            return 1;
+        }
+        match troubled * 100 / self.recent.len() {
+            0..25 => 1,
+            25..50 => 2,
+            50..75 => 4,
+            _ => 8,
+        }
+    }
+
+    /// How many probes may be in flight.
+    pub fn concurrency(&self, configured: usize) -> usize {
+        (configured / self.stretch() as usize).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: SchedulePolicy =
+        SchedulePolicy { interval: Duration::from_secs(300), retry_interval: Duration::from_secs(30), failure_threshold: 2 };
+
+    fn wait(history: History, stretch: u32) -> u64 {
+        let now = Timestamp::from_seconds(1_700_000_000);
+        next_due("acme", &POLICY, &history, stretch, now, now).since(now).as_secs()
+    }
+
+    #[test]
+    fn the_next_probe() {
+        let h = History::default();
+        for (sentence, history, stretch, range) in [
+            ("healthy: its own slot", h, 1, 1..=300),
+            ("healthy, upstream in trouble", h, 4, 901..=1200),
+            ("a first failure is confirmed soon", History { failures: 1, failing: true, ..h }, 1, 30..=30),
+            ("a confirmed failure goes back to the rhythm", History { failures: 2, failing: true, broken: true, ..h }, 1, 1..=300),
+            ("after an hour of it, half as often", History { failures: 14, failing: true, broken: true, ..h }, 1, 301..=600),
+            ("after three hours, a quarter as often", History { failures: 60, failing: true, broken: true, ..h }, 1, 901..=1200),
+            ("recovery is confirmed soon", History { broken: true, recovering: true, ..h }, 1, 30..=30),
+            ("unknown is retried", History { unknowns: 1, ..h }, 1, 30..=30),
+            ("unknown again, doubled", History { unknowns: 3, ..h }, 1, 120..=120),
+            ("unknown for long, at most the interval", History { unknowns: 200, ..h }, 1, 300..=300),
+            ("unknown with everybody else", History { unknowns: 200, ..h }, 8, 2400..=2400),
+        ] {
+            let seconds = wait(history, stretch);
+            assert!(range.contains(&seconds), "{sentence}: {seconds} s");
+        }
+    }
+
+    #[test]
+    fn starts_are_spread_and_stable() {
+        let now = Timestamp::from_seconds(1_700_000_123);
+        let mut buckets = [0_u32; 10];
+        for index in 0..10_000 {
+            let name = format!("customer-{index}");
+            let due = first_due(&name, &POLICY, now);
+            assert_eq!(first_due(&name, &POLICY, now.plus(Duration::from_secs(300))), due.plus(Duration::from_secs(300)), "same after a restart");
+            buckets[(due.since(now).as_millis() / 30_001) as usize] += 1;
+        }
+        assert!(buckets.iter().all(|b| (850..=1150).contains(b)), "{buckets:?}");
+    }
+
+    #[test]
+    fn trouble_slows_everybody_down_and_passes() {
+        let mut pace = Pace::default();
+        let mut after = |trouble: bool, times: usize| {
+            (0..times).for_each(|_| pace.record(trouble));
+            pace.stretch()
+        };
+        for (sentence, trouble, times, stretch) in [
+            ("a few faults prove nothing", true, 3, 1),
+            ("a stretch of faults does", true, 20, 8),
+            ("half well", false, 16, 4),
+            ("mostly well", false, 10, 1),
+        ] {
+            assert_eq!(after(trouble, times), stretch, "{sentence}");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Consentry watches integrations with Microsoft Entra ID.
+pub mod domain;
