@@ -1,0 +1,328 @@
+//! Readers, applications and integrations.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::reader::{At, Findings, Section};
+use super::settings::mail_address;
+use super::values::{is_label_name, is_name, is_permission, nearest, parse_guid, parse_tenant};
+use super::{App, Credential, Integration, Reader, ReauthenticationMode, read_tree};
+use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions};
+
+/// An application together with whether it could be read whole: integrations may refer to it either way.
+pub(super) struct Known<T> {
+    pub(super) value: T,
+}
+
+/// `None` for one that is wrong: its name is known, so that integrations are not blamed for it.
+pub(super) fn readers(at: &At<'_, '_>) -> BTreeMap<String, Option<Reader>> {
+    let read = |at: &At<'_, '_>| {
+        let mut section = at.section();
+        let client_id = section.required("client_id").and_then(|at| at.guid());
+        let credential = section.required("credential").map(|at| credential(&at));
+        if matches!(credential, Some(Some(Credential::None))) {
+            section.at.problem("a directory reader needs a credential, such as credential: {client_secret_file: reader-secret}");
+        }
+        section.finish();
+        Some(Reader { client_id: client_id?, credential: credential?? })
+    };
+    at.named().iter().map(|(name, at)| (name.clone(), read(at))).collect()
+}
+
+pub(super) fn apps(at: &At<'_, '_>) -> BTreeMap<String, Known<App>> {
+    at.named().iter().map(|(name, at)| (name.clone(), Known { value: app(name, at) })).collect()
+}
+
+/// A GUID or verified domain.
+pub(super) fn tenant(at: &At<'_, '_>) -> Option<String> {
+    at.parsed("is neither a tenant GUID nor a verified domain such as contoso.onmicrosoft.com", parse_tenant)
+}
+
+fn app(name: &str, at: &At<'_, '_>) -> App {
+    let mut section = at.section();
+    // What is wrong is noted; the value returned for it is never used, because a configuration with problems is refused.
+    let client_id = section.required("client_id").and_then(|at| at.guid()).unwrap_or_default();
+    let display_name = section.or("display_name", name.to_owned(), At::non_empty);
+    let access = section.or("access", Access::Delegated, |at| at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)]));
+    let credential = section.or("credential", Credential::None, credential);
+    if let Some(at) = section.get("home_tenant_id") {
+        at.guid();
+        at.unbuilt();
+    }
+    let required: Vec<RequiredPermissions> = section.get("required_permissions").map(|at| at.items().iter().filter_map(permissions).collect()).unwrap_or_default();
+    let unexpected_fails = section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
+    if let Some(at) = section.get("token_webhook") {
+        let mut hook = at.section();
+        hook.required("url").map(|at| at.parsed("must be an https URL", |t| url::Url::parse(t).ok().filter(url::Url::has_host)));
+        if hook.secret("secret", "secret_file").is_none() && !hook.has("secret") && !hook.has("secret_file") {
+            hook.at.problem("secret_file is missing; it is required");
+        }
+        hook.finish();
+        at.unbuilt();
+    }
+    let reauthentication = section.or("reauthentication", ReauthenticationMode::Builtin, reauthentication);
+    if access == Access::Application && credential == Credential::None {
+        section.at.problem("access: application needs a credential, such as credential: {client_secret_file: app-secret}");
+    }
+    section.finish();
+    App { name: name.to_owned(), client_id, display_name, credential, reauthentication, access, required, unexpected_fails }
+}
+
+fn credential(at: &At<'_, '_>) -> Option<Credential> {
+    if let super::tree::Value::Scalar(text) = &at.node.value {
+        if text == "none" {
+            return Some(Credential::None);
+        }
+        at.problem("must be none, or a mapping such as {client_secret_file: app-secret}");
+        return None;
+    }
+    let mut section = at.section();
+    let secret = section.secret("client_secret", "client_secret_file");
+    let certificate = (section.get("certificate_file").map(|at| at.readable_file()), section.get("private_key_file").map(|at| at.readable_file()));
+    let federated = section.get("federated_token_file");
+    let managed = section.get("managed_identity");
+    if let Some(at) = &managed {
+        let mut identity = at.section();
+        identity.get("client_id").map(|at| at.guid());
+        identity.finish();
+    }
+    let has_secret = section.has("client_secret") || section.has("client_secret_file");
+    let has_certificate = certificate.0.is_some() || certificate.1.is_some();
+    let kinds = [has_secret, has_certificate, federated.is_some(), managed.is_some()].iter().filter(|k| **k).count();
+    let found = match (secret, certificate, federated, managed) {
+        _ if kinds > 1 => {
+            section.at.problem("names several kinds of credential; keep one");
+            None
+        }
+        (Some(secret), ..) => Some(Credential::Secret(secret)),
+        (_, (Some(certificate), Some(key)), ..) => certificate.zip(key).and_then(|files| certificate_credential(at, files)),
+        (_, (Some(_), None) | (None, Some(_)), ..) => {
+            section.at.problem("certificate_file and private_key_file belong together; give both");
+            None
+        }
+        (_, _, Some(at), _) => {
+            at.unbuilt();
+            Some(Credential::Unbuilt("federated_token_file"))
+        }
+        (_, _, _, Some(at)) => {
+            at.unbuilt();
+            Some(Credential::Unbuilt("managed_identity"))
+        }
+        _ if has_secret => None,
+        _ => {
+            section.at.problem("is empty; give client_secret_file, certificate_file and private_key_file, or none");
+            None
+        }
+    };
+    section.finish();
+    found
+}
+
+fn certificate_credential(at: &At<'_, '_>, (certificate_file, private_key_file): (PathBuf, PathBuf)) -> Option<Credential> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    if CertificateDer::from_pem_file(&certificate_file).is_err() {
+        at.problem(format!("{} holds no PEM certificate", certificate_file.display()));
+        return None;
+    }
+    if PrivateKeyDer::from_pem_file(&private_key_file).is_err() {
+        at.problem(format!("{} holds no PEM private key", private_key_file.display()));
+        return None;
+    }
+    Some(Credential::Certificate { certificate_file, private_key_file })
+}
+
+fn permissions(at: &At<'_, '_>) -> Option<RequiredPermissions> {
+    let mut section = at.section();
+    let resource = section.required("resource").and_then(|at| at.non_empty()).map(|r| parse_guid(&r).unwrap_or(r));
+    let mut values = |key| {
+        let read = |at: &At<'_, '_>| at.parsed("is not a permission value such as Group.Read.All", |t| is_permission(t).then(|| t.to_owned()));
+        section.get(key).map(|at| at.items().iter().filter_map(read).collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let (delegated, application) = (values("delegated"), values("application"));
+    section.finish();
+    Some(RequiredPermissions { resource: resource?, delegated, application })
+}
+
+fn reauthentication(at: &At<'_, '_>) -> Option<ReauthenticationMode> {
+    if !matches!(at.node.value, super::tree::Value::Mapping(_)) {
+        return at.one_of(&[("builtin", false), ("admin_consent", true)]).map(|admin| if admin { ReauthenticationMode::AdminConsent } else { ReauthenticationMode::Builtin });
+    }
+    let mut section = at.section();
+    let url = section.required("url").and_then(|at| at.parsed("must be an https URL; placeholders: {tenant_id}, {client_id}, {name}, {app}", valid_template));
+    section.finish();
+    url.map(ReauthenticationMode::Url)
+}
+
+/// A link template: an http or https URL once its placeholders are filled in, without unknown placeholders.
+fn valid_template(text: &str) -> Option<String> {
+    let filled = ["{tenant_id}", "{client_id}", "{name}", "{app}"].iter().fold(text.to_owned(), |t, p| t.replace(p, "x"));
+    let url = url::Url::parse(&filled).ok()?;
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && !filled.contains(['{', '}'])).then(|| text.to_owned())
+}
+
+/// Integrations of all files together.
+pub(super) struct Integrations<'k> {
+    apps: &'k BTreeMap<String, Known<App>>,
+    readers: &'k BTreeMap<String, Option<Reader>>,
+    found: Vec<Integration>,
+    places: HashMap<String, String>,
+}
+
+impl<'k> Integrations<'k> {
+    pub(super) fn new(apps: &'k BTreeMap<String, Known<App>>, readers: &'k BTreeMap<String, Option<Reader>>) -> Self {
+        Self { apps, readers, found: Vec::new(), places: HashMap::new() }
+    }
+
+    /// Reads a list.
+    pub(super) fn read(&mut self, at: &At<'_, '_>) {
+        for item in at.items() {
+            if let Some(integration) = self.one(&item) {
+                self.found.push(integration);
+            }
+        }
+    }
+
+    /// Reads more lists from the files that the patterns match.
+    pub(super) fn read_files(&mut self, at: &At<'_, '_>, findings: &Findings<'_>) {
+        for item in at.items() {
+            let Some(pattern) = item.path() else { continue };
+            let Ok(matches) = glob::glob(&pattern.to_string_lossy()) else {
+                item.problem("is not a file pattern such as integrations.d/*.yml");
+                continue;
+            };
+            let mut files: Vec<PathBuf> = matches.filter_map(Result::ok).collect();
+            files.sort();
+            files.iter().for_each(|file| self.read_file(file, findings));
+        }
+    }
+
+    fn read_file(&mut self, file: &Path, findings: &Findings<'_>) {
+        let Some(root) = read_tree(file, findings) else { return };
+        self.read(&At::root(&root, file, findings));
+    }
+
+    /// The integrations by name, and what is odd about them all together.
+    pub(super) fn finish(mut self) -> Vec<Integration> {
+        self.found.sort_by(|a, b| a.name.cmp(&b.name));
+        self.found
+    }
+
+    fn one(&mut self, at: &At<'_, '_>) -> Option<Integration> {
+        let mut section = at.section();
+        let name = section.required("name").and_then(|at| {
+            let name = at.parsed("is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit", |t| is_name(t).then(|| t.to_owned()))?;
+            self.claim(&name, &at);
+            Some(name)
+        });
+        let display_name = section.get("display_name").and_then(|at| at.non_empty());
+        let app = section.required("app").and_then(|at| self.known_app(&at));
+        let tenant = section.required("tenant_id").and_then(|at| tenant(&at));
+        let reader = section.get("directory_reader").and_then(|at| self.known_reader(&at));
+        let admins: Vec<String> = section.get("admins").map(|at| at.items().iter().filter_map(mail_address).collect()).unwrap_or_default();
+        if admins.is_empty() {
+            at.warn("admins is empty: the operators get the link instead");
+        }
+        let refresh_token_file = section.get("refresh_token_file").and_then(|at| at.path());
+        let groups = section.get("groups").map_or(GroupPolicy { minimum: 1, required: Vec::new() }, |at| groups(&at));
+        let checks = checks(&mut section);
+        if let Some(at) = section.get("credential_expiry_warning") {
+            at.duration_or_zero();
+            at.unbuilt();
+        }
+        let labels = section.get("labels").map(|at| labels(&at)).unwrap_or_default();
+        let enabled = section.or("enabled", true, At::boolean);
+        section.finish();
+        let (name, app) = (name?, app?);
+        let known = &self.apps.get(&app)?.value;
+        warn_about_evidence(at, known, reader.is_some(), &checks);
+        let profile = Profile { access: known.access, checks, required: known.required.clone(), unexpected_fails: known.unexpected_fails, groups };
+        let display_name = display_name.unwrap_or_else(|| name.clone());
+        Some(Integration { name, display_name, app, tenant: tenant?, reader, admins, refresh_token_file, labels, enabled, profile })
+    }
+
+    fn claim(&mut self, name: &str, at: &At<'_, '_>) {
+        let place = format!("{}:{}", at.file.display(), at.node.line);
+        if let Some(first) = self.places.get(name) {
+            at.problem(format!("duplicate name {name:?}; it is already used at {first}"));
+        } else {
+            self.places.insert(name.to_owned(), place);
+        }
+    }
+
+    fn known_app(&self, at: &At<'_, '_>) -> Option<String> {
+        known_name(at, self.apps.keys().map(String::as_str), "app", "apps")
+    }
+
+    fn known_reader(&self, at: &At<'_, '_>) -> Option<String> {
+        known_name(at, self.readers.keys().map(String::as_str), "directory reader", "directory_readers")
+    }
+}
+
+fn known_name<'a>(at: &At<'_, '_>, names: impl Iterator<Item = &'a str> + Clone, what: &str, section: &str) -> Option<String> {
+    let text = at.text()?;
+    if names.clone().any(|n| n == text) {
+        return Some(text);
+    }
+    let meant = nearest(&text, names).map(|n| format!("; did you mean {n}?")).unwrap_or_else(|| format!("; define it under {section}"));
+    at.problem(format!("unknown {what} {text:?}{meant}"));
+    None
+}
+
+fn groups(at: &At<'_, '_>) -> GroupPolicy {
+    let mut section = at.section();
+    // More than a thousand groups are not counted, so more cannot be demanded.
+    let minimum = section.or("minimum", 1, |at| at.integer(0, 1000));
+    let group = |at: &At<'_, '_>| at.non_empty().map(|t| parse_guid(&t).map_or(GroupRef::Name(t), GroupRef::Id));
+    let required = section.get("required").map(|at| at.items().iter().filter_map(group).collect()).unwrap_or_default();
+    section.finish();
+    GroupPolicy { minimum, required }
+}
+
+fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
+    let words: Vec<(&str, Check)> = Check::ALL.iter().map(|c| (c.label(), *c)).collect();
+    let Some(at) = section.get("checks") else { return vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess] };
+    let mut checks = Vec::new();
+    for item in at.items() {
+        match item.one_of(&words) {
+            Some(check @ (Check::Provisioning | Check::Credential)) => {
+                let mut named = item.clone();
+                named.path = format!("{} ({})", at.path, check.label());
+                named.unbuilt();
+            }
+            Some(check) if checks.contains(&check) => item.problem("is listed twice"),
+            Some(check) => checks.push(check),
+            None => {}
+        }
+    }
+    if at.items().is_empty() {
+        at.problem("is empty; list at least one check, or remove the key for the default");
+    }
+    checks.sort();
+    checks
+}
+
+fn labels(at: &At<'_, '_>) -> BTreeMap<String, String> {
+    let entry = |(name, at): (String, At<'_, '_>)| {
+        if !is_label_name(&name) {
+            at.problem("is not a Prometheus label name; use letters, digits and _, not beginning with a digit");
+            return None;
+        }
+        Some((name, at.text()?))
+    };
+    at.named().into_iter().filter_map(entry).collect()
+}
+
+/// Says when a required permission can never be seen with this set-up.
+fn warn_about_evidence(at: &At<'_, '_>, app: &App, reader: bool, checks: &[Check]) {
+    if !checks.contains(&Check::Consent) {
+        return;
+    }
+    let blind = |values: fn(&RequiredPermissions) -> &Vec<String>| !reader && app.required.iter().any(|r| !values(r).is_empty());
+    if app.access == Access::Application && blind(|r| &r.delegated) {
+        at.warn("delegated permissions of an app with access: application are seen by a directory_reader only; without one they are not checked");
+    }
+    if app.credential == Credential::None && blind(|r| &r.application) {
+        at.warn("application permissions of a public client are seen by a directory_reader only; without one they are not checked");
+    }
+}
+

@@ -1,0 +1,272 @@
+//! The configuration: from the file as written to a [`Config`] that cannot hold nonsense.
+//!
+//! Reading gathers all problems of all files, each with its place and what to write instead. It contacts nothing.
+//! The one thing it touches besides the configuration are the files that the configuration names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::domain::{Profile, Reason};
+use crate::secret::SecretSource;
+
+mod apps;
+mod reader;
+mod settings;
+mod tree;
+mod values;
+
+pub use reader::Problem;
+pub use values::{format_duration, parse_duration};
+
+/// Everything that the configuration says, defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Hosts of Entra and Graph.
+    pub cloud: Cloud,
+    /// How they are reached.
+    pub upstream: Upstream,
+    /// The rhythm of probing.
+    pub probe: Probe,
+    /// Where state is kept.
+    pub storage: Storage,
+    /// How mail is sent; `None` runs without.
+    pub email: Option<Email>,
+    /// The re-authentication links.
+    pub reauthentication: Reauthentication,
+    /// Directory readers by name.
+    pub readers: BTreeMap<String, Reader>,
+    /// Applications by name.
+    pub apps: BTreeMap<String, App>,
+    /// Enabled and disabled integrations, sorted by name.
+    pub integrations: Vec<Integration>,
+    /// AADSTS numbers whose meaning the configuration mends.
+    pub reason_overrides: HashMap<u32, Reason>,
+}
+
+/// Base URLs without trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cloud {
+    /// Entra's login host.
+    pub login_url: String,
+    /// Microsoft Graph, without version.
+    pub graph_url: String,
+}
+
+/// How Entra and Graph are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Upstream {
+    /// Proxy; otherwise the environment's.
+    pub proxy_url: Option<String>,
+    /// PEM file with certificate authorities added to the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The rhythm of probing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // Documented in config/consentry.example.yml, key by key.
+pub struct Probe {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub concurrency: usize,
+    pub retry_interval: Duration,
+    pub failure_threshold: u32,
+    pub success_threshold: u32,
+}
+
+/// Where state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// The SQLite database.
+    pub path: PathBuf,
+    /// The key that encrypts refresh tokens.
+    pub encryption_key_file: PathBuf,
+}
+
+/// How mail is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Email {
+    /// Sender.
+    pub from: lettre::message::Mailbox,
+    /// `Reply-To`.
+    pub reply_to: Option<lettre::message::Mailbox>,
+    /// Who runs Consentry.
+    pub operators: Vec<String>,
+    /// Whom a recipient may ask.
+    pub support_contact: Option<String>,
+    /// The mail server; `None` while another transport is configured that is not built yet.
+    pub smtp: Option<Smtp>,
+    /// Whether recovery is told.
+    pub send_resolved: bool,
+}
+
+/// How the mail server's connection is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// STARTTLS, required.
+    Starttls,
+    /// TLS from the first byte.
+    Implicit,
+    /// None.
+    None,
+}
+
+/// The mail server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smtp {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Protection.
+    pub tls: SmtpTls,
+    /// PEM file with certificate authorities added to the system's.
+    pub ca_file: Option<PathBuf>,
+    /// User name and password.
+    pub credentials: Option<(String, SecretSource)>,
+}
+
+/// The re-authentication links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reauthentication {
+    /// What links start with, without trailing slash.
+    pub public_url: Option<String>,
+    /// How long a link is good.
+    pub link_ttl: Duration,
+}
+
+/// How a client proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// A public client.
+    None,
+    /// A client secret.
+    Secret(SecretSource),
+    /// A certificate and its private key, PEM files.
+    Certificate {
+        /// The certificate.
+        certificate_file: PathBuf,
+        /// The private key.
+        private_key_file: PathBuf,
+    },
+    /// A kind that is accepted in the configuration but not built yet.
+    Unbuilt(&'static str),
+}
+
+/// An app registration that may read tenants' directories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// Application id.
+    pub client_id: String,
+    /// Its credential.
+    pub credential: Credential,
+}
+
+/// Where an admin mends an integration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReauthenticationMode {
+    /// On Consentry's own page.
+    Builtin,
+    /// On Entra's admin consent page.
+    AdminConsent,
+    /// On a page of the vendor's; placeholders are filled in.
+    Url(String),
+}
+
+/// An application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Application id.
+    pub client_id: String,
+    /// Shown to people.
+    pub display_name: String,
+    /// Its credential.
+    pub credential: Credential,
+    /// Where admins mend it.
+    pub reauthentication: ReauthenticationMode,
+    /// Access, permissions and policy shared by its integrations.
+    pub access: crate::domain::Access,
+    /// What must be granted.
+    pub required: Vec<crate::domain::RequiredPermissions>,
+    /// More than is required fails.
+    pub unexpected_fails: bool,
+}
+
+/// One customer's use of one application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Integration {
+    /// Unique name.
+    pub name: String,
+    /// Shown to people.
+    pub display_name: String,
+    /// Name of its application.
+    pub app: String,
+    /// GUID or verified domain, lower case.
+    pub tenant: String,
+    /// Name of its directory reader.
+    pub reader: Option<String>,
+    /// Who gets the link.
+    pub admins: Vec<String>,
+    /// A refresh token that somebody else keeps.
+    pub refresh_token_file: Option<PathBuf>,
+    /// Labels for `consentry_integration_info`.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is probed.
+    pub enabled: bool,
+    /// What diagnosing needs.
+    pub profile: Profile,
+}
+
+/// A configuration that was read, with what should be said about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Problem>,
+    /// Keys that are accepted but have no effect yet.
+    pub unbuilt: Vec<String>,
+}
+
+/// Reads a configuration file and every file that it names.
+///
+/// # Errors
+/// Every problem found, in the order of files and lines.
+pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    load_with(path, &|name| std::env::var(name).ok())
+}
+
+/// The same with another environment.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Vec<Problem>> {
+    let findings = reader::Findings::new(environment);
+    let config = read_tree(path, &findings).and_then(|root| settings::read(&root, path, &findings));
+    let (problems, warnings, unbuilt) = findings.into_parts();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, unbuilt }),
+        _ => Err(problems),
+    }
+}
+
+fn read_tree(path: &Path, findings: &reader::Findings<'_>) -> Option<tree::Node> {
+    let problem = |line, column, message| {
+        findings.problem(Problem { file: path.display().to_string(), line, column, path: String::new(), message });
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => match tree::parse(&text) {
+            Ok(node) => Some(node),
+            Err(error) => {
+                problem(error.line, error.column, format!("not valid YAML: {}", error.message));
+                None
+            }
+        },
+        Err(error) => {
+            problem(0, 0, format!("cannot read the file: {error}"));
+            None
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Walking the tree: every read notes the problems it meets and goes on, so that one run tells them all.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::tree::{Node, Value};
+use super::values::{expand, nearest, parse_duration, parse_guid};
+use crate::secret::{Secret, SecretSource};
+
+/// Something wrong in a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The file, as it was named.
+    pub file: String,
+    /// 1-based; 0 when unknown.
+    pub line: u64,
+    /// 1-based; 0 when unknown.
+    pub column: u64,
+    /// The key's path, such as `apps.sequr.client_id`.
+    pub path: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+        if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }
+    }
+}
+
+/// What reading one or more files has brought to light.
+pub struct Findings<'e> {
+    environment: &'e dyn Fn(&str) -> Option<String>,
+    problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
+    unbuilt: RefCell<Vec<String>>,
+}
+
+impl<'e> Findings<'e> {
+    /// Nothing found yet.
+    pub fn new(environment: &'e dyn Fn(&str) -> Option<String>) -> Self {
+        Self { environment, problems: RefCell::default(), warnings: RefCell::default(), unbuilt: RefCell::default() }
+    }
+
+    /// Notes a problem.
+    pub fn problem(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Problems, warnings, and keys whose feature is not built yet, each in the order of the files.
+    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<String>) {
+        let (mut problems, mut unbuilt) = (self.problems.into_inner(), self.unbuilt.into_inner());
+        problems.sort();
+        problems.dedup();
+        unbuilt.sort();
+        unbuilt.dedup();
+        (problems, self.warnings.into_inner(), unbuilt)
+    }
+}
+
+/// A value in a file: where it is and what it is called.
+#[derive(Clone)]
+pub struct At<'n, 'e> {
+    /// The value.
+    pub node: &'n Node,
+    /// Its key path.
+    pub path: String,
+    /// The file that holds it.
+    pub file: &'n Path,
+    findings: &'n Findings<'e>,
+}
+
+impl<'n, 'e> At<'n, 'e> {
+    /// The root of a file.
+    pub fn root(node: &'n Node, file: &'n Path, findings: &'n Findings<'e>) -> Self {
+        Self { node, path: String::new(), file, findings }
+    }
+
+    fn child(&self, node: &'n Node, key: &str) -> Self {
+        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        Self { node, path, file: self.file, findings: self.findings }
+    }
+
+    fn note(&self, message: impl Into<String>) -> Problem {
+        Problem { file: self.file.display().to_string(), line: self.node.line, column: self.node.column, path: self.path.clone(), message: message.into() }
+    }
+
+    /// Notes a problem here.
+    pub fn problem(&self, message: impl Into<String>) {
+        self.findings.problem(self.note(message));
+    }
+
+    /// Notes a warning here.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.findings.warnings.borrow_mut().push(self.note(message));
+    }
+
+    /// Notes that this key is accepted but has no effect yet. Integrations are many; they count as one key.
+    pub fn unbuilt(&self) {
+        let mut generic = String::new();
+        for part in self.path.split('.') {
+            let part = if part.starts_with("integrations[") { "integrations[]" } else { part };
+            generic.push_str(if generic.is_empty() { "" } else { "." });
+            generic.push_str(part);
+        }
+        self.findings.unbuilt.borrow_mut().push(generic);
+    }
+
+    /// A scalar with the environment's values filled in.
+    pub fn text(&self) -> Option<String> {
+        match &self.node.value {
+            Value::Scalar(raw) => match expand(raw, self.findings.environment) {
+                Ok(text) => Some(text),
+                Err(message) => {
+                    self.problem(message);
+                    None
+                }
+            },
+            Value::Null => {
+                self.problem("has no value; give one or remove the key");
+                None
+            }
+            Value::Sequence(_) | Value::Mapping(_) => {
+                self.problem("must be a single value");
+                None
+            }
+        }
+    }
+
+    /// A text that is not empty.
+    pub fn non_empty(&self) -> Option<String> {
+        let text = self.text()?;
+        if text.trim().is_empty() {
+            self.problem("is empty; give a value or remove the key");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A text that a parser understands; otherwise the hint says what would be right. The text itself is shown, so this is not for secrets.
+    pub fn parsed<T>(&self, hint: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let text = self.text()?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.problem(format!("{} {hint}", shown(&text)));
+        }
+        value
+    }
+
+    /// A GUID.
+    pub fn guid(&self) -> Option<String> {
+        self.parsed("is not a GUID; write it like 00000000-0000-0000-0000-000000000000", parse_guid)
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&self) -> Option<bool> {
+        self.parsed("must be true or false", |t| match t {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// A whole number within bounds.
+    pub fn integer(&self, least: u32, most: u32) -> Option<u32> {
+        let hint = format!("must be a whole number from {least} to {most}");
+        self.parsed(&hint, |t| t.parse().ok().filter(|n| (least..=most).contains(n)))
+    }
+
+    /// A duration above zero.
+    pub fn duration(&self) -> Option<Duration> {
+        let hint = "is not a duration above zero; write it like 300ms, 30s, 5m, 1h or 1d";
+        self.parsed(hint, |t| parse_duration(t).filter(|d| !d.is_zero()))
+    }
+
+    /// A duration where zero means off.
+    pub fn duration_or_zero(&self) -> Option<Duration> {
+        self.parsed("is not a duration; write it like 300ms, 30s, 5m, 1h or 1d, or 0 for off", parse_duration)
+    }
+
+    /// One of some words.
+    pub fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text()?;
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Some(*value);
+        }
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let meant = nearest(&text, all.iter().copied()).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+        self.problem(format!("{} is unknown; use one of: {}{meant}", shown(&text), all.join(", ")));
+        None
+    }
+
+    /// A path, relative to the file that names it.
+    pub fn path(&self) -> Option<PathBuf> {
+        let text = self.non_empty()?;
+        Some(self.file.parent().unwrap_or(Path::new("")).join(text))
+    }
+
+    /// A file that exists and can be read.
+    pub fn readable_file(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        match std::fs::read(&path) {
+            Ok(_) => Some(path),
+            Err(error) => {
+                self.problem(format!("cannot read {}: {error}; create the file or correct the path", path.display()));
+                None
+            }
+        }
+    }
+
+    /// The items of a sequence.
+    pub fn items(&self) -> Vec<Self> {
+        match &self.node.value {
+            Value::Sequence(items) => {
+                let at = |(index, node)| Self { node, path: format!("{}[{index}]", self.path), file: self.file, findings: self.findings };
+                items.iter().enumerate().map(at).collect()
+            }
+            Value::Null => Vec::new(),
+            Value::Scalar(_) | Value::Mapping(_) => {
+                self.problem("must be a list; write it like [a, b] or with a dash before each item");
+                Vec::new()
+            }
+        }
+    }
+
+    /// A mapping whose keys are names chosen by the user.
+    pub fn named(&self) -> Vec<(String, Self)> {
+        let entries = self.entries("must be a mapping from names to values");
+        entries.into_iter().map(|(key, at)| (key.to_owned(), at)).collect()
+    }
+
+    fn entries(&self, otherwise: &str) -> Vec<(&'n str, Self)> {
+        let Value::Mapping(entries) = &self.node.value else {
+            if !matches!(self.node.value, Value::Null) {
+                self.problem(otherwise);
+            }
+            return Vec::new();
+        };
+        let mut seen: Vec<(&str, Self)> = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let Value::Scalar(name) = &key.value else {
+                Self { node: key, ..self.clone() }.problem("keys must be plain words");
+                continue;
+            };
+            if let Some((_, first)) = seen.iter().find(|(s, _)| s == name) {
+                let message = format!("duplicate key; it is already given on line {}", first.node.line);
+                Self { node: key, ..self.child(value, name) }.problem(message);
+                continue;
+            }
+            seen.push((name, self.child(value, name)));
+        }
+        seen
+    }
+
+    /// A mapping with known keys.
+    pub fn section(&self) -> Section<'n, 'e> {
+        let otherwise = "must be a mapping with keys; see the example configuration";
+        Section { at: self.clone(), entries: self.entries(otherwise), asked: Vec::new() }
+    }
+}
+
+/// A text as shown in a problem: quoted, and shortened when it is long.
+fn shown(text: &str) -> String {
+    let short: String = text.chars().take(80).collect();
+    if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
+}
+
+/// A mapping with known keys: what is never asked for is unknown.
+pub struct Section<'n, 'e> {
+    /// Where it is.
+    pub at: At<'n, 'e>,
+    entries: Vec<(&'n str, At<'n, 'e>)>,
+    asked: Vec<&'static str>,
+}
+
+impl<'n, 'e> Section<'n, 'e> {
+    /// The value of a key.
+    pub fn get(&mut self, key: &'static str) -> Option<At<'n, 'e>> {
+        self.asked.push(key);
+        self.entries.iter().find(|(name, _)| *name == key).map(|(_, at)| at.clone())
+    }
+
+    /// The value of a key that must be there.
+    pub fn required(&mut self, key: &'static str) -> Option<At<'n, 'e>> {
+        let found = self.get(key);
+        if found.is_none() {
+            self.at.problem(format!("{key} is missing; it is required"));
+        }
+        found
+    }
+
+    /// A value, or its default when the key is absent (or wrong, which is noted).
+    pub fn or<T>(&mut self, key: &'static str, default: T, read: impl FnOnce(&At<'n, 'e>) -> Option<T>) -> T {
+        self.get(key).and_then(|at| read(&at)).unwrap_or(default)
+    }
+
+    /// A secret given inline or in a file, never both. `None` when neither is given or it is wrong.
+    pub fn secret(&mut self, inline: &'static str, file: &'static str) -> Option<SecretSource> {
+        let (value, path) = (self.get(inline), self.get(file));
+        match (value, path) {
+            (Some(_), Some(at)) => {
+                at.problem(format!("is given as well as {inline}; keep one of the two"));
+                None
+            }
+            (Some(at), None) => at.non_empty().map(|text| SecretSource::Inline(Secret::new(text))),
+            (None, Some(at)) => {
+                let source = SecretSource::File(at.path()?);
+                match source.read() {
+                    Ok(_) => Some(source),
+                    Err(error) => {
+                        at.problem(format!("{error}; put the secret into that file or correct the path"));
+                        None
+                    }
+                }
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Whether a key is there, without reading it.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| *name == key)
+    }
+
+    /// Notes every key that nobody asked for.
+    pub fn finish(self) {
+        for (name, at) in &self.entries {
+            if !self.asked.contains(name) {
+                let meant = nearest(name, self.asked.iter().copied());
+                let hint = match meant {
+                    Some(key) => format!("; did you mean {key}?"),
+                    None => format!("; known here: {}", self.asked.join(", ")),
+                };
+                at.problem(format!("unknown key{hint}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The small grammars of configuration values. Each parser returns what would be right when the text is not.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+/// Prometheus' duration grammar: `1d12h`, `5m`, `300ms`; units in falling order, each at most once; `0`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    const UNITS: [(&str, u64); 7] =
+        [("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    let mut total: u64 = 0;
+    let mut rest = text;
+    let mut smallest = 0;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let index = UNITS.iter().position(|(unit, _)| *unit == &rest[..letters])?;
+        if index < smallest {
+            return None;
+        }
+        smallest = index + 1;
+        total = total.checked_add(number.checked_mul(UNITS[index].1)?)?;
+        rest = &rest[letters..];
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(total))
+}
+
+/// A duration in the same grammar, largest units first.
+pub fn format_duration(duration: Duration) -> String {
+    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if rest == 0 {
+        return "0".to_owned();
+    }
+    let mut text = String::new();
+    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        if rest >= size {
+            text.push_str(&format!("{}{unit}", rest / size));
+            rest %= size;
+        }
+    }
+    text
+}
+
+/// A GUID in its usual form, lower-cased.
+pub fn parse_guid(text: &str) -> Option<String> {
+    (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten().map(|id| id.to_string())
+}
+
+/// A GUID or a verified domain.
+pub fn parse_tenant(text: &str) -> Option<String> {
+    if let Some(id) = parse_guid(text) {
+        return Some(id);
+    }
+    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let domain = text.contains('.') && text.len() <= 253 && text.split('.').all(label);
+    // A GUID with a slip of the pen is no domain either; those have no dots.
+    domain.then(|| text.to_ascii_lowercase())
+}
+
+/// An integration's name.
+pub fn is_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    let first = chars.next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    first && text.len() <= 200 && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-'))
+}
+
+/// A Prometheus label name.
+pub fn is_label_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// A permission value, such as `Group.Read.All`.
+pub fn is_permission(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 200 && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/'))
+}
+
+/// Replaces `${NAME}` by the environment's value; `$${` writes `${` itself.
+///
+/// # Errors
+/// The name of a variable that is not set, or the broken reference.
+pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        if rest[..start].ends_with('$') {
+            out.push_str(&rest[..start]);
+            out.push('{');
+            rest = &rest[start + 2..];
+            continue;
+        }
+        out.push_str(&rest[..start]);
+        let Some(end) = rest[start..].find('}') else { return Err(format!("`{}` has no closing brace", &rest[start..])) };
+        let name = &rest[start + 2..start + end];
+        let value = environment(name).ok_or_else(|| format!("the environment variable {name} is not set"))?;
+        out.push_str(&value);
+        rest = &rest[start + end + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// The nearest of some words, if it is near enough to be meant.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.into_iter().map(|k| (strsim::damerau_levenshtein(&word.to_ascii_lowercase(), k), k));
+    scored.filter(|(distance, k)| *distance <= 1 + k.len() / 3).min_by_key(|(distance, _)| *distance).map(|(_, k)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_prometheus_durations() {
+        for (text, expected) in [
+            ("300ms", Some(300)),
+            ("5m", Some(300_000)),
+            ("1d", Some(86_400_000)),
+            ("1h30m", Some(5_400_000)),
+            ("0", Some(0)),
+            ("30m1h", None),
+            ("1h1h", None),
+            ("5", None),
+            ("-5m", None),
+            ("5 m", None),
+            ("1.5h", None),
+            ("", None),
+            ("5min", None),
+            ("99999999999999999999y", None),
+            ("9999999999999y", None),
+        ] {
+            assert_eq!(parse_duration(text), expected.map(Duration::from_millis), "{text}");
+        }
+        assert_eq!(format_duration(Duration::from_secs(90_061)), "1d1h1m1s");
+    }
+
+    #[test]
+    fn names_tenants_and_references() {
+        for (text, valid) in [("acme", true), ("0-a_b.c", true), ("", false), ("-a", false), ("Acme", false), ("a b", false), ("é", false)] {
+            assert_eq!(is_name(text), valid, "{text}");
+        }
+        for (text, valid) in [
+            ("contoso.onmicrosoft.com", true),
+            ("6F1C0000-0000-0000-0000-000000000001", true),
+            ("6f1c0000-0000-0000-0000-00000000000", false),
+            ("common", false),
+            ("a..b", false),
+            ("a/b.c", false),
+        ] {
+            assert_eq!(parse_tenant(text).is_some(), valid, "{text}");
+        }
+        let environment = |name: &str| (name == "X").then(|| "value".to_owned());
+        for (text, expected) in [
+            ("a${X}b", Ok("avalueb")),
+            ("$${X}", Ok("${X}")),
+            ("pa$$word$", Ok("pa$$word$")),
+            ("${Y}", Err(())),
+            ("${X", Err(())),
+        ] {
+            assert_eq!(expand(text, &environment).map_err(|_| ()), expected.map(str::to_owned), "{text}");
+        }
+        assert_eq!(nearest("intervall", ["interval", "timeout"]), Some("interval"));
+        assert_eq!(nearest("zzz", ["interval", "timeout"]), None);
+    }
+}

@@ -1,0 +1,54 @@
+//! The one door to Microsoft Entra ID and Microsoft Graph.
+//!
+//! Everything that comes in is hostile until checked: bodies are capped, shapes are checked, redirects are not followed,
+//! next links must stay on the Graph host. This module never names a verdict: it returns facts, or a
+//! [`crate::domain::Fault`] with the meaning of an error.
+
+mod aadsts;
+mod assertion;
+mod classify;
+mod directory;
+mod graph;
+mod http;
+mod tenant;
+mod token;
+
+pub use aadsts::AADSTS;
+pub use classify::{GraphCaller, ReasonOverrides, classify_graph, classify_token};
+pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
+pub use http::{Door, DoorOptions, Endpoint, Observer};
+pub use token::{Client, ClientCredential, Granted};
+
+/// Hosts of one cloud, without trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hosts {
+    /// Entra's login host.
+    pub login: String,
+    /// Microsoft Graph, without version.
+    pub graph: String,
+}
+
+/// Entra and Graph of one cloud.
+#[derive(Debug, Clone)]
+pub struct Entra {
+    pub(crate) door: Door,
+    pub(crate) hosts: Hosts,
+    pub(crate) overrides: ReasonOverrides,
+}
+
+impl Entra {
+    /// Puts the parts together.
+    pub fn new(door: Door, hosts: Hosts, overrides: ReasonOverrides) -> Self {
+        Self { door, hosts, overrides }
+    }
+
+    /// The hosts.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// `scope` for everything granted on Microsoft Graph.
+    pub fn graph_scope(&self) -> String {
+        format!("{}/.default", self.hosts.graph)
+    }
+}

@@ -1,0 +1,210 @@
+//! The embedded store: states, alerts, events, notifications, encrypted refresh tokens. SQLite behind one narrow interface.
+//!
+//! One thread owns the connection. Writes that arrive together are committed together, each behind a savepoint of its
+//! own, so that a fleet of probes costs few disk syncs. A write is answered only after its commit: what the store
+//! confirms survives `kill -9` and power loss.
+//!
+//! Several processes may have one database open (`import-token` beside the daemon); only one daemon may, which the lock
+//! file beside the database ensures.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+mod key;
+mod notifications;
+mod rows;
+mod states;
+mod tokens;
+
+pub use key::Key;
+pub use notifications::Queued;
+pub use states::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
+pub use tokens::{StoredToken, TokenId};
+
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+
+/// So many writes are committed together at most.
+const GROUP: usize = 256;
+
+/// Why the store cannot do something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database refuses.
+    #[error("database: {0}")]
+    Database(String),
+    /// The database cannot be opened as it is; the text says how to go on.
+    #[error("{0}")]
+    Unusable(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error.to_string())
+    }
+}
+
+/// A job on the store's thread; what it returns is called with the fate of the commit.
+type Job = Box<dyn FnOnce(&Connection) -> Completion + Send>;
+type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// A handle. Cheap to clone; the last one to go closes the database.
+#[derive(Clone)]
+pub struct Store {
+    jobs: SyncSender<Job>,
+    key: Key,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+/// Held by the one daemon on a database.
+#[derive(Debug)]
+pub struct DaemonLock(#[expect(dead_code, reason = "held for its lock, which ends with it")] File);
+
+impl DaemonLock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// Another daemon holds it, or the file cannot be made.
+    pub fn take(database: &Path) -> Result<Self, StoreError> {
+        let path = beside(database, ".lock");
+        let unusable = |e: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot lock {}: {e}", path.display()));
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| unusable(&e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(StoreError::Unusable(format!("another consentry is running on {}; stop it first, or give this one a database of its own", database.display())))
+            }
+            Err(TryLockError::Error(error)) => Err(unusable(&error)),
+        }
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+impl Store {
+    /// Opens or creates a database and the key beside it.
+    ///
+    /// # Errors
+    /// The database is newer than this program, damaged, or encrypted with another key; the text says how to go on.
+    pub fn open(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open(database)
+            .and_then(|c| prepare(&c).map(|()| c))
+            .map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))?;
+        migrate(&connection, database)?;
+        let key = key::load_or_create(&connection, key_file)?;
+        let (jobs, inbox) = sync_channel(4 * GROUP);
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .stack_size(512 * 1024)
+            .spawn(move || serve(&connection, &inbox))
+            .map_err(|e| StoreError::Unusable(format!("cannot start the store's thread: {e}")))?;
+        Ok(Self { jobs, key })
+    }
+
+    /// The key, for signing links.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Runs a job in a transaction, which it may share with others, and waits for the commit.
+    async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = isolated(connection, work);
+            Box::new(move |committed| {
+                // A caller that stopped waiting has no use for the answer.
+                let _ = reply.send(committed.and(result));
+            })
+        });
+        let jobs = self.jobs.clone();
+        // The channel is full only while the disk is slower than the probes; then waiting here is the right brake.
+        match jobs.try_send(job) {
+            Ok(()) => {}
+            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
+            Err(std::sync::mpsc::TrySendError::Full(job)) => {
+                tokio::task::spawn_blocking(move || jobs.send(job)).await.map_err(|_| StoreError::Closed)?.map_err(|_| StoreError::Closed)?;
+            }
+        }
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cache_size", -1024)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn migrate(connection: &Connection, database: &Path) -> Result<(), StoreError> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let version = usize::try_from(version).unwrap_or(usize::MAX);
+    if version > MIGRATIONS.len() {
+        connection.execute_batch("ROLLBACK")?;
+        return Err(StoreError::Unusable(format!(
+            "{} was written by a newer consentry (schema {version}, this one knows {}); run the newer version or restore a backup",
+            database.display(),
+            MIGRATIONS.len()
+        )));
+    }
+    for migration in &MIGRATIONS[version..] {
+        connection.execute_batch(migration)?;
+    }
+    connection.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    connection.execute_batch("COMMIT")?;
+    Ok(())
+}
+
+/// One job behind a savepoint: its failure leaves the others' work alone.
+fn isolated<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    connection.execute_batch("SAVEPOINT job")?;
+    let result = work(connection);
+    let end = if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    connection.execute_batch(end)?;
+    result
+}
+
+fn serve(connection: &Connection, inbox: &Receiver<Job>) {
+    while let Ok(first) = inbox.recv() {
+        let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
+        let mut completions: Vec<Completion> = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            completions.push(job(connection));
+            next = if completions.len() < GROUP { inbox.try_recv().ok() } else { None };
+        }
+        let fate = begun.and_then(|()| {
+            connection.execute_batch("COMMIT").map_err(|error| {
+                // A full disk must not leave a transaction behind that swallows what comes later.
+                if !connection.is_autocommit() {
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                StoreError::from(error)
+            })
+        });
+        completions.into_iter().for_each(|complete| complete(fate.clone()));
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,0 +1,237 @@
+//! Rows as JSON: the shapes of the state and story columns. Fields may be added with a default; none changes its meaning.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    Access, Check, CheckState, Details, Grant, IntegrationState, LinkTarget, Outcome, PermissionState, Reason, Story, Timestamp, Verdict,
+};
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StateRow {
+    checks: Vec<CheckRow>,
+    verdict: String,
+    verdict_reason: Option<String>,
+    verdict_since: Option<i64>,
+    failures: u32,
+    successes: u32,
+    unknowns: u32,
+    failing_since: Option<i64>,
+    unknown_since: Option<i64>,
+    candidate: Option<(String, u32)>,
+    last_probe: Option<i64>,
+    duration_ms: u64,
+    groups_visible: Option<u32>,
+    permissions: Vec<PermissionRow>,
+    reader_fault: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CheckRow {
+    check: String,
+    outcome: String,
+    reason: Option<String>,
+    since: i64,
+    success: Option<bool>,
+    last_success: Option<i64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    items: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restorable_until: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PermissionRow {
+    resource: String,
+    permission: String,
+    application: bool,
+    granted: Option<bool>,
+}
+
+/// A state as JSON.
+pub(super) fn state_to_json(state: &IntegrationState) -> String {
+    let (verdict, verdict_reason, verdict_since) = match state.verdict {
+        Verdict::Unknown => ("unknown", None, None),
+        Verdict::Healthy => ("healthy", None, None),
+        Verdict::Broken { reason, since } => ("broken", Some(reason.label().to_owned()), Some(since.0)),
+    };
+    let row = StateRow {
+        checks: state.checks.iter().map(check_row).collect(),
+        verdict: verdict.to_owned(),
+        verdict_reason,
+        verdict_since,
+        failures: state.failures,
+        successes: state.successes,
+        unknowns: state.unknowns,
+        failing_since: state.failing_since.map(|t| t.0),
+        unknown_since: state.unknown_since.map(|t| t.0),
+        candidate: state.candidate.map(|(r, n)| (r.label().to_owned(), n)),
+        last_probe: state.last_probe.map(|t| t.0),
+        duration_ms: u64::try_from(state.duration.as_millis()).unwrap_or(u64::MAX),
+        groups_visible: state.groups_visible,
+        permissions: state.permissions.iter().map(permission_row).collect(),
+        reader_fault: state.reader_fault.map(|r| r.label().to_owned()),
+    };
+    serde_json::to_string(&row).unwrap_or_default()
+}
+
+/// A state from JSON; what a newer version wrote and this one does not know is left out.
+pub(super) fn state_from_json(json: &str) -> Option<IntegrationState> {
+    let row: StateRow = serde_json::from_str(json).ok()?;
+    let verdict = match (row.verdict.as_str(), row.verdict_reason.as_deref().and_then(Reason::from_label), row.verdict_since) {
+        ("healthy", ..) => Verdict::Healthy,
+        ("broken", Some(reason), Some(since)) => Verdict::Broken { reason, since: Timestamp(since) },
+        _ => Verdict::Unknown,
+    };
+    Some(IntegrationState {
+        checks: row.checks.into_iter().filter_map(check_state).collect(),
+        verdict,
+        failures: row.failures,
+        successes: row.successes,
+        unknowns: row.unknowns,
+        failing_since: row.failing_since.map(Timestamp),
+        unknown_since: row.unknown_since.map(Timestamp),
+        candidate: row.candidate.and_then(|(r, n)| Some((Reason::from_label(&r)?, n))),
+        last_probe: row.last_probe.map(Timestamp),
+        duration: Duration::from_millis(row.duration_ms),
+        groups_visible: row.groups_visible,
+        permissions: row.permissions.into_iter().map(permission_state).collect(),
+        reader_fault: row.reader_fault.as_deref().and_then(Reason::from_label),
+    })
+}
+
+fn check_row(state: &CheckState) -> CheckRow {
+    let details = &state.details;
+    CheckRow {
+        check: state.check.label().to_owned(),
+        outcome: state.outcome.label().to_owned(),
+        reason: state.outcome.reason().map(|r| r.label().to_owned()),
+        since: state.since.0,
+        success: state.success,
+        last_success: state.last_success.map(|t| t.0),
+        items: details.items.clone(),
+        code: details.code.clone(),
+        request_id: details.request_id.clone(),
+        note: details.note.clone(),
+        restorable_until: details.restorable_until.map(|t| t.0),
+    }
+}
+
+fn check_state(row: CheckRow) -> Option<CheckState> {
+    let reason = row.reason.as_deref().and_then(Reason::from_label);
+    let outcome = match (row.outcome.as_str(), reason) {
+        ("pass", _) => Outcome::Pass,
+        ("fail", Some(reason)) => Outcome::Fail(reason),
+        ("unknown", Some(reason)) => Outcome::Unknown(reason),
+        _ => return None,
+    };
+    Some(CheckState {
+        check: Check::from_label(&row.check)?,
+        outcome,
+        details: Details {
+            items: row.items,
+            code: row.code,
+            request_id: row.request_id,
+            note: row.note,
+            restorable_until: row.restorable_until.map(Timestamp),
+        },
+        since: Timestamp(row.since),
+        success: row.success,
+        last_success: row.last_success.map(Timestamp),
+    })
+}
+
+fn permission_row(state: &PermissionState) -> PermissionRow {
+    PermissionRow {
+        resource: state.resource.clone(),
+        permission: state.permission.clone(),
+        application: state.grant == Grant::Application,
+        granted: state.granted,
+    }
+}
+
+fn permission_state(row: PermissionRow) -> PermissionState {
+    let grant = if row.application { Grant::Application } else { Grant::Delegated };
+    PermissionState { resource: row.resource, permission: row.permission, grant, granted: row.granted }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoryRow {
+    integration: String,
+    display_name: String,
+    app: String,
+    client_id: String,
+    tenant: String,
+    application_access: bool,
+    reason: String,
+    items: Vec<String>,
+    code: Option<String>,
+    request_id: Option<String>,
+    restorable_until: Option<i64>,
+    permissions: Vec<String>,
+    since: i64,
+    at: i64,
+    builtin_link: bool,
+    url: Option<String>,
+}
+
+/// A story as JSON.
+pub(super) fn story_to_json(story: &Story) -> String {
+    let url = match &story.link {
+        LinkTarget::Url(url) => Some(url.clone()),
+        LinkTarget::Builtin | LinkTarget::None => None,
+    };
+    let row = StoryRow {
+        integration: story.integration.clone(),
+        display_name: story.display_name.clone(),
+        app: story.app.clone(),
+        client_id: story.client_id.clone(),
+        tenant: story.tenant.clone(),
+        application_access: story.access == Access::Application,
+        reason: story.reason.label().to_owned(),
+        items: story.items.clone(),
+        code: story.code.clone(),
+        request_id: story.request_id.clone(),
+        restorable_until: story.restorable_until.map(|t| t.0),
+        permissions: story.permissions.clone(),
+        since: story.since.0,
+        at: story.at.0,
+        builtin_link: story.link == LinkTarget::Builtin,
+        url,
+    };
+    serde_json::to_string(&row).unwrap_or_default()
+}
+
+/// A story from JSON.
+pub(super) fn story_from_json(json: &str) -> Option<Story> {
+    let row: StoryRow = serde_json::from_str(json).ok()?;
+    let link = match (row.builtin_link, row.url) {
+        (true, _) => LinkTarget::Builtin,
+        (false, Some(url)) => LinkTarget::Url(url),
+        (false, None) => LinkTarget::None,
+    };
+    Some(Story {
+        integration: row.integration,
+        display_name: row.display_name,
+        app: row.app,
+        client_id: row.client_id,
+        tenant: row.tenant,
+        access: if row.application_access { Access::Application } else { Access::Delegated },
+        reason: Reason::from_label(&row.reason).unwrap_or(Reason::Unclassified),
+        items: row.items,
+        code: row.code,
+        request_id: row.request_id,
+        restorable_until: row.restorable_until.map(Timestamp),
+        permissions: row.permissions,
+        since: Timestamp(row.since),
+        at: Timestamp(row.at),
+        link,
+    })
+}

@@ -1,0 +1,235 @@
+//! States, alerts, causes and events: what one probe changes is saved in one piece.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::rows::{state_from_json, state_to_json, story_from_json, story_to_json};
+use super::{Store, StoreError, notifications};
+use crate::domain::{IntegrationState, Notification, Reason, Story, Timestamp};
+
+/// An alert that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAlert {
+    /// Stable for one episode of failure.
+    pub id: String,
+    /// The reason last told.
+    pub reason: Reason,
+    /// When it was opened.
+    pub since: Timestamp,
+    /// Notices so far.
+    pub notices: u32,
+}
+
+/// An integration as it was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedIntegration {
+    /// Its name.
+    pub name: String,
+    /// Tenant and client id at that time.
+    pub identity: String,
+    /// Its state.
+    pub state: IntegrationState,
+    /// The tenant's GUID, once it was resolved.
+    pub tenant_guid: Option<String>,
+    /// Its open alert.
+    pub alert: Option<OpenAlert>,
+}
+
+/// What operators were told of as one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// See [`crate::domain::cause_key`].
+    pub key: String,
+    /// The alert's id.
+    pub alert: String,
+    /// The common reason.
+    pub reason: Reason,
+    /// What was told.
+    pub story: Story,
+    /// When it was opened.
+    pub since: Timestamp,
+    /// Integrations that suffer from it.
+    pub members: Vec<String>,
+}
+
+/// A change to the causes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CauseChange {
+    /// Opens a cause with its first member.
+    Open(Box<Cause>),
+    /// One more suffers from it.
+    Join(String),
+    /// One fewer does.
+    Leave(String),
+    /// Nobody does any more.
+    Close(String),
+}
+
+/// Something worth remembering in an integration's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// `broken`, `changed`, `recovered`, `token_stored`, …
+    pub kind: String,
+    /// When.
+    pub at: Timestamp,
+    /// A reason label, or a word about the source.
+    pub detail: String,
+}
+
+/// Everything that one probe changes: verdict, alert, event, causes and notifications, in one transaction.
+#[derive(Debug, Clone)]
+pub struct ProbeRecord {
+    /// The integration afterwards.
+    pub integration: SavedIntegration,
+    /// What happened.
+    pub events: Vec<Event>,
+    /// What changes among the causes.
+    pub causes: Vec<CauseChange>,
+    /// Who must be told.
+    pub notifications: Vec<Notification>,
+    /// When this was decided.
+    pub at: Timestamp,
+}
+
+/// So many events are kept of an integration.
+const HISTORY: u32 = 200;
+
+impl Store {
+    /// Saves what a probe changed.
+    ///
+    /// # Errors
+    /// The database refuses; then nothing is saved.
+    pub async fn save_probe(&self, record: ProbeRecord) -> Result<(), StoreError> {
+        self.write(move |c| {
+            save_integration(c, &record.integration)?;
+            for event in &record.events {
+                save_event(c, &record.integration.name, event)?;
+            }
+            for change in &record.causes {
+                save_cause(c, &record.integration.name, change)?;
+            }
+            for notification in &record.notifications {
+                notifications::insert(c, notification, record.at)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Everything that was saved, at the start.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn load(&self) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
+        self.write(|c| {
+            let mut statement = c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
+            let integrations = statement.query_map([], saved_integration)?.collect::<Result<Vec<_>, _>>()?;
+            let mut statement = c.prepare("SELECT key, alert, reason, story, since FROM causes")?;
+            let causes = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get::<_, String>(3)?, r.get(4)?)))?;
+            let mut members = c.prepare("SELECT integration FROM cause_members WHERE key = ?1")?;
+            let mut loaded = Vec::new();
+            for cause in causes {
+                let (key, alert, reason, story, since): (String, String, String, String, i64) = cause?;
+                let (Some(reason), Some(story)) = (Reason::from_label(&reason), story_from_json(&story)) else { continue };
+                let members = members.query_map([&key], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?;
+                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since), members });
+            }
+            Ok((integrations, loaded))
+        })
+        .await
+    }
+
+    /// The newest events of an integration, newest first.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn events(&self, integration: &str) -> Result<Vec<Event>, StoreError> {
+        let name = integration.to_owned();
+        self.write(move |c| {
+            let mut statement = c.prepare_cached("SELECT kind, at, detail FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT ?2")?;
+            let event = |r: &rusqlite::Row<'_>| Ok(Event { kind: r.get(0)?, at: Timestamp(r.get(1)?), detail: r.get(2)? });
+            Ok(statement.query_map(params![name, HISTORY], event)?.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+
+    /// People who were told of an alert, in the order in which they were.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn told(&self, alert: &str) -> Result<Vec<String>, StoreError> {
+        let alert = alert.to_owned();
+        self.write(move |c| {
+            let mut statement = c.prepare_cached("SELECT recipient FROM notifications WHERE alert = ?1 GROUP BY recipient ORDER BY min(id)")?;
+            Ok(statement.query_map([alert], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+}
+
+fn saved_integration(row: &rusqlite::Row<'_>) -> rusqlite::Result<SavedIntegration> {
+    let (alert, reason): (Option<String>, Option<String>) = (row.get(4)?, row.get(5)?);
+    let (since, notices): (Option<i64>, u32) = (row.get(6)?, row.get(7)?);
+    let alert = alert.zip(reason.as_deref().and_then(Reason::from_label)).zip(since);
+    Ok(SavedIntegration {
+        name: row.get(0)?,
+        identity: row.get(1)?,
+        state: state_from_json(&row.get::<_, String>(2)?).unwrap_or_default(),
+        tenant_guid: row.get(3)?,
+        alert: alert.map(|((id, reason), since)| OpenAlert { id, reason, since: Timestamp(since), notices }),
+    })
+}
+
+fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), StoreError> {
+    let alert = saved.alert.as_ref();
+    c.prepare_cached(
+        "INSERT INTO integrations (name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, state = excluded.state, tenant_guid = excluded.tenant_guid, alert = excluded.alert,
+             alert_reason = excluded.alert_reason, alert_since = excluded.alert_since, alert_notices = excluded.alert_notices",
+    )?
+    .execute(params![
+        saved.name,
+        saved.identity,
+        state_to_json(&saved.state),
+        saved.tenant_guid,
+        alert.map(|a| &a.id),
+        alert.map(|a| a.reason.label()),
+        alert.map(|a| a.since.0),
+        alert.map_or(0, |a| a.notices),
+    ])?;
+    Ok(())
+}
+
+fn save_event(c: &Connection, integration: &str, event: &Event) -> Result<(), StoreError> {
+    c.prepare_cached("INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![integration, event.at.0, event.kind, event.detail])?;
+    let oldest: Option<i64> = c
+        .prepare_cached("SELECT id FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
+        .query_row(params![integration, HISTORY], |r| r.get(0))
+        .optional()?;
+    if let Some(oldest) = oldest {
+        c.prepare_cached("DELETE FROM events WHERE integration = ?1 AND id <= ?2")?.execute(params![integration, oldest])?;
+    }
+    Ok(())
+}
+
+fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result<(), StoreError> {
+    match change {
+        CauseChange::Open(cause) => {
+            c.execute(
+                "INSERT INTO causes (key, alert, reason, story, since) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![cause.key, cause.alert, cause.reason.label(), story_to_json(&cause.story), cause.since.0],
+            )?;
+            c.execute("INSERT INTO cause_members VALUES (?1, ?2)", params![cause.key, integration])?;
+        }
+        CauseChange::Join(key) => {
+            c.execute("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)", params![key, integration])?;
+        }
+        CauseChange::Leave(key) => {
+            c.execute("DELETE FROM cause_members WHERE key = ?1 AND integration = ?2", params![key, integration])?;
+        }
+        CauseChange::Close(key) => {
+            c.execute("DELETE FROM causes WHERE key = ?1", params![key])?;
+        }
+    }
+    Ok(())
+}

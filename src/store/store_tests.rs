@@ -1,0 +1,170 @@
+//! The store on real files.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::{Access, IntegrationState, LinkTarget, MailKind, Notification, Reason, Story, Timestamp, Verdict};
+use crate::secret::Secret;
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn open(folder: &TempDir) -> Result<Store, StoreError> {
+    Store::open(&folder.path().join("c.db"), &folder.path().join("c.key"))
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn token_id(integration: &str) -> TokenId {
+    TokenId { integration: integration.to_owned(), client_id: "client".to_owned(), tenant: "tenant".to_owned() }
+}
+
+fn story() -> Story {
+    Story {
+        integration: "acme".to_owned(),
+        display_name: "Acme".to_owned(),
+        app: "Sequr".to_owned(),
+        client_id: "client".to_owned(),
+        tenant: "tenant".to_owned(),
+        access: Access::Delegated,
+        reason: Reason::TokenRevoked,
+        items: vec!["Group.Read.All".to_owned()],
+        code: Some("AADSTS50173".to_owned()),
+        request_id: None,
+        restorable_until: Some(NOW),
+        permissions: vec!["User.Read".to_owned()],
+        since: NOW,
+        at: NOW,
+        link: LinkTarget::Builtin,
+    }
+}
+
+fn notification(sequence: u32, recipient: &str) -> Notification {
+    Notification { alert: "a1".to_owned(), sequence, kind: MailKind::Alert, recipient: recipient.to_owned(), story: story() }
+}
+
+fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRecord {
+    let state = IntegrationState { verdict: Verdict::Broken { reason: Reason::TokenRevoked, since: NOW }, failures: 2, ..IntegrationState::default() };
+    let alert = OpenAlert { id: "a1".to_owned(), reason: Reason::TokenRevoked, since: NOW, notices: 1 };
+    let integration = SavedIntegration { name: "acme".to_owned(), identity: "t/c".to_owned(), state, tenant_guid: None, alert: Some(alert) };
+    let events = vec![Event { kind: "broken".to_owned(), at: NOW, detail: "token_revoked".to_owned() }];
+    ProbeRecord { integration, events, causes, notifications, at: NOW }
+}
+
+#[tokio::test]
+async fn what_a_probe_changes_survives() {
+    let folder = folder();
+    let cause = Cause { key: "app:x".to_owned(), alert: "a2".to_owned(), reason: Reason::ClientCredentialExpired, story: story(), since: NOW, members: vec!["acme".to_owned()] };
+    let written = record(vec![notification(0, "ada@example.com")], vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join("app:x".to_owned())]);
+    open(&folder).expect("a new database").save_probe(written.clone()).await.expect("saved");
+    let store = open(&folder).expect("the same database");
+    assert_eq!(store.load().await.expect("loaded"), (vec![written.integration.clone()], vec![cause]));
+    assert_eq!(store.events("acme").await.expect("events"), written.events);
+    let due = store.due_notifications(NOW, 10).await.expect("due");
+    assert_eq!(due.iter().map(|q| &q.notification).collect::<Vec<_>>(), [&written.notifications[0]]);
+    store.save_probe(record(vec![], vec![CauseChange::Leave("app:x".to_owned()), CauseChange::Close("app:x".to_owned())])).await.expect("saved");
+    assert_eq!(store.load().await.expect("loaded").1, vec![]);
+}
+
+#[tokio::test]
+async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let all = vec![notification(0, "ada@x.org"), notification(0, "ada@x.org"), notification(0, "bob@x.org"), notification(1, "ada@x.org")];
+    store.save_probe(record(all, vec![])).await.expect("saved");
+    let due = store.due_notifications(NOW, 10).await.expect("due");
+    assert_eq!(due.iter().map(|q| (q.notification.recipient.as_str(), q.notification.sequence)).collect::<Vec<_>>(), [("ada@x.org", 0), ("bob@x.org", 0)]);
+    let later = Timestamp(NOW.0 + 1000);
+    store.mark_failed(due[0].id, later, false).await.expect("marked");
+    store.mark_sent(due[1].id, NOW).await.expect("marked");
+    assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![], "the second mail waits for the first");
+    assert_eq!(store.outbox().await.expect("outbox"), (Some(NOW), 2));
+    store.mark_sent(due[0].id, later).await.expect("marked");
+    let second = store.due_notifications(later, 10).await.expect("due");
+    assert_eq!((second.len(), second[0].notification.sequence, second[0].first_sequence), (1, 1, 0));
+    assert_eq!(store.last_mail().await.expect("last"), Some(later));
+    assert_eq!(store.told("a1").await.expect("told"), ["ada@x.org", "bob@x.org"]);
+    assert_eq!(store.prune_notifications(Timestamp(i64::MAX)).await.expect("pruned"), 0, "the alert is still open");
+}
+
+#[tokio::test]
+async fn tokens_are_encrypted_rotated_and_bound() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let (id, first, second) = (token_id("acme"), Secret::new("first-token"), Secret::new("second-token"));
+    assert_eq!(store.token(&id).await.expect("read"), None);
+    store.put_token(&id, &first, "import", NOW).await.expect("stored");
+    let stored = store.token(&id).await.expect("read").expect("a token");
+    assert_eq!((stored.current.expose(), &stored.previous), ("first-token", &None));
+    assert_eq!(store.save_rotated(&id, stored.generation, &second, &first, NOW).await.expect("saved"), Some(stored.generation + 1));
+    assert_eq!(store.save_rotated(&id, stored.generation, &first, &first, NOW).await.expect("saved"), None, "somebody else was faster");
+    let stored = store.token(&id).await.expect("read").expect("a token");
+    assert_eq!((stored.current.expose(), stored.previous.as_ref().map(Secret::expose)), ("second-token", Some("first-token")));
+    assert_eq!(store.token(&TokenId { tenant: "other".to_owned(), ..id.clone() }).await.expect("read"), None);
+    drop(store);
+    let raw = |name| std::fs::read(folder.path().join(name)).unwrap_or_default();
+    let bytes = [raw("c.db"), raw("c.db-wal")].concat();
+    assert!(!bytes.windows(5).any(|w| w == b"token-" || w == b"first" && bytes.windows(11).any(|w| w == b"first-token")), "not in plain text");
+    let copied = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
+    copied.execute("INSERT INTO tokens SELECT 'other', client_id, tenant, current, previous, generation, source, updated_at FROM tokens", []).expect("copied");
+    drop(copied);
+    let stolen = open(&folder).expect("a database").token(&token_id("other")).await;
+    assert!(matches!(stolen, Err(StoreError::Database(_))), "{stolen:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_or_lost_key_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = folder();
+    let key = folder.path().join("c.key");
+    let store = open(&folder).expect("a database");
+    assert_eq!(std::fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600);
+    drop(store);
+    std::fs::remove_file(&key).expect("removed");
+    let store = open(&folder).expect("without tokens a new key is as good");
+    store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await.expect("stored");
+    drop(store);
+    let original = std::fs::read(&key).expect("a key");
+    std::fs::remove_file(&key).expect("removed");
+    let text = open(&folder).expect_err("the key is gone").to_string();
+    assert!(text.contains("c.key") && text.contains("restore"), "{text}");
+    assert!(!key.exists(), "no new key hides the loss");
+    for (wrong, hint) in [("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "not the key"), ("nonsense", "32 bytes")] {
+        std::fs::write(&key, wrong).expect("written");
+        let text = open(&folder).expect_err("a wrong key").to_string();
+        assert!(text.contains(hint), "{text}");
+    }
+    std::fs::write(&key, original).expect("written");
+    assert!(open(&folder).is_ok());
+}
+
+#[test]
+fn one_daemon_a_database_and_no_newer_schema() {
+    let folder = folder();
+    let database = folder.path().join("c.db");
+    let lock = DaemonLock::take(&database).expect("the first");
+    let text = DaemonLock::take(&database).expect_err("the second").to_string();
+    assert!(text.contains("another consentry"), "{text}");
+    drop(lock);
+    DaemonLock::take(&database).expect("after the first is gone");
+    drop(open(&folder).expect("a database"));
+    rusqlite::Connection::open(&database).and_then(|c| c.pragma_update(None, "user_version", 99)).expect("changed");
+    let text = open(&folder).expect_err("newer").to_string();
+    assert!(text.contains("newer"), "{text}");
+}
+
+#[tokio::test]
+async fn a_failing_write_leaves_the_others_alone() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let good = store.save_probe(record(vec![notification(0, "ada@x.org")], vec![]));
+    let bad = store.write(|c| -> Result<(), StoreError> {
+        c.execute("INSERT INTO events (integration, at, kind, detail) VALUES ('half', 0, '', '')", [])?;
+        Err(StoreError::Database("refused".to_owned()))
+    });
+    let (good, bad) = tokio::join!(good, bad);
+    assert!(good.is_ok() && bad.is_err());
+    assert_eq!(store.events("half").await.expect("events"), vec![]);
+    assert_eq!(store.outbox().await.expect("outbox").1, 1);
+}

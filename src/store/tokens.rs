@@ -1,0 +1,97 @@
+//! Refresh tokens, encrypted and bound to their integration.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{Store, StoreError};
+use crate::domain::Timestamp;
+use crate::secret::Secret;
+
+/// Whose token it is. A name that is given to another application or tenant has no token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenId {
+    /// Name of the integration.
+    pub integration: String,
+    /// Application id.
+    pub client_id: String,
+    /// Tenant as configured.
+    pub tenant: String,
+}
+
+impl TokenId {
+    /// Bound into the encryption: a row that is copied to another integration does not decrypt.
+    fn bound(&self) -> String {
+        format!("consentry refresh token\0{}\0{}\0{}", self.integration, self.client_id, self.tenant)
+    }
+}
+
+/// A stored token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// To be used.
+    pub current: Secret,
+    /// Has worked before; to be used when the current one is refused.
+    pub previous: Option<Secret>,
+    /// Changes with every write.
+    pub generation: i64,
+}
+
+impl Store {
+    /// The token of an integration.
+    ///
+    /// # Errors
+    /// The database refuses, or the row does not decrypt.
+    pub async fn token(&self, id: &TokenId) -> Result<Option<StoredToken>, StoreError> {
+        let (id, key) = (id.clone(), self.key.clone());
+        self.write(move |c| {
+            let row = c
+                .prepare_cached("SELECT current, previous, generation FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3")?
+                .query_row(params![id.integration, id.client_id, id.tenant], |r| Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, Option<Vec<u8>>>(1)?, r.get(2)?)))
+                .optional()?;
+            let Some((current, previous, generation)) = row else { return Ok(None) };
+            let damaged = || StoreError::Database(format!("the stored token of {} does not decrypt", id.integration));
+            let current = key.open(&current, &id.bound()).ok_or_else(damaged)?;
+            Ok(Some(StoredToken { current, previous: previous.and_then(|p| key.open(&p, &id.bound())), generation }))
+        })
+        .await
+    }
+
+    /// Saves a rotated token, unless the token was changed since `generation`. `worked` becomes the previous one.
+    /// Answers the new generation, or `None` when somebody else was faster.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn save_rotated(&self, id: &TokenId, generation: i64, rotated: &Secret, worked: &Secret, now: Timestamp) -> Result<Option<i64>, StoreError> {
+        let current = self.key.seal(rotated, &id.bound())?;
+        let previous = self.key.seal(worked, &id.bound())?;
+        let id = id.clone();
+        self.write(move |c| {
+            let sql = "UPDATE tokens SET current = ?1, previous = ?2, generation = generation + 1, updated_at = ?3 WHERE integration = ?4 AND generation = ?5";
+            let changed = c.prepare_cached(sql)?.execute(params![current, previous, now.0, id.integration, generation])?;
+            Ok((changed == 1).then_some(generation + 1))
+        })
+        .await
+    }
+
+    /// Stores a token that came from outside; it replaces whatever was there.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn put_token(&self, id: &TokenId, token: &Secret, source: &'static str, now: Timestamp) -> Result<(), StoreError> {
+        let current = self.key.seal(token, &id.bound())?;
+        let id = id.clone();
+        self.write(move |c| {
+            c.execute(
+                "INSERT INTO tokens (integration, client_id, tenant, current, previous, generation, source, updated_at) VALUES (?1, ?2, ?3, ?4, NULL, 1, ?5, ?6)
+                 ON CONFLICT (integration) DO UPDATE SET client_id = excluded.client_id, tenant = excluded.tenant, current = excluded.current,
+                     previous = NULL, generation = generation + 1, source = excluded.source, updated_at = excluded.updated_at",
+                params![id.integration, id.client_id, id.tenant, current, source, now.0],
+            )?;
+            c.execute(
+                "INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, 'token_stored', ?3)",
+                params![id.integration, now.0, source],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+}
