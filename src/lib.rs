@@ -1,7 +1,21 @@
-//! Consentry watches integrations with Microsoft Entra ID.
+//! Consentry watches integrations with Microsoft Entra ID: it probes consent, enterprise application and group access of every
+//! configured integration, exports what it finds to Prometheus, and mails the person who can mend it.
+//!
+//! Start reading in [`domain`]: the rules are there, without I/O. ARCHITECTURE.md is the map.
+
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod domain;
 pub mod entra;
+pub mod metrics;
+pub mod monitor;
+pub mod notify;
+pub mod reauth;
 pub mod secret;
 pub mod store;
+pub mod telemetry;
+pub mod web;

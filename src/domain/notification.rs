@@ -87,6 +87,8 @@ pub struct Story {
     pub at: Timestamp,
     /// Where the button leads.
     pub link: LinkTarget,
+    /// A mail address that the mail server refuses: then this tells the operators so.
+    pub undeliverable: Option<String>,
 }
 
 /// A mail to one person.

@@ -1,6 +1,7 @@
 //! The token endpoint: client credentials and refresh tokens, with every kind of client authentication.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,7 @@ impl Entra {
             request = request.add_extra_param(name, value);
         }
         let wire = Wire::new(self, client.deadline);
-        let result = request.request_async(&|r| wire.call(r)).await;
+        let result = request.request_async(&wire).await;
         self.granted(result, &wire)
     }
 
@@ -116,7 +117,7 @@ impl Entra {
             request = request.add_extra_param(name, value);
         }
         let wire = Wire::new(self, client.deadline);
-        let result = request.request_async(&|r| wire.call(r)).await;
+        let result = request.request_async(&wire).await;
         self.granted(result, &wire)
     }
 
@@ -230,7 +231,7 @@ impl<'a> Wire<'a> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, Lost> {
+    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, Lost> {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string();
         let outgoing = Outgoing {
@@ -249,5 +250,14 @@ impl<'a> Wire<'a> {
         let mut response = HttpResponse::new(body);
         *response.status_mut() = status;
         Ok(response)
+    }
+}
+
+impl<'c> oauth2::AsyncHttpClient<'c> for Wire<'_> {
+    type Error = Lost;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Lost>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(self.exchange(request))
     }
 }

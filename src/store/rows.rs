@@ -180,6 +180,8 @@ struct StoryRow {
     at: i64,
     builtin_link: bool,
     url: Option<String>,
+    #[serde(default)]
+    undeliverable: Option<String>,
 }
 
 /// A story as JSON.
@@ -205,6 +207,7 @@ pub(super) fn story_to_json(story: &Story) -> String {
         at: story.at.0,
         builtin_link: story.link == LinkTarget::Builtin,
         url,
+        undeliverable: story.undeliverable.clone(),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -233,5 +236,6 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         since: Timestamp(row.since),
         at: Timestamp(row.at),
         link,
+        undeliverable: row.undeliverable,
     })
 }

@@ -37,6 +37,7 @@ fn story() -> Story {
         since: NOW,
         at: NOW,
         link: LinkTarget::Builtin,
+        undeliverable: None,
     }
 }
 

@@ -1,0 +1,298 @@
+//! Wiring: from a configuration to running parts. Only this module and the command line see both.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+
+use crate::clock::Clock;
+use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls};
+use crate::domain::{Access, LinkTarget, SchedulePolicy, Thresholds, Verdict};
+use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts};
+use crate::metrics::{Facts, Families, Published};
+use crate::monitor::{Evaluator, Monitor, Policy, Prober, ReaderClient, Rhythm, Schedule, Target, Watched};
+use crate::notify::{Letterhead, LinkMaker, Notifier, NotifierSettings, Protection, SmtpSettings};
+use crate::reauth::Links;
+use crate::store::{DaemonLock, Store};
+use crate::web::{self, Lookup, Served, Standing};
+
+/// Not knowing for so many intervals is told to the operators.
+const LASTING_INTERVALS: u32 = 12;
+
+/// The parts of a daemon, wired together and at rest.
+pub struct Daemon {
+    /// Probes the fleet.
+    pub monitor: Monitor,
+    /// Sends mail, when it is configured.
+    pub notifier: Option<Notifier>,
+    /// What the listener serves.
+    pub served: Arc<Served>,
+    /// The database.
+    pub store: Store,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Daemon")
+    }
+}
+
+/// Entra and Graph as configured. `families` counts the requests, where they are to be counted.
+///
+/// # Errors
+/// Proxy or certificate file cannot be used.
+pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entra> {
+    let options = DoorOptions {
+        proxy_url: config.upstream.proxy_url.as_deref(),
+        ca_file: config.upstream.ca_file.as_deref(),
+        idle_connections: config.probe.concurrency,
+    };
+    let observer = Arc::new(move |endpoint: crate::entra::Endpoint, code: &str, duration| {
+        if let Some(families) = &families {
+            families.upstream(endpoint.label(), code, duration);
+        }
+    });
+    let door = Door::new(&options, observer).context("cannot set up the connection to Entra")?;
+    let hosts = Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() };
+    Ok(Entra::new(door, hosts, Arc::new(config.reason_overrides.clone())))
+}
+
+/// Opens the configured database.
+///
+/// # Errors
+/// It cannot be used; the text says how to go on.
+pub fn store(config: &Config) -> anyhow::Result<Store> {
+    Ok(Store::open(&config.storage.path, &config.storage.encryption_key_file)?)
+}
+
+/// The maker of re-authentication links, when there is a URL for them to start with.
+pub fn links(config: &Config, store: &Store) -> Option<Links> {
+    let url = config.reauthentication.public_url.as_deref()?;
+    Some(Links::new(store.key().derive("consentry reauthentication link v1"), url, config.reauthentication.link_ttl))
+}
+
+fn credential(credential: &Credential) -> ClientCredential {
+    match credential {
+        Credential::None => ClientCredential::None,
+        Credential::Secret(source) => ClientCredential::Secret(source.clone()),
+        Credential::Certificate { certificate_file, private_key_file } => {
+            ClientCredential::Certificate { certificate_file: certificate_file.clone(), private_key_file: private_key_file.clone() }
+        }
+        Credential::Unbuilt(kind) => ClientCredential::Unbuilt(kind),
+    }
+}
+
+/// The integrations as the prober sees them, in the order of the configuration; disabled ones included.
+pub fn targets(config: &Config) -> Vec<Target> {
+    let credentials: std::collections::HashMap<&str, Arc<ClientCredential>> =
+        config.apps.iter().map(|(name, app)| (name.as_str(), Arc::new(credential(&app.credential)))).collect();
+    let readers: std::collections::HashMap<&str, Arc<ReaderClient>> = config
+        .readers
+        .iter()
+        .map(|(name, r)| (name.as_str(), Arc::new(ReaderClient { name: name.clone(), client_id: r.client_id.clone(), credential: credential(&r.credential) })))
+        .collect();
+    let target = |i: &Integration| {
+        let app = config.apps.get(&i.app)?;
+        Some(Target {
+            name: i.name.clone(),
+            tenant: i.tenant.clone(),
+            client_id: app.client_id.clone(),
+            credential: credentials.get(i.app.as_str()).cloned()?,
+            reader: i.reader.as_deref().and_then(|r| readers.get(r).cloned()),
+            refresh_token_file: i.refresh_token_file.clone(),
+            profile: i.profile.clone(),
+        })
+    };
+    config.integrations.iter().filter_map(target).collect()
+}
+
+/// Where an integration is mended.
+fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTarget {
+    match &app.reauthentication {
+        ReauthenticationMode::Builtin => LinkTarget::Builtin,
+        ReauthenticationMode::AdminConsent => {
+            let scope = format!("{}/.default", config.cloud.graph_url);
+            let mut url = format!("{}/{}/v2.0/adminconsent", config.cloud.login_url, integration.tenant);
+            let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("client_id", &app.client_id).append_pair("scope", &scope).finish();
+            url.push('?');
+            url.push_str(&query);
+            LinkTarget::Url(url)
+        }
+        ReauthenticationMode::Url(template) => {
+            let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
+            let values = [("{tenant_id}", &integration.tenant), ("{client_id}", &app.client_id), ("{name}", &integration.name), ("{app}", &app.name)];
+            LinkTarget::Url(values.iter().fold(template.clone(), |url, (placeholder, value)| url.replace(placeholder, &encode(value))))
+        }
+    }
+}
+
+fn watched(config: &Config, integration: &Integration) -> Option<Watched> {
+    let app = config.apps.get(&integration.app)?;
+    let values = |r: &crate::domain::RequiredPermissions| match app.access {
+        Access::Delegated => r.delegated.clone(),
+        Access::Application => [r.delegated.clone(), r.application.clone()].concat(),
+    };
+    Some(Watched {
+        facts: Facts {
+            name: integration.name.clone(),
+            app: integration.app.clone(),
+            client_id: app.client_id.clone(),
+            tenant: integration.tenant.clone(),
+            display_name: integration.display_name.clone(),
+            access: app.access,
+            labels: integration.labels.clone(),
+            checks: integration.profile.checks.clone(),
+        },
+        identity: format!("{}/{}", integration.tenant, app.client_id),
+        tenant: integration.tenant.clone(),
+        app_display_name: app.display_name.clone(),
+        reader: integration.reader.clone(),
+        admins: integration.admins.clone(),
+        permissions: app.required.iter().flat_map(values).collect(),
+        link: link_target(config, app, integration),
+    })
+}
+
+/// The mail server as configured, when it is one that can be used.
+pub fn smtp(email: &Email) -> Option<SmtpSettings> {
+    let smtp = email.smtp.as_ref()?;
+    Some(SmtpSettings {
+        from: email.from.clone(),
+        reply_to: email.reply_to.clone(),
+        host: smtp.host.clone(),
+        port: smtp.port,
+        protection: match smtp.tls {
+            SmtpTls::Starttls => Protection::Starttls,
+            SmtpTls::Implicit => Protection::Implicit,
+            SmtpTls::None => Protection::None,
+        },
+        ca_file: smtp.ca_file.clone(),
+        credentials: smtp.credentials.clone(),
+    })
+}
+
+/// What every mail has in common.
+pub fn letterhead(email: &Email) -> Letterhead {
+    Letterhead { domain: email.from.email.domain().to_owned(), support_contact: email.support_contact.clone() }
+}
+
+impl Daemon {
+    /// Wires the parts together. Nothing runs yet.
+    ///
+    /// # Errors
+    /// Database, key, proxy or certificate file cannot be used.
+    pub async fn wire(config: &Config, clock: Clock, telemetry_path: &str) -> anyhow::Result<Self> {
+        let families = Families::new().context("cannot register metrics")?;
+        families.configuration_read(clock.now());
+        let store = store(config)?;
+        let (published, outbox) = (Arc::new(Published::default()), Arc::new(Notify::new()));
+        let enabled: Vec<&Integration> = config.integrations.iter().filter(|i| i.enabled).collect();
+        let names: std::collections::HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
+        let policy = Policy {
+            thresholds: Thresholds { failure: config.probe.failure_threshold, success: config.probe.success_threshold },
+            mail: config.email.is_some(),
+            operators: config.email.as_ref().map(|e| e.operators.clone()).unwrap_or_default(),
+            send_resolved: config.email.as_ref().is_some_and(|e| e.send_resolved),
+            lasting: config.probe.interval.saturating_mul(LASTING_INTERVALS),
+        };
+        let watched = enabled.iter().filter_map(|i| watched(config, i)).collect::<Vec<_>>();
+        let standings = standings(&watched);
+        let evaluator = Evaluator::start(store.clone(), policy, Arc::clone(&published), Arc::clone(&outbox), watched).await?;
+        let schedule_policy = SchedulePolicy {
+            interval: config.probe.interval,
+            retry_interval: config.probe.retry_interval,
+            failure_threshold: config.probe.failure_threshold,
+        };
+        let schedule = Schedule::new(schedule_policy, enabled.iter().map(|i| (i.name.clone(), i.tenant.clone())), clock.now());
+        let prober = Prober::new(entra(config, Some(families.clone()))?, store.clone(), clock.clone());
+        let targets = targets(config).into_iter().filter(|t| names.contains(t.name.as_str())).collect();
+        let rhythm = Rhythm { timeout: config.probe.timeout, concurrency: config.probe.concurrency };
+        let monitor = Monitor::new(schedule, targets, prober, evaluator, families.clone(), clock.clone(), rhythm);
+        let links = links(config, &store);
+        let notifier = notifier(config, &store, links.clone(), &families, &clock, outbox);
+        let lookup = {
+            let monitor = monitor.clone();
+            Lookup(Box::new(move |name| {
+                let reason = match monitor.evaluator().state(name)?.verdict {
+                    Verdict::Broken { reason, .. } => Some(reason),
+                    _ => None,
+                };
+                standings.get(name).map(|s| Standing { reason, ..s.clone() })
+            }))
+        };
+        let telemetry_path = telemetry_path.to_owned();
+        let served = Arc::new(Served { families, published, links, monitor: lookup, clock, ready: AtomicBool::new(false), telemetry_path });
+        Ok(Self { monitor, notifier, served, store })
+    }
+
+    /// Runs until `stop` becomes true, then finishes what is under way.
+    pub async fn run(self, listeners: Vec<TcpListener>, stop: watch::Receiver<bool>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(web::serve(listener, Arc::clone(&self.served), stop.clone()));
+        }
+        tasks.spawn(self.monitor.run(stop.clone()));
+        if let Some(notifier) = self.notifier {
+            tasks.spawn(notifier.run(stop));
+        }
+        self.served.ready.store(true, Ordering::Relaxed);
+        tracing::info!("ready");
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+fn standings(watched: &[Watched]) -> std::collections::HashMap<String, Standing> {
+    let standing = |w: &Watched| Standing {
+        display_name: w.facts.display_name.clone(),
+        app: w.app_display_name.clone(),
+        tenant: w.tenant.clone(),
+        permissions: w.permissions.clone(),
+        reason: None,
+    };
+    watched.iter().map(|w| (w.facts.name.clone(), standing(w))).collect()
+}
+
+fn notifier(config: &Config, store: &Store, links: Option<Links>, families: &Families, clock: &Clock, outbox: Arc<Notify>) -> Option<Notifier> {
+    let email = config.email.as_ref()?;
+    let link: LinkMaker = Arc::new(move |integration, now| links.as_ref().map(|l| l.make(integration, now)));
+    let settings = NotifierSettings { smtp: smtp(email)?, letterhead: letterhead(email), operators: email.operators.clone(), link };
+    Some(Notifier::new(settings, store.clone(), families.clone(), clock.clone(), outbox))
+}
+
+/// Runs the daemon of a configuration until a signal.
+///
+/// # Errors
+/// It cannot start.
+pub async fn run(config: &Config, addresses: &[String], telemetry_path: &str) -> anyhow::Result<()> {
+    let _lock = DaemonLock::take(&config.storage.path)?;
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.push(web::bind(address).await?);
+    }
+    let daemon = Daemon::wire(config, Clock::System, telemetry_path).await?;
+    for listener in &listeners {
+        tracing::info!(address = %listener.local_addr()?, "listening");
+    }
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(daemon.run(listeners, stopped));
+    signal().await?;
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    // What is not finished by then is picked up after the next start; nothing is lost.
+    if tokio::time::timeout(Duration::from_secs(9), running).await.is_err() {
+        tracing::warn!("some probes or mails were still under way");
+    }
+    Ok(())
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn signal() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        result = tokio::signal::ctrl_c() => Ok(result?),
+    }
+}

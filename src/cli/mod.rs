@@ -1,0 +1,301 @@
+//! The command line: flags in the Prometheus style, one function a command. Exit statuses: 0 fine, 1 not, 2 wrong usage or could not run.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::app;
+use crate::clock::Clock;
+use crate::config::{Config, Integration, Loaded, Problem, load};
+use crate::domain::{Access, MailKind, Notification};
+use crate::notify::{deliver, render, sample_story};
+use crate::secret::Secret;
+use crate::telemetry::{self, LogFormat, LogLevel};
+
+mod probe;
+
+/// Watches integrations with Microsoft Entra ID.
+#[derive(Debug, Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the daemon.
+    Run(Run),
+    /// Validates a configuration and prints a summary.
+    CheckConfig(CheckConfig),
+    /// Probes one integration now and explains what was found. Sends no mail.
+    Probe(Probe),
+    /// Sends a sample of the real alert through the configured mail server.
+    TestEmail(TestEmail),
+    /// Reads a refresh token on standard input and stores it encrypted.
+    ImportToken(Named),
+    /// Prints a fresh signed re-authentication link.
+    ReauthLink(Named),
+    /// Starts everything on loopback with nothing to configure: a simulated tenant, a mailbox, the daemon.
+    #[cfg(feature = "demo")]
+    Demo(Demo),
+}
+
+#[derive(Debug, Args)]
+struct Configured {
+    /// The configuration file.
+    #[arg(long = "config.file", default_value = "consentry.yml", value_name = "FILE")]
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Logging {
+    /// Log lines of this level and above.
+    #[arg(long = "log.level", value_enum, default_value = "info")]
+    level: LogLevel,
+    /// How log lines are written.
+    #[arg(long = "log.format", value_enum, default_value = "logfmt")]
+    format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    config: Configured,
+    /// Only validates the configuration, then exits.
+    #[arg(long = "config.check")]
+    check: bool,
+    /// Address to listen on; repeatable.
+    #[arg(long = "web.listen-address", default_value = ":10143", value_name = "ADDRESS")]
+    listen: Vec<String>,
+    /// Path of the metrics.
+    #[arg(long = "web.telemetry-path", default_value = "/metrics", value_name = "PATH")]
+    telemetry_path: String,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+#[derive(Debug, Args)]
+struct CheckConfig {
+    /// The configuration file.
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    config: Configured,
+}
+
+#[derive(Debug, Args)]
+struct Probe {
+    /// Name of the integration.
+    name: String,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value = "text")]
+    output: probe::Output,
+    #[command(flatten)]
+    config: Configured,
+}
+
+#[derive(Debug, Args)]
+struct TestEmail {
+    /// Who gets it.
+    address: String,
+    #[command(flatten)]
+    config: Configured,
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    /// Name of the integration.
+    name: String,
+    #[command(flatten)]
+    config: Configured,
+}
+
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+struct Demo {
+    /// Address of the daemon.
+    #[arg(long = "web.listen-address", default_value = "127.0.0.1:10143", value_name = "ADDRESS")]
+    listen: String,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+/// Runs a command; answers the exit status.
+///
+/// # Errors
+/// The command failed; the chain of causes is the one line to print.
+pub async fn run(cli: Cli) -> anyhow::Result<u8> {
+    match cli.command {
+        Command::Run(run) => run_daemon(run).await,
+        Command::CheckConfig(check) => Ok(check_config(&check.file.unwrap_or(check.config.file))),
+        Command::Probe(probe) => {
+            // 2 tells scripts that nothing was probed, and 1 that something is wrong.
+            match probe_now(&probe).await {
+                Ok(code) => Ok(code),
+                Err(error) => {
+                    eprintln!("consentry: {error:#}");
+                    Ok(2)
+                }
+            }
+        }
+        Command::TestEmail(test) => test_email(&test).await,
+        Command::ImportToken(named) => import_token(&named).await,
+        Command::ReauthLink(named) => reauth_link(&named),
+        #[cfg(feature = "demo")]
+        Command::Demo(demo) => {
+            telemetry::start(demo.logging.level, demo.logging.format);
+            crate::demo::run(&demo.listen).await.map(|()| 0)
+        }
+    }
+}
+
+/// Reads a configuration, or prints its problems.
+fn loaded(file: &Path) -> anyhow::Result<Loaded> {
+    load(file).map_err(|problems| {
+        print_problems(&problems);
+        anyhow::anyhow!("the configuration is invalid: {}", count(problems.len(), "problem"))
+    })
+}
+
+fn print_problems(problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+fn unbuilt_warning(keys: &[String]) -> Option<String> {
+    (!keys.is_empty()).then(|| format!("these keys are accepted but have no effect in this version: {}", keys.join(", ")))
+}
+
+async fn run_daemon(run: Run) -> anyhow::Result<u8> {
+    if run.check {
+        return Ok(check_config(&run.config.file));
+    }
+    telemetry::start(run.logging.level, run.logging.format);
+    if !run.telemetry_path.starts_with('/') || run.telemetry_path.contains(['{', '}', '*', '?', '#']) || run.telemetry_path == "/" {
+        bail!("--web.telemetry-path must be a path such as /metrics");
+    }
+    let Loaded { config, warnings, unbuilt } = loaded(&run.config.file)?;
+    for warning in warnings.iter().take(20) {
+        tracing::warn!(%warning, "configuration");
+    }
+    if let Some(warning) = unbuilt_warning(&unbuilt) {
+        tracing::warn!("{warning}");
+    }
+    let enabled = config.integrations.iter().filter(|i| i.enabled).count();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), revision = env!("CONSENTRY_REVISION"), integrations = enabled, "starting");
+    app::run(&config, &run.listen, &run.telemetry_path).await.map(|()| 0)
+}
+
+fn check_config(file: &Path) -> u8 {
+    match load(file) {
+        Ok(Loaded { config, warnings, unbuilt }) => {
+            for warning in &warnings {
+                println!("warning: {warning}");
+            }
+            if let Some(warning) = unbuilt_warning(&unbuilt) {
+                println!("warning: {warning}");
+            }
+            print_summary(file, &config);
+            0
+        }
+        Err(problems) => {
+            print_problems(&problems);
+            eprintln!("{}: invalid: {}", file.display(), count(problems.len(), "problem"));
+            1
+        }
+    }
+}
+
+fn print_summary(file: &Path, config: &Config) {
+    let enabled = config.integrations.iter().filter(|i| i.enabled).count();
+    let duration = crate::config::format_duration;
+    println!("{}: valid", file.display());
+    println!("  cloud         {} and {}", config.cloud.login_url, config.cloud.graph_url);
+    println!(
+        "  integrations  {} ({enabled} enabled) of {}, {}",
+        config.integrations.len(),
+        count(config.apps.len(), "app"),
+        count(config.readers.len(), "directory reader")
+    );
+    println!("  probing       every {}, at most {} at once", duration(config.probe.interval), config.probe.concurrency);
+    println!("  storage       {}, key {}", config.storage.path.display(), config.storage.encryption_key_file.display());
+    match config.email.as_ref().map(|e| (&e.from, &e.smtp)) {
+        Some((from, Some(smtp))) => println!("  mail          from {from} through {}:{}", smtp.host, smtp.port),
+        Some((from, None)) => println!("  mail          from {from}, but the configured transport is not usable in this version"),
+        None => println!("  mail          none"),
+    }
+}
+
+fn integration<'c>(config: &'c Config, name: &str) -> anyhow::Result<&'c Integration> {
+    config.integrations.iter().find(|i| i.name == name).with_context(|| {
+        let names = config.integrations.iter().map(|i| i.name.as_str());
+        let nearest = names.min_by_key(|n| strsim::damerau_levenshtein(n, name));
+        nearest.map_or_else(|| "no integration is configured".to_owned(), |n| format!("no integration is called {name}; the nearest is {n}"))
+    })
+}
+
+async fn probe_now(probe: &Probe) -> anyhow::Result<u8> {
+    let Loaded { config, .. } = loaded(&probe.config.file)?;
+    let integration = integration(&config, &probe.name)?;
+    probe::run(&config, integration, probe.output).await
+}
+
+async fn test_email(test: &TestEmail) -> anyhow::Result<u8> {
+    let Loaded { config, .. } = loaded(&test.config.file)?;
+    let email = config.email.as_ref().context("the configuration has no email section")?;
+    let settings = app::smtp(email).context("the configured mail transport is not usable in this version")?;
+    let now = Clock::System.now();
+    let link = config.reauthentication.public_url.as_ref().map(|u| format!("{u}/reauth/sample?token=sample"));
+    let alert = format!("test-{}", uuid::Uuid::new_v4());
+    let notification = Notification { alert, sequence: 0, kind: MailKind::Test, recipient: test.address.clone(), story: sample_story(now) };
+    let mail = render(&notification, 0, link.as_deref(), &app::letterhead(email));
+    let delivery = deliver(&settings, &notification, &mail, now).await;
+    match delivery.outcome {
+        Ok(()) => {
+            println!("{}:{} has taken the mail to {}.", settings.host, settings.port, test.address);
+            Ok(0)
+        }
+        Err(failure) => {
+            delivery.dialogue.iter().for_each(|line| println!("{line}"));
+            eprintln!("consentry: the mail was not sent ({})", failure.label());
+            Ok(1)
+        }
+    }
+}
+
+async fn import_token(named: &Named) -> anyhow::Result<u8> {
+    let Loaded { config, .. } = loaded(&named.config.file)?;
+    let integration = integration(&config, &named.name)?;
+    if integration.profile.access == Access::Application {
+        bail!("{} uses access: application, which has no refresh token", named.name);
+    }
+    if let Some(path) = &integration.refresh_token_file {
+        bail!("the refresh token of {} is kept by somebody else in {}; put it there, or remove refresh_token_file", named.name, path.display());
+    }
+    let mut text = String::new();
+    std::io::stdin().take(64 * 1024).read_to_string(&mut text).context("cannot read standard input")?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        bail!("standard input must hold one refresh token and nothing else");
+    }
+    let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
+    app::store(&config)?.put_token(&target.token_id(), &Secret::new(token), "import", Clock::System.now()).await?;
+    println!("The token of {} is stored. A running daemon uses it at the next probe.", named.name);
+    Ok(0)
+}
+
+fn reauth_link(named: &Named) -> anyhow::Result<u8> {
+    let Loaded { config, .. } = loaded(&named.config.file)?;
+    integration(&config, &named.name)?;
+    let store = app::store(&config)?;
+    let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
+    println!("{}", links.make(&named.name, Clock::System.now()));
+    Ok(0)
+}

@@ -1,0 +1,101 @@
+//! `consentry probe`: one probe in the terminal, for a tired person or for a script.
+
+use serde_json::{Value, json};
+
+use crate::app;
+use crate::clock::{Clock, rfc3339};
+use crate::config::{Config, Integration};
+use crate::domain::{CheckResult, Diagnosis, Outcome, diagnose};
+use crate::monitor::Prober;
+
+/// How the result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Output {
+    /// A table.
+    Text,
+    /// An object.
+    Json,
+}
+
+/// Probes and prints; 0 when everything passes, 1 otherwise.
+pub(super) async fn run(config: &Config, integration: &Integration, output: Output) -> anyhow::Result<u8> {
+    let target = app::targets(config).into_iter().find(|t| t.name == integration.name).ok_or_else(|| anyhow::anyhow!("the integration has no application"))?;
+    let prober = Prober::new(app::entra(config, None)?, app::store(config)?, Clock::System);
+    let probed = prober.probe(&target, false, config.probe.timeout).await;
+    let diagnosis = diagnose(&target.profile, &probed.evidence);
+    match output {
+        Output::Text => print!("{}", text(integration, &diagnosis)),
+        Output::Json => println!("{:#}", json(integration, &diagnosis)),
+    }
+    Ok(u8::from(diagnosis.overall() != Outcome::Pass))
+}
+
+fn text(integration: &Integration, diagnosis: &Diagnosis) -> String {
+    let mut out = format!("{} ({}), tenant {}\n\n", integration.name, integration.display_name, integration.tenant);
+    out.push_str(&format!("{:<16}{:<9}{}\n", "CHECK", "RESULT", "WHY"));
+    for result in &diagnosis.checks {
+        let outcome = if matches!(result.outcome, Outcome::Fail(_)) { "FAIL" } else { result.outcome.label() };
+        let mut why = explanation(result).into_iter();
+        out.push_str(format!("{:<16}{outcome:<9}{}", result.check.label(), why.next().unwrap_or_default()).trim_end());
+        out.push('\n');
+        for line in why {
+            out.push_str(&format!("{:25}{line}\n", ""));
+        }
+    }
+    if let Some(count) = diagnosis.groups_visible {
+        out.push_str(&format!("\nGroups visible: {count}\n"));
+    }
+    if let Some(fault) = &diagnosis.reader_fault {
+        out.push_str(&format!("\nThe directory reader: {} {} ({})\n", fault.reason.sentence(), fault.reason.advice(), fault.detail));
+    }
+    out
+}
+
+/// Why, evidence, and what to do, line by line; empty while it passes.
+fn explanation(result: &CheckResult) -> Vec<String> {
+    let Some(reason) = result.outcome.reason() else { return Vec::new() };
+    let details = &result.details;
+    let mut lines = vec![format!("{}: {}", reason.label(), reason.sentence())];
+    if !details.items.is_empty() {
+        lines.push(details.items.join(", "));
+    }
+    let evidence: Vec<&str> = [&details.code, &details.note, &details.request_id].into_iter().flatten().map(String::as_str).collect();
+    if !evidence.is_empty() {
+        lines.push(evidence.join("; "));
+    }
+    if let Some(until) = details.restorable_until {
+        lines.push(format!("can be restored until {}", rfc3339(until)));
+    }
+    lines.push(format!("-> {}", reason.advice()));
+    lines
+}
+
+fn json(integration: &Integration, diagnosis: &Diagnosis) -> Value {
+    let check = |result: &CheckResult| {
+        let (reason, details) = (result.outcome.reason(), &result.details);
+        json!({
+            "check": result.check.label(),
+            "result": result.outcome.label(),
+            "reason": reason.map(|r| r.label()),
+            "remedy": reason.map(|r| r.remedy().label()),
+            "message": reason.map(|r| r.sentence()),
+            "advice": reason.map(|r| r.advice()),
+            "evidence": {
+                "items": details.items, "code": details.code, "request_id": details.request_id, "note": details.note,
+                "restorable_until": details.restorable_until.map(rfc3339),
+            },
+        })
+    };
+    let permissions = diagnosis.permissions.iter().map(|p| json!({"resource": p.resource, "permission": p.permission, "grant": p.grant.label(), "granted": p.granted}));
+    json!({
+        "integration": integration.name,
+        "display_name": integration.display_name,
+        "tenant_id": integration.tenant,
+        "result": diagnosis.overall().label(),
+        "reason": diagnosis.primary().map(|r| r.label()),
+        "checks": diagnosis.checks.iter().map(check).collect::<Vec<_>>(),
+        "permissions": permissions.collect::<Vec<_>>(),
+        "groups_visible": diagnosis.groups_visible,
+        "reader_reason": diagnosis.reader_fault.as_ref().map(|f| f.reason.label()),
+    })
+}

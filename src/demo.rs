@@ -1,0 +1,354 @@
+//! `consentry demo`: a simulated Entra with a small fleet, a mailbox, and the daemon, all on loopback in one process.
+//!
+//! [`SITUATIONS`] is the one list of ways in which an integration breaks; the tests run from it, too.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use entra_sim::{Action, Options, Simulator, TokenDeath};
+use uuid::Uuid;
+
+use crate::domain::Reason;
+use crate::secret::Secret;
+use crate::store::{Store, TokenId};
+
+/// App id of the demo's multi-tenant application.
+pub const APP: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00aa);
+/// App id of an application with access of its own.
+pub const APPLICATION_APP: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00bb);
+/// App id of the directory reader.
+pub const READER: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00cc);
+
+const SECRET: &str = "demo-secret";
+
+/// A customer of the demo: a tenant, an integration, and what befalls it.
+#[derive(Clone, Copy)]
+pub struct Situation {
+    /// Name of the integration; its tenant is `NAME.example`.
+    pub name: &'static str,
+    /// Display name.
+    pub display_name: &'static str,
+    /// Whether a directory reader looks, too.
+    pub reader: bool,
+    /// Whether the integration has access of its own.
+    pub application: bool,
+    /// Seconds after the start at which it breaks, in the demo.
+    pub breaks_after: Option<u64>,
+    /// What befalls it.
+    pub breaks: fn(&str) -> Vec<Action>,
+    /// What mends it.
+    pub mends: fn(&str) -> Vec<Action>,
+    /// The primary reason while it is broken.
+    pub reason: Option<Reason>,
+    /// In words.
+    pub story: &'static str,
+}
+
+impl std::fmt::Debug for Situation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Situation {
+    /// The verified domain of its tenant.
+    pub fn tenant(&self) -> String {
+        format!("{}.example", self.name)
+    }
+
+    /// The GUID of its tenant.
+    pub fn tenant_id(&self) -> Uuid {
+        let hash = self.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        Uuid::from_u128(u128::from(hash))
+    }
+
+    /// The application it uses.
+    pub fn app(&self) -> Uuid {
+        if self.application { APPLICATION_APP } else { APP }
+    }
+}
+
+fn own(values: &[&str]) -> Vec<String> {
+    values.iter().map(|v| (*v).to_owned()).collect()
+}
+
+fn delegated() -> Vec<String> {
+    own(&["User.Read", "Group.Read.All"])
+}
+
+/// Everything that befalls the demo's fleet. The functions take the tenant's domain.
+pub const SITUATIONS: &[Situation] = &[
+    Situation {
+        name: "northwind",
+        display_name: "Northwind Traders",
+        reader: false,
+        application: false,
+        breaks_after: None,
+        breaks: |_| Vec::new(),
+        mends: |_| Vec::new(),
+        reason: None,
+        story: "stays healthy",
+    },
+    Situation {
+        name: "fabrikam",
+        display_name: "Fabrikam",
+        reader: true,
+        application: true,
+        breaks_after: None,
+        breaks: |_| Vec::new(),
+        mends: |_| Vec::new(),
+        reason: None,
+        story: "stays healthy, with access of its own and a directory reader",
+    },
+    Situation {
+        name: "contoso",
+        display_name: "Contoso",
+        reader: false,
+        application: false,
+        breaks_after: Some(12),
+        breaks: |t| vec![Action::EditConsent { tenant: t.to_owned(), app: APP, resource: None, delegated: Some(own(&["User.Read"])), application: None }],
+        mends: |t| vec![Action::EditConsent { tenant: t.to_owned(), app: APP, resource: None, delegated: Some(delegated()), application: None }],
+        reason: Some(Reason::PermissionMissing),
+        story: "an admin edits the permissions",
+    },
+    Situation {
+        name: "litware",
+        display_name: "Litware",
+        reader: true,
+        application: false,
+        breaks_after: Some(18),
+        breaks: |t| vec![Action::DeleteApp { tenant: t.to_owned(), app: APP }],
+        mends: |t| vec![Action::RestoreApp { tenant: t.to_owned(), app: APP }],
+        reason: Some(Reason::AppDeleted),
+        story: "an admin deletes the enterprise application",
+    },
+    Situation {
+        name: "proseware",
+        display_name: "Proseware",
+        reader: false,
+        application: false,
+        breaks_after: Some(24),
+        breaks: |t| vec![Action::KillRefreshTokens { tenant: t.to_owned(), app: APP, death: TokenDeath::Corrupted }],
+        // Only a new sign-in mends it.
+        mends: |_| Vec::new(),
+        reason: Some(Reason::TokenInvalid),
+        story: "the refresh token is corrupted",
+    },
+    Situation {
+        name: "tailspin",
+        display_name: "Tailspin Toys",
+        reader: false,
+        application: false,
+        breaks_after: Some(30),
+        breaks: |t| vec![Action::EnableUser { tenant: t.to_owned(), user: "admin".to_owned(), value: false }],
+        mends: |t| vec![Action::EnableUser { tenant: t.to_owned(), user: "admin".to_owned(), value: true }],
+        reason: Some(Reason::AccountDisabled),
+        story: "the consenting account is disabled",
+    },
+    Situation {
+        name: "wingtip",
+        display_name: "Wingtip Toys",
+        reader: true,
+        application: false,
+        breaks_after: Some(36),
+        breaks: |t| vec![Action::EnableApp { tenant: t.to_owned(), app: APP, value: false }],
+        mends: |t| vec![Action::EnableApp { tenant: t.to_owned(), app: APP, value: true }],
+        reason: Some(Reason::AppDisabled),
+        story: "an admin disables the enterprise application",
+    },
+    Situation {
+        name: "adatum",
+        display_name: "Adatum",
+        reader: false,
+        application: true,
+        breaks_after: Some(42),
+        breaks: |t| vec![Action::RevokeConsent { tenant: t.to_owned(), app: APPLICATION_APP }],
+        mends: |t| {
+            let application = own(&["Group.Read.All"]);
+            vec![Action::Consent { tenant: t.to_owned(), app: APPLICATION_APP, user: None, resource: None, delegated: Vec::new(), application }]
+        },
+        reason: Some(Reason::ConsentMissing),
+        story: "all permissions are revoked",
+    },
+    Situation {
+        name: "lucerne",
+        display_name: "Lucerne Publishing",
+        reader: false,
+        application: false,
+        breaks_after: Some(48),
+        breaks: |t| vec![Action::BlockByPolicy { tenant: t.to_owned(), users: true, apps: false }],
+        mends: |t| vec![Action::BlockByPolicy { tenant: t.to_owned(), users: false, apps: false }],
+        reason: Some(Reason::AccessBlocked),
+        story: "a Conditional Access policy blocks the account",
+    },
+    Situation {
+        name: "alpine",
+        display_name: "Alpine Ski House",
+        reader: false,
+        application: false,
+        breaks_after: Some(54),
+        breaks: |t| vec![Action::DeleteGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned() }],
+        mends: |t| vec![Action::AddGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned(), id: None }],
+        reason: Some(Reason::GroupMissing),
+        story: "a group that the integration matches on is deleted",
+    },
+];
+
+/// Builds the fleet's tenants in the simulator, healthy.
+///
+/// # Errors
+/// The simulator refuses, which a test would show.
+pub fn populate(simulator: &Simulator) -> anyhow::Result<()> {
+    let app = |id, name: &str, delegated, application| Action::AddApp {
+        id,
+        name: name.to_owned(),
+        secret: Some(SECRET.to_owned()),
+        certificate_pem: None,
+        redirect_uris: Vec::new(),
+        delegated,
+        application,
+    };
+    simulator.apply(app(APP, "Sequr", delegated(), Vec::new()))?;
+    simulator.apply(app(APPLICATION_APP, "Rota", Vec::new(), own(&["Group.Read.All"])))?;
+    simulator.apply(app(READER, "Directory reader", Vec::new(), own(&["Directory.Read.All"])))?;
+    for situation in SITUATIONS {
+        let tenant = situation.tenant();
+        simulator.apply(Action::AddTenant { id: situation.tenant_id(), domain: tenant.clone(), name: Some(situation.display_name.to_owned()) })?;
+        for name in ["Door access - HQ", "Everybody", "Finance"] {
+            simulator.apply(Action::AddGroup { tenant: tenant.clone(), name: name.to_owned(), id: None })?;
+        }
+        let consent = |app, delegated, application| Action::Consent { tenant: tenant.clone(), app, user: None, resource: None, delegated, application };
+        let (scopes, roles) = if situation.application { (Vec::new(), own(&["Group.Read.All"])) } else { (delegated(), Vec::new()) };
+        simulator.apply(consent(situation.app(), scopes, roles))?;
+        if situation.reader {
+            simulator.apply(consent(READER, Vec::new(), own(&["Directory.Read.All"])))?;
+        }
+    }
+    Ok(())
+}
+
+/// The fleet's configuration. `probe` holds the lines of that section.
+pub fn configuration(simulator: &Simulator, public_url: &str, probe: &str) -> String {
+    let mut text = format!(
+        "cloud: {{login_url: \"{url}\", graph_url: \"{url}\"}}\nprobe:\n{probe}\
+         email:\n  from: Consentry <consentry@demo.example>\n  operators: [operators@demo.example]\n  support_contact: \"Demo Support, help@demo.example\"\n  \
+         smtp: {{host: 127.0.0.1, port: {port}, tls: none}}\nreauthentication: {{public_url: \"{public_url}\"}}\n\
+         directory_readers:\n  reader: {{client_id: {READER}, credential: {{client_secret: {SECRET}}}}}\napps:\n  \
+         sequr:\n    client_id: {APP}\n    display_name: Sequr\n    credential: {{client_secret: {SECRET}}}\n    \
+         required_permissions: [{{resource: microsoft_graph, delegated: [User.Read, Group.Read.All]}}]\n  \
+         rota:\n    client_id: {APPLICATION_APP}\n    display_name: Rota\n    access: application\n    credential: {{client_secret: {SECRET}}}\n    \
+         required_permissions: [{{resource: microsoft_graph, application: [Group.Read.All]}}]\nintegrations:\n",
+        url = simulator.url(),
+        port = simulator.smtp.port(),
+    );
+    for situation in SITUATIONS {
+        let reader = if situation.reader { ", directory_reader: reader" } else { "" };
+        let (app, tenant) = (if situation.application { "rota" } else { "sequr" }, situation.tenant());
+        let _ = writeln!(
+            text,
+            "  - {{name: {}, display_name: {:?}, app: {app}, tenant_id: {tenant}, admins: [it@{tenant}], groups: {{required: [\"Door access - HQ\"]}}{reader}}}",
+            situation.name, situation.display_name
+        );
+    }
+    text
+}
+
+/// Gives every delegated integration the token of its tenant's administrator.
+///
+/// # Errors
+/// The database refuses.
+pub async fn sign_in(simulator: &Simulator, store: &Store) -> anyhow::Result<()> {
+    for situation in SITUATIONS.iter().filter(|s| !s.application) {
+        let answer = simulator.apply(Action::IssueRefreshToken { tenant: situation.tenant(), app: APP, user: None })?;
+        let token = answer["refresh_token"].as_str().context("the simulator gave no token")?;
+        let id = TokenId { integration: situation.name.to_owned(), client_id: APP.to_string(), tenant: situation.tenant() };
+        store.put_token(&id, &Secret::new(token), "import", crate::clock::Clock::System.now()).await?;
+    }
+    Ok(())
+}
+
+/// Runs the demo until a signal.
+///
+/// # Errors
+/// An address is taken, or the temporary folder cannot be written.
+pub async fn run(listen: &str) -> anyhow::Result<()> {
+    let fixed = Options { http: SocketAddr::from(([127, 0, 0, 1], 10144)), ..Options::default() };
+    let simulator = match Simulator::start(fixed).await {
+        Ok(simulator) => simulator,
+        Err(_) => Simulator::start(Options::default()).await?,
+    };
+    populate(&simulator)?;
+    let folder = Folder::new()?;
+    let file = folder.0.join("consentry.yml");
+    let probe = "  interval: 4s\n  retry_interval: 2s\n  timeout: 10s\n";
+    let daemon = format!("http://{}", listen.replace("0.0.0.0", "127.0.0.1"));
+    std::fs::write(&file, configuration(&simulator, &daemon, probe))?;
+    let loaded = crate::config::load(&file).map_err(|problems| anyhow::anyhow!("the demo's configuration is invalid: {problems:?}"))?;
+    let store = crate::app::store(&loaded.config)?;
+    sign_in(&simulator, &store).await?;
+    drop(store);
+    introduce(&daemon, &simulator, &file);
+    let simulator = Arc::new(simulator);
+    let fate = tokio::spawn(befall(Arc::clone(&simulator)));
+    let result = crate::app::run(&loaded.config, &[listen.to_owned()], "/metrics").await;
+    fate.abort();
+    result
+}
+
+fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
+    println!("Consentry demo: {} integrations with a simulated Microsoft Entra ID. End it with Ctrl-C.\n", SITUATIONS.len());
+    println!("  Mailbox       {}/          the admins' mails, as they read them", simulator.url());
+    println!("  Metrics       {daemon}/metrics   look for consentry_check_reason and consentry_integration_up");
+    println!("  Try           consentry probe litware --config.file={}\n", file.display());
+    println!("During the first minute:");
+    for situation in SITUATIONS {
+        let when = situation.breaks_after.map_or_else(|| "     ".to_owned(), |s| format!("{s:>3} s"));
+        println!("  {when}  {:<10} {}", situation.name, situation.story);
+    }
+    println!("   80 s  contoso    gets its permissions back\n");
+}
+
+/// Breaks the fleet, one integration after the other, and mends one.
+async fn befall(simulator: Arc<Simulator>) {
+    let mut elapsed = 0;
+    for situation in SITUATIONS {
+        let Some(at) = situation.breaks_after else { continue };
+        tokio::time::sleep(Duration::from_secs(at.saturating_sub(elapsed))).await;
+        elapsed = at;
+        apply(&simulator, situation.name, situation.story, (situation.breaks)(&situation.tenant()));
+    }
+    tokio::time::sleep(Duration::from_secs(80_u64.saturating_sub(elapsed))).await;
+    if let Some(contoso) = SITUATIONS.iter().find(|s| s.name == "contoso") {
+        apply(&simulator, contoso.name, "gets its permissions back", (contoso.mends)(&contoso.tenant()));
+    }
+}
+
+fn apply(simulator: &Simulator, name: &str, story: &str, actions: Vec<Action>) {
+    for action in actions {
+        if let Err(error) = simulator.apply(action) {
+            tracing::error!(%error, integration = name, "the simulator refuses");
+        }
+    }
+    println!(">> {name}: {story}");
+}
+
+/// A folder below the system's temporary one, removed at the end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("consentry-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,180 @@
+//! Counters, gauges and histograms of the process as a whole. Every known label value is there from the start.
+
+use std::time::Duration;
+
+use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::domain::{MailKind, Outcome, Timestamp};
+
+/// Why an attempt to send a mail failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // The names are the contract's words.
+pub enum EmailFailure {
+    Connect,
+    Tls,
+    Auth,
+    Rejected,
+    Timeout,
+    Other,
+}
+
+impl EmailFailure {
+    /// Every one.
+    pub const ALL: [Self; 6] = [Self::Connect, Self::Tls, Self::Auth, Self::Rejected, Self::Timeout, Self::Other];
+
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Auth => "auth",
+            Self::Rejected => "rejected",
+            Self::Timeout => "timeout",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// The families. Cheap to clone; clones count together.
+#[derive(Clone)]
+pub struct Families {
+    registry: Registry,
+    probes: IntCounterVec,
+    probe_duration: Histogram,
+    schedule_delay: Histogram,
+    upstream_requests: IntCounterVec,
+    upstream_duration: HistogramVec,
+    emails: IntCounterVec,
+    emails_failed: IntCounterVec,
+    queue: IntGauge,
+    email_success: Gauge,
+    reload_successful: IntGauge,
+    reload_time: Gauge,
+}
+
+impl std::fmt::Debug for Families {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Families")
+    }
+}
+
+const PROBE_BUCKETS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0];
+const DELAY_BUCKETS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0];
+const REQUEST_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+impl Families {
+    /// Registers the families.
+    ///
+    /// # Errors
+    /// Two families share a name, which a test would show.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone())).map(|()| family)
+        };
+        let int_gauge = |name: &str, help: &str| {
+            let family = IntGauge::new(name, help)?;
+            registry.register(Box::new(family.clone())).map(|()| family)
+        };
+        let gauge = |name: &str, help: &str| {
+            let family = Gauge::new(name, help)?;
+            registry.register(Box::new(family.clone())).map(|()| family)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let family = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+            registry.register(Box::new(family.clone())).map(|()| family)
+        };
+        let upstream_duration = HistogramVec::new(
+            HistogramOpts::new("consentry_upstream_request_duration_seconds", "Length of requests to Entra and Graph.").buckets(REQUEST_BUCKETS.to_vec()),
+            &["endpoint", "code"],
+        )?;
+        registry.register(Box::new(upstream_duration.clone()))?;
+        let families = Self {
+            probes: counter("consentry_probes_total", "Probes that ended, by result.", &["result"])?,
+            probe_duration: histogram("consentry_probe_duration_seconds", "Length of probes, all integrations together.", PROBE_BUCKETS)?,
+            schedule_delay: histogram("consentry_probe_schedule_delay_seconds", "How late probes start.", DELAY_BUCKETS)?,
+            upstream_requests: counter("consentry_upstream_requests_total", "Requests to Entra and Graph, by HTTP status or kind of failure.", &["endpoint", "code"])?,
+            upstream_duration,
+            emails: counter("consentry_emails_total", "Mails that the mail server has taken.", &["kind"])?,
+            emails_failed: counter("consentry_emails_failed_total", "Attempts to send a mail that failed.", &["kind", "reason"])?,
+            queue: int_gauge("consentry_email_queue_length", "Mails that wait to be sent.")?,
+            email_success: gauge("consentry_email_last_success_timestamp_seconds", "When the mail server last took a mail; 0 before the first.")?,
+            reload_successful: int_gauge("consentry_config_last_reload_successful", "Whether the last reading of the configuration succeeded.")?,
+            reload_time: gauge("consentry_config_last_reload_success_timestamp_seconds", "When the configuration was last read successfully.")?,
+            registry: registry.clone(),
+        };
+        for outcome in ["pass", "fail", "unknown"] {
+            families.probes.with_label_values(&[outcome]);
+        }
+        for kind in MailKind::ALL {
+            families.emails.with_label_values(&[kind.label()]);
+            for reason in EmailFailure::ALL {
+                families.emails_failed.with_label_values(&[kind.label(), reason.label()]);
+            }
+        }
+        families.register_constants(&registry)?;
+        Ok(families)
+    }
+
+    fn register_constants(&self, registry: &Registry) -> prometheus::Result<()> {
+        let results = IntCounterVec::new(Opts::new("consentry_reauthentications_total", "Re-authentications that ended, by result."), &["result"])?;
+        for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
+            results.with_label_values(&[result]);
+        }
+        registry.register(Box::new(results))?;
+        let build = prometheus::IntGaugeVec::new(
+            Opts::new("consentry_build_info", "1, labelled with version, revision and compiler."),
+            &["version", "revision", "rustversion"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("CONSENTRY_REVISION"), env!("CONSENTRY_RUSTC")]).set(1);
+        registry.register(Box::new(build))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(())
+    }
+
+    /// A probe ended.
+    pub fn probe(&self, outcome: Outcome, duration: Duration, delay: Duration) {
+        self.probes.with_label_values(&[outcome.label()]).inc();
+        self.probe_duration.observe(duration.as_secs_f64());
+        self.schedule_delay.observe(delay.as_secs_f64());
+    }
+
+    /// A request to the upstream ended.
+    pub fn upstream(&self, endpoint: &str, code: &str, duration: Duration) {
+        self.upstream_requests.with_label_values(&[endpoint, code]).inc();
+        self.upstream_duration.with_label_values(&[endpoint, code]).observe(duration.as_secs_f64());
+    }
+
+    /// The mail server took a mail.
+    pub fn email_sent(&self, kind: MailKind, at: Timestamp) {
+        self.emails.with_label_values(&[kind.label()]).inc();
+        self.email_success.set(at.seconds());
+    }
+
+    /// When a mail was last taken, remembered from before the start.
+    pub fn set_last_email(&self, at: Timestamp) {
+        self.email_success.set(at.seconds());
+    }
+
+    /// An attempt failed.
+    pub fn email_failed(&self, kind: MailKind, failure: EmailFailure) {
+        self.emails_failed.with_label_values(&[kind.label(), failure.label()]).inc();
+    }
+
+    /// So many mails wait.
+    pub fn set_queue(&self, length: i64) {
+        self.queue.set(length);
+    }
+
+    /// The configuration was read.
+    pub fn configuration_read(&self, at: Timestamp) {
+        self.reload_successful.set(1);
+        self.reload_time.set(at.seconds());
+    }
+
+    pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+}

@@ -1,0 +1,227 @@
+//! The families with a series for each integration: lines made when a probe ends, swapped in under a short lock.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::domain::{Access, Check, IntegrationState, Outcome, Reason, Remedy, Verdict};
+
+/// Families with a series for each integration, in the order in which they are written: name and help.
+pub(super) const FAMILIES: [(&str, &str); 10] = [
+    ("consentry_integration_up", "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe."),
+    ("consentry_integration_reauthentication_required", "1 while a confirmed failure is mended by re-authenticating. Cached from the last probe."),
+    ("consentry_integration_info", "1, labelled with the integration's properties."),
+    ("consentry_check_success", "Result of the last conclusive probe: 1 pass, 0 fail. Cached from that probe."),
+    ("consentry_check_reason", "1 for each check that fails or is unknown, labelled with the reason. Cached from the last probe."),
+    ("consentry_check_last_success_timestamp_seconds", "When the check last passed."),
+    ("consentry_integration_last_probe_timestamp_seconds", "End of the last probe."),
+    ("consentry_integration_probe_duration_seconds", "Length of the last probe."),
+    ("consentry_permission_granted", "Each required permission: 1 granted, 0 not. Cached from the last probe that could tell."),
+    ("consentry_groups_visible", "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that could tell."),
+];
+
+/// Longer label values are cut: a directory's names come from outside.
+const LABEL_LIMIT: usize = 512;
+
+/// The properties of an integration that do not change from probe to probe.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Unique name.
+    pub name: String,
+    /// Name of the application in the configuration.
+    pub app: String,
+    /// Application id.
+    pub client_id: String,
+    /// GUID once resolved, otherwise as configured.
+    pub tenant: String,
+    /// Shown to people.
+    pub display_name: String,
+    /// Whose rights it uses.
+    pub access: Access,
+    /// Configured labels.
+    pub labels: BTreeMap<String, String>,
+    /// Enabled checks.
+    pub checks: Vec<Check>,
+}
+
+/// The lines of one integration, family by family.
+#[derive(Debug)]
+pub(super) struct Entry {
+    text: Box<str>,
+    ends: [u32; FAMILIES.len()],
+    outcomes: Vec<(Check, Option<Reason>)>,
+}
+
+impl Entry {
+    pub(super) fn family(&self, index: usize) -> &str {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        self.text.get(start..self.ends[index] as usize).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Fleet {
+    entries: BTreeMap<String, Arc<Entry>>,
+    counts: BTreeMap<(Check, Option<Reason>), i64>,
+}
+
+/// What the evaluator publishes and everybody else reads.
+#[derive(Debug, Default)]
+pub struct Published(RwLock<Fleet>);
+
+impl Published {
+    /// Swaps in what is now known of an integration.
+    pub fn set(&self, facts: &Facts, state: &IntegrationState) {
+        let entry = Arc::new(render(facts, state));
+        let mut fleet = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for key in &entry.outcomes {
+            *fleet.counts.entry(*key).or_default() += 1;
+        }
+        if let Some(old) = fleet.entries.insert(facts.name.clone(), entry) {
+            forget(&mut fleet, &old);
+        }
+    }
+
+    /// An integration that leaves the configuration leaves at once.
+    pub fn remove(&self, name: &str) {
+        let mut fleet = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = fleet.entries.remove(name) {
+            forget(&mut fleet, &old);
+        }
+    }
+
+    /// All entries and the counts of checks by state. The lock is held for the copying of pointers only.
+    pub(super) fn read(&self) -> (Vec<Arc<Entry>>, BTreeMap<(Check, Option<Reason>), i64>) {
+        let fleet = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        (fleet.entries.values().cloned().collect(), fleet.counts.clone())
+    }
+}
+
+fn forget(fleet: &mut Fleet, old: &Entry) {
+    for key in &old.outcomes {
+        *fleet.counts.entry(*key).or_default() -= 1;
+    }
+}
+
+/// A label value: `\`, `"` and line feeds escaped (Prometheus text format 0.0.4), over-long ones cut.
+pub(super) fn escape(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for (index, c) in value.chars().enumerate() {
+        if index == LABEL_LIMIT {
+            out.push('…');
+            break;
+        }
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Writing into a `String` cannot fail.
+macro_rules! line {
+    ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
+}
+
+fn render(facts: &Facts, state: &IntegrationState) -> Entry {
+    let mut text = String::with_capacity(2048);
+    let mut ends = [0; FAMILIES.len()];
+    for (index, (family, _)) in FAMILIES.iter().enumerate() {
+        write_family(&mut text, family, facts, state);
+        ends[index] = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    }
+    let outcome = |o: Outcome| o.reason();
+    let outcomes = state.checks.iter().map(|c| (c.check, outcome(c.outcome))).collect();
+    Entry { text: text.into_boxed_str(), ends, outcomes }
+}
+
+fn write_family(out: &mut String, family: &str, facts: &Facts, state: &IntegrationState) {
+    // Names are checked by the configuration; they need no escaping.
+    let name = &facts.name;
+    match family {
+        "consentry_integration_up" => match state.verdict {
+            Verdict::Unknown => {}
+            Verdict::Healthy => {
+                line!(out, "{family}{{integration=\"{name}\"}} 1");
+            }
+            Verdict::Broken { .. } => {
+                line!(out, "{family}{{integration=\"{name}\"}} 0");
+            }
+        },
+        "consentry_integration_reauthentication_required" => {
+            let needed = match state.verdict {
+                Verdict::Unknown => return,
+                Verdict::Healthy => 0,
+                Verdict::Broken { reason, .. } => u8::from(reason.remedy() == Remedy::Reauthenticate),
+            };
+            line!(out, "{family}{{integration=\"{name}\"}} {needed}");
+        }
+        "consentry_integration_info" => write_info(out, family, facts),
+        "consentry_check_success" => {
+            for check in &state.checks {
+                if let Some(success) = check.success {
+                    line!(out, "{family}{{integration=\"{name}\",check=\"{}\"}} {}", check.check.label(), u8::from(success));
+                }
+            }
+        }
+        "consentry_check_reason" => {
+            for check in &state.checks {
+                if let Some(reason) = check.outcome.reason() {
+                    let (reason, remedy) = (reason.label(), reason.remedy().label());
+                    line!(out, "{family}{{integration=\"{name}\",check=\"{}\",reason=\"{reason}\",remedy=\"{remedy}\"}} 1", check.check.label());
+                }
+            }
+        }
+        "consentry_check_last_success_timestamp_seconds" => {
+            for check in &state.checks {
+                if let Some(at) = check.last_success {
+                    line!(out, "{family}{{integration=\"{name}\",check=\"{}\"}} {}", check.check.label(), at.seconds());
+                }
+            }
+        }
+        "consentry_integration_last_probe_timestamp_seconds" => {
+            if let Some(at) = state.last_probe {
+                line!(out, "{family}{{integration=\"{name}\"}} {}", at.seconds());
+            }
+        }
+        "consentry_integration_probe_duration_seconds" => {
+            if state.last_probe.is_some() {
+                line!(out, "{family}{{integration=\"{name}\"}} {}", state.duration.as_secs_f64());
+            }
+        }
+        "consentry_permission_granted" => {
+            for permission in &state.permissions {
+                let Some(granted) = permission.granted else { continue };
+                let (resource, value) = (escape(&permission.resource), escape(&permission.permission));
+                let grant = permission.grant.label();
+                line!(out, "{family}{{integration=\"{name}\",resource=\"{resource}\",permission=\"{value}\",grant=\"{grant}\"}} {}", u8::from(granted));
+            }
+        }
+        "consentry_groups_visible" => {
+            if let Some(count) = state.groups_visible {
+                line!(out, "{family}{{integration=\"{name}\"}} {count}");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn write_info(out: &mut String, family: &str, facts: &Facts) {
+    let _ = write!(
+        out,
+        "{family}{{integration=\"{}\",app=\"{}\",client_id=\"{}\",tenant_id=\"{}\",display_name=\"{}\",access=\"{}\"",
+        facts.name,
+        escape(&facts.app),
+        facts.client_id,
+        facts.tenant,
+        escape(&facts.display_name),
+        facts.access.label()
+    );
+    for (name, value) in &facts.labels {
+        let _ = write!(out, ",label_{name}=\"{}\"", escape(value));
+    }
+    out.push_str("} 1\n");
+}

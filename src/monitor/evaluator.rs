@@ -1,0 +1,352 @@
+//! The only writer of verdicts: folds a diagnosis into the state, asks the domain whether somebody must be told, saves verdict,
+//! event and notification in one transaction, and publishes.
+//!
+//! Probes of one integration never overlap, so its state needs no lock across the commit. Causes are shared by many
+//! integrations; whoever changes one holds their lock until the change is saved.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::domain::{
+    Alert, Audience, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome, Reason, Story, Thresholds, Timestamp,
+    Verdict, cause_key, decide, fold,
+};
+use crate::metrics::{Facts, Published};
+use crate::store::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration, Store, StoreError};
+
+/// Who is told, and when something counts.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// How often something must be seen.
+    pub thresholds: Thresholds,
+    /// Whether mail is configured at all.
+    pub mail: bool,
+    /// Who runs Consentry.
+    pub operators: Vec<String>,
+    /// Whether recovery is told.
+    pub send_resolved: bool,
+    /// Not knowing for so long is told to the operators.
+    pub lasting: Duration,
+}
+
+/// What the evaluator needs to know of an integration.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// What is published.
+    pub facts: Facts,
+    /// Tenant and client id as configured; a saved state of another identity is not taken over.
+    pub identity: String,
+    /// Tenant as configured.
+    pub tenant: String,
+    /// Display name of the application.
+    pub app_display_name: String,
+    /// Name of its directory reader.
+    pub reader: Option<String>,
+    /// Who gets the link.
+    pub admins: Vec<String>,
+    /// Permissions that re-authentication asks for.
+    pub permissions: Vec<String>,
+    /// Where the mail's button leads.
+    pub link: LinkTarget,
+}
+
+#[derive(Debug, Clone)]
+struct Tracked {
+    watched: Arc<Watched>,
+    state: IntegrationState,
+    tenant_guid: Option<String>,
+    alert: Option<OpenAlert>,
+    causes: BTreeSet<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Evaluator {
+    store: Store,
+    policy: Policy,
+    published: Arc<Published>,
+    outbox: Arc<Notify>,
+    tracked: Mutex<HashMap<String, Tracked>>,
+    causes: tokio::sync::Mutex<HashMap<String, Cause>>,
+}
+
+impl Evaluator {
+    /// Takes over what was saved about the integrations that are still configured, and publishes it. `outbox` is nudged
+    /// whenever mails were saved.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn start(store: Store, policy: Policy, published: Arc<Published>, outbox: Arc<Notify>, watched: Vec<Watched>) -> Result<Self, StoreError> {
+        let (saved, causes) = store.load().await?;
+        let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let mut tracked = HashMap::with_capacity(watched.len());
+        for watched in watched {
+            let old = saved.remove(&watched.facts.name).filter(|s| s.identity == watched.identity);
+            let mut entry = Tracked {
+                state: old.as_ref().map(|s| s.state.clone()).unwrap_or_default(),
+                tenant_guid: old.as_ref().and_then(|s| s.tenant_guid.clone()),
+                alert: old.and_then(|s| s.alert),
+                causes: causes.iter().filter(|c| c.members.contains(&watched.facts.name)).map(|c| c.key.clone()).collect(),
+                watched: Arc::new(watched),
+            };
+            // A check that was switched off leaves with its results.
+            entry.state.checks.retain(|c| entry.watched.facts.checks.contains(&c.check));
+            published.set(&entry.facts(), &entry.state);
+            tracked.insert(entry.watched.facts.name.clone(), entry);
+        }
+        let causes = causes.into_iter().map(|c| (c.key.clone(), c)).collect();
+        Ok(Self { store, policy, published, outbox, tracked: Mutex::new(tracked), causes: tokio::sync::Mutex::new(causes) })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Tracked>> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the tenant's GUID is still to be found out.
+    pub fn wants_tenant_guid(&self, name: &str) -> bool {
+        self.lock().get(name).is_some_and(|t| t.tenant_guid.is_none() && Uuid::try_parse(&t.watched.tenant).is_err())
+    }
+
+    /// The present state of an integration.
+    pub fn state(&self, name: &str) -> Option<IntegrationState> {
+        self.lock().get(name).map(|t| t.state.clone())
+    }
+
+    /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
+    pub async fn apply(&self, name: &str, diagnosis: &Diagnosis, tenant_guid: Option<String>, duration: Duration, now: Timestamp) -> History {
+        let Some(before) = self.lock().get(name).cloned() else { return History::default() };
+        let mut after = before.clone();
+        after.tenant_guid = tenant_guid.or(after.tenant_guid);
+        after.state = fold(after.state, diagnosis, duration, self.policy.thresholds, now);
+        if let Err(error) = self.settle(&before, &mut after, now).await {
+            // The state is known, only nobody could be told: the next probe decides again.
+            tracing::error!(integration = name, %error, "cannot save the result of a probe");
+            (after.alert, after.causes) = (before.alert.clone(), before.causes.clone());
+        }
+        log_changes(name, &before.state, &after.state);
+        self.published.set(&after.facts(), &after.state);
+        let history = History::of(&after.state);
+        self.lock().insert(name.to_owned(), after);
+        history
+    }
+
+    /// Decides who must be told and saves everything in one transaction.
+    async fn settle(&self, before: &Tracked, after: &mut Tracked, now: Timestamp) -> Result<(), StoreError> {
+        let told_before = before.alert.as_ref().map_or(Alert::Resolved, |a| Alert::Firing { reason: a.reason });
+        let (_, notice) = decide(told_before, &after.state.verdict);
+        let mut notifications = Vec::new();
+        let mut events = Vec::new();
+        if let Some(notice) = notice {
+            let (event, mails) = self.tell(before, after, notice, now).await?;
+            events.push(event);
+            notifications.extend(mails);
+        }
+        let wanted = self.wanted_causes(before, after, now);
+        if wanted.keys().eq(before.causes.iter()) {
+            return self.save(after, events, Vec::new(), notifications, now).await;
+        }
+        let mut causes = self.causes.lock().await;
+        let (changes, mails) = self.change_causes(&causes, before, after, &wanted, now).await?;
+        notifications.extend(mails);
+        after.causes = wanted.into_keys().collect();
+        self.save(after, events, changes.clone(), notifications, now).await?;
+        for change in changes {
+            remember(&mut causes, change, &after.watched.facts.name);
+        }
+        Ok(())
+    }
+
+    async fn save(&self, after: &Tracked, events: Vec<Event>, causes: Vec<CauseChange>, notifications: Vec<Notification>, now: Timestamp) -> Result<(), StoreError> {
+        let integration = SavedIntegration {
+            name: after.watched.facts.name.clone(),
+            identity: after.watched.identity.clone(),
+            state: after.state.clone(),
+            tenant_guid: after.tenant_guid.clone(),
+            alert: after.alert.clone(),
+        };
+        let notifications = if self.policy.mail { notifications } else { Vec::new() };
+        let mails = !notifications.is_empty();
+        self.store.save_probe(ProbeRecord { integration, events, causes, notifications, at: now }).await?;
+        if mails {
+            self.outbox.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The event and the admins' mails of a notice. Operators hear of causes instead.
+    async fn tell(&self, before: &Tracked, after: &mut Tracked, notice: Notice, now: Timestamp) -> Result<(Event, Vec<Notification>), StoreError> {
+        let event = |kind: &str, reason: Reason| Event { kind: kind.to_owned(), at: now, detail: reason.label().to_owned() };
+        match notice {
+            Notice::Opened(reason) => {
+                let alert = OpenAlert { id: Uuid::new_v4().to_string(), reason, since: now, notices: 1 };
+                let mails = notify(&alert.id, 0, admins_for(&after.watched, reason), &after.story(reason, now), |_| MailKind::Alert);
+                after.alert = Some(alert);
+                Ok((event("broken", reason), mails))
+            }
+            Notice::Changed(reason) => {
+                let Some(alert) = &mut after.alert else { return Ok((event("changed", reason), Vec::new())) };
+                let (id, sequence) = (alert.id.clone(), alert.notices);
+                (alert.reason, alert.notices) = (reason, sequence + 1);
+                let told = self.store.told(&id).await?;
+                let kind = |person: &str| if told.iter().any(|t| t == person) { MailKind::Changed } else { MailKind::Alert };
+                let mails = notify(&id, sequence, admins_for(&after.watched, reason), &after.story(reason, now), kind);
+                Ok((event("changed", reason), mails))
+            }
+            Notice::Resolved => {
+                after.alert = None;
+                let Some(alert) = &before.alert else { return Ok((event("recovered", Reason::Unclassified), Vec::new())) };
+                let told = if self.policy.send_resolved { self.store.told(&alert.id).await? } else { Vec::new() };
+                // The story of what is over is told from the state in which it was broken.
+                let mails = notify(&alert.id, alert.notices, &told, &before.story(alert.reason, now), |_| MailKind::Resolved);
+                Ok((event("recovered", alert.reason), mails))
+            }
+        }
+    }
+
+    /// The causes that this integration suffers from now, each with its reason.
+    fn wanted_causes(&self, before: &Tracked, after: &Tracked, now: Timestamp) -> std::collections::BTreeMap<String, Reason> {
+        let watched = &after.watched;
+        let key = |reason| cause_key(reason, &watched.facts.name, &watched.facts.app, &watched.tenant, watched.reader.as_deref(), !watched.admins.is_empty());
+        let broken = after.alert.as_ref().map(|a| a.reason);
+        // Seen twice, like every failure.
+        let reader = after.state.reader_fault.filter(|_| before.state.reader_fault.is_some());
+        let unknown = match (after.state.unknown_since, after.state.overall()) {
+            (Some(since), Some(Outcome::Unknown(reason))) if now.since(since) >= self.policy.lasting => Some(reason),
+            _ => None,
+        };
+        let reader = reader.and_then(|r| Some((reader_key(watched, r)?, r)));
+        [broken, unknown].into_iter().flatten().filter_map(|r| Some((key(r)?, r))).chain(reader).collect()
+    }
+
+    async fn change_causes(
+        &self, causes: &HashMap<String, Cause>, before: &Tracked, after: &Tracked, wanted: &std::collections::BTreeMap<String, Reason>, now: Timestamp,
+    ) -> Result<(Vec<CauseChange>, Vec<Notification>), StoreError> {
+        let (mut changes, mut mails) = (Vec::new(), Vec::new());
+        let name = &after.watched.facts.name;
+        for (key, reason) in wanted.iter().filter(|(key, _)| !before.causes.contains(*key)) {
+            if causes.contains_key(key) {
+                changes.push(CauseChange::Join(key.clone()));
+                continue;
+            }
+            let cause = Cause { key: key.clone(), alert: Uuid::new_v4().to_string(), reason: *reason, story: after.story(*reason, now), since: now, members: vec![name.clone()] };
+            mails.extend(notify(&cause.alert, 0, &self.policy.operators, &cause.story, |_| MailKind::Operator));
+            changes.push(CauseChange::Open(Box::new(cause)));
+        }
+        for key in before.causes.iter().filter(|key| !wanted.contains_key(*key)) {
+            match causes.get(key) {
+                Some(cause) if cause.members.iter().all(|m| m == name || !self.lock().contains_key(m)) => {
+                    let told = if self.policy.send_resolved { self.store.told(&cause.alert).await? } else { Vec::new() };
+                    mails.extend(notify(&cause.alert, 1, &told, &Story { at: now, ..cause.story.clone() }, |_| MailKind::Resolved));
+                    changes.push(CauseChange::Close(key.clone()));
+                }
+                _ => changes.push(CauseChange::Leave(key.clone())),
+            }
+        }
+        Ok((changes, mails))
+    }
+}
+
+impl Tracked {
+    /// What is published, with the tenant's GUID once it is known.
+    fn facts(&self) -> Facts {
+        let tenant = self.tenant_guid.clone().unwrap_or_else(|| self.watched.facts.tenant.clone());
+        Facts { tenant, ..self.watched.facts.clone() }
+    }
+
+    fn story(&self, reason: Reason, now: Timestamp) -> Story {
+        let watched = &self.watched;
+        let details = self.state.checks.iter().find(|c| c.outcome.reason() == Some(reason)).map(|c| c.details.clone()).unwrap_or_default();
+        let since = match self.state.verdict {
+            Verdict::Broken { since, .. } => since,
+            _ => self.state.unknown_since.or(self.state.failing_since).unwrap_or(now),
+        };
+        Story {
+            integration: watched.facts.name.clone(),
+            display_name: watched.facts.display_name.clone(),
+            app: watched.app_display_name.clone(),
+            client_id: watched.facts.client_id.clone(),
+            tenant: watched.tenant.clone(),
+            access: watched.facts.access,
+            reason,
+            items: details.items,
+            code: details.code,
+            request_id: details.request_id,
+            restorable_until: details.restorable_until,
+            permissions: watched.permissions.clone(),
+            since,
+            at: now,
+            link: if reason.remedy() == crate::domain::Remedy::Reauthenticate { watched.link.clone() } else { LinkTarget::None },
+            undeliverable: None,
+        }
+    }
+}
+
+/// The reader's own troubles are one thing for every tenant it shares them in, unless they are about one tenant.
+fn reader_key(watched: &Watched, reason: Reason) -> Option<String> {
+    let reader = watched.reader.as_deref()?;
+    Some(if reason == Reason::ReaderPermissionMissing { format!("reader:{reader}:{}", watched.tenant) } else { format!("reader:{reader}:{}", reason.label()) })
+}
+
+fn admins_for(watched: &Watched, reason: Reason) -> &[String] {
+    if reason.audience() == Audience::Admins { &watched.admins } else { &[] }
+}
+
+/// One mail a person, each address once.
+fn notify(alert: &str, sequence: u32, people: &[String], story: &Story, kind: impl Fn(&str) -> MailKind) -> Vec<Notification> {
+    let unique: BTreeSet<&String> = people.iter().collect();
+    let mail = |person: &String| Notification { alert: alert.to_owned(), sequence, kind: kind(person), recipient: person.clone(), story: story.clone() };
+    unique.into_iter().map(mail).collect()
+}
+
+fn remember(causes: &mut HashMap<String, Cause>, change: CauseChange, integration: &str) {
+    match change {
+        CauseChange::Open(cause) => drop(causes.insert(cause.key.clone(), *cause)),
+        CauseChange::Join(key) => {
+            if let Some(cause) = causes.get_mut(&key) {
+                cause.members.push(integration.to_owned());
+            }
+        }
+        CauseChange::Leave(key) => {
+            if let Some(cause) = causes.get_mut(&key) {
+                cause.members.retain(|m| m != integration);
+            }
+        }
+        CauseChange::Close(key) => drop(causes.remove(&key)),
+    }
+}
+
+/// One line for every change worth reading; probes that change nothing are silent.
+fn log_changes(name: &str, before: &IntegrationState, after: &IntegrationState) {
+    for check in &after.checks {
+        let old = before.check(check.check).map(|c| c.outcome);
+        if old == Some(check.outcome) {
+            continue;
+        }
+        let (result, label) = (check.outcome.label(), check.check.label());
+        match check.outcome.reason() {
+            None if old.is_none() => tracing::debug!(integration = name, check = label, result, "check passes"),
+            None => tracing::info!(integration = name, check = label, result, "check passes"),
+            Some(reason) => tracing::warn!(
+                integration = name,
+                check = label,
+                result,
+                reason = reason.label(),
+                code = check.details.code.as_deref().unwrap_or_default(),
+                request_id = check.details.request_id.as_deref().unwrap_or_default(),
+                items = check.details.items.join(","),
+                note = check.details.note.as_deref().unwrap_or_default(),
+                "check does not pass"
+            ),
+        }
+    }
+    match (before.verdict, after.verdict) {
+        (old, new) if old == new => {}
+        (_, Verdict::Broken { reason, .. }) => tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken"),
+        (Verdict::Broken { .. }, _) => tracing::info!(integration = name, "integration is mended"),
+        _ => tracing::debug!(integration = name, "integration is healthy"),
+    }
+}

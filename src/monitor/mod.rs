@@ -1,0 +1,14 @@
+//! Probing the fleet: the scheduler says who is due, the prober gathers evidence, the evaluator folds it into verdicts.
+//!
+//! Every step is a plain method that takes the time from the [`crate::clock::Clock`] it was given, so that a week passes in a
+//! test in seconds.
+
+mod evaluator;
+mod prober;
+mod runner;
+mod scheduler;
+
+pub use evaluator::{Evaluator, Policy, Watched};
+pub use prober::{Probed, Prober, ReaderClient, Target};
+pub use runner::{Monitor, Rhythm};
+pub use scheduler::{Ended, Schedule};

@@ -1,0 +1,264 @@
+//! Gathering the evidence about one integration, in as few round trips as possible. Names no verdict.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::domain::{Access, Check, Directory, Evidence, Fault, OwnToken, Profile, Reason, RoleEvidence, Timestamp};
+use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
+use crate::secret::{Secret, SecretSource};
+use crate::store::{Store, StoredToken, TokenId};
+
+/// A directory reader's client.
+#[derive(Debug, Clone)]
+pub struct ReaderClient {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Application id.
+    pub client_id: String,
+    /// Its credential.
+    pub credential: ClientCredential,
+}
+
+/// What the prober needs to know of an integration.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Unique name.
+    pub name: String,
+    /// GUID or verified domain.
+    pub tenant: String,
+    /// Application id.
+    pub client_id: String,
+    /// The application's credential.
+    pub credential: Arc<ClientCredential>,
+    /// The directory reader, if there is one.
+    pub reader: Option<Arc<ReaderClient>>,
+    /// A refresh token that somebody else keeps.
+    pub refresh_token_file: Option<PathBuf>,
+    /// What is required of it.
+    pub profile: Profile,
+}
+
+impl Target {
+    /// Under what its token is stored.
+    pub fn token_id(&self) -> TokenId {
+        TokenId { integration: self.name.clone(), client_id: self.client_id.clone(), tenant: self.tenant.clone() }
+    }
+
+    fn client<'a>(&'a self, now: Timestamp, deadline: Instant) -> Client<'a> {
+        Client { tenant: &self.tenant, client_id: &self.client_id, credential: &self.credential, now_seconds: now.0 / 1000, deadline }
+    }
+}
+
+/// What a probe brought.
+#[derive(Debug)]
+pub struct Probed {
+    /// The evidence.
+    pub evidence: Evidence,
+    /// The tenant's GUID, when it was asked for and answered.
+    pub tenant_guid: Option<String>,
+}
+
+/// A token for Graph from the integration itself.
+struct Own {
+    token: OwnToken,
+    access_token: Option<Secret>,
+}
+
+/// Gathers evidence. Shared by all probes.
+#[derive(Debug)]
+pub struct Prober {
+    entra: Entra,
+    store: Store,
+    clock: Clock,
+    resources: ResourceCache,
+    reader_tokens: Mutex<HashMap<(String, String), (Secret, Timestamp)>>,
+}
+
+impl Prober {
+    /// Puts the parts together.
+    pub fn new(entra: Entra, store: Store, clock: Clock) -> Self {
+        Self { entra, store, clock, resources: ResourceCache::default(), reader_tokens: Mutex::default() }
+    }
+
+    /// One probe. Always ends by `deadline`; what could not be asked until then is a `timeout` in the evidence.
+    pub async fn probe(&self, target: &Target, tenant_guid_wanted: bool, timeout: Duration) -> Probed {
+        let deadline = Instant::now() + timeout;
+        let directory = match &target.reader {
+            Some(reader) => Some(self.ask_directory(target, reader, deadline).await),
+            None => None,
+        };
+        let (app_only, app_token) = self.ask_app_only(target, directory.as_ref(), deadline).await;
+        let own = match target.profile.access {
+            Access::Delegated => self.ask_refresh(target, deadline).await,
+            Access::Application => Own { token: OwnToken::NotUsed, access_token: app_token },
+        };
+        let groups = match own.access_token {
+            Some(token) if target.profile.checks.contains(&Check::GroupAccess) => {
+                Some(self.entra.groups(token.expose(), &target.profile.groups, deadline).await)
+            }
+            _ => None,
+        };
+        let tenant_guid = if tenant_guid_wanted { self.entra.tenant_guid(&target.tenant, deadline).await.ok() } else { None };
+        Probed { evidence: Evidence { directory, app_only, own_token: own.token, groups }, tenant_guid }
+    }
+
+    /// The directory's answers. A cached reader token serves until it ends or is refused: the evidence is in the directory, not in it.
+    async fn ask_directory(&self, target: &Target, reader: &ReaderClient, deadline: Instant) -> Directory {
+        let question = DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.profile.required, deadline };
+        let (directory, cached) = self.read_directory(target, reader, question).await;
+        let faults = [directory.presence.as_ref().err(), directory.delegated.as_ref().err(), directory.application.as_ref().err()];
+        let refused = faults.into_iter().flatten().any(|f| f.reason == Reason::ReaderPermissionMissing);
+        if !refused {
+            return directory;
+        }
+        // New roles never appear in an old token (facts g.3): a refusal counts only when the token is fresh.
+        self.lock_readers().remove(&(reader.client_id.clone(), target.tenant.clone()));
+        if cached { self.read_directory(target, reader, question).await.0 } else { directory }
+    }
+
+    /// The directory's answers, and whether an old token was used.
+    async fn read_directory(&self, target: &Target, reader: &ReaderClient, question: DirectoryQuestion<'_>) -> (Directory, bool) {
+        match self.reader_token(target, reader, question.deadline).await {
+            Ok((token, cached)) => (self.entra.directory(token.expose(), question, &self.resources).await, cached),
+            Err(fault) => (Directory { presence: Err(fault.clone()), delegated: Err(fault.clone()), application: Err(fault) }, false),
+        }
+    }
+
+    /// A token for the reader in this tenant, and whether it is an old one.
+    async fn reader_token(&self, target: &Target, reader: &ReaderClient, deadline: Instant) -> Result<(Secret, bool), Fault> {
+        let now = self.clock.now();
+        let key = (reader.client_id.clone(), target.tenant.clone());
+        if let Some((token, _)) = self.lock_readers().get(&key).filter(|(_, until)| *until > now) {
+            return Ok((token.clone(), true));
+        }
+        let client = Client { tenant: &target.tenant, client_id: &reader.client_id, credential: &reader.credential, now_seconds: now.0 / 1000, deadline };
+        let granted = self.entra.client_credentials(client, &self.entra.graph_scope()).await.map_err(reader_fault)?;
+        let until = now.plus(granted.expires_in.saturating_sub(Duration::from_secs(300)));
+        self.lock_readers().insert(key, (granted.access_token.clone(), until));
+        Ok((granted.access_token, false))
+    }
+
+    fn lock_readers(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), (Secret, Timestamp)>> {
+        self.reader_tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// App-only tokens of the application itself: always for application access, and as evidence of presence and roles for
+    /// confidential clients when the directory does not give it.
+    async fn ask_app_only(&self, target: &Target, directory: Option<&Directory>, deadline: Instant) -> (Option<Result<Vec<RoleEvidence>, Fault>>, Option<Secret>) {
+        let delegated = target.profile.access == Access::Delegated;
+        let directory_spoke = directory.is_some_and(|d| d.presence.is_ok() && d.application.is_ok());
+        if delegated && (directory_spoke || matches!(*target.credential, ClientCredential::None)) {
+            return (None, None);
+        }
+        let now = self.clock.now();
+        let graph = self.entra.graph_scope();
+        let granted = match self.entra.client_credentials(target.client(now, deadline), &graph).await {
+            Ok(granted) => granted,
+            Err(fault) => return (Some(Err(fault)), None),
+        };
+        let mut roles = Vec::new();
+        for required in &target.profile.required {
+            let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
+            if scope == graph {
+                roles.push(RoleEvidence { resource: required.resource.clone(), roles: granted.roles.clone() });
+            } else if !directory_spoke && !required.application.is_empty() {
+                match self.entra.client_credentials(target.client(now, deadline), &scope).await {
+                    Ok(other) => roles.push(RoleEvidence { resource: required.resource.clone(), roles: other.roles }),
+                    Err(fault) => return (Some(Err(fault)), Some(granted.access_token)),
+                }
+            }
+        }
+        (Some(Ok(roles)), Some(granted.access_token))
+    }
+
+    /// A fresh token with the stored refresh token: a cached one would outlive a revoked consent by an hour.
+    async fn ask_refresh(&self, target: &Target, deadline: Instant) -> Own {
+        let refused = |fault| Own { token: OwnToken::Refused(fault), access_token: None };
+        let granted = match &target.refresh_token_file {
+            Some(path) if !path.exists() => return Own { token: OwnToken::Missing, access_token: None },
+            // Somebody else's token: read anew, never rotated by us.
+            Some(path) => match SecretSource::File(path.clone()).read() {
+                Ok(token) => self.refresh(target, &token, deadline).await,
+                Err(error) => return refused(Fault::new(Reason::TokenInvalid, error.to_string())),
+            },
+            None => match self.store.token(&target.token_id()).await {
+                Ok(Some(stored)) => self.refresh_stored(target, stored, deadline).await,
+                Ok(None) => return Own { token: OwnToken::Missing, access_token: None },
+                Err(error) => return refused(Fault::new(Reason::Unclassified, format!("the stored token cannot be read: {error}"))),
+            },
+        };
+        match granted {
+            Ok(granted) => self.scopes(target, granted, deadline).await,
+            Err(fault) => refused(fault),
+        }
+    }
+
+    async fn refresh(&self, target: &Target, token: &Secret, deadline: Instant) -> Result<Granted, Fault> {
+        self.entra.refresh(target.client(self.clock.now(), deadline), token, &self.entra.graph_scope()).await
+    }
+
+    /// Rotates safely: the new token is saved before anything uses its access token, the one that has just worked stays as the
+    /// previous one, and when the current one is refused the previous one is tried before anybody is told.
+    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: Instant) -> Result<Granted, Fault> {
+        let (granted, worked) = match self.refresh(target, &stored.current, deadline).await {
+            Ok(granted) => (granted, stored.current),
+            Err(fault) => match stored.previous {
+                Some(previous) if is_about_the_token(fault.reason) => match self.refresh(target, &previous, deadline).await {
+                    Ok(granted) => (granted, previous),
+                    Err(_) => return Err(fault),
+                },
+                _ => return Err(fault),
+            },
+        };
+        if let Some(next) = &granted.refresh_token {
+            let saved = self.store.save_rotated(&target.token_id(), stored.generation, next, &worked, self.clock.now()).await;
+            match saved {
+                Ok(Some(_)) => {}
+                Ok(None) => tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays"),
+                // The old token has not been revoked by its use (facts d.2), so nothing is lost.
+                Err(error) => tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use"),
+            }
+        }
+        Ok(granted)
+    }
+
+    /// The scopes of every required resource: one token request more for each resource besides Graph.
+    async fn scopes(&self, target: &Target, granted: Granted, deadline: Instant) -> Own {
+        let graph = self.entra.graph_scope();
+        let mut scopes = Vec::new();
+        let mut graph_scopes = granted.scopes.clone();
+        if granted.refresh_token.is_some() {
+            // The answer's scope leaves it out; the refresh token that came along proves it.
+            graph_scopes.push("offline_access".to_owned());
+        }
+        for required in &target.profile.required {
+            let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
+            if scope == graph {
+                scopes.push((required.resource.clone(), Ok(graph_scopes.clone())));
+            } else if let (false, Some(token)) = (required.delegated.is_empty(), &granted.refresh_token) {
+                let other = self.entra.refresh(target.client(self.clock.now(), deadline), token, &scope).await;
+                let short = |s: &String| s.rsplit_once('/').map_or(s.as_str(), |(_, last)| last).to_owned();
+                scopes.push((required.resource.clone(), other.map(|g| g.scopes.iter().map(short).collect())));
+            }
+        }
+        Own { token: OwnToken::Granted { scopes, principal: granted.object_id }, access_token: Some(granted.access_token) }
+    }
+}
+
+/// Whether another refresh token could fare better.
+const fn is_about_the_token(reason: Reason) -> bool {
+    matches!(reason, Reason::TokenInvalid | Reason::TokenExpired | Reason::TokenRevoked)
+}
+
+/// A reader that is not installed, disabled or blocked in the tenant may not read it: its own troubles are not the integration's.
+fn reader_fault(fault: Fault) -> Fault {
+    let reason = match fault.reason {
+        Reason::TenantMissing | Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => fault.reason,
+        reason if reason.is_inconclusive() => reason,
+        _ => Reason::ReaderPermissionMissing,
+    };
+    Fault { reason, ..fault }
+}

@@ -1,0 +1,197 @@
+//! Who is due: a queue in memory, rebuilt from names alone after a restart. Knows no clock; time is an argument.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use crate::domain::{History, Pace, SchedulePolicy, Timestamp, first_due, next_due};
+
+/// One integration's place in the queue.
+#[derive(Debug, Clone)]
+struct Place {
+    tenant: String,
+    due: Timestamp,
+}
+
+/// A probe that ended, as the schedule sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// What is known of the integration now.
+    pub history: History,
+    /// How long an answer asked to wait.
+    pub retry_after: Option<Duration>,
+    /// The upstream as a whole was in trouble.
+    pub trouble: bool,
+    /// When the probe started.
+    pub started: Timestamp,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub struct Schedule {
+    policy: SchedulePolicy,
+    places: HashMap<String, Place>,
+    queue: BTreeSet<(Timestamp, String)>,
+    in_flight: HashSet<String>,
+    paused: HashMap<String, Timestamp>,
+    pace: Pace,
+}
+
+impl Schedule {
+    /// A queue of integrations (name, tenant), each in its own slot.
+    pub fn new(policy: SchedulePolicy, integrations: impl IntoIterator<Item = (String, String)>, now: Timestamp) -> Self {
+        let mut schedule =
+            Self { policy, places: HashMap::new(), queue: BTreeSet::new(), in_flight: HashSet::new(), paused: HashMap::new(), pace: Pace::default() };
+        for (name, tenant) in integrations {
+            let due = first_due(&name, &policy, now);
+            schedule.queue.insert((due, name.clone()));
+            schedule.places.insert(name, Place { tenant, due });
+        }
+        schedule
+    }
+
+    /// Takes the integrations that are due, the longest waiting first, with the moment each was due at; no more than may be in
+    /// flight. A tenant that asked for a pause gets it.
+    pub fn start(&mut self, concurrency: usize, now: Timestamp) -> Vec<(String, Timestamp)> {
+        let mut started = Vec::new();
+        let room = self.pace.concurrency(concurrency).saturating_sub(self.in_flight.len());
+        while started.len() < room {
+            let Some((due, name)) = self.queue.first().cloned().filter(|(due, _)| *due <= now) else { break };
+            self.queue.pop_first();
+            let tenant = self.places.get(&name).map(|p| p.tenant.clone()).unwrap_or_default();
+            if let Some(until) = self.paused.get(&tenant).copied() {
+                if until > now {
+                    self.put(&name, until);
+                    continue;
+                }
+                self.paused.remove(&tenant);
+            }
+            self.in_flight.insert(name.clone());
+            started.push((name, due));
+        }
+        started
+    }
+
+    /// Notes that a probe ended and queues the next one.
+    pub fn ended(&mut self, name: &str, ended: Ended, now: Timestamp) {
+        self.in_flight.remove(name);
+        self.pace.record(ended.trouble);
+        let Some(place) = self.places.get(name) else { return };
+        let mut due = next_due(name, &self.policy, &ended.history, self.pace.stretch(), ended.started, now);
+        if let Some(wait) = ended.retry_after {
+            let until = now.plus(wait);
+            let paused = self.paused.entry(place.tenant.clone()).or_insert(until);
+            *paused = (*paused).max(until);
+            due = due.max(*paused);
+        }
+        self.put(name, due);
+    }
+
+    /// Brings an integration's next probe forward, unless one is in flight.
+    pub fn soon(&mut self, name: &str, now: Timestamp) {
+        if let Some(place) = self.places.get(name)
+            && !self.in_flight.contains(name)
+        {
+            self.queue.remove(&(place.due, name.to_owned()));
+            self.put(name, now);
+        }
+    }
+
+    /// When somebody is due next.
+    pub fn next(&self) -> Option<Timestamp> {
+        self.queue.first().map(|(due, _)| *due)
+    }
+
+    /// Probes in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The factor by which the upstream's trouble slows everybody down.
+    pub fn stretch(&self) -> u32 {
+        self.pace.stretch()
+    }
+
+    fn put(&mut self, name: &str, due: Timestamp) {
+        if let Some(place) = self.places.get_mut(name) {
+            place.due = due;
+            self.queue.insert((due, name.to_owned()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: SchedulePolicy =
+        SchedulePolicy { interval: Duration::from_secs(300), retry_interval: Duration::from_secs(30), failure_threshold: 2 };
+    const START: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn fleet(size: usize) -> Schedule {
+        Schedule::new(POLICY, (0..size).map(|i| (format!("i{i}"), format!("t{}", i / 10))), START)
+    }
+
+    fn well(started: Timestamp) -> Ended {
+        Ended { history: History::default(), retry_after: None, trouble: false, started }
+    }
+
+    /// A week of two hundred integrations: everybody is probed once an interval, never twice at a time, never in bunches.
+    #[test]
+    fn a_week_in_a_moment() {
+        let mut schedule = fleet(200);
+        let end = START.plus(Duration::from_secs(7 * 86_400));
+        let (mut now, mut probes, mut most) = (START, HashMap::<String, u32>::new(), 0);
+        while let Some(next) = schedule.next().filter(|n| *n < end) {
+            now = now.max(next);
+            let started = schedule.start(64, now);
+            most = most.max(started.len());
+            for (name, due) in started {
+                assert_eq!(due, now, "in time");
+                *probes.entry(name.clone()).or_default() += 1;
+                schedule.ended(&name, well(now), now);
+            }
+        }
+        assert_eq!(probes.len(), 200);
+        assert!(probes.values().all(|p| *p == 7 * 288), "{:?}", probes.values().max());
+        assert!(most <= 3, "{most} at once");
+    }
+
+    #[test]
+    fn one_at_a_time_and_no_more_than_allowed() {
+        let mut schedule = fleet(100);
+        let now = START.plus(Duration::from_secs(300));
+        let first = schedule.start(10, now);
+        assert_eq!((first.len(), schedule.in_flight()), (10, 10));
+        assert!(schedule.start(10, now).is_empty());
+        schedule.soon(&first[0].0, now);
+        schedule.ended(&first[1].0, well(now), now);
+        let next = schedule.start(10, now);
+        assert_eq!(next.len(), 1);
+        assert!(first.iter().all(|(name, _)| *name != next[0].0));
+    }
+
+    #[test]
+    fn a_tenant_gets_the_pause_it_asked_for() {
+        let names = [("a", "t"), ("b", "t"), ("c", "u")];
+        let mut schedule = Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), START);
+        let started = |schedule: &mut Schedule, now| schedule.start(10, now).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+        schedule.soon("a", START);
+        assert_eq!(started(&mut schedule, START), ["a"]);
+        schedule.soon("b", START);
+        schedule.soon("c", START);
+        schedule.ended("a", Ended { retry_after: Some(Duration::from_secs(900)), ..well(START) }, START);
+        assert_eq!(started(&mut schedule, START), ["c"], "the other integration of the tenant waits, too");
+        let almost = START.plus(Duration::from_secs(899));
+        assert!(started(&mut schedule, almost).is_empty());
+        let mut after = started(&mut schedule, START.plus(Duration::from_secs(900)));
+        after.sort();
+        assert_eq!(after, ["a", "b"]);
+    }
+
+    #[test]
+    fn soon_means_now() {
+        let mut schedule = fleet(3);
+        schedule.soon("i1", START);
+        assert_eq!(schedule.start(10, START), [("i1".to_owned(), START)]);
+    }
+}

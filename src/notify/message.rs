@@ -1,0 +1,260 @@
+//! From a notification to subject, text and HTML. Pure: the same notification and link always give the same mail.
+//!
+//! All wording is here, in [`Reason`] and in the templates. The reader is an admin with a phone who has never heard of
+//! Consentry, or an operator who has.
+
+use askama::Template as _;
+use aws_lc_rs::digest;
+
+use crate::domain::{Access, LinkTarget, MailKind, Notification, Reason, Remedy, Story, Timestamp};
+
+/// What every mail of this installation has in common.
+#[derive(Debug, Clone, Default)]
+pub struct Letterhead {
+    /// Domain of the sender, for `Message-ID`.
+    pub domain: String,
+    /// Whom a recipient may ask.
+    pub support_contact: Option<String>,
+}
+
+/// A mail, ready for its headers to be encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Without control characters, of a length that a list of mails can show.
+    pub subject: String,
+    /// `Message-ID` with angle brackets: the same for every attempt.
+    pub message_id: String,
+    /// `Message-ID` of the first mail of this alert to this person, when this is a later one.
+    pub thread: Option<String>,
+    /// The text part.
+    pub text: String,
+    /// The HTML part.
+    pub html: String,
+}
+
+#[derive(askama::Template)]
+#[template(path = "mail.html")]
+struct HtmlMail<'a>(&'a Body);
+
+#[derive(askama::Template)]
+#[template(path = "mail.txt", escape = "none")]
+struct TextMail<'a>(&'a Body);
+
+/// What both parts say.
+#[derive(Debug, Default)]
+struct Body {
+    subject: String,
+    heading: String,
+    color: &'static str,
+    lead: Vec<String>,
+    facts: Vec<(&'static str, String)>,
+    button: Option<(&'static str, String)>,
+    steps: Vec<String>,
+    notes: Vec<String>,
+    contact: String,
+}
+
+/// Renders a mail. `link` is where the button leads, `first_sequence` the notice with which the alert's thread began.
+pub fn render(notification: &Notification, first_sequence: u32, link: Option<&str>, letterhead: &Letterhead) -> Rendered {
+    let id = |sequence| message_id(&notification.alert, sequence, &notification.recipient, &letterhead.domain);
+    let body = body(notification, link, letterhead);
+    Rendered {
+        subject: body.subject.clone(),
+        message_id: id(notification.sequence),
+        thread: (notification.sequence != first_sequence).then(|| id(first_sequence)),
+        // Rendering into a string fails only where a template's own filter does; there are none.
+        text: TextMail(&body).render().unwrap_or_default(),
+        html: HtmlMail(&body).render().unwrap_or_default(),
+    }
+}
+
+/// Stable for one notice to one person, and no way back to the address.
+fn message_id(alert: &str, sequence: u32, recipient: &str, domain: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, recipient.as_bytes());
+    let person: String = hash.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect();
+    format!("<{alert}.{sequence}.{person}@{domain}>")
+}
+
+fn body(notification: &Notification, link: Option<&str>, letterhead: &Letterhead) -> Body {
+    let story = Words::of(&notification.story);
+    let mut body = match (notification.kind, &notification.story.undeliverable) {
+        (_, Some(address)) => undeliverable(&story, address),
+        (MailKind::Operator, None) => operator(&story),
+        (MailKind::Resolved, None) => resolved(&story),
+        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => admin(&story, notification.kind, link),
+    };
+    body.subject = one_line(&body.subject, 150);
+    body.contact = match &letterhead.support_contact {
+        Some(contact) => format!("Questions? Ask {}.", one_line(contact, 300)),
+        None => "Questions? Reply to this mail.".to_owned(),
+    };
+    body
+}
+
+/// The story's names, made fit to be read: they come from configuration and directories, and may be hostile.
+struct Words<'a> {
+    story: &'a Story,
+    name: String,
+    app: String,
+    tenant: String,
+}
+
+impl<'a> Words<'a> {
+    fn of(story: &'a Story) -> Self {
+        Self { story, name: one_line(&story.display_name, 80), app: one_line(&story.app, 80), tenant: one_line(&story.tenant, 120) }
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let story = self.story;
+        let mut facts = vec![
+            ("Integration", format!("{} ({})", self.name, story.integration)),
+            ("Application", format!("{}, {}", self.app, story.client_id)),
+            ("Microsoft Entra tenant", self.tenant.clone()),
+            ("Since", moment(story.since)),
+        ];
+        if !story.items.is_empty() {
+            let what = match story.reason {
+                Reason::GroupMissing => "Groups that cannot be found",
+                Reason::PermissionUnexpected => "Permissions that are not needed",
+                _ => "Missing permissions",
+            };
+            facts.push((what, story.items.iter().map(|i| one_line(i, 80)).collect::<Vec<_>>().join(", ")));
+        }
+        if let Some(until) = story.restorable_until {
+            facts.push(("Can be restored until", moment(until)));
+        }
+        facts
+    }
+
+    /// For whoever looks it up or asks Microsoft.
+    fn reference(&self) -> Option<String> {
+        let code = self.story.code.as_deref()?;
+        let request = self.story.request_id.as_deref().map(|id| format!(", request {id}")).unwrap_or_default();
+        let page = code.strip_prefix("AADSTS").map(|n| format!(" (https://login.microsoftonline.com/error?code={n})")).unwrap_or_default();
+        Some(format!("For support: {code}{page}{request}."))
+    }
+}
+
+fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
+    let story = words.story;
+    let (name, app) = (&words.name, &words.app);
+    let invitation = story.reason == Reason::TokenMissing;
+    let (subject, heading) = match kind {
+        MailKind::Changed => (format!("{app} for {name} is still broken, for another reason"), format!("{app} for {name}: the reason has changed")),
+        MailKind::Reminder => (format!("Reminder: {app} still needs your help for {name}"), format!("{app} still needs your help for {name}")),
+        MailKind::Test => (format!("[Test] Action needed: {app} has lost access for {name}"), format!("This is a test. {app} has lost access for {name}")),
+        _ if invitation => (format!("Please connect {app} for {name}"), format!("{app} for {name} waits for your sign-in")),
+        _ => (format!("Action needed: {app} has lost access for {name}"), format!("{app} has lost access for {name}")),
+    };
+    let mut lead = vec![story.reason.sentence().to_owned()];
+    lead.push(match invitation {
+        true => format!("{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."),
+        false => format!("Until this is mended, {app} does not learn of changes: new people get no access, and people who have left keep theirs."),
+    });
+    let mut steps = Vec::new();
+    let mut button = None;
+    if let (Remedy::Reauthenticate, Some(link)) = (story.reason.remedy(), link) {
+        button = Some((if invitation { "Connect" } else { "Re-authenticate" }, link.to_owned()));
+        steps = match (&story.link, story.access) {
+            (LinkTarget::Url(_), _) => vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()],
+            _ => vec![
+                "Press the button.".to_owned(),
+                format!("Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.", words.tenant),
+                "Press Accept. That is all.".to_owned(),
+            ],
+        };
+    }
+    let mut notes = vec![story.reason.advice().to_owned()];
+    if button.is_some() && !story.permissions.is_empty() && story.access == Access::Delegated {
+        notes.push(format!("You will be asked for: {}.", story.permissions.join(", ")));
+    }
+    notes.push("The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.".to_owned());
+    notes.extend(words.reference());
+    Body { subject, heading, color: "#b42318", lead, facts: words.facts(), button, steps, notes, ..Body::default() }
+}
+
+fn resolved(words: &Words<'_>) -> Body {
+    let (name, app) = (&words.name, &words.app);
+    let mut facts = words.facts();
+    facts.push(("Working again since", moment(words.story.at)));
+    Body {
+        subject: format!("Working again: {app} for {name}"),
+        heading: format!("{app} works again for {name}"),
+        color: "#067647",
+        lead: vec!["All checks pass again. You need not do anything.".to_owned(), format!("What was wrong: {}", words.story.reason.sentence())],
+        facts,
+        ..Body::default()
+    }
+}
+
+fn operator(words: &Words<'_>) -> Body {
+    let reason = words.story.reason;
+    let mut notes = vec![format!("Reason: {}, remedy: {}.", reason.label(), reason.remedy().label())];
+    notes.extend(words.reference());
+    notes.push("This is one mail for everything that suffers from the same cause. The status page and /metrics show which integrations do.".to_owned());
+    Body {
+        subject: format!("[Consentry] {} ({}, first seen at {})", reason.sentence().trim_end_matches('.'), words.app, words.name),
+        heading: reason.sentence().to_owned(),
+        color: "#b54708",
+        lead: vec![reason.advice().to_owned()],
+        facts: words.facts(),
+        notes,
+        ..Body::default()
+    }
+}
+
+fn undeliverable(words: &Words<'_>, address: &str) -> Body {
+    Body {
+        subject: format!("[Consentry] A mail about {} cannot be delivered", words.name),
+        heading: format!("The mail server refuses {}", one_line(address, 120)),
+        color: "#b54708",
+        lead: vec![
+            "A mail to this address was refused for good several times and has been given up. Correct the address in the configuration.".to_owned(),
+            format!("It was about: {}", words.story.reason.sentence()),
+        ],
+        facts: words.facts(),
+        ..Body::default()
+    }
+}
+
+fn moment(at: Timestamp) -> String {
+    let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    time.strftime("%e %B %Y, %H:%M UTC").to_string().trim().to_owned()
+}
+
+/// One line without control characters and without marks that turn the direction of writing, cut to a length.
+fn one_line(text: &str, limit: usize) -> String {
+    let hostile = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let spaced: String = text.chars().map(|c| if hostile(c) { ' ' } else { c }).collect();
+    let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
+}
+
+/// A story for `test-email`: what an admin would read.
+pub fn sample_story(now: Timestamp) -> Story {
+    Story {
+        integration: "sample".to_owned(),
+        display_name: "Sample Corp".to_owned(),
+        app: "Sample App".to_owned(),
+        client_id: "00000000-0000-0000-0000-000000000000".to_owned(),
+        tenant: "contoso.onmicrosoft.com".to_owned(),
+        access: Access::Delegated,
+        reason: Reason::TokenRevoked,
+        items: Vec::new(),
+        code: Some("AADSTS50173".to_owned()),
+        request_id: None,
+        restorable_until: None,
+        permissions: vec!["User.Read".to_owned(), "Group.Read.All".to_owned()],
+        since: now,
+        at: now,
+        link: LinkTarget::Builtin,
+        undeliverable: None,
+    }
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

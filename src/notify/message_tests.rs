@@ -1,0 +1,99 @@
+//! What people read, compared where it matters.
+
+use super::*;
+
+fn notification(kind: MailKind, reason: Reason) -> Notification {
+    let at = Timestamp::from_seconds(1_790_000_000);
+    let story = Story { reason, ..sample_story(at) };
+    Notification { alert: "a1".to_owned(), sequence: 0, kind, recipient: "ada@example.com".to_owned(), story }
+}
+
+fn letterhead() -> Letterhead {
+    Letterhead { domain: "example.com".to_owned(), support_contact: Some("Help Desk, +1 555 0100".to_owned()) }
+}
+
+const LINK: &str = "https://consentry.example.com/reauth/sample?token=t.t";
+
+#[test]
+fn an_alert_in_full() {
+    let mail = render(&notification(MailKind::Alert, Reason::TokenRevoked), 0, Some(LINK), &letterhead());
+    assert_eq!(mail.subject, "Action needed: Sample App has lost access for Sample Corp");
+    assert_eq!(mail.text, "\
+Sample App has lost access for Sample Corp
+
+The integration's sign-in was revoked: a password was reset by an administrator, or sessions were revoked.
+
+Until this is mended, Sample App does not learn of changes: new people get no access, and people who have left keep theirs.
+
+Re-authenticate:
+https://consentry.example.com/reauth/sample?token=t.t
+
+What you will see:
+1. Press the button.
+2. Sign in with an administrator account of contoso.onmicrosoft.com. A service account is best: the connection lives as long as the account does.
+3. Press Accept. That is all.
+
+Integration: Sample Corp (sample)
+Application: Sample App, 00000000-0000-0000-0000-000000000000
+Microsoft Entra tenant: contoso.onmicrosoft.com
+Since: 21 September 2026, 14:13 UTC
+
+Re-authenticate, best with a service account.
+You will be asked for: User.Read, Group.Read.All.
+The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.
+For support: AADSTS50173 (https://login.microsoftonline.com/error?code=50173).
+
+Questions? Ask Help Desk, +1 555 0100.
+-- 
+Sent by Consentry, which watches this integration with Microsoft Entra ID.");
+    assert_eq!(mail.html.matches(LINK).count(), 3, "button, and the bare link with its text");
+}
+
+#[test]
+fn kinds_differ_in_their_subject() {
+    let subject = |kind, reason| render(&notification(kind, reason), 0, Some(LINK), &letterhead()).subject;
+    for (kind, reason, expected) in [
+        (MailKind::Alert, Reason::TokenMissing, "Please connect Sample App for Sample Corp"),
+        (MailKind::Changed, Reason::AppDeleted, "Sample App for Sample Corp is still broken, for another reason"),
+        (MailKind::Resolved, Reason::TokenRevoked, "Working again: Sample App for Sample Corp"),
+        (MailKind::Operator, Reason::ClientCredentialExpired, "[Consentry] The application's client credential has expired (Sample App, first seen at Sample Corp)"),
+        (MailKind::Test, Reason::TokenRevoked, "[Test] Action needed: Sample App has lost access for Sample Corp"),
+    ] {
+        assert_eq!(subject(kind, reason), expected);
+    }
+}
+
+#[test]
+fn only_reauthentication_gets_a_button() {
+    for reason in Reason::ALL {
+        let mail = render(&notification(MailKind::Alert, *reason), 0, Some(LINK), &letterhead());
+        assert_eq!(mail.html.contains(LINK), reason.remedy() == Remedy::Reauthenticate, "{reason:?}");
+        assert!(mail.text.contains(reason.sentence()) && mail.text.contains(reason.advice()), "{reason:?}");
+    }
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let long = "x".repeat(10_000);
+    for (name, gone) in [("Evil\r\nBcc: all@example.com", "\r"), ("<script>alert(1)</script>", "<script>"), ("a\u{202e}b\"c", "\u{202e}"), (&long, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")] {
+        let mut n = notification(MailKind::Alert, Reason::PermissionMissing);
+        (n.story.display_name, n.story.app, n.story.items) = (name.to_owned(), name.to_owned(), vec![name.to_owned()]);
+        let mail = render(&n, 0, Some(LINK), &letterhead());
+        assert!(!mail.subject.contains(['\r', '\n']) && mail.subject.chars().count() <= 151, "{}", mail.subject);
+        assert!(!mail.html.contains(gone), "{gone}");
+    }
+}
+
+#[test]
+fn message_ids_are_stable_and_thread() {
+    let id = |sequence, first, recipient: &str| {
+        let n = Notification { sequence, recipient: recipient.to_owned(), ..notification(MailKind::Alert, Reason::TokenRevoked) };
+        let mail = render(&n, first, None, &letterhead());
+        (mail.message_id, mail.thread)
+    };
+    let (first, none) = id(0, 0, "ada@example.com");
+    assert_eq!((id(0, 0, "ada@example.com").0, none), (first.clone(), None));
+    assert_eq!(id(2, 0, "ada@example.com").1, Some(first.clone()));
+    assert_ne!(id(0, 0, "bob@example.com").0, first);
+    assert!(first.starts_with("<a1.0.") && first.ends_with("@example.com>") && !first.contains("ada"), "{first}");
+}

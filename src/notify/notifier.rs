@@ -1,0 +1,196 @@
+//! Draining the outbox: oldest first, growing pauses while the mail server is away, nothing lost, nothing sent twice.
+//!
+//! A mail is marked as sent as soon as the server has taken it. A crash in between repeats it once, with the same
+//! `Message-ID`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use super::message::{Letterhead, render};
+use super::smtp::{SmtpSettings, deliver};
+use crate::clock::Clock;
+use crate::domain::{LinkTarget, MailKind, Notification, Story, Timestamp};
+use crate::metrics::{EmailFailure, Families};
+use crate::store::{Queued, Store, StoreError};
+
+/// Makes the signed link of an integration, good from now on.
+pub type LinkMaker = Arc<dyn Fn(&str, Timestamp) -> Option<String> + Send + Sync>;
+
+/// How mail is sent.
+#[derive(Clone)]
+pub struct NotifierSettings {
+    /// The mail server.
+    pub smtp: SmtpSettings,
+    /// What every mail has in common.
+    pub letterhead: Letterhead,
+    /// Who runs Consentry.
+    pub operators: Vec<String>,
+    /// Makes links to Consentry's own page.
+    pub link: LinkMaker,
+}
+
+impl std::fmt::Debug for NotifierSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NotifierSettings").field("smtp", &self.smtp).finish_non_exhaustive()
+    }
+}
+
+/// Mails handed over at once.
+const AT_ONCE: u32 = 8;
+
+/// A refused recipient is tried so many times.
+const REJECTIONS: u32 = 4;
+
+/// Nothing is older than this and still kept, once it was delivered.
+const KEEP: Duration = Duration::from_secs(90 * 86_400);
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Notifier {
+    settings: Arc<NotifierSettings>,
+    store: Store,
+    families: Families,
+    clock: Clock,
+    outbox: Arc<Notify>,
+}
+
+impl Notifier {
+    /// Puts the parts together. `outbox` is nudged when mails were saved.
+    pub fn new(settings: NotifierSettings, store: Store, families: Families, clock: Clock, outbox: Arc<Notify>) -> Self {
+        Self { settings: Arc::new(settings), store, families, clock, outbox }
+    }
+
+    /// Runs until told to stop; a mail that is being handed over is finished first.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        if let Ok(Some(at)) = self.store.last_mail().await {
+            self.families.set_last_email(at);
+        }
+        loop {
+            let wait = match self.drain().await {
+                Ok(next) => next.map_or(Duration::from_secs(3600), |n| n.since(self.clock.now()).max(Duration::from_millis(100))),
+                Err(error) => {
+                    tracing::error!(%error, "cannot read the outbox");
+                    Duration::from_secs(5)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.outbox.notified() => {}
+                _ = stop.wait_for(|stopped| *stopped) => break,
+            }
+        }
+    }
+
+    /// Sends everything that is due now; answers when the next mail is.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.store.prune_notifications(self.clock.now().minus(KEEP)).await?;
+        loop {
+            let due = self.store.due_notifications(self.clock.now(), AT_ONCE).await?;
+            self.families.set_queue(self.store.outbox().await?.1);
+            if due.is_empty() {
+                return Ok(self.store.outbox().await?.0);
+            }
+            let mut attempts = JoinSet::new();
+            for queued in due {
+                let notifier = self.clone();
+                attempts.spawn(async move { notifier.send(&queued).await });
+            }
+            while let Some(result) = attempts.join_next().await {
+                // A panic in there ends the process in release builds; in tests it shows.
+                result.map_err(|e| StoreError::Database(e.to_string()))??;
+            }
+        }
+    }
+
+    async fn send(&self, queued: &Queued) -> Result<(), StoreError> {
+        let notification = &queued.notification;
+        let now = self.clock.now();
+        let link = match &notification.story.link {
+            LinkTarget::Builtin => (self.settings.link)(&notification.story.integration, now),
+            LinkTarget::Url(url) => Some(url.clone()),
+            LinkTarget::None => None,
+        };
+        let mail = render(notification, queued.first_sequence, link.as_deref(), &self.settings.letterhead);
+        let delivery = deliver(&self.settings.smtp, notification, &mail, now).await;
+        let (kind, to, integration) = (notification.kind, masked(&notification.recipient), &notification.story.integration);
+        let now = self.clock.now();
+        match delivery.outcome {
+            Ok(()) => {
+                self.store.mark_sent(queued.id, now).await?;
+                self.families.email_sent(kind, now);
+                tracing::info!(%integration, kind = kind.label(), %to, "mail sent");
+            }
+            Err(failure) => {
+                self.families.email_failed(kind, failure);
+                let last = delivery.dialogue.last().map(|l| l.replace(&notification.recipient, &to)).unwrap_or_default();
+                let rejected = failure == EmailFailure::Rejected;
+                if rejected && queued.rejections + 1 >= REJECTIONS {
+                    tracing::error!(%integration, kind = kind.label(), %to, error = last, "mail given up: the server refuses the recipient");
+                    self.store.give_up(queued.id, now, self.tell_operators(notification)).await?;
+                } else {
+                    let due = now.plus(pause(if rejected { queued.rejections } else { queued.attempts }, rejected));
+                    tracing::warn!(%integration, kind = kind.label(), %to, reason = failure.label(), error = last, "mail not sent; it stays queued");
+                    self.store.mark_failed(queued.id, due, rejected).await?;
+                }
+            }
+        }
+        self.families.set_queue(self.store.outbox().await?.1);
+        Ok(())
+    }
+
+    /// The operators hear that an address is refused; an operator's own refused address tells the others, once.
+    fn tell_operators(&self, refused: &Notification) -> Vec<Notification> {
+        if refused.story.undeliverable.is_some() {
+            return Vec::new();
+        }
+        let others = self.settings.operators.iter().filter(|o| **o != refused.recipient);
+        let story = Story { undeliverable: Some(refused.recipient.clone()), link: LinkTarget::None, ..refused.story.clone() };
+        others
+            .map(|operator| Notification {
+                alert: format!("undeliverable-{}", refused.alert),
+                sequence: refused.sequence,
+                kind: MailKind::Operator,
+                recipient: operator.clone(),
+                story: story.clone(),
+            })
+            .collect()
+    }
+}
+
+/// The pause after the attempt that came after `before` others: doubling from five seconds to five minutes; a refused
+/// recipient is tried more slowly.
+fn pause(before: u32, rejected: bool) -> Duration {
+    let (first, most) = if rejected { (60, 3600) } else { (5, 300) };
+    let factor = if rejected { 5_u64 } else { 2 }.saturating_pow(before.min(10));
+    Duration::from_secs(first * factor).min(Duration::from_secs(most))
+}
+
+/// An address as a log may show it.
+fn masked(address: &str) -> String {
+    let (local, domain) = address.split_once('@').unwrap_or((address, ""));
+    let first: String = local.chars().take(1).collect();
+    format!("{first}***@{domain}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow() {
+        let seconds = |rejected| (0..8).map(|n| pause(n, rejected).as_secs()).collect::<Vec<_>>();
+        assert_eq!(seconds(false), [5, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(seconds(true)[..4], [60, 300, 1500, 3600]);
+    }
+
+    #[test]
+    fn logs_show_no_addresses() {
+        assert_eq!(masked("ada@example.com"), "a***@example.com");
+    }
+}

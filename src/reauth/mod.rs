@@ -1,0 +1,124 @@
+//! Signed re-authentication links.
+//!
+//! A link names an integration and says until when it is good. It is a key: it goes into mails and nowhere else, never into
+//! logs. It is checked without the database; a rotated encryption key revokes all links.
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::domain::Timestamp;
+
+/// Signs and checks links.
+#[derive(Clone)]
+pub struct Links {
+    key: hmac::Key,
+    public_url: String,
+    lifetime: std::time::Duration,
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").field("public_url", &self.public_url).finish_non_exhaustive()
+    }
+}
+
+/// A link that was signed by us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// The integration it is for.
+    pub integration: String,
+    /// When it was made.
+    pub issued: Timestamp,
+    /// Until when it is good.
+    pub expires: Timestamp,
+}
+
+/// Why a token opens nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkError {
+    /// Not signed by us, or for another integration.
+    Forged,
+    /// Signed by us, but its time is over.
+    Expired,
+}
+
+const VERSION: u8 = 1;
+
+impl Links {
+    /// Links below `public_url`, signed with `key`, good for `lifetime`.
+    pub fn new(key: hmac::Key, public_url: &str, lifetime: std::time::Duration) -> Self {
+        Self { key, public_url: public_url.trim_end_matches('/').to_owned(), lifetime }
+    }
+
+    /// A fresh link.
+    pub fn make(&self, integration: &str, now: Timestamp) -> String {
+        format!("{}/reauth/{integration}?token={}", self.public_url, self.token(integration, now))
+    }
+
+    /// Version, issue and expiry in milliseconds, name; then the tag over all of it.
+    fn token(&self, integration: &str, now: Timestamp) -> String {
+        let mut bytes = vec![VERSION];
+        bytes.extend(now.0.to_be_bytes());
+        bytes.extend(now.plus(self.lifetime).0.to_be_bytes());
+        bytes.extend(integration.as_bytes());
+        let tag = hmac::sign(&self.key, &bytes);
+        bytes.extend(tag.as_ref());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Checks a token that came with a link for `integration`.
+    ///
+    /// # Errors
+    /// It was not made by us for this integration, or its time is over.
+    pub fn check(&self, integration: &str, token: &str, now: Timestamp) -> Result<Signed, LinkError> {
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| LinkError::Forged)?;
+        let (signed, tag) = bytes.len().checked_sub(32).map(|at| bytes.split_at(at)).ok_or(LinkError::Forged)?;
+        hmac::verify(&self.key, signed, tag).map_err(|_| LinkError::Forged)?;
+        let (head, name) = signed.split_at_checked(17).filter(|(head, _)| head[0] == VERSION).ok_or(LinkError::Forged)?;
+        let time = |at: usize| head.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_be_bytes).map(Timestamp);
+        let (issued, expires) = time(1).zip(time(9)).ok_or(LinkError::Forged)?;
+        if name != integration.as_bytes() {
+            return Err(LinkError::Forged);
+        }
+        if now >= expires {
+            return Err(LinkError::Expired);
+        }
+        Ok(Signed { integration: integration.to_owned(), issued, expires })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn links(secret: &[u8]) -> Links {
+        Links::new(hmac::Key::new(hmac::HMAC_SHA256, secret), "https://c.example.com/", Duration::from_secs(60))
+    }
+
+    #[test]
+    fn a_link_is_good_for_its_integration_and_time_only() {
+        let (ours, now) = (links(b"ours"), Timestamp::from_seconds(1_790_000_000));
+        let link = ours.make("acme", now);
+        let token = link.strip_prefix("https://c.example.com/reauth/acme?token=").expect("a link").to_owned();
+        let mut tampered = token.clone().into_bytes();
+        tampered[5] ^= 1;
+        let tampered = String::from_utf8(tampered).unwrap_or_default();
+        for (sentence, name, token, at, expected) in [
+            ("good", "acme", token.as_str(), now, Ok(())),
+            ("good to the last moment", "acme", &token, now.plus(Duration::from_millis(59_999)), Ok(())),
+            ("over", "acme", &token, now.plus(Duration::from_secs(60)), Err(LinkError::Expired)),
+            ("for somebody else", "other", &token, now, Err(LinkError::Forged)),
+            ("tampered", "acme", &tampered, now, Err(LinkError::Forged)),
+            ("empty", "acme", "", now, Err(LinkError::Forged)),
+            ("nonsense", "acme", "%%%", now, Err(LinkError::Forged)),
+            ("short", "acme", "AAAA", now, Err(LinkError::Forged)),
+        ] {
+            assert_eq!(ours.check(name, token, at).map(|_| ()), expected, "{sentence}");
+        }
+        assert_eq!(links(b"rotated").check("acme", &token, now), Err(LinkError::Forged), "a rotated key revokes");
+        assert_ne!(ours.make("acme", Timestamp(now.0 + 1)), link, "a later link is another, and both are good");
+    }
+}

@@ -1,0 +1,168 @@
+//! The listener and the routes.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::pages;
+use crate::clock::Clock;
+use crate::metrics::{Families, Published, negotiate, write};
+use crate::reauth::Links;
+
+/// What the routes read.
+#[derive(Debug)]
+pub struct Served {
+    /// Counters of the process.
+    pub families: Families,
+    /// Series of the integrations.
+    pub published: Arc<Published>,
+    /// Checks mailed links.
+    pub links: Option<Links>,
+    /// Says what is wrong with an integration.
+    pub monitor: pages::Lookup,
+    /// For the expiry of links.
+    pub clock: Clock,
+    /// Configuration, database and the first pass are there.
+    pub ready: AtomicBool,
+    /// Path of the exposition.
+    pub telemetry_path: String,
+}
+
+/// A client that has not sent its headers by then is cut off.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// More connections at once are not served.
+const CONNECTIONS: usize = 512;
+
+/// Small answers are not worth compressing.
+const GZIP_FROM: usize = 1024;
+
+/// Binds an address as Prometheus writes them: `:10143` means every interface, IPv6 and IPv4.
+///
+/// # Errors
+/// The address is malformed or taken.
+pub async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    let failed = || format!("cannot listen on {address}");
+    let Some(port) = address.strip_prefix(':') else { return TcpListener::bind(address).await.with_context(failed) };
+    let port: u16 = port.parse().with_context(|| format!("{address} is not an address; write it like :10143 or 127.0.0.1:10143"))?;
+    match TcpListener::bind(SocketAddr::from(([0_u16; 8], port))).await {
+        Ok(listener) => Ok(listener),
+        // Machines without IPv6.
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error).with_context(failed),
+        Err(_) => TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await.with_context(failed),
+    }
+}
+
+/// Serves until told to stop; answers under way are finished.
+pub async fn serve(listener: TcpListener, served: Arc<Served>, mut stop: watch::Receiver<bool>) {
+    let router = router(served);
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file handles, mostly: give them time to come back.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = &mut stopped => break,
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            // A client that goes away early is its own business.
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+    graceful.shutdown().await;
+}
+
+fn router(served: Arc<Served>) -> Router {
+    Router::new()
+        .route("/", get(pages::index))
+        .route(&served.telemetry_path, get(metrics))
+        .route("/-/healthy", get(|| async { "Consentry is healthy.\n" }))
+        .route("/-/ready", get(ready))
+        .route("/reauth/{name}", get(pages::reauthentication))
+        .fallback(pages::not_found)
+        .layer(axum::extract::DefaultBodyLimit::max(64 * 1024))
+        .with_state(served)
+}
+
+async fn ready(State(served): State<Arc<Served>>) -> Response {
+    if served.ready.load(Ordering::Relaxed) {
+        return "Consentry is ready.\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "Consentry is starting.\n").into_response()
+}
+
+async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
+    let header = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    let format = negotiate(header(ACCEPT));
+    let gzip = header(ACCEPT_ENCODING).is_some_and(accepts_gzip);
+    // A big fleet's exposition takes milliseconds, and compressing it more: not on a thread that others wait for.
+    let body = tokio::task::spawn_blocking(move || {
+        let text = write(&served.families, &served.published, format);
+        if gzip && text.len() > GZIP_FROM { compress(&text).map(|z| (z, true)) } else { Ok((text.into_bytes(), false)) }
+    });
+    let Ok(Ok((body, gzipped))) = body.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let mut response = ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
+    if gzipped {
+        response.headers_mut().insert(CONTENT_ENCODING, axum::http::HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+/// Whether `gzip` (or anything) is accepted with a quality above zero (RFC 9110 section 12.5.3).
+fn accepts_gzip(header: &str) -> bool {
+    header.split(',').any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|c| c.eq_ignore_ascii_case("gzip"));
+        let quality = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+        named && quality > 0.0
+    })
+}
+
+fn compress(text: &str) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
+    encoder.write_all(text.as_bytes())?;
+    encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_negotiated() {
+        for (header, expected) in [("gzip", true), ("br, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false), ("GZIP", true)] {
+            assert_eq!(accepts_gzip(header), expected, "{header}");
+        }
+    }
+}
