@@ -25,7 +25,7 @@ pub struct Mail {
 }
 
 /// The parts of a mail that people and tests look at.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Parsed {
     /// `Subject`, decoded.
     pub subject: String,

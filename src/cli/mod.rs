@@ -1,6 +1,6 @@
 //! The command line: flags in the Prometheus style, one function a command. Exit statuses: 0 fine, 1 not, 2 wrong usage or could not run.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -79,8 +79,9 @@ struct Run {
 
 #[derive(Debug, Args)]
 struct CheckConfig {
-    /// The configuration file.
-    file: Option<PathBuf>,
+    /// The configuration file; the same as --config.file.
+    #[arg(id = "path", value_name = "FILE")]
+    path: Option<PathBuf>,
     #[command(flatten)]
     config: Configured,
 }
@@ -129,7 +130,7 @@ struct Demo {
 pub async fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Run(run) => run_daemon(run).await,
-        Command::CheckConfig(check) => Ok(check_config(&check.file.unwrap_or(check.config.file))),
+        Command::CheckConfig(check) => Ok(check_config(&check.path.unwrap_or(check.config.file))),
         Command::Probe(probe) => {
             // 2 tells scripts that nothing was probed, and 1 that something is wrong.
             match probe_now(&probe).await {
@@ -149,6 +150,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
             crate::demo::run(&demo.listen).await.map(|()| 0)
         }
     }
+}
+
+/// Prints to standard output. A reader that has gone (`| head`) is no error of ours.
+fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Reads a configuration, or prints its problems.
@@ -197,10 +203,10 @@ fn check_config(file: &Path) -> u8 {
     match load(file) {
         Ok(Loaded { config, warnings, unbuilt }) => {
             for warning in &warnings {
-                println!("warning: {warning}");
+                say(format_args!("warning: {warning}"));
             }
             if let Some(warning) = unbuilt_warning(&unbuilt) {
-                println!("warning: {warning}");
+                say(format_args!("warning: {warning}"));
             }
             print_summary(file, &config);
             0
@@ -216,20 +222,20 @@ fn check_config(file: &Path) -> u8 {
 fn print_summary(file: &Path, config: &Config) {
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();
     let duration = crate::config::format_duration;
-    println!("{}: valid", file.display());
-    println!("  cloud         {} and {}", config.cloud.login_url, config.cloud.graph_url);
-    println!(
+    say(format_args!("{}: valid", file.display()));
+    say(format_args!("  cloud         {} and {}", config.cloud.login_url, config.cloud.graph_url));
+    say(format_args!(
         "  integrations  {} ({enabled} enabled) of {}, {}",
         config.integrations.len(),
         count(config.apps.len(), "app"),
         count(config.readers.len(), "directory reader")
-    );
-    println!("  probing       every {}, at most {} at once", duration(config.probe.interval), config.probe.concurrency);
-    println!("  storage       {}, key {}", config.storage.path.display(), config.storage.encryption_key_file.display());
+    ));
+    say(format_args!("  probing       every {}, at most {} at once", duration(config.probe.interval), config.probe.concurrency));
+    say(format_args!("  storage       {}, key {}", config.storage.path.display(), config.storage.encryption_key_file.display()));
     match config.email.as_ref().map(|e| (&e.from, &e.smtp)) {
-        Some((from, Some(smtp))) => println!("  mail          from {from} through {}:{}", smtp.host, smtp.port),
-        Some((from, None)) => println!("  mail          from {from}, but the configured transport is not usable in this version"),
-        None => println!("  mail          none"),
+        Some((from, Some(smtp))) => say(format_args!("  mail          from {from} through {}:{}", smtp.host, smtp.port)),
+        Some((from, None)) => say(format_args!("  mail          from {from}, but the configured transport is not usable in this version")),
+        None => say(format_args!("  mail          none")),
     }
 }
 
@@ -259,11 +265,11 @@ async fn test_email(test: &TestEmail) -> anyhow::Result<u8> {
     let delivery = deliver(&settings, &notification, &mail, now).await;
     match delivery.outcome {
         Ok(()) => {
-            println!("{}:{} has taken the mail to {}.", settings.host, settings.port, test.address);
+            say(format_args!("{}:{} has taken the mail to {}.", settings.host, settings.port, test.address));
             Ok(0)
         }
         Err(failure) => {
-            delivery.dialogue.iter().for_each(|line| println!("{line}"));
+            delivery.dialogue.iter().for_each(|line| say(line));
             eprintln!("consentry: the mail was not sent ({})", failure.label());
             Ok(1)
         }
@@ -287,7 +293,7 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
     }
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
     app::store(&config)?.put_token(&target.token_id(), &Secret::new(token), "import", Clock::System.now()).await?;
-    println!("The token of {} is stored. A running daemon uses it at the next probe.", named.name);
+    say(format_args!("The token of {} is stored. A running daemon uses it at the next probe.", named.name));
     Ok(0)
 }
 
@@ -296,6 +302,6 @@ fn reauth_link(named: &Named) -> anyhow::Result<u8> {
     integration(&config, &named.name)?;
     let store = app::store(&config)?;
     let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
-    println!("{}", links.make(&named.name, Clock::System.now()));
+    say(links.make(&named.name, Clock::System.now()));
     Ok(0)
 }

@@ -24,8 +24,8 @@ pub(super) async fn run(config: &Config, integration: &Integration, output: Outp
     let probed = prober.probe(&target, false, config.probe.timeout).await;
     let diagnosis = diagnose(&target.profile, &probed.evidence);
     match output {
-        Output::Text => print!("{}", text(integration, &diagnosis)),
-        Output::Json => println!("{:#}", json(integration, &diagnosis)),
+        Output::Text => super::say(text(integration, &diagnosis).trim_end()),
+        Output::Json => super::say(format_args!("{:#}", json(integration, &diagnosis))),
     }
     Ok(u8::from(diagnosis.overall() != Outcome::Pass))
 }

@@ -1,6 +1,7 @@
 //! Walking the tree: every read notes the problems it meets and goes on, so that one run tells them all.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -228,28 +229,30 @@ impl<'n, 'e> At<'n, 'e> {
     /// A mapping whose keys are names chosen by the user.
     pub fn named(&self) -> Vec<(String, Self)> {
         let entries = self.entries("must be a mapping from names to values");
-        entries.into_iter().map(|(key, at)| (key.to_owned(), at)).collect()
+        entries.into_iter().map(|(key, at, _)| (key.to_owned(), at)).collect()
     }
 
-    fn entries(&self, otherwise: &str) -> Vec<(&'n str, Self)> {
+    /// The entries of a mapping: name, value, and the key's own place.
+    fn entries(&self, otherwise: &str) -> Vec<(&'n str, Self, &'n Node)> {
         let Value::Mapping(entries) = &self.node.value else {
             if !matches!(self.node.value, Value::Null) {
                 self.problem(otherwise);
             }
             return Vec::new();
         };
-        let mut seen: Vec<(&str, Self)> = Vec::with_capacity(entries.len());
+        let mut seen: Vec<(&str, Self, &Node)> = Vec::with_capacity(entries.len());
+        let mut places: HashMap<&str, u64> = HashMap::with_capacity(entries.len());
         for (key, value) in entries {
             let Value::Scalar(name) = &key.value else {
                 Self { node: key, ..self.clone() }.problem("keys must be plain words");
                 continue;
             };
-            if let Some((_, first)) = seen.iter().find(|(s, _)| s == name) {
-                let message = format!("duplicate key; it is already given on line {}", first.node.line);
+            if let Some(line) = places.insert(name, key.line) {
+                let message = format!("duplicate key; it is already given on line {line}");
                 Self { node: key, ..self.child(value, name) }.problem(message);
                 continue;
             }
-            seen.push((name, self.child(value, name)));
+            seen.push((name, self.child(value, name), key));
         }
         seen
     }
@@ -271,7 +274,7 @@ fn shown(text: &str) -> String {
 pub struct Section<'n, 'e> {
     /// Where it is.
     pub at: At<'n, 'e>,
-    entries: Vec<(&'n str, At<'n, 'e>)>,
+    entries: Vec<(&'n str, At<'n, 'e>, &'n Node)>,
     asked: Vec<&'static str>,
 }
 
@@ -279,7 +282,7 @@ impl<'n, 'e> Section<'n, 'e> {
     /// The value of a key.
     pub fn get(&mut self, key: &'static str) -> Option<At<'n, 'e>> {
         self.asked.push(key);
-        self.entries.iter().find(|(name, _)| *name == key).map(|(_, at)| at.clone())
+        self.entries.iter().find(|(name, ..)| *name == key).map(|(_, at, _)| at.clone())
     }
 
     /// The value of a key that must be there.
@@ -321,19 +324,19 @@ impl<'n, 'e> Section<'n, 'e> {
 
     /// Whether a key is there, without reading it.
     pub fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|(name, _)| *name == key)
+        self.entries.iter().any(|(name, ..)| *name == key)
     }
 
     /// Notes every key that nobody asked for.
     pub fn finish(self) {
-        for (name, at) in &self.entries {
+        for (name, at, key) in &self.entries {
             if !self.asked.contains(name) {
                 let meant = nearest(name, self.asked.iter().copied());
                 let hint = match meant {
                     Some(key) => format!("; did you mean {key}?"),
                     None => format!("; known here: {}", self.asked.join(", ")),
                 };
-                at.problem(format!("unknown key{hint}"));
+                At { node: key, ..at.clone() }.problem(format!("unknown key{hint}"));
             }
         }
     }

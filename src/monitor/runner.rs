@@ -118,6 +118,7 @@ impl Monitor {
         let diagnosis = diagnose(&target.profile, &probed.evidence);
         let (duration, now) = (stopwatch.elapsed(), inner.clock.now());
         let history = inner.evaluator.apply(name, &diagnosis, probed.tenant_guid, duration, now).await;
+        tracing::debug!(integration = name, result = diagnosis.overall().label(), duration_ms = duration.as_millis(), "probed");
         inner.families.probe(diagnosis.overall(), duration, started.since(due));
         let trouble = probed.evidence.faults().iter().any(|f| f.reason.is_upstream_trouble());
         let ended = Ended { history, retry_after: probed.evidence.retry_after(), trouble, started };

@@ -87,19 +87,16 @@ impl Talk {
         self.0.extend(lines);
     }
 
-    /// Notes a failure and names it. `refused` is what a permanent refusal at this step means.
-    fn failed(&mut self, error: &lettre::transport::smtp::Error, refused: EmailFailure) -> EmailFailure {
-        self.note(format!("! {}", chain(error)));
-        if error.is_timeout() {
-            EmailFailure::Timeout
-        } else if error.is_tls() {
-            EmailFailure::Tls
-        } else if error.is_permanent() {
-            refused
-        } else if error.is_transient() || error.is_response() || error.is_client() {
-            EmailFailure::Other
-        } else {
-            EmailFailure::Connect
+    /// Notes a failure and names it. `refused` is what a permanent refusal at this step means, `otherwise` what anything else does.
+    fn failed(&mut self, error: &lettre::transport::smtp::Error, refused: EmailFailure, otherwise: EmailFailure) -> EmailFailure {
+        let text = chain(error);
+        let tls = error.is_tls() || ["certificate", "handshake", "TLS"].iter().any(|word| text.contains(word));
+        self.note(format!("! {text}"));
+        match () {
+            () if error.is_timeout() => EmailFailure::Timeout,
+            () if error.is_permanent() => refused,
+            () if tls => EmailFailure::Tls,
+            () => otherwise,
         }
     }
 }
@@ -141,7 +138,7 @@ async fn connect(settings: &SmtpSettings, talk: &mut Talk) -> Result<AsyncSmtpCo
     talk.note(format!("* connecting to {}:{}", settings.host, settings.port));
     let implicit = if settings.protection == Protection::Implicit { Some(tls(talk)?) } else { None };
     let connected = AsyncSmtpConnection::connect_tokio1((settings.host.as_str(), settings.port), Some(STEP), &hello, implicit, None).await;
-    let mut connection = connected.map_err(|e| talk.failed(&e, EmailFailure::Connect))?;
+    let mut connection = connected.map_err(|e| talk.failed(&e, EmailFailure::Connect, EmailFailure::Connect))?;
     talk.note(format!("> EHLO {hello}\n< {}", connection.server_info().name()));
     if settings.protection == Protection::Starttls {
         talk.note("> STARTTLS");
@@ -150,7 +147,7 @@ async fn connect(settings: &SmtpSettings, talk: &mut Talk) -> Result<AsyncSmtpCo
             connection.abort().await;
             return Err(EmailFailure::Tls);
         }
-        connection.starttls(tls(talk)?, &hello).await.map_err(|e| talk.failed(&e, EmailFailure::Tls))?;
+        connection.starttls(tls(talk)?, &hello).await.map_err(|e| talk.failed(&e, EmailFailure::Tls, EmailFailure::Tls))?;
         talk.note("* TLS is up");
     }
     if let Some((name, password)) = &settings.credentials {
@@ -163,10 +160,11 @@ async fn connect(settings: &SmtpSettings, talk: &mut Talk) -> Result<AsyncSmtpCo
         match connection.auth(&[Mechanism::Plain, Mechanism::Login], &credentials).await {
             Ok(response) => talk.heard(&response),
             Err(error) => {
-                let failure = talk.failed(&error, EmailFailure::Auth);
-                connection.abort().await;
                 // A server that knows no mechanism of ours refuses us just as well.
-                return Err(if error.is_client() { EmailFailure::Auth } else { failure });
+                let otherwise = if error.is_client() { EmailFailure::Auth } else { EmailFailure::Other };
+                let failure = talk.failed(&error, EmailFailure::Auth, otherwise);
+                connection.abort().await;
+                return Err(failure);
             }
         }
     }
@@ -194,7 +192,7 @@ async fn hand_over(connection: &mut AsyncSmtpConnection, settings: &SmtpSettings
     }
     step(connection, Data, EmailFailure::Other, talk).await?;
     talk.note(format!("> (the mail, {} bytes)", bytes.len()));
-    let response = connection.message(&bytes).await.map_err(|e| talk.failed(&e, EmailFailure::Rejected))?;
+    let response = connection.message(&bytes).await.map_err(|e| talk.failed(&e, EmailFailure::Rejected, EmailFailure::Other))?;
     talk.heard(&response);
     Ok(())
 }
@@ -202,7 +200,7 @@ async fn hand_over(connection: &mut AsyncSmtpConnection, settings: &SmtpSettings
 async fn step(connection: &mut AsyncSmtpConnection, command: impl Display, refused: EmailFailure, talk: &mut Talk) -> Result<(), EmailFailure> {
     let text = command.to_string();
     talk.note(format!("> {}", text.trim_end()));
-    let response = connection.command(text).await.map_err(|e| talk.failed(&e, refused))?;
+    let response = connection.command(text).await.map_err(|e| talk.failed(&e, refused, EmailFailure::Other))?;
     talk.heard(&response);
     Ok(())
 }

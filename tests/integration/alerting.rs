@@ -1,0 +1,177 @@
+//! Who is told, how often, and what the mail server does to it.
+
+use consentry::demo;
+use entra_sim::{Endpoint, Fault, FaultKind, MailFaults, Options};
+
+use crate::harness::{Fleet, MINUTE, header, situation};
+
+fn fault(endpoint: Endpoint, fault: FaultKind) -> Fault {
+    Fault { endpoint, tenant: None, contains: None, times: None, fault }
+}
+
+fn status(status: u16, retry_after: Option<&str>) -> FaultKind {
+    FaultKind::Status { status, retry_after: retry_after.map(str::to_owned) }
+}
+
+/// No transient fault of the upstream turns a gauge or mails an admin, however long it lasts; the operators hear of one that does.
+#[tokio::test]
+async fn transient_faults_mail_no_admin() {
+    let kinds = [
+        (Endpoint::Any, status(503, None), "upstream_unavailable"),
+        (Endpoint::Any, status(429, Some("30")), "throttled"),
+        (Endpoint::BatchItem, status(429, Some("20")), "throttled"),
+        (Endpoint::Any, FaultKind::BrokenJson, "invalid_response"),
+        (Endpoint::Any, FaultKind::Reset, "network_error"),
+        (Endpoint::Any, FaultKind::Html { status: 200 }, "invalid_response"),
+        (Endpoint::Token, FaultKind::Html { status: 502 }, "upstream_unavailable"),
+    ];
+    for (endpoint, kind, reason) in kinds {
+        let fleet = Fleet::start().await;
+        fleet.pass(6 * MINUTE).await;
+        fleet.simulator.fault(fault(endpoint, kind.clone()));
+        fleet.pass(40 * MINUTE).await;
+        assert_eq!(fleet.told(), Vec::<String>::new(), "{kind:?}");
+        // The reader's integration with access of its own sees every endpoint.
+        let reasons = fleet.reasons("fabrikam");
+        if endpoint != Endpoint::BatchItem {
+            assert!(!reasons.is_empty() && reasons.iter().all(|(_, r)| r == reason), "{kind:?}: {reasons:?}");
+        }
+        for situation in demo::SITUATIONS {
+            assert_eq!(fleet.up(situation.name).as_deref(), Some("1"), "{kind:?} {situation:?}");
+            assert!(fleet.series("consentry_check_success", situation.name).iter().all(|l| l.ends_with(" 1")), "{kind:?}: the last conclusive result stays");
+        }
+        fleet.pass(300 * MINUTE).await;
+        let people: Vec<String> = fleet.mails().into_iter().map(|(to, _)| to).collect();
+        assert!(people.iter().all(|p| p == "operators@demo.example"), "{kind:?}: {people:?}");
+        assert!(people.len() <= 2, "{kind:?}: one cause, one mail: {people:?}");
+        fleet.simulator.clear_faults();
+        fleet.pass(120 * MINUTE).await;
+        assert!(demo::SITUATIONS.iter().all(|s| fleet.reasons(s.name).is_empty()), "{kind:?}: it passes");
+        assert!(fleet.mails().iter().all(|(to, _)| to == "operators@demo.example"), "{kind:?}");
+    }
+}
+
+/// The operators' own failure: one mail for everything that shares the cause, none to the customers' admins.
+#[tokio::test]
+async fn one_cause_one_mail_to_the_operators() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    fleet.act(vec![entra_sim::Action::ExpireSecrets { app: demo::APP }]);
+    fleet.pass(30 * MINUTE).await;
+    let mails = fleet.mails();
+    assert_eq!(mails.iter().map(|(to, _)| to.as_str()).collect::<Vec<_>>(), ["operators@demo.example"]);
+    assert_eq!(header(&mails[0].1, "X-Consentry-Event").as_deref(), Some("operator"));
+    assert!(mails[0].1.subject.contains("client credential has expired"), "{}", mails[0].1.subject);
+    let broken = demo::SITUATIONS.iter().filter(|s| !s.application);
+    assert!(broken.clone().all(|s| fleet.up(s.name).as_deref() == Some("0")));
+    fleet.act(vec![entra_sim::Action::AddSecret { app: demo::APP, secret: "other".to_owned(), expires_in_seconds: 86_400 }]);
+    fleet.pass(30 * MINUTE).await;
+    assert_eq!(fleet.mails().len(), 1, "a secret nobody uses mends nothing");
+    fleet.simulator.with_world(|w| w.apps.get_mut(&demo::APP).expect("the app").secrets.iter_mut().for_each(|s| s.expires += jiff::SignedDuration::from_hours(24)));
+    fleet.pass(60 * MINUTE).await;
+    assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "resolved"]);
+    assert!(broken.clone().all(|s| fleet.up(s.name).as_deref() == Some("1")));
+}
+
+/// A reader that may not read breaks nothing, and the operators hear of it once.
+#[tokio::test]
+async fn a_powerless_reader_is_the_operators_business() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    fleet.act(vec![entra_sim::Action::RevokeConsent { tenant: "litware.example".to_owned(), app: demo::READER }]);
+    // The cached token keeps its roles for an hour.
+    fleet.pass(90 * MINUTE).await;
+    assert_eq!((fleet.up("litware").as_deref(), fleet.reasons("litware")), (Some("1"), vec![]));
+    assert_eq!(fleet.kinds("operators@demo.example"), ["operator"]);
+    assert!(fleet.mails()[0].1.subject.contains("directory reader"), "{}", fleet.mails()[0].1.subject);
+}
+
+#[tokio::test]
+async fn a_mail_server_that_is_away_loses_nothing() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    for faults in [MailFaults { refuse: true, ..MailFaults::default() }, MailFaults { temporary: true, ..MailFaults::default() }] {
+        fleet.simulator.mailbox().set_faults(faults);
+        fleet.act((situation("contoso").breaks)("contoso.example"));
+        fleet.pass(12 * MINUTE).await;
+        fleet.pass(12 * MINUTE).await;
+    }
+    assert_eq!(fleet.told(), Vec::<String>::new());
+    let text = fleet.exposition();
+    let value = |line: &str| text.lines().find(|l| l.starts_with(line)).and_then(|l| l.split(' ').next_back()?.parse::<f64>().ok()).expect("a series");
+    assert!((value("consentry_email_queue_length") - 1.0).abs() < f64::EPSILON);
+    assert!(value("consentry_emails_failed_total{kind=\"alert\",reason=\"connect\"}") >= 1.0);
+    assert!(value("consentry_emails_failed_total{kind=\"alert\",reason=\"other\"}") >= 1.0);
+    let fleet = fleet.restart().await;
+    fleet.simulator.mailbox().set_faults(MailFaults::default());
+    fleet.pass(6 * MINUTE).await;
+    assert_eq!(fleet.kinds("it@contoso.example"), ["alert"]);
+}
+
+/// A connection that breaks after the mail was taken repeats it with the same `Message-ID`.
+#[tokio::test]
+async fn a_repeated_mail_is_recognisable() {
+    let fleet = Fleet::start().await;
+    fleet.simulator.mailbox().set_faults(MailFaults { drop_after_data: true, ..MailFaults::default() });
+    fleet.act((situation("contoso").breaks)("contoso.example"));
+    fleet.pass(12 * MINUTE).await;
+    fleet.simulator.mailbox().set_faults(MailFaults::default());
+    fleet.pass(6 * MINUTE).await;
+    let ids: Vec<String> = fleet.mails().into_iter().map(|(_, m)| m.message_id).collect();
+    assert!(ids.len() >= 2 && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+/// One bad address harms nobody else; it is tried slowly, given up, and the operators are told.
+#[tokio::test]
+async fn a_refused_recipient_is_given_up() {
+    let simulator = crate::harness::tenants(Options::default()).await;
+    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
+    let text = text.replace("admins: [it@contoso.example]", "admins: [it@contoso.example, gone@contoso.example]");
+    let fleet = Fleet::with(simulator, &text).await;
+    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    fleet.simulator.mailbox().set_faults(MailFaults { reject: vec!["gone@contoso.example".to_owned()], ..MailFaults::default() });
+    fleet.act((situation("contoso").breaks)("contoso.example"));
+    fleet.pass(12 * MINUTE).await;
+    assert_eq!(fleet.kinds("it@contoso.example"), ["alert"]);
+    for _ in 0..12 {
+        fleet.pass(30 * MINUTE).await;
+    }
+    assert_eq!((fleet.kinds("gone@contoso.example"), fleet.kinds("operators@demo.example")), (vec![], vec!["operator".to_owned()]));
+    assert!(fleet.exposition().contains("consentry_emails_failed_total{kind=\"alert\",reason=\"rejected\"} 4\n"));
+    assert!(fleet.exposition().contains("consentry_email_queue_length 0\n"));
+}
+
+#[tokio::test]
+async fn every_way_to_reach_a_mail_server() {
+    for (implicit, tls, credentials) in [(false, "starttls", true), (true, "implicit", true), (false, "none", false)] {
+        let login = credentials.then(|| ("consentry".to_owned(), "geheim".to_owned()));
+        let options = Options { smtp_implicit_tls: implicit, smtp_credentials: login, ..Options::default() };
+        let simulator = crate::harness::tenants(options).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, simulator.ca_pem()).expect("written");
+        let login = if credentials { ", username: consentry, password: geheim" } else { "" };
+        let smtp = format!("smtp: {{host: localhost, port: {}, tls: {tls}, tls_config: {{ca_file: {}}}{login}}}", simulator.smtp.port(), ca.display());
+        let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
+        let old = format!("smtp: {{host: 127.0.0.1, port: {}, tls: none}}", simulator.smtp.port());
+        let fleet = Fleet::with(simulator, &text.replace(&old, &smtp)).await;
+        demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+        fleet.act((situation("contoso").breaks)("contoso.example"));
+        fleet.pass(12 * MINUTE).await;
+        let mails = fleet.simulator.mailbox().all();
+        assert_eq!(mails.iter().map(|m| (m.tls, m.user.is_some())).collect::<Vec<_>>(), [(tls != "none", credentials)], "{tls}");
+    }
+}
+
+/// STARTTLS is never given up for plain text, and an unknown certificate is refused.
+#[tokio::test]
+async fn no_mail_without_the_protection_that_was_asked_for() {
+    let simulator = crate::harness::tenants(Options::default()).await;
+    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL).replace("tls: none", "tls: starttls");
+    let fleet = Fleet::with(simulator, &text).await;
+    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    fleet.act((situation("contoso").breaks)("contoso.example"));
+    fleet.pass(12 * MINUTE).await;
+    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert!(fleet.exposition().lines().any(|l| l.starts_with("consentry_emails_failed_total{kind=\"alert\",reason=\"tls\"}") && !l.ends_with(" 0")));
+}

@@ -1,0 +1,111 @@
+//! Configurations as people write them: good ones are read, bad ones are explained, all problems at once.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use consentry::config::{Credential, Loaded, Problem, load_with};
+
+fn fixtures(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(kind)
+}
+
+fn environment(name: &str) -> Option<String> {
+    (name == "SEQUR_SECRET").then(|| "from-the-environment".to_owned())
+}
+
+fn read(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    load_with(path, &environment)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "yml")).collect();
+    found.sort();
+    found
+}
+
+/// Every invalid file with every problem: place, key path, what to write instead. Compared whole.
+#[test]
+fn invalid_files_are_explained_in_full() {
+    let files = files(&fixtures("invalid"));
+    assert!(files.len() >= 4);
+    for file in files {
+        let problems = read(&file).expect_err(&file.display().to_string());
+        let folder = file.parent().expect("a folder").display().to_string();
+        let said: String = problems.iter().map(|p| format!("{p}\n").replace(&format!("{folder}/"), "")).collect();
+        let expected = std::fs::read_to_string(file.with_extension("expected")).unwrap_or_default();
+        assert!(said == expected, "{}:\n{said}", file.display());
+    }
+}
+
+#[test]
+fn valid_files_are_read() {
+    for file in files(&fixtures("valid")) {
+        let loaded = read(&file).unwrap_or_else(|problems| panic!("{}: {problems:#?}", file.display()));
+        assert!(!loaded.config.integrations.is_empty());
+    }
+}
+
+/// The example names every key; the minimal one is as short as a first configuration can be.
+#[test]
+fn shipped_configurations_are_valid() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    for (name, secrets) in [("consentry.example.yml", &["sequr-secret", "reader-secret", "smtp-password", "hook-secret"][..]), ("minimal.yml", &["sequr-secret", "smtp-password"])] {
+        std::fs::copy(shipped.join(name), folder.path().join(name)).expect("copied");
+        for secret in secrets {
+            std::fs::write(folder.path().join(secret), "whsec_c2VjcmV0\n").expect("written");
+        }
+        std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
+        let loaded = read(&folder.path().join(name)).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
+        assert_eq!(loaded.config.probe.interval, Duration::from_secs(300), "the example shows the defaults");
+    }
+}
+
+/// Any certificate will do.
+fn rcgen_ca() -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let simulator = runtime.block_on(entra_sim::Simulator::start(entra_sim::Options::default())).expect("a simulator");
+    simulator.ca_pem().to_owned()
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let loaded = read(&fixtures("valid").join("smallest.yml")).expect("valid");
+    let config = loaded.config;
+    assert_eq!((config.cloud.login_url.as_str(), config.cloud.graph_url.as_str()), ("https://login.microsoftonline.com", "https://graph.microsoft.com"));
+    let probe = &config.probe;
+    assert_eq!((probe.interval, probe.timeout, probe.retry_interval), (Duration::from_secs(300), Duration::from_secs(30), Duration::from_secs(30)));
+    assert_eq!((probe.concurrency, probe.failure_threshold, probe.success_threshold), (64, 2, 1));
+    assert_eq!(config.reauthentication.link_ttl, Duration::from_secs(7 * 86_400));
+    assert!(config.storage.path.ends_with("valid/consentry.db") && config.storage.encryption_key_file.ends_with("valid/consentry.key"));
+    let integration = &config.integrations[0];
+    assert_eq!((integration.profile.checks.len(), integration.profile.groups.minimum, integration.enabled), (3, 1, true));
+    assert_eq!(config.apps["sequr"].credential, Credential::None);
+}
+
+/// Keys whose feature is not built yet are named once, not silently ignored.
+#[test]
+fn unbuilt_keys_are_named() {
+    let loaded = read(&fixtures("valid").join("unbuilt.yml")).expect("valid");
+    assert_eq!(loaded.unbuilt, [
+        "apps.sequr.token_webhook",
+        "email.brake",
+        "email.group_wait",
+        "email.reminders",
+        "integrations[].checks (credential)",
+        "integrations[].credential_expiry_warning",
+        "reauthentication.listen_address",
+    ]);
+}
+
+#[test]
+fn a_big_fleet_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("big.yml");
+    let mut text = "apps: {a: {client_id: 00000000-0000-0000-0000-0000000000aa}}\nintegrations:\n".to_owned();
+    for index in 0..20_000 {
+        text.push_str(&format!("  - {{name: c{index}, app: a, tenant_id: t{index}.example.com, admins: [it@t{index}.example.com]}}\n"));
+    }
+    std::fs::write(&file, text).expect("written");
+    assert_eq!(read(&file).expect("valid").config.integrations.len(), 20_000);
+}

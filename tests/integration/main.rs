@@ -1,0 +1,12 @@
+//! Whole-program tests: the real parts, or the real program, against the simulator over real sockets.
+
+mod alerting;
+mod config;
+mod crash;
+mod harness;
+mod hostile;
+mod layers;
+mod metrics;
+mod probing;
+mod program;
+mod secrets;

@@ -1,0 +1,113 @@
+//! `/metrics` over a real socket.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use consentry::domain::{Check, Reason};
+use consentry::web;
+use tokio::sync::watch;
+
+use crate::harness::{Fleet, MINUTE, situation};
+
+/// Serves a fleet; the sender ends it.
+async fn served(fleet: &Fleet) -> (String, watch::Sender<bool>) {
+    let listener = web::bind("127.0.0.1:0").await.expect("a socket");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.served), stopped));
+    (url, stop)
+}
+
+async fn get(url: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+    let mut request = reqwest::Client::new().get(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.expect("an answer")
+}
+
+#[tokio::test]
+async fn formats_and_compression() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    let (url, _stop) = served(&fleet).await;
+    let metrics = format!("{url}/metrics");
+    let plain = get(&metrics, &[]).await;
+    assert_eq!(plain.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let plain = plain.text().await.expect("text");
+    let open = get(&metrics, &[("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")]).await;
+    assert_eq!(open.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.text().await.expect("text").ends_with("# EOF\n"));
+    let packed = get(&metrics, &[("accept-encoding", "gzip")]).await;
+    assert_eq!(packed.headers()["content-encoding"], "gzip");
+    let mut unpacked = String::new();
+    flate2::read::GzDecoder::new(&packed.bytes().await.expect("bytes")[..]).read_to_string(&mut unpacked).expect("gzip");
+    let own = |text: &str| text.lines().filter(|l| l.contains("integration=")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(own(&unpacked), own(&plain));
+}
+
+/// Every family of the contract that this version feeds is there, with its type.
+#[tokio::test]
+async fn every_family_has_its_type() {
+    let fleet = Fleet::start().await;
+    fleet.act((situation("contoso").breaks)("contoso.example"));
+    fleet.pass(12 * MINUTE).await;
+    let text = fleet.exposition();
+    for (family, kind) in [
+        ("consentry_integration_up", "gauge"),
+        ("consentry_integration_reauthentication_required", "gauge"),
+        ("consentry_integration_info", "gauge"),
+        ("consentry_check_success", "gauge"),
+        ("consentry_checks", "gauge"),
+        ("consentry_check_reason", "gauge"),
+        ("consentry_check_last_success_timestamp_seconds", "gauge"),
+        ("consentry_integration_last_probe_timestamp_seconds", "gauge"),
+        ("consentry_integration_probe_duration_seconds", "gauge"),
+        ("consentry_permission_granted", "gauge"),
+        ("consentry_groups_visible", "gauge"),
+        ("consentry_probes_total", "counter"),
+        ("consentry_probe_duration_seconds", "histogram"),
+        ("consentry_probe_schedule_delay_seconds", "histogram"),
+        ("consentry_upstream_requests_total", "counter"),
+        ("consentry_upstream_request_duration_seconds", "histogram"),
+        ("consentry_emails_total", "counter"),
+        ("consentry_emails_failed_total", "counter"),
+        ("consentry_email_queue_length", "gauge"),
+        ("consentry_email_last_success_timestamp_seconds", "gauge"),
+        ("consentry_reauthentications_total", "counter"),
+        ("consentry_config_last_reload_successful", "gauge"),
+        ("consentry_config_last_reload_success_timestamp_seconds", "gauge"),
+        ("consentry_build_info", "gauge"),
+    ] {
+        assert_eq!(text.matches(&format!("# TYPE {family} {kind}\n")).count(), 1, "{family}");
+        assert!(text.lines().any(|l| l.starts_with(family)), "{family} has a sample");
+    }
+    for check in Check::ALL {
+        let reasons = Reason::ALL.iter().filter(|r| r.possible_in(check)).count();
+        let series = text.lines().filter(|l| l.starts_with(&format!("consentry_checks{{check=\"{}\"", check.label()))).count();
+        assert_eq!(series, reasons + 1, "every state of {check:?} is there from the start");
+    }
+}
+
+/// A scrape waits for nobody: the upstream hangs, the answer comes.
+#[tokio::test]
+async fn health_readiness_and_pages() {
+    let fleet = Fleet::start().await;
+    let (url, _stop) = served(&fleet).await;
+    assert_eq!(get(&format!("{url}/-/healthy"), &[]).await.status(), 200);
+    assert_eq!(get(&format!("{url}/-/ready"), &[]).await.status(), 503, "not before it runs");
+    assert_eq!(get(&format!("{url}/nowhere"), &[]).await.status(), 404);
+    assert_eq!(get(&format!("{url}/"), &[]).await.status(), 200);
+    fleet.act((situation("contoso").breaks)("contoso.example"));
+    fleet.pass(12 * MINUTE).await;
+    let mail = fleet.mails().remove(0).1;
+    let path = mail.text.lines().find_map(|l| l.strip_prefix("https://consentry.example.com")).expect("a link").to_owned();
+    let page = get(&format!("{url}{path}"), &[]).await;
+    assert_eq!((page.status().as_u16(), page.headers()["referrer-policy"].to_str().expect("text")), (200, "no-referrer"));
+    assert!(page.text().await.expect("text").contains("A permission that the integration needs was taken away."));
+    for forged in ["/reauth/contoso?token=AAAA", "/reauth/contoso", "/reauth/nobody?token=AAAA", &path.replace("contoso", "litware")] {
+        assert_eq!(get(&format!("{url}{forged}"), &[]).await.status(), 403, "{forged}");
+    }
+    fleet.clock.set(fleet.clock.now().plus(8 * 24 * 60 * MINUTE));
+    assert_eq!(get(&format!("{url}{path}"), &[]).await.status(), 410, "after a week");
+}

@@ -1,0 +1,216 @@
+//! The program itself: commands, exit statuses, signals.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use consentry::app;
+use consentry::config::load;
+use consentry::demo;
+use entra_sim::{Options, Simulator};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::harness::situation;
+
+/// Fast enough for a test in real time.
+pub const FAST: &str = "  interval: 1s\n  retry_interval: 100ms\n  timeout: 5s\n";
+
+/// Nothing in these tests takes as long as this; it only ends a test that would hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Place {
+    pub simulator: Simulator,
+    pub folder: TempDir,
+}
+
+impl Place {
+    pub async fn new() -> Self {
+        let simulator = Simulator::start(Options::default()).await.expect("a simulator");
+        demo::populate(&simulator).expect("tenants");
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Self { simulator, folder };
+        std::fs::write(place.file(), demo::configuration(&place.simulator, "https://c.example.com", FAST)).expect("written");
+        let config = load(&place.file()).expect("valid").config;
+        demo::sign_in(&place.simulator, &app::store(&config).expect("a database")).await.expect("tokens");
+        place
+    }
+
+    pub fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("consentry.yml")
+    }
+
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        self.command_with(arguments, "").await
+    }
+
+    pub async fn command_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = program(arguments, Some(&self.file())).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+        child.stdin.take().expect("stdin").write_all(input.as_bytes()).await.expect("written");
+        tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("in time").expect("ended")
+    }
+
+    pub fn daemon(&self, arguments: &[&str]) -> Daemon {
+        let all = [&["run", "--web.listen-address=127.0.0.1:0"], arguments].concat();
+        let mut child = program(&all, Some(&self.file())).stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
+        let log = BufReader::new(child.stderr.take().expect("stderr")).lines();
+        Daemon { child, log, seen: Vec::new() }
+    }
+}
+
+pub struct Daemon {
+    pub child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    pub seen: Vec<String>,
+}
+
+impl Daemon {
+    /// Reads the log until a line contains all of these words.
+    pub async fn until(&mut self, words: &[&str]) -> String {
+        loop {
+            let line = tokio::time::timeout(PATIENCE, self.log.next_line()).await.unwrap_or_else(|_| panic!("no line with {words:?} in {:#?}", self.seen));
+            let line = line.expect("a log").unwrap_or_else(|| panic!("the daemon ended before {words:?}: {:#?}", self.seen));
+            self.seen.push(line.clone());
+            if words.iter().all(|w| line.contains(w)) {
+                return line;
+            }
+        }
+    }
+
+    /// Base URL of its listener.
+    pub async fn url(&mut self) -> String {
+        let line = self.until(&["listening"]).await;
+        format!("http://{}", line.split("address=").nth(1).expect("an address").trim())
+    }
+
+    pub async fn kill(mut self) {
+        self.child.start_kill().expect("killed");
+        self.child.wait().await.expect("ended");
+    }
+}
+
+fn program(arguments: &[&str], file: Option<&Path>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_consentry"));
+    command.args(arguments);
+    if let Some(file) = file {
+        command.arg(format!("--config.file={}", file.display()));
+    }
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub async fn mails(place: &Place, count: usize) {
+    let arrived = tokio::time::timeout(PATIENCE, place.simulator.mailbox().wait_for(count)).await;
+    arrived.unwrap_or_else(|_| panic!("{} of {count} mails", place.simulator.mailbox().all().len()));
+}
+
+/// The three failures of a tenant's life, with the program as a user starts it: green, mail, green.
+#[tokio::test]
+async fn the_program_from_green_to_mail_to_green() {
+    let place = Place::new().await;
+    let mut daemon = place.daemon(&[]);
+    let url = daemon.url().await;
+    daemon.until(&["ready"]).await;
+    for (index, name) in ["contoso", "litware", "proseware"].into_iter().enumerate() {
+        let situation = situation(name);
+        let tenant = situation.tenant();
+        (situation.breaks)(&tenant).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+        daemon.until(&["integration is broken", &format!("integration={name}"), situation.reason.expect("a reason").label()]).await;
+        mails(&place, 2 * index + 1).await;
+        let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+        assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{name}\"}} 0\n")));
+        (situation.mends)(&tenant).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("mended")));
+        if name == "proseware" {
+            let answer = place.simulator.apply(entra_sim::Action::IssueRefreshToken { tenant, app: situation.app(), user: None }).expect("a token");
+            let output = place.command_with(&["import-token", name], &format!("{}\n", answer["refresh_token"].as_str().expect("a token"))).await;
+            assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        }
+        daemon.until(&["integration is mended", &format!("integration={name}")]).await;
+        mails(&place, 2 * index + 2).await;
+        let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+        assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{name}\"}} 1\n")));
+    }
+}
+
+#[tokio::test]
+async fn usage_and_exit_statuses() {
+    let run = |arguments: &'static [&'static str]| async { program(arguments, None).output().await.expect("run") };
+    let version = run(&["--version"]).await;
+    assert_eq!((version.status.code(), text(&version.stdout).starts_with("consentry ")), (Some(0), true));
+    assert_eq!(run(&["--help"]).await.status.code(), Some(0));
+    assert_eq!(run(&["run", "--no-such-flag"]).await.status.code(), Some(2));
+    assert_eq!(run(&["no-such-command"]).await.status.code(), Some(2));
+    let missing = run(&["run", "--config.file=/nonexistent.yml"]).await;
+    assert_eq!((missing.status.code(), text(&missing.stderr).contains("cannot read the file")), (Some(1), true), "{}", text(&missing.stderr));
+    assert_eq!(run(&["check-config", "/nonexistent.yml"]).await.status.code(), Some(1));
+    assert_eq!(run(&["probe", "x", "--config.file=/nonexistent.yml"]).await.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn probe_explains_and_touches_nothing() {
+    let place = Place::new().await;
+    let well = place.command(&["probe", "northwind"]).await;
+    assert_eq!(well.status.code(), Some(0), "{}", text(&well.stderr));
+    (situation("litware").breaks)("litware.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    let ill = place.command(&["probe", "litware"]).await;
+    let table = text(&ill.stdout);
+    assert_eq!(ill.status.code(), Some(1));
+    for expected in ["CHECK", "enterprise_app  FAIL     app_deleted: The enterprise application was deleted.", "-> Re-authenticate, or restore it", "can be restored until"] {
+        assert!(table.contains(expected), "{expected}: {table}");
+    }
+    let json = place.command(&["probe", "litware", "--output=json"]).await;
+    let parsed: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!((parsed["result"].as_str(), parsed["reason"].as_str(), parsed["checks"].as_array().map(Vec::len)), (Some("fail"), Some("app_deleted"), Some(3)));
+    let unknown = place.command(&["probe", "litwear"]).await;
+    assert_eq!((unknown.status.code(), text(&unknown.stderr).contains("litware")), (Some(2), true));
+    assert!(place.simulator.mailbox().all().is_empty(), "no mail");
+}
+
+#[tokio::test]
+async fn test_email_shows_the_dialogue_when_it_fails() {
+    let place = Place::new().await;
+    let sent = place.command(&["test-email", "me@example.com"]).await;
+    assert_eq!(sent.status.code(), Some(0), "{}", text(&sent.stderr));
+    let mail = place.simulator.mailbox().all()[0].parsed();
+    assert_eq!(crate::harness::header(&mail, "X-Consentry-Event").as_deref(), Some("test"));
+    place.simulator.mailbox().set_faults(entra_sim::MailFaults { reject: vec!["me@example.com".to_owned()], ..Default::default() });
+    let refused = place.command(&["test-email", "me@example.com"]).await;
+    let dialogue = text(&refused.stdout);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(dialogue.contains("> RCPT TO:<me@example.com>") && dialogue.contains("550"), "{dialogue}");
+}
+
+#[tokio::test]
+async fn one_daemon_and_a_clean_end() {
+    let place = Place::new().await;
+    let mut first = place.daemon(&[]);
+    first.until(&["ready"]).await;
+    let second = tokio::time::timeout(PATIENCE, program(&["run", "--web.listen-address=127.0.0.1:0"], Some(&place.file())).output()).await.expect("in time").expect("run");
+    assert_eq!((second.status.code(), text(&second.stderr).contains("another consentry is running")), (Some(1), true), "{}", text(&second.stderr));
+    let pid = first.child.id().expect("a process").to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+    let ended = tokio::time::timeout(Duration::from_secs(10), first.child.wait()).await.expect("within ten seconds").expect("ended");
+    assert_eq!(ended.code(), Some(0));
+}
+
+#[tokio::test]
+async fn tokens_and_links_on_the_command_line() {
+    let place = Place::new().await;
+    for (arguments, input, code, expected) in [
+        (["import-token", "northwind"], "1.abc\n", 0, "stored"),
+        (["import-token", "northwind"], "  \n", 1, "one refresh token"),
+        (["import-token", "northwind"], "two words", 1, "one refresh token"),
+        (["import-token", "fabrikam"], "1.abc", 1, "access: application"),
+        (["import-token", "nobody"], "1.abc", 1, "no integration is called nobody"),
+        (["reauth-link", "northwind"], "", 0, "https://c.example.com/reauth/northwind?token="),
+    ] {
+        let output = place.command_with(&arguments, input).await;
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!((output.status.code(), said.contains(expected)), (Some(code), true), "{arguments:?}: {said}");
+        assert!(!said.contains("1.abc"));
+    }
+}
