@@ -14,6 +14,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -79,7 +80,7 @@ impl Simulator {
     /// # Errors
     /// An address cannot be bound, or no keys can be made.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let (tls, ca_pem) = self_signed()?;
+        let (tls, ca_pem) = certificates()?;
         let mailbox = Arc::new(Mailbox::default());
         let shared = Arc::new(server::Shared {
             world: std::sync::Mutex::default(),
@@ -112,7 +113,7 @@ impl Simulator {
         format!("https://localhost:{}", self.https.port())
     }
 
-    /// The certificate behind HTTPS, STARTTLS and implicit TLS, for `localhost` and `127.0.0.1`.
+    /// The authority behind HTTPS, STARTTLS and implicit TLS, for `localhost` and `127.0.0.1`.
     pub fn ca_pem(&self) -> &str {
         &self.shared.ca_pem
     }
@@ -187,12 +188,24 @@ async fn connection<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'stat
     let _ = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(io, service).await;
 }
 
-fn self_signed() -> anyhow::Result<(Arc<rustls::ServerConfig>, String)> {
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+/// A certificate authority made for this run, and a server certificate signed by it: strict clients refuse a self-signed one.
+fn certificates() -> anyhow::Result<(Arc<rustls::ServerConfig>, String)> {
+    let mut authority = CertificateParams::new(Vec::new())?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    authority.distinguished_name.push(DnType::CommonName, "entra-sim authority");
+    let authority_key = KeyPair::generate()?;
+    let ca_pem = authority.self_signed(&authority_key)?.pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let mut server = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    server.distinguished_name.push(DnType::CommonName, "localhost");
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let server_key = KeyPair::generate()?;
+    let certificate = server.signed_by(&server_key, &issuer)?;
+    let key = rustls::pki_types::PrivateKeyDer::try_from(server_key.serialize_der()).map_err(anyhow::Error::msg)?;
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)?;
-    Ok((Arc::new(config), certified.cert.pem()))
+        .with_single_cert(vec![certificate.der().clone()], key)?;
+    Ok((Arc::new(config), ca_pem))
 }

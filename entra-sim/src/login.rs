@@ -172,8 +172,9 @@ fn verify_assertion(app: &Registration, assertion: &str, request: &TokenRequest<
     if !claims["aud"].as_str().is_some_and(|a| a.eq_ignore_ascii_case(&endpoint)) {
         return Err((50027, format!("JWT token is invalid or malformed: the audience must be {endpoint}.")));
     }
-    let (nbf, exp) = (claims["nbf"].as_i64().unwrap_or(0), claims["exp"].as_i64().unwrap_or(0));
-    if exp <= now - 300 || nbf > now + 300 {
+    // NumericDate may have a fraction (RFC 7519 section 2); some libraries send one.
+    let (nbf, exp) = (claims["nbf"].as_f64().unwrap_or(0.0), claims["exp"].as_f64().unwrap_or(0.0));
+    if exp <= (now - 300) as f64 || nbf > (now + 300) as f64 {
         return Err((700_024, "Client assertion is not within its valid time range.".to_owned()));
     }
     Ok(())

@@ -171,3 +171,81 @@ async fn a_simulated_week() {
     let passed = "consentry_probes_total{result=\"pass\"} 2016";
     assert!(fleet.exposition().lines().any(|l| l == passed), "{passed}");
 }
+
+/// An RSA key and a certificate, PEM.
+fn certificate() -> (String, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key");
+    let certificate = rcgen::CertificateParams::new(Vec::new()).expect("parameters").self_signed(&key).expect("a certificate");
+    (certificate.pem(), key.serialize_pem())
+}
+
+const OWN_APP: uuid::Uuid = uuid::Uuid::from_u128(0x77);
+const VAULT: uuid::Uuid = uuid::Uuid::from_u128(0x88);
+
+/// Certificate, public client, a token kept by somebody else, and permissions on another resource than Graph.
+#[tokio::test]
+async fn other_credentials_and_resources() {
+    let simulator = crate::harness::tenants(entra_sim::Options::default()).await;
+    let (pem, key) = certificate();
+    let files = tempfile::tempdir().expect("a folder");
+    std::fs::write(files.path().join("app.pem"), &pem).expect("written");
+    std::fs::write(files.path().join("app.key"), &key).expect("written");
+    let public = uuid::Uuid::from_u128(0x99);
+    let tenant = "northwind.example".to_owned();
+    let add = |id, certificate_pem| Action::AddApp { id, name: "Own".to_owned(), secret: None, certificate_pem, redirect_uris: vec![], delegated: vec![], application: vec![] };
+    let consent = |app, resource, delegated: &[&str], application: &[&str]| Action::Consent {
+        tenant: tenant.clone(),
+        app,
+        user: None,
+        resource,
+        delegated: delegated.iter().map(|s| (*s).to_owned()).collect(),
+        application: application.iter().map(|s| (*s).to_owned()).collect(),
+    };
+    for action in [
+        add(OWN_APP, Some(pem)),
+        add(public, None),
+        add(VAULT, None),
+        Action::OfferPermissions { app: VAULT, names: vec!["https://vault.example".to_owned()], scopes: vec!["Doors.Read".to_owned()], roles: vec!["Doors.Manage".to_owned()] },
+        consent(OWN_APP, None, &[], &["Group.Read.All"]),
+        consent(OWN_APP, Some(VAULT), &[], &["Doors.Manage"]),
+        consent(public, None, &["User.Read", "Group.Read.All"], &[]),
+        consent(public, Some(VAULT), &["Doors.Read"], &[]),
+    ] {
+        simulator.apply(action).expect("a possible change");
+    }
+    let answer = simulator.apply(Action::IssueRefreshToken { tenant: tenant.clone(), app: public, user: None }).expect("a token");
+    let foreign = files.path().join("token");
+    std::fs::write(&foreign, answer["refresh_token"].as_str().expect("a token")).expect("written");
+    let text = format!(
+        "cloud: {{login_url: \"{url}\", graph_url: \"{url}\"}}\ndirectory_readers: {{r: {{client_id: {reader}, credential: {{client_secret: demo-secret}}}}}}\napps:\n  \
+         cert: {{client_id: {OWN_APP}, access: application, credential: {{certificate_file: {dir}/app.pem, private_key_file: {dir}/app.key}}, required_permissions: \
+           [{{resource: microsoft_graph, application: [Group.Read.All]}}, {{resource: \"https://vault.example\", application: [Doors.Manage]}}]}}\n  \
+         public: {{client_id: {public}, credential: none, required_permissions: \
+           [{{resource: microsoft_graph, delegated: [Group.Read.All]}}, {{resource: {VAULT}, delegated: [Doors.Read]}}]}}\nintegrations:\n  \
+         - {{name: cert, app: cert, tenant_id: {tenant}}}\n  - {{name: cert-read, app: cert, tenant_id: {tenant}, directory_reader: r}}\n  \
+         - {{name: public, app: public, tenant_id: {tenant}, refresh_token_file: {dir}/token}}\n  \
+         - {{name: nobody, app: public, tenant_id: {tenant}}}\n",
+        url = simulator.url(),
+        dir = files.path().display(),
+        reader = consentry::demo::READER,
+    );
+    simulator.apply(consent(consentry::demo::READER, None, &[], &["Directory.Read.All"])).expect("a reader");
+    let fleet = Fleet::with(simulator, &text).await;
+    fleet.pass(6 * MINUTE).await;
+    for name in ["cert", "cert-read", "public"] {
+        assert_eq!((fleet.up(name).as_deref(), fleet.reasons(name)), (Some("1"), vec![]), "{name}");
+        assert_eq!(fleet.series("consentry_permission_granted", name).iter().filter(|l| l.ends_with(" 1")).count(), 2, "{name}");
+    }
+    let nobody: Vec<String> = fleet.reasons("nobody").into_iter().map(|(_, r)| r).collect();
+    assert_eq!(nobody, ["token_missing"; 3], "of a public client without token nothing is known");
+    assert_eq!(std::fs::read_to_string(&foreign).expect("readable"), answer["refresh_token"].as_str().expect("a token"), "never written");
+    fleet.act(vec![
+        Action::EditConsent { tenant: tenant.clone(), app: OWN_APP, resource: Some(VAULT), delegated: None, application: Some(vec![]) },
+        Action::EditConsent { tenant, app: public, resource: Some(VAULT), delegated: Some(vec![]), application: None },
+    ]);
+    fleet.pass(12 * MINUTE).await;
+    for name in ["cert", "cert-read", "public"] {
+        assert!(fleet.reasons(name).contains(&("consent".to_owned(), "permission_missing".to_owned())), "{name}: {:?}", fleet.reasons(name));
+        assert!(!fleet.reasons(name).iter().any(|(check, _)| check == "group_access"), "{name}: groups still answer");
+    }
+}
