@@ -1,5 +1,6 @@
 //! Wiring: from a configuration to running parts. Only this module and the command line see both.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -87,12 +88,17 @@ fn credential(credential: &Credential) -> ClientCredential {
 
 /// The integrations as the prober sees them, in the order of the configuration; disabled ones included.
 pub fn targets(config: &Config) -> Vec<Target> {
-    let credentials: std::collections::HashMap<&str, Arc<ClientCredential>> =
+    let credentials: HashMap<&str, Arc<ClientCredential>> =
         config.apps.iter().map(|(name, app)| (name.as_str(), Arc::new(credential(&app.credential)))).collect();
-    let readers: std::collections::HashMap<&str, Arc<ReaderClient>> = config
+    let readers: HashMap<&str, Arc<ReaderClient>> = config
         .readers
         .iter()
-        .map(|(name, r)| (name.as_str(), Arc::new(ReaderClient { name: name.clone(), client_id: r.client_id.clone(), credential: credential(&r.credential) })))
+        .map(|(name, r)| {
+            (
+                name.as_str(),
+                Arc::new(ReaderClient { name: name.clone(), client_id: r.client_id.clone(), credential: credential(&r.credential) }),
+            )
+        })
         .collect();
     let target = |i: &Integration| {
         let app = config.apps.get(&i.app)?;
@@ -116,30 +122,55 @@ fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTar
         ReauthenticationMode::AdminConsent => {
             let scope = format!("{}/.default", config.cloud.graph_url);
             let mut url = format!("{}/{}/v2.0/adminconsent", config.cloud.login_url, integration.tenant);
-            let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("client_id", &app.client_id).append_pair("scope", &scope).finish();
+            let query = url::form_urlencoded::Serializer::new(String::new())
+                .append_pair("client_id", &app.client_id)
+                .append_pair("scope", &scope)
+                .finish();
             url.push('?');
             url.push_str(&query);
             LinkTarget::Url(url)
         }
         ReauthenticationMode::Url(template) => {
             let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
-            let values = [("{tenant_id}", &integration.tenant), ("{client_id}", &app.client_id), ("{name}", &integration.name), ("{app}", &app.name)];
+            let values = [
+                ("{tenant_id}", &integration.tenant),
+                ("{client_id}", &app.client_id),
+                ("{name}", &integration.name),
+                ("{app}", &app.name),
+            ];
             LinkTarget::Url(values.iter().fold(template.clone(), |url, (placeholder, value)| url.replace(placeholder, &encode(value))))
         }
     }
 }
 
-fn watched(config: &Config, integration: &Integration) -> Option<Watched> {
-    let app = config.apps.get(&integration.app)?;
+/// Texts that all integrations of an application share.
+struct SharedTexts {
+    app: Arc<str>,
+    client_id: Arc<str>,
+    display_name: Arc<str>,
+    permissions: Arc<[String]>,
+}
+
+fn shared_texts(app: &App) -> SharedTexts {
     let values = |r: &crate::domain::RequiredPermissions| match app.access {
         Access::Delegated => r.delegated.clone(),
         Access::Application => [r.delegated.clone(), r.application.clone()].concat(),
     };
+    SharedTexts {
+        app: app.name.as_str().into(),
+        client_id: app.client_id.as_str().into(),
+        display_name: app.display_name.as_str().into(),
+        permissions: app.required.iter().flat_map(values).collect(),
+    }
+}
+
+fn watched(config: &Config, texts: &HashMap<&str, SharedTexts>, integration: &Integration) -> Option<Watched> {
+    let (app, texts) = (config.apps.get(&integration.app)?, texts.get(integration.app.as_str())?);
     Some(Watched {
         facts: Facts {
             name: integration.name.clone(),
-            app: integration.app.clone(),
-            client_id: app.client_id.clone(),
+            app: Arc::clone(&texts.app),
+            client_id: Arc::clone(&texts.client_id),
             tenant: integration.tenant.clone(),
             display_name: integration.display_name.clone(),
             access: app.access,
@@ -148,10 +179,10 @@ fn watched(config: &Config, integration: &Integration) -> Option<Watched> {
         },
         identity: format!("{}/{}", integration.tenant, app.client_id),
         tenant: integration.tenant.clone(),
-        app_display_name: app.display_name.clone(),
+        app_display_name: Arc::clone(&texts.display_name),
         reader: integration.reader.clone(),
         admins: integration.admins.clone(),
-        permissions: app.required.iter().flat_map(values).collect(),
+        permissions: Arc::clone(&texts.permissions),
         link: link_target(config, app, integration),
     })
 }
@@ -190,7 +221,7 @@ impl Daemon {
         let store = store(config)?;
         let (published, outbox) = (Arc::new(Published::default()), Arc::new(Notify::new()));
         let enabled: Vec<&Integration> = config.integrations.iter().filter(|i| i.enabled).collect();
-        let names: std::collections::HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
+        let names: HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
         let policy = Policy {
             thresholds: Thresholds { failure: config.probe.failure_threshold, success: config.probe.success_threshold },
             mail: config.email.is_some(),
@@ -198,8 +229,8 @@ impl Daemon {
             send_resolved: config.email.as_ref().is_some_and(|e| e.send_resolved),
             lasting: config.probe.interval.saturating_mul(LASTING_INTERVALS),
         };
-        let watched = enabled.iter().filter_map(|i| watched(config, i)).collect::<Vec<_>>();
-        let standings = standings(&watched);
+        let texts: HashMap<&str, SharedTexts> = config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
+        let watched = enabled.iter().filter_map(|i| watched(config, &texts, i)).collect::<Vec<_>>();
         let evaluator = Evaluator::start(store.clone(), policy, Arc::clone(&published), Arc::clone(&outbox), watched).await?;
         let schedule_policy = SchedulePolicy {
             interval: config.probe.interval,
@@ -215,13 +246,7 @@ impl Daemon {
         let notifier = notifier(config, &store, links.clone(), &families, &clock, outbox);
         let lookup = {
             let monitor = monitor.clone();
-            Lookup(Box::new(move |name| {
-                let reason = match monitor.evaluator().state(name)?.verdict {
-                    Verdict::Broken { reason, .. } => Some(reason),
-                    _ => None,
-                };
-                standings.get(name).map(|s| Standing { reason, ..s.clone() })
-            }))
+            Lookup(Box::new(move |name| standing(&monitor, name)))
         };
         let telemetry_path = telemetry_path.to_owned();
         let served = Arc::new(Served { families, published, links, monitor: lookup, clock, ready: AtomicBool::new(false), telemetry_path });
@@ -244,18 +269,30 @@ impl Daemon {
     }
 }
 
-fn standings(watched: &[Watched]) -> std::collections::HashMap<String, Standing> {
-    let standing = |w: &Watched| Standing {
-        display_name: w.facts.display_name.clone(),
-        app: w.app_display_name.clone(),
-        tenant: w.tenant.clone(),
-        permissions: w.permissions.clone(),
-        reason: None,
+/// What the page behind a link says of an integration.
+fn standing(monitor: &Monitor, name: &str) -> Option<Standing> {
+    let watched = monitor.evaluator().watched(name)?;
+    let reason = match monitor.evaluator().state(name)?.verdict {
+        Verdict::Broken { reason, .. } => Some(reason),
+        _ => None,
     };
-    watched.iter().map(|w| (w.facts.name.clone(), standing(w))).collect()
+    Some(Standing {
+        display_name: watched.facts.display_name.clone(),
+        app: watched.app_display_name.to_string(),
+        tenant: watched.tenant.clone(),
+        permissions: watched.permissions.to_vec(),
+        reason,
+    })
 }
 
-fn notifier(config: &Config, store: &Store, links: Option<Links>, families: &Families, clock: &Clock, outbox: Arc<Notify>) -> Option<Notifier> {
+fn notifier(
+    config: &Config,
+    store: &Store,
+    links: Option<Links>,
+    families: &Families,
+    clock: &Clock,
+    outbox: Arc<Notify>,
+) -> Option<Notifier> {
     let email = config.email.as_ref()?;
     let link: LinkMaker = Arc::new(move |integration, now| links.as_ref().map(|l| l.make(integration, now)));
     let settings = NotifierSettings { smtp: smtp(email)?, letterhead: letterhead(email), operators: email.operators.clone(), link };
@@ -266,13 +303,15 @@ fn notifier(config: &Config, store: &Store, links: Option<Links>, families: &Fam
 ///
 /// # Errors
 /// It cannot start.
-pub async fn run(config: &Config, addresses: &[String], telemetry_path: &str) -> anyhow::Result<()> {
+pub async fn run(config: Config, addresses: &[String], telemetry_path: &str) -> anyhow::Result<()> {
     let _lock = DaemonLock::take(&config.storage.path)?;
     let mut listeners = Vec::new();
     for address in addresses {
         listeners.push(web::bind(address).await?);
     }
-    let daemon = Daemon::wire(config, Clock::System, telemetry_path).await?;
+    let daemon = Daemon::wire(&config, Clock::System, telemetry_path).await?;
+    // Everything that is needed of it lives in the parts now.
+    drop(config);
     for listener in &listeners {
         tracing::info!(address = %listener.local_addr()?, "listening");
     }

@@ -110,8 +110,18 @@ pub const SITUATIONS: &[Situation] = &[
         reader: false,
         application: false,
         breaks_after: Some(12),
-        breaks: |t| vec![Action::EditConsent { tenant: t.to_owned(), app: APP, resource: None, delegated: Some(own(&["User.Read"])), application: None }],
-        mends: |t| vec![Action::EditConsent { tenant: t.to_owned(), app: APP, resource: None, delegated: Some(delegated()), application: None }],
+        breaks: |t| {
+            vec![Action::EditConsent {
+                tenant: t.to_owned(),
+                app: APP,
+                resource: None,
+                delegated: Some(own(&["User.Read"])),
+                application: None,
+            }]
+        },
+        mends: |t| {
+            vec![Action::EditConsent { tenant: t.to_owned(), app: APP, resource: None, delegated: Some(delegated()), application: None }]
+        },
         reason: Some(Reason::PermissionMissing),
         story: "an admin edits the permissions",
     },
@@ -169,7 +179,14 @@ pub const SITUATIONS: &[Situation] = &[
         breaks: |t| vec![Action::RevokeConsent { tenant: t.to_owned(), app: APPLICATION_APP }],
         mends: |t| {
             let application = own(&["Group.Read.All"]);
-            vec![Action::Consent { tenant: t.to_owned(), app: APPLICATION_APP, user: None, resource: None, delegated: Vec::new(), application }]
+            vec![Action::Consent {
+                tenant: t.to_owned(),
+                app: APPLICATION_APP,
+                user: None,
+                resource: None,
+                delegated: Vec::new(),
+                application,
+            }]
         },
         reason: Some(Reason::ConsentMissing),
         story: "all permissions are revoked",
@@ -217,11 +234,22 @@ pub fn populate(simulator: &Simulator) -> anyhow::Result<()> {
     simulator.apply(app(READER, "Directory reader", Vec::new(), own(&["Directory.Read.All"])))?;
     for situation in SITUATIONS {
         let tenant = situation.tenant();
-        simulator.apply(Action::AddTenant { id: situation.tenant_id(), domain: tenant.clone(), name: Some(situation.display_name.to_owned()) })?;
+        simulator.apply(Action::AddTenant {
+            id: situation.tenant_id(),
+            domain: tenant.clone(),
+            name: Some(situation.display_name.to_owned()),
+        })?;
         for name in ["Door access - HQ", "Everybody", "Finance"] {
             simulator.apply(Action::AddGroup { tenant: tenant.clone(), name: name.to_owned(), id: None })?;
         }
-        let consent = |app, delegated, application| Action::Consent { tenant: tenant.clone(), app, user: None, resource: None, delegated, application };
+        let consent = |app, delegated, application| Action::Consent {
+            tenant: tenant.clone(),
+            app,
+            user: None,
+            resource: None,
+            delegated,
+            application,
+        };
         let (scopes, roles) = if situation.application { (Vec::new(), own(&["Group.Read.All"])) } else { (delegated(), Vec::new()) };
         simulator.apply(consent(situation.app(), scopes, roles))?;
         if situation.reader {
@@ -294,7 +322,7 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
     let fate = tokio::spawn(befall(Arc::clone(&simulator)));
-    let result = crate::app::run(&loaded.config, &[listen.to_owned()], "/metrics").await;
+    let result = crate::app::run(loaded.config, &[listen.to_owned()], "/metrics").await;
     fate.abort();
     result
 }

@@ -18,90 +18,207 @@ use crate::model::{
 #[allow(missing_docs)]
 pub enum Action {
     /// Creates a tenant with one administrator (`admin@domain`), one ordinary user (`user@domain`) and Microsoft Graph.
-    AddTenant { id: Uuid, domain: String, #[serde(default)] name: Option<String> },
+    AddTenant {
+        id: Uuid,
+        domain: String,
+        #[serde(default)]
+        name: Option<String>,
+    },
     /// The tenant is gone: AADSTS90002.
-    RemoveTenant { tenant: String },
+    RemoveTenant {
+        tenant: String,
+    },
     /// Registers an app. Without secret and certificate it is a public client.
     AddApp {
         id: Uuid,
         name: String,
-        #[serde(default)] secret: Option<String>,
-        #[serde(default)] certificate_pem: Option<String>,
-        #[serde(default)] redirect_uris: Vec<String>,
-        #[serde(default)] delegated: Vec<String>,
-        #[serde(default)] application: Vec<String>,
+        #[serde(default)]
+        secret: Option<String>,
+        #[serde(default)]
+        certificate_pem: Option<String>,
+        #[serde(default)]
+        redirect_uris: Vec<String>,
+        #[serde(default)]
+        delegated: Vec<String>,
+        #[serde(default)]
+        application: Vec<String>,
     },
     /// Lets an app be a resource of its own, with scopes and roles named alike.
-    OfferPermissions { app: Uuid, #[serde(default)] names: Vec<String>, #[serde(default)] scopes: Vec<String>, #[serde(default)] roles: Vec<String> },
+    OfferPermissions {
+        app: Uuid,
+        #[serde(default)]
+        names: Vec<String>,
+        #[serde(default)]
+        scopes: Vec<String>,
+        #[serde(default)]
+        roles: Vec<String>,
+    },
     /// The registration itself is deleted: AADSTS700016 everywhere.
-    RemoveApp { app: Uuid },
+    RemoveApp {
+        app: Uuid,
+    },
     /// The owner switches the registration off for all tenants (`isDisabled`).
-    DeactivateApp { app: Uuid, value: bool },
+    DeactivateApp {
+        app: Uuid,
+        value: bool,
+    },
     /// Adds a client secret. `expires_in_seconds` may be negative.
-    AddSecret { app: Uuid, secret: String, #[serde(default = "year")] expires_in_seconds: i64 },
+    AddSecret {
+        app: Uuid,
+        secret: String,
+        #[serde(default = "year")]
+        expires_in_seconds: i64,
+    },
     /// Every secret of the app expires now: AADSTS7000222.
-    ExpireSecrets { app: Uuid },
+    ExpireSecrets {
+        app: Uuid,
+    },
     /// Every secret of the app is removed: AADSTS7000215 for whoever still uses one.
-    RemoveSecrets { app: Uuid },
+    RemoveSecrets {
+        app: Uuid,
+    },
     /// Creates the enterprise application without any permission.
-    InstallApp { tenant: String, app: Uuid },
+    InstallApp {
+        tenant: String,
+        app: Uuid,
+    },
     /// What an accepted consent does: enterprise application, grant, role assignments. Without `user` for the whole organisation.
     Consent {
         tenant: String,
         app: Uuid,
-        #[serde(default)] user: Option<String>,
-        #[serde(default)] resource: Option<Uuid>,
-        #[serde(default)] delegated: Vec<String>,
-        #[serde(default)] application: Vec<String>,
+        #[serde(default)]
+        user: Option<String>,
+        #[serde(default)]
+        resource: Option<Uuid>,
+        #[serde(default)]
+        delegated: Vec<String>,
+        #[serde(default)]
+        application: Vec<String>,
     },
     /// An admin edits the permissions: replaces delegated scopes and app roles on one resource.
     EditConsent {
         tenant: String,
         app: Uuid,
-        #[serde(default)] resource: Option<Uuid>,
-        #[serde(default)] delegated: Option<Vec<String>>,
-        #[serde(default)] application: Option<Vec<String>>,
+        #[serde(default)]
+        resource: Option<Uuid>,
+        #[serde(default)]
+        delegated: Option<Vec<String>>,
+        #[serde(default)]
+        application: Option<Vec<String>>,
     },
     /// All grants and role assignments of the app in the tenant vanish.
-    RevokeConsent { tenant: String, app: Uuid },
+    RevokeConsent {
+        tenant: String,
+        app: Uuid,
+    },
     /// The enterprise application goes to the deleted items.
-    DeleteApp { tenant: String, app: Uuid },
+    DeleteApp {
+        tenant: String,
+        app: Uuid,
+    },
     /// And comes back, under the same object id.
-    RestoreApp { tenant: String, app: Uuid },
+    RestoreApp {
+        tenant: String,
+        app: Uuid,
+    },
     /// The deleted items are emptied.
-    PurgeApp { tenant: String, app: Uuid },
+    PurgeApp {
+        tenant: String,
+        app: Uuid,
+    },
     /// `accountEnabled`.
-    EnableApp { tenant: String, app: Uuid, value: bool },
+    EnableApp {
+        tenant: String,
+        app: Uuid,
+        value: bool,
+    },
     /// `disabledByMicrosoftStatus`.
-    BlockApp { tenant: String, app: Uuid, #[serde(default)] status: Option<String> },
+    BlockApp {
+        tenant: String,
+        app: Uuid,
+        #[serde(default)]
+        status: Option<String>,
+    },
     /// A sign-in that ended well: answers `{"refresh_token": …}`.
-    IssueRefreshToken { tenant: String, app: Uuid, #[serde(default)] user: Option<String> },
+    IssueRefreshToken {
+        tenant: String,
+        app: Uuid,
+        #[serde(default)]
+        user: Option<String>,
+    },
     /// Every refresh token of the app in the tenant stops working.
-    KillRefreshTokens { tenant: String, app: Uuid, death: TokenDeath },
+    KillRefreshTokens {
+        tenant: String,
+        app: Uuid,
+        death: TokenDeath,
+    },
     /// Sets `accountEnabled` of a user: AADSTS50057 while false.
-    EnableUser { tenant: String, user: String, value: bool },
+    EnableUser {
+        tenant: String,
+        user: String,
+        value: bool,
+    },
     /// AADSTS500341.
-    DeleteUser { tenant: String, user: String },
+    DeleteUser {
+        tenant: String,
+        user: String,
+    },
     /// AADSTS50173 for all tokens of the user issued until now.
-    RevokeSessions { tenant: String, user: String },
+    RevokeSessions {
+        tenant: String,
+        user: String,
+    },
     /// AADSTS50076 on silent refreshes.
-    DemandMfa { tenant: String, value: bool },
+    DemandMfa {
+        tenant: String,
+        value: bool,
+    },
     /// AADSTS53003, for users, for workloads, or for both.
-    BlockByPolicy { tenant: String, #[serde(default)] users: bool, #[serde(default)] apps: bool },
+    BlockByPolicy {
+        tenant: String,
+        #[serde(default)]
+        users: bool,
+        #[serde(default)]
+        apps: bool,
+    },
     /// Only administrators may consent.
-    UserConsentOff { tenant: String, value: bool },
-    AddGroup { tenant: String, name: String, #[serde(default)] id: Option<Uuid> },
-    DeleteGroup { tenant: String, name: String },
+    UserConsentOff {
+        tenant: String,
+        value: bool,
+    },
+    AddGroup {
+        tenant: String,
+        name: String,
+        #[serde(default)]
+        id: Option<Uuid>,
+    },
+    DeleteGroup {
+        tenant: String,
+        name: String,
+    },
     /// All groups become invisible, or visible again.
-    HideGroups { tenant: String, value: bool },
+    HideGroups {
+        tenant: String,
+        value: bool,
+    },
     /// Replaces the provisioning jobs of an app with raw Graph objects.
-    SetProvisioningJobs { tenant: String, app: Uuid, jobs: Vec<Value> },
+    SetProvisioningJobs {
+        tenant: String,
+        app: Uuid,
+        jobs: Vec<Value>,
+    },
     /// Moves the simulator's clock.
-    AdvanceClock { seconds: i64 },
+    AdvanceClock {
+        seconds: i64,
+    },
     /// Freezes the clock at a moment (seconds since the epoch), or thaws it.
-    FreezeClock { at: Option<i64> },
+    FreezeClock {
+        at: Option<i64>,
+    },
     /// A fresh consent takes so long to reach the token endpoint.
-    ConsentDelay { seconds: i64 },
+    ConsentDelay {
+        seconds: i64,
+    },
 }
 
 fn year() -> i64 {
@@ -129,7 +246,10 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
             let secrets = secret.into_iter().map(|value| Secret { value, expires: now + SignedDuration::from_secs(year()) }).collect();
             let required = vec![RequiredAccess { resource: graph_app_id(), delegated, application }];
             let (offers, names) = (Vec::new(), vec![id.to_string()]);
-            world.apps.insert(id, Registration { app_id: id, name, secrets, certificates, redirect_uris, required, deactivated: false, offers, names });
+            world.apps.insert(
+                id,
+                Registration { app_id: id, name, secrets, certificates, redirect_uris, required, deactivated: false, offers, names },
+            );
         }
         Action::OfferPermissions { app, names, scopes, roles } => {
             let registration = app_mut(world, app)?;
@@ -219,7 +339,13 @@ pub fn issue_refresh_token(world: &mut World, tenant: Uuid, app_id: Uuid, user: 
 /// # Errors
 /// The tenant, the app, or a permission value does not exist.
 pub fn consent(
-    world: &mut World, tenant: &str, app: Uuid, user: Option<Uuid>, resource: Uuid, delegated: &[String], application: &[String],
+    world: &mut World,
+    tenant: &str,
+    app: Uuid,
+    user: Option<Uuid>,
+    resource: Uuid,
+    delegated: &[String],
+    application: &[String],
 ) -> Result<(), String> {
     let now = world.now();
     let effective = now + SignedDuration::from_secs(world.consent_delay_seconds);
@@ -239,19 +365,32 @@ pub fn consent(
         match existing {
             Some(grant) if grant.scope == scope => {}
             Some(grant) => (grant.scope, grant.effective) = (scope, effective),
-            None => tenant.grants.push(Grant { id: Uuid::new_v4().simple().to_string(), client, resource, principal: user, scope, effective }),
+            None => {
+                tenant.grants.push(Grant { id: Uuid::new_v4().simple().to_string(), client, resource, principal: user, scope, effective })
+            }
         }
     }
     for role in roles {
         if !tenant.assignments.iter().any(|a| a.principal == client && a.resource == resource && a.role == role) {
-            tenant.assignments.push(Assignment { id: Uuid::new_v4().simple().to_string(), principal: client, resource, role, created: now });
+            tenant.assignments.push(Assignment {
+                id: Uuid::new_v4().simple().to_string(),
+                principal: client,
+                resource,
+                role,
+                created: now,
+            });
         }
     }
     Ok(())
 }
 
 fn edit_consent(
-    world: &mut World, tenant: &str, app: Uuid, resource: Uuid, delegated: Option<Vec<String>>, application: Option<Vec<String>>,
+    world: &mut World,
+    tenant: &str,
+    app: Uuid,
+    resource: Uuid,
+    delegated: Option<Vec<String>>,
+    application: Option<Vec<String>>,
 ) -> Result<(), String> {
     let roles = application.map(|a| a.iter().map(|v| role_id(world, resource, v)).collect::<Result<Vec<_>, _>>()).transpose()?;
     let now = world.now();
@@ -267,7 +406,13 @@ fn edit_consent(
     }
     if let Some(roles) = roles {
         tenant.assignments.retain(|a| a.principal != client || a.resource != resource);
-        let made = roles.into_iter().map(|role| Assignment { id: Uuid::new_v4().simple().to_string(), principal: client, resource, role, created: now });
+        let made = roles.into_iter().map(|role| Assignment {
+            id: Uuid::new_v4().simple().to_string(),
+            principal: client,
+            resource,
+            role,
+            created: now,
+        });
         tenant.assignments.extend(made);
     }
     Ok(())

@@ -28,7 +28,12 @@ fn context<'w>(world: &'w World, tenant: &str, parameters: &Parameters) -> Resul
     };
     let redirect = parameters.get("redirect_uri").map_or("", String::as_str);
     let Some(url) = Url::parse(redirect).ok().filter(|_| app.redirect_uris.iter().any(|r| r == redirect)) else {
-        return stop(50011, format!("The redirect URI '{redirect}' specified in the request does not match the redirect URIs configured for the application."));
+        return stop(
+            50011,
+            format!(
+                "The redirect URI '{redirect}' specified in the request does not match the redirect URIs configured for the application."
+            ),
+        );
     };
     if directory.principal(app.app_id).is_some_and(|p| !p.enabled || p.disabled_by_microsoft.is_some()) || app.deactivated {
         return stop(7_000_112, format!("Application '{}' is disabled.", app.app_id));
@@ -54,10 +59,21 @@ pub fn authorize_page(world: &World, tenant: &str, parameters: &Parameters) -> R
         Err(page) => return page,
     };
     if parameters.get("response_type").map(String::as_str) != Some("code") {
-        return back(&redirect, parameters, &[("error", "unsupported_response_type"), ("error_description", "AADSTS70005: response_type must be code.")]);
+        return back(
+            &redirect,
+            parameters,
+            &[("error", "unsupported_response_type"), ("error_description", "AADSTS70005: response_type must be code.")],
+        );
     }
     if parameters.get("prompt").map(String::as_str) == Some("none") {
-        return back(&redirect, parameters, &[("error", "login_required"), ("error_description", "AADSTS50058: A silent sign-in request was sent but no user is signed in.")]);
+        return back(
+            &redirect,
+            parameters,
+            &[
+                ("error", "login_required"),
+                ("error_description", "AADSTS50058: A silent sign-in request was sent but no user is signed in."),
+            ],
+        );
     }
     page(directory, app, &wanted_scopes(app, parameters), parameters, "oauth2/v2.0/authorize")
 }
@@ -74,24 +90,35 @@ pub fn admin_consent_page(world: &World, tenant: &str, parameters: &Parameters) 
 }
 
 fn page(directory: &Tenant, app: &Registration, scopes: &[String], parameters: &Parameters, action: &str) -> Reply {
-    let hidden: String = parameters.iter().map(|(k, v)| format!("<input type=hidden name=\"{}\" value=\"{}\">", escape(k), escape(v))).collect();
+    let hidden: String =
+        parameters.iter().map(|(k, v)| format!("<input type=hidden name=\"{}\" value=\"{}\">", escape(k), escape(v))).collect();
     let hint = parameters.get("login_hint").map_or("", String::as_str);
     let chosen = directory.users.iter().position(|u| u.upn == hint).unwrap_or(0);
     let account = |(index, user): (usize, &User)| {
         let checked = if index == chosen { " checked" } else { "" };
-        format!("<label><input type=radio name=sim_user value=\"{}\"{checked}> {} <small>{}</small></label>", user.id, escape(&user.name), escape(&user.upn))
+        format!(
+            "<label><input type=radio name=sim_user value=\"{}\"{checked}> {} <small>{}</small></label>",
+            user.id,
+            escape(&user.name),
+            escape(&user.upn)
+        )
     };
     let accounts: String = directory.users.iter().filter(|u| !u.deleted).enumerate().map(account).collect();
     let asked: String = scopes.iter().map(|s| format!("<li>{}</li>", escape(s))).collect();
-    Reply::html(200, format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>Permissions requested</title>\
+    Reply::html(
+        200,
+        format!(
+            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>Permissions requested</title>\
          <style>body{{font:16px system-ui;max-width:28rem;margin:2rem auto;padding:0 1rem}}label{{display:block;padding:.3rem 0}}button{{font:inherit;padding:.5rem 1.2rem}}</style>\
          <p>Simulated Entra: {}</p><h1>Permissions requested</h1><p><b>{}</b> would like to:</p><ul>{asked}</ul>\
          <form method=post action=\"/{}/{action}\">{hidden}<fieldset><legend>Sign in as</legend>{accounts}</fieldset>\
          <label><input type=checkbox name=sim_organization value=1> Consent on behalf of your organization</label>\
          <p><button name=sim_decision value=accept id=accept>Accept</button> <button name=sim_decision value=cancel id=cancel>Cancel</button></p></form></html>",
-        escape(&directory.name), escape(&app.name), directory.id,
-    ))
+            escape(&directory.name),
+            escape(&app.name),
+            directory.id,
+        ),
+    )
 }
 
 /// The decision on the authorize page.
@@ -101,16 +128,30 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
         Err(page) => return page,
     };
     if parameters.get("sim_decision").map(String::as_str) != Some("accept") {
-        return back(&redirect, parameters, &[("error", "access_denied"), ("error_subcode", "cancel"), ("error_description", "AADSTS65004: User declined to consent to access the app.")]);
+        return back(
+            &redirect,
+            parameters,
+            &[
+                ("error", "access_denied"),
+                ("error_subcode", "cancel"),
+                ("error_description", "AADSTS65004: User declined to consent to access the app."),
+            ],
+        );
     }
-    let Some(user) = signed_in(&directory, parameters) else { return error_page(50034, "The user account does not exist in the directory.") };
+    let Some(user) = signed_in(&directory, parameters) else {
+        return error_page(50034, "The user account does not exist in the directory.");
+    };
     if !user.enabled {
         return error_page(50057, "The user account is disabled.");
     }
     let scopes = wanted_scopes(&app, parameters);
     let needs_admin = |s: &String| GRAPH_PERMISSIONS.iter().any(|(value, _, _, admin)| *admin && value.eq_ignore_ascii_case(s));
     if !user.admin && (directory.user_consent_off || scopes.iter().any(needs_admin)) {
-        return back(&redirect, parameters, &[("error", "access_denied"), ("error_description", "AADSTS90094: The grant requires administrator permission.")]);
+        return back(
+            &redirect,
+            parameters,
+            &[("error", "access_denied"), ("error_description", "AADSTS90094: The grant requires administrator permission.")],
+        );
     }
     let principal = (!parameters.contains_key("sim_organization")).then_some(user.id);
     let key = directory.id.to_string();
@@ -120,10 +161,20 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     let code = format!("1.SIMCODE{}", Uuid::new_v4().simple());
     let get = |name: &str| parameters.get(name).cloned();
     let expires = world.now() + SignedDuration::from_secs(600);
-    world.codes.insert(code.clone(), Code {
-        tenant: directory.id, app_id: app.app_id, user: user.id, redirect_uri: get("redirect_uri").unwrap_or_default(), challenge: get("code_challenge"),
-        nonce: get("nonce"), scope: get("scope").unwrap_or_default(), expires, used: false,
-    });
+    world.codes.insert(
+        code.clone(),
+        Code {
+            tenant: directory.id,
+            app_id: app.app_id,
+            user: user.id,
+            redirect_uri: get("redirect_uri").unwrap_or_default(),
+            challenge: get("code_challenge"),
+            nonce: get("nonce"),
+            scope: get("scope").unwrap_or_default(),
+            expires,
+            used: false,
+        },
+    );
     back(&redirect, parameters, &[("code", &code), ("session_state", &Uuid::new_v4().to_string())])
 }
 
@@ -135,8 +186,17 @@ pub fn admin_consent_submit(world: &mut World, tenant: &str, parameters: &Parame
     };
     let id = directory.id.to_string();
     if parameters.get("sim_decision").map(String::as_str) != Some("accept") {
-        return back(&redirect, parameters, &[("admin_consent", "True"), ("error", "consent_required"), ("error_subcode", "cancel"),
-            ("error_description", "AADSTS65004: User declined to consent to access the app."), ("tenant", &id)]);
+        return back(
+            &redirect,
+            parameters,
+            &[
+                ("admin_consent", "True"),
+                ("error", "consent_required"),
+                ("error_subcode", "cancel"),
+                ("error_description", "AADSTS65004: User declined to consent to access the app."),
+                ("tenant", &id),
+            ],
+        );
     }
     if !signed_in(&directory, parameters).is_some_and(|u| u.admin && u.enabled) {
         return error_page(90094, "Need admin approval.");
@@ -165,7 +225,13 @@ fn back(redirect: &Url, parameters: &Parameters, answer: &[(&str, &str)]) -> Rep
 }
 
 fn error_page(aadsts: u32, message: &str) -> Reply {
-    Reply::html(400, format!("<!doctype html><html lang=en><meta charset=utf-8><title>Sign in</title><h1>Sorry, but we’re having trouble signing you in.</h1><p id=error>AADSTS{aadsts}: {}</p></html>", escape(message)))
+    Reply::html(
+        400,
+        format!(
+            "<!doctype html><html lang=en><meta charset=utf-8><title>Sign in</title><h1>Sorry, but we’re having trouble signing you in.</h1><p id=error>AADSTS{aadsts}: {}</p></html>",
+            escape(message)
+        ),
+    )
 }
 
 /// Whether a scope is one of OpenID Connect's own.

@@ -14,7 +14,8 @@ use crate::tokens::Caller;
 
 const READ_APPS: [&str; 4] = ["Application.Read.All", "Directory.Read.All", "Application.ReadWrite.OwnedBy", "Application.ReadWrite.All"];
 const READ_DIRECTORY: [&str; 2] = ["Directory.Read.All", "Directory.ReadWrite.All"];
-const READ_GROUPS: [&str; 5] = ["Group.Read.All", "GroupMember.Read.All", "Group.ReadBasic.All", "Directory.Read.All", "Group.ReadWrite.All"];
+const READ_GROUPS: [&str; 5] =
+    ["Group.Read.All", "GroupMember.Read.All", "Group.ReadBasic.All", "Directory.Read.All", "Group.ReadWrite.All"];
 
 /// One request to Graph.
 #[derive(Debug)]
@@ -56,7 +57,8 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
         seen.push(id.to_owned());
         let target = format!("/{}", url.trim_start_matches('/'));
         let eventual = item["headers"].as_object().is_some_and(|h| {
-            h.iter().any(|(k, v)| k.eq_ignore_ascii_case("ConsistencyLevel") && v.as_str().is_some_and(|v| v.eq_ignore_ascii_case("eventual")))
+            h.iter()
+                .any(|(k, v)| k.eq_ignore_ascii_case("ConsistencyLevel") && v.as_str().is_some_and(|v| v.eq_ignore_ascii_case("eventual")))
         });
         let tenant = caller.tenant.to_string();
         let reply = match faults.take(Endpoint::BatchItem, &[&tenant], &target) {
@@ -100,7 +102,11 @@ fn denied() -> Reply {
 }
 
 fn not_found(what: &str) -> Reply {
-    Reply::graph_error(404, "Request_ResourceNotFound", &format!("Resource '{what}' does not exist or one of its queried reference-property objects are not present."))
+    Reply::graph_error(
+        404,
+        "Request_ResourceNotFound",
+        &format!("Resource '{what}' does not exist or one of its queried reference-property objects are not present."),
+    )
 }
 
 fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
@@ -163,7 +169,8 @@ impl Context<'_> {
     }
 
     fn own(&self, key: &str) -> bool {
-        self.caller.user.is_none() && (alternate_key(key) == Some(self.caller.app_id) || self.find(key).is_some_and(|p| p.app_id == self.caller.app_id))
+        self.caller.user.is_none()
+            && (alternate_key(key) == Some(self.caller.app_id) || self.find(key).is_some_and(|p| p.app_id == self.caller.app_id))
     }
 
     fn page(&self, items: Vec<Value>) -> Reply {
@@ -227,9 +234,12 @@ impl Context<'_> {
     }
 
     fn grant_values(&self, client: Option<Uuid>) -> Vec<Value> {
-        let live = self.tenant.grants.iter().filter(|g| client.is_none_or(|c| c == g.client) && self.tenant.principal_by_id(g.client).is_some());
-        live.map(|g| json!({"id": g.id, "clientId": g.client, "consentType": if g.principal.is_some() { "Principal" } else { "AllPrincipals" },
-            "principalId": g.principal, "resourceId": g.resource, "scope": g.scope}))
+        let live =
+            self.tenant.grants.iter().filter(|g| client.is_none_or(|c| c == g.client) && self.tenant.principal_by_id(g.client).is_some());
+        live.map(|g| {
+            json!({"id": g.id, "clientId": g.client, "consentType": if g.principal.is_some() { "Principal" } else { "AllPrincipals" },
+            "principalId": g.principal, "resourceId": g.resource, "scope": g.scope})
+        })
         .collect()
     }
 
@@ -254,9 +264,14 @@ impl Context<'_> {
         let Some(holder) = self.find(key) else { return not_found(key) };
         let name = |id: Uuid| self.tenant.principal_by_id(id).and_then(|p| self.world.apps.get(&p.app_id)).map(|a| a.name.clone());
         let held = self.tenant.assignments.iter().filter(|a| a.principal == holder.id);
-        self.page(held.map(|a| json!({"id": a.id, "appRoleId": a.role, "createdDateTime": a.created.to_string(), "deletedDateTime": null,
+        self.page(
+            held.map(|a| {
+                json!({"id": a.id, "appRoleId": a.role, "createdDateTime": a.created.to_string(), "deletedDateTime": null,
             "principalId": a.principal, "principalDisplayName": name(a.principal), "principalType": "ServicePrincipal",
-            "resourceId": a.resource, "resourceDisplayName": name(a.resource)})).collect())
+            "resourceId": a.resource, "resourceDisplayName": name(a.resource)})
+            })
+            .collect(),
+        )
     }
 
     fn jobs(&self, id: &str) -> Reply {
@@ -275,9 +290,16 @@ impl Context<'_> {
             return denied();
         }
         let Some(app) = id.and_then(|id| self.world.apps.get(&id)) else { return not_found(key) };
-        let secrets: Vec<Value> = app.secrets.iter().enumerate().map(|(i, s)| json!({"keyId": Uuid::from_u128(app.app_id.as_u128() ^ (i as u128 + 1)),
+        let secrets: Vec<Value> = app
+            .secrets
+            .iter()
+            .enumerate()
+            .map(|(i, s)| {
+                json!({"keyId": Uuid::from_u128(app.app_id.as_u128() ^ (i as u128 + 1)),
             "displayName": "secret", "hint": s.value.chars().take(3).collect::<String>(), "endDateTime": s.expires.to_string(),
-            "startDateTime": Timestamp::UNIX_EPOCH.to_string(), "secretText": null, "customKeyIdentifier": null})).collect();
+            "startDateTime": Timestamp::UNIX_EPOCH.to_string(), "secretText": null, "customKeyIdentifier": null})
+            })
+            .collect();
         let body = json!({"id": app.app_id, "appId": app.app_id, "displayName": app.name, "isDisabled": app.deactivated,
             "passwordCredentials": secrets, "keyCredentials": [], "requiredResourceAccess": []});
         Reply::json(200, &select(body, self.query))
@@ -293,7 +315,11 @@ impl Context<'_> {
             return denied();
         }
         let visible = self.tenant.groups.iter().filter(|g| !g.hidden);
-        self.page(visible.map(|g| json!({"id": g.id, "displayName": g.name, "mailEnabled": false, "securityEnabled": true, "groupTypes": []})).collect())
+        self.page(
+            visible
+                .map(|g| json!({"id": g.id, "displayName": g.name, "mailEnabled": false, "securityEnabled": true, "groupTypes": []}))
+                .collect(),
+        )
     }
 
     fn group(&self, id: &str) -> Reply {

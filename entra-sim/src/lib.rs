@@ -94,7 +94,8 @@ impl Simulator {
         let https = bind(options.https).await?;
         let smtp = bind(options.smtp).await?;
         let addresses = (http.local_addr()?, https.local_addr()?, smtp.local_addr()?);
-        let smtp_options = SmtpOptions { tls: Some(Arc::clone(&tls)), implicit_tls: options.smtp_implicit_tls, credentials: options.smtp_credentials };
+        let smtp_options =
+            SmtpOptions { tls: Some(Arc::clone(&tls)), implicit_tls: options.smtp_implicit_tls, credentials: options.smtp_credentials };
         let tasks = vec![
             tokio::spawn(serve(http, None, Arc::clone(&shared))),
             tokio::spawn(serve(https, Some(TlsAcceptor::from(tls)), Arc::clone(&shared))),
@@ -182,7 +183,11 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<serv
     }
 }
 
-async fn connection<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static>(io: I, shared: Arc<server::Shared>, scheme: &'static str) {
+async fn connection<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static>(
+    io: I,
+    shared: Arc<server::Shared>,
+    scheme: &'static str,
+) {
     let service = service_fn(move |request| server::handle(Arc::clone(&shared), request, scheme));
     // A connection that ends early is the client's business, or a fault that was asked for.
     let _ = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(io, service).await;

@@ -17,30 +17,34 @@ use crate::tokens::Keys;
 pub fn openid_configuration(world: &World, tenant: &str, login: &str, graph: &str) -> Reply {
     let Some(id) = world.tenant_id(tenant) else { return no_tenant(world, tenant) };
     let base = format!("{login}/{id}");
-    Reply::json(200, &json!({
-        "issuer": format!("{base}/v2.0"),
-        "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
-        "token_endpoint": format!("{base}/oauth2/v2.0/token"),
-        "device_authorization_endpoint": format!("{base}/oauth2/v2.0/devicecode"),
-        "end_session_endpoint": format!("{base}/oauth2/v2.0/logout"),
-        "jwks_uri": format!("{base}/discovery/v2.0/keys"),
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
-        "response_modes_supported": ["query", "fragment", "form_post"],
-        "response_types_supported": ["code", "id_token", "code id_token", "id_token token"],
-        "scopes_supported": ["openid", "profile", "email", "offline_access"],
-        "subject_types_supported": ["pairwise"],
-        "id_token_signing_alg_values_supported": ["RS256"],
-        "claims_supported": ["sub", "iss", "aud", "exp", "iat", "nonce", "preferred_username", "name", "tid", "oid"],
-        "tenant_region_scope": "EU",
-        "cloud_instance_name": "microsoftonline.com",
-        "cloud_graph_host_name": "graph.windows.net",
-        "msgraph_host": graph.split("://").nth(1).unwrap_or(graph),
-    }))
+    Reply::json(
+        200,
+        &json!({
+            "issuer": format!("{base}/v2.0"),
+            "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
+            "token_endpoint": format!("{base}/oauth2/v2.0/token"),
+            "device_authorization_endpoint": format!("{base}/oauth2/v2.0/devicecode"),
+            "end_session_endpoint": format!("{base}/oauth2/v2.0/logout"),
+            "jwks_uri": format!("{base}/discovery/v2.0/keys"),
+            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
+            "response_modes_supported": ["query", "fragment", "form_post"],
+            "response_types_supported": ["code", "id_token", "code id_token", "id_token token"],
+            "scopes_supported": ["openid", "profile", "email", "offline_access"],
+            "subject_types_supported": ["pairwise"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "claims_supported": ["sub", "iss", "aud", "exp", "iat", "nonce", "preferred_username", "name", "tid", "oid"],
+            "tenant_region_scope": "EU",
+            "cloud_instance_name": "microsoftonline.com",
+            "cloud_graph_host_name": "graph.windows.net",
+            "msgraph_host": graph.split("://").nth(1).unwrap_or(graph),
+        }),
+    )
 }
 
 /// AADSTS90002.
 pub fn no_tenant(world: &World, tenant: &str) -> Reply {
-    let message = format!("Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.");
+    let message =
+        format!("Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.");
     Reply::entra_error(world, 400, "invalid_request", 90002, &message, None)
 }
 
@@ -61,7 +65,8 @@ pub struct TokenRequest<'a> {
 pub fn merge_basic(form: &mut HashMap<String, String>, authorization: Option<&str>) {
     let Some(basic) = authorization.and_then(|a| a.strip_prefix("Basic ")) else { return };
     let Some(text) = STANDARD.decode(basic).ok().and_then(|b| String::from_utf8(b).ok()) else { return };
-    let decode = |part: &str| url::form_urlencoded::parse(format!("v={part}").as_bytes()).next().map(|(_, v)| v.into_owned()).unwrap_or_default();
+    let decode =
+        |part: &str| url::form_urlencoded::parse(format!("v={part}").as_bytes()).next().map(|(_, v)| v.into_owned()).unwrap_or_default();
     if let Some((id, secret)) = text.split_once(':') {
         form.entry("client_id".to_owned()).or_insert_with(|| decode(id));
         form.entry("client_secret".to_owned()).or_insert_with(|| decode(secret));
@@ -105,7 +110,9 @@ fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<
         "client_credentials" => client_credentials(world, keys, request, tenant, &app),
         "refresh_token" => refresh(world, keys, request, tenant, &app),
         "authorization_code" => redeem(world, keys, request, tenant, &app),
-        other => refuse(world, 400, "unsupported_grant_type", 70003, &format!("The app requested an unsupported grant type '{other}'."), None),
+        other => {
+            refuse(world, 400, "unsupported_grant_type", 70003, &format!("The app requested an unsupported grant type '{other}'."), None)
+        }
     }
 }
 
@@ -123,17 +130,43 @@ fn authenticate(world: &World, app: &Registration, request: &TokenRequest<'_>) -
         return match app.secrets.iter().find(|s| s.value == *secret) {
             Some(found) if found.expires > now => Ok(()),
             Some(_) => refuse(world, 401, "invalid_client", 7_000_222, "The provided client secret keys for app are expired.", None),
-            None if !confidential => {
-                refuse(world, 401, "invalid_client", 700_025, "Client is public so neither 'client_assertion' nor 'client_secret' should be presented.", None)
-            }
-            None => refuse(world, 401, "invalid_client", 7_000_215, "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.", None),
+            None if !confidential => refuse(
+                world,
+                401,
+                "invalid_client",
+                700_025,
+                "Client is public so neither 'client_assertion' nor 'client_secret' should be presented.",
+                None,
+            ),
+            None => refuse(
+                world,
+                401,
+                "invalid_client",
+                7_000_215,
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.",
+                None,
+            ),
         };
     }
     if request.form.get("grant_type").is_some_and(|g| g == "client_credentials") {
-        return refuse(world, 401, "invalid_client", 7_000_216, "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.", None);
+        return refuse(
+            world,
+            401,
+            "invalid_client",
+            7_000_216,
+            "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
+            None,
+        );
     }
     if confidential {
-        return refuse(world, 401, "invalid_client", 7_000_218, "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.", None);
+        return refuse(
+            world,
+            401,
+            "invalid_client",
+            7_000_218,
+            "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
+            None,
+        );
     }
     Ok(())
 }
@@ -148,11 +181,16 @@ fn verify_assertion(app: &Registration, assertion: &str, request: &TokenRequest<
     let claims: Value = serde_json::from_slice(&decode(payload)?).map_err(|_| bad("claims"))?;
     let thumbprint = |der: &[u8]| match (header_json["x5t#S256"].as_str(), header_json["x5t"].as_str()) {
         (Some(wanted), _) => URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der)) == wanted.trim_end_matches('='),
-        (None, Some(wanted)) => URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der)) == wanted.trim_end_matches('='),
+        (None, Some(wanted)) => {
+            URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der)) == wanted.trim_end_matches('=')
+        }
         (None, None) => true,
     };
     let Some(certificate) = app.certificates.iter().find(|der| thumbprint(der)) else {
-        return Err((700_027, "Client assertion failed signature validation: the certificate with this thumbprint is not registered.".to_owned()));
+        return Err((
+            700_027,
+            "Client assertion failed signature validation: the certificate with this thumbprint is not registered.".to_owned(),
+        ));
     };
     let algorithm = match header_json["alg"].as_str() {
         Some("RS256") => webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256,
@@ -162,7 +200,8 @@ fn verify_assertion(app: &Registration, assertion: &str, request: &TokenRequest<
     let der = rustls::pki_types::CertificateDer::from(certificate.as_slice());
     let entity = webpki::EndEntityCert::try_from(&der).map_err(|e| (50012, format!("certificate: {e}")))?;
     let signed = &assertion[..header.len() + 1 + payload.len()];
-    entity.verify_signature(algorithm, signed.as_bytes(), &decode(signature)?)
+    entity
+        .verify_signature(algorithm, signed.as_bytes(), &decode(signature)?)
         .map_err(|_| (700_027, "Client assertion failed signature validation.".to_owned()))?;
     let id = app.app_id.to_string();
     if claims["iss"].as_str() != Some(&id) || claims["sub"].as_str() != Some(&id) {
@@ -193,10 +232,24 @@ fn parse_scope(world: &World, scope: &str, graph: &str) -> Refused<(Uuid, Option
         let (name, permission) = value.rsplit_once('/').unwrap_or((graph, value));
         let found = if name == graph || name.is_empty() { Some(graph_app_id()) } else { world.resource(name).map(|r| r.app_id) };
         let Some(found) = found else {
-            return refuse(world, 400, "invalid_resource", 500_011, &format!("The resource principal named {name} was not found in the tenant."), None);
+            return refuse(
+                world,
+                400,
+                "invalid_resource",
+                500_011,
+                &format!("The resource principal named {name} was not found in the tenant."),
+                None,
+            );
         };
         if resource.is_some_and(|r| r != found) {
-            return refuse(world, 400, "invalid_request", 28000, "Provided value for the input parameter scope is not valid because it contains more than one resource.", None);
+            return refuse(
+                world,
+                400,
+                "invalid_request",
+                28000,
+                "Provided value for the input parameter scope is not valid because it contains more than one resource.",
+                None,
+            );
         }
         resource = Some(found);
         if permission == ".default" { default = true } else { wanted.push(permission.to_owned()) }
@@ -215,7 +268,9 @@ fn client_credentials(world: &World, keys: &Keys, request: &TokenRequest<'_>, te
     let scope = request.form.get("scope").map_or("", String::as_str);
     let (resource, wanted, _) = parse_scope(world, scope, request.graph)?;
     if wanted.is_some() {
-        let message = format!("The provided value for the input parameter 'scope' is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier. Scope {scope}");
+        let message = format!(
+            "The provided value for the input parameter 'scope' is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier. Scope {scope}"
+        );
         return refuse(world, 400, "invalid_scope", 1_002_012, &message, None);
     }
     let Some(directory) = world.tenants.get(&tenant) else { return Err(Box::new(no_tenant(world, request.tenant))) };
@@ -235,7 +290,10 @@ fn client_credentials(world: &World, keys: &Keys, request: &TokenRequest<'_>, te
     if !roles.is_empty() {
         claims["roles"] = json!(roles);
     }
-    Ok(Reply::json(200, &json!({"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": keys.access_token(&claims)})))
+    Ok(Reply::json(
+        200,
+        &json!({"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": keys.access_token(&claims)}),
+    ))
 }
 
 fn refresh(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uuid, app: &Registration) -> Refused<Reply> {
@@ -247,9 +305,14 @@ fn refresh(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: U
         return refuse(world, 400, "invalid_grant", 7_000_110, "The refresh token was issued to another client.", None);
     }
     match known.dead {
-        Some(TokenDeath::Corrupted) => return refuse(world, 400, "invalid_grant", 9_002_313, "Invalid request. Request is malformed or invalid.", None),
+        Some(TokenDeath::Corrupted) => {
+            return refuse(world, 400, "invalid_grant", 9_002_313, "Invalid request. Request is malformed or invalid.", None);
+        }
         Some(TokenDeath::Expired) => {
-            let message = format!("The refresh token has expired due to inactivity. The token was issued on {} and was inactive for 90.00:00:00.", known.issued);
+            let message = format!(
+                "The refresh token has expired due to inactivity. The token was issued on {} and was inactive for 90.00:00:00.",
+                known.issued
+            );
             return refuse(world, 400, "invalid_grant", 700_082, &message, Some("bad_token"));
         }
         Some(TokenDeath::Revoked) => return revoked(world, &known.issued.to_string()),
@@ -263,7 +326,9 @@ fn refresh(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: U
 }
 
 fn revoked<T>(world: &World, issued: &str) -> Refused<T> {
-    let message = format!("The provided grant has expired due to it being revoked, a fresh auth token is needed. The user might have changed or reset their password. The grant was issued on '{issued}'.");
+    let message = format!(
+        "The provided grant has expired due to it being revoked, a fresh auth token is needed. The user might have changed or reset their password. The grant was issued on '{issued}'."
+    );
     refuse(world, 400, "invalid_grant", 50173, &message, Some("bad_token"))
 }
 
@@ -289,7 +354,14 @@ fn check_user(world: &World, tenant: Uuid, user: Uuid, issued: Option<jiff::Time
         }
     }
     if directory.block_users {
-        return refuse(world, 400, "invalid_grant", 53003, "Access has been blocked by Conditional Access policies. The access policy does not allow token issuance.", Some("message_only"));
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            53003,
+            "Access has been blocked by Conditional Access policies. The access policy does not allow token issuance.",
+            Some("message_only"),
+        );
     }
     Ok(())
 }
@@ -300,7 +372,14 @@ fn redeem(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uu
         return refuse(world, 400, "invalid_grant", 9_002_313, "Invalid request. Request is malformed or invalid.", None);
     };
     if code.used {
-        return refuse(world, 400, "invalid_grant", 54005, "OAuth2 Authorization code was already redeemed, please retry with a new valid code.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            54005,
+            "OAuth2 Authorization code was already redeemed, please retry with a new valid code.",
+            None,
+        );
     }
     if code.expires < world.now() {
         return refuse(world, 400, "invalid_grant", 70008, "The provided authorization code or refresh token has expired.", None);
@@ -312,13 +391,27 @@ fn redeem(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uu
         return refuse(world, 400, "invalid_grant", 70000, "Provided grant is invalid or malformed.", None);
     }
     if code.redirect_uri != field("redirect_uri") {
-        return refuse(world, 400, "invalid_client", 500_112, "The reply address does not match the reply address provided when requesting Authorization code.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_client",
+            500_112,
+            "The reply address does not match the reply address provided when requesting Authorization code.",
+            None,
+        );
     }
     if let Some(challenge) = &code.challenge {
         let verifier = field("code_verifier");
         let actual = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
         if !(43..=128).contains(&verifier.len()) || actual != *challenge {
-            return refuse(world, 400, "invalid_grant", 501_481, "The Code_Verifier does not match the code_challenge supplied in the authorization request.", None);
+            return refuse(
+                world,
+                400,
+                "invalid_grant",
+                501_481,
+                "The Code_Verifier does not match the code_challenge supplied in the authorization request.",
+                None,
+            );
         }
     }
     if let Some(stored) = world.codes.get_mut(field("code")) {
@@ -329,7 +422,13 @@ fn redeem(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uu
 }
 
 fn tokens_for_user(
-    world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uuid, app: &Registration, user: Uuid, code: Option<&crate::model::Code>,
+    world: &mut World,
+    keys: &Keys,
+    request: &TokenRequest<'_>,
+    tenant: Uuid,
+    app: &Registration,
+    user: Uuid,
+    code: Option<&crate::model::Code>,
 ) -> Refused<Reply> {
     let asked = request.form.get("scope").filter(|s| !s.is_empty()).cloned();
     let asked = asked.or_else(|| code.map(|c| c.scope.clone())).unwrap_or_default();
@@ -343,7 +442,10 @@ fn tokens_for_user(
     let granted = directory.granted_scopes(client, resource_principal, user, now);
     let missing = wanted.as_ref().is_some_and(|w| w.iter().any(|s| !granted.iter().any(|g| g.eq_ignore_ascii_case(s))));
     if granted.is_empty() || missing {
-        let message = format!("The user or administrator has not consented to use the application with ID '{}' named '{}'. Send an interactive authorization request for this user and resource.", app.app_id, app.name);
+        let message = format!(
+            "The user or administrator has not consented to use the application with ID '{}' named '{}'. Send an interactive authorization request for this user and resource.",
+            app.app_id, app.name
+        );
         return refuse(world, 400, "invalid_grant", 65001, &message, Some("consent_required"));
     }
     let person = directory.user(user).cloned();

@@ -45,14 +45,19 @@ impl Mail {
     /// Decodes headers and bodies.
     pub fn parsed(&self) -> Parsed {
         let Some(message) = MessageParser::default().parse(&self.raw) else { return Parsed::default() };
-        let headers = message.headers_raw().map(|(name, value)| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "))).collect();
+        let headers =
+            message.headers_raw().map(|(name, value)| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "))).collect();
         Parsed {
             subject: message.subject().unwrap_or_default().to_owned(),
             message_id: message.message_id().unwrap_or_default().to_owned(),
             headers,
             text: message.body_text(0).map(|t| t.into_owned()).unwrap_or_default(),
             html: message.body_html(0).map(|t| t.into_owned()).unwrap_or_default(),
-            parts: message.parts.iter().filter_map(|p| p.content_type().map(|c| format!("{}/{}", c.ctype(), c.subtype().unwrap_or("")))).collect(),
+            parts: message
+                .parts
+                .iter()
+                .filter_map(|p| p.content_type().map(|c| format!("{}/{}", c.ctype(), c.subtype().unwrap_or(""))))
+                .collect(),
         }
     }
 }
@@ -120,13 +125,19 @@ impl Mailbox {
     /// All mails as JSON.
     pub fn json(&self) -> Value {
         let mails = self.all();
-        json!(mails.iter().map(|m| json!({"from": m.from, "to": m.to, "tls": m.tls, "user": m.user, "mail": m.parsed()})).collect::<Vec<_>>())
+        json!(
+            mails.iter().map(|m| json!({"from": m.from, "to": m.to, "tls": m.tls, "user": m.user, "mail": m.parsed()})).collect::<Vec<_>>()
+        )
     }
 
     /// The list of mails.
     pub fn page(&self) -> Reply {
         let row = |(index, mail): (usize, &Mail)| {
-            format!("<li><a href=\"/mail/{index}\">{}</a> <small>to {}</small></li>", escape(&mail.parsed().subject), escape(&mail.to.join(", ")))
+            format!(
+                "<li><a href=\"/mail/{index}\">{}</a> <small>to {}</small></li>",
+                escape(&mail.parsed().subject),
+                escape(&mail.to.join(", "))
+            )
         };
         let rows: String = self.all().iter().enumerate().rev().map(row).collect();
         let rows = if rows.is_empty() { "<li>No mail yet.</li>".to_owned() } else { rows };
@@ -138,11 +149,15 @@ impl Mailbox {
         let Some(mail) = self.all().into_iter().nth(index) else { return Reply::html(404, format!("{HEAD}<h1>No such mail</h1>")) };
         let parsed = mail.parsed();
         let headers: String = parsed.headers.iter().map(|(k, v)| format!("{}: {}\n", escape(k), escape(v))).collect();
-        Reply::html(200, format!(
-            "{HEAD}<title>{0}</title><p><a href=/>All mails</a></p><h1>{0}</h1><iframe sandbox=\"allow-popups allow-top-navigation-by-user-activation\" src=\"/mail/{index}/html\" title=\"HTML part\"></iframe>\
+        Reply::html(
+            200,
+            format!(
+                "{HEAD}<title>{0}</title><p><a href=/>All mails</a></p><h1>{0}</h1><iframe sandbox=\"allow-popups allow-top-navigation-by-user-activation\" src=\"/mail/{index}/html\" title=\"HTML part\"></iframe>\
              <h2>Text part</h2><pre>{1}</pre><details><summary>Headers</summary><pre>{headers}</pre></details></html>",
-            escape(&parsed.subject), escape(&parsed.text)
-        ))
+                escape(&parsed.subject),
+                escape(&parsed.text)
+            ),
+        )
     }
 
     /// The HTML part alone. Links open in the whole window.

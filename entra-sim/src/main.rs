@@ -29,7 +29,13 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let options = Options { http: arguments.http, https: arguments.https, smtp: arguments.smtp, smtp_implicit_tls: arguments.smtp_implicit_tls, ..Options::default() };
+    let options = Options {
+        http: arguments.http,
+        https: arguments.https,
+        smtp: arguments.smtp,
+        smtp_implicit_tls: arguments.smtp_implicit_tls,
+        ..Options::default()
+    };
     let simulator = Simulator::start(options).await?;
     if let Some(path) = arguments.actions {
         let actions: Vec<entra_sim::Action> = serde_json::from_slice(&tokio::fs::read(path).await?)?;

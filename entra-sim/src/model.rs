@@ -254,9 +254,10 @@ impl Tenant {
     /// Delegated permissions that `client` may use on `resource` for `user`: the tenant-wide grant and the user's own.
     pub fn granted_scopes(&self, client: Uuid, resource: Uuid, user: Uuid, now: Timestamp) -> Vec<String> {
         let mut scopes: Vec<String> = Vec::new();
-        let relevant = self.grants.iter().filter(|g| {
-            g.client == client && g.resource == resource && g.principal.is_none_or(|p| p == user) && g.effective <= now
-        });
+        let relevant = self
+            .grants
+            .iter()
+            .filter(|g| g.client == client && g.resource == resource && g.principal.is_none_or(|p| p == user) && g.effective <= now);
         for value in relevant.flat_map(|g| g.scope.split_whitespace()) {
             if !scopes.iter().any(|s| s.eq_ignore_ascii_case(value)) {
                 scopes.push(value.to_owned());

@@ -123,7 +123,10 @@ impl Page<'_> {
         let bad = |code: &str, message: &str| Err(Box::new(Reply::graph_error(400, code, message)));
         let count = self.query.get("$count").is_some_and(|c| c == "true");
         if (count || self.query.contains_key("$search")) && !self.eventual {
-            return bad("Request_UnsupportedQuery", "Request with $search or $count query parameter only works through MSGraph with a special request header: 'ConsistencyLevel: eventual'");
+            return bad(
+                "Request_UnsupportedQuery",
+                "Request with $search or $count query parameter only works through MSGraph with a special request header: 'ConsistencyLevel: eventual'",
+            );
         }
         if self.query.contains_key("$skip") {
             return bad("Request_BadRequest", "'$skip' is not supported by the service.");
@@ -142,7 +145,12 @@ impl Page<'_> {
         let start = match self.query.get("$skiptoken").map(|t| t.trim_start_matches("SIM").parse::<usize>()) {
             None => 0,
             Some(Ok(start)) if start <= items.len() => start,
-            Some(_) => return bad("Directory_ExpiredPageToken", "The specified page token value has expired and can no longer be included in your request."),
+            Some(_) => {
+                return bad(
+                    "Directory_ExpiredPageToken",
+                    "The specified page token value has expired and can no longer be included in your request.",
+                );
+            }
         };
         let total = items.len();
         let page: Vec<Value> = items.into_iter().skip(start).take(size).map(|i| select(i, self.query)).collect();
@@ -153,7 +161,10 @@ impl Page<'_> {
         if start + size < total {
             let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
             let kept = url::form_urlencoded::parse(query.as_bytes()).filter(|(k, _)| k != "$skiptoken");
-            let next = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).append_pair("$skiptoken", &format!("SIM{}", start + size)).finish();
+            let next = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(kept)
+                .append_pair("$skiptoken", &format!("SIM{}", start + size))
+                .finish();
             body["@odata.nextLink"] = json!(format!("{}/v1.0{path}?{next}", self.graph));
         }
         Ok(Reply::json(200, &body))

@@ -49,8 +49,11 @@ impl Reply {
     /// An error of Graph, shaped as in Microsoft's `concepts/errors.md`.
     pub fn graph_error(status: u16, code: &str, message: &str) -> Self {
         let id = Uuid::new_v4();
-        Self::json(status, &json!({"error": {"code": code, "message": message,
-            "innerError": {"date": "2026-01-01T00:00:00", "request-id": id, "client-request-id": id}}}))
+        Self::json(
+            status,
+            &json!({"error": {"code": code, "message": message,
+            "innerError": {"date": "2026-01-01T00:00:00", "request-id": id, "client-request-id": id}}}),
+        )
         .with("request-id", id.to_string())
     }
 

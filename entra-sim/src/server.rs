@@ -86,12 +86,22 @@ struct Received {
 ///
 /// # Errors
 /// Only when a fault asks for a reset.
-pub(crate) async fn handle(shared: Arc<Shared>, request: Request<hyper::body::Incoming>, scheme: &'static str) -> Result<Response<Body>, std::io::Error> {
+pub(crate) async fn handle(
+    shared: Arc<Shared>,
+    request: Request<hyper::body::Incoming>,
+    scheme: &'static str,
+) -> Result<Response<Body>, std::io::Error> {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(Body::new(body), BODY_LIMIT).await.map_err(std::io::Error::other)?;
     let host = parts.headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or("localhost").to_owned();
     let target = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-    let received = Received { method: parts.method, target, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned(), base: format!("{scheme}://{host}") };
+    let received = Received {
+        method: parts.method,
+        target,
+        headers: parts.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+        base: format!("{scheme}://{host}"),
+    };
     if let Some(rest) = received.target.strip_prefix("/_sim/") {
         return Ok(respond(control(&shared, &received, rest)));
     }
@@ -158,7 +168,8 @@ fn honest(shared: &Shared, received: &Received, graph: bool) -> Reply {
         let eventual = received.headers.get("consistencylevel").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"eventual"));
         let target = received.target.strip_prefix("/v1.0").unwrap_or_default();
         let request = GraphRequest { method: received.method.as_str(), target, eventual, graph: &received.base };
-        return answer(&shared.world(), &shared.faults, &caller, &request, &received.body).with("x-ms-ags-diagnostic", "{\"ServerInfo\":{\"DataCenter\":\"Simulated\"}}");
+        return answer(&shared.world(), &shared.faults, &caller, &request, &received.body)
+            .with("x-ms-ags-diagnostic", "{\"ServerInfo\":{\"DataCenter\":\"Simulated\"}}");
     }
     login(shared, received)
 }
@@ -179,7 +190,9 @@ fn login(shared: &Shared, received: &Received) -> Reply {
             let request = TokenRequest { tenant, form, login: &received.base, graph: &received.base };
             token(&mut world, &shared.keys(), &request)
         }
-        "oauth2/v2.0/token" => Reply::entra_error(&world, 400, "invalid_request", 900_561, "The endpoint only accepts POST requests.", None),
+        "oauth2/v2.0/token" => {
+            Reply::entra_error(&world, 400, "invalid_request", 900_561, "The endpoint only accepts POST requests.", None)
+        }
         "oauth2/v2.0/authorize" if post => authorize_submit(&mut world, tenant, &parameters),
         "oauth2/v2.0/authorize" => authorize_page(&world, tenant, &parameters),
         "v2.0/adminconsent" | "adminconsent" if post => admin_consent_submit(&mut world, tenant, &parameters),
@@ -192,7 +205,11 @@ async fn faulty(shared: &Shared, received: &Received, graph: bool, fault: FaultK
     let json = |text: String| respond(Reply { status: 200, headers: Vec::new(), content_type: "application/json", body: text });
     Ok(match fault {
         FaultKind::Status { status, retry_after } => {
-            let reply = if graph { fault_status(status) } else { Reply::entra_error(&shared.world(), status, "temporarily_unavailable", 90033, "A transient error has occurred.", None) };
+            let reply = if graph {
+                fault_status(status)
+            } else {
+                Reply::entra_error(&shared.world(), status, "temporarily_unavailable", 90033, "A transient error has occurred.", None)
+            };
             respond(match retry_after {
                 Some(after) => reply.with("Retry-After", after),
                 None => reply,
@@ -230,7 +247,10 @@ impl hyper::body::Body for Endless {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
         std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(self.0.clone()))))
     }
 }

@@ -69,7 +69,13 @@ struct Envelope {
 }
 
 /// One session; hands the stream back when the client asked for STARTTLS.
-async fn session<S: AsyncRead + AsyncWrite + Unpin>(stream: S, mailbox: &Mailbox, options: &SmtpOptions, tls: bool, greet: bool) -> std::io::Result<Option<S>> {
+async fn session<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    mailbox: &Mailbox,
+    options: &SmtpOptions,
+    tls: bool,
+    greet: bool,
+) -> std::io::Result<Option<S>> {
     let mut stream = BufStream::new(stream);
     if mailbox.faults().hang {
         std::future::pending::<()>().await;
@@ -96,7 +102,8 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(stream: S, mailbox: &Mailbox
                 let given = authenticate(&mut stream, &line).await?;
                 let good = given.filter(|g| options.credentials.as_ref().is_none_or(|c| c == g));
                 user = good.map(|(name, _)| name);
-                say(&mut stream, if user.is_some() { "235 2.7.0 Accepted" } else { "535 5.7.8 Authentication credentials invalid" }).await?;
+                say(&mut stream, if user.is_some() { "235 2.7.0 Accepted" } else { "535 5.7.8 Authentication credentials invalid" })
+                    .await?;
             }
             "MAIL" if options.credentials.is_some() && user.is_none() => say(&mut stream, "530 5.7.0 Authentication required").await?,
             "MAIL" => {
@@ -143,7 +150,10 @@ fn capabilities(options: &SmtpOptions, tls: bool) -> String {
     lines.iter().enumerate().map(|(i, l)| format!("250{}{l}", if i == last { ' ' } else { '-' })).collect::<Vec<_>>().join("\r\n")
 }
 
-async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>, line: &str) -> std::io::Result<Option<(String, String)>> {
+async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufStream<S>,
+    line: &str,
+) -> std::io::Result<Option<(String, String)>> {
     let mut words = line.split_whitespace().skip(1);
     let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
     let initial = words.next().map(str::to_owned);

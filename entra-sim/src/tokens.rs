@@ -116,7 +116,8 @@ impl Keys {
         }
         let id = |claim: &str| claims[claim].as_str().and_then(|t| Uuid::parse_str(t).ok());
         let delegated = claims["scp"].as_str().map(|s| s.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        let roles = || claims["roles"].as_array().map(|r| r.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()).unwrap_or_default();
+        let roles =
+            || claims["roles"].as_array().map(|r| r.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()).unwrap_or_default();
         Ok(Caller {
             tenant: id("tid").ok_or(MALFORMED)?,
             app_id: id("appid").ok_or(MALFORMED)?,

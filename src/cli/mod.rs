@@ -196,7 +196,7 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     }
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), revision = env!("CONSENTRY_REVISION"), integrations = enabled, "starting");
-    app::run(&config, &run.listen, &run.telemetry_path).await.map(|()| 0)
+    app::run(config, &run.listen, &run.telemetry_path).await.map(|()| 0)
 }
 
 fn check_config(file: &Path) -> u8 {
@@ -243,7 +243,8 @@ fn integration<'c>(config: &'c Config, name: &str) -> anyhow::Result<&'c Integra
     config.integrations.iter().find(|i| i.name == name).with_context(|| {
         let names = config.integrations.iter().map(|i| i.name.as_str());
         let nearest = names.min_by_key(|n| strsim::damerau_levenshtein(n, name));
-        nearest.map_or_else(|| "no integration is configured".to_owned(), |n| format!("no integration is called {name}; the nearest is {n}"))
+        nearest
+            .map_or_else(|| "no integration is configured".to_owned(), |n| format!("no integration is called {name}; the nearest is {n}"))
     })
 }
 
@@ -283,7 +284,11 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
         bail!("{} uses access: application, which has no refresh token", named.name);
     }
     if let Some(path) = &integration.refresh_token_file {
-        bail!("the refresh token of {} is kept by somebody else in {}; put it there, or remove refresh_token_file", named.name, path.display());
+        bail!(
+            "the refresh token of {} is kept by somebody else in {}; put it there, or remove refresh_token_file",
+            named.name,
+            path.display()
+        );
     }
     let mut text = String::new();
     std::io::stdin().take(64 * 1024).read_to_string(&mut text).context("cannot read standard input")?;

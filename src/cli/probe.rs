@@ -19,7 +19,10 @@ pub(super) enum Output {
 
 /// Probes and prints; 0 when everything passes, 1 otherwise.
 pub(super) async fn run(config: &Config, integration: &Integration, output: Output) -> anyhow::Result<u8> {
-    let target = app::targets(config).into_iter().find(|t| t.name == integration.name).ok_or_else(|| anyhow::anyhow!("the integration has no application"))?;
+    let target = app::targets(config)
+        .into_iter()
+        .find(|t| t.name == integration.name)
+        .ok_or_else(|| anyhow::anyhow!("the integration has no application"))?;
     let prober = Prober::new(app::entra(config, None)?, app::store(config)?, Clock::System);
     let probed = prober.probe(&target, false, config.probe.timeout).await;
     let diagnosis = diagnose(&target.profile, &probed.evidence);
@@ -86,7 +89,10 @@ fn json(integration: &Integration, diagnosis: &Diagnosis) -> Value {
             },
         })
     };
-    let permissions = diagnosis.permissions.iter().map(|p| json!({"resource": p.resource, "permission": p.permission, "grant": p.grant.label(), "granted": p.granted}));
+    let permissions = diagnosis
+        .permissions
+        .iter()
+        .map(|p| json!({"resource": p.resource, "permission": p.permission, "grant": p.grant.label(), "granted": p.granted}));
     json!({
         "integration": integration.name,
         "display_name": integration.display_name,

@@ -43,13 +43,15 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
     // What is wrong is noted; the value returned for it is never used, because a configuration with problems is refused.
     let client_id = section.required("client_id").and_then(|at| at.guid()).unwrap_or_default();
     let display_name = section.or("display_name", name.to_owned(), At::non_empty);
-    let access = section.or("access", Access::Delegated, |at| at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)]));
+    let access =
+        section.or("access", Access::Delegated, |at| at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)]));
     let credential = section.or("credential", Credential::None, credential);
     if let Some(at) = section.get("home_tenant_id") {
         at.guid();
         at.unbuilt();
     }
-    let required: Vec<RequiredPermissions> = section.get("required_permissions").map(|at| at.items().iter().filter_map(permissions).collect()).unwrap_or_default();
+    let required: Vec<RequiredPermissions> =
+        section.get("required_permissions").map(|at| at.items().iter().filter_map(permissions).collect()).unwrap_or_default();
     let unexpected_fails = section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
     if let Some(at) = section.get("token_webhook") {
         let mut hook = at.section();
@@ -65,7 +67,7 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
         section.at.problem("access: application needs a credential, such as credential: {client_secret_file: app-secret}");
     }
     section.finish();
-    App { name: name.to_owned(), client_id, display_name, credential, reauthentication, access, required, unexpected_fails }
+    App { name: name.to_owned(), client_id, display_name, credential, reauthentication, access, required: required.into(), unexpected_fails }
 }
 
 fn credential(at: &At<'_, '_>) -> Option<Credential> {
@@ -78,7 +80,8 @@ fn credential(at: &At<'_, '_>) -> Option<Credential> {
     }
     let mut section = at.section();
     let secret = section.secret("client_secret", "client_secret_file");
-    let certificate = (section.get("certificate_file").map(|at| at.readable_file()), section.get("private_key_file").map(|at| at.readable_file()));
+    let certificate =
+        (section.get("certificate_file").map(|at| at.readable_file()), section.get("private_key_file").map(|at| at.readable_file()));
     let federated = section.get("federated_token_file");
     let managed = section.get("managed_identity");
     if let Some(at) = &managed {
@@ -135,7 +138,8 @@ fn permissions(at: &At<'_, '_>) -> Option<RequiredPermissions> {
     let mut section = at.section();
     let resource = section.required("resource").and_then(|at| at.non_empty()).map(|r| parse_guid(&r).unwrap_or(r));
     let mut values = |key| {
-        let read = |at: &At<'_, '_>| at.parsed("is not a permission value such as Group.Read.All", |t| is_permission(t).then(|| t.to_owned()));
+        let read =
+            |at: &At<'_, '_>| at.parsed("is not a permission value such as Group.Read.All", |t| is_permission(t).then(|| t.to_owned()));
         section.get(key).map(|at| at.items().iter().filter_map(read).collect::<Vec<_>>()).unwrap_or_default()
     };
     let (delegated, application) = (values("delegated"), values("application"));
@@ -145,10 +149,14 @@ fn permissions(at: &At<'_, '_>) -> Option<RequiredPermissions> {
 
 fn reauthentication(at: &At<'_, '_>) -> Option<ReauthenticationMode> {
     if !matches!(at.node.value, super::tree::Value::Mapping(_)) {
-        return at.one_of(&[("builtin", false), ("admin_consent", true)]).map(|admin| if admin { ReauthenticationMode::AdminConsent } else { ReauthenticationMode::Builtin });
+        return at
+            .one_of(&[("builtin", false), ("admin_consent", true)])
+            .map(|admin| if admin { ReauthenticationMode::AdminConsent } else { ReauthenticationMode::Builtin });
     }
     let mut section = at.section();
-    let url = section.required("url").and_then(|at| at.parsed("must be an https URL; placeholders: {tenant_id}, {client_id}, {name}, {app}", valid_template));
+    let url = section
+        .required("url")
+        .and_then(|at| at.parsed("must be an https URL; placeholders: {tenant_id}, {client_id}, {name}, {app}", valid_template));
     section.finish();
     url.map(ReauthenticationMode::Url)
 }
@@ -210,7 +218,9 @@ impl<'k> Integrations<'k> {
     fn one(&mut self, at: &At<'_, '_>) -> Option<Integration> {
         let mut section = at.section();
         let name = section.required("name").and_then(|at| {
-            let name = at.parsed("is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit", |t| is_name(t).then(|| t.to_owned()))?;
+            let name = at.parsed("is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit", |t| {
+                is_name(t).then(|| t.to_owned())
+            })?;
             self.claim(&name, &at);
             Some(name)
         });
@@ -235,7 +245,8 @@ impl<'k> Integrations<'k> {
         let (name, app) = (name?, app?);
         let known = &self.apps.get(&app)?.value;
         warn_about_evidence(at, known, reader.is_some(), &checks);
-        let profile = Profile { access: known.access, checks, required: known.required.clone(), unexpected_fails: known.unexpected_fails, groups };
+        let profile =
+            Profile { access: known.access, checks, required: known.required.clone(), unexpected_fails: known.unexpected_fails, groups };
         let display_name = display_name.unwrap_or_else(|| name.clone());
         Some(Integration { name, display_name, app, tenant: tenant?, reader, admins, refresh_token_file, labels, enabled, profile })
     }
@@ -325,4 +336,3 @@ fn warn_about_evidence(at: &At<'_, '_>, app: &App, reader: bool, checks: &[Check
         at.warn("application permissions of a public client are seen by a directory_reader only; without one they are not checked");
     }
 }
-

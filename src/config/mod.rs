@@ -189,7 +189,7 @@ pub struct App {
     /// Access, permissions and policy shared by its integrations.
     pub access: crate::domain::Access,
     /// What must be granted.
-    pub required: Vec<crate::domain::RequiredPermissions>,
+    pub required: std::sync::Arc<[crate::domain::RequiredPermissions]>,
     /// More than is required fails.
     pub unexpected_fails: bool,
 }

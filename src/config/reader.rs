@@ -85,7 +85,13 @@ impl<'n, 'e> At<'n, 'e> {
     }
 
     fn note(&self, message: impl Into<String>) -> Problem {
-        Problem { file: self.file.display().to_string(), line: self.node.line, column: self.node.column, path: self.path.clone(), message: message.into() }
+        Problem {
+            file: self.file.display().to_string(),
+            line: self.node.line,
+            column: self.node.column,
+            path: self.path.clone(),
+            message: message.into(),
+        }
     }
 
     /// Notes a problem here.

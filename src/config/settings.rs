@@ -88,7 +88,8 @@ fn cloud(at: &At<'_, '_>) -> Option<Cloud> {
 fn host_url(at: &At<'_, '_>) -> Option<String> {
     at.parsed("must be an https URL without path, query or version (http is allowed on loopback only)", |text| {
         let url = Url::parse(text).ok()?;
-        let plain = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+        let plain =
+            url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
         let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
         (plain && safe).then(|| text.trim_end_matches('/').to_owned())
     })
@@ -250,7 +251,9 @@ fn unbuilt_mail_keys(section: &mut Section<'_, '_>) {
 fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
     let mut section = at.section();
     let host = section.required("host").and_then(|at| at.non_empty());
-    let tls = section.or("tls", SmtpTls::Starttls, |at| at.one_of(&[("starttls", SmtpTls::Starttls), ("implicit", SmtpTls::Implicit), ("none", SmtpTls::None)]));
+    let tls = section.or("tls", SmtpTls::Starttls, |at| {
+        at.one_of(&[("starttls", SmtpTls::Starttls), ("implicit", SmtpTls::Implicit), ("none", SmtpTls::None)])
+    });
     let default_port = if tls == SmtpTls::Implicit { 465 } else { 587 };
     let port = section.or("port", default_port, |at| at.integer(1, 65_535));
     let ca_file = ca_file(&mut section);

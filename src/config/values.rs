@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn names_tenants_and_references() {
-        for (text, valid) in [("acme", true), ("0-a_b.c", true), ("", false), ("-a", false), ("Acme", false), ("a b", false), ("é", false)] {
+        for (text, valid) in [("acme", true), ("0-a_b.c", true), ("", false), ("-a", false), ("Acme", false), ("a b", false), ("é", false)]
+        {
             assert_eq!(is_name(text), valid, "{text}");
         }
         for (text, valid) in [
@@ -155,13 +156,9 @@ mod tests {
             assert_eq!(parse_tenant(text).is_some(), valid, "{text}");
         }
         let environment = |name: &str| (name == "X").then(|| "value".to_owned());
-        for (text, expected) in [
-            ("a${X}b", Ok("avalueb")),
-            ("$${X}", Ok("${X}")),
-            ("pa$$word$", Ok("pa$$word$")),
-            ("${Y}", Err(())),
-            ("${X", Err(())),
-        ] {
+        for (text, expected) in
+            [("a${X}b", Ok("avalueb")), ("$${X}", Ok("${X}")), ("pa$$word$", Ok("pa$$word$")), ("${Y}", Err(())), ("${X", Err(()))]
+        {
             assert_eq!(expand(text, &environment).map_err(|_| ()), expected.map(str::to_owned), "{text}");
         }
         assert_eq!(nearest("intervall", ["interval", "timeout"]), Some("interval"));

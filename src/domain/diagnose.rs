@@ -266,17 +266,22 @@ fn delegated_grants<'a>(profile: &Profile, evidence: &'a Evidence) -> Known<'a> 
     if let Some(Ok(grants)) = evidence.directory.as_ref().map(|d| &d.delegated) {
         // Whose token it is decides which grants count. While that is unknown, nobody's grant is held against them.
         let counts = |p: &Option<String>| p.is_none() || principal.is_none() || p.as_deref() == principal;
-        let scopes = |r: &'a ResourceGrants| r.delegated.iter().filter(|g| counts(&g.principal)).flat_map(|g| g.scopes.iter().map(String::as_str)).collect();
+        let scopes = |r: &'a ResourceGrants| {
+            r.delegated.iter().filter(|g| counts(&g.principal)).flat_map(|g| g.scopes.iter().map(String::as_str)).collect()
+        };
         return Known::Granted(grants.iter().map(|r| (r.resource.as_str(), scopes(r))).collect());
     }
     match &evidence.own_token {
         OwnToken::Granted { scopes, .. } => match scopes.iter().find_map(|(_, s)| s.as_ref().err()) {
             Some(fault) if fault.reason.is_consent() => {
-                let granted = |s: &'a Result<Vec<String>, Fault>| s.as_ref().map(|v| v.iter().map(String::as_str).collect()).unwrap_or_default();
+                let granted =
+                    |s: &'a Result<Vec<String>, Fault>| s.as_ref().map(|v| v.iter().map(String::as_str).collect()).unwrap_or_default();
                 Known::Granted(scopes.iter().map(|(r, s)| (r.as_str(), granted(s))).collect())
             }
             Some(fault) => Known::Not(without_evidence(fault)),
-            None => Known::Granted(scopes.iter().filter_map(|(r, s)| s.as_ref().ok().map(|v| (r.as_str(), v.iter().map(String::as_str).collect()))).collect()),
+            None => Known::Granted(
+                scopes.iter().filter_map(|(r, s)| s.as_ref().ok().map(|v| (r.as_str(), v.iter().map(String::as_str).collect()))).collect(),
+            ),
         },
         OwnToken::Refused(fault) if fault.reason.is_consent() => Known::Not((Outcome::Fail(fault.reason), Details::of(fault))),
         OwnToken::Refused(fault) => Known::Not(or_directory(evidence, without_evidence(fault))),
@@ -306,7 +311,9 @@ fn application_grants(evidence: &Evidence) -> Known<'_> {
             let note = Some("the access token could not be read, and the application may not list its own role assignments".to_owned());
             Known::Not((Outcome::Unknown(Reason::InvalidResponse), Details { note, ..Details::default() }))
         }
-        Some(Ok(roles)) => Known::Granted(roles.iter().map(|r| (r.resource.as_str(), r.roles.iter().flatten().map(String::as_str).collect())).collect()),
+        Some(Ok(roles)) => {
+            Known::Granted(roles.iter().map(|r| (r.resource.as_str(), r.roles.iter().flatten().map(String::as_str).collect())).collect())
+        }
         Some(Err(fault)) => Known::Not(without_evidence(fault)),
         None => match evidence.directory.as_ref().map(|d| &d.application) {
             Some(Err(fault)) => Known::Not((Outcome::Unknown(fault.reason), Details::of(fault))),
@@ -317,8 +324,10 @@ fn application_grants(evidence: &Evidence) -> Known<'_> {
 
 fn permission_states(profile: &Profile, delegated: &Known<'_>, application: &Known<'_>) -> Vec<PermissionState> {
     let mut states = Vec::new();
-    for required in &profile.required {
-        for (grant, values, known) in [(Grant::Delegated, &required.delegated, delegated), (Grant::Application, &required.application, application)] {
+    for required in profile.required.iter() {
+        for (grant, values, known) in
+            [(Grant::Delegated, &required.delegated, delegated), (Grant::Application, &required.application, application)]
+        {
             let granted = |permission: &str| match known {
                 Known::Granted(resources) => {
                     let mut held = resources.iter().filter(|(r, _)| *r == required.resource).flat_map(|(_, values)| values);
@@ -328,7 +337,12 @@ fn permission_states(profile: &Profile, delegated: &Known<'_>, application: &Kno
                 Known::Not(_) | Known::Silent => None,
             };
             // What nobody can see with this set-up is not claimed to be missing.
-            states.extend(values.iter().map(|p| PermissionState { resource: required.resource.clone(), permission: p.clone(), grant, granted: granted(p) }));
+            states.extend(values.iter().map(|p| PermissionState {
+                resource: required.resource.clone(),
+                permission: p.clone(),
+                grant,
+                granted: granted(p),
+            }));
         }
     }
     states

@@ -15,7 +15,7 @@ fn profile(access: Access) -> Profile {
     Profile {
         access,
         checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
-        required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application }],
+        required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application }].into(),
         unexpected_fails: false,
         groups: GroupPolicy { minimum: 1, required: vec![GroupRef::Name("HQ".to_owned())] },
     }
@@ -40,7 +40,8 @@ fn roles(values: &[&str]) -> Option<Result<Vec<RoleEvidence>, Fault>> {
 
 fn grants(principal: Option<&str>, scopes: &[&str], application: &[&str]) -> Vec<ResourceGrants> {
     let own = |v: &[&str]| v.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-    let delegated = if scopes.is_empty() { vec![] } else { vec![ScopeGrant { principal: principal.map(str::to_owned), scopes: own(scopes) }] };
+    let delegated =
+        if scopes.is_empty() { vec![] } else { vec![ScopeGrant { principal: principal.map(str::to_owned), scopes: own(scopes) }] };
     vec![ResourceGrants { resource: GRAPH.to_owned(), delegated, application: own(application) }]
 }
 
@@ -92,39 +93,70 @@ use Outcome::{Fail, Pass, Unknown};
 fn delegated_without_a_reader() {
     use Reason::*;
     let public = |e: Evidence| Evidence { app_only: None, ..e };
-    assert_rows(Access::Delegated, vec![
-        ("all is well", healthy(), [Pass, Pass, Pass]),
-        ("a public client in good health", public(healthy()), [Pass, Pass, Pass]),
-        ("a permission was edited away, groups still answer", Evidence { own_token: token(&["Group.Read.All"]), ..healthy() }, [Pass, Fail(PermissionMissing), Pass]),
-        (
-            "the group permission was edited away and Graph refuses",
-            Evidence { own_token: token(&["User.Read"]), groups: Some(Err(fault(GroupAccessDenied))), ..healthy() },
-            [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
-        ),
-        ("scopes compare without case", Evidence { own_token: token(&["user.read", "GROUP.READ.ALL"]), ..healthy() }, [Pass, Pass, Pass]),
-        ("consent is gone altogether", refused(ConsentMissing), [Pass, Fail(ConsentMissing), Fail(ConsentMissing)]),
-        ("a confidential client with a revoked token is present", refused(TokenRevoked), [Pass, Unknown(TokenRevoked), Fail(TokenRevoked)]),
-        ("of a public client a revoked token leaves nothing to learn", public(refused(TokenRevoked)), [Unknown(TokenRevoked), Unknown(TokenRevoked), Fail(TokenRevoked)]),
-        ("a corrupted token", refused(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
-        ("MFA is demanded", refused(InteractionRequired), [Pass, Unknown(InteractionRequired), Fail(InteractionRequired)]),
-        ("a policy blocks the user", refused(AccessBlocked), [Pass, Unknown(AccessBlocked), Fail(AccessBlocked)]),
-        ("a policy blocks the workload only", Evidence { app_only: Some(Err(fault(AccessBlocked))), ..healthy() }, [Pass, Pass, Pass]),
-        ("the account is disabled", refused(AccountDisabled), [Pass, Unknown(AccountDisabled), Fail(AccountDisabled)]),
-        ("nobody has signed in yet", Evidence { own_token: OwnToken::Missing, groups: None, ..healthy() }, [Pass, Unknown(TokenMissing), Fail(TokenMissing)]),
-        ("a deleted app: all three say so", both_refused(AppMissing), [Fail(AppMissing); 3]),
-        ("an app that only the app-only token misses", Evidence { app_only: Some(Err(fault(AppMissing))), ..refused(TokenRevoked) }, [Fail(AppMissing); 3]),
-        ("a disabled app", both_refused(AppDisabled), [Fail(AppDisabled); 3]),
-        ("the tenant is gone", both_refused(TenantMissing), [Fail(TenantMissing); 3]),
-        ("our secret has expired", both_refused(ClientCredentialExpired), [Fail(ClientCredentialExpired); 3]),
-        ("the request is wrong", both_refused(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
-        ("throttled everywhere", both_refused(Throttled), [Unknown(Throttled); 3]),
-        ("a code nobody knows", both_refused(Unclassified), [Unknown(Unclassified); 3]),
-        ("Graph alone is throttled", Evidence { groups: Some(Err(fault(Throttled))), ..healthy() }, [Pass, Pass, Unknown(Throttled)]),
-        ("the network fails at the refresh only", refused(NetworkError), [Pass, Unknown(NetworkError), Unknown(NetworkError)]),
-        ("too few groups", Evidence { groups: Some(Ok(seen(0, false))), ..healthy() }, [Pass, Pass, Fail(GroupsNotVisible)]),
-        ("a required group is gone", Evidence { groups: Some(Ok(seen(3, false))), ..healthy() }, [Pass, Pass, Fail(GroupMissing)]),
-        ("Graph refuses although consent stands", Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..healthy() }, [Pass, Pass, Fail(GroupAccessDenied)]),
-    ]);
+    assert_rows(
+        Access::Delegated,
+        vec![
+            ("all is well", healthy(), [Pass, Pass, Pass]),
+            ("a public client in good health", public(healthy()), [Pass, Pass, Pass]),
+            (
+                "a permission was edited away, groups still answer",
+                Evidence { own_token: token(&["Group.Read.All"]), ..healthy() },
+                [Pass, Fail(PermissionMissing), Pass],
+            ),
+            (
+                "the group permission was edited away and Graph refuses",
+                Evidence { own_token: token(&["User.Read"]), groups: Some(Err(fault(GroupAccessDenied))), ..healthy() },
+                [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
+            ),
+            (
+                "scopes compare without case",
+                Evidence { own_token: token(&["user.read", "GROUP.READ.ALL"]), ..healthy() },
+                [Pass, Pass, Pass],
+            ),
+            ("consent is gone altogether", refused(ConsentMissing), [Pass, Fail(ConsentMissing), Fail(ConsentMissing)]),
+            (
+                "a confidential client with a revoked token is present",
+                refused(TokenRevoked),
+                [Pass, Unknown(TokenRevoked), Fail(TokenRevoked)],
+            ),
+            (
+                "of a public client a revoked token leaves nothing to learn",
+                public(refused(TokenRevoked)),
+                [Unknown(TokenRevoked), Unknown(TokenRevoked), Fail(TokenRevoked)],
+            ),
+            ("a corrupted token", refused(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
+            ("MFA is demanded", refused(InteractionRequired), [Pass, Unknown(InteractionRequired), Fail(InteractionRequired)]),
+            ("a policy blocks the user", refused(AccessBlocked), [Pass, Unknown(AccessBlocked), Fail(AccessBlocked)]),
+            ("a policy blocks the workload only", Evidence { app_only: Some(Err(fault(AccessBlocked))), ..healthy() }, [Pass, Pass, Pass]),
+            ("the account is disabled", refused(AccountDisabled), [Pass, Unknown(AccountDisabled), Fail(AccountDisabled)]),
+            (
+                "nobody has signed in yet",
+                Evidence { own_token: OwnToken::Missing, groups: None, ..healthy() },
+                [Pass, Unknown(TokenMissing), Fail(TokenMissing)],
+            ),
+            ("a deleted app: all three say so", both_refused(AppMissing), [Fail(AppMissing); 3]),
+            (
+                "an app that only the app-only token misses",
+                Evidence { app_only: Some(Err(fault(AppMissing))), ..refused(TokenRevoked) },
+                [Fail(AppMissing); 3],
+            ),
+            ("a disabled app", both_refused(AppDisabled), [Fail(AppDisabled); 3]),
+            ("the tenant is gone", both_refused(TenantMissing), [Fail(TenantMissing); 3]),
+            ("our secret has expired", both_refused(ClientCredentialExpired), [Fail(ClientCredentialExpired); 3]),
+            ("the request is wrong", both_refused(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
+            ("throttled everywhere", both_refused(Throttled), [Unknown(Throttled); 3]),
+            ("a code nobody knows", both_refused(Unclassified), [Unknown(Unclassified); 3]),
+            ("Graph alone is throttled", Evidence { groups: Some(Err(fault(Throttled))), ..healthy() }, [Pass, Pass, Unknown(Throttled)]),
+            ("the network fails at the refresh only", refused(NetworkError), [Pass, Unknown(NetworkError), Unknown(NetworkError)]),
+            ("too few groups", Evidence { groups: Some(Ok(seen(0, false))), ..healthy() }, [Pass, Pass, Fail(GroupsNotVisible)]),
+            ("a required group is gone", Evidence { groups: Some(Ok(seen(3, false))), ..healthy() }, [Pass, Pass, Fail(GroupMissing)]),
+            (
+                "Graph refuses although consent stands",
+                Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..healthy() },
+                [Pass, Pass, Fail(GroupAccessDenied)],
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -139,50 +171,105 @@ fn delegated_with_a_reader() {
         let f = || fault(UpstreamUnavailable);
         Evidence { directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }), ..e }
     };
-    assert_rows(Access::Delegated, vec![
-        ("all is well", with_reader(healthy(), present(), all()), [Pass, Pass, Pass]),
-        ("the grant of the very user counts", with_reader(healthy(), present(), mine("ada")), [Pass, Pass, Pass]),
-        ("another user's grant does not", with_reader(healthy(), present(), mine("bob")), [Pass, Fail(ConsentMissing), Pass]),
-        ("with a dead token nobody's grant is held against them", with_reader(refused(TokenRevoked), present(), mine("bob")), [Pass, Pass, Fail(TokenRevoked)]),
-        ("a dead token hides nothing from the reader", with_reader(refused(TokenRevoked), present(), all()), [Pass, Pass, Fail(TokenRevoked)]),
-        ("the directory wins on consent", with_reader(healthy(), present(), grants(None, &["User.Read"], &[])), [Pass, Fail(PermissionMissing), Pass]),
-        ("no grant at all", with_reader(refused(ConsentMissing), present(), grants(None, &[], &[])), [Pass, Fail(ConsentMissing), Fail(ConsentMissing)]),
-        ("65001 while a grant exists is a missing permission", with_reader(refused(ConsentMissing), present(), grants(None, &["User.Read"], &[])), [Pass, Fail(PermissionMissing), Fail(PermissionMissing)]),
-        ("deleted, token says revoked", with_reader(refused(TokenRevoked), deleted(), vec![]), [Fail(AppDeleted); 3]),
-        ("deleted, token says 65001", with_reader(refused(ConsentMissing), deleted(), vec![]), [Fail(AppDeleted); 3]),
-        ("gone for good", with_reader(refused(AppMissing), Presence::Absent, vec![]), [Fail(AppMissing); 3]),
-        ("disabled: the consent still stands", with_reader(refused(AppDisabled), disabled(), all()), [Fail(AppDisabled), Pass, Fail(AppDisabled)]),
-        ("blocked by Microsoft", with_reader(refused(AppDisabled), blocked(), all()), [Fail(AppBlocked), Pass, Fail(AppBlocked)]),
-        ("the reader may not read, the own token can", reader_denied(healthy()), [Pass, Pass, Pass]),
-        ("the reader may not read, the token is dead", reader_denied(refused(TokenRevoked)), [Pass, Unknown(ReaderPermissionMissing), Fail(TokenRevoked)]),
-        ("the directory has a fault, the own token can", transient(healthy()), [Pass, Pass, Pass]),
-        ("the directory has a fault, the token is dead", transient(refused(TokenRevoked)), [Pass, Unknown(UpstreamUnavailable), Fail(TokenRevoked)]),
-    ]);
+    assert_rows(
+        Access::Delegated,
+        vec![
+            ("all is well", with_reader(healthy(), present(), all()), [Pass, Pass, Pass]),
+            ("the grant of the very user counts", with_reader(healthy(), present(), mine("ada")), [Pass, Pass, Pass]),
+            ("another user's grant does not", with_reader(healthy(), present(), mine("bob")), [Pass, Fail(ConsentMissing), Pass]),
+            (
+                "with a dead token nobody's grant is held against them",
+                with_reader(refused(TokenRevoked), present(), mine("bob")),
+                [Pass, Pass, Fail(TokenRevoked)],
+            ),
+            (
+                "a dead token hides nothing from the reader",
+                with_reader(refused(TokenRevoked), present(), all()),
+                [Pass, Pass, Fail(TokenRevoked)],
+            ),
+            (
+                "the directory wins on consent",
+                with_reader(healthy(), present(), grants(None, &["User.Read"], &[])),
+                [Pass, Fail(PermissionMissing), Pass],
+            ),
+            (
+                "no grant at all",
+                with_reader(refused(ConsentMissing), present(), grants(None, &[], &[])),
+                [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
+            ),
+            (
+                "65001 while a grant exists is a missing permission",
+                with_reader(refused(ConsentMissing), present(), grants(None, &["User.Read"], &[])),
+                [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
+            ),
+            ("deleted, token says revoked", with_reader(refused(TokenRevoked), deleted(), vec![]), [Fail(AppDeleted); 3]),
+            ("deleted, token says 65001", with_reader(refused(ConsentMissing), deleted(), vec![]), [Fail(AppDeleted); 3]),
+            ("gone for good", with_reader(refused(AppMissing), Presence::Absent, vec![]), [Fail(AppMissing); 3]),
+            (
+                "disabled: the consent still stands",
+                with_reader(refused(AppDisabled), disabled(), all()),
+                [Fail(AppDisabled), Pass, Fail(AppDisabled)],
+            ),
+            ("blocked by Microsoft", with_reader(refused(AppDisabled), blocked(), all()), [Fail(AppBlocked), Pass, Fail(AppBlocked)]),
+            ("the reader may not read, the own token can", reader_denied(healthy()), [Pass, Pass, Pass]),
+            (
+                "the reader may not read, the token is dead",
+                reader_denied(refused(TokenRevoked)),
+                [Pass, Unknown(ReaderPermissionMissing), Fail(TokenRevoked)],
+            ),
+            ("the directory has a fault, the own token can", transient(healthy()), [Pass, Pass, Pass]),
+            (
+                "the directory has a fault, the token is dead",
+                transient(refused(TokenRevoked)),
+                [Pass, Unknown(UpstreamUnavailable), Fail(TokenRevoked)],
+            ),
+        ],
+    );
 }
 
 #[test]
 fn application_access() {
     use Reason::*;
-    let app = |held: &[&str]| Evidence { directory: None, app_only: roles(held), own_token: OwnToken::NotUsed, groups: Some(Ok(seen(3, true))) };
+    let app =
+        |held: &[&str]| Evidence { directory: None, app_only: roles(held), own_token: OwnToken::NotUsed, groups: Some(Ok(seen(3, true))) };
     let failed = |reason| Evidence { app_only: Some(Err(fault(reason))), groups: None, ..app(&[]) };
     let opaque = Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: None }]));
-    assert_rows(Access::Application, vec![
-        ("all is well", app(&["Group.Read.All"]), [Pass, Pass, Pass]),
-        ("no role at all", Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..app(&[]) }, [Pass, Fail(ConsentMissing), Fail(ConsentMissing)]),
-        ("another role only", Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..app(&["User.Read.All"]) }, [Pass, Fail(PermissionMissing), Fail(PermissionMissing)]),
-        ("a token that cannot be read proves access all the same", Evidence { app_only: opaque, ..app(&[]) }, [Pass, Unknown(InvalidResponse), Pass]),
-        ("the app is gone", failed(AppMissing), [Fail(AppMissing); 3]),
-        ("the app is disabled", failed(AppDisabled), [Fail(AppDisabled); 3]),
-        ("a policy for workloads", failed(AccessBlocked), [Unknown(AccessBlocked), Unknown(AccessBlocked), Fail(AccessBlocked)]),
-        ("a wrong secret", failed(ClientCredentialInvalid), [Fail(ClientCredentialInvalid); 3]),
-        ("time-out", failed(Timeout), [Unknown(Timeout); 3]),
-        ("the directory speaks", with_reader(Evidence { app_only: roles(&[]), ..app(&[]) }, present(), grants(None, &[], &["Group.Read.All"])), [Pass, Pass, Pass]),
-        (
-            "deleted, says the directory",
-            Evidence { directory: directory(Presence::Deleted { restorable_until: None }, vec![]), ..failed(AppMissing) },
-            [Fail(AppDeleted); 3],
-        ),
-    ]);
+    assert_rows(
+        Access::Application,
+        vec![
+            ("all is well", app(&["Group.Read.All"]), [Pass, Pass, Pass]),
+            (
+                "no role at all",
+                Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..app(&[]) },
+                [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
+            ),
+            (
+                "another role only",
+                Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..app(&["User.Read.All"]) },
+                [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
+            ),
+            (
+                "a token that cannot be read proves access all the same",
+                Evidence { app_only: opaque, ..app(&[]) },
+                [Pass, Unknown(InvalidResponse), Pass],
+            ),
+            ("the app is gone", failed(AppMissing), [Fail(AppMissing); 3]),
+            ("the app is disabled", failed(AppDisabled), [Fail(AppDisabled); 3]),
+            ("a policy for workloads", failed(AccessBlocked), [Unknown(AccessBlocked), Unknown(AccessBlocked), Fail(AccessBlocked)]),
+            ("a wrong secret", failed(ClientCredentialInvalid), [Fail(ClientCredentialInvalid); 3]),
+            ("time-out", failed(Timeout), [Unknown(Timeout); 3]),
+            (
+                "the directory speaks",
+                with_reader(Evidence { app_only: roles(&[]), ..app(&[]) }, present(), grants(None, &[], &["Group.Read.All"])),
+                [Pass, Pass, Pass],
+            ),
+            (
+                "deleted, says the directory",
+                Evidence { directory: directory(Presence::Deleted { restorable_until: None }, vec![]), ..failed(AppMissing) },
+                [Fail(AppDeleted); 3],
+            ),
+        ],
+    );
 }
 
 #[test]

@@ -138,7 +138,8 @@ pub struct Evidence {
 impl Evidence {
     /// Every fault in it.
     pub fn faults(&self) -> Vec<&Fault> {
-        let directory = self.directory.iter().flat_map(|d| [d.presence.as_ref().err(), d.delegated.as_ref().err(), d.application.as_ref().err()]);
+        let directory =
+            self.directory.iter().flat_map(|d| [d.presence.as_ref().err(), d.delegated.as_ref().err(), d.application.as_ref().err()]);
         let own = match &self.own_token {
             OwnToken::Refused(fault) => vec![Some(fault)],
             OwnToken::Granted { scopes, .. } => scopes.iter().map(|(_, s)| s.as_ref().err()).collect(),

@@ -1,5 +1,7 @@
 //! An integration as the rules see it: how it gets its tokens and what it must be able to do.
 
+use std::sync::Arc;
+
 use super::reason::Check;
 
 /// Whose rights the integration uses.
@@ -85,8 +87,8 @@ pub struct Profile {
     pub access: Access,
     /// Enabled checks, in the order of [`Check::ALL`].
     pub checks: Vec<Check>,
-    /// What must be granted.
-    pub required: Vec<RequiredPermissions>,
+    /// What must be granted; shared by all integrations of an application.
+    pub required: Arc<[RequiredPermissions]>,
     /// More than is required counts as a failure.
     pub unexpected_fails: bool,
     /// What `group_access` demands.

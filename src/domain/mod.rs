@@ -17,7 +17,7 @@ mod verdict;
 pub use alert::{Alert, Notice, cause_key, decide};
 pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
-pub use integration::{Access, GroupPolicy, GroupRef, Grant, OPENID_SCOPES, Profile, RequiredPermissions, same_permission};
+pub use integration::{Access, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, same_permission};
 pub use notification::{LinkTarget, MailKind, Notification, Story};
 pub use reason::{Audience, Check, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};

@@ -181,7 +181,11 @@ mod tests {
         for index in 0..10_000 {
             let name = format!("customer-{index}");
             let due = first_due(&name, &POLICY, now);
-            assert_eq!(first_due(&name, &POLICY, now.plus(Duration::from_secs(300))), due.plus(Duration::from_secs(300)), "same after a restart");
+            assert_eq!(
+                first_due(&name, &POLICY, now.plus(Duration::from_secs(300))),
+                due.plus(Duration::from_secs(300)),
+                "same after a restart"
+            );
             buckets[(due.since(now).as_millis() / 30_001) as usize] += 1;
         }
         assert!(buckets.iter().all(|b| (850..=1150).contains(b)), "{buckets:?}");

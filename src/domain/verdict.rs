@@ -219,7 +219,12 @@ mod tests {
             ("mended slowly, at last", vec![revoked, revoked, Pass, Pass, Pass], slow, Verdict::Healthy),
             ("another reason once is not believed", vec![revoked, revoked, missing], TWICE, broken(Reason::TokenRevoked, 1)),
             ("another reason twice is", vec![revoked, revoked, missing, missing], TWICE, broken(Reason::AppMissing, 1)),
-            ("reasons that take turns change nothing", vec![revoked, revoked, missing, revoked, missing], TWICE, broken(Reason::TokenRevoked, 1)),
+            (
+                "reasons that take turns change nothing",
+                vec![revoked, revoked, missing, revoked, missing],
+                TWICE,
+                broken(Reason::TokenRevoked, 1),
+            ),
         ] {
             assert_eq!(run(&outcomes, thresholds).verdict, expected, "{sentence}");
         }
@@ -229,6 +234,9 @@ mod tests {
     fn a_check_keeps_its_last_conclusive_result() {
         let state = run(&[Outcome::Pass, Outcome::Unknown(Reason::Timeout)], TWICE);
         let check = state.check(Check::GroupAccess).expect("probed");
-        assert_eq!((check.success, check.last_success, check.since), (Some(true), Some(Timestamp::from_seconds(1)), Timestamp::from_seconds(2)));
+        assert_eq!(
+            (check.success, check.last_success, check.since),
+            (Some(true), Some(Timestamp::from_seconds(1)), Timestamp::from_seconds(2))
+        );
     }
 }

@@ -18,7 +18,13 @@ const LIFETIME_SECONDS: i64 = 300;
 ///
 /// # Errors
 /// A sentence that names the file that cannot be used.
-pub(super) fn client_assertion(client_id: &str, audience: &str, certificate: &Path, key: &Path, now_seconds: i64) -> Result<String, String> {
+pub(super) fn client_assertion(
+    client_id: &str,
+    audience: &str,
+    certificate: &Path,
+    key: &Path,
+    now_seconds: i64,
+) -> Result<String, String> {
     let der = CertificateDer::from_pem_file(certificate).map_err(|e| format!("{}: {e}", certificate.display()))?;
     let pem = std::fs::read(key).map_err(|e| format!("{}: {e}", key.display()))?;
     let key = EncodingKey::from_rsa_pem(&pem).map_err(|e| format!("{} holds no usable RSA key: {e}", key.display()))?;

@@ -93,13 +93,17 @@ fn token_reason(status: u16, error: &EntraError, codes: &[u32], overrides: &Hash
 /// What `error` and `suberror` say when no number is known (facts d.6).
 fn fallback(error: &str, suberror: &str) -> Reason {
     match (error, suberror) {
-        (_, "basic_action" | "additional_action" | "user_password_expired") | ("interaction_required" | "login_required", _) => Reason::InteractionRequired,
+        (_, "basic_action" | "additional_action" | "user_password_expired") | ("interaction_required" | "login_required", _) => {
+            Reason::InteractionRequired
+        }
         (_, "message_only" | "protection_policy_required" | "client_mismatch" | "device_authentication_failed") => Reason::AccessBlocked,
         (_, "consent_required") | ("consent_required", _) => Reason::ConsentMissing,
         ("invalid_grant", "token_expired") => Reason::TokenExpired,
         ("invalid_grant", _) => Reason::TokenInvalid,
         ("invalid_client", _) => Reason::ClientCredentialInvalid,
-        ("invalid_resource" | "invalid_scope" | "invalid_request" | "unsupported_grant_type" | "unsupported_response_type", _) => Reason::ConfigurationInvalid,
+        ("invalid_resource" | "invalid_scope" | "invalid_request" | "unsupported_grant_type" | "unsupported_response_type", _) => {
+            Reason::ConfigurationInvalid
+        }
         ("invalid_tenant", _) => Reason::TenantMissing,
         ("temporarily_unavailable" | "server_error", _) => Reason::UpstreamUnavailable,
         _ => Reason::Unclassified,

@@ -192,7 +192,10 @@ fn questions(question: DirectoryQuestion<'_>, cache: &ResourceCache) -> Vec<Batc
         let url = match ResourceKey::of(&required.resource) {
             ResourceKey::AppId(id) => format!("/servicePrincipals(appId='{id}')?$select={properties}"),
             ResourceKey::Name(name) => {
-                format!("/servicePrincipals?$select={properties}&$filter={}", encode(&format!("servicePrincipalNames/any(n:n eq {})", literal(name))))
+                format!(
+                    "/servicePrincipals?$select={properties}&$filter={}",
+                    encode(&format!("servicePrincipalNames/any(n:n eq {})", literal(name)))
+                )
             }
         };
         items.push(item(&format!("res{index}"), url));
@@ -201,7 +204,11 @@ fn questions(question: DirectoryQuestion<'_>, cache: &ResourceCache) -> Vec<Batc
 }
 
 /// The required resources with their object ids; one that is not in the tenant grants nothing and is left out.
-fn resources(question: DirectoryQuestion<'_>, cache: &ResourceCache, answers: &mut HashMap<String, ItemAnswer>) -> Result<Vec<(String, Resource)>, Fault> {
+fn resources(
+    question: DirectoryQuestion<'_>,
+    cache: &ResourceCache,
+    answers: &mut HashMap<String, ItemAnswer>,
+) -> Result<Vec<(String, Resource)>, Fault> {
     let mut found = Vec::new();
     for (index, required) in question.required.iter().enumerate() {
         let name = required.resource.clone();
@@ -226,12 +233,17 @@ fn presence(object: &Value) -> Result<Presence, Fault> {
     }
     let by_microsoft = object["disabledByMicrosoftStatus"].as_str().filter(|s| !s.is_empty() && *s != "NotDisabled");
     let by_owner = (object["isDisabled"] == true).then_some("deactivated by the owner of the app registration");
-    let blocked = by_microsoft.map(|s| format!("disabled by Microsoft: {}", s.chars().filter(char::is_ascii_graphic).take(80).collect::<String>()));
+    let blocked =
+        by_microsoft.map(|s| format!("disabled by Microsoft: {}", s.chars().filter(char::is_ascii_graphic).take(80).collect::<String>()));
     Ok(Presence::Present { enabled: object["accountEnabled"] != false, blocked: blocked.or(by_owner.map(str::to_owned)) })
 }
 
 /// The entry of a resource among the grants, made when it is not there yet.
-fn entry<'g>(grants: &'g mut Vec<ResourceGrants>, resources: &[(String, Resource)], id: &str) -> (&'g mut ResourceGrants, Option<Resource>) {
+fn entry<'g>(
+    grants: &'g mut Vec<ResourceGrants>,
+    resources: &[(String, Resource)],
+    id: &str,
+) -> (&'g mut ResourceGrants, Option<Resource>) {
     let known = resources.iter().find(|(_, r)| r.object_id.eq_ignore_ascii_case(id));
     let name = known.map_or(id, |(name, _)| name);
     let index = grants.iter().position(|g| g.resource == name).unwrap_or_else(|| {
@@ -245,7 +257,8 @@ fn delegated(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<Re
     let mut grants = Vec::new();
     for item in items {
         let id = item["resourceId"].as_str().ok_or_else(|| Fault::new(Reason::InvalidResponse, "a grant has no resourceId"))?;
-        let principal = if item["consentType"] == "AllPrincipals" { None } else { Some(item["principalId"].as_str().unwrap_or_default().to_owned()) };
+        let principal =
+            if item["consentType"] == "AllPrincipals" { None } else { Some(item["principalId"].as_str().unwrap_or_default().to_owned()) };
         // Leading blanks, double blanks, null: as found in the wild (facts a.3).
         let scopes = item["scope"].as_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         entry(&mut grants, resources, id).0.delegated.push(ScopeGrant { principal, scopes });
@@ -287,7 +300,10 @@ mod tests {
             (json!({"id": "x", "accountEnabled": true, "disabledByMicrosoftStatus": "NotDisabled"}), present(true, None)),
             (json!({"id": "x", "accountEnabled": false}), present(false, None)),
             (json!({"id": "x", "isDisabled": true}), present(true, Some("deactivated by the owner of the app registration"))),
-            (json!({"id": "x", "disabledByMicrosoftStatus": "DisabledDueToX"}), present(true, Some("disabled by Microsoft: DisabledDueToX"))),
+            (
+                json!({"id": "x", "disabledByMicrosoftStatus": "DisabledDueToX"}),
+                present(true, Some("disabled by Microsoft: DisabledDueToX")),
+            ),
             (json!({"id": "x"}), present(true, None)),
         ] {
             assert_eq!(presence(&object), Ok(expected), "{object}");
@@ -297,7 +313,8 @@ mod tests {
 
     #[test]
     fn grants_as_found_in_the_wild() {
-        let graph = Resource { object_id: "G".to_owned(), roles: Arc::new(HashMap::from([("r1".to_owned(), "Group.Read.All".to_owned())])) };
+        let graph =
+            Resource { object_id: "G".to_owned(), roles: Arc::new(HashMap::from([("r1".to_owned(), "Group.Read.All".to_owned())])) };
         let resources = vec![("microsoft_graph".to_owned(), graph)];
         let items = [
             json!({"resourceId": "g", "consentType": "AllPrincipals", "scope": " User.Read  Group.Read.All"}),

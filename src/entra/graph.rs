@@ -128,7 +128,8 @@ impl Entra {
         for _ in 0..PAGE_LIMIT {
             seen.add(&page)?;
             let next = self.next_link(&page)?.map(str::to_owned);
-            let missing: Vec<&GroupRef> = policy.required.iter().filter(|g| !seen.has(g) && !looked_up.iter().any(|l| l.name == g.text())).collect();
+            let missing: Vec<&GroupRef> =
+                policy.required.iter().filter(|g| !seen.has(g) && !looked_up.iter().any(|l| l.name == g.text())).collect();
             match next {
                 Some(next) if !missing.is_empty() => {
                     let (found, next_page) = self.look_up(asker, &missing, &next).await?;
@@ -140,7 +141,10 @@ impl Entra {
             }
         }
         if seen.count == 0 && seen.nameless > 0 {
-            return Err(Fault::new(Reason::GroupAccessDenied, "groups are listed without their names: the permission to read them is missing"));
+            return Err(Fault::new(
+                Reason::GroupAccessDenied,
+                "groups are listed without their names: the permission to read them is missing",
+            ));
         }
         let visible = |g: &GroupRef| seen.has(g) || looked_up.iter().any(|l| l.name == g.text() && l.visible);
         let required = policy.required.iter().map(|g| RequiredGroup { name: g.text().to_owned(), visible: visible(g) }).collect();
@@ -153,7 +157,8 @@ impl Entra {
         let mut page = Value::Null;
         let mut found = Vec::new();
         for (round, chunk) in missing.chunks(BATCH_LIMIT - 1).enumerate() {
-            let mut items: Vec<BatchItem> = chunk.iter().enumerate().map(|(i, group)| BatchItem { id: format!("g{i}"), url: group_url(group) }).collect();
+            let mut items: Vec<BatchItem> =
+                chunk.iter().enumerate().map(|(i, group)| BatchItem { id: format!("g{i}"), url: group_url(group) }).collect();
             if round == 0 {
                 items.push(BatchItem { id: "next".to_owned(), url: relative.to_owned() });
             }
@@ -199,7 +204,8 @@ fn graph_body(answer: &Answer, caller: GraphCaller) -> Result<Value, Fault> {
         let mut fault = classify_graph(status, &parsed.unwrap_or_default(), caller);
         fault.request_id = fault.request_id.or_else(|| answer.request_id());
         fault.retry_after = answer.retry_after();
-        let challenge = answer.headers.get_all("www-authenticate").iter().any(|v| v.to_str().is_ok_and(|v| v.contains("insufficient_claims")));
+        let challenge =
+            answer.headers.get_all("www-authenticate").iter().any(|v| v.to_str().is_ok_and(|v| v.contains("insufficient_claims")));
         if status == 401 && challenge && caller == GraphCaller::Own {
             // Continuous access evaluation: the person must sign in again, the token is not damaged (facts g.9).
             fault.reason = Reason::InteractionRequired;
@@ -262,7 +268,11 @@ mod tests {
         let mut seen = Seen::default();
         seen.add(&json!({"value": [{"id": "A", "displayName": "HQ"}, {"id": "b", "displayName": null}]})).expect("a page");
         assert_eq!((seen.count, seen.nameless), (1, 1));
-        assert!(seen.has(&GroupRef::Name("hq".to_owned())) && seen.has(&GroupRef::Id("a".to_owned())) && !seen.has(&GroupRef::Id("b".to_owned())));
+        assert!(
+            seen.has(&GroupRef::Name("hq".to_owned()))
+                && seen.has(&GroupRef::Id("a".to_owned()))
+                && !seen.has(&GroupRef::Id("b".to_owned()))
+        );
         for page in [json!({}), json!({"value": "x"}), json!({"value": [1]}), json!({"value": [{"displayName": "x"}]})] {
             assert_eq!(Seen::default().add(&page).map_err(|f| f.reason), Err(Reason::InvalidResponse), "{page}");
         }

@@ -87,7 +87,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// What the answer asks us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        self.headers.get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| parse_retry_after(v, self.headers.get("date").and_then(|d| d.to_str().ok())))
+        self.headers
+            .get("retry-after")
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| parse_retry_after(v, self.headers.get("date").and_then(|d| d.to_str().ok())))
     }
 
     /// The id that Microsoft's support asks for.

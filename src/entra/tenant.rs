@@ -18,7 +18,15 @@ impl Entra {
     /// The tenant does not exist, or cannot be asked after.
     pub async fn tenant_guid(&self, tenant: &str, deadline: Instant) -> Result<String, Fault> {
         let url = format!("{}/{tenant}/v2.0/.well-known/openid-configuration", self.hosts.login);
-        let outgoing = Outgoing { endpoint: Endpoint::Openid, method: Method::GET, url: &url, headers: Vec::new(), bearer: None, body: None, deadline };
+        let outgoing = Outgoing {
+            endpoint: Endpoint::Openid,
+            method: Method::GET,
+            url: &url,
+            headers: Vec::new(),
+            bearer: None,
+            body: None,
+            deadline,
+        };
         let answer = self.door.send(outgoing).await?;
         if !answer.status.is_success() {
             let error: EntraError = serde_json::from_slice(&answer.body).unwrap_or_default();

@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oauth2::basic::BasicTokenType;
 use oauth2::{
-    AuthType, ClientId, ClientSecret, EmptyExtraTokenFields, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, Scope, StandardRevocableToken,
-    StandardTokenIntrospectionResponse, StandardTokenResponse, TokenResponse as _, TokenUrl,
+    AuthType, ClientId, ClientSecret, EmptyExtraTokenFields, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, Scope,
+    StandardRevocableToken, StandardTokenIntrospectionResponse, StandardTokenResponse, TokenResponse as _, TokenUrl,
 };
 use reqwest::Method;
 use serde_json::Value;
@@ -137,9 +137,10 @@ impl Entra {
                 let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
                 Ok((oauth, vec![("client_assertion_type", kind), ("client_assertion", assertion)]))
             }
-            ClientCredential::Unbuilt(kind) => {
-                Err(Fault::new(Reason::Unclassified, format!("credentials of kind {kind} are accepted in the configuration but not usable in this version")))
-            }
+            ClientCredential::Unbuilt(kind) => Err(Fault::new(
+                Reason::Unclassified,
+                format!("credentials of kind {kind} are accepted in the configuration but not usable in this version"),
+            )),
         }
     }
 
@@ -175,7 +176,9 @@ fn not_a_token_answer(seen: &Seen) -> Fault {
 fn granted(response: &Response, graph: &str) -> Granted {
     let token = response.access_token().secret();
     let claims = claims(token);
-    let words = |claim: &Value| claim.as_array().map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>()).unwrap_or_default();
+    let words = |claim: &Value| {
+        claim.as_array().map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>()).unwrap_or_default()
+    };
     let short = |scope: &str| scope.strip_prefix(graph).map_or(scope, |s| s.trim_start_matches('/')).to_owned();
     let scopes = response.scopes().map(|s| s.iter().flat_map(|v| v.split_whitespace().map(short)).collect::<Vec<_>>()).unwrap_or_default();
     Granted {

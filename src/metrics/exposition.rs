@@ -52,12 +52,18 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
             out.push_str(entry.family(index));
         }
     }
-    header(&mut out, "consentry_checks", "How many integrations' enabled checks are in each state; the reason is empty while they pass.", "gauge");
+    header(
+        &mut out,
+        "consentry_checks",
+        "How many integrations' enabled checks are in each state; the reason is empty while they pass.",
+        "gauge",
+    );
     for check in Check::ALL {
         let reasons = Reason::ALL.iter().copied().filter(|r| r.possible_in(check)).map(Some);
         for reason in std::iter::once(None).chain(reasons) {
             let count = counts.get(&(check, reason)).copied().unwrap_or_default();
-            let _ = writeln!(out, "consentry_checks{{check=\"{}\",reason=\"{}\"}} {count}", check.label(), reason.map_or("", Reason::label));
+            let _ =
+                writeln!(out, "consentry_checks{{check=\"{}\",reason=\"{}\"}} {count}", check.label(), reason.map_or("", Reason::label));
         }
     }
     for family in families.gather() {
@@ -120,8 +126,8 @@ mod tests {
     fn facts(display_name: &str) -> Facts {
         Facts {
             name: "acme".to_owned(),
-            app: "sequr".to_owned(),
-            client_id: "c".to_owned(),
+            app: "sequr".into(),
+            client_id: "c".into(),
             tenant: "t".to_owned(),
             display_name: display_name.to_owned(),
             access: Access::Delegated,
@@ -132,8 +138,20 @@ mod tests {
 
     fn state(outcome: Outcome) -> IntegrationState {
         let at = Timestamp::from_seconds(1_700_000_000);
-        let check = CheckState { check: Check::GroupAccess, outcome, details: Details::default(), since: at, success: Some(false), last_success: Some(at) };
-        let permission = PermissionState { resource: "microsoft_graph".to_owned(), permission: "User.Read".to_owned(), grant: Grant::Delegated, granted: Some(true) };
+        let check = CheckState {
+            check: Check::GroupAccess,
+            outcome,
+            details: Details::default(),
+            since: at,
+            success: Some(false),
+            last_success: Some(at),
+        };
+        let permission = PermissionState {
+            resource: "microsoft_graph".to_owned(),
+            permission: "User.Read".to_owned(),
+            grant: Grant::Delegated,
+            granted: Some(true),
+        };
         IntegrationState {
             checks: vec![check],
             verdict: Verdict::Broken { reason: Reason::TokenRevoked, since: at },
@@ -158,18 +176,21 @@ mod tests {
         let families = Families::new().expect("families");
         let text = write(&families, &published, Format::Text);
         let own: Vec<&str> = text.lines().filter(|l| l.contains("integration=\"acme\"")).collect();
-        assert_eq!(own, [
-            "consentry_integration_up{integration=\"acme\"} 0",
-            "consentry_integration_reauthentication_required{integration=\"acme\"} 1",
-            "consentry_integration_info{integration=\"acme\",app=\"sequr\",client_id=\"c\",tenant_id=\"t\",display_name=\"Acme\",access=\"delegated\",label_tier=\"gold\"} 1",
-            "consentry_check_success{integration=\"acme\",check=\"group_access\"} 0",
-            "consentry_check_reason{integration=\"acme\",check=\"group_access\",reason=\"token_revoked\",remedy=\"reauthenticate\"} 1",
-            "consentry_check_last_success_timestamp_seconds{integration=\"acme\",check=\"group_access\"} 1700000000",
-            "consentry_integration_last_probe_timestamp_seconds{integration=\"acme\"} 1700000000",
-            "consentry_integration_probe_duration_seconds{integration=\"acme\"} 0.25",
-            "consentry_permission_granted{integration=\"acme\",resource=\"microsoft_graph\",permission=\"User.Read\",grant=\"delegated\"} 1",
-            "consentry_groups_visible{integration=\"acme\"} 3",
-        ]);
+        assert_eq!(
+            own,
+            [
+                "consentry_integration_up{integration=\"acme\"} 0",
+                "consentry_integration_reauthentication_required{integration=\"acme\"} 1",
+                "consentry_integration_info{integration=\"acme\",app=\"sequr\",client_id=\"c\",tenant_id=\"t\",display_name=\"Acme\",access=\"delegated\",label_tier=\"gold\"} 1",
+                "consentry_check_success{integration=\"acme\",check=\"group_access\"} 0",
+                "consentry_check_reason{integration=\"acme\",check=\"group_access\",reason=\"token_revoked\",remedy=\"reauthenticate\"} 1",
+                "consentry_check_last_success_timestamp_seconds{integration=\"acme\",check=\"group_access\"} 1700000000",
+                "consentry_integration_last_probe_timestamp_seconds{integration=\"acme\"} 1700000000",
+                "consentry_integration_probe_duration_seconds{integration=\"acme\"} 0.25",
+                "consentry_permission_granted{integration=\"acme\",resource=\"microsoft_graph\",permission=\"User.Read\",grant=\"delegated\"} 1",
+                "consentry_groups_visible{integration=\"acme\"} 3",
+            ]
+        );
     }
 
     #[test]
@@ -183,12 +204,16 @@ mod tests {
         assert_eq!(lines_of(&published, count), [format!("{count} 0")]);
         published.remove("acme");
         assert_eq!(lines_of(&published, "consentry_integration_info"), Vec::<String>::new());
-        assert_eq!(lines_of(&published, "consentry_checks{check=\"group_access\",reason=\"\"}"), ["consentry_checks{check=\"group_access\",reason=\"\"} 0"]);
+        assert_eq!(
+            lines_of(&published, "consentry_checks{check=\"group_access\",reason=\"\"}"),
+            ["consentry_checks{check=\"group_access\",reason=\"\"} 0"]
+        );
     }
 
     #[test]
     fn hostile_names_stay_inside_their_quotes() {
-        for (name, expected) in [("a\"b\\c\nd", "a\\\"b\\\\c\\nd".to_owned()), ("🚪\u{202e}<script>", "🚪\u{202e}<script>".to_owned())] {
+        for (name, expected) in [("a\"b\\c\nd", "a\\\"b\\\\c\\nd".to_owned()), ("🚪\u{202e}<script>", "🚪\u{202e}<script>".to_owned())]
+        {
             let published = Published::default();
             published.set(&facts(name), &IntegrationState::default());
             let lines = lines_of(&published, "consentry_integration_info");
@@ -215,6 +240,10 @@ mod tests {
         }
         let families = Families::new().expect("families");
         let open = write(&families, &Published::default(), Format::OpenMetrics);
-        assert!(open.ends_with("# EOF\n") && open.contains("# TYPE consentry_probes counter\n") && open.contains("\nconsentry_probes_total{result=\"pass\"} 0\n"));
+        assert!(
+            open.ends_with("# EOF\n")
+                && open.contains("# TYPE consentry_probes counter\n")
+                && open.contains("\nconsentry_probes_total{result=\"pass\"} 0\n")
+        );
     }
 }

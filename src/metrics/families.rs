@@ -86,7 +86,8 @@ impl Families {
             registry.register(Box::new(family.clone())).map(|()| family)
         };
         let upstream_duration = HistogramVec::new(
-            HistogramOpts::new("consentry_upstream_request_duration_seconds", "Length of requests to Entra and Graph.").buckets(REQUEST_BUCKETS.to_vec()),
+            HistogramOpts::new("consentry_upstream_request_duration_seconds", "Length of requests to Entra and Graph.")
+                .buckets(REQUEST_BUCKETS.to_vec()),
             &["endpoint", "code"],
         )?;
         registry.register(Box::new(upstream_duration.clone()))?;
@@ -94,14 +95,27 @@ impl Families {
             probes: counter("consentry_probes_total", "Probes that ended, by result.", &["result"])?,
             probe_duration: histogram("consentry_probe_duration_seconds", "Length of probes, all integrations together.", PROBE_BUCKETS)?,
             schedule_delay: histogram("consentry_probe_schedule_delay_seconds", "How late probes start.", DELAY_BUCKETS)?,
-            upstream_requests: counter("consentry_upstream_requests_total", "Requests to Entra and Graph, by HTTP status or kind of failure.", &["endpoint", "code"])?,
+            upstream_requests: counter(
+                "consentry_upstream_requests_total",
+                "Requests to Entra and Graph, by HTTP status or kind of failure.",
+                &["endpoint", "code"],
+            )?,
             upstream_duration,
             emails: counter("consentry_emails_total", "Mails that the mail server has taken.", &["kind"])?,
             emails_failed: counter("consentry_emails_failed_total", "Attempts to send a mail that failed.", &["kind", "reason"])?,
             queue: int_gauge("consentry_email_queue_length", "Mails that wait to be sent.")?,
-            email_success: gauge("consentry_email_last_success_timestamp_seconds", "When the mail server last took a mail; 0 before the first.")?,
-            reload_successful: int_gauge("consentry_config_last_reload_successful", "Whether the last reading of the configuration succeeded.")?,
-            reload_time: gauge("consentry_config_last_reload_success_timestamp_seconds", "When the configuration was last read successfully.")?,
+            email_success: gauge(
+                "consentry_email_last_success_timestamp_seconds",
+                "When the mail server last took a mail; 0 before the first.",
+            )?,
+            reload_successful: int_gauge(
+                "consentry_config_last_reload_successful",
+                "Whether the last reading of the configuration succeeded.",
+            )?,
+            reload_time: gauge(
+                "consentry_config_last_reload_success_timestamp_seconds",
+                "When the configuration was last read successfully.",
+            )?,
             registry: registry.clone(),
         };
         for outcome in ["pass", "fail", "unknown"] {
@@ -118,7 +132,8 @@ impl Families {
     }
 
     fn register_constants(&self, registry: &Registry) -> prometheus::Result<()> {
-        let results = IntCounterVec::new(Opts::new("consentry_reauthentications_total", "Re-authentications that ended, by result."), &["result"])?;
+        let results =
+            IntCounterVec::new(Opts::new("consentry_reauthentications_total", "Re-authentications that ended, by result."), &["result"])?;
         for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
             results.with_label_values(&[result]);
         }

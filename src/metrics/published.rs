@@ -8,8 +8,14 @@ use crate::domain::{Access, Check, IntegrationState, Outcome, Reason, Remedy, Ve
 
 /// Families with a series for each integration, in the order in which they are written: name and help.
 pub(super) const FAMILIES: [(&str, &str); 10] = [
-    ("consentry_integration_up", "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe."),
-    ("consentry_integration_reauthentication_required", "1 while a confirmed failure is mended by re-authenticating. Cached from the last probe."),
+    (
+        "consentry_integration_up",
+        "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
+    ),
+    (
+        "consentry_integration_reauthentication_required",
+        "1 while a confirmed failure is mended by re-authenticating. Cached from the last probe.",
+    ),
     ("consentry_integration_info", "1, labelled with the integration's properties."),
     ("consentry_check_success", "Result of the last conclusive probe: 1 pass, 0 fail. Cached from that probe."),
     ("consentry_check_reason", "1 for each check that fails or is unknown, labelled with the reason. Cached from the last probe."),
@@ -17,7 +23,10 @@ pub(super) const FAMILIES: [(&str, &str); 10] = [
     ("consentry_integration_last_probe_timestamp_seconds", "End of the last probe."),
     ("consentry_integration_probe_duration_seconds", "Length of the last probe."),
     ("consentry_permission_granted", "Each required permission: 1 granted, 0 not. Cached from the last probe that could tell."),
-    ("consentry_groups_visible", "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that could tell."),
+    (
+        "consentry_groups_visible",
+        "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that could tell.",
+    ),
 ];
 
 /// Longer label values are cut: a directory's names come from outside.
@@ -29,9 +38,9 @@ pub struct Facts {
     /// Unique name.
     pub name: String,
     /// Name of the application in the configuration.
-    pub app: String,
+    pub app: Arc<str>,
     /// Application id.
-    pub client_id: String,
+    pub client_id: Arc<str>,
     /// GUID once resolved, otherwise as configured.
     pub tenant: String,
     /// Shown to people.
@@ -171,7 +180,11 @@ fn write_family(out: &mut String, family: &str, facts: &Facts, state: &Integrati
             for check in &state.checks {
                 if let Some(reason) = check.outcome.reason() {
                     let (reason, remedy) = (reason.label(), reason.remedy().label());
-                    line!(out, "{family}{{integration=\"{name}\",check=\"{}\",reason=\"{reason}\",remedy=\"{remedy}\"}} 1", check.check.label());
+                    line!(
+                        out,
+                        "{family}{{integration=\"{name}\",check=\"{}\",reason=\"{reason}\",remedy=\"{remedy}\"}} 1",
+                        check.check.label()
+                    );
                 }
             }
         }
@@ -197,7 +210,11 @@ fn write_family(out: &mut String, family: &str, facts: &Facts, state: &Integrati
                 let Some(granted) = permission.granted else { continue };
                 let (resource, value) = (escape(&permission.resource), escape(&permission.permission));
                 let grant = permission.grant.label();
-                line!(out, "{family}{{integration=\"{name}\",resource=\"{resource}\",permission=\"{value}\",grant=\"{grant}\"}} {}", u8::from(granted));
+                line!(
+                    out,
+                    "{family}{{integration=\"{name}\",resource=\"{resource}\",permission=\"{value}\",grant=\"{grant}\"}} {}",
+                    u8::from(granted)
+                );
             }
         }
         "consentry_groups_visible" => {

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::domain::{
-    Alert, Audience, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome, Reason, Story, Thresholds, Timestamp,
-    Verdict, cause_key, decide, fold,
+    Alert, Audience, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome, Reason, Story, Thresholds,
+    Timestamp, Verdict, cause_key, decide, fold,
 };
 use crate::metrics::{Facts, Published};
 use crate::store::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration, Store, StoreError};
@@ -43,13 +43,13 @@ pub struct Watched {
     /// Tenant as configured.
     pub tenant: String,
     /// Display name of the application.
-    pub app_display_name: String,
+    pub app_display_name: Arc<str>,
     /// Name of its directory reader.
     pub reader: Option<String>,
     /// Who gets the link.
     pub admins: Vec<String>,
     /// Permissions that re-authentication asks for.
-    pub permissions: Vec<String>,
+    pub permissions: Arc<[String]>,
     /// Where the mail's button leads.
     pub link: LinkTarget,
 }
@@ -80,7 +80,13 @@ impl Evaluator {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn start(store: Store, policy: Policy, published: Arc<Published>, outbox: Arc<Notify>, watched: Vec<Watched>) -> Result<Self, StoreError> {
+    pub async fn start(
+        store: Store,
+        policy: Policy,
+        published: Arc<Published>,
+        outbox: Arc<Notify>,
+        watched: Vec<Watched>,
+    ) -> Result<Self, StoreError> {
         let (saved, causes) = store.load().await?;
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         let mut tracked = HashMap::with_capacity(watched.len());
@@ -111,13 +117,25 @@ impl Evaluator {
         self.lock().get(name).is_some_and(|t| t.tenant_guid.is_none() && Uuid::try_parse(&t.watched.tenant).is_err())
     }
 
+    /// What is known of an integration that does not change from probe to probe.
+    pub fn watched(&self, name: &str) -> Option<Arc<Watched>> {
+        self.lock().get(name).map(|t| Arc::clone(&t.watched))
+    }
+
     /// The present state of an integration.
     pub fn state(&self, name: &str) -> Option<IntegrationState> {
         self.lock().get(name).map(|t| t.state.clone())
     }
 
     /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
-    pub async fn apply(&self, name: &str, diagnosis: &Diagnosis, tenant_guid: Option<String>, duration: Duration, now: Timestamp) -> History {
+    pub async fn apply(
+        &self,
+        name: &str,
+        diagnosis: &Diagnosis,
+        tenant_guid: Option<String>,
+        duration: Duration,
+        now: Timestamp,
+    ) -> History {
         let Some(before) = self.lock().get(name).cloned() else { return History::default() };
         let mut after = before.clone();
         after.tenant_guid = tenant_guid.or(after.tenant_guid);
@@ -160,7 +178,14 @@ impl Evaluator {
         Ok(())
     }
 
-    async fn save(&self, after: &Tracked, events: Vec<Event>, causes: Vec<CauseChange>, notifications: Vec<Notification>, now: Timestamp) -> Result<(), StoreError> {
+    async fn save(
+        &self,
+        after: &Tracked,
+        events: Vec<Event>,
+        causes: Vec<CauseChange>,
+        notifications: Vec<Notification>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let integration = SavedIntegration {
             name: after.watched.facts.name.clone(),
             identity: after.watched.identity.clone(),
@@ -178,7 +203,13 @@ impl Evaluator {
     }
 
     /// The event and the admins' mails of a notice. Operators hear of causes instead.
-    async fn tell(&self, before: &Tracked, after: &mut Tracked, notice: Notice, now: Timestamp) -> Result<(Event, Vec<Notification>), StoreError> {
+    async fn tell(
+        &self,
+        before: &Tracked,
+        after: &mut Tracked,
+        notice: Notice,
+        now: Timestamp,
+    ) -> Result<(Event, Vec<Notification>), StoreError> {
         let event = |kind: &str, reason: Reason| Event { kind: kind.to_owned(), at: now, detail: reason.label().to_owned() };
         match notice {
             Notice::Opened(reason) => {
@@ -210,7 +241,16 @@ impl Evaluator {
     /// The causes that this integration suffers from now, each with its reason.
     fn wanted_causes(&self, before: &Tracked, after: &Tracked, now: Timestamp) -> std::collections::BTreeMap<String, Reason> {
         let watched = &after.watched;
-        let key = |reason| cause_key(reason, &watched.facts.name, &watched.facts.app, &watched.tenant, watched.reader.as_deref(), !watched.admins.is_empty());
+        let key = |reason| {
+            cause_key(
+                reason,
+                &watched.facts.name,
+                &watched.facts.app,
+                &watched.tenant,
+                watched.reader.as_deref(),
+                !watched.admins.is_empty(),
+            )
+        };
         let broken = after.alert.as_ref().map(|a| a.reason);
         // Seen twice, like every failure.
         let reader = after.state.reader_fault.filter(|_| before.state.reader_fault.is_some());
@@ -223,7 +263,12 @@ impl Evaluator {
     }
 
     async fn change_causes(
-        &self, causes: &HashMap<String, Cause>, before: &Tracked, after: &Tracked, wanted: &std::collections::BTreeMap<String, Reason>, now: Timestamp,
+        &self,
+        causes: &HashMap<String, Cause>,
+        before: &Tracked,
+        after: &Tracked,
+        wanted: &std::collections::BTreeMap<String, Reason>,
+        now: Timestamp,
     ) -> Result<(Vec<CauseChange>, Vec<Notification>), StoreError> {
         let (mut changes, mut mails) = (Vec::new(), Vec::new());
         let name = &after.watched.facts.name;
@@ -232,7 +277,14 @@ impl Evaluator {
                 changes.push(CauseChange::Join(key.clone()));
                 continue;
             }
-            let cause = Cause { key: key.clone(), alert: Uuid::new_v4().to_string(), reason: *reason, story: after.story(*reason, now), since: now, members: vec![name.clone()] };
+            let cause = Cause {
+                key: key.clone(),
+                alert: Uuid::new_v4().to_string(),
+                reason: *reason,
+                story: after.story(*reason, now),
+                since: now,
+                members: vec![name.clone()],
+            };
             mails.extend(notify(&cause.alert, 0, &self.policy.operators, &cause.story, |_| MailKind::Operator));
             changes.push(CauseChange::Open(Box::new(cause)));
         }
@@ -267,8 +319,8 @@ impl Tracked {
         Story {
             integration: watched.facts.name.clone(),
             display_name: watched.facts.display_name.clone(),
-            app: watched.app_display_name.clone(),
-            client_id: watched.facts.client_id.clone(),
+            app: watched.app_display_name.to_string(),
+            client_id: watched.facts.client_id.to_string(),
             tenant: watched.tenant.clone(),
             access: watched.facts.access,
             reason,
@@ -276,7 +328,7 @@ impl Tracked {
             code: details.code,
             request_id: details.request_id,
             restorable_until: details.restorable_until,
-            permissions: watched.permissions.clone(),
+            permissions: watched.permissions.to_vec(),
             since,
             at: now,
             link: if reason.remedy() == crate::domain::Remedy::Reauthenticate { watched.link.clone() } else { LinkTarget::None },
@@ -288,7 +340,11 @@ impl Tracked {
 /// The reader's own troubles are one thing for every tenant it shares them in, unless they are about one tenant.
 fn reader_key(watched: &Watched, reason: Reason) -> Option<String> {
     let reader = watched.reader.as_deref()?;
-    Some(if reason == Reason::ReaderPermissionMissing { format!("reader:{reader}:{}", watched.tenant) } else { format!("reader:{reader}:{}", reason.label()) })
+    Some(if reason == Reason::ReaderPermissionMissing {
+        format!("reader:{reader}:{}", watched.tenant)
+    } else {
+        format!("reader:{reader}:{}", reason.label())
+    })
 }
 
 fn admins_for(watched: &Watched, reason: Reason) -> &[String] {
@@ -298,7 +354,13 @@ fn admins_for(watched: &Watched, reason: Reason) -> &[String] {
 /// One mail a person, each address once.
 fn notify(alert: &str, sequence: u32, people: &[String], story: &Story, kind: impl Fn(&str) -> MailKind) -> Vec<Notification> {
     let unique: BTreeSet<&String> = people.iter().collect();
-    let mail = |person: &String| Notification { alert: alert.to_owned(), sequence, kind: kind(person), recipient: person.clone(), story: story.clone() };
+    let mail = |person: &String| Notification {
+        alert: alert.to_owned(),
+        sequence,
+        kind: kind(person),
+        recipient: person.clone(),
+        story: story.clone(),
+    };
     unique.into_iter().map(mail).collect()
 }
 
@@ -345,7 +407,9 @@ fn log_changes(name: &str, before: &IntegrationState, after: &IntegrationState) 
     }
     match (before.verdict, after.verdict) {
         (old, new) if old == new => {}
-        (_, Verdict::Broken { reason, .. }) => tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken"),
+        (_, Verdict::Broken { reason, .. }) => {
+            tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken")
+        }
         (Verdict::Broken { .. }, _) => tracing::info!(integration = name, "integration is mended"),
         _ => tracing::debug!(integration = name, "integration is healthy"),
     }

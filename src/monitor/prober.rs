@@ -107,7 +107,8 @@ impl Prober {
 
     /// The directory's answers. A cached reader token serves until it ends or is refused: the evidence is in the directory, not in it.
     async fn ask_directory(&self, target: &Target, reader: &ReaderClient, deadline: Instant) -> Directory {
-        let question = DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.profile.required, deadline };
+        let question =
+            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.profile.required, deadline };
         let (directory, cached) = self.read_directory(target, reader, question).await;
         let faults = [directory.presence.as_ref().err(), directory.delegated.as_ref().err(), directory.application.as_ref().err()];
         let refused = faults.into_iter().flatten().any(|f| f.reason == Reason::ReaderPermissionMissing);
@@ -134,7 +135,13 @@ impl Prober {
         if let Some((token, _)) = self.lock_readers().get(&key).filter(|(_, until)| *until > now) {
             return Ok((token.clone(), true));
         }
-        let client = Client { tenant: &target.tenant, client_id: &reader.client_id, credential: &reader.credential, now_seconds: now.0 / 1000, deadline };
+        let client = Client {
+            tenant: &target.tenant,
+            client_id: &reader.client_id,
+            credential: &reader.credential,
+            now_seconds: now.0 / 1000,
+            deadline,
+        };
         let granted = self.entra.client_credentials(client, &self.entra.graph_scope()).await.map_err(reader_fault)?;
         let until = now.plus(granted.expires_in.saturating_sub(Duration::from_secs(300)));
         self.lock_readers().insert(key, (granted.access_token.clone(), until));
@@ -147,7 +154,12 @@ impl Prober {
 
     /// App-only tokens of the application itself: always for application access, and as evidence of presence and roles for
     /// confidential clients when the directory does not give it.
-    async fn ask_app_only(&self, target: &Target, directory: Option<&Directory>, deadline: Instant) -> (Option<Result<Vec<RoleEvidence>, Fault>>, Option<Secret>) {
+    async fn ask_app_only(
+        &self,
+        target: &Target,
+        directory: Option<&Directory>,
+        deadline: Instant,
+    ) -> (Option<Result<Vec<RoleEvidence>, Fault>>, Option<Secret>) {
         let delegated = target.profile.access == Access::Delegated;
         let directory_spoke = directory.is_some_and(|d| d.presence.is_ok() && d.application.is_ok());
         if delegated && (directory_spoke || matches!(*target.credential, ClientCredential::None)) {
@@ -160,7 +172,7 @@ impl Prober {
             Err(fault) => return (Some(Err(fault)), None),
         };
         let mut roles = Vec::new();
-        for required in &target.profile.required {
+        for required in target.profile.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
                 roles.push(RoleEvidence { resource: required.resource.clone(), roles: granted.roles.clone() });
@@ -219,7 +231,9 @@ impl Prober {
                 Ok(Some(_)) => {}
                 Ok(None) => tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays"),
                 // The old token has not been revoked by its use (facts d.2), so nothing is lost.
-                Err(error) => tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use"),
+                Err(error) => {
+                    tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use")
+                }
             }
         }
         Ok(granted)
@@ -234,7 +248,7 @@ impl Prober {
             // The answer's scope leaves it out; the refresh token that came along proves it.
             graph_scopes.push("offline_access".to_owned());
         }
-        for required in &target.profile.required {
+        for required in target.profile.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
                 scopes.push((required.resource.clone(), Ok(graph_scopes.clone())));
@@ -256,7 +270,9 @@ const fn is_about_the_token(reason: Reason) -> bool {
 /// A reader that is not installed, disabled or blocked in the tenant may not read it: its own troubles are not the integration's.
 fn reader_fault(fault: Fault) -> Fault {
     let reason = match fault.reason {
-        Reason::TenantMissing | Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => fault.reason,
+        Reason::TenantMissing | Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => {
+            fault.reason
+        }
         reason if reason.is_inconclusive() => reason,
         _ => Reason::ReaderPermissionMissing,
     };

@@ -51,7 +51,15 @@ impl std::fmt::Debug for Monitor {
 
 impl Monitor {
     /// Puts the parts together.
-    pub fn new(schedule: Schedule, targets: Vec<Target>, prober: Prober, evaluator: Evaluator, families: Families, clock: Clock, rhythm: Rhythm) -> Self {
+    pub fn new(
+        schedule: Schedule,
+        targets: Vec<Target>,
+        prober: Prober,
+        evaluator: Evaluator,
+        families: Families,
+        clock: Clock,
+        rhythm: Rhythm,
+    ) -> Self {
         let targets = targets.into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect();
         let inner = Inner { schedule: Mutex::new(schedule), targets, prober, evaluator, families, clock, rhythm, nudge: Notify::new() };
         Self { inner: Arc::new(inner) }

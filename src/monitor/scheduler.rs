@@ -39,8 +39,14 @@ pub struct Schedule {
 impl Schedule {
     /// A queue of integrations (name, tenant), each in its own slot.
     pub fn new(policy: SchedulePolicy, integrations: impl IntoIterator<Item = (String, String)>, now: Timestamp) -> Self {
-        let mut schedule =
-            Self { policy, places: HashMap::new(), queue: BTreeSet::new(), in_flight: HashSet::new(), paused: HashMap::new(), pace: Pace::default() };
+        let mut schedule = Self {
+            policy,
+            places: HashMap::new(),
+            queue: BTreeSet::new(),
+            in_flight: HashSet::new(),
+            paused: HashMap::new(),
+            pace: Pace::default(),
+        };
         for (name, tenant) in integrations {
             let due = first_due(&name, &policy, now);
             schedule.queue.insert((due, name.clone()));

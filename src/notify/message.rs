@@ -140,16 +140,26 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let invitation = story.reason == Reason::TokenMissing;
     let (subject, heading) = match kind {
-        MailKind::Changed => (format!("{app} for {name} is still broken, for another reason"), format!("{app} for {name}: the reason has changed")),
-        MailKind::Reminder => (format!("Reminder: {app} still needs your help for {name}"), format!("{app} still needs your help for {name}")),
-        MailKind::Test => (format!("[Test] Action needed: {app} has lost access for {name}"), format!("This is a test. {app} has lost access for {name}")),
+        MailKind::Changed => {
+            (format!("{app} for {name} is still broken, for another reason"), format!("{app} for {name}: the reason has changed"))
+        }
+        MailKind::Reminder => {
+            (format!("Reminder: {app} still needs your help for {name}"), format!("{app} still needs your help for {name}"))
+        }
+        MailKind::Test => {
+            (format!("[Test] Action needed: {app} has lost access for {name}"), format!("This is a test. {app} has lost access for {name}"))
+        }
         _ if invitation => (format!("Please connect {app} for {name}"), format!("{app} for {name} waits for your sign-in")),
         _ => (format!("Action needed: {app} has lost access for {name}"), format!("{app} has lost access for {name}")),
     };
     let mut lead = vec![story.reason.sentence().to_owned()];
     lead.push(match invitation {
-        true => format!("{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."),
-        false => format!("Until this is mended, {app} does not learn of changes: new people get no access, and people who have left keep theirs."),
+        true => format!(
+            "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
+        ),
+        false => format!(
+            "Until this is mended, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
+        ),
     });
     let mut steps = Vec::new();
     let mut button = None;
@@ -159,7 +169,10 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
             (LinkTarget::Url(_), _) => vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()],
             _ => vec![
                 "Press the button.".to_owned(),
-                format!("Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.", words.tenant),
+                format!(
+                    "Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.",
+                    words.tenant
+                ),
                 "Press Accept. That is all.".to_owned(),
             ],
         };
@@ -181,7 +194,10 @@ fn resolved(words: &Words<'_>) -> Body {
         subject: format!("Working again: {app} for {name}"),
         heading: format!("{app} works again for {name}"),
         color: "#067647",
-        lead: vec!["All checks pass again. You need not do anything.".to_owned(), format!("What was wrong: {}", words.story.reason.sentence())],
+        lead: vec![
+            "All checks pass again. You need not do anything.".to_owned(),
+            format!("What was wrong: {}", words.story.reason.sentence()),
+        ],
         facts,
         ..Body::default()
     }
@@ -191,7 +207,10 @@ fn operator(words: &Words<'_>) -> Body {
     let reason = words.story.reason;
     let mut notes = vec![format!("Reason: {}, remedy: {}.", reason.label(), reason.remedy().label())];
     notes.extend(words.reference());
-    notes.push("This is one mail for everything that suffers from the same cause. The status page and /metrics show which integrations do.".to_owned());
+    notes.push(
+        "This is one mail for everything that suffers from the same cause. The status page and /metrics show which integrations do."
+            .to_owned(),
+    );
     Body {
         subject: format!("[Consentry] {} ({}, first seen at {})", reason.sentence().trim_end_matches('.'), words.app, words.name),
         heading: reason.sentence().to_owned(),
@@ -209,7 +228,8 @@ fn undeliverable(words: &Words<'_>, address: &str) -> Body {
         heading: format!("The mail server refuses {}", one_line(address, 120)),
         color: "#b54708",
         lead: vec![
-            "A mail to this address was refused for good several times and has been given up. Correct the address in the configuration.".to_owned(),
+            "A mail to this address was refused for good several times and has been given up. Correct the address in the configuration."
+                .to_owned(),
             format!("It was about: {}", words.story.reason.sentence()),
         ],
         facts: words.facts(),
@@ -224,7 +244,8 @@ fn moment(at: Timestamp) -> String {
 
 /// One line without control characters and without marks that turn the direction of writing, cut to a length.
 fn one_line(text: &str, limit: usize) -> String {
-    let hostile = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let hostile =
+        |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     let spaced: String = text.chars().map(|c| if hostile(c) { ' ' } else { c }).collect();
     let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(limit) {

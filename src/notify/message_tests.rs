@@ -56,7 +56,11 @@ fn kinds_differ_in_their_subject() {
         (MailKind::Alert, Reason::TokenMissing, "Please connect Sample App for Sample Corp"),
         (MailKind::Changed, Reason::AppDeleted, "Sample App for Sample Corp is still broken, for another reason"),
         (MailKind::Resolved, Reason::TokenRevoked, "Working again: Sample App for Sample Corp"),
-        (MailKind::Operator, Reason::ClientCredentialExpired, "[Consentry] The application's client credential has expired (Sample App, first seen at Sample Corp)"),
+        (
+            MailKind::Operator,
+            Reason::ClientCredentialExpired,
+            "[Consentry] The application's client credential has expired (Sample App, first seen at Sample Corp)",
+        ),
         (MailKind::Test, Reason::TokenRevoked, "[Test] Action needed: Sample App has lost access for Sample Corp"),
     ] {
         assert_eq!(subject(kind, reason), expected);
@@ -75,7 +79,12 @@ fn only_reauthentication_gets_a_button() {
 #[test]
 fn hostile_names_stay_text() {
     let long = "x".repeat(10_000);
-    for (name, gone) in [("Evil\r\nBcc: all@example.com", "\r"), ("<script>alert(1)</script>", "<script>"), ("a\u{202e}b\"c", "\u{202e}"), (&long, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")] {
+    for (name, gone) in [
+        ("Evil\r\nBcc: all@example.com", "\r"),
+        ("<script>alert(1)</script>", "<script>"),
+        ("a\u{202e}b\"c", "\u{202e}"),
+        (&long, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+    ] {
         let mut n = notification(MailKind::Alert, Reason::PermissionMissing);
         (n.story.display_name, n.story.app, n.story.items) = (name.to_owned(), name.to_owned(), vec![name.to_owned()]);
         let mail = render(&n, 0, Some(LINK), &letterhead());

@@ -115,7 +115,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn attempt(settings: &SmtpSettings, notification: &Notification, mail: &Rendered, now: Timestamp, talk: &mut Talk) -> Result<(), EmailFailure> {
+async fn attempt(
+    settings: &SmtpSettings,
+    notification: &Notification,
+    mail: &Rendered,
+    now: Timestamp,
+    talk: &mut Talk,
+) -> Result<(), EmailFailure> {
     let message = message(settings, notification, mail, now).map_err(|text| {
         talk.note(format!("! {text}"));
         EmailFailure::Rejected
@@ -123,7 +129,11 @@ async fn attempt(settings: &SmtpSettings, notification: &Notification, mail: &Re
     let mut connection = connect(settings, talk).await?;
     let result = hand_over(&mut connection, settings, &message, talk).await;
     // The server has taken the mail or not; how the farewell goes changes nothing.
-    if result.is_ok() { drop(connection.quit().await) } else { connection.abort().await }
+    if result.is_ok() {
+        drop(connection.quit().await)
+    } else {
+        connection.abort().await
+    }
     result
 }
 
@@ -171,7 +181,12 @@ async fn connect(settings: &SmtpSettings, talk: &mut Talk) -> Result<AsyncSmtpCo
     Ok(connection)
 }
 
-async fn hand_over(connection: &mut AsyncSmtpConnection, settings: &SmtpSettings, message: &Message, talk: &mut Talk) -> Result<(), EmailFailure> {
+async fn hand_over(
+    connection: &mut AsyncSmtpConnection,
+    settings: &SmtpSettings,
+    message: &Message,
+    talk: &mut Talk,
+) -> Result<(), EmailFailure> {
     let bytes = message.formatted();
     let mut parameters = Vec::new();
     let addresses = message.envelope().to().iter().chain(message.envelope().from());
@@ -197,7 +212,12 @@ async fn hand_over(connection: &mut AsyncSmtpConnection, settings: &SmtpSettings
     Ok(())
 }
 
-async fn step(connection: &mut AsyncSmtpConnection, command: impl Display, refused: EmailFailure, talk: &mut Talk) -> Result<(), EmailFailure> {
+async fn step(
+    connection: &mut AsyncSmtpConnection,
+    command: impl Display,
+    refused: EmailFailure,
+    talk: &mut Talk,
+) -> Result<(), EmailFailure> {
     let text = command.to_string();
     talk.note(format!("> {}", text.trim_end()));
     let response = connection.command(text).await.map_err(|e| talk.failed(&e, refused, EmailFailure::Other))?;

@@ -68,7 +68,9 @@ pub(super) fn load_or_create(connection: &Connection, path: &Path) -> Result<Key
     let shown = path.display();
     let key = match std::fs::read_to_string(path) {
         Ok(text) => parse(&text).ok_or_else(|| {
-            StoreError::Unusable(format!("{shown} is not an encryption key: 32 bytes in base64 are expected; restore the file from a backup"))
+            StoreError::Unusable(format!(
+                "{shown} is not an encryption key: 32 bytes in base64 are expected; restore the file from a backup"
+            ))
         })?,
         Err(error) if error.kind() == ErrorKind::NotFound && tokens > 0 => {
             return unusable(format!(
@@ -87,7 +89,10 @@ pub(super) fn load_or_create(connection: &Connection, path: &Path) -> Result<Key
              restore the right file from a backup, or move the database away and let every integration re-authenticate"
         )),
         _ => {
-            connection.execute("INSERT INTO meta VALUES ('key_check', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value", [key.fingerprint()])?;
+            connection.execute(
+                "INSERT INTO meta VALUES ('key_check', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                [key.fingerprint()],
+            )?;
             Ok(key)
         }
     }

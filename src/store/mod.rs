@@ -82,9 +82,10 @@ impl DaemonLock {
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| unusable(&e))?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => {
-                Err(StoreError::Unusable(format!("another consentry is running on {}; stop it first, or give this one a database of its own", database.display())))
-            }
+            Err(TryLockError::WouldBlock) => Err(StoreError::Unusable(format!(
+                "another consentry is running on {}; stop it first, or give this one a database of its own",
+                database.display()
+            ))),
             Err(TryLockError::Error(error)) => Err(unusable(&error)),
         }
     }
@@ -122,7 +123,10 @@ impl Store {
     }
 
     /// Runs a job in a transaction, which it may share with others, and waits for the commit.
-    async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             let result = isolated(connection, work);
@@ -137,7 +141,10 @@ impl Store {
             Ok(()) => {}
             Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
             Err(std::sync::mpsc::TrySendError::Full(job)) => {
-                tokio::task::spawn_blocking(move || jobs.send(job)).await.map_err(|_| StoreError::Closed)?.map_err(|_| StoreError::Closed)?;
+                tokio::task::spawn_blocking(move || jobs.send(job))
+                    .await
+                    .map_err(|_| StoreError::Closed)?
+                    .map_err(|_| StoreError::Closed)?;
             }
         }
         answer.await.map_err(|_| StoreError::Closed)?

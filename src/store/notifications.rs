@@ -79,7 +79,8 @@ impl Store {
     /// The database refuses; then the mail will be sent again, with the same `Message-ID`.
     pub async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |c| {
-            c.prepare_cached("UPDATE notifications SET sent_at = ?1, attempts = attempts + 1 WHERE id = ?2")?.execute(params![now.0, id])?;
+            c.prepare_cached("UPDATE notifications SET sent_at = ?1, attempts = attempts + 1 WHERE id = ?2")?
+                .execute(params![now.0, id])?;
             Ok(())
         })
         .await

@@ -121,10 +121,12 @@ impl Store {
     /// The database refuses.
     pub async fn load(&self) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
         self.write(|c| {
-            let mut statement = c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
+            let mut statement =
+                c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
             let integrations = statement.query_map([], saved_integration)?.collect::<Result<Vec<_>, _>>()?;
             let mut statement = c.prepare("SELECT key, alert, reason, story, since FROM causes")?;
-            let causes = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get::<_, String>(3)?, r.get(4)?)))?;
+            let causes =
+                statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get::<_, String>(3)?, r.get(4)?)))?;
             let mut members = c.prepare("SELECT integration FROM cause_members WHERE key = ?1")?;
             let mut loaded = Vec::new();
             for cause in causes {
@@ -159,7 +161,8 @@ impl Store {
     pub async fn told(&self, alert: &str) -> Result<Vec<String>, StoreError> {
         let alert = alert.to_owned();
         self.write(move |c| {
-            let mut statement = c.prepare_cached("SELECT recipient FROM notifications WHERE alert = ?1 GROUP BY recipient ORDER BY min(id)")?;
+            let mut statement =
+                c.prepare_cached("SELECT recipient FROM notifications WHERE alert = ?1 GROUP BY recipient ORDER BY min(id)")?;
             Ok(statement.query_map([alert], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?)
         })
         .await
@@ -200,8 +203,12 @@ fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), Stor
 }
 
 fn save_event(c: &Connection, integration: &str, event: &Event) -> Result<(), StoreError> {
-    c.prepare_cached("INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![integration, event.at.0, event.kind, event.detail])?;
+    c.prepare_cached("INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        integration,
+        event.at.0,
+        event.kind,
+        event.detail
+    ])?;
     let oldest: Option<i64> = c
         .prepare_cached("SELECT id FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
         .query_row(params![integration, HISTORY], |r| r.get(0))

@@ -46,9 +46,14 @@ fn notification(sequence: u32, recipient: &str) -> Notification {
 }
 
 fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRecord {
-    let state = IntegrationState { verdict: Verdict::Broken { reason: Reason::TokenRevoked, since: NOW }, failures: 2, ..IntegrationState::default() };
+    let state = IntegrationState {
+        verdict: Verdict::Broken { reason: Reason::TokenRevoked, since: NOW },
+        failures: 2,
+        ..IntegrationState::default()
+    };
     let alert = OpenAlert { id: "a1".to_owned(), reason: Reason::TokenRevoked, since: NOW, notices: 1 };
-    let integration = SavedIntegration { name: "acme".to_owned(), identity: "t/c".to_owned(), state, tenant_guid: None, alert: Some(alert) };
+    let integration =
+        SavedIntegration { name: "acme".to_owned(), identity: "t/c".to_owned(), state, tenant_guid: None, alert: Some(alert) };
     let events = vec![Event { kind: "broken".to_owned(), at: NOW, detail: "token_revoked".to_owned() }];
     ProbeRecord { integration, events, causes, notifications, at: NOW }
 }
@@ -56,15 +61,28 @@ fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRe
 #[tokio::test]
 async fn what_a_probe_changes_survives() {
     let folder = folder();
-    let cause = Cause { key: "app:x".to_owned(), alert: "a2".to_owned(), reason: Reason::ClientCredentialExpired, story: story(), since: NOW, members: vec!["acme".to_owned()] };
-    let written = record(vec![notification(0, "ada@example.com")], vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join("app:x".to_owned())]);
+    let cause = Cause {
+        key: "app:x".to_owned(),
+        alert: "a2".to_owned(),
+        reason: Reason::ClientCredentialExpired,
+        story: story(),
+        since: NOW,
+        members: vec!["acme".to_owned()],
+    };
+    let written = record(
+        vec![notification(0, "ada@example.com")],
+        vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join("app:x".to_owned())],
+    );
     open(&folder).expect("a new database").save_probe(written.clone()).await.expect("saved");
     let store = open(&folder).expect("the same database");
     assert_eq!(store.load().await.expect("loaded"), (vec![written.integration.clone()], vec![cause]));
     assert_eq!(store.events("acme").await.expect("events"), written.events);
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert_eq!(due.iter().map(|q| &q.notification).collect::<Vec<_>>(), [&written.notifications[0]]);
-    store.save_probe(record(vec![], vec![CauseChange::Leave("app:x".to_owned()), CauseChange::Close("app:x".to_owned())])).await.expect("saved");
+    store
+        .save_probe(record(vec![], vec![CauseChange::Leave("app:x".to_owned()), CauseChange::Close("app:x".to_owned())]))
+        .await
+        .expect("saved");
     assert_eq!(store.load().await.expect("loaded").1, vec![]);
 }
 
@@ -75,7 +93,10 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
     let all = vec![notification(0, "ada@x.org"), notification(0, "ada@x.org"), notification(0, "bob@x.org"), notification(1, "ada@x.org")];
     store.save_probe(record(all, vec![])).await.expect("saved");
     let due = store.due_notifications(NOW, 10).await.expect("due");
-    assert_eq!(due.iter().map(|q| (q.notification.recipient.as_str(), q.notification.sequence)).collect::<Vec<_>>(), [("ada@x.org", 0), ("bob@x.org", 0)]);
+    assert_eq!(
+        due.iter().map(|q| (q.notification.recipient.as_str(), q.notification.sequence)).collect::<Vec<_>>(),
+        [("ada@x.org", 0), ("bob@x.org", 0)]
+    );
     let later = Timestamp(NOW.0 + 1000);
     store.mark_failed(due[0].id, later, false).await.expect("marked");
     store.mark_sent(due[1].id, NOW).await.expect("marked");
@@ -106,9 +127,14 @@ async fn tokens_are_encrypted_rotated_and_bound() {
     drop(store);
     let raw = |name| std::fs::read(folder.path().join(name)).unwrap_or_default();
     let bytes = [raw("c.db"), raw("c.db-wal")].concat();
-    assert!(!bytes.windows(5).any(|w| w == b"token-" || w == b"first" && bytes.windows(11).any(|w| w == b"first-token")), "not in plain text");
+    assert!(
+        !bytes.windows(5).any(|w| w == b"token-" || w == b"first" && bytes.windows(11).any(|w| w == b"first-token")),
+        "not in plain text"
+    );
     let copied = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
-    copied.execute("INSERT INTO tokens SELECT 'other', client_id, tenant, current, previous, generation, source, updated_at FROM tokens", []).expect("copied");
+    copied
+        .execute("INSERT INTO tokens SELECT 'other', client_id, tenant, current, previous, generation, source, updated_at FROM tokens", [])
+        .expect("copied");
     drop(copied);
     let stolen = open(&folder).expect("a database").token(&token_id("other")).await;
     assert!(matches!(stolen, Err(StoreError::Database(_))), "{stolen:?}");

@@ -44,8 +44,12 @@ impl Store {
         let (id, key) = (id.clone(), self.key.clone());
         self.write(move |c| {
             let row = c
-                .prepare_cached("SELECT current, previous, generation FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3")?
-                .query_row(params![id.integration, id.client_id, id.tenant], |r| Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, Option<Vec<u8>>>(1)?, r.get(2)?)))
+                .prepare_cached(
+                    "SELECT current, previous, generation FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3",
+                )?
+                .query_row(params![id.integration, id.client_id, id.tenant], |r| {
+                    Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, Option<Vec<u8>>>(1)?, r.get(2)?))
+                })
                 .optional()?;
             let Some((current, previous, generation)) = row else { return Ok(None) };
             let damaged = || StoreError::Database(format!("the stored token of {} does not decrypt", id.integration));
@@ -60,7 +64,14 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn save_rotated(&self, id: &TokenId, generation: i64, rotated: &Secret, worked: &Secret, now: Timestamp) -> Result<Option<i64>, StoreError> {
+    pub async fn save_rotated(
+        &self,
+        id: &TokenId,
+        generation: i64,
+        rotated: &Secret,
+        worked: &Secret,
+        now: Timestamp,
+    ) -> Result<Option<i64>, StoreError> {
         let current = self.key.seal(rotated, &id.bound())?;
         let previous = self.key.seal(worked, &id.bound())?;
         let id = id.clone();

@@ -52,7 +52,10 @@ fn page(status: StatusCode, page: &Page<'_>) -> Response {
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CACHE_CONTROL, "no-store"),
         // Nothing inline but the one style sheet, nothing from elsewhere; the link's token leaks to nobody.
-        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'sha256-TBPQVfmE5OF2VGM4EGmfKfO/QfQvOHXTMx6+4flyZ/M='; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+        (
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'sha256-TBPQVfmE5OF2VGM4EGmfKfO/QfQvOHXTMx6+4flyZ/M='; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
@@ -60,7 +63,11 @@ fn page(status: StatusCode, page: &Page<'_>) -> Response {
 }
 
 pub(super) async fn index(State(served): State<Arc<Served>>) -> Response {
-    let links = vec![("Metrics", served.telemetry_path.trim_start_matches('/').to_owned()), ("Healthy?", "-/healthy".to_owned()), ("Ready?", "-/ready".to_owned())];
+    let links = vec![
+        ("Metrics", served.telemetry_path.trim_start_matches('/').to_owned()),
+        ("Healthy?", "-/healthy".to_owned()),
+        ("Ready?", "-/ready".to_owned()),
+    ];
     let about = vec!["Watches integrations with Microsoft Entra ID.".to_owned(), format!("Version {}.", env!("CARGO_PKG_VERSION"))];
     page(StatusCode::OK, &Page { title: "Consentry", paragraphs: about, items: Vec::new(), links })
 }
@@ -70,18 +77,29 @@ pub(super) async fn not_found() -> Response {
 }
 
 /// What the mailed link leads to. An unknown name and a forged token look the same: no oracle.
-pub(super) async fn reauthentication(State(served): State<Arc<Served>>, Path(name): Path<String>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let refusal = |status, title, text: &str| {
-        page(status, &Page { title, paragraphs: vec![text.to_owned()], items: Vec::new(), links: Vec::new() })
-    };
+pub(super) async fn reauthentication(
+    State(served): State<Arc<Served>>,
+    Path(name): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let refusal =
+        |status, title, text: &str| page(status, &Page { title, paragraphs: vec![text.to_owned()], items: Vec::new(), links: Vec::new() });
     let token = query.get("token").map_or("", String::as_str);
     let checked = served.links.as_ref().ok_or(LinkError::Forged).and_then(|l| l.check(&name, token, served.clock.now()));
     let standing = match (checked, (served.monitor.0)(&name)) {
         (Err(LinkError::Expired), _) => {
-            return refusal(StatusCode::GONE, "This link is too old", "Links are good for some days only. The next mail about this integration brings a new one; or ask whoever sent it.");
+            return refusal(
+                StatusCode::GONE,
+                "This link is too old",
+                "Links are good for some days only. The next mail about this integration brings a new one; or ask whoever sent it.",
+            );
         }
         (Err(LinkError::Forged), _) | (_, None) => {
-            return refusal(StatusCode::FORBIDDEN, "This link is not valid", "Open the link exactly as it stands in the mail; some mail programs cut long lines.");
+            return refusal(
+                StatusCode::FORBIDDEN,
+                "This link is not valid",
+                "Open the link exactly as it stands in the mail; some mail programs cut long lines.",
+            );
         }
         (Ok(_), Some(standing)) => standing,
     };

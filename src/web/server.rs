@@ -132,7 +132,8 @@ async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Respo
         if gzip && text.len() > GZIP_FROM { compress(&text).map(|z| (z, true)) } else { Ok((text.into_bytes(), false)) }
     });
     let Ok(Ok((body, gzipped))) = body.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    let mut response = ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
+    let mut response =
+        ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
     if gzipped {
         response.headers_mut().insert(CONTENT_ENCODING, axum::http::HeaderValue::from_static("gzip"));
     }
@@ -161,7 +162,9 @@ mod tests {
 
     #[test]
     fn gzip_is_negotiated() {
-        for (header, expected) in [("gzip", true), ("br, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false), ("GZIP", true)] {
+        for (header, expected) in
+            [("gzip", true), ("br, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false), ("GZIP", true)]
+        {
             assert_eq!(accepts_gzip(header), expected, "{header}");
         }
     }

@@ -38,7 +38,10 @@ async fn transient_faults_mail_no_admin() {
         }
         for situation in demo::SITUATIONS {
             assert_eq!(fleet.up(situation.name).as_deref(), Some("1"), "{kind:?} {situation:?}");
-            assert!(fleet.series("consentry_check_success", situation.name).iter().all(|l| l.ends_with(" 1")), "{kind:?}: the last conclusive result stays");
+            assert!(
+                fleet.series("consentry_check_success", situation.name).iter().all(|l| l.ends_with(" 1")),
+                "{kind:?}: the last conclusive result stays"
+            );
         }
         fleet.pass(300 * MINUTE).await;
         let people: Vec<String> = fleet.mails().into_iter().map(|(to, _)| to).collect();
@@ -67,7 +70,9 @@ async fn one_cause_one_mail_to_the_operators() {
     fleet.act(vec![entra_sim::Action::AddSecret { app: demo::APP, secret: "other".to_owned(), expires_in_seconds: 86_400 }]);
     fleet.pass(30 * MINUTE).await;
     assert_eq!(fleet.mails().len(), 1, "a secret nobody uses mends nothing");
-    fleet.simulator.with_world(|w| w.apps.get_mut(&demo::APP).expect("the app").secrets.iter_mut().for_each(|s| s.expires += jiff::SignedDuration::from_hours(24)));
+    fleet.simulator.with_world(|w| {
+        w.apps.get_mut(&demo::APP).expect("the app").secrets.iter_mut().for_each(|s| s.expires += jiff::SignedDuration::from_hours(24))
+    });
     fleet.pass(60 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "resolved"]);
     assert!(broken.clone().all(|s| fleet.up(s.name).as_deref() == Some("1")));
@@ -98,7 +103,9 @@ async fn a_mail_server_that_is_away_loses_nothing() {
     }
     assert_eq!(fleet.told(), Vec::<String>::new());
     let text = fleet.exposition();
-    let value = |line: &str| text.lines().find(|l| l.starts_with(line)).and_then(|l| l.split(' ').next_back()?.parse::<f64>().ok()).expect("a series");
+    let value = |line: &str| {
+        text.lines().find(|l| l.starts_with(line)).and_then(|l| l.split(' ').next_back()?.parse::<f64>().ok()).expect("a series")
+    };
     assert!((value("consentry_email_queue_length") - 1.0).abs() < f64::EPSILON);
     assert!(value("consentry_emails_failed_total{kind=\"alert\",reason=\"connect\"}") >= 1.0);
     assert!(value("consentry_emails_failed_total{kind=\"alert\",reason=\"other\"}") >= 1.0);
@@ -151,7 +158,11 @@ async fn every_way_to_reach_a_mail_server() {
         let ca = folder.path().join("ca.pem");
         std::fs::write(&ca, simulator.ca_pem()).expect("written");
         let login = if credentials { ", username: consentry, password: geheim" } else { "" };
-        let smtp = format!("smtp: {{host: localhost, port: {}, tls: {tls}, tls_config: {{ca_file: {}}}{login}}}", simulator.smtp.port(), ca.display());
+        let smtp = format!(
+            "smtp: {{host: localhost, port: {}, tls: {tls}, tls_config: {{ca_file: {}}}{login}}}",
+            simulator.smtp.port(),
+            ca.display()
+        );
         let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
         let old = format!("smtp: {{host: 127.0.0.1, port: {}, tls: none}}", simulator.smtp.port());
         let fleet = Fleet::with(simulator, &text.replace(&old, &smtp)).await;
@@ -173,5 +184,10 @@ async fn no_mail_without_the_protection_that_was_asked_for() {
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
     assert_eq!(fleet.told(), Vec::<String>::new());
-    assert!(fleet.exposition().lines().any(|l| l.starts_with("consentry_emails_failed_total{kind=\"alert\",reason=\"tls\"}") && !l.ends_with(" 0")));
+    assert!(
+        fleet
+            .exposition()
+            .lines()
+            .any(|l| l.starts_with("consentry_emails_failed_total{kind=\"alert\",reason=\"tls\"}") && !l.ends_with(" 0"))
+    );
 }

@@ -18,7 +18,12 @@ fn read(path: &Path) -> Result<Loaded, Vec<Problem>> {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "yml")).collect();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("a folder")
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "yml"))
+        .collect();
     found.sort();
     found
 }
@@ -50,7 +55,10 @@ fn valid_files_are_read() {
 fn shipped_configurations_are_valid() {
     let folder = tempfile::tempdir().expect("a folder");
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    for (name, secrets) in [("consentry.example.yml", &["sequr-secret", "reader-secret", "smtp-password", "hook-secret"][..]), ("minimal.yml", &["sequr-secret", "smtp-password"])] {
+    for (name, secrets) in [
+        ("consentry.example.yml", &["sequr-secret", "reader-secret", "smtp-password", "hook-secret"][..]),
+        ("minimal.yml", &["sequr-secret", "smtp-password"]),
+    ] {
         std::fs::copy(shipped.join(name), folder.path().join(name)).expect("copied");
         for secret in secrets {
             std::fs::write(folder.path().join(secret), "whsec_c2VjcmV0\n").expect("written");
@@ -72,9 +80,15 @@ fn rcgen_ca() -> String {
 fn defaults_are_those_of_the_contract() {
     let loaded = read(&fixtures("valid").join("smallest.yml")).expect("valid");
     let config = loaded.config;
-    assert_eq!((config.cloud.login_url.as_str(), config.cloud.graph_url.as_str()), ("https://login.microsoftonline.com", "https://graph.microsoft.com"));
+    assert_eq!(
+        (config.cloud.login_url.as_str(), config.cloud.graph_url.as_str()),
+        ("https://login.microsoftonline.com", "https://graph.microsoft.com")
+    );
     let probe = &config.probe;
-    assert_eq!((probe.interval, probe.timeout, probe.retry_interval), (Duration::from_secs(300), Duration::from_secs(30), Duration::from_secs(30)));
+    assert_eq!(
+        (probe.interval, probe.timeout, probe.retry_interval),
+        (Duration::from_secs(300), Duration::from_secs(30), Duration::from_secs(30))
+    );
     assert_eq!((probe.concurrency, probe.failure_threshold, probe.success_threshold), (64, 2, 1));
     assert_eq!(config.reauthentication.link_ttl, Duration::from_secs(7 * 86_400));
     assert!(config.storage.path.ends_with("valid/consentry.db") && config.storage.encryption_key_file.ends_with("valid/consentry.key"));
@@ -87,15 +101,18 @@ fn defaults_are_those_of_the_contract() {
 #[test]
 fn unbuilt_keys_are_named() {
     let loaded = read(&fixtures("valid").join("unbuilt.yml")).expect("valid");
-    assert_eq!(loaded.unbuilt, [
-        "apps.sequr.token_webhook",
-        "email.brake",
-        "email.group_wait",
-        "email.reminders",
-        "integrations[].checks (credential)",
-        "integrations[].credential_expiry_warning",
-        "reauthentication.listen_address",
-    ]);
+    assert_eq!(
+        loaded.unbuilt,
+        [
+            "apps.sequr.token_webhook",
+            "email.brake",
+            "email.group_wait",
+            "email.reminders",
+            "integrations[].checks (credential)",
+            "integrations[].credential_expiry_warning",
+            "reauthentication.listen_address",
+        ]
+    );
 }
 
 #[test]

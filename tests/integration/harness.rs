@@ -104,7 +104,9 @@ impl Fleet {
 
     /// (check, reason) of what does not pass.
     pub fn reasons(&self, integration: &str) -> Vec<(String, String)> {
-        let label = |line: &str, name: &str| line.split(&format!("{name}=\"")).nth(1).and_then(|r| r.split('"').next()).unwrap_or_default().to_owned();
+        let label = |line: &str, name: &str| {
+            line.split(&format!("{name}=\"")).nth(1).and_then(|r| r.split('"').next()).unwrap_or_default().to_owned()
+        };
         self.series("consentry_check_reason", integration).iter().map(|l| (label(l, "check"), label(l, "reason"))).collect()
     }
 
@@ -127,7 +129,10 @@ impl Fleet {
     /// A new sign-in, as `import-token` would bring it.
     pub async fn import_token(&self, integration: &str) {
         let situation = situation(integration);
-        let answer = self.simulator.apply(Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None }).expect("a token");
+        let answer = self
+            .simulator
+            .apply(Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None })
+            .expect("a token");
         let id = TokenId { integration: integration.to_owned(), client_id: situation.app().to_string(), tenant: situation.tenant() };
         let token = Secret::new(answer["refresh_token"].as_str().expect("a token"));
         self.daemon.store.put_token(&id, &token, "import", self.clock.now()).await.expect("stored");

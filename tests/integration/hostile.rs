@@ -39,7 +39,10 @@ async fn nonsense_from_upstream_stays_with_its_tenant() {
         fleet.pass(7 * MINUTE).await;
         for name in ["northwind", "litware"] {
             let reasons = fleet.reasons(name);
-            assert!(!reasons.is_empty() && reasons.iter().all(|(_, r)| r == "invalid_response"), "{endpoint:?} {kind:?} {name}: {reasons:?}");
+            assert!(
+                !reasons.is_empty() && reasons.iter().all(|(_, r)| r == "invalid_response"),
+                "{endpoint:?} {kind:?} {name}: {reasons:?}"
+            );
             assert_eq!(fleet.up(name).as_deref(), Some("1"));
         }
         assert_eq!(fleet.reasons("contoso"), vec![], "{kind:?}");
@@ -57,9 +60,19 @@ async fn a_silent_upstream_ends_with_the_probe() {
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
     fleet.pass(6 * MINUTE).await;
-    fleet.simulator.fault(Fault { endpoint: Endpoint::Any, tenant: Some("northwind.example".to_owned()), contains: None, times: None, fault: FaultKind::Hang });
+    fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Any,
+        tenant: Some("northwind.example".to_owned()),
+        contains: None,
+        times: None,
+        fault: FaultKind::Hang,
+    });
     fleet.pass(6 * MINUTE).await;
-    assert!(fleet.reasons("northwind").iter().all(|(_, r)| r == "timeout") && fleet.reasons("northwind").len() == 3, "{:?}", fleet.reasons("northwind"));
+    assert!(
+        fleet.reasons("northwind").iter().all(|(_, r)| r == "timeout") && fleet.reasons("northwind").len() == 3,
+        "{:?}",
+        fleet.reasons("northwind")
+    );
     assert_eq!(fleet.reasons("contoso"), vec![]);
 }
 
@@ -70,7 +83,13 @@ async fn retry_after_is_obeyed() {
         let fleet = Fleet::start().await;
         fleet.pass(6 * MINUTE).await;
         let fault = FaultKind::Status { status: 429, retry_after: Some(value.to_owned()) };
-        fleet.simulator.fault(Fault { endpoint: Endpoint::Graph, tenant: Some("northwind.example".to_owned()), contains: None, times: Some(1), fault });
+        fleet.simulator.fault(Fault {
+            endpoint: Endpoint::Graph,
+            tenant: Some("northwind.example".to_owned()),
+            contains: None,
+            times: Some(1),
+            fault,
+        });
         fleet.pass(5 * MINUTE).await;
         fleet.simulator.take_requests();
         fleet.pass(14 * MINUTE).await;
@@ -107,7 +126,10 @@ async fn hostile_names_are_escaped_everywhere() {
     let mail = &mails[0].1;
     assert!(!mail.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("bcc")), "no header was smuggled in");
     assert!(!mail.html.contains("<script>") && mail.html.contains("&#60;script&#62;"), "escaped");
-    assert!(fleet.series("consentry_integration_info", "contoso").iter().all(|l| l.len() < 1200 && l.contains("Evil\r\\nBcc")), "escaped and cut");
+    assert!(
+        fleet.series("consentry_integration_info", "contoso").iter().all(|l| l.len() < 1200 && l.contains("Evil\r\\nBcc")),
+        "escaped and cut"
+    );
 }
 
 /// A failing upstream slows everybody down instead of being hammered.

@@ -3,6 +3,7 @@
 mod alerting;
 mod config;
 mod crash;
+mod documents;
 mod harness;
 mod hostile;
 mod layers;

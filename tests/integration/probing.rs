@@ -146,7 +146,9 @@ async fn states_survive_a_restart() {
     fleet.act((situation("litware").breaks)("litware.example"));
     fleet.pass(12 * MINUTE).await;
     let before = fleet.exposition();
-    let own = |text: &str| text.lines().filter(|l| l.contains("integration=\"") && !l.contains("duration")).map(str::to_owned).collect::<Vec<_>>();
+    let own = |text: &str| {
+        text.lines().filter(|l| l.contains("integration=\"") && !l.contains("duration")).map(str::to_owned).collect::<Vec<_>>()
+    };
     let fleet = fleet.restart().await;
     assert_eq!(own(&fleet.exposition()), own(&before), "gauges are there before the first probe");
     fleet.pass(30 * MINUTE).await;
@@ -192,7 +194,15 @@ async fn other_credentials_and_resources() {
     std::fs::write(files.path().join("app.key"), &key).expect("written");
     let public = uuid::Uuid::from_u128(0x99);
     let tenant = "northwind.example".to_owned();
-    let add = |id, certificate_pem| Action::AddApp { id, name: "Own".to_owned(), secret: None, certificate_pem, redirect_uris: vec![], delegated: vec![], application: vec![] };
+    let add = |id, certificate_pem| Action::AddApp {
+        id,
+        name: "Own".to_owned(),
+        secret: None,
+        certificate_pem,
+        redirect_uris: vec![],
+        delegated: vec![],
+        application: vec![],
+    };
     let consent = |app, resource, delegated: &[&str], application: &[&str]| Action::Consent {
         tenant: tenant.clone(),
         app,
@@ -205,7 +215,12 @@ async fn other_credentials_and_resources() {
         add(OWN_APP, Some(pem)),
         add(public, None),
         add(VAULT, None),
-        Action::OfferPermissions { app: VAULT, names: vec!["https://vault.example".to_owned()], scopes: vec!["Doors.Read".to_owned()], roles: vec!["Doors.Manage".to_owned()] },
+        Action::OfferPermissions {
+            app: VAULT,
+            names: vec!["https://vault.example".to_owned()],
+            scopes: vec!["Doors.Read".to_owned()],
+            roles: vec!["Doors.Manage".to_owned()],
+        },
         consent(OWN_APP, None, &[], &["Group.Read.All"]),
         consent(OWN_APP, Some(VAULT), &[], &["Doors.Manage"]),
         consent(public, None, &["User.Read", "Group.Read.All"], &[]),
@@ -245,7 +260,11 @@ async fn other_credentials_and_resources() {
     ]);
     fleet.pass(12 * MINUTE).await;
     for name in ["cert", "cert-read", "public"] {
-        assert!(fleet.reasons(name).contains(&("consent".to_owned(), "permission_missing".to_owned())), "{name}: {:?}", fleet.reasons(name));
+        assert!(
+            fleet.reasons(name).contains(&("consent".to_owned(), "permission_missing".to_owned())),
+            "{name}: {:?}",
+            fleet.reasons(name)
+        );
         assert!(!fleet.reasons(name).iter().any(|(check, _)| check == "group_access"), "{name}: groups still answer");
     }
 }

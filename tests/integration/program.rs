@@ -46,14 +46,20 @@ impl Place {
     }
 
     pub async fn command_with(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = program(arguments, Some(&self.file())).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+        let mut child = program(arguments, Some(&self.file()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
         child.stdin.take().expect("stdin").write_all(input.as_bytes()).await.expect("written");
         tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("in time").expect("ended")
     }
 
     pub fn daemon(&self, arguments: &[&str]) -> Daemon {
         let all = [&["run", "--web.listen-address=127.0.0.1:0"], arguments].concat();
-        let mut child = program(&all, Some(&self.file())).stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
+        let mut child =
+            program(&all, Some(&self.file())).stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
         let log = BufReader::new(child.stderr.take().expect("stderr")).lines();
         Daemon { child, log, seen: Vec::new() }
     }
@@ -69,7 +75,9 @@ impl Daemon {
     /// Reads the log until a line contains all of these words.
     pub async fn until(&mut self, words: &[&str]) -> String {
         loop {
-            let line = tokio::time::timeout(PATIENCE, self.log.next_line()).await.unwrap_or_else(|_| panic!("no line with {words:?} in {:#?}", self.seen));
+            let line = tokio::time::timeout(PATIENCE, self.log.next_line())
+                .await
+                .unwrap_or_else(|_| panic!("no line with {words:?} in {:#?}", self.seen));
             let line = line.expect("a log").unwrap_or_else(|| panic!("the daemon ended before {words:?}: {:#?}", self.seen));
             self.seen.push(line.clone());
             if words.iter().all(|w| line.contains(w)) {
@@ -125,8 +133,10 @@ async fn the_program_from_green_to_mail_to_green() {
         assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{name}\"}} 0\n")));
         (situation.mends)(&tenant).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("mended")));
         if name == "proseware" {
-            let answer = place.simulator.apply(entra_sim::Action::IssueRefreshToken { tenant, app: situation.app(), user: None }).expect("a token");
-            let output = place.command_with(&["import-token", name], &format!("{}\n", answer["refresh_token"].as_str().expect("a token"))).await;
+            let answer =
+                place.simulator.apply(entra_sim::Action::IssueRefreshToken { tenant, app: situation.app(), user: None }).expect("a token");
+            let output =
+                place.command_with(&["import-token", name], &format!("{}\n", answer["refresh_token"].as_str().expect("a token"))).await;
             assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         }
         daemon.until(&["integration is mended", &format!("integration={name}")]).await;
@@ -145,7 +155,12 @@ async fn usage_and_exit_statuses() {
     assert_eq!(run(&["run", "--no-such-flag"]).await.status.code(), Some(2));
     assert_eq!(run(&["no-such-command"]).await.status.code(), Some(2));
     let missing = run(&["run", "--config.file=/nonexistent.yml"]).await;
-    assert_eq!((missing.status.code(), text(&missing.stderr).contains("cannot read the file")), (Some(1), true), "{}", text(&missing.stderr));
+    assert_eq!(
+        (missing.status.code(), text(&missing.stderr).contains("cannot read the file")),
+        (Some(1), true),
+        "{}",
+        text(&missing.stderr)
+    );
     assert_eq!(run(&["check-config", "/nonexistent.yml"]).await.status.code(), Some(1));
     assert_eq!(run(&["probe", "x", "--config.file=/nonexistent.yml"]).await.status.code(), Some(2));
 }
@@ -159,12 +174,20 @@ async fn probe_explains_and_touches_nothing() {
     let ill = place.command(&["probe", "litware"]).await;
     let table = text(&ill.stdout);
     assert_eq!(ill.status.code(), Some(1));
-    for expected in ["CHECK", "enterprise_app  FAIL     app_deleted: The enterprise application was deleted.", "-> Re-authenticate, or restore it", "can be restored until"] {
+    for expected in [
+        "CHECK",
+        "enterprise_app  FAIL     app_deleted: The enterprise application was deleted.",
+        "-> Re-authenticate, or restore it",
+        "can be restored until",
+    ] {
         assert!(table.contains(expected), "{expected}: {table}");
     }
     let json = place.command(&["probe", "litware", "--output=json"]).await;
     let parsed: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
-    assert_eq!((parsed["result"].as_str(), parsed["reason"].as_str(), parsed["checks"].as_array().map(Vec::len)), (Some("fail"), Some("app_deleted"), Some(3)));
+    assert_eq!(
+        (parsed["result"].as_str(), parsed["reason"].as_str(), parsed["checks"].as_array().map(Vec::len)),
+        (Some("fail"), Some("app_deleted"), Some(3))
+    );
     let unknown = place.command(&["probe", "litwear"]).await;
     assert_eq!((unknown.status.code(), text(&unknown.stderr).contains("litware")), (Some(2), true));
     assert!(place.simulator.mailbox().all().is_empty(), "no mail");
@@ -189,8 +212,16 @@ async fn one_daemon_and_a_clean_end() {
     let place = Place::new().await;
     let mut first = place.daemon(&[]);
     first.until(&["ready"]).await;
-    let second = tokio::time::timeout(PATIENCE, program(&["run", "--web.listen-address=127.0.0.1:0"], Some(&place.file())).output()).await.expect("in time").expect("run");
-    assert_eq!((second.status.code(), text(&second.stderr).contains("another consentry is running")), (Some(1), true), "{}", text(&second.stderr));
+    let second = tokio::time::timeout(PATIENCE, program(&["run", "--web.listen-address=127.0.0.1:0"], Some(&place.file())).output())
+        .await
+        .expect("in time")
+        .expect("run");
+    assert_eq!(
+        (second.status.code(), text(&second.stderr).contains("another consentry is running")),
+        (Some(1), true),
+        "{}",
+        text(&second.stderr)
+    );
     let pid = first.child.id().expect("a process").to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
     let ended = tokio::time::timeout(Duration::from_secs(10), first.child.wait()).await.expect("within ten seconds").expect("ended");

@@ -22,7 +22,8 @@ fn assert_clean(place: &Place, what: &str, text: &str) {
 async fn nothing_shows_a_secret() {
     let place = Place::new().await;
     let file = place.file();
-    let text = std::fs::read_to_string(&file).expect("readable").replace("tls: none}", "tls: none, username: consentry, password: smtp-geheim}");
+    let text =
+        std::fs::read_to_string(&file).expect("readable").replace("tls: none}", "tls: none, username: consentry, password: smtp-geheim}");
     std::fs::write(&file, &text).expect("written");
     let mut daemon = place.daemon(&["--log.level=debug", "--log.format=json"]);
     let line = daemon.until(&["listening"]).await;
@@ -45,9 +46,15 @@ async fn nothing_shows_a_secret() {
     assert!(!links.contains("token="), "the log shows a link");
     daemon.kill().await;
     place.simulator.mailbox().set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
-    for arguments in [&["probe", "proseware"][..], &["probe", "proseware", "--output=json"], &["test-email", "a@example.com"], &["check-config"]] {
+    for arguments in
+        [&["probe", "proseware"][..], &["probe", "proseware", "--output=json"], &["test-email", "a@example.com"], &["check-config"]]
+    {
         let output = place.command(arguments).await;
-        assert_clean(&place, &format!("{arguments:?}"), &(String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr)));
+        assert_clean(
+            &place,
+            &format!("{arguments:?}"),
+            &(String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr)),
+        );
     }
     let config = consentry::config::load(&file).expect("valid");
     assert_clean(&place, "Debug of the configuration", &format!("{config:?}"));

@@ -1,0 +1,71 @@
+//! Diagnosing one integration, and writing `/metrics` for ten thousand.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::Duration;
+
+use consentry::domain::{
+    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, Profile, RequiredPermissions, RoleEvidence, Thresholds,
+    Timestamp, diagnose, fold,
+};
+use consentry::metrics::{Facts, Families, Format, Published, write};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+const GRAPH: &str = "microsoft_graph";
+
+fn profile() -> Profile {
+    let delegated = vec!["User.Read".to_owned(), "Group.Read.All".to_owned()];
+    Profile {
+        access: Access::Delegated,
+        checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
+        required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application: Vec::new() }].into(),
+        unexpected_fails: true,
+        groups: GroupPolicy { minimum: 1, required: Vec::new() },
+    }
+}
+
+fn evidence() -> Evidence {
+    let scopes = ["User.Read", "Group.Read.All", "openid", "profile"].map(str::to_owned).to_vec();
+    Evidence {
+        directory: None,
+        app_only: Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Some(Vec::new()) }])),
+        own_token: OwnToken::Granted { scopes: vec![(GRAPH.to_owned(), Ok(scopes))], principal: Some("ada".to_owned()) },
+        groups: Some(Ok(Groups { visible: 3, required: Vec::new() })),
+    }
+}
+
+fn fleet(size: usize) -> Published {
+    let published = Published::default();
+    let diagnosis = diagnose(&profile(), &evidence());
+    let now = Timestamp::from_seconds(1_790_000_000);
+    let state = fold(IntegrationState::default(), &diagnosis, Duration::from_millis(250), Thresholds { failure: 2, success: 1 }, now);
+    for index in 0..size {
+        let facts = Facts {
+            name: format!("customer-{index:05}"),
+            app: "sequr".into(),
+            client_id: "00000000-0000-0000-0000-0000000000aa".into(),
+            tenant: "11111111-1111-1111-1111-111111111111".to_owned(),
+            display_name: format!("Customer number {index}"),
+            access: Access::Delegated,
+            labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
+            checks: profile().checks,
+        };
+        published.set(&facts, &state);
+    }
+    published
+}
+
+fn benches(criterion: &mut Criterion) {
+    let (profile, evidence) = (profile(), evidence());
+    criterion.bench_function("diagnose one integration", |b| b.iter(|| diagnose(black_box(&profile), black_box(&evidence))));
+    let families = Families::new().expect("families");
+    for size in [1_000, 10_000] {
+        let published = fleet(size);
+        criterion.bench_function(&format!("write /metrics of {size} integrations"), |b| {
+            b.iter(|| write(black_box(&families), black_box(&published), Format::Text))
+        });
+    }
+}
+
+criterion_group!(all, benches);
+criterion_main!(all);
