@@ -28,7 +28,7 @@ fn evidence() -> Evidence {
     let scopes = ["User.Read", "Group.Read.All", "openid", "profile"].map(str::to_owned).to_vec();
     Evidence {
         directory: None,
-        app_only: Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Some(Vec::new()) }])),
+        app_only: Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(Some(Vec::new())) }])),
         own_token: OwnToken::Granted { scopes: vec![(GRAPH.to_owned(), Ok(scopes))], principal: Some("ada".to_owned()) },
         groups: Some(Ok(Groups { visible: 3, required: Vec::new() })),
     }

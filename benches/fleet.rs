@@ -110,7 +110,8 @@ async fn measured(folder: &str) {
             break done;
         }
     };
-    let (elapsed, used) = (started.elapsed().as_secs_f64(), cpu() - before);
+    let (elapsed, used) = (started.elapsed().as_secs_f64(), cpu());
+    let used = (used.0 - before.0, used.1 - before.1);
     let text = write(&served.families, &served.published, Format::Text);
     let (requests, passed) = (value(&text, "consentry_upstream_requests_total"), value(&text, "consentry_probes_total{result=\"pass\"}"));
     stop.send_replace(true);
@@ -118,20 +119,25 @@ async fn measured(folder: &str) {
     println!("integrations              {size}");
     println!("probes                    {probes} ({passed} passed)");
     println!("probes a second           {:.0}", probes / elapsed);
-    println!("CPU a probe               {:.3} ms", used * 1000.0 / probes);
+    println!(
+        "CPU a probe               {:.3} ms ({:.3} user, {:.3} kernel)",
+        (used.0 + used.1) * 1000.0 / probes,
+        used.0 * 1000.0 / probes,
+        used.1 * 1000.0 / probes
+    );
     println!("requests a probe          {:.2}", requests / probes);
     println!("peak resident memory      {:.1} MB", status("VmHWM:"));
     println!("resident memory           {:.1} MB (file-backed pages included)", status("VmRSS:"));
     println!("anonymous memory          {:.1} MB", status("RssAnon:"));
 }
 
-/// Seconds of CPU that this process has used (Linux).
-fn cpu() -> f64 {
+/// Seconds of CPU that this process has used, in user space and in the kernel (Linux).
+fn cpu() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
     // utime and stime, in the kernel's fixed 100 ticks a second.
-    (ticks(11) + ticks(12)) / 100.0
+    (ticks(11) / 100.0, ticks(12) / 100.0)
 }
 
 /// A line of `/proc/self/status` in megabytes.

@@ -17,6 +17,7 @@ use crate::metrics::{Facts, Families, Published};
 use crate::monitor::{Evaluator, Monitor, Policy, Prober, ReaderClient, Rhythm, Schedule, Target, Watched};
 use crate::notify::{Letterhead, LinkMaker, Notifier, NotifierSettings, Protection, SmtpSettings};
 use crate::reauth::Links;
+use crate::secret::Secret;
 use crate::store::{DaemonLock, Store};
 use crate::web::{self, Lookup, Served, Standing};
 
@@ -47,7 +48,7 @@ impl std::fmt::Debug for Daemon {
 /// Proxy or certificate file cannot be used.
 pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entra> {
     let options = DoorOptions {
-        proxy_url: config.upstream.proxy_url.as_deref(),
+        proxy_url: config.upstream.proxy_url.as_ref().map(Secret::expose),
         ca_file: config.upstream.ca_file.as_deref(),
         idle_connections: config.probe.concurrency,
     };
@@ -329,9 +330,14 @@ pub async fn run(config: Config, addresses: &[String], telemetry_path: &str) -> 
 
 /// Waits for SIGINT or SIGTERM.
 async fn signal() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        result = tokio::signal::ctrl_c() => Ok(result?),
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            result = tokio::signal::ctrl_c() => return Ok(result?),
+            _ = hangup.recv() => tracing::warn!("this version does not reload its configuration; restart it instead"),
+        }
     }
 }

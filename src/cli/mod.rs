@@ -184,7 +184,9 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
         return Ok(check_config(&run.config.file));
     }
     telemetry::start(run.logging.level, run.logging.format);
-    if !run.telemetry_path.starts_with('/') || run.telemetry_path.contains(['{', '}', '*', '?', '#']) || run.telemetry_path == "/" {
+    let taken = ["/", "/-/healthy", "/-/ready"].contains(&run.telemetry_path.as_str()) || run.telemetry_path.starts_with("/reauth/");
+    let odd = run.telemetry_path.contains(['{', '}', '*', '?', '#', ':', ' ']) || run.telemetry_path.contains("//");
+    if !run.telemetry_path.starts_with('/') || taken || odd {
         bail!("--web.telemetry-path must be a path such as /metrics");
     }
     let Loaded { config, warnings, unbuilt } = loaded(&run.config.file)?;

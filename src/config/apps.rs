@@ -7,7 +7,7 @@ use super::reader::{At, Findings, Section};
 use super::settings::mail_address;
 use super::values::{is_label_name, is_name, is_permission, nearest, parse_guid, parse_tenant};
 use super::{App, Credential, Integration, Reader, ReauthenticationMode, read_tree};
-use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions};
+use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions, same_permission};
 
 /// An application together with whether it could be read whole: integrations may refer to it either way.
 pub(super) struct Known<T> {
@@ -67,7 +67,16 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
         section.at.problem("access: application needs a credential, such as credential: {client_secret_file: app-secret}");
     }
     section.finish();
-    App { name: name.to_owned(), client_id, display_name, credential, reauthentication, access, required: required.into(), unexpected_fails }
+    App {
+        name: name.to_owned(),
+        client_id,
+        display_name,
+        credential,
+        reauthentication,
+        access,
+        required: merged(required).into(),
+        unexpected_fails,
+    }
 }
 
 fn credential(at: &At<'_, '_>) -> Option<Credential> {
@@ -137,6 +146,8 @@ fn certificate_credential(at: &At<'_, '_>, (certificate_file, private_key_file):
 fn permissions(at: &At<'_, '_>) -> Option<RequiredPermissions> {
     let mut section = at.section();
     let resource = section.required("resource").and_then(|at| at.non_empty()).map(|r| parse_guid(&r).unwrap_or(r));
+    // Microsoft Graph by its well-known app id is Microsoft Graph.
+    let resource = resource.map(|r| if r == "00000003-0000-0000-c000-000000000000" { "microsoft_graph".to_owned() } else { r });
     let mut values = |key| {
         let read =
             |at: &At<'_, '_>| at.parsed("is not a permission value such as Group.Read.All", |t| is_permission(t).then(|| t.to_owned()));
@@ -145,6 +156,26 @@ fn permissions(at: &At<'_, '_>) -> Option<RequiredPermissions> {
     let (delegated, application) = (values("delegated"), values("application"));
     section.finish();
     Some(RequiredPermissions { resource: resource?, delegated, application })
+}
+
+/// One entry a resource, each permission once.
+fn merged(entries: Vec<RequiredPermissions>) -> Vec<RequiredPermissions> {
+    let mut merged: Vec<RequiredPermissions> = Vec::new();
+    for entry in entries {
+        let index = merged.iter().position(|m| m.resource == entry.resource).unwrap_or_else(|| {
+            merged.push(RequiredPermissions { resource: entry.resource.clone(), delegated: Vec::new(), application: Vec::new() });
+            merged.len() - 1
+        });
+        let known = &mut merged[index];
+        for (values, all) in [(entry.delegated, &mut known.delegated), (entry.application, &mut known.application)] {
+            for value in values {
+                if !all.iter().any(|a| same_permission(a, &value)) {
+                    all.push(value);
+                }
+            }
+        }
+    }
+    merged
 }
 
 fn reauthentication(at: &At<'_, '_>) -> Option<ReauthenticationMode> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::domain::{Profile, Reason};
-use crate::secret::SecretSource;
+use crate::secret::{Secret, SecretSource};
 
 mod apps;
 mod reader;
@@ -56,8 +56,8 @@ pub struct Cloud {
 /// How Entra and Graph are reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Upstream {
-    /// Proxy; otherwise the environment's.
-    pub proxy_url: Option<String>,
+    /// Proxy; otherwise the environment's. Its URL may hold a password.
+    pub proxy_url: Option<Secret>,
     /// PEM file with certificate authorities added to the system's.
     pub ca_file: Option<PathBuf>,
 }

@@ -136,6 +136,18 @@ impl<'n, 'e> At<'n, 'e> {
         }
     }
 
+    /// The scalar as it stands in the file, quoted and shortened: never with the environment's values in it, which may be
+    /// secrets, and never with the user information of a URL.
+    fn written(&self) -> String {
+        let Value::Scalar(raw) = &self.node.value else { return "this".to_owned() };
+        let hidden = match raw.split_once("://").zip(raw.rfind('@')) {
+            Some(((scheme, _), at)) => format!("{scheme}://<secret>{}", &raw[at..]),
+            None => raw.clone(),
+        };
+        let short: String = hidden.chars().take(80).collect();
+        if short.len() < hidden.len() { format!("{short:?}…") } else { format!("{short:?}") }
+    }
+
     /// A text that is not empty.
     pub fn non_empty(&self) -> Option<String> {
         let text = self.text()?;
@@ -151,7 +163,7 @@ impl<'n, 'e> At<'n, 'e> {
         let text = self.text()?;
         let value = parse(&text);
         if value.is_none() {
-            self.problem(format!("{} {hint}", shown(&text)));
+            self.problem(format!("{} {hint}", self.written()));
         }
         value
     }
@@ -195,7 +207,7 @@ impl<'n, 'e> At<'n, 'e> {
         }
         let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let meant = nearest(&text, all.iter().copied()).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
-        self.problem(format!("{} is unknown; use one of: {}{meant}", shown(&text), all.join(", ")));
+        self.problem(format!("{} is unknown; use one of: {}{meant}", self.written(), all.join(", ")));
         None
     }
 
@@ -268,12 +280,6 @@ impl<'n, 'e> At<'n, 'e> {
         let otherwise = "must be a mapping with keys; see the example configuration";
         Section { at: self.clone(), entries: self.entries(otherwise), asked: Vec::new() }
     }
-}
-
-/// A text as shown in a problem: quoted, and shortened when it is long.
-fn shown(text: &str) -> String {
-    let short: String = text.chars().take(80).collect();
-    if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
 }
 
 /// A mapping with known keys: what is never asked for is unknown.

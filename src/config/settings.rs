@@ -13,6 +13,7 @@ use super::reader::{At, Findings, Section};
 use super::tree::Node;
 use super::{Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream};
 use crate::domain::Reason;
+use crate::secret::Secret;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
@@ -138,7 +139,7 @@ fn upstream(at: &At<'_, '_>) -> Upstream {
         if !good {
             at.problem("must be an http or https URL, such as http://proxy.example.com:3128");
         }
-        good.then_some(text)
+        good.then(|| Secret::new(text))
     });
     let upstream = Upstream { proxy_url, ca_file: ca_file(&mut section) };
     section.finish();

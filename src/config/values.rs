@@ -95,8 +95,11 @@ pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Resul
             continue;
         }
         out.push_str(&rest[..start]);
-        let Some(end) = rest[start..].find('}') else { return Err(format!("`{}` has no closing brace", &rest[start..])) };
+        let end = rest[start..].find('}').ok_or("`${` has no closing brace; write `$${` for the characters themselves")?;
         let name = &rest[start + 2..start + end];
+        if !is_label_name(name) {
+            return Err("`${…}` must hold the name of an environment variable; write `$${` for the characters themselves".to_owned());
+        }
         let value = environment(name).ok_or_else(|| format!("the environment variable {name} is not set"))?;
         out.push_str(&value);
         rest = &rest[start + end + 1..];

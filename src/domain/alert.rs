@@ -40,17 +40,17 @@ pub fn decide(alert: Alert, verdict: &Verdict) -> (Alert, Option<Notice>) {
     }
 }
 
-/// What operators are told of as one thing, however many integrations suffer from it.
-/// `None` when the reason is the admins' business and the integration has admins.
-pub fn cause_key(reason: Reason, integration: &str, app: &str, tenant: &str, reader: Option<&str>, has_admins: bool) -> Option<String> {
+/// What operators are told of as one thing, however many integrations suffer from it. `None` when the reason is the admins' business.
+pub fn cause_key(reason: Reason, app: &str, tenant: &str, reader: Option<&str>) -> Option<String> {
     if reason.audience() == Audience::Admins {
-        return (!has_admins).then(|| format!("integration:{integration}"));
+        return None;
     }
     Some(match reason {
         Reason::TenantMissing => format!("tenant:{tenant}:{}", reason.label()),
         Reason::ReaderPermissionMissing => format!("reader:{}:{tenant}", reader.unwrap_or_default()),
         Reason::Throttled | Reason::UpstreamUnavailable | Reason::Timeout | Reason::NetworkError | Reason::InvalidResponse => {
-            format!("upstream:{}", reason.label())
+            // An outage shows itself now as a time-out and now as a refused connection; it is one.
+            "upstream".to_owned()
         }
         _ => format!("app:{app}:{}", reason.label()),
     })
@@ -82,16 +82,16 @@ mod tests {
 
     #[test]
     fn operators_hear_of_causes() {
-        let key = |reason, has_admins| cause_key(reason, "acme", "sequr", "t1", Some("r"), has_admins);
-        for (reason, has_admins, expected) in [
-            (Reason::TokenRevoked, true, None),
-            (Reason::TokenRevoked, false, Some("integration:acme")),
-            (Reason::ClientCredentialExpired, true, Some("app:sequr:client_credential_expired")),
-            (Reason::TenantMissing, true, Some("tenant:t1:tenant_missing")),
-            (Reason::ReaderPermissionMissing, true, Some("reader:r:t1")),
-            (Reason::Timeout, true, Some("upstream:timeout")),
+        let key = |reason| cause_key(reason, "sequr", "t1", Some("r"));
+        for (reason, expected) in [
+            (Reason::TokenRevoked, None),
+            (Reason::ClientCredentialExpired, Some("app:sequr:client_credential_expired")),
+            (Reason::TenantMissing, Some("tenant:t1:tenant_missing")),
+            (Reason::ReaderPermissionMissing, Some("reader:r:t1")),
+            (Reason::Timeout, Some("upstream")),
+            (Reason::NetworkError, Some("upstream")),
         ] {
-            assert_eq!(key(reason, has_admins).as_deref(), expected, "{reason:?}");
+            assert_eq!(key(reason).as_deref(), expected, "{reason:?}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! nothing to be learnt is unknown with the token's reason. When directory and token both speak, the directory wins on
 //! presence and consent, the token on access. A reader that may not read never breaks an integration.
 
-use super::evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, ResourceGrants};
+use super::evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, ResourceGrants, RoleEvidence};
 use super::integration::{Access, Grant, OPENID_SCOPES, Profile, same_permission};
 use super::reason::{Check, Reason};
 use super::time::Timestamp;
@@ -61,7 +61,15 @@ impl Details {
         Self { code: fault.code.clone(), request_id: fault.request_id.clone(), note, ..Self::default() }
     }
 
-    fn items(items: Vec<String>) -> Self {
+    /// However much the upstream lists, this is kept, logged and mailed.
+    fn items(mut items: Vec<String>) -> Self {
+        const MOST: usize = 50;
+        let more = items.len().saturating_sub(MOST);
+        items.truncate(MOST);
+        items.iter_mut().for_each(|i| *i = i.chars().take(200).collect());
+        if more > 0 {
+            items.push(format!("and {more} more"));
+        }
         Self { items, ..Self::default() }
     }
 }
@@ -101,6 +109,8 @@ pub struct Diagnosis {
     pub groups_visible: Option<u32>,
     /// What keeps the directory reader from reading, if anything does: for the operators, never a failure of the integration.
     pub reader_fault: Option<Fault>,
+    /// The directory was to be asked and did not answer conclusively: what is known of it stays.
+    pub directory_silent: bool,
 }
 
 impl Diagnosis {
@@ -143,6 +153,10 @@ pub fn diagnose(profile: &Profile, evidence: &Evidence) -> Diagnosis {
         permissions,
         groups_visible: evidence.groups.as_ref().and_then(|g| g.as_ref().ok()).map(|g| g.visible),
         reader_fault: evidence.directory.as_ref().and_then(reader_fault),
+        directory_silent: evidence.directory.as_ref().is_some_and(|d| {
+            let faults = [d.presence.as_ref().err(), d.delegated.as_ref().err(), d.application.as_ref().err()];
+            faults.into_iter().flatten().any(|f| f.reason.is_inconclusive())
+        }),
     }
 }
 
@@ -265,7 +279,9 @@ fn delegated_grants<'a>(profile: &Profile, evidence: &'a Evidence) -> Known<'a> 
     };
     if let Some(Ok(grants)) = evidence.directory.as_ref().map(|d| &d.delegated) {
         // Whose token it is decides which grants count. While that is unknown, nobody's grant is held against them.
-        let counts = |p: &Option<String>| p.is_none() || principal.is_none() || p.as_deref() == principal;
+        let counts = |p: &Option<String>| {
+            p.is_none() || principal.is_none() || p.as_deref().zip(principal).is_some_and(|(p, own)| p.eq_ignore_ascii_case(own))
+        };
         let scopes = |r: &'a ResourceGrants| {
             r.delegated.iter().filter(|g| counts(&g.principal)).flat_map(|g| g.scopes.iter().map(String::as_str)).collect()
         };
@@ -302,17 +318,24 @@ fn or_directory(evidence: &Evidence, own: Judged) -> Judged {
     }
 }
 
-fn application_grants(evidence: &Evidence) -> Known<'_> {
+fn application_grants<'e>(evidence: &'e Evidence) -> Known<'e> {
     if let Some(Ok(grants)) = evidence.directory.as_ref().map(|d| &d.application) {
         return Known::Granted(grants.iter().map(|r| (r.resource.as_str(), r.application.iter().map(String::as_str).collect())).collect());
     }
     match &evidence.app_only {
-        Some(Ok(roles)) if roles.iter().any(|r| r.roles.is_none()) => {
-            let note = Some("the access token could not be read, and the application may not list its own role assignments".to_owned());
-            Known::Not((Outcome::Unknown(Reason::InvalidResponse), Details { note, ..Details::default() }))
-        }
         Some(Ok(roles)) => {
-            Known::Granted(roles.iter().map(|r| (r.resource.as_str(), r.roles.iter().flatten().map(String::as_str).collect())).collect())
+            if let Some(fault) = roles.iter().find_map(|r| r.roles.as_ref().err()) {
+                return Known::Not((Outcome::Unknown(fault.reason), Details::of(fault)));
+            }
+            if roles.iter().any(|r| r.roles == Ok(None)) {
+                let note = "the access token could not be read, and the application may not list its own role assignments";
+                return Known::Not((
+                    Outcome::Unknown(Reason::InvalidResponse),
+                    Details { note: Some(note.to_owned()), ..Details::default() },
+                ));
+            }
+            let entry = |r: &'e RoleEvidence| (r.resource.as_str(), r.roles.iter().flatten().flatten().map(String::as_str).collect());
+            Known::Granted(roles.iter().map(entry).collect())
         }
         Some(Err(fault)) => Known::Not(without_evidence(fault)),
         None => match evidence.directory.as_ref().map(|d| &d.application) {

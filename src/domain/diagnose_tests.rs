@@ -35,7 +35,7 @@ fn token(scopes: &[&str]) -> OwnToken {
 }
 
 fn roles(values: &[&str]) -> Option<Result<Vec<RoleEvidence>, Fault>> {
-    Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Some(values.iter().map(|v| (*v).to_owned()).collect()) }]))
+    Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(Some(values.iter().map(|v| (*v).to_owned()).collect())) }]))
 }
 
 fn grants(principal: Option<&str>, scopes: &[&str], application: &[&str]) -> Vec<ResourceGrants> {
@@ -233,7 +233,7 @@ fn application_access() {
     let app =
         |held: &[&str]| Evidence { directory: None, app_only: roles(held), own_token: OwnToken::NotUsed, groups: Some(Ok(seen(3, true))) };
     let failed = |reason| Evidence { app_only: Some(Err(fault(reason))), groups: None, ..app(&[]) };
-    let opaque = Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: None }]));
+    let opaque = Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(None) }]));
     assert_rows(
         Access::Application,
         vec![

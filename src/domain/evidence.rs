@@ -27,6 +27,13 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether the tenant asked for a pause.
+    pub fn asks_to_wait(&self) -> bool {
+        self.reason == Reason::Throttled || self.retry_after.is_some()
+    }
+}
+
 /// The enterprise application as the directory shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
@@ -77,13 +84,21 @@ pub struct Directory {
     pub application: Result<Vec<ResourceGrants>, Fault>,
 }
 
+impl Directory {
+    /// The answer with which the tenant asked for a pause, if it did.
+    pub fn pause(&self) -> Option<Fault> {
+        let faults = [self.presence.as_ref().err(), self.delegated.as_ref().err(), self.application.as_ref().err()];
+        faults.into_iter().flatten().find(|f| f.asks_to_wait()).cloned()
+    }
+}
+
 /// Roles in an app-only token of the application itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleEvidence {
     /// The resource as the configuration names it.
     pub resource: String,
-    /// Role values; `None` when the token could not be read.
-    pub roles: Option<Vec<String>>,
+    /// Role values, `None` when the token could not be read; or why there is no token for this resource.
+    pub roles: Result<Option<Vec<String>>, Fault>,
 }
 
 /// What became of the stored refresh token.
@@ -145,7 +160,10 @@ impl Evidence {
             OwnToken::Granted { scopes, .. } => scopes.iter().map(|(_, s)| s.as_ref().err()).collect(),
             OwnToken::NotUsed | OwnToken::Missing => Vec::new(),
         };
-        let app_only = self.app_only.iter().map(|a| a.as_ref().err());
+        let app_only = self.app_only.iter().flat_map(|a| match a {
+            Ok(roles) => roles.iter().map(|r| r.roles.as_ref().err()).collect(),
+            Err(fault) => vec![Some(fault)],
+        });
         let groups = self.groups.iter().map(|g| g.as_ref().err());
         directory.chain(own).chain(app_only).chain(groups).flatten().collect()
     }

@@ -3,6 +3,7 @@
 //! Each integration has a phase within the interval that depends on its name alone, so that starts are spread evenly
 //! and are the same after a restart.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::time::Timestamp;
@@ -78,7 +79,8 @@ pub fn next_due(name: &str, policy: &SchedulePolicy, history: &History, stretch:
     let retry = policy.retry_interval.min(policy.interval);
     if history.unknowns > 0 {
         let doubled = retry.saturating_mul(1u32 << (history.unknowns - 1).min(16));
-        return now.plus(doubled.saturating_mul(stretch.max(1)).min(interval));
+        // The first retry comes as soon as ever: most faults are over by then.
+        return now.plus(if history.unknowns == 1 { doubled } else { doubled.saturating_mul(stretch.max(1)).min(interval) });
     }
     if history.failing && !history.broken || history.recovering {
         return now.plus(retry);
@@ -91,47 +93,41 @@ pub fn next_due(name: &str, policy: &SchedulePolicy, history: &History, stretch:
         _ => 4,
     };
     let slot = next_slot(name, policy.interval, started);
-    if factor == 1 && stretch <= 1 {
-        return slot.max(now);
-    }
-    slot.plus(interval.saturating_mul(factor).saturating_sub(policy.interval)).max(now)
+    slot.plus(policy.interval.saturating_mul(factor.max(stretch.max(1)) - 1)).max(now)
 }
 
-/// How fast everybody may go, judged by the last probes of all integrations.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How fast everybody may go, judged by the last result of each of the tenants probed last. One tenant counts once, however
+/// often it is asked: its own trouble must not slow the others down.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pace {
-    recent: std::collections::VecDeque<bool>,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self { recent: std::collections::VecDeque::with_capacity(Self::WINDOW) }
-    }
+    recent: VecDeque<(u64, bool)>,
 }
 
 impl Pace {
     const WINDOW: usize = 32;
-    const MINIMUM: usize = 8;
+    /// Fewer tenants in trouble say nothing about the upstream.
+    const MINIMUM: usize = 3;
 
-    /// Notes whether a probe met trouble of the upstream as a whole.
-    pub fn record(&mut self, trouble: bool) {
+    /// Notes whether a probe in a tenant met trouble of the upstream as a whole.
+    pub fn record(&mut self, tenant: &str, trouble: bool) {
+        let key = hash(tenant);
+        self.recent.retain(|(known, _)| *known != key);
         if self.recent.len() == Self::WINDOW {
             self.recent.pop_front();
         }
-        self.recent.push_back(trouble);
+        self.recent.push_back((key, trouble));
     }
 
-    /// The factor by which intervals stretch: 1 in good times, up to 8.
+    /// The factor by which intervals stretch: 1 in good times, up to 4.
     pub fn stretch(&self) -> u32 {
-        let troubled = self.recent.iter().filter(|t| **t).count();
-        if self.recent.len() < Self::MINIMUM {
+        let troubled = self.recent.iter().filter(|(_, trouble)| *trouble).count();
+        if troubled < Self::MINIMUM {
             return 1;
         }
         match troubled * 100 / self.recent.len() {
-            0..25 => 1,
-            25..50 => 2,
-            50..75 => 4,
-            _ => 8,
+            0..30 => 1,
+            30..60 => 2,
+            _ => 4,
         }
     }
 
@@ -167,7 +163,9 @@ mod tests {
             ("unknown is retried", History { unknowns: 1, ..h }, 1, 30..=30),
             ("unknown again, doubled", History { unknowns: 3, ..h }, 1, 120..=120),
             ("unknown for long, at most the interval", History { unknowns: 200, ..h }, 1, 300..=300),
-            ("unknown with everybody else", History { unknowns: 200, ..h }, 8, 2400..=2400),
+            ("unknown with everybody else", History { unknowns: 200, ..h }, 4, 1200..=1200),
+            ("the first retry is never stretched", History { unknowns: 1, ..h }, 4, 30..=30),
+            ("never more than four intervals", History { failures: 60, failing: true, broken: true, ..h }, 4, 901..=1200),
         ] {
             let seconds = wait(history, stretch);
             assert!(range.contains(&seconds), "{sentence}: {seconds} s");
@@ -194,17 +192,20 @@ mod tests {
     #[test]
     fn trouble_slows_everybody_down_and_passes() {
         let mut pace = Pace::default();
-        let mut after = |trouble: bool, times: usize| {
-            (0..times).for_each(|_| pace.record(trouble));
+        let mut after = |trouble: bool, tenants: std::ops::Range<u32>| {
+            tenants.for_each(|t| pace.record(&format!("t{t}"), trouble));
             pace.stretch()
         };
-        for (sentence, trouble, times, stretch) in [
-            ("a few faults prove nothing", true, 3, 1),
-            ("a stretch of faults does", true, 20, 8),
-            ("half well", false, 16, 4),
-            ("mostly well", false, 10, 1),
+        for (sentence, trouble, tenants, stretch) in [
+            ("all is well", false, 0..10, 1),
+            ("two tenants prove nothing", true, 0..2, 1),
+            ("asked again, they are still two", true, 0..2, 1),
+            ("a third of them does", true, 2..4, 2),
+            ("all of them", true, 0..10, 4),
+            ("half well again", false, 0..5, 2),
+            ("mostly well again", false, 5..8, 1),
         ] {
-            assert_eq!(after(trouble, times), stretch, "{sentence}");
+            assert_eq!(after(trouble, tenants), stretch, "{sentence}");
         }
     }
 }

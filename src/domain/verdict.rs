@@ -103,7 +103,7 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, duration: Duration, th
         duration,
         groups_visible: diagnosis.groups_visible.or(old.groups_visible),
         permissions: fold_permissions(&old.permissions, &diagnosis.permissions),
-        reader_fault: diagnosis.reader_fault.as_ref().map(|f| f.reason),
+        reader_fault: if diagnosis.directory_silent { old.reader_fault } else { diagnosis.reader_fault.as_ref().map(|f| f.reason) },
         ..old
     };
     match diagnosis.overall() {
@@ -118,7 +118,7 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, duration: Duration, th
             (state.failures, state.successes, state.unknowns) = (state.failures.saturating_add(1), 0, 0);
             state.unknown_since = None;
             let since = *state.failing_since.get_or_insert(now);
-            state.verdict = fold_failure(&mut state, reason, since, thresholds);
+            state.verdict = fold_failure(&mut state, reason, since, thresholds, diagnosis.directory_silent);
         }
         // Not knowing is no news: it neither confirms nor mends.
         Outcome::Unknown(_) => {
@@ -129,8 +129,11 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, duration: Duration, th
     state
 }
 
-fn fold_failure(state: &mut IntegrationState, reason: Reason, since: Timestamp, thresholds: Thresholds) -> Verdict {
+fn fold_failure(state: &mut IntegrationState, reason: Reason, since: Timestamp, thresholds: Thresholds, directory_silent: bool) -> Verdict {
     match state.verdict {
+        // What the directory said of the application stands until it speaks again: the token endpoint cannot tell a deleted
+        // application from a missing one, nor who disabled it.
+        Verdict::Broken { reason: known, .. } if directory_silent && known.is_presence() && reason.is_presence() => state.verdict,
         Verdict::Broken { reason: known, since } if known == reason => {
             state.candidate = None;
             Verdict::Broken { reason, since }
@@ -187,7 +190,7 @@ mod tests {
 
     fn diagnosis(outcome: Outcome) -> Diagnosis {
         let checks = vec![CheckResult { check: Check::GroupAccess, outcome, details: Details::default() }];
-        Diagnosis { checks, permissions: vec![], groups_visible: None, reader_fault: None }
+        Diagnosis { checks, permissions: vec![], groups_visible: None, reader_fault: None, directory_silent: false }
     }
 
     fn run(outcomes: &[Outcome], thresholds: Thresholds) -> IntegrationState {

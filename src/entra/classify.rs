@@ -17,15 +17,29 @@ pub type ReasonOverrides = Arc<HashMap<u32, Reason>>;
 #[serde(default)]
 pub struct EntraError {
     /// `error`.
+    #[serde(deserialize_with = "text")]
     pub error: String,
     /// Holds user names and tenant ids: never shown, only searched for the AADSTS number.
+    #[serde(deserialize_with = "text")]
     pub error_description: String,
     /// AADSTS numbers, most telling first.
+    #[serde(deserialize_with = "numbers")]
     pub error_codes: Vec<u32>,
     /// `suberror`.
     pub suberror: Option<String>,
     /// For Microsoft's support.
     pub correlation_id: Option<String>,
+}
+
+/// A text; anything else counts as empty, so that one odd field does not hide the rest of an error.
+fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Value::deserialize(deserializer)?.as_str().unwrap_or_default().to_owned())
+}
+
+/// Numbers, also where they are written as texts.
+fn numbers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    let number = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).or_else(|| v.as_str()?.parse().ok());
+    Ok(Value::deserialize(deserializer)?.as_array().map(|a| a.iter().take(10).filter_map(number).collect()).unwrap_or_default())
 }
 
 impl std::fmt::Display for EntraError {

@@ -72,7 +72,8 @@ impl ResourceCache {
             roles.iter().filter_map(role).collect::<HashMap<_, _>>()
         });
         let mut known = lock(&self.roles);
-        let roles = match listed {
+        let complete = listed.as_ref().is_some_and(|l| !l.is_empty()) || known.contains_key(resource);
+        let roles = match listed.filter(|l| !l.is_empty()) {
             // Roles are the same in every tenant; the newest list wins, the old allocation stays when nothing changed.
             Some(listed) if known.get(resource).is_none_or(|k| **k != listed) => {
                 let shared = Arc::new(listed);
@@ -82,12 +83,22 @@ impl ResourceCache {
             _ => known.get(resource).cloned().unwrap_or_default(),
         };
         let found = Resource { object_id, roles };
+        if !complete {
+            // Without role names it serves this probe only.
+            return Some(found);
+        }
         lock(&self.by_tenant).insert((tenant.to_owned(), resource.to_owned()), found.clone());
         Some(found)
     }
 
     fn forget(&self, tenant: &str) {
         lock(&self.by_tenant).retain(|(t, _), _| t != tenant);
+    }
+
+    /// A role that no list names: the lists are old.
+    fn forget_roles(&self) {
+        lock(&self.roles).clear();
+        lock(&self.by_tenant).clear();
     }
 
     /// Whether the roles of a resource are known already, from whatever tenant.
@@ -123,7 +134,7 @@ impl Entra {
         };
         let presence = match answers.remove("app").map(|a| a.found(asker.caller)) {
             Some(Ok(Some(object))) => presence(&object),
-            Some(Ok(None)) => Ok(self.deleted(asker, question.app_id).await),
+            Some(Ok(None)) => self.deleted(asker, question.app_id).await,
             Some(Err(fault)) => Err(fault),
             None => Err(Fault::new(Reason::InvalidResponse, "no answer about the service principal")),
         };
@@ -133,6 +144,9 @@ impl Entra {
         };
         let delegated = self.listed(asker, answers.remove("grants")).await.and_then(|items| delegated(&items, &resources));
         let application = self.listed(asker, answers.remove("roles")).await.and_then(|items| application(&items, &resources));
+        if has_nameless_roles(&application, question) {
+            cache.forget_roles();
+        }
         if has_strangers(&delegated, question) || has_strangers(&application, question) {
             // A resource that was deleted and consented again has a new object id (facts g.5).
             cache.forget(question.tenant);
@@ -141,19 +155,24 @@ impl Entra {
     }
 
     /// Asked only after a 404. A reader that may not look there has still seen that the application is gone.
-    async fn deleted(&self, asker: Asker<'_>, app_id: &str) -> Presence {
+    async fn deleted(&self, asker: Asker<'_>, app_id: &str) -> Result<Presence, Fault> {
         let url = format!(
             "{}/v1.0/directory/deletedItems/microsoft.graph.servicePrincipal?$filter={}&$select=id,appId,displayName,deletedDateTime",
             self.hosts.graph,
             encode(&format!("appId eq {}", literal(app_id)))
         );
-        let Ok(body) = self.get(asker, &url).await else { return Presence::Absent };
+        let body = match self.get(asker, &url).await {
+            Ok(body) => body,
+            Err(fault) if fault.reason == Reason::ReaderPermissionMissing => return Ok(Presence::Absent),
+            // Not knowing whether it can be restored is not knowing what to tell the admin.
+            Err(fault) => return Err(fault),
+        };
         let times = body["value"].as_array().into_iter().flatten();
         let deleted = times.map(|i| i["deletedDateTime"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()));
-        match deleted.max() {
+        Ok(match deleted.max() {
             Some(newest) => Presence::Deleted { restorable_until: newest.map(|t| Timestamp(t.as_millisecond()).plus(RESTORABLE)) },
             None => Presence::Absent,
-        }
+        })
     }
 
     /// All items of a collection whose first page came in a batch.
@@ -169,10 +188,11 @@ impl Entra {
             }
             match self.next_link(&page)?.map(str::to_owned) {
                 Some(next) => page = self.get(asker, &next).await?,
-                None => break,
+                None => return Ok(items),
             }
         }
-        Ok(items)
+        // Half a list would make missing what stands in the other half.
+        Err(Fault::new(Reason::InvalidResponse, "a list has too many pages"))
     }
 }
 
@@ -284,6 +304,12 @@ fn application(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<
 /// Whether there are grants on resources that nobody required: maybe a required one under a new object id.
 fn has_strangers(grants: &Result<Vec<ResourceGrants>, Fault>, question: DirectoryQuestion<'_>) -> bool {
     grants.as_ref().is_ok_and(|g| g.iter().any(|g| !question.required.iter().any(|r| r.resource == g.resource)))
+}
+
+/// Whether a required resource has granted a role that its list does not name.
+fn has_nameless_roles(grants: &Result<Vec<ResourceGrants>, Fault>, question: DirectoryQuestion<'_>) -> bool {
+    let nameless = |g: &ResourceGrants| g.application.iter().any(|role| uuid::Uuid::try_parse(role).is_ok());
+    grants.as_ref().is_ok_and(|g| g.iter().any(|g| nameless(g) && question.required.iter().any(|r| r.resource == g.resource)))
 }
 
 #[cfg(test)]

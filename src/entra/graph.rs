@@ -111,7 +111,8 @@ impl Entra {
     /// A next link, if it stays on the Graph host: the token goes nowhere else.
     pub(super) fn next_link<'v>(&self, page: &'v Value) -> Result<Option<&'v str>, Fault> {
         let Some(link) = page["@odata.nextLink"].as_str() else { return Ok(None) };
-        let inside = link.strip_prefix(&self.hosts.graph).is_some_and(|rest| rest.starts_with("/v1.0/"));
+        let parsed = url::Url::parse(link).ok().zip(url::Url::parse(&self.hosts.graph).ok());
+        let inside = parsed.is_some_and(|(link, graph)| link.origin() == graph.origin() && link.path().starts_with("/v1.0/"));
         if inside { Ok(Some(link)) } else { Err(invalid("a next link leads away from Graph")) }
     }
 
@@ -125,6 +126,7 @@ impl Entra {
         let mut seen = Seen::default();
         let mut page = self.get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.hosts.graph)).await?;
         let mut looked_up: Vec<RequiredGroup> = Vec::new();
+        let mut whole = false;
         for _ in 0..PAGE_LIMIT {
             seen.add(&page)?;
             let next = self.next_link(&page)?.map(str::to_owned);
@@ -137,8 +139,14 @@ impl Entra {
                     page = next_page;
                 }
                 Some(next) if seen.count < COUNT_LIMIT => page = self.get(asker, &next).await?,
-                _ => break,
+                _ => {
+                    whole = true;
+                    break;
+                }
             }
+        }
+        if !whole {
+            return Err(invalid("the list of groups has too many pages"));
         }
         if seen.count == 0 && seen.nameless > 0 {
             return Err(Fault::new(
@@ -153,7 +161,7 @@ impl Entra {
 
     /// Asks after groups that were not on the first page, and for the next page, in as few batches as possible.
     async fn look_up(&self, asker: Asker<'_>, missing: &[&GroupRef], next: &str) -> Result<(Vec<RequiredGroup>, Value), Fault> {
-        let relative = next.strip_prefix(&format!("{}/v1.0", self.hosts.graph)).unwrap_or_default();
+        let relative = next.split_once("/v1.0").map_or("", |(_, rest)| rest);
         let mut page = Value::Null;
         let mut found = Vec::new();
         for (round, chunk) in missing.chunks(BATCH_LIMIT - 1).enumerate() {
@@ -191,7 +199,8 @@ fn item_answer(item: Value) -> Option<(String, ItemAnswer)> {
     let id = item["id"].as_str()?.to_owned();
     let status = u16::try_from(item["status"].as_u64()?).ok()?;
     let header = item["headers"].as_object().and_then(|h| h.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after")));
-    let retry_after = header.and_then(|(_, value)| parse_retry_after(value.as_str()?, None));
+    let retry_after =
+        header.and_then(|(_, value)| parse_retry_after(&value.as_str().map_or_else(|| value.to_string(), str::to_owned), None));
     let Value::Object(mut item) = item else { return None };
     Some((id, ItemAnswer { status, retry_after, body: item.remove("body").unwrap_or_default() }))
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::domain::{Fault, Reason};
 
 /// No answer of Entra or Graph that a probe asks for comes near this size.
-const BODY_LIMIT: usize = 4 * 1024 * 1024;
+const BODY_LIMIT: usize = 2 * 1024 * 1024;
 
 /// Nobody is made to wait longer than MSAL would.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);

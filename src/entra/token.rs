@@ -62,8 +62,8 @@ pub struct Granted {
     pub access_token: Secret,
     /// How long it is good.
     pub expires_in: Duration,
-    /// `scope` of the answer, without the resource's prefix and without `.default`.
-    pub scopes: Vec<String>,
+    /// `scope` of the answer (or `scp` of the token), without resource prefix and `.default`; `None` when neither says.
+    pub scopes: Option<Vec<String>>,
     /// The next refresh token.
     pub refresh_token: Option<Secret>,
     /// `roles` of the access token; `None` when the token cannot be read.
@@ -147,7 +147,7 @@ impl Entra {
     fn granted(&self, result: Result<Response, RequestTokenError<Lost, EntraError>>, wire: &Wire<'_>) -> Result<Granted, Fault> {
         let seen = wire.seen();
         match result {
-            Ok(response) => Ok(granted(&response, &self.hosts.graph)),
+            Ok(response) => Ok(granted(&response)),
             Err(RequestTokenError::ServerResponse(error)) => {
                 let mut fault = classify_token(seen.status, &error, &self.overrides);
                 fault.request_id = fault.request_id.or(seen.request_id);
@@ -173,18 +173,21 @@ fn not_a_token_answer(seen: &Seen) -> Fault {
     Fault { request_id: seen.request_id.clone(), retry_after: seen.retry_after, ..Fault::new(reason, detail) }
 }
 
-fn granted(response: &Response, graph: &str) -> Granted {
+fn granted(response: &Response) -> Granted {
     let token = response.access_token().secret();
     let claims = claims(token);
     let words = |claim: &Value| {
         claim.as_array().map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>()).unwrap_or_default()
     };
-    let short = |scope: &str| scope.strip_prefix(graph).map_or(scope, |s| s.trim_start_matches('/')).to_owned();
-    let scopes = response.scopes().map(|s| s.iter().flat_map(|v| v.split_whitespace().map(short)).collect::<Vec<_>>()).unwrap_or_default();
+    // With or without the resource in front, in whatever spelling of its host (facts d.3).
+    let short = |scope: &str| scope.rsplit_once('/').map_or(scope, |(_, last)| last).to_owned();
+    let split = |text: &str| text.split_whitespace().map(short).filter(|s| s != ".default").collect::<Vec<_>>();
+    let said = response.scopes().map(|s| s.iter().flat_map(|v| split(v)).collect());
+    let carried = || claims.as_ref().and_then(|c| c["scp"].as_str()).map(split);
     Granted {
         access_token: Secret::new(token.clone()),
         expires_in: response.expires_in().unwrap_or(Duration::from_secs(3599)),
-        scopes: scopes.into_iter().filter(|s| s != ".default").collect(),
+        scopes: said.or_else(carried),
         refresh_token: response.refresh_token().map(|t| Secret::new(t.secret().clone())),
         roles: claims.as_ref().map(|c| words(&c["roles"])),
         object_id: claims.as_ref().and_then(|c| c["oid"].as_str()).map(str::to_owned),

@@ -104,7 +104,13 @@ impl Evaluator {
             published.set(&entry.facts(), &entry.state);
             tracked.insert(entry.watched.facts.name.clone(), entry);
         }
-        let causes = causes.into_iter().map(|c| (c.key.clone(), c)).collect();
+        // Who has left the configuration suffers no more; a cause without sufferers would swallow the next alert.
+        store.keep_members(tracked.keys().cloned().collect()).await?;
+        let left = |mut cause: Cause| {
+            cause.members.retain(|m| tracked.contains_key(m));
+            (!cause.members.is_empty()).then(|| (cause.key.clone(), cause))
+        };
+        let causes = causes.into_iter().filter_map(left).collect();
         Ok(Self { store, policy, published, outbox, tracked: Mutex::new(tracked), causes: tokio::sync::Mutex::new(causes) })
     }
 
@@ -210,21 +216,22 @@ impl Evaluator {
         notice: Notice,
         now: Timestamp,
     ) -> Result<(Event, Vec<Notification>), StoreError> {
+        let alert = Self::alert_kind(after);
         let event = |kind: &str, reason: Reason| Event { kind: kind.to_owned(), at: now, detail: reason.label().to_owned() };
         match notice {
             Notice::Opened(reason) => {
-                let alert = OpenAlert { id: Uuid::new_v4().to_string(), reason, since: now, notices: 1 };
-                let mails = notify(&alert.id, 0, admins_for(&after.watched, reason), &after.story(reason, now), |_| MailKind::Alert);
-                after.alert = Some(alert);
+                let opened = OpenAlert { id: Uuid::new_v4().to_string(), reason, since: now, notices: 1 };
+                let mails = notify(&opened.id, 0, self.people(&after.watched, reason), &after.story(reason, now), |_| alert);
+                after.alert = Some(opened);
                 Ok((event("broken", reason), mails))
             }
             Notice::Changed(reason) => {
-                let Some(alert) = &mut after.alert else { return Ok((event("changed", reason), Vec::new())) };
-                let (id, sequence) = (alert.id.clone(), alert.notices);
-                (alert.reason, alert.notices) = (reason, sequence + 1);
+                let Some(open) = &mut after.alert else { return Ok((event("changed", reason), Vec::new())) };
+                let (id, sequence) = (open.id.clone(), open.notices);
+                (open.reason, open.notices) = (reason, sequence + 1);
                 let told = self.store.told(&id).await?;
-                let kind = |person: &str| if told.iter().any(|t| t == person) { MailKind::Changed } else { MailKind::Alert };
-                let mails = notify(&id, sequence, admins_for(&after.watched, reason), &after.story(reason, now), kind);
+                let kind = |person: &str| if told.iter().any(|t| t == person) { MailKind::Changed } else { alert };
+                let mails = notify(&id, sequence, self.people(&after.watched, reason), &after.story(reason, now), kind);
                 Ok((event("changed", reason), mails))
             }
             Notice::Resolved => {
@@ -238,19 +245,24 @@ impl Evaluator {
         }
     }
 
+    /// Who gets an integration's own mails: its admins, or the operators where it has none. Nobody, when the reason is a cause's.
+    fn people<'a>(&'a self, watched: &'a Watched, reason: Reason) -> &'a [String] {
+        match reason.audience() {
+            Audience::Operators => &[],
+            Audience::Admins if watched.admins.is_empty() => &self.policy.operators,
+            Audience::Admins => &watched.admins,
+        }
+    }
+
+    /// Operators' mails about failures are of their own kind, whoever should have got them.
+    fn alert_kind(tracked: &Tracked) -> MailKind {
+        if tracked.watched.admins.is_empty() { MailKind::Operator } else { MailKind::Alert }
+    }
+
     /// The causes that this integration suffers from now, each with its reason.
     fn wanted_causes(&self, before: &Tracked, after: &Tracked, now: Timestamp) -> std::collections::BTreeMap<String, Reason> {
         let watched = &after.watched;
-        let key = |reason| {
-            cause_key(
-                reason,
-                &watched.facts.name,
-                &watched.facts.app,
-                &watched.tenant,
-                watched.reader.as_deref(),
-                !watched.admins.is_empty(),
-            )
-        };
+        let key = |reason| cause_key(reason, &watched.facts.app, &watched.tenant, watched.reader.as_deref());
         let broken = after.alert.as_ref().map(|a| a.reason);
         // Seen twice, like every failure.
         let reader = after.state.reader_fault.filter(|_| before.state.reader_fault.is_some());
@@ -290,7 +302,7 @@ impl Evaluator {
         }
         for key in before.causes.iter().filter(|key| !wanted.contains_key(*key)) {
             match causes.get(key) {
-                Some(cause) if cause.members.iter().all(|m| m == name || !self.lock().contains_key(m)) => {
+                Some(cause) if cause.members.iter().all(|m| m == name) => {
                     let told = if self.policy.send_resolved { self.store.told(&cause.alert).await? } else { Vec::new() };
                     mails.extend(notify(&cause.alert, 1, &told, &Story { at: now, ..cause.story.clone() }, |_| MailKind::Resolved));
                     changes.push(CauseChange::Close(key.clone()));
@@ -345,10 +357,6 @@ fn reader_key(watched: &Watched, reason: Reason) -> Option<String> {
     } else {
         format!("reader:{reader}:{}", reason.label())
     })
-}
-
-fn admins_for(watched: &Watched, reason: Reason) -> &[String] {
-    if reason.audience() == Audience::Admins { &watched.admins } else { &[] }
 }
 
 /// One mail a person, each address once.

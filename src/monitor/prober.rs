@@ -1,14 +1,15 @@
 //! Gathering the evidence about one integration, in as few round trips as possible. Names no verdict.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::domain::{Access, Check, Directory, Evidence, Fault, OwnToken, Profile, Reason, RoleEvidence, Timestamp};
 use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
-use crate::secret::{Secret, SecretSource};
+use crate::secret::{Secret, SecretError, SecretSource};
 use crate::store::{Store, StoredToken, TokenId};
 
 /// A directory reader's client.
@@ -90,19 +91,30 @@ impl Prober {
             Some(reader) => Some(self.ask_directory(target, reader, deadline).await),
             None => None,
         };
-        let (app_only, app_token) = self.ask_app_only(target, directory.as_ref(), deadline).await;
-        let own = match target.profile.access {
-            Access::Delegated => self.ask_refresh(target, deadline).await,
-            Access::Application => Own { token: OwnToken::NotUsed, access_token: app_token },
+        // Whoever was asked to wait by a tenant asks it nothing more in this probe (facts c).
+        let mut pause = directory.as_ref().and_then(Directory::pause);
+        let (app_only, app_token) = match &pause {
+            Some(fault) => (Some(Err(fault.clone())), None),
+            None => self.ask_app_only(target, directory.as_ref(), deadline).await,
         };
-        let groups = match own.access_token {
-            Some(token) if target.profile.checks.contains(&Check::GroupAccess) => {
+        pause = pause.or_else(|| app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned());
+        let own = match (target.profile.access, &pause) {
+            (Access::Delegated, Some(fault)) => Own { token: OwnToken::Refused(fault.clone()), access_token: None },
+            (Access::Delegated, None) => self.ask_refresh(target, deadline).await,
+            (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
+        };
+        let groups = match (own.access_token, pause) {
+            (Some(_), Some(fault)) => Some(Err(fault)),
+            (Some(token), None) if target.profile.checks.contains(&Check::GroupAccess) => {
                 Some(self.entra.groups(token.expose(), &target.profile.groups, deadline).await)
             }
             _ => None,
         };
-        let tenant_guid = if tenant_guid_wanted { self.entra.tenant_guid(&target.tenant, deadline).await.ok() } else { None };
-        Probed { evidence: Evidence { directory, app_only, own_token: own.token, groups }, tenant_guid }
+        let evidence = Evidence { directory, app_only, own_token: own.token, groups };
+        // Nothing hangs on it, so it waits for a probe in which all goes well.
+        let wanted = tenant_guid_wanted && evidence.faults().is_empty();
+        let tenant_guid = if wanted { self.entra.tenant_guid(&target.tenant, deadline).await.ok() } else { None };
+        Probed { evidence, tenant_guid }
     }
 
     /// The directory's answers. A cached reader token serves until it ends or is refused: the evidence is in the directory, not in it.
@@ -175,26 +187,43 @@ impl Prober {
         for required in target.profile.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
-                roles.push(RoleEvidence { resource: required.resource.clone(), roles: granted.roles.clone() });
+                roles.push(RoleEvidence { resource: required.resource.clone(), roles: Ok(granted.roles.clone()) });
             } else if !directory_spoke && !required.application.is_empty() {
-                match self.entra.client_credentials(target.client(now, deadline), &scope).await {
-                    Ok(other) => roles.push(RoleEvidence { resource: required.resource.clone(), roles: other.roles }),
-                    Err(fault) => return (Some(Err(fault)), Some(granted.access_token)),
-                }
+                let other = self.entra.client_credentials(target.client(now, deadline), &scope).await;
+                roles.push(RoleEvidence { resource: required.resource.clone(), roles: other.map(|g| g.roles) });
             }
         }
+        if !directory_spoke && roles.iter().any(|r| r.roles == Ok(None)) {
+            self.ask_own_assignments(target, &granted.access_token, &mut roles, deadline).await;
+        }
         (Some(Ok(roles)), Some(granted.access_token))
+    }
+
+    /// Tokens that cannot be read say nothing about roles; an application may be allowed to list its own assignments.
+    async fn ask_own_assignments(&self, target: &Target, token: &Secret, roles: &mut [RoleEvidence], deadline: Instant) {
+        let question =
+            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.profile.required, deadline };
+        let Ok(listed) = self.entra.directory(token.expose(), question, &self.resources).await.application else { return };
+        for role in roles.iter_mut().filter(|r| r.roles == Ok(None)) {
+            let held = listed.iter().filter(|g| g.resource == role.resource).flat_map(|g| g.application.clone());
+            role.roles = Ok(Some(held.collect()));
+        }
     }
 
     /// A fresh token with the stored refresh token: a cached one would outlive a revoked consent by an hour.
     async fn ask_refresh(&self, target: &Target, deadline: Instant) -> Own {
         let refused = |fault| Own { token: OwnToken::Refused(fault), access_token: None };
         let granted = match &target.refresh_token_file {
-            Some(path) if !path.exists() => return Own { token: OwnToken::Missing, access_token: None },
             // Somebody else's token: read anew, never rotated by us.
             Some(path) => match SecretSource::File(path.clone()).read() {
-                Ok(token) => self.refresh(target, &token, deadline).await,
-                Err(error) => return refused(Fault::new(Reason::TokenInvalid, error.to_string())),
+                Ok(token) => self.refresh(target, &token, deadline).await.map(|granted| (granted, token)),
+                Err(SecretError::Read { source, .. })
+                    if source.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) =>
+                {
+                    return Own { token: OwnToken::Missing, access_token: None };
+                }
+                // A mount that is away or a mode that is wrong is our trouble; no admin can mend it.
+                Err(error) => return refused(Fault::new(Reason::Unclassified, error.to_string())),
             },
             None => match self.store.token(&target.token_id()).await {
                 Ok(Some(stored)) => self.refresh_stored(target, stored, deadline).await,
@@ -203,7 +232,7 @@ impl Prober {
             },
         };
         match granted {
-            Ok(granted) => self.scopes(target, granted, deadline).await,
+            Ok((granted, worked)) => self.scopes(target, granted, &worked, deadline).await,
             Err(fault) => refused(fault),
         }
     }
@@ -214,13 +243,13 @@ impl Prober {
 
     /// Rotates safely: the new token is saved before anything uses its access token, the one that has just worked stays as the
     /// previous one, and when the current one is refused the previous one is tried before anybody is told.
-    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: Instant) -> Result<Granted, Fault> {
+    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: Instant) -> Result<(Granted, Secret), Fault> {
         let (granted, worked) = match self.refresh(target, &stored.current, deadline).await {
             Ok(granted) => (granted, stored.current),
             Err(fault) => match stored.previous {
                 Some(previous) if is_about_the_token(fault.reason) => match self.refresh(target, &previous, deadline).await {
                     Ok(granted) => (granted, previous),
-                    Err(_) => return Err(fault),
+                    Err(second) => return Err(Fault { retry_after: second.retry_after.or(fault.retry_after), ..fault }),
                 },
                 _ => return Err(fault),
             },
@@ -236,26 +265,27 @@ impl Prober {
                 }
             }
         }
-        Ok(granted)
+        Ok((granted, worked))
     }
 
     /// The scopes of every required resource: one token request more for each resource besides Graph.
-    async fn scopes(&self, target: &Target, granted: Granted, deadline: Instant) -> Own {
+    async fn scopes(&self, target: &Target, granted: Granted, worked: &Secret, deadline: Instant) -> Own {
         let graph = self.entra.graph_scope();
-        let mut scopes = Vec::new();
+        let unsaid = || Fault::new(Reason::InvalidResponse, "the token endpoint does not say which scopes it granted");
         let mut graph_scopes = granted.scopes.clone();
-        if granted.refresh_token.is_some() {
+        if let (Some(scopes), Some(_)) = (&mut graph_scopes, &granted.refresh_token) {
             // The answer's scope leaves it out; the refresh token that came along proves it.
-            graph_scopes.push("offline_access".to_owned());
+            scopes.push("offline_access".to_owned());
         }
+        let token = granted.refresh_token.as_ref().unwrap_or(worked);
+        let mut scopes = Vec::new();
         for required in target.profile.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
-                scopes.push((required.resource.clone(), Ok(graph_scopes.clone())));
-            } else if let (false, Some(token)) = (required.delegated.is_empty(), &granted.refresh_token) {
+                scopes.push((required.resource.clone(), graph_scopes.clone().ok_or_else(unsaid)));
+            } else if !required.delegated.is_empty() {
                 let other = self.entra.refresh(target.client(self.clock.now(), deadline), token, &scope).await;
-                let short = |s: &String| s.rsplit_once('/').map_or(s.as_str(), |(_, last)| last).to_owned();
-                scopes.push((required.resource.clone(), other.map(|g| g.scopes.iter().map(short).collect())));
+                scopes.push((required.resource.clone(), other.and_then(|g| g.scopes.ok_or_else(unsaid))));
             }
         }
         Own { token: OwnToken::Granted { scopes, principal: granted.object_id }, access_token: Some(granted.access_token) }

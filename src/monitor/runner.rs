@@ -91,7 +91,11 @@ impl Monitor {
                 probes.spawn(async move { monitor.probe(&name, due).await });
             }
             // With everybody busy there is nothing to wake up for but an end.
-            let next = if self.schedule().in_flight() < self.inner.rhythm.concurrency { self.schedule().next() } else { None };
+            let next = {
+                let schedule = self.schedule();
+                let room = schedule.in_flight() < schedule.concurrency(self.inner.rhythm.concurrency);
+                if room { schedule.next() } else { None }
+            };
             let sleep = next.map_or(LONGEST_SLEEP, |n| n.since(now).min(LONGEST_SLEEP)).max(Duration::from_millis(5));
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}

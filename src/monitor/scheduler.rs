@@ -80,8 +80,9 @@ impl Schedule {
     /// Notes that a probe ended and queues the next one.
     pub fn ended(&mut self, name: &str, ended: Ended, now: Timestamp) {
         self.in_flight.remove(name);
-        self.pace.record(ended.trouble);
         let Some(place) = self.places.get(name) else { return };
+        let before = self.pace.stretch();
+        self.pace.record(&place.tenant, ended.trouble);
         let mut due = next_due(name, &self.policy, &ended.history, self.pace.stretch(), ended.started, now);
         if let Some(wait) = ended.retry_after {
             let until = now.plus(wait);
@@ -90,6 +91,27 @@ impl Schedule {
             due = due.max(*paused);
         }
         self.put(name, due);
+        if before > 1 && self.pace.stretch() == 1 {
+            self.pull_in(now);
+        }
+    }
+
+    /// The upstream is well again: nobody waits longer than an interval for having been slowed down.
+    fn pull_in(&mut self, now: Timestamp) {
+        let latest = now.plus(self.policy.interval);
+        let late: Vec<(Timestamp, String)> = self.queue.range((latest, String::new())..).cloned().collect();
+        for (due, name) in late {
+            let paused = self.places.get(&name).and_then(|p| self.paused.get(&p.tenant)).is_some_and(|until| *until > now);
+            if !paused {
+                self.queue.remove(&(due, name.clone()));
+                self.put(&name, first_due(&name, &self.policy, now));
+            }
+        }
+    }
+
+    /// How many probes may be in flight now.
+    pub fn concurrency(&self, configured: usize) -> usize {
+        self.pace.concurrency(configured)
     }
 
     /// Brings an integration's next probe forward, unless one is in flight.

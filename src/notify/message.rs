@@ -6,7 +6,7 @@
 use askama::Template as _;
 use aws_lc_rs::digest;
 
-use crate::domain::{Access, LinkTarget, MailKind, Notification, Reason, Remedy, Story, Timestamp};
+use crate::domain::{Access, Audience, LinkTarget, MailKind, Notification, Reason, Remedy, Story, Timestamp};
 
 /// What every mail of this installation has in common.
 #[derive(Debug, Clone, Default)]
@@ -70,16 +70,21 @@ pub fn render(notification: &Notification, first_sequence: u32, link: Option<&st
 
 /// Stable for one notice to one person, and no way back to the address.
 fn message_id(alert: &str, sequence: u32, recipient: &str, domain: &str) -> String {
+    format!("<{alert}.{sequence}.{}@{domain}>", fingerprint(recipient))
+}
+
+/// Tells addresses apart without showing them.
+pub(super) fn fingerprint(recipient: &str) -> String {
     let hash = digest::digest(&digest::SHA256, recipient.as_bytes());
-    let person: String = hash.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect();
-    format!("<{alert}.{sequence}.{person}@{domain}>")
+    hash.as_ref()[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn body(notification: &Notification, link: Option<&str>, letterhead: &Letterhead) -> Body {
     let story = Words::of(&notification.story);
     let mut body = match (notification.kind, &notification.story.undeliverable) {
         (_, Some(address)) => undeliverable(&story, address),
-        (MailKind::Operator, None) => operator(&story),
+        (MailKind::Operator, None) => operator(&story, link),
+        (MailKind::Resolved, None) if notification.story.reason.audience() == Audience::Operators => cause_over(&story),
         (MailKind::Resolved, None) => resolved(&story),
         (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => admin(&story, notification.kind, link),
     };
@@ -203,13 +208,34 @@ fn resolved(words: &Words<'_>) -> Body {
     }
 }
 
-fn operator(words: &Words<'_>) -> Body {
+/// What operators are told was one cause for many integrations; its end says nothing of other causes.
+fn cause_over(words: &Words<'_>) -> Body {
+    let sentence = words.story.reason.sentence();
+    let mut facts = words.facts();
+    facts.push(("Over since", moment(words.story.at)));
+    Body {
+        subject: format!("[Consentry] Over: {} ({})", sentence.trim_end_matches('.'), words.app),
+        heading: format!("Over: {sentence}"),
+        color: "#067647",
+        lead: vec!["No integration suffers from this cause any more.".to_owned()],
+        facts,
+        ..Body::default()
+    }
+}
+
+fn operator(words: &Words<'_>, link: Option<&str>) -> Body {
     let reason = words.story.reason;
     let mut notes = vec![format!("Reason: {}, remedy: {}.", reason.label(), reason.remedy().label())];
     notes.extend(words.reference());
+    let button = link.filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|l| ("Re-authenticate", l.to_owned()));
     notes.push(
-        "This is one mail for everything that suffers from the same cause. The status page and /metrics show which integrations do."
-            .to_owned(),
+        match reason.audience() {
+            Audience::Admins => "This integration has no admins in the configuration, so this mail comes to you.",
+            Audience::Operators => {
+                "This is one mail for everything that suffers from the same cause; consentry_check_reason shows which integrations do."
+            }
+        }
+        .to_owned(),
     );
     Body {
         subject: format!("[Consentry] {} ({}, first seen at {})", reason.sentence().trim_end_matches('.'), words.app, words.name),
@@ -217,6 +243,7 @@ fn operator(words: &Words<'_>) -> Body {
         color: "#b54708",
         lead: vec![reason.advice().to_owned()],
         facts: words.facts(),
+        button,
         notes,
         ..Body::default()
     }

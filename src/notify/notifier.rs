@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::message::{Letterhead, render};
+use super::message::{Letterhead, fingerprint, render};
 use super::smtp::{SmtpSettings, deliver};
 use crate::clock::Clock;
 use crate::domain::{LinkTarget, MailKind, Notification, Story, Timestamp};
@@ -69,7 +69,8 @@ impl Notifier {
             self.families.set_last_email(at);
         }
         loop {
-            let wait = match self.drain().await {
+            let going_on = stop.clone();
+            let wait = match self.drain_while(|| !*going_on.borrow()).await {
                 Ok(next) => next.map_or(Duration::from_secs(3600), |n| n.since(self.clock.now()).max(Duration::from_millis(100))),
                 Err(error) => {
                     tracing::error!(%error, "cannot read the outbox");
@@ -89,11 +90,16 @@ impl Notifier {
     /// # Errors
     /// The database refuses.
     pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.drain_while(|| true).await
+    }
+
+    /// The same, a batch at a time, for as long as it should go on.
+    async fn drain_while(&self, go_on: impl Fn() -> bool) -> Result<Option<Timestamp>, StoreError> {
         self.store.prune_notifications(self.clock.now().minus(KEEP)).await?;
         loop {
             let due = self.store.due_notifications(self.clock.now(), AT_ONCE).await?;
             self.families.set_queue(self.store.outbox().await?.1);
-            if due.is_empty() {
+            if due.is_empty() || !go_on() {
                 return Ok(self.store.outbox().await?.0);
             }
             let mut attempts = JoinSet::new();
@@ -101,10 +107,12 @@ impl Notifier {
                 let notifier = self.clone();
                 attempts.spawn(async move { notifier.send(&queued).await });
             }
+            // Every attempt is finished before an error is told: dropping one would leave a mail sent and not marked.
+            let mut outcome = Ok(());
             while let Some(result) = attempts.join_next().await {
-                // A panic in there ends the process in release builds; in tests it shows.
-                result.map_err(|e| StoreError::Database(e.to_string()))??;
+                outcome = outcome.and(result.map_err(|e| StoreError::Database(e.to_string())).and_then(|sent| sent));
             }
+            outcome?;
         }
     }
 
@@ -153,7 +161,8 @@ impl Notifier {
         let story = Story { undeliverable: Some(refused.recipient.clone()), link: LinkTarget::None, ..refused.story.clone() };
         others
             .map(|operator| Notification {
-                alert: format!("undeliverable-{}", refused.alert),
+                // One notice for each refused address.
+                alert: format!("undeliverable-{}-{}", refused.alert, fingerprint(&refused.recipient)),
                 sequence: refused.sequence,
                 kind: MailKind::Operator,
                 recipient: operator.clone(),

@@ -207,7 +207,8 @@ async fn hand_over(
     }
     step(connection, Data, EmailFailure::Other, talk).await?;
     talk.note(format!("> (the mail, {} bytes)", bytes.len()));
-    let response = connection.message(&bytes).await.map_err(|e| talk.failed(&e, EmailFailure::Rejected, EmailFailure::Other))?;
+    // A refusal of the mail itself is a policy, or a size, or a mood; it is no word about the recipient either.
+    let response = connection.message(&bytes).await.map_err(|e| talk.failed(&e, EmailFailure::Other, EmailFailure::Other))?;
     talk.heard(&response);
     Ok(())
 }
@@ -220,7 +221,11 @@ async fn step(
 ) -> Result<(), EmailFailure> {
     let text = command.to_string();
     talk.note(format!("> {}", text.trim_end()));
-    let response = connection.command(text).await.map_err(|e| talk.failed(&e, refused, EmailFailure::Other))?;
+    let response = connection.command(text).await.map_err(|e| {
+        // "Relaying denied" and the like (RFC 3463, 5.7.x) are about us.
+        let policy = chain(&e).contains("5.7.");
+        talk.failed(&e, if policy { EmailFailure::Other } else { refused }, EmailFailure::Other)
+    })?;
     talk.heard(&response);
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The embedded store: states, alerts, events, notifications, encrypted refresh tokens. SQLite behind one narrow interface.
 //!
 //! One thread owns the connection. Writes that arrive together are committed together, each behind a savepoint of its
-//! own, so that a fleet of probes costs few disk syncs. A write is answered only after its commit: what the store
-//! confirms survives `kill -9` and power loss.
+//! own. A write is answered only after its commit: what the store confirms survives `kill -9`, and where somebody is told
+//! because of it, a power cut.
 //!
 //! Several processes may have one database open (`import-token` beside the daemon); only one daemon may, which the lock
 //! file beside the database ensures.
@@ -50,8 +50,16 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// A job on the store's thread; what it returns is called with the fate of the commit.
-type Job = Box<dyn FnOnce(&Connection) -> Completion + Send>;
+/// Work on the store's thread; what it returns is called with the fate of the commit.
+type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Completion + Send>;
+
+/// A job, and whether its commit must survive a power cut, or only the end of this process. What a probe merely repeats every few
+/// minutes is not worth a disk sync each; what somebody is told because of it is.
+struct Job {
+    durable: bool,
+    work: Work,
+}
+
 type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// A handle. Cheap to clone; the last one to go closes the database.
@@ -122,20 +130,36 @@ impl Store {
         &self.key
     }
 
-    /// Runs a job in a transaction, which it may share with others, and waits for the commit.
+    /// Runs a job in a transaction, which it may share with others, and waits until its commit is on disk.
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.run(true, work).await
+    }
+
+    /// The same for reading, and for what survives the end of the process but need not survive a power cut.
+    async fn write_relaxed<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(false, work).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        durable: bool,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let result = isolated(connection, work);
+        let work: Work = Box::new(move |connection| {
+            let result = connection.and_then(|c| isolated(c, work));
             Box::new(move |committed| {
                 // A caller that stopped waiting has no use for the answer.
                 let _ = reply.send(committed.and(result));
             })
         });
-        let jobs = self.jobs.clone();
+        let (jobs, job) = (self.jobs.clone(), Job { durable, work });
         // The channel is full only while the disk is slower than the probes; then waiting here is the right brake.
         match jobs.try_send(job) {
             Ok(()) => {}
@@ -191,25 +215,46 @@ fn isolated<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result
 }
 
 fn serve(connection: &Connection, inbox: &Receiver<Job>) {
-    while let Ok(first) = inbox.recv() {
-        let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
+    let mut waiting: Option<Job> = None;
+    let mut synced = true;
+    while let Some(first) = waiting.take().or_else(|| inbox.recv().ok()) {
+        let durable = first.durable;
+        if durable != synced {
+            // In WAL mode NORMAL keeps the database whole and syncs at checkpoints only; FULL syncs every commit.
+            let _ = connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" });
+            synced = durable;
+        }
+        let mut fate = connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
         let mut completions: Vec<Completion> = Vec::new();
         let mut next = Some(first);
-        while let Some(job) = next {
-            completions.push(job(connection));
-            next = if completions.len() < GROUP { inbox.try_recv().ok() } else { None };
+        while let Some(job) = next.take() {
+            if job.durable && !durable {
+                waiting = Some(job);
+                break;
+            }
+            // Outside a transaction a savepoint would commit by itself: then no job is run.
+            completions.push((job.work)(fate.as_ref().map(|()| connection).map_err(Clone::clone)));
+            if fate.is_ok() && connection.is_autocommit() {
+                // SQLite rolls everything back by itself when the disk is full or fails.
+                fate = Err(StoreError::Database("the transaction was rolled back; is the disk full?".to_owned()));
+            }
+            if completions.len() < GROUP {
+                next = inbox.try_recv().ok();
+            }
         }
-        let fate = begun.and_then(|()| {
-            connection.execute_batch("COMMIT").map_err(|error| {
-                // A full disk must not leave a transaction behind that swallows what comes later.
-                if !connection.is_autocommit() {
-                    let _ = connection.execute_batch("ROLLBACK");
-                }
-                StoreError::from(error)
-            })
-        });
+        let fate = fate.and_then(|()| commit(connection));
         completions.into_iter().for_each(|complete| complete(fate.clone()));
     }
+}
+
+fn commit(connection: &Connection) -> Result<(), StoreError> {
+    connection.execute_batch("COMMIT").map_err(|error| {
+        // A transaction left behind would swallow what comes later.
+        if !connection.is_autocommit() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        StoreError::from(error)
+    })
 }
 
 #[cfg(test)]

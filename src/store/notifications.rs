@@ -46,7 +46,7 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Queued>, StoreError> {
-        self.write(move |c| {
+        self.write_relaxed(move |c| {
             let mut statement = c.prepare_cached(DUE)?;
             let mut rows = statement.query(params![now.0, limit])?;
             let mut due = Vec::new();
@@ -66,8 +66,11 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
-        self.write(|c| {
-            let sql = "SELECT min(due_at), count(*) FROM notifications WHERE sent_at IS NULL AND given_up_at IS NULL";
+        self.write_relaxed(|c| {
+            // A mail behind an earlier one to the same person is due no sooner than that one.
+            let sql = "SELECT min(due_at) FILTER (WHERE NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
+                           AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)), count(*)
+                       FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL";
             Ok(c.prepare_cached(sql)?.query_row([], |r| Ok((r.get::<_, Option<i64>>(0)?.map(Timestamp), r.get(1)?)))?)
         })
         .await
@@ -116,7 +119,10 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn last_mail(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.write(|c| Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))).await
+        self.write_relaxed(|c| {
+            Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))
+        })
+        .await
     }
 
     /// Forgets mails that were delivered or given up before `before` and whose alert is over.
@@ -124,7 +130,7 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn prune_notifications(&self, before: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |c| {
+        self.write_relaxed(move |c| {
             let sql = "DELETE FROM notifications WHERE coalesce(sent_at, given_up_at) < ?1
                          AND alert NOT IN (SELECT alert FROM integrations WHERE alert IS NOT NULL)
                          AND alert NOT IN (SELECT alert FROM causes)";

@@ -1,5 +1,7 @@
 //! States, alerts, causes and events: what one probe changes is saved in one piece.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{state_from_json, state_to_json, story_from_json, story_to_json};
@@ -99,7 +101,8 @@ impl Store {
     /// # Errors
     /// The database refuses; then nothing is saved.
     pub async fn save_probe(&self, record: ProbeRecord) -> Result<(), StoreError> {
-        self.write(move |c| {
+        let durable = !(record.events.is_empty() && record.causes.is_empty() && record.notifications.is_empty());
+        self.run(durable, move |c| {
             save_integration(c, &record.integration)?;
             for event in &record.events {
                 save_event(c, &record.integration.name, event)?;
@@ -120,7 +123,7 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn load(&self) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
-        self.write(|c| {
+        self.write_relaxed(|c| {
             let mut statement =
                 c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
             let integrations = statement.query_map([], saved_integration)?.collect::<Result<Vec<_>, _>>()?;
@@ -140,13 +143,30 @@ impl Store {
         .await
     }
 
+    /// Forgets members of causes that are not among these integrations, and causes that nobody suffers from.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn keep_members(&self, integrations: HashSet<String>) -> Result<(), StoreError> {
+        self.write(move |c| {
+            let mut statement = c.prepare("SELECT DISTINCT integration FROM cause_members")?;
+            let members = statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?;
+            for gone in members.iter().filter(|m| !integrations.contains(*m)) {
+                c.execute("DELETE FROM cause_members WHERE integration = ?1", [gone])?;
+            }
+            c.execute("DELETE FROM causes WHERE key NOT IN (SELECT key FROM cause_members)", [])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The newest events of an integration, newest first.
     ///
     /// # Errors
     /// The database refuses.
     pub async fn events(&self, integration: &str) -> Result<Vec<Event>, StoreError> {
         let name = integration.to_owned();
-        self.write(move |c| {
+        self.write_relaxed(move |c| {
             let mut statement = c.prepare_cached("SELECT kind, at, detail FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT ?2")?;
             let event = |r: &rusqlite::Row<'_>| Ok(Event { kind: r.get(0)?, at: Timestamp(r.get(1)?), detail: r.get(2)? });
             Ok(statement.query_map(params![name, HISTORY], event)?.collect::<Result<Vec<_>, _>>()?)
@@ -160,7 +180,7 @@ impl Store {
     /// The database refuses.
     pub async fn told(&self, alert: &str) -> Result<Vec<String>, StoreError> {
         let alert = alert.to_owned();
-        self.write(move |c| {
+        self.write_relaxed(move |c| {
             let mut statement =
                 c.prepare_cached("SELECT recipient FROM notifications WHERE alert = ?1 GROUP BY recipient ORDER BY min(id)")?;
             Ok(statement.query_map([alert], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?)
@@ -223,10 +243,11 @@ fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result
     match change {
         CauseChange::Open(cause) => {
             c.execute(
-                "INSERT INTO causes (key, alert, reason, story, since) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO causes (key, alert, reason, story, since) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (key) DO UPDATE SET alert = excluded.alert, reason = excluded.reason, story = excluded.story, since = excluded.since",
                 params![cause.key, cause.alert, cause.reason.label(), story_to_json(&cause.story), cause.since.0],
             )?;
-            c.execute("INSERT INTO cause_members VALUES (?1, ?2)", params![cause.key, integration])?;
+            c.execute("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)", params![cause.key, integration])?;
         }
         CauseChange::Join(key) => {
             c.execute("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)", params![key, integration])?;

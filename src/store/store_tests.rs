@@ -101,7 +101,7 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
     store.mark_failed(due[0].id, later, false).await.expect("marked");
     store.mark_sent(due[1].id, NOW).await.expect("marked");
     assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![], "the second mail waits for the first");
-    assert_eq!(store.outbox().await.expect("outbox"), (Some(NOW), 2));
+    assert_eq!(store.outbox().await.expect("outbox"), (Some(later), 2), "the second is due no sooner than the first");
     store.mark_sent(due[0].id, later).await.expect("marked");
     let second = store.due_notifications(later, 10).await.expect("due");
     assert_eq!((second.len(), second[0].notification.sequence, second[0].first_sequence), (1, 1, 0));

@@ -42,7 +42,7 @@ impl Store {
     /// The database refuses, or the row does not decrypt.
     pub async fn token(&self, id: &TokenId) -> Result<Option<StoredToken>, StoreError> {
         let (id, key) = (id.clone(), self.key.clone());
-        self.write(move |c| {
+        self.write_relaxed(move |c| {
             let row = c
                 .prepare_cached(
                     "SELECT current, previous, generation FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3",
@@ -75,7 +75,7 @@ impl Store {
         let current = self.key.seal(rotated, &id.bound())?;
         let previous = self.key.seal(worked, &id.bound())?;
         let id = id.clone();
-        self.write(move |c| {
+        self.write_relaxed(move |c| {
             let sql = "UPDATE tokens SET current = ?1, previous = ?2, generation = generation + 1, updated_at = ?3 WHERE integration = ?4 AND generation = ?5";
             let changed = c.prepare_cached(sql)?.execute(params![current, previous, now.0, id.integration, generation])?;
             Ok((changed == 1).then_some(generation + 1))
