@@ -62,7 +62,7 @@ fn benches(criterion: &mut Criterion) {
     for size in [1_000, 10_000] {
         let published = fleet(size);
         criterion.bench_function(&format!("write /metrics of {size} integrations"), |b| {
-            b.iter(|| write(black_box(&families), black_box(&published), Format::Text))
+            b.iter(|| write(black_box(&families), black_box(&published), Format::Text));
         });
     }
 }

@@ -366,7 +366,7 @@ pub fn consent(
             Some(grant) if grant.scope == scope => {}
             Some(grant) => (grant.scope, grant.effective) = (scope, effective),
             None => {
-                tenant.grants.push(Grant { id: Uuid::new_v4().simple().to_string(), client, resource, principal: user, scope, effective })
+                tenant.grants.push(Grant { id: Uuid::new_v4().simple().to_string(), client, resource, principal: user, scope, effective });
             }
         }
     }

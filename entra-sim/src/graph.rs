@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::faults::{Endpoint, FaultKind, Faults};
-use crate::model::{Registration, ServicePrincipal, Tenant, World, graph_app_id};
+use crate::model::{Offer, Registration, ServicePrincipal, Tenant, World, graph_app_id};
 use crate::odata::{Filter, Page, select};
 use crate::reply::{Reply, fields};
 use crate::tokens::Caller;
@@ -187,8 +187,8 @@ impl Context<'_> {
         let app = self.world.apps.get(&principal.app_id);
         let names = app.map(|a| a.names.clone()).unwrap_or_default();
         let deleted = principal.deleted.map(|d| d.to_string());
-        let offer = |pick: fn(&(String, Option<Uuid>, Option<Uuid>)) -> Option<Uuid>, app: &Registration, role: bool| {
-            let entry = |o: &(String, Option<Uuid>, Option<Uuid>)| {
+        let offer = |pick: fn(&Offer) -> Option<Uuid>, app: &Registration, role: bool| {
+            let entry = |o: &Offer| {
                 pick(o).map(|id| if role {
                     json!({"id": id, "value": o.0, "displayName": o.0, "isEnabled": true, "allowedMemberTypes": ["Application"], "origin": "Application"})
                 } else {

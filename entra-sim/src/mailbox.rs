@@ -51,8 +51,8 @@ impl Mail {
             subject: message.subject().unwrap_or_default().to_owned(),
             message_id: message.message_id().unwrap_or_default().to_owned(),
             headers,
-            text: message.body_text(0).map(|t| t.into_owned()).unwrap_or_default(),
-            html: message.body_html(0).map(|t| t.into_owned()).unwrap_or_default(),
+            text: message.body_text(0).map(std::borrow::Cow::into_owned).unwrap_or_default(),
+            html: message.body_html(0).map(std::borrow::Cow::into_owned).unwrap_or_default(),
             parts: message
                 .parts
                 .iter()

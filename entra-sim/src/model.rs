@@ -29,6 +29,9 @@ pub const GRAPH_PERMISSIONS: &[(&str, Option<&str>, Option<&str>, bool)] = &[
     ("offline_access", None, Some("7427e0e9-2fba-42fe-b0c0-848c9e6a8182"), false),
 ];
 
+/// A permission that a resource offers: value, id of the app role, id of the scope.
+pub type Offer = (String, Option<Uuid>, Option<Uuid>);
+
 /// A client secret of a registration.
 #[derive(Debug, Clone)]
 pub struct Secret {
@@ -56,7 +59,7 @@ pub struct Registration {
     /// The owner deactivated the registration for every tenant (`isDisabled`).
     pub deactivated: bool,
     /// Permissions that this app offers as a resource: value, role id, scope id.
-    pub offers: Vec<(String, Option<Uuid>, Option<Uuid>)>,
+    pub offers: Vec<Offer>,
     /// `servicePrincipalNames` besides the app id.
     pub names: Vec<String>,
 }

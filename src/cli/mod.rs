@@ -272,7 +272,7 @@ async fn test_email(test: &TestEmail) -> anyhow::Result<u8> {
             Ok(0)
         }
         Err(failure) => {
-            delivery.dialogue.iter().for_each(|line| say(line));
+            delivery.dialogue.iter().for_each(say);
             eprintln!("consentry: the mail was not sent ({})", failure.label());
             Ok(1)
         }

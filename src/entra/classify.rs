@@ -141,8 +141,8 @@ pub fn classify_graph(status: u16, body: &Value, caller: GraphCaller) -> Fault {
     let reader = caller == GraphCaller::Reader;
     let reason = match (status, code) {
         (429 | 509, _) => Reason::Throttled,
-        (500.., _) => Reason::UpstreamUnavailable,
-        (300..400, _) | (200..300, _) => Reason::InvalidResponse,
+        (500.., _) | (400, "Directory_ExpiredPageToken") => Reason::UpstreamUnavailable,
+        (200..400, _) => Reason::InvalidResponse,
         (401 | 403, _) if reader => Reason::ReaderPermissionMissing,
         (403, "Authorization_IdentityNotFound") => Reason::AppMissing,
         (403, "Authorization_IdentityDisabled") => Reason::AppDisabled,
@@ -150,7 +150,6 @@ pub fn classify_graph(status: u16, body: &Value, caller: GraphCaller) -> Fault {
         (401, _) => Reason::TokenInvalid,
         (404, "Directory_ObjectNotFound") => Reason::TenantMissing,
         (400, "Request_BadRequest") => Reason::ConfigurationInvalid,
-        (400, "Directory_ExpiredPageToken") => Reason::UpstreamUnavailable,
         _ => Reason::Unclassified,
     };
     Fault {

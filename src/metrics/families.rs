@@ -127,26 +127,8 @@ impl Families {
                 families.emails_failed.with_label_values(&[kind.label(), reason.label()]);
             }
         }
-        families.register_constants(&registry)?;
+        register_constants(&registry)?;
         Ok(families)
-    }
-
-    fn register_constants(&self, registry: &Registry) -> prometheus::Result<()> {
-        let results =
-            IntCounterVec::new(Opts::new("consentry_reauthentications_total", "Re-authentications that ended, by result."), &["result"])?;
-        for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
-            results.with_label_values(&[result]);
-        }
-        registry.register(Box::new(results))?;
-        let build = prometheus::IntGaugeVec::new(
-            Opts::new("consentry_build_info", "1, labelled with version, revision and compiler."),
-            &["version", "revision", "rustversion"],
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("CONSENTRY_REVISION"), env!("CONSENTRY_RUSTC")]).set(1);
-        registry.register(Box::new(build))?;
-        #[cfg(target_os = "linux")]
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(())
     }
 
     /// A probe ended.
@@ -192,4 +174,23 @@ impl Families {
     pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
         self.registry.gather()
     }
+}
+
+/// Families whose values this version never changes, and those of the process itself.
+fn register_constants(registry: &Registry) -> prometheus::Result<()> {
+    let results =
+        IntCounterVec::new(Opts::new("consentry_reauthentications_total", "Re-authentications that ended, by result."), &["result"])?;
+    for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
+        results.with_label_values(&[result]);
+    }
+    registry.register(Box::new(results))?;
+    let build = prometheus::IntGaugeVec::new(
+        Opts::new("consentry_build_info", "1, labelled with version, revision and compiler."),
+        &["version", "revision", "rustversion"],
+    )?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("CONSENTRY_REVISION"), env!("CONSENTRY_RUSTC")]).set(1);
+    registry.register(Box::new(build))?;
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    Ok(())
 }

@@ -68,10 +68,13 @@ impl Entry {
     }
 }
 
+/// How many checks are in each state.
+pub(super) type Counts = BTreeMap<(Check, Option<Reason>), i64>;
+
 #[derive(Debug, Default)]
 struct Fleet {
     entries: BTreeMap<String, Arc<Entry>>,
-    counts: BTreeMap<(Check, Option<Reason>), i64>,
+    counts: Counts,
 }
 
 /// What the evaluator publishes and everybody else reads.
@@ -100,7 +103,7 @@ impl Published {
     }
 
     /// All entries and the counts of checks by state. The lock is held for the copying of pointers only.
-    pub(super) fn read(&self) -> (Vec<Arc<Entry>>, BTreeMap<(Check, Option<Reason>), i64>) {
+    pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts) {
         let fleet = self.0.read().unwrap_or_else(PoisonError::into_inner);
         (fleet.entries.values().cloned().collect(), fleet.counts.clone())
     }
@@ -200,10 +203,8 @@ fn write_family(out: &mut String, family: &str, facts: &Facts, state: &Integrati
                 line!(out, "{family}{{integration=\"{name}\"}} {}", at.seconds());
             }
         }
-        "consentry_integration_probe_duration_seconds" => {
-            if state.last_probe.is_some() {
-                line!(out, "{family}{{integration=\"{name}\"}} {}", state.duration.as_secs_f64());
-            }
+        "consentry_integration_probe_duration_seconds" if state.last_probe.is_some() => {
+            line!(out, "{family}{{integration=\"{name}\"}} {}", state.duration.as_secs_f64());
         }
         "consentry_permission_granted" => {
             for permission in &state.permissions {

@@ -230,7 +230,8 @@ impl Evaluator {
                 let (id, sequence) = (open.id.clone(), open.notices);
                 (open.reason, open.notices) = (reason, sequence + 1);
                 let told = self.store.told(&id).await?;
-                let kind = |person: &str| if told.iter().any(|t| t == person) { MailKind::Changed } else { alert };
+                let kind =
+                    |person: &str| if alert == MailKind::Alert && told.iter().any(|t| t == person) { MailKind::Changed } else { alert };
                 let mails = notify(&id, sequence, self.people(&after.watched, reason), &after.story(reason, now), kind);
                 Ok((event("changed", reason), mails))
             }
@@ -416,7 +417,7 @@ fn log_changes(name: &str, before: &IntegrationState, after: &IntegrationState) 
     match (before.verdict, after.verdict) {
         (old, new) if old == new => {}
         (_, Verdict::Broken { reason, .. }) => {
-            tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken")
+            tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken");
         }
         (Verdict::Broken { .. }, _) => tracing::info!(integration = name, "integration is mended"),
         _ => tracing::debug!(integration = name, "integration is healthy"),

@@ -48,7 +48,7 @@ impl Target {
         TokenId { integration: self.name.clone(), client_id: self.client_id.clone(), tenant: self.tenant.clone() }
     }
 
-    fn client<'a>(&'a self, now: Timestamp, deadline: Instant) -> Client<'a> {
+    fn client(&self, now: Timestamp, deadline: Instant) -> Client<'_> {
         Client { tenant: &self.tenant, client_id: &self.client_id, credential: &self.credential, now_seconds: now.0 / 1000, deadline }
     }
 }
@@ -261,7 +261,7 @@ impl Prober {
                 Ok(None) => tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays"),
                 // The old token has not been revoked by its use (facts d.2), so nothing is lost.
                 Err(error) => {
-                    tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use")
+                    tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use");
                 }
             }
         }

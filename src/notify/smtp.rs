@@ -63,12 +63,11 @@ const WHOLE: Duration = Duration::from_secs(90);
 /// Hands one mail to the server.
 pub async fn deliver(settings: &SmtpSettings, notification: &Notification, mail: &Rendered, now: Timestamp) -> Delivery {
     let mut talk = Talk::default();
-    let outcome = match tokio::time::timeout(WHOLE, attempt(settings, notification, mail, now, &mut talk)).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            talk.note("! the server took longer than 90 s");
-            Err(EmailFailure::Timeout)
-        }
+    let outcome = if let Ok(outcome) = tokio::time::timeout(WHOLE, attempt(settings, notification, mail, now, &mut talk)).await {
+        outcome
+    } else {
+        talk.note("! the server took longer than 90 s");
+        Err(EmailFailure::Timeout)
     };
     Delivery { outcome, dialogue: talk.0 }
 }
@@ -130,9 +129,9 @@ async fn attempt(
     let result = hand_over(&mut connection, settings, &message, talk).await;
     // The server has taken the mail or not; how the farewell goes changes nothing.
     if result.is_ok() {
-        drop(connection.quit().await)
+        drop(connection.quit().await);
     } else {
-        connection.abort().await
+        connection.abort().await;
     }
     result
 }

@@ -28,8 +28,11 @@ pub struct Standing {
     pub reason: Option<Reason>,
 }
 
+/// What finds an integration by name.
+pub type Find = dyn Fn(&str) -> Option<Standing> + Send + Sync;
+
 /// Finds an integration by name.
-pub struct Lookup(pub Box<dyn Fn(&str) -> Option<Standing> + Send + Sync>);
+pub struct Lookup(pub Box<Find>);
 
 impl std::fmt::Debug for Lookup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -71,7 +71,7 @@ async fn one_cause_one_mail_to_the_operators() {
     fleet.pass(30 * MINUTE).await;
     assert_eq!(fleet.mails().len(), 1, "a secret nobody uses mends nothing");
     fleet.simulator.with_world(|w| {
-        w.apps.get_mut(&demo::APP).expect("the app").secrets.iter_mut().for_each(|s| s.expires += jiff::SignedDuration::from_hours(24))
+        w.apps.get_mut(&demo::APP).expect("the app").secrets.iter_mut().for_each(|s| s.expires += jiff::SignedDuration::from_hours(24));
     });
     fleet.pass(60 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "resolved"]);
@@ -190,4 +190,80 @@ async fn no_mail_without_the_protection_that_was_asked_for() {
             .lines()
             .any(|l| l.starts_with("consentry_emails_failed_total{kind=\"alert\",reason=\"tls\"}") && !l.ends_with(" 0"))
     );
+}
+
+/// What the directory said stands until it speaks again: a transient fault neither changes the reason nor tells anybody.
+#[tokio::test]
+async fn a_standing_reason_survives_transient_faults() {
+    let fleet = Fleet::start().await;
+    fleet.act((situation("litware").breaks)("litware.example"));
+    fleet.pass(12 * MINUTE).await;
+    assert_eq!(fleet.told(), ["alert to it@litware.example"]);
+    for contains in [Some("deletedItems".to_owned()), None] {
+        let tenant = Some("litware.example".to_owned());
+        fleet.simulator.fault(Fault { endpoint: Endpoint::Graph, tenant, contains, times: None, fault: status(503, None) });
+        fleet.pass(60 * MINUTE).await;
+        fleet.simulator.clear_faults();
+        fleet.pass(30 * MINUTE).await;
+    }
+    assert_eq!(fleet.told(), ["alert to it@litware.example"]);
+    assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"), "{:?}", fleet.reasons("litware"));
+}
+
+/// A token that somebody else keeps and that cannot be read is our trouble, not the admin's.
+#[tokio::test]
+async fn an_unreadable_token_file_invites_nobody() {
+    let simulator = crate::harness::tenants(Options::default()).await;
+    let files = tempfile::tempdir().expect("a folder");
+    let file = files.path().join("gone").join("token");
+    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL)
+        .replace("{name: contoso,", &format!("{{refresh_token_file: {}, name: contoso,", file.display()));
+    let fleet = Fleet::with(simulator, &text).await;
+    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    fleet.pass(20 * MINUTE).await;
+    assert!(fleet.reasons("contoso").iter().all(|(_, r)| r == "unclassified"), "{:?}", fleet.reasons("contoso"));
+    assert_eq!(fleet.told(), Vec::<String>::new());
+    std::fs::create_dir(files.path().join("gone")).expect("the mount is back");
+    fleet.pass(20 * MINUTE).await;
+    assert_eq!(fleet.told(), ["alert to it@contoso.example"], "there is no token: the invitation");
+}
+
+/// Without admins the operators get the link, and hear of another reason, too.
+#[tokio::test]
+async fn without_admins_the_operators_get_the_link() {
+    let simulator = crate::harness::tenants(Options::default()).await;
+    let text =
+        demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL).replace("admins: [it@contoso.example], ", "");
+    let fleet = Fleet::with(simulator, &text).await;
+    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    fleet.act((situation("contoso").breaks)("contoso.example"));
+    fleet.pass(12 * MINUTE).await;
+    assert!(fleet.mails()[0].1.text.contains("https://c.example.com/reauth/contoso?token="));
+    fleet.act(vec![entra_sim::Action::DeleteApp { tenant: "contoso.example".to_owned(), app: demo::APP }]);
+    fleet.pass(30 * MINUTE).await;
+    fleet.act(vec![entra_sim::Action::RestoreApp { tenant: "contoso.example".to_owned(), app: demo::APP }]);
+    fleet.act((situation("contoso").mends)("contoso.example"));
+    fleet.pass(30 * MINUTE).await;
+    assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator", "resolved"]);
+}
+
+/// A cause dies with its last sufferer, also when that one leaves the configuration.
+#[tokio::test]
+async fn a_cause_without_sufferers_swallows_no_alert() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    fleet.act(vec![entra_sim::Action::ExpireSecrets { app: demo::APPLICATION_APP }]);
+    fleet.pass(12 * MINUTE).await;
+    assert_eq!(fleet.kinds("operators@demo.example"), ["operator"]);
+    let Fleet { simulator, folder, config, clock, daemon } = fleet;
+    drop(daemon);
+    let renamed = std::fs::read_to_string(folder.path().join("consentry.yml")).expect("readable");
+    let renamed = renamed.replace("{name: fabrikam,", "{name: fabrikam2,").replace("{name: adatum,", "{name: adatum2,");
+    drop(config);
+    let config = crate::harness::load(&folder, &renamed);
+    let daemon = consentry::app::Daemon::wire(&config, clock.clone(), "/metrics").await.expect("a daemon");
+    let fleet = Fleet { simulator, folder, config, clock, daemon };
+    fleet.pass(12 * MINUTE).await;
+    assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator"], "the same cause, and news for the new ones");
+    assert_eq!(fleet.up("fabrikam"), None, "who leaves the configuration leaves at once");
 }

@@ -146,7 +146,7 @@ pub fn header(mail: &Parsed, name: &str) -> Option<String> {
 pub fn load(folder: &TempDir, configuration: &str) -> Config {
     let file = folder.path().join("consentry.yml");
     std::fs::write(&file, configuration).expect("written");
-    config::load(&file).map(|l| l.config).unwrap_or_else(|problems| panic!("{problems:#?}"))
+    config::load(&file).map_or_else(|problems| panic!("{problems:#?}"), |l| l.config)
 }
 
 fn freeze(simulator: &Simulator, at: Timestamp) {

@@ -151,3 +151,49 @@ async fn a_failing_upstream_is_not_hammered() {
     fleet.pass(Duration::from_secs(3 * 3600)).await;
     assert!(demo::SITUATIONS.iter().all(|s| fleet.reasons(s.name).is_empty()));
 }
+
+/// Whoever is asked to wait by a tenant asks it nothing more in that probe.
+#[tokio::test]
+async fn a_pause_begins_at_once() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    let fault = FaultKind::Status { status: 429, retry_after: Some("3600".to_owned()) };
+    fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Token,
+        tenant: Some("northwind.example".to_owned()),
+        contains: None,
+        times: None,
+        fault,
+    });
+    fleet.simulator.take_requests();
+    fleet.pass(60 * MINUTE).await;
+    let asked = fleet.simulator.take_requests().iter().filter(|r| r.target.starts_with("/northwind.example/")).count();
+    assert_eq!(asked, 1, "one request, and then an hour's silence");
+    assert!(fleet.reasons("northwind").iter().all(|(_, r)| r == "throttled"), "{:?}", fleet.reasons("northwind"));
+    assert_eq!(fleet.up("northwind").as_deref(), Some("1"));
+}
+
+/// One tenant in trouble slows nobody else down.
+#[tokio::test]
+async fn one_tenants_trouble_is_its_own() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    let fault = FaultKind::Status { status: 503, retry_after: None };
+    fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Any,
+        tenant: Some("northwind.example".to_owned()),
+        contains: None,
+        times: None,
+        fault,
+    });
+    fleet.pass(60 * MINUTE).await;
+    fleet.simulator.take_requests();
+    fleet.pass(60 * MINUTE).await;
+    let refreshes = fleet
+        .simulator
+        .take_requests()
+        .iter()
+        .filter(|r| r.target.starts_with("/contoso.example/") && r.grant_type.as_deref() == Some("refresh_token"))
+        .count();
+    assert_eq!(refreshes, 12, "every five minutes, as ever");
+}
