@@ -304,7 +304,7 @@ fn control(shared: &Shared, received: &Received, rest: &str) -> Reply {
         }
         ("GET", "mails") => Reply::json(200, &shared.mailbox.json()),
         ("GET", "ca.pem") => Reply::text(200, shared.ca_pem.clone()),
-        _ => Reply::json(404, &json!({"error": "unknown control path; see the README of the simulator"})),
+        _ => Reply::json(404, &json!({"error": "unknown control path; see the documentation of the crate"})),
     }
 }
 

@@ -53,10 +53,20 @@ impl From<rusqlite::Error> for StoreError {
 /// Work on the store's thread; what it returns is called with the fate of the commit.
 type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Completion + Send>;
 
-/// A job, and whether its commit must survive a power cut, or only the end of this process. What a probe merely repeats every few
-/// minutes is not worth a disk sync each; what somebody is told because of it is.
+/// What a job asks of its commit. What a probe merely repeats every few minutes is not worth a disk sync each; what somebody is
+/// told because of it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing: it changes nothing.
+    Read,
+    /// To survive the end of this process.
+    Relaxed,
+    /// To survive a power cut.
+    Durable,
+}
+
 struct Job {
-    durable: bool,
+    kind: Kind,
     work: Work,
 }
 
@@ -135,20 +145,28 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run(true, work).await
+        self.run(Kind::Durable, work).await
     }
 
-    /// The same for reading, and for what survives the end of the process but need not survive a power cut.
+    /// Runs a job that changes nothing.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(Kind::Read, work).await
+    }
+
+    /// The same for what survives the end of the process but need not survive a power cut.
     async fn write_relaxed<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run(false, work).await
+        self.run(Kind::Relaxed, work).await
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        durable: bool,
+        kind: Kind,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
@@ -156,10 +174,11 @@ impl Store {
             let result = connection.and_then(|c| isolated(c, work));
             Box::new(move |committed| {
                 // A caller that stopped waiting has no use for the answer.
-                let _ = reply.send(committed.and(result));
+                // What was read is true, whatever became of the others' writes.
+                let _ = reply.send(if kind == Kind::Read { result } else { committed.and(result) });
             })
         });
-        let (jobs, job) = (self.jobs.clone(), Job { durable, work });
+        let (jobs, job) = (self.jobs.clone(), Job { kind, work });
         // The channel is full only while the disk is slower than the probes; then waiting here is the right brake.
         match jobs.try_send(job) {
             Ok(()) => {}
@@ -181,6 +200,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "cache_size", -1024)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 256)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
@@ -218,7 +238,7 @@ fn serve(connection: &Connection, inbox: &Receiver<Job>) {
     let mut waiting: Option<Job> = None;
     let mut synced = true;
     while let Some(first) = waiting.take().or_else(|| inbox.recv().ok()) {
-        let durable = first.durable;
+        let durable = first.kind == Kind::Durable;
         if durable != synced {
             // In WAL mode NORMAL keeps the database whole and syncs at checkpoints only; FULL syncs every commit.
             let _ = connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" });
@@ -228,12 +248,13 @@ fn serve(connection: &Connection, inbox: &Receiver<Job>) {
         let mut completions: Vec<Completion> = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next.take() {
-            if job.durable && !durable {
+            if job.kind == Kind::Durable && !durable {
                 waiting = Some(job);
                 break;
             }
             // Outside a transaction a savepoint would commit by itself: then no job is run.
-            completions.push((job.work)(fate.as_ref().map(|()| connection).map_err(Clone::clone)));
+            let usable = if job.kind == Kind::Read { Ok(connection) } else { fate.as_ref().map(|()| connection).map_err(Clone::clone) };
+            completions.push((job.work)(usable));
             if fate.is_ok() && connection.is_autocommit() {
                 // SQLite rolls everything back by itself when the disk is full or fails.
                 fate = Err(StoreError::Database("the transaction was rolled back; is the disk full?".to_owned()));
@@ -243,6 +264,10 @@ fn serve(connection: &Connection, inbox: &Receiver<Job>) {
             }
         }
         let fate = fate.and_then(|()| commit(connection));
+        if fate.is_err() {
+            // A disk that is full of our own log gets it back.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
         completions.into_iter().for_each(|complete| complete(fate.clone()));
     }
 }

@@ -46,7 +46,7 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Queued>, StoreError> {
-        self.write_relaxed(move |c| {
+        self.read(move |c| {
             let mut statement = c.prepare_cached(DUE)?;
             let mut rows = statement.query(params![now.0, limit])?;
             let mut due = Vec::new();
@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
-        self.write_relaxed(|c| {
+        self.read(|c| {
             // A mail behind an earlier one to the same person is due no sooner than that one.
             let sql = "SELECT min(due_at) FILTER (WHERE NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
                            AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)), count(*)
@@ -119,10 +119,7 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn last_mail(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.write_relaxed(|c| {
-            Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))
-        })
-        .await
+        self.read(|c| Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))).await
     }
 
     /// Forgets mails that were delivered or given up before `before` and whose alert is over.

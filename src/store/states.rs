@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{state_from_json, state_to_json, story_from_json, story_to_json};
-use super::{Store, StoreError, notifications};
+use super::{Kind, Store, StoreError, notifications};
 use crate::domain::{IntegrationState, Notification, Reason, Story, Timestamp};
 
 /// An alert that is open.
@@ -102,7 +102,7 @@ impl Store {
     /// The database refuses; then nothing is saved.
     pub async fn save_probe(&self, record: ProbeRecord) -> Result<(), StoreError> {
         let durable = !(record.events.is_empty() && record.causes.is_empty() && record.notifications.is_empty());
-        self.run(durable, move |c| {
+        self.run(if durable { Kind::Durable } else { Kind::Relaxed }, move |c| {
             save_integration(c, &record.integration)?;
             for event in &record.events {
                 save_event(c, &record.integration.name, event)?;
@@ -123,7 +123,7 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn load(&self) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
-        self.write_relaxed(|c| {
+        self.read(|c| {
             let mut statement =
                 c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
             let integrations = statement.query_map([], saved_integration)?.collect::<Result<Vec<_>, _>>()?;
@@ -166,7 +166,7 @@ impl Store {
     /// The database refuses.
     pub async fn events(&self, integration: &str) -> Result<Vec<Event>, StoreError> {
         let name = integration.to_owned();
-        self.write_relaxed(move |c| {
+        self.read(move |c| {
             let mut statement = c.prepare_cached("SELECT kind, at, detail FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT ?2")?;
             let event = |r: &rusqlite::Row<'_>| Ok(Event { kind: r.get(0)?, at: Timestamp(r.get(1)?), detail: r.get(2)? });
             Ok(statement.query_map(params![name, HISTORY], event)?.collect::<Result<Vec<_>, _>>()?)
@@ -180,7 +180,7 @@ impl Store {
     /// The database refuses.
     pub async fn told(&self, alert: &str) -> Result<Vec<String>, StoreError> {
         let alert = alert.to_owned();
-        self.write_relaxed(move |c| {
+        self.read(move |c| {
             let mut statement =
                 c.prepare_cached("SELECT recipient FROM notifications WHERE alert = ?1 GROUP BY recipient ORDER BY min(id)")?;
             Ok(statement.query_map([alert], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?)

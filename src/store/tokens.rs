@@ -42,7 +42,7 @@ impl Store {
     /// The database refuses, or the row does not decrypt.
     pub async fn token(&self, id: &TokenId) -> Result<Option<StoredToken>, StoreError> {
         let (id, key) = (id.clone(), self.key.clone());
-        self.write_relaxed(move |c| {
+        self.read(move |c| {
             let row = c
                 .prepare_cached(
                     "SELECT current, previous, generation FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3",
