@@ -62,7 +62,7 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<
     })
 }
 
-/// The hosts of Microsoft's clouds (facts f).
+/// The hosts of Microsoft's clouds (Microsoft, `authentication-national-cloud.md`).
 fn known_cloud(name: &str) -> Cloud {
     let (login, graph) = match name {
         "us_gov" => ("login.microsoftonline.us", "graph.microsoft.us"),

@@ -98,7 +98,7 @@ pub struct Profile {
 /// Scopes of OpenID Connect itself: re-authentication always asks for them, so they are never "unexpected".
 pub const OPENID_SCOPES: [&str; 4] = ["openid", "profile", "email", "offline_access"];
 
-/// Permission values compare without regard to case (facts a.3).
+/// Permission values compare without regard to case (Microsoft Graph, `oauth2permissiongrant.md`, and replies seen in the field).
 pub fn same_permission(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }

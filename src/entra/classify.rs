@@ -104,7 +104,7 @@ fn token_reason(status: u16, error: &EntraError, codes: &[u32], overrides: &Hash
     (None, fallback(&error.error, error.suberror.as_deref().unwrap_or_default()))
 }
 
-/// What `error` and `suberror` say when no number is known (facts d.6).
+/// What `error` and `suberror` say when no number is known (Microsoft, `reference-error-codes.md`).
 fn fallback(error: &str, suberror: &str) -> Reason {
     match (error, suberror) {
         (_, "basic_action" | "additional_action" | "user_password_expired") | ("interaction_required" | "login_required", _) => {
@@ -133,7 +133,7 @@ pub enum GraphCaller {
     Reader,
 }
 
-/// What an error of Graph means, for a whole answer or an item of a batch (facts a.8).
+/// What an error of Graph means, for a whole answer or an item of a batch (Microsoft Graph, `concepts/errors.md`).
 pub fn classify_graph(status: u16, body: &Value, caller: GraphCaller) -> Fault {
     let error = &body["error"];
     let code = error["code"].as_str().unwrap_or_default();

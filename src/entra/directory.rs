@@ -11,10 +11,10 @@ use super::classify::GraphCaller;
 use super::graph::{Asker, BATCH_LIMIT, BatchItem, ItemAnswer, encode, literal};
 use crate::domain::{Directory, Fault, Presence, Reason, RequiredPermissions, ResourceGrants, ScopeGrant, Timestamp};
 
-/// App id of Microsoft Graph, the same in every tenant and cloud (facts a.0).
+/// App id of Microsoft Graph, the same in every tenant and cloud (Microsoft Graph, `concepts/paging.md`).
 const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
 
-/// Deleted applications can be restored for so long (facts a.2).
+/// Deleted applications can be restored for so long (Microsoft, `restore-application.md`).
 const RESTORABLE: Duration = Duration::from_secs(30 * 86_400);
 
 /// How a resource is named in the configuration.
@@ -36,7 +36,7 @@ impl<'a> ResourceKey<'a> {
         }
     }
 
-    /// The `.default` scope of the resource (facts d.1), for tokens.
+    /// The `.default` scope of the resource (Microsoft, `v2-oauth2-client-creds-grant-flow.md`), for tokens.
     pub fn scope(&self, graph: &str) -> String {
         match self {
             Self::AppId(GRAPH_APP_ID) => format!("{graph}/.default"),
@@ -148,7 +148,7 @@ impl Entra {
             cache.forget_roles();
         }
         if has_strangers(&delegated, question) || has_strangers(&application, question) {
-            // A resource that was deleted and consented again has a new object id (facts g.5).
+            // A resource that was deleted and consented again has a new object id (Microsoft, `restore-application.md`).
             cache.forget(question.tenant);
         }
         Directory { presence, delegated, application }
@@ -279,7 +279,7 @@ fn delegated(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<Re
         let id = item["resourceId"].as_str().ok_or_else(|| Fault::new(Reason::InvalidResponse, "a grant has no resourceId"))?;
         let principal =
             if item["consentType"] == "AllPrincipals" { None } else { Some(item["principalId"].as_str().unwrap_or_default().to_owned()) };
-        // Leading blanks, double blanks, null: as found in the wild (facts a.3).
+        // Leading blanks, double blanks, null: as found in the wild (Microsoft Graph, `oauth2permissiongrant.md`, and replies seen in the field).
         let scopes = item["scope"].as_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         entry(&mut grants, resources, id).0.delegated.push(ScopeGrant { principal, scopes });
     }
@@ -292,7 +292,7 @@ fn application(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<
         let id = item["resourceId"].as_str().ok_or_else(|| Fault::new(Reason::InvalidResponse, "an assignment has no resourceId"))?;
         let role = item["appRoleId"].as_str().unwrap_or_default().to_ascii_lowercase();
         let (grant, resource) = entry(&mut grants, resources, id);
-        // All zeros is "default access": no role (facts a.4). A role that is no longer defined is reported by its id.
+        // All zeros is "default access": no role (Microsoft Graph, `approleassignment.md`). A role that is no longer defined is reported by its id.
         if role != "00000000-0000-0000-0000-000000000000" {
             let name = resource.and_then(|r| r.roles.get(&role).cloned());
             grant.application.push(name.unwrap_or(role));

@@ -12,7 +12,7 @@ use super::classify::{GraphCaller, classify_graph};
 use super::http::{Answer, Endpoint, Outgoing, parse_retry_after};
 use crate::domain::{Fault, GroupPolicy, GroupRef, Groups, Reason, RequiredGroup};
 
-/// A batch carries at most so many requests (facts b).
+/// A batch carries at most so many requests (Microsoft Graph, `concepts/json-batching.md`).
 pub(super) const BATCH_LIMIT: usize = 20;
 
 /// Groups are counted up to here.
@@ -53,7 +53,7 @@ pub(super) struct Asker<'a> {
     pub(super) deadline: Instant,
 }
 
-/// A monitor must be throttled before the customer's own traffic of the same app (facts c).
+/// A monitor must be throttled before the customer's own traffic of the same app (Microsoft Graph, `concepts/throttling.md`).
 const PRIORITY: (&str, &str) = ("x-ms-throttle-priority", "Low");
 
 /// Percent-encodes a query value. Graph wants `%20`, not `+`.
@@ -216,7 +216,7 @@ fn graph_body(answer: &Answer, caller: GraphCaller) -> Result<Value, Fault> {
         let challenge =
             answer.headers.get_all("www-authenticate").iter().any(|v| v.to_str().is_ok_and(|v| v.contains("insufficient_claims")));
         if status == 401 && challenge && caller == GraphCaller::Own {
-            // Continuous access evaluation: the person must sign in again, the token is not damaged (facts g.9).
+            // Continuous access evaluation: the person must sign in again, the token is not damaged (Microsoft, `claims-challenge.md`).
             fault.reason = Reason::InteractionRequired;
         }
         return Err(fault);
@@ -241,7 +241,7 @@ impl Seen {
         let groups = page["value"].as_array().ok_or_else(|| invalid("a list of groups has no value"))?;
         for group in groups {
             let id = group["id"].as_str().ok_or_else(|| invalid("a group has no id"))?;
-            // Null properties are no nameless group: the token may see a membership, but not the group (facts a.5).
+            // Null properties are no nameless group: the token may see a membership, but not the group (Microsoft Graph, `permissions-overview.md`).
             let Some(name) = group["displayName"].as_str() else {
                 self.nameless += 1;
                 continue;

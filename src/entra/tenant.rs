@@ -12,7 +12,7 @@ use super::http::{Endpoint, Outgoing};
 use crate::domain::{Fault, Reason};
 
 impl Entra {
-    /// The GUID behind a GUID or verified domain: the issuer in the OpenID configuration names it (facts d.7).
+    /// The GUID behind a GUID or verified domain: the issuer in the OpenID configuration names it (Microsoft, `access-tokens.md`).
     ///
     /// # Errors
     /// The tenant does not exist, or cannot be asked after.

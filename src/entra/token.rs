@@ -179,7 +179,7 @@ fn granted(response: &Response) -> Granted {
     let words = |claim: &Value| {
         claim.as_array().map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>()).unwrap_or_default()
     };
-    // With or without the resource in front, in whatever spelling of its host (facts d.3).
+    // With or without the resource in front, in whatever spelling of its host (Microsoft, `v2-oauth2-auth-code-flow.md`).
     let short = |scope: &str| scope.rsplit_once('/').map_or(scope, |(_, last)| last).to_owned();
     let split = |text: &str| text.split_whitespace().map(short).filter(|s| s != ".default").collect::<Vec<_>>();
     let said = response.scopes().map(|s| s.iter().flat_map(|v| split(v)).collect());
@@ -194,7 +194,7 @@ fn granted(response: &Response) -> Granted {
     }
 }
 
-/// Claims of an access token, for diagnosis only: its signature is Graph's business (facts d.7).
+/// Claims of an access token, for diagnosis only: its signature is Graph's business (Microsoft, `access-tokens.md`).
 fn claims(token: &str) -> Option<Value> {
     let payload = token.split('.').nth(1)?;
     let bytes = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;

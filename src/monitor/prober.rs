@@ -91,7 +91,7 @@ impl Prober {
             Some(reader) => Some(self.ask_directory(target, reader, deadline).await),
             None => None,
         };
-        // Whoever was asked to wait by a tenant asks it nothing more in this probe (facts c).
+        // Whoever was asked to wait by a tenant asks it nothing more in this probe (Microsoft Graph, `concepts/throttling.md`).
         let mut pause = directory.as_ref().and_then(Directory::pause);
         let (app_only, app_token) = match &pause {
             Some(fault) => (Some(Err(fault.clone())), None),
@@ -127,7 +127,7 @@ impl Prober {
         if !refused {
             return directory;
         }
-        // New roles never appear in an old token (facts g.3): a refusal counts only when the token is fresh.
+        // New roles never appear in an old token (Microsoft, `managed-identity-best-practice-recommendations.md`): a refusal counts only when the token is fresh.
         self.lock_readers().remove(&(reader.client_id.clone(), target.tenant.clone()));
         if cached { self.read_directory(target, reader, question).await.0 } else { directory }
     }
@@ -259,7 +259,7 @@ impl Prober {
             match saved {
                 Ok(Some(_)) => {}
                 Ok(None) => tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays"),
-                // The old token has not been revoked by its use (facts d.2), so nothing is lost.
+                // The old token has not been revoked by its use (Microsoft, `refresh-tokens.md`), so nothing is lost.
                 Err(error) => {
                     tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use");
                 }

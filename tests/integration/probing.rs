@@ -268,3 +268,29 @@ async fn other_credentials_and_resources() {
         assert!(!fleet.reasons(name).iter().any(|(check, _)| check == "group_access"), "{name}: groups still answer");
     }
 }
+
+/// Over TLS with an authority of one's own; without it nothing is trusted.
+#[tokio::test]
+async fn a_corporate_authority_is_trusted_when_it_is_named() {
+    for (named, expected) in [(true, None), (false, Some("network_error"))] {
+        let simulator = crate::harness::tenants(entra_sim::Options::default()).await;
+        let files = tempfile::tempdir().expect("a folder");
+        let ca = files.path().join("ca.pem");
+        std::fs::write(&ca, simulator.ca_pem()).expect("written");
+        let mut text = consentry::demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
+        text = text.replace(&simulator.url(), &simulator.https_url());
+        if named {
+            text.push_str(&format!("upstream: {{tls_config: {{ca_file: {}}}}}\n", ca.display()));
+        }
+        let fleet = Fleet::with(simulator, &text).await;
+        consentry::demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+        fleet.pass(6 * MINUTE).await;
+        for name in ["northwind", "fabrikam", "litware"] {
+            let reasons = fleet.reasons(name);
+            match expected {
+                None => assert_eq!((fleet.up(name).as_deref(), reasons), (Some("1"), vec![])),
+                Some(expected) => assert!(!reasons.is_empty() && reasons.iter().all(|(_, r)| r == expected), "{reasons:?}"),
+            }
+        }
+    }
+}
