@@ -58,8 +58,7 @@ pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entr
         }
     });
     let door = Door::new(&options, observer).context("cannot set up the connection to Entra")?;
-    let hosts = Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() };
-    Ok(Entra::new(door, hosts, Arc::new(config.reason_overrides.clone())))
+    Ok(Entra::new(door, hosts(config), Arc::new(config.reason_overrides.clone())))
 }
 
 /// Opens the configured database.
@@ -116,21 +115,24 @@ pub fn targets(config: &Config) -> Vec<Target> {
     config.integrations.iter().filter_map(target).collect()
 }
 
+/// Entra's page on which an administrator accepts everything that the registration lists (`v2-admin-consent.md`). Without
+/// `redirect_uri` Entra returns to the first one registered.
+fn admin_consent_url(hosts: &Hosts, tenant: &str, client_id: &str) -> String {
+    let scope = format!("{}/.default", hosts.graph);
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    let query = query.append_pair("client_id", client_id).append_pair("scope", &scope).finish();
+    format!("{}/{tenant}/v2.0/adminconsent?{query}", hosts.login)
+}
+
+fn hosts(config: &Config) -> Hosts {
+    Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() }
+}
+
 /// Where an integration is mended.
 fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTarget {
     match &app.reauthentication {
         ReauthenticationMode::Builtin => LinkTarget::Builtin,
-        ReauthenticationMode::AdminConsent => {
-            let scope = format!("{}/.default", config.cloud.graph_url);
-            let mut url = format!("{}/{}/v2.0/adminconsent", config.cloud.login_url, integration.tenant);
-            let query = url::form_urlencoded::Serializer::new(String::new())
-                .append_pair("client_id", &app.client_id)
-                .append_pair("scope", &scope)
-                .finish();
-            url.push('?');
-            url.push_str(&query);
-            LinkTarget::Url(url)
-        }
+        ReauthenticationMode::AdminConsent => LinkTarget::Url(admin_consent_url(&hosts(config), &integration.tenant, &app.client_id)),
         ReauthenticationMode::Url(template) => {
             let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
             let values = [
@@ -246,8 +248,8 @@ impl Daemon {
         let links = links(config, &store);
         let notifier = notifier(config, &store, links.clone(), &families, &clock, outbox);
         let lookup = {
-            let monitor = monitor.clone();
-            Lookup(Box::new(move |name| standing(&monitor, name)))
+            let (monitor, hosts) = (monitor.clone(), hosts(config));
+            Lookup(Box::new(move |name| standing(&monitor, &hosts, name)))
         };
         let telemetry_path = telemetry_path.to_owned();
         let served = Arc::new(Served { families, published, links, monitor: lookup, clock, ready: AtomicBool::new(false), telemetry_path });
@@ -271,7 +273,7 @@ impl Daemon {
 }
 
 /// What the page behind a link says of an integration.
-fn standing(monitor: &Monitor, name: &str) -> Option<Standing> {
+fn standing(monitor: &Monitor, hosts: &Hosts, name: &str) -> Option<Standing> {
     let watched = monitor.evaluator().watched(name)?;
     let reason = match monitor.evaluator().state(name)?.verdict {
         Verdict::Broken { reason, .. } => Some(reason),
@@ -282,6 +284,7 @@ fn standing(monitor: &Monitor, name: &str) -> Option<Standing> {
         app: watched.app_display_name.to_string(),
         tenant: watched.tenant.clone(),
         permissions: watched.permissions.to_vec(),
+        admin_consent: admin_consent_url(hosts, &watched.tenant, &watched.facts.client_id),
         reason,
     })
 }

@@ -225,7 +225,8 @@ pub fn populate(simulator: &Simulator) -> anyhow::Result<()> {
         name: name.to_owned(),
         secret: Some(SECRET.to_owned()),
         certificate_pem: None,
-        redirect_uris: Vec::new(),
+        // Whoever accepts returns to the mailbox, where the next mail waits.
+        redirect_uris: vec![format!("{}/", simulator.url())],
         delegated,
         application,
     };

@@ -16,8 +16,6 @@ use crate::reply::{Reply, escape};
 /// Parameters of an authorization or admin consent request.
 pub type Parameters = HashMap<String, String>;
 
-const OIDC: [&str; 4] = ["openid", "profile", "email", "offline_access"];
-
 /// The client and tenant of a request, or the page that Entra shows instead of redirecting.
 fn context<'w>(world: &'w World, tenant: &str, parameters: &Parameters) -> Result<(&'w Tenant, &'w Registration, Url), Reply> {
     let stop = |aadsts: u32, message: String| Err(error_page(aadsts, &message));
@@ -26,7 +24,9 @@ fn context<'w>(world: &'w World, tenant: &str, parameters: &Parameters) -> Resul
     let Some(app) = client.and_then(|c| world.apps.get(&c)) else {
         return stop(700_016, "Application was not found in the directory.".to_owned());
     };
-    let redirect = parameters.get("redirect_uri").map_or("", String::as_str);
+    // Entra returns to the first registered one when the request names none.
+    let first = app.redirect_uris.first().map_or("", String::as_str);
+    let redirect = parameters.get("redirect_uri").map_or(first, String::as_str);
     let Some(url) = Url::parse(redirect).ok().filter(|_| app.redirect_uris.iter().any(|r| r == redirect)) else {
         return stop(
             50011,
@@ -232,9 +232,4 @@ fn error_page(aadsts: u32, message: &str) -> Reply {
             escape(message)
         ),
     )
-}
-
-/// Whether a scope is one of OpenID Connect's own.
-pub fn is_openid_scope(scope: &str) -> bool {
-    OIDC.iter().any(|o| o.eq_ignore_ascii_case(scope))
 }

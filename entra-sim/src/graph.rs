@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::faults::{Endpoint, FaultKind, Faults};
-use crate::model::{Offer, Registration, ServicePrincipal, Tenant, World, graph_app_id};
+use crate::model::{Offer, Registration, ServicePrincipal, Tenant, World};
 use crate::odata::{Filter, Page, select};
 use crate::reply::{Reply, fields};
 use crate::tokens::Caller;
@@ -360,9 +360,4 @@ impl Context<'_> {
             None => Reply::graph_error(400, "BadRequest", "/me request is only valid with delegated authentication flow."),
         }
     }
-}
-
-/// Whether an app id is Microsoft Graph's.
-pub fn is_graph(app: Uuid) -> bool {
-    app == graph_app_id()
 }

@@ -105,7 +105,7 @@ pub(crate) async fn handle(
     if let Some(rest) = received.target.strip_prefix("/_sim/") {
         return Ok(respond(control(&shared, &received, rest)));
     }
-    if received.target == "/" || received.target.starts_with("/mail/") {
+    if received.target.split('?').next() == Some("/") || received.target.starts_with("/mail/") {
         return Ok(respond(mail_pages(&shared, &received.target)));
     }
     let graph = received.target.starts_with("/v1.0/");

@@ -10,7 +10,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, R
 use axum::response::{IntoResponse, Response};
 
 use super::server::Served;
-use crate::domain::Reason;
+use crate::domain::{Reason, Remedy};
 use crate::reauth::LinkError;
 
 /// What the page behind a link says of an integration.
@@ -24,6 +24,8 @@ pub struct Standing {
     pub tenant: String,
     /// Permissions that re-authentication asks for.
     pub permissions: Vec<String>,
+    /// Entra's page on which an administrator accepts the permissions for the whole tenant.
+    pub admin_consent: String,
     /// The primary reason of what is confirmed broken.
     pub reason: Option<Reason>,
 }
@@ -111,6 +113,15 @@ pub(super) async fn reauthentication(
         Some(reason) => paragraphs.extend([reason.sentence().to_owned(), reason.advice().to_owned()]),
         None => paragraphs.push("Everything works at the moment. You need not do anything.".to_owned()),
     }
-    paragraphs.push("This version of Consentry reports what is wrong; signing in again happens where the application was first connected. The permissions it needs:".to_owned());
-    page(StatusCode::OK, &Page { title: &standing.display_name, paragraphs, items: standing.permissions, links: Vec::new() })
+    // Accepting the permissions anew mends what is about them; a dead token needs the person behind it.
+    let about_permissions = standing.reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate && (r.is_presence() || r.is_consent()));
+    let mut links = Vec::new();
+    if about_permissions {
+        paragraphs.push("An administrator of the tenant can accept the permissions again on Microsoft's own page:".to_owned());
+        links.push(("Accept the permissions at Microsoft", standing.admin_consent));
+    } else if standing.reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate) {
+        paragraphs.push("Sign in again where the application was first connected.".to_owned());
+    }
+    paragraphs.push("The permissions that the integration needs:".to_owned());
+    page(StatusCode::OK, &Page { title: &standing.display_name, paragraphs, items: standing.permissions, links })
 }

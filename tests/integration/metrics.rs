@@ -104,7 +104,25 @@ async fn health_readiness_and_pages() {
     let path = mail.text.lines().find_map(|l| l.strip_prefix("https://consentry.example.com")).expect("a link").to_owned();
     let page = get(&format!("{url}{path}"), &[]).await;
     assert_eq!((page.status().as_u16(), page.headers()["referrer-policy"].to_str().expect("text")), (200, "no-referrer"));
-    assert!(page.text().await.expect("text").contains("A permission that the integration needs was taken away."));
+    let page = page.text().await.expect("text");
+    assert!(page.contains("A permission that the integration needs was taken away."));
+    // The page leads to Microsoft's consent page, where accepting mends it.
+    let consent = page
+        .split("href=\"")
+        .find_map(|p| p.split('"').next().filter(|u| u.contains("/v2.0/adminconsent?")))
+        .expect("a link")
+        .replace("&#38;", "&");
+    let form = get(&consent, &[]).await.text().await.expect("text");
+    let user = form.split("name=sim_user value=\"").nth(1).and_then(|u| u.split('"').next()).expect("an account").to_owned();
+    let (action, query) = consent.split_once('?').expect("a query");
+    let accepted = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client").post(action);
+    let accepted = accepted.body(format!("{query}&sim_user={user}&sim_decision=accept")).send().await.expect("an answer");
+    assert_eq!(accepted.status(), 302);
+    fleet.pass(12 * MINUTE).await;
+    assert_eq!(
+        (fleet.up("contoso").as_deref(), fleet.kinds("it@contoso.example")),
+        (Some("1"), vec!["alert".to_owned(), "resolved".to_owned()])
+    );
     for forged in ["/reauth/contoso?token=AAAA", "/reauth/contoso", "/reauth/nobody?token=AAAA", &path.replace("contoso", "litware")] {
         assert_eq!(get(&format!("{url}{forged}"), &[]).await.status(), 403, "{forged}");
     }
