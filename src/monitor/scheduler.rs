@@ -134,11 +134,6 @@ impl Schedule {
         self.in_flight.len()
     }
 
-    /// The factor by which the upstream's trouble slows everybody down.
-    pub fn stretch(&self) -> u32 {
-        self.pace.stretch()
-    }
-
     fn put(&mut self, name: &str, due: Timestamp) {
         if let Some(place) = self.places.get_mut(name) {
             place.due = due;

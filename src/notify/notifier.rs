@@ -3,7 +3,8 @@
 //! A mail is marked as sent as soon as the server has taken it. A crash in between repeats it once, with the same
 //! `Message-ID`.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -55,12 +56,14 @@ pub struct Notifier {
     families: Families,
     clock: Clock,
     outbox: Arc<Notify>,
+    /// Mails that the server has taken and the database could not mark yet: they are marked, never sent again.
+    taken: Arc<Mutex<HashSet<i64>>>,
 }
 
 impl Notifier {
     /// Puts the parts together. `outbox` is nudged when mails were saved.
     pub fn new(settings: NotifierSettings, store: Store, families: Families, clock: Clock, outbox: Arc<Notify>) -> Self {
-        Self { settings: Arc::new(settings), store, families, clock, outbox }
+        Self { settings: Arc::new(settings), store, families, clock, outbox, taken: Arc::default() }
     }
 
     /// Runs until told to stop; a mail that is being handed over is finished first.
@@ -119,6 +122,9 @@ impl Notifier {
     async fn send(&self, queued: &Queued) -> Result<(), StoreError> {
         let notification = &queued.notification;
         let now = self.clock.now();
+        if self.lock_taken().contains(&queued.id) {
+            return self.mark(queued.id, now).await;
+        }
         let link = match &notification.story.link {
             LinkTarget::Builtin => (self.settings.link)(&notification.story.integration, now),
             LinkTarget::Url(url) => Some(url.clone()),
@@ -130,8 +136,10 @@ impl Notifier {
         let now = self.clock.now();
         match delivery.outcome {
             Ok(()) => {
-                self.store.mark_sent(queued.id, now).await?;
+                self.lock_taken().insert(queued.id);
                 self.families.email_sent(kind, now);
+                // Marked before anything else: a crash in between would repeat it.
+                self.mark(queued.id, now).await?;
                 tracing::info!(%integration, kind = kind.label(), %to, "mail sent");
             }
             Err(failure) => {
@@ -149,6 +157,16 @@ impl Notifier {
             }
         }
         self.families.set_queue(self.store.outbox().await?.1);
+        Ok(())
+    }
+
+    fn lock_taken(&self) -> std::sync::MutexGuard<'_, HashSet<i64>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn mark(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        self.store.mark_sent(id, now).await?;
+        self.lock_taken().remove(&id);
         Ok(())
     }
 

@@ -267,3 +267,22 @@ async fn a_cause_without_sufferers_swallows_no_alert() {
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator"], "the same cause, and news for the new ones");
     assert_eq!(fleet.up("fabrikam"), None, "who leaves the configuration leaves at once");
 }
+
+/// A mail that the server has taken is never sent again, also when the database cannot say so for a while.
+#[tokio::test]
+async fn a_mail_that_cannot_be_marked_is_not_repeated() {
+    let fleet = Fleet::start().await;
+    fleet.act((situation("contoso").breaks)("contoso.example"));
+    fleet.daemon.monitor.run_until(fleet.clock.now().plus(12 * MINUTE)).await;
+    let database = rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON notifications BEGIN SELECT RAISE(FAIL, 'disk full'); END";
+    database.execute_batch(refuse).expect("a database that refuses");
+    let notifier = fleet.daemon.notifier.as_ref().expect("mail is configured");
+    for _ in 0..3 {
+        assert!(notifier.drain().await.is_err(), "the mark was refused");
+    }
+    assert_eq!(fleet.told(), ["alert to it@contoso.example"]);
+    database.execute_batch("DROP TRIGGER refuse").expect("room again");
+    assert_eq!(notifier.drain().await.expect("marked"), None);
+    assert_eq!((fleet.told().len(), fleet.daemon.store.outbox().await.expect("outbox").1), (1, 0));
+}
