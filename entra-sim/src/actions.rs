@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::model::{
-    Assignment, GRAPH_PERMISSIONS, Grant, Group, RefreshToken, Registration, RequiredAccess, Secret, ServicePrincipal, Tenant, TokenDeath,
-    User, World, graph_app_id,
+    Assignment, GRAPH_PERMISSIONS, Grant, Group, IdTokenFlaw, RefreshToken, Registration, RequiredAccess, Secret, ServicePrincipal, Tenant,
+    TokenDeath, User, World, graph_app_id,
 };
 
 /// A change. JSON form: `{"action": "disable_app", "tenant": "contoso.example", "app": "<client id>"}`.
@@ -219,6 +219,10 @@ pub enum Action {
     ConsentDelay {
         seconds: i64,
     },
+    /// From now on id_tokens are issued with this flaw, or without.
+    FlawIdTokens {
+        flaw: Option<IdTokenFlaw>,
+    },
 }
 
 fn year() -> i64 {
@@ -321,6 +325,7 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
         }
         Action::AdvanceClock { seconds } => world.clock_offset_seconds += seconds,
         Action::FreezeClock { at } => (world.frozen_at, world.clock_offset_seconds) = (at, 0),
+        Action::FlawIdTokens { flaw } => world.id_token_flaw = flaw,
         Action::ConsentDelay { seconds } => world.consent_delay_seconds = seconds,
     }
     Ok(json!({}))

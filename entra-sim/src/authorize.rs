@@ -10,7 +10,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::actions::consent;
-use crate::model::{Code, GRAPH_PERMISSIONS, Registration, Tenant, User, World, graph_app_id};
+use crate::model::{Account, Code, GRAPH_PERMISSIONS, Registration, Tenant, User, World, graph_app_id};
 use crate::reply::{Reply, escape};
 
 /// Parameters of an authorization or admin consent request.
@@ -104,20 +104,30 @@ fn page(directory: &Tenant, app: &Registration, scopes: &[String], parameters: &
         )
     };
     let accounts: String = directory.users.iter().filter(|u| !u.deleted).enumerate().map(account).collect();
-    let asked: String = scopes.iter().map(|s| format!("<li>{}</li>", escape(s))).collect();
+    let others = "<label><input type=radio name=sim_user value=foreign id=foreign> Somebody of another organization</label>\
+                  <label><input type=radio name=sim_user value=personal id=personal> A personal Microsoft account</label>";
+    let asked: String = scopes.iter().map(|s| asked_for(s)).collect();
     Reply::html(
         200,
         format!(
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>Permissions requested</title>\
          <style>body{{font:16px system-ui;max-width:28rem;margin:2rem auto;padding:0 1rem}}label{{display:block;padding:.3rem 0}}button{{font:inherit;padding:.5rem 1.2rem}}</style>\
-         <p>Simulated Entra: {}</p><h1>Permissions requested</h1><p><b>{}</b> would like to:</p><ul>{asked}</ul>\
-         <form method=post action=\"/{}/{action}\">{hidden}<fieldset><legend>Sign in as</legend>{accounts}</fieldset>\
+         <p>Simulated Entra: {}</p><h1>Permissions requested</h1><form method=post action=\"/{}/{action}\">{hidden}<p><b>{}</b> would like to:</p><ul>{asked}</ul>\
+         <fieldset><legend>Sign in as</legend>{accounts}{others}</fieldset>\
          <label><input type=checkbox name=sim_organization value=1> Consent on behalf of your organization</label>\
          <p><button name=sim_decision value=accept id=accept>Accept</button> <button name=sim_decision value=cancel id=cancel>Cancel</button></p></form></html>",
             escape(&directory.name),
-            escape(&app.name),
             directory.id,
+            escape(&app.name),
         ),
+    )
+}
+
+/// A permission with a box to leave it out, which Entra does not offer: a consent may turn out smaller than what was asked.
+fn asked_for(scope: &str) -> String {
+    let value = escape(scope);
+    format!(
+        "<li>{value} <label style=\"display:inline\"><input type=checkbox name=\"sim_without_{value}\" value=1> <small>leave out</small></label></li>"
     )
 }
 
@@ -138,13 +148,20 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
             ],
         );
     }
-    let Some(user) = signed_in(&directory, parameters) else {
+    let account = match parameters.get("sim_user").map(String::as_str) {
+        Some("foreign") => Account::Foreign,
+        Some("personal") => Account::Personal,
+        _ => Account::Own,
+    };
+    let own = if account == Account::Own { signed_in(&directory, parameters) } else { directory.users.first().cloned() };
+    let Some(user) = own else {
         return error_page(50034, "The user account does not exist in the directory.");
     };
     if !user.enabled {
         return error_page(50057, "The user account is disabled.");
     }
-    let scopes = wanted_scopes(&app, parameters);
+    let mut scopes = wanted_scopes(&app, parameters);
+    scopes.retain(|s| !parameters.contains_key(&format!("sim_without_{s}")));
     let needs_admin = |s: &String| GRAPH_PERMISSIONS.iter().any(|(value, _, _, admin)| *admin && value.eq_ignore_ascii_case(s));
     if !user.admin && (directory.user_consent_off || scopes.iter().any(needs_admin)) {
         return back(
@@ -155,7 +172,9 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     }
     let principal = (!parameters.contains_key("sim_organization")).then_some(user.id);
     let key = directory.id.to_string();
-    if let Err(message) = consent(world, &key, app.app_id, principal, graph_app_id(), &scopes, &[]) {
+    // What another organization's admin accepts changes nothing here.
+    let here = account == Account::Own;
+    if let Err(message) = if here { consent(world, &key, app.app_id, principal, graph_app_id(), &scopes, &[]) } else { Ok(()) } {
         return error_page(650_053, &message);
     }
     let code = format!("1.SIMCODE{}", Uuid::new_v4().simple());
@@ -173,6 +192,7 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
             scope: get("scope").unwrap_or_default(),
             expires,
             used: false,
+            account,
         },
     );
     back(&redirect, parameters, &[("code", &code), ("session_state", &Uuid::new_v4().to_string())])

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::actions::issue_refresh_token;
-use crate::model::{Registration, TokenDeath, World, graph_app_id};
+use crate::model::{Account, IdTokenFlaw, Registration, TokenDeath, World, graph_app_id};
 use crate::reply::Reply;
 use crate::tokens::Keys;
 
@@ -440,7 +440,8 @@ fn tokens_for_user(
         return refuse(world, 400, "invalid_resource", 500_011, "The resource principal was not found in the tenant.", None);
     };
     let granted = directory.granted_scopes(client, resource_principal, user, now);
-    let missing = wanted.as_ref().is_some_and(|w| w.iter().any(|s| !granted.iter().any(|g| g.eq_ignore_ascii_case(s))));
+    // A code may bring fewer permissions than were asked for; a refresh that names one too many is refused.
+    let missing = code.is_none() && wanted.as_ref().is_some_and(|w| w.iter().any(|s| !granted.iter().any(|g| g.eq_ignore_ascii_case(s))));
     if granted.is_empty() || missing {
         let message = format!(
             "The user or administrator has not consented to use the application with ID '{}' named '{}'. Send an interactive authorization request for this user and resource.",
@@ -464,9 +465,15 @@ fn tokens_for_user(
         id_claims["nonce"] = json!(nonce);
     }
     // Signing costs a millisecond; Entra, too, adds an id_token only when `openid` is consented or asked for.
+    match code.map(|c| c.account) {
+        Some(Account::Foreign) => whose(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff"),
+        Some(Account::Personal) => whose(&mut id_claims, request.login, "9188040d-6c67-4c5b-b112-36a304b66dad"),
+        Some(Account::Own) | None => {}
+    }
     if code.is_some() || asked.split_whitespace().any(|s| s == "openid") {
-        match keys.sign(&id_claims) {
-            Ok(token) => body["id_token"] = json!(token),
+        match id_token(world, keys, id_claims) {
+            Ok(Some(token)) => body["id_token"] = json!(token),
+            Ok(None) => {}
             Err(error) => return refuse(world, 500, "server_error", 50000, &error.to_string(), None),
         }
     }
@@ -474,4 +481,40 @@ fn tokens_for_user(
         body["client_info"] = json!(URL_SAFE_NO_PAD.encode(json!({"uid": user, "utid": tenant}).to_string()));
     }
     Ok(Reply::json(200, &body))
+}
+
+/// An account of another tenant: Entra signs for all tenants with the same keys.
+fn whose(claims: &mut Value, login: &str, tenant: &str) {
+    claims["tid"] = json!(tenant);
+    claims["iss"] = json!(format!("{login}/{tenant}/v2.0"));
+}
+
+/// The id_token, or what a flaw makes of it.
+fn id_token(world: &World, keys: &Keys, mut claims: Value) -> anyhow::Result<Option<String>> {
+    let Some(flaw) = world.id_token_flaw else { return keys.sign(&claims).map(Some) };
+    match flaw {
+        IdTokenFlaw::Missing => return Ok(None),
+        IdTokenFlaw::Nonce => claims["nonce"] = json!("another"),
+        IdTokenFlaw::Audience => claims["aud"] = json!(Uuid::nil()),
+        IdTokenFlaw::Issuer => claims["iss"] = json!("https://login.example/other/v2.0"),
+        IdTokenFlaw::Expired => {
+            let over = world.now().as_second() - 4000;
+            (claims["exp"], claims["nbf"], claims["iat"]) = (json!(over), json!(over - 3600), json!(over - 3600));
+        }
+        IdTokenFlaw::UnknownKey => return Keys::generate()?.sign(&claims).map(Some),
+        IdTokenFlaw::Signature | IdTokenFlaw::Unsigned => {}
+    }
+    let token = keys.sign(&claims)?;
+    Ok(Some(match flaw {
+        IdTokenFlaw::Signature => {
+            let (signed, signature) = token.rsplit_once('.').unwrap_or_default();
+            format!("{signed}.{}", signature.chars().rev().collect::<String>())
+        }
+        IdTokenFlaw::Unsigned => {
+            let payload = token.split('.').nth(1).unwrap_or_default();
+            let kid = keys.jwks()["keys"][0]["kid"].clone();
+            format!("{}.{payload}.", URL_SAFE_NO_PAD.encode(json!({"typ": "JWT", "alg": "none", "kid": kid}).to_string()))
+        }
+        _ => token,
+    }))
 }

@@ -200,6 +200,42 @@ pub struct Code {
     pub expires: Timestamp,
     /// Codes work once.
     pub used: bool,
+    /// Whose account it really was.
+    pub account: Account,
+}
+
+/// Whose account somebody signed in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Account {
+    /// Of the tenant itself.
+    #[default]
+    Own,
+    /// Of another organization.
+    Foreign,
+    /// A personal Microsoft account.
+    Personal,
+}
+
+/// What is wrong with the id_tokens that are issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdTokenFlaw {
+    /// There is none.
+    Missing,
+    /// Another nonce.
+    Nonce,
+    /// For another client.
+    Audience,
+    /// Of another issuer.
+    Issuer,
+    /// Its time is over.
+    Expired,
+    /// The signature does not belong to it.
+    Signature,
+    /// `alg` is `none`.
+    Unsigned,
+    /// Signed with a key that is not published.
+    UnknownKey,
 }
 
 /// One directory.
@@ -287,6 +323,8 @@ pub struct World {
     pub clock_offset_seconds: i64,
     /// Frozen time in seconds since the epoch, for tests that own the clock.
     pub frozen_at: Option<i64>,
+    /// What is wrong with the id_tokens that are issued.
+    pub id_token_flaw: Option<IdTokenFlaw>,
     /// How long a fresh consent stays unknown to the token endpoint, in seconds.
     pub consent_delay_seconds: i64,
 }
