@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use consentry::app::{self, Daemon};
+use consentry::app::{self, Daemon, Listeners};
 use consentry::clock::Clock;
 use consentry::config::load;
 use consentry::metrics::{Format, write};
@@ -98,7 +98,7 @@ async fn measured(folder: &str) {
     let served = std::sync::Arc::clone(&daemon.served);
     let (stop, stopped) = watch::channel(false);
     let (before, started) = (cpu(), Instant::now());
-    let running = tokio::spawn(daemon.run(Vec::new(), stopped));
+    let running = tokio::spawn(daemon.run(Listeners::default(), stopped));
     let value = |text: &str, series: &str| -> f64 {
         text.lines().filter(|l| l.starts_with(series)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };

@@ -45,3 +45,9 @@ pub fn rfc3339(at: Timestamp) -> String {
     let whole = jiff::Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     whole.to_string()
 }
+
+/// A moment as people read it: "23 November 2026, 21:30 UTC".
+pub fn moment(at: Timestamp) -> String {
+    let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    time.strftime("%e %B %Y, %H:%M UTC").to_string().trim().to_owned()
+}

@@ -215,18 +215,17 @@ pub const SITUATIONS: &[Situation] = &[
     },
 ];
 
-/// Builds the fleet's tenants in the simulator, healthy.
+/// Builds the fleet's tenants in the simulator, healthy. Sign-ins return to `public_url`.
 ///
 /// # Errors
 /// The simulator refuses, which a test would show.
-pub fn populate(simulator: &Simulator) -> anyhow::Result<()> {
+pub fn populate(simulator: &Simulator, public_url: &str) -> anyhow::Result<()> {
     let app = |id, name: &str, delegated, application| Action::AddApp {
         id,
         name: name.to_owned(),
         secret: Some(SECRET.to_owned()),
         certificate_pem: None,
-        // Whoever accepts returns to the mailbox, where the next mail waits.
-        redirect_uris: vec![format!("{}/", simulator.url())],
+        redirect_uris: vec![format!("{public_url}/reauth/callback")],
         delegated,
         application,
     };
@@ -310,11 +309,11 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
         Ok(simulator) => simulator,
         Err(_) => Simulator::start(Options::default()).await?,
     };
-    populate(&simulator)?;
+    let daemon = format!("http://{}", listen.replace("0.0.0.0", "127.0.0.1"));
+    populate(&simulator, &daemon)?;
     let folder = Folder::new()?;
     let file = folder.0.join("consentry.yml");
     let probe = "  interval: 4s\n  retry_interval: 2s\n  timeout: 10s\n";
-    let daemon = format!("http://{}", listen.replace("0.0.0.0", "127.0.0.1"));
     std::fs::write(&file, configuration(&simulator, &daemon, probe))?;
     let loaded = crate::config::load(&file).map_err(|problems| anyhow::anyhow!("the demo's configuration is invalid: {problems:?}"))?;
     let store = crate::app::store(&loaded.config)?;

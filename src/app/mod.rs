@@ -11,15 +11,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls};
-use crate::domain::{Access, LinkTarget, SchedulePolicy, Thresholds, Verdict};
+use crate::domain::{Access, LinkTarget, SchedulePolicy, Thresholds};
 use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts};
 use crate::metrics::{Facts, Families, Published};
-use crate::monitor::{Evaluator, Monitor, Policy, Prober, ReaderClient, Rhythm, Schedule, Target, Watched};
+use crate::monitor::{Evaluator, Monitor, Policy, Prober, ReaderClient, Rhythm, Schedule, Target, Targets, Watched};
 use crate::notify::{Letterhead, LinkMaker, Notifier, NotifierSettings, Protection, SmtpSettings};
-use crate::reauth::Links;
+use crate::reauth::{Handover, Links};
 use crate::secret::Secret;
 use crate::store::{DaemonLock, Store};
-use crate::web::{self, Lookup, Served, Standing};
+use crate::web::{self, Guard, Guesses, Served};
+
+mod reauthentication;
 
 /// Not knowing for so many intervals is told to the operators.
 const LASTING_INTERVALS: u32 = 12;
@@ -30,6 +32,8 @@ pub struct Daemon {
     pub monitor: Monitor,
     /// Sends mail, when it is configured.
     pub notifier: Option<Notifier>,
+    /// Hands renewed tokens to the products that use them.
+    pub handover: Handover,
     /// What the listener serves.
     pub served: Arc<Served>,
     /// The database.
@@ -100,10 +104,12 @@ pub fn targets(config: &Config) -> Vec<Target> {
             )
         })
         .collect();
+    let names: HashMap<&str, Arc<str>> = config.apps.keys().map(|name| (name.as_str(), name.as_str().into())).collect();
     let target = |i: &Integration| {
         let app = config.apps.get(&i.app)?;
         Some(Target {
             name: i.name.clone(),
+            app: names.get(i.app.as_str()).cloned()?,
             tenant: i.tenant.clone(),
             client_id: app.client_id.clone(),
             credential: credentials.get(i.app.as_str()).cloned()?,
@@ -115,15 +121,6 @@ pub fn targets(config: &Config) -> Vec<Target> {
     config.integrations.iter().filter_map(target).collect()
 }
 
-/// Entra's page on which an administrator accepts everything that the registration lists (`v2-admin-consent.md`). Without
-/// `redirect_uri` Entra returns to the first one registered.
-fn admin_consent_url(hosts: &Hosts, tenant: &str, client_id: &str) -> String {
-    let scope = format!("{}/.default", hosts.graph);
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    let query = query.append_pair("client_id", client_id).append_pair("scope", &scope).finish();
-    format!("{}/{tenant}/v2.0/adminconsent?{query}", hosts.login)
-}
-
 fn hosts(config: &Config) -> Hosts {
     Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() }
 }
@@ -132,7 +129,7 @@ fn hosts(config: &Config) -> Hosts {
 fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTarget {
     match &app.reauthentication {
         ReauthenticationMode::Builtin => LinkTarget::Builtin,
-        ReauthenticationMode::AdminConsent => LinkTarget::Url(admin_consent_url(&hosts(config), &integration.tenant, &app.client_id)),
+        ReauthenticationMode::AdminConsent => LinkTarget::Url(reauthentication::admin_consent(config, app, &integration.tenant)),
         ReauthenticationMode::Url(template) => {
             let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
             let values = [
@@ -213,6 +210,15 @@ pub fn letterhead(email: &Email) -> Letterhead {
     Letterhead { domain: email.from.email.domain().to_owned(), support_contact: email.support_contact.clone() }
 }
 
+/// Where the daemon is reached.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Serve everything.
+    pub all: Vec<TcpListener>,
+    /// Serves the pages of re-authentication and nothing else.
+    pub reauthentication: Option<TcpListener>,
+}
+
 impl Daemon {
     /// Wires the parts together. Nothing runs yet.
     ///
@@ -241,27 +247,55 @@ impl Daemon {
             failure_threshold: config.probe.failure_threshold,
         };
         let schedule = Schedule::new(schedule_policy, enabled.iter().map(|i| (i.name.clone(), i.tenant.clone())), clock.now());
-        let prober = Prober::new(entra(config, Some(families.clone()))?, store.clone(), clock.clone());
-        let targets = targets(config).into_iter().filter(|t| names.contains(t.name.as_str())).collect();
+        let entra = entra(config, Some(families.clone()))?;
+        let prober = Prober::new(entra.clone(), store.clone(), clock.clone());
+        let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
+        let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
         let rhythm = Rhythm { timeout: config.probe.timeout, concurrency: config.probe.concurrency };
-        let monitor = Monitor::new(schedule, targets, prober, evaluator, families.clone(), clock.clone(), rhythm);
-        let links = links(config, &store);
-        let notifier = notifier(config, &store, links.clone(), &families, &clock, outbox);
-        let lookup = {
-            let (monitor, hosts) = (monitor.clone(), hosts(config));
-            Lookup(Box::new(move |name| standing(&monitor, &hosts, name)))
-        };
-        let telemetry_path = telemetry_path.to_owned();
-        let served = Arc::new(Served { families, published, links, monitor: lookup, clock, ready: AtomicBool::new(false), telemetry_path });
-        Ok(Self { monitor, notifier, served, store })
+        let handed_over = Arc::new(Notify::new());
+        let parts = (entra, store.clone(), families.clone());
+        let reauthentication = reauthentication::reauthentication(config, parts, &targets, Arc::clone(&handed_over));
+        let witness = reauthentication::witness(reauthentication.clone());
+        let monitor = Monitor::new(schedule, Arc::clone(&targets), prober, evaluator, families.clone(), clock.clone(), rhythm, witness);
+        if let Some(reauthentication) = &reauthentication {
+            reauthentication.verifying().await?.iter().for_each(|name| monitor.prove(name));
+        }
+        let handover = Handover::new(
+            store.clone(),
+            families.clone(),
+            clock.clone(),
+            reauthentication::hooks(config, &targets),
+            config.upstream.ca_file.as_deref(),
+            handed_over,
+        )?;
+        let notifier = notifier(config, &store, links(config, &store), &families, &clock, outbox);
+        let public_url = config.reauthentication.public_url.clone();
+        let served = Arc::new(Served {
+            families,
+            published,
+            reauthentication,
+            guard: Guard::new(&config.cloud.login_url, public_url.as_deref().is_some_and(|u| u.starts_with("https://"))),
+            public_url,
+            support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
+            guesses: Guesses::default(),
+            monitor: reauthentication::lookup(config, &monitor),
+            clock,
+            ready: AtomicBool::new(false),
+            telemetry_path: telemetry_path.to_owned(),
+        });
+        Ok(Self { monitor, notifier, handover, served, store })
     }
 
     /// Runs until `stop` becomes true, then finishes what is under way.
-    pub async fn run(self, listeners: Vec<TcpListener>, stop: watch::Receiver<bool>) {
+    pub async fn run(self, listeners: Listeners, stop: watch::Receiver<bool>) {
         let mut tasks = tokio::task::JoinSet::new();
-        for listener in listeners {
+        for listener in listeners.all {
             tasks.spawn(web::serve(listener, Arc::clone(&self.served), stop.clone()));
         }
+        if let Some(listener) = listeners.reauthentication {
+            tasks.spawn(web::serve_reauthentication(listener, Arc::clone(&self.served), stop.clone()));
+        }
+        tasks.spawn(self.handover.run(stop.clone()));
         tasks.spawn(self.monitor.run(stop.clone()));
         if let Some(notifier) = self.notifier {
             tasks.spawn(notifier.run(stop));
@@ -270,23 +304,6 @@ impl Daemon {
         tracing::info!("ready");
         while tasks.join_next().await.is_some() {}
     }
-}
-
-/// What the page behind a link says of an integration.
-fn standing(monitor: &Monitor, hosts: &Hosts, name: &str) -> Option<Standing> {
-    let watched = monitor.evaluator().watched(name)?;
-    let reason = match monitor.evaluator().state(name)?.verdict {
-        Verdict::Broken { reason, .. } => Some(reason),
-        _ => None,
-    };
-    Some(Standing {
-        display_name: watched.facts.display_name.clone(),
-        app: watched.app_display_name.to_string(),
-        tenant: watched.tenant.clone(),
-        permissions: watched.permissions.to_vec(),
-        admin_consent: admin_consent_url(hosts, &watched.tenant, &watched.facts.client_id),
-        reason,
-    })
 }
 
 fn notifier(
@@ -309,15 +326,21 @@ fn notifier(
 /// It cannot start.
 pub async fn run(config: Config, addresses: &[String], telemetry_path: &str) -> anyhow::Result<()> {
     let _lock = DaemonLock::take(&config.storage.path)?;
-    let mut listeners = Vec::new();
+    let mut listeners = Listeners::default();
     for address in addresses {
-        listeners.push(web::bind(address).await?);
+        listeners.all.push(web::bind(address).await?);
+    }
+    if let Some(address) = &config.reauthentication.listen_address {
+        listeners.reauthentication = Some(web::bind(address).await?);
     }
     let daemon = Daemon::wire(&config, Clock::System, telemetry_path).await?;
     // Everything that is needed of it lives in the parts now.
     drop(config);
-    for listener in &listeners {
+    for listener in &listeners.all {
         tracing::info!(address = %listener.local_addr()?, "listening");
+    }
+    if let Some(listener) = &listeners.reauthentication {
+        tracing::info!(address = %listener.local_addr()?, "listening for re-authentication only");
     }
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(daemon.run(listeners, stopped));

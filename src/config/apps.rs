@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::reader::{At, Findings, Section};
-use super::settings::mail_address;
+use super::settings::{is_loopback, mail_address};
 use super::values::{is_label_name, is_name, is_permission, nearest, parse_guid, parse_tenant};
-use super::{App, Credential, Integration, Reader, ReauthenticationMode, read_tree};
+use super::{App, Credential, Integration, Reader, ReauthenticationMode, TokenWebhook, read_tree};
 use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions, same_permission};
 
 /// An application together with whether it could be read whole: integrations may refer to it either way.
@@ -53,15 +53,7 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
     let required: Vec<RequiredPermissions> =
         section.get("required_permissions").map(|at| at.items().iter().filter_map(permissions).collect()).unwrap_or_default();
     let unexpected_fails = section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
-    if let Some(at) = section.get("token_webhook") {
-        let mut hook = at.section();
-        hook.required("url").map(|at| at.parsed("must be an https URL", |t| url::Url::parse(t).ok().filter(url::Url::has_host)));
-        if hook.secret("secret", "secret_file").is_none() && !hook.has("secret") && !hook.has("secret_file") {
-            hook.at.problem("secret_file is missing; it is required");
-        }
-        hook.finish();
-        at.unbuilt();
-    }
+    let token_webhook = section.get("token_webhook").and_then(|at| token_webhook(&at));
     let reauthentication = section.or("reauthentication", ReauthenticationMode::Builtin, reauthentication);
     if access == Access::Application && credential == Credential::None {
         section.at.problem("access: application needs a credential, such as credential: {client_secret_file: app-secret}");
@@ -76,7 +68,36 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
         access,
         required: merged(required).into(),
         unexpected_fails,
+        token_webhook,
     }
+}
+
+/// Where a product takes renewed refresh tokens: they leave this machine protected or not at all.
+fn token_webhook(at: &At<'_, '_>) -> Option<TokenWebhook> {
+    let mut hook = at.section();
+    let hint = "must be an https URL such as https://app.example.com/hooks/azure-token (http is allowed on loopback only)";
+    let url = hook.required("url").and_then(|at| {
+        at.parsed(hint, |t| {
+            let url = url::Url::parse(t).ok().filter(url::Url::has_host)?;
+            (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url))).then(|| url.to_string())
+        })
+    });
+    let given = hook.has("secret") || hook.has("secret_file");
+    let secret = hook.secret("secret", "secret_file");
+    if !given {
+        hook.at.problem("secret_file is missing; it is required");
+    }
+    if let Some(text) = secret.as_ref().and_then(|s| s.read().ok()) {
+        use base64::Engine as _;
+        let key = text.expose().trim().strip_prefix("whsec_").and_then(|t| base64::engine::general_purpose::STANDARD.decode(t).ok());
+        if key.is_none_or(|k| k.is_empty()) {
+            hook.at.problem(
+                "the secret must be whsec_ followed by base64 (Standard Webhooks); make one with: echo whsec_$(openssl rand -base64 32)",
+            );
+        }
+    }
+    hook.finish();
+    Some(TokenWebhook { url: url?, secret: secret? })
 }
 
 fn credential(at: &At<'_, '_>) -> Option<Credential> {
@@ -252,6 +273,9 @@ impl<'k> Integrations<'k> {
             let name = at.parsed("is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit", |t| {
                 is_name(t).then(|| t.to_owned())
             })?;
+            if name == "callback" {
+                at.problem("callback is a path of its own (/reauth/callback); choose another name");
+            }
             self.claim(&name, &at);
             Some(name)
         });
@@ -276,6 +300,9 @@ impl<'k> Integrations<'k> {
         let (name, app) = (name?, app?);
         let known = &self.apps.get(&app)?.value;
         warn_about_evidence(at, known, reader.is_some(), &checks);
+        if refresh_token_file.is_some() && known.token_webhook.is_none() && known.reauthentication == ReauthenticationMode::Builtin {
+            at.warn("a renewed refresh token reaches nobody: refresh_token_file is never written by us; add token_webhook to the app, or reauthentication: {url: ...}");
+        }
         let profile =
             Profile { access: known.access, checks, required: known.required.clone(), unexpected_fails: known.unexpected_fails, groups };
         let display_name = display_name.unwrap_or_else(|| name.clone());

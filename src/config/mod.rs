@@ -133,6 +133,8 @@ pub struct Reauthentication {
     pub public_url: Option<String>,
     /// How long a link is good.
     pub link_ttl: Duration,
+    /// A listener that serves the re-authentication pages and nothing else.
+    pub listen_address: Option<String>,
 }
 
 /// How a client proves who it is.
@@ -192,6 +194,17 @@ pub struct App {
     pub required: std::sync::Arc<[crate::domain::RequiredPermissions]>,
     /// More than is required fails.
     pub unexpected_fails: bool,
+    /// Where the product takes renewed refresh tokens.
+    pub token_webhook: Option<TokenWebhook>,
+}
+
+/// Where a product takes renewed refresh tokens (Standard Webhooks).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenWebhook {
+    /// https, or http on loopback.
+    pub url: String,
+    /// `whsec_` and base64.
+    pub secret: SecretSource,
 }
 
 /// One customer's use of one application.

@@ -96,7 +96,7 @@ fn host_url(at: &At<'_, '_>) -> Option<String> {
     })
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -289,14 +289,16 @@ fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
 }
 
 fn reauthentication(section: Option<Section<'_, '_>>) -> Reauthentication {
-    let mut settings = Reauthentication { public_url: None, link_ttl: SECONDS(7 * 86_400) };
+    let mut settings = Reauthentication { public_url: None, link_ttl: SECONDS(7 * 86_400), listen_address: None };
     if let Some(mut section) = section {
         settings.public_url = section.get("public_url").and_then(|at| web_url(&at));
         settings.link_ttl = section.or("link_ttl", settings.link_ttl, At::duration);
-        if let Some(at) = section.get("listen_address") {
-            at.non_empty();
-            at.unbuilt();
-        }
+        settings.listen_address = section.get("listen_address").and_then(|at| {
+            at.parsed("is not an address; write it like :8443 or 127.0.0.1:8443", |t| {
+                let (host, port) = t.rsplit_once(':')?;
+                (port.parse::<u16>().is_ok() && !host.contains(['/', ' '])).then(|| t.to_owned())
+            })
+        });
         section.finish();
     }
     settings

@@ -9,6 +9,7 @@ mod diagnose;
 mod evidence;
 mod integration;
 mod notification;
+mod permission;
 mod reason;
 mod schedule;
 mod time;
@@ -19,7 +20,8 @@ pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, di
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
 pub use integration::{Access, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, same_permission};
 pub use notification::{LinkTarget, MailKind, Notification, Story};
+pub use permission::permission_purpose;
 pub use reason::{Audience, Check, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
 pub use time::Timestamp;
-pub use verdict::{CheckState, IntegrationState, Thresholds, Verdict, fold};
+pub use verdict::{CheckState, IntegrationState, Thresholds, Verdict, fold, spare};

@@ -129,6 +129,21 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, duration: Duration, th
     state
 }
 
+/// A state in which a failure is seen but not counted: shortly after a re-authentication, consent is still spreading through
+/// Entra, and neither confirms a failure nor changes what is held to be true.
+pub fn spare(before: &IntegrationState, after: IntegrationState) -> IntegrationState {
+    if !matches!(after.overall(), Some(Outcome::Fail(_))) {
+        return after;
+    }
+    IntegrationState {
+        verdict: before.verdict,
+        failures: before.failures,
+        failing_since: before.failing_since,
+        candidate: before.candidate,
+        ..after
+    }
+}
+
 fn fold_failure(state: &mut IntegrationState, reason: Reason, since: Timestamp, thresholds: Thresholds, directory_silent: bool) -> Verdict {
     match state.verdict {
         // What the directory said of the application stands until it speaks again: the token endpoint cannot tell a deleted
@@ -231,6 +246,21 @@ mod tests {
         ] {
             assert_eq!(run(&outcomes, thresholds).verdict, expected, "{sentence}");
         }
+    }
+
+    #[test]
+    fn a_failure_that_is_spared_is_seen_but_not_counted() {
+        let healthy = run(&[Outcome::Pass], TWICE);
+        let fail = diagnosis(Outcome::Fail(Reason::ConsentMissing));
+        let mut state = healthy.clone();
+        for second in 2..6 {
+            state = spare(&state, fold(state.clone(), &fail, Duration::ZERO, TWICE, Timestamp::from_seconds(second)));
+        }
+        assert_eq!((state.verdict, state.failures, state.failing_since), (Verdict::Healthy, 0, None));
+        assert_eq!(state.overall(), Some(Outcome::Fail(Reason::ConsentMissing)), "pages show it");
+        let pass = spare(&state, fold(state.clone(), &diagnosis(Outcome::Pass), Duration::ZERO, TWICE, Timestamp::from_seconds(9)));
+        assert_eq!(pass.last_probe, Some(Timestamp::from_seconds(9)));
+        assert_eq!(pass.verdict, Verdict::Healthy);
     }
 
     #[test]

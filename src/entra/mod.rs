@@ -6,18 +6,22 @@
 
 mod aadsts;
 mod assertion;
+mod authorize;
 mod classify;
 mod directory;
 mod graph;
 mod http;
+mod id_token;
 mod tenant;
 mod token;
 
 pub use aadsts::AADSTS;
+pub use authorize::{SignIn, admin_consent_url};
 pub use classify::{GraphCaller, ReasonOverrides, classify_graph, classify_token};
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
 pub use http::{Door, DoorOptions, Endpoint, Observer};
-pub use token::{Client, ClientCredential, Granted};
+pub use id_token::{CONSUMER_TENANT, Expected, IdTokenError, Person};
+pub use token::{Client, ClientCredential, CodeGrant, Granted};
 
 /// Hosts of one cloud, without trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Who a tenant is: its GUID, from the OpenID configuration that needs no credentials.
+//! Who a tenant is and with which keys it signs: its OpenID configuration, which needs no credentials.
 
 use std::time::Instant;
 
@@ -11,31 +11,45 @@ use super::classify::{EntraError, classify_token};
 use super::http::{Endpoint, Outgoing};
 use crate::domain::{Fault, Reason};
 
+/// What is needed of a tenant's OpenID configuration (Microsoft, `v2-protocols-oidc.md`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OpenidConfiguration {
+    /// Stands as `iss` in its id_tokens.
+    pub(super) issuer: String,
+    /// The tenant's GUID, as the issuer names it.
+    pub(super) tenant_guid: String,
+    /// Where its signing keys are.
+    pub(super) jwks_uri: String,
+}
+
 impl Entra {
     /// The GUID behind a GUID or verified domain: the issuer in the OpenID configuration names it (Microsoft, `access-tokens.md`).
     ///
     /// # Errors
     /// The tenant does not exist, or cannot be asked after.
     pub async fn tenant_guid(&self, tenant: &str, deadline: Instant) -> Result<String, Fault> {
+        self.openid_configuration(tenant, deadline).await.map(|c| c.tenant_guid)
+    }
+
+    pub(super) async fn openid_configuration(&self, tenant: &str, deadline: Instant) -> Result<OpenidConfiguration, Fault> {
         let url = format!("{}/{tenant}/v2.0/.well-known/openid-configuration", self.hosts.login);
-        let outgoing = Outgoing {
-            endpoint: Endpoint::Openid,
-            method: Method::GET,
-            url: &url,
-            headers: Vec::new(),
-            bearer: None,
-            body: None,
-            deadline,
-        };
+        let document = self.openid_document(&url, deadline).await?;
+        let invalid = || Fault::new(Reason::InvalidResponse, "the OpenID configuration names no tenant");
+        let issuer = document["issuer"].as_str().ok_or_else(invalid)?;
+        let guid = issuer.split('/').find_map(|part| Uuid::try_parse(part).ok()).ok_or_else(invalid)?;
+        let jwks_uri = document["jwks_uri"].as_str().unwrap_or_default().to_owned();
+        Ok(OpenidConfiguration { issuer: issuer.to_owned(), tenant_guid: guid.to_string(), jwks_uri })
+    }
+
+    /// A JSON document of the login host.
+    pub(super) async fn openid_document(&self, url: &str, deadline: Instant) -> Result<Value, Fault> {
+        let outgoing =
+            Outgoing { endpoint: Endpoint::Openid, method: Method::GET, url, headers: Vec::new(), bearer: None, body: None, deadline };
         let answer = self.door.send(outgoing).await?;
         if !answer.status.is_success() {
             let error: EntraError = serde_json::from_slice(&answer.body).unwrap_or_default();
             return Err(classify_token(answer.status.as_u16(), &error, &self.overrides));
         }
-        let invalid = || Fault::new(Reason::InvalidResponse, "the OpenID configuration names no tenant");
-        let document: Value = serde_json::from_slice(&answer.body).map_err(|_| invalid())?;
-        let issuer = document["issuer"].as_str().ok_or_else(invalid)?;
-        let guid = issuer.split('/').find_map(|part| Uuid::try_parse(part).ok()).ok_or_else(invalid)?;
-        Ok(guid.to_string())
+        serde_json::from_slice(&answer.body).map_err(|_| Fault::new(Reason::InvalidResponse, "an OpenID document is not JSON"))
     }
 }

@@ -9,10 +9,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oauth2::basic::BasicTokenType;
 use oauth2::{
-    AuthType, ClientId, ClientSecret, EmptyExtraTokenFields, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, Scope,
-    StandardRevocableToken, StandardTokenIntrospectionResponse, StandardTokenResponse, TokenResponse as _, TokenUrl,
+    AuthType, AuthorizationCode, ClientId, ClientSecret, EmptyExtraTokenFields, ExtraTokenFields, HttpRequest, HttpResponse,
+    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken, StandardTokenIntrospectionResponse,
+    StandardTokenResponse, TokenResponse as _, TokenUrl,
 };
 use reqwest::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Entra;
@@ -70,9 +72,39 @@ pub struct Granted {
     pub roles: Option<Vec<String>>,
     /// `oid` of the access token: the person, or the service principal.
     pub object_id: Option<String>,
+    /// Says who signed in; not validated yet.
+    pub id_token: Option<Secret>,
 }
 
-type Response = StandardTokenResponse<EmptyExtraTokenFields, BasicTokenType>;
+/// What OpenID Connect adds to a token answer (OpenID Connect Core, section 3.1.3.3).
+#[derive(Default, Serialize, Deserialize)]
+struct OpenidFields {
+    #[serde(default, skip_serializing)]
+    id_token: Option<String>,
+}
+
+impl std::fmt::Debug for OpenidFields {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenidFields")
+    }
+}
+
+impl ExtraTokenFields for OpenidFields {}
+
+/// An authorization code with what belongs to it.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeGrant<'a> {
+    /// The code.
+    pub code: &'a Secret,
+    /// The PKCE verifier of the request (RFC 7636 section 4.5).
+    pub verifier: &'a Secret,
+    /// The redirect URI of the request, the very same.
+    pub redirect_uri: &'a str,
+    /// Scopes of one resource.
+    pub scope: &'a str,
+}
+
+type Response = StandardTokenResponse<OpenidFields, BasicTokenType>;
 type OauthClient = oauth2::Client<
     EntraError,
     Response,
@@ -113,6 +145,27 @@ impl Entra {
         let (oauth, authentication) = self.client(client)?;
         let token = RefreshToken::new(refresh_token.expose().to_owned());
         let mut request = oauth.exchange_refresh_token(&token).add_scope(Scope::new(scope.to_owned()));
+        for (name, value) in authentication {
+            request = request.add_extra_param(name, value);
+        }
+        let wire = Wire::new(self, client.deadline);
+        let result = request.request_async(&wire).await;
+        self.granted(result, &wire)
+    }
+
+    /// Redeems an authorization code (RFC 6749 section 4.1.3, RFC 7636).
+    ///
+    /// # Errors
+    /// What Entra's refusal means.
+    pub async fn redeem(&self, client: Client<'_>, grant: CodeGrant<'_>) -> Result<Granted, Fault> {
+        let (oauth, authentication) = self.client(client)?;
+        let redirect = RedirectUrl::new(grant.redirect_uri.to_owned())
+            .map_err(|e| Fault::new(Reason::ConfigurationInvalid, format!("redirect URI: {e}")))?;
+        let oauth = oauth.set_redirect_uri(redirect);
+        let mut request = oauth
+            .exchange_code(AuthorizationCode::new(grant.code.expose().to_owned()))
+            .set_pkce_verifier(PkceCodeVerifier::new(grant.verifier.expose().to_owned()))
+            .add_extra_param("scope", grant.scope);
         for (name, value) in authentication {
             request = request.add_extra_param(name, value);
         }
@@ -191,6 +244,7 @@ fn granted(response: &Response) -> Granted {
         refresh_token: response.refresh_token().map(|t| Secret::new(t.secret().clone())),
         roles: claims.as_ref().map(|c| words(&c["roles"])),
         object_id: claims.as_ref().and_then(|c| c["oid"].as_str()).map(str::to_owned),
+        id_token: response.extra_fields().id_token.as_deref().map(Secret::new),
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Families {
     emails_failed: IntCounterVec,
     queue: IntGauge,
     email_success: Gauge,
+    reauthentications: IntCounterVec,
+    token_deliveries: IntCounterVec,
     reload_successful: IntGauge,
     reload_time: Gauge,
 }
@@ -103,6 +105,12 @@ impl Families {
             upstream_duration,
             emails: counter("consentry_emails_total", "Mails that the mail server has taken.", &["kind"])?,
             emails_failed: counter("consentry_emails_failed_total", "Attempts to send a mail that failed.", &["kind", "reason"])?,
+            reauthentications: counter("consentry_reauthentications_total", "Re-authentications that ended, by result.", &["result"])?,
+            token_deliveries: counter(
+                "consentry_token_deliveries_total",
+                "Attempts to hand a renewed refresh token to its product, by result.",
+                &["result"],
+            )?,
             queue: int_gauge("consentry_email_queue_length", "Mails that wait to be sent.")?,
             email_success: gauge(
                 "consentry_email_last_success_timestamp_seconds",
@@ -126,6 +134,12 @@ impl Families {
             for reason in EmailFailure::ALL {
                 families.emails_failed.with_label_values(&[kind.label(), reason.label()]);
             }
+        }
+        for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
+            families.reauthentications.with_label_values(&[result]);
+        }
+        for result in ["success", "error"] {
+            families.token_deliveries.with_label_values(&[result]);
         }
         register_constants(&registry)?;
         Ok(families)
@@ -165,6 +179,16 @@ impl Families {
         self.queue.set(length);
     }
 
+    /// A re-authentication ended; `result` is one of the known ones.
+    pub fn reauthentication(&self, result: &str) {
+        self.reauthentications.with_label_values(&[result]).inc();
+    }
+
+    /// An attempt to hand a renewed token over ended: `success` or `error`.
+    pub fn token_delivery(&self, result: &str) {
+        self.token_deliveries.with_label_values(&[result]).inc();
+    }
+
     /// The configuration was read.
     pub fn configuration_read(&self, at: Timestamp) {
         self.reload_successful.set(1);
@@ -178,12 +202,6 @@ impl Families {
 
 /// Families whose values this version never changes, and those of the process itself.
 fn register_constants(registry: &Registry) -> prometheus::Result<()> {
-    let results =
-        IntCounterVec::new(Opts::new("consentry_reauthentications_total", "Re-authentications that ended, by result."), &["result"])?;
-    for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
-        results.with_label_values(&[result]);
-    }
-    registry.register(Box::new(results))?;
     let build = prometheus::IntGaugeVec::new(
         Opts::new("consentry_build_info", "1, labelled with version, revision and compiler."),
         &["version", "revision", "rustversion"],

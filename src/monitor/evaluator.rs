@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::domain::{
     Alert, Audience, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome, Reason, Story, Thresholds,
-    Timestamp, Verdict, cause_key, decide, fold,
+    Timestamp, Verdict, cause_key, decide, fold, spare,
 };
 use crate::metrics::{Facts, Published};
 use crate::store::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration, Store, StoreError};
@@ -52,6 +52,17 @@ pub struct Watched {
     pub permissions: Arc<[String]>,
     /// Where the mail's button leads.
     pub link: LinkTarget,
+}
+
+/// What a probe brought besides the diagnosis.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The tenant's GUID, when it was asked for and answered.
+    pub tenant_guid: Option<String>,
+    /// Length of the probe.
+    pub duration: Duration,
+    /// What fails is not held against the integration: it was re-authenticated a moment ago.
+    pub spare: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -134,18 +145,14 @@ impl Evaluator {
     }
 
     /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
-    pub async fn apply(
-        &self,
-        name: &str,
-        diagnosis: &Diagnosis,
-        tenant_guid: Option<String>,
-        duration: Duration,
-        now: Timestamp,
-    ) -> History {
+    pub async fn apply(&self, name: &str, diagnosis: &Diagnosis, seen: Seen, now: Timestamp) -> History {
         let Some(before) = self.lock().get(name).cloned() else { return History::default() };
         let mut after = before.clone();
-        after.tenant_guid = tenant_guid.or(after.tenant_guid);
-        after.state = fold(after.state, diagnosis, duration, self.policy.thresholds, now);
+        after.tenant_guid = seen.tenant_guid.or(after.tenant_guid);
+        after.state = fold(after.state, diagnosis, seen.duration, self.policy.thresholds, now);
+        if seen.spare {
+            after.state = spare(&before.state, after.state);
+        }
         if let Err(error) = self.settle(&before, &mut after, now).await {
             // The state is known, only nobody could be told: the next probe decides again.
             tracing::error!(integration = name, %error, "cannot save the result of a probe");

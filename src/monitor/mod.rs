@@ -8,7 +8,7 @@ mod prober;
 mod runner;
 mod scheduler;
 
-pub use evaluator::{Evaluator, Policy, Watched};
+pub use evaluator::{Evaluator, Policy, Seen, Watched};
 pub use prober::{Probed, Prober, ReaderClient, Target};
-pub use runner::{Monitor, Rhythm};
+pub use runner::{Monitor, Proof, Rhythm, Targets, Witness};
 pub use scheduler::{Ended, Schedule};

@@ -28,6 +28,8 @@ pub struct ReaderClient {
 pub struct Target {
     /// Unique name.
     pub name: String,
+    /// Name of its application in the configuration.
+    pub app: Arc<str>,
     /// GUID or verified domain.
     pub tenant: String,
     /// Application id.

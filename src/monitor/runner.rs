@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::evaluator::Evaluator;
+use super::evaluator::{Evaluator, Seen};
 use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
-use crate::domain::{Timestamp, diagnose};
+use crate::domain::{Check, Diagnosis, Outcome, Timestamp, diagnose};
 use crate::metrics::Families;
 
 /// How long and how many at once.
@@ -22,6 +22,37 @@ pub struct Rhythm {
     /// Probes in flight at once.
     pub concurrency: usize,
 }
+
+/// After a re-authentication an integration is probed at once and after these pauses: consent takes a minute or two to spread
+/// through Entra (Microsoft, azure-docs issue 84585).
+const PROOF: [Duration; 4] = [Duration::ZERO, Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
+
+/// A probe of an integration that was re-authenticated a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// Which integration.
+    pub integration: String,
+    /// Enterprise app and consent are as required.
+    pub consent_holds: bool,
+    /// No further probe is owed to it.
+    pub last: bool,
+    /// When the probe ended.
+    pub at: Timestamp,
+}
+
+/// An integration that was re-authenticated a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct Proving {
+    since: Timestamp,
+    /// A probe that began afterwards has ended.
+    seen: bool,
+}
+
+/// Told of every proof.
+pub type Witness = Arc<dyn Fn(Proof) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The integrations by name.
+pub type Targets = Arc<HashMap<String, Target>>;
 
 /// A clock that jumps must not make the loop sleep through a slot.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -34,13 +65,15 @@ pub struct Monitor {
 
 struct Inner {
     schedule: Mutex<Schedule>,
-    targets: HashMap<String, Arc<Target>>,
+    targets: Targets,
     prober: Prober,
     evaluator: Evaluator,
     families: Families,
     clock: Clock,
     rhythm: Rhythm,
     nudge: Notify,
+    proofs: Mutex<HashMap<String, Proving>>,
+    witness: Witness,
 }
 
 impl std::fmt::Debug for Monitor {
@@ -51,17 +84,19 @@ impl std::fmt::Debug for Monitor {
 
 impl Monitor {
     /// Puts the parts together.
+    #[allow(clippy::too_many_arguments)] // The parts of the room, each of its own type.
     pub fn new(
         schedule: Schedule,
-        targets: Vec<Target>,
+        targets: Targets,
         prober: Prober,
         evaluator: Evaluator,
         families: Families,
         clock: Clock,
         rhythm: Rhythm,
+        witness: Witness,
     ) -> Self {
-        let targets = targets.into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect();
-        let inner = Inner { schedule: Mutex::new(schedule), targets, prober, evaluator, families, clock, rhythm, nudge: Notify::new() };
+        let (schedule, nudge, proofs) = (Mutex::new(schedule), Notify::new(), Mutex::default());
+        let inner = Inner { schedule, targets, prober, evaluator, families, clock, rhythm, nudge, proofs, witness };
         Self { inner: Arc::new(inner) }
     }
 
@@ -74,10 +109,41 @@ impl Monitor {
         &self.inner.evaluator
     }
 
-    /// Brings an integration's next probe forward.
-    pub fn probe_soon(&self, name: &str) {
-        self.schedule().soon(name, self.inner.clock.now());
+    /// An integration was re-authenticated at this moment: probes it now, and again while consent spreads. Until the last of these
+    /// probes what fails is not held against it.
+    pub fn prove(&self, name: &str) {
+        let now = self.inner.clock.now();
+        self.proofs().insert(name.to_owned(), Proving { since: now, seen: false });
+        self.schedule().follow(name, PROOF.map(|pause| now.plus(pause)).to_vec());
         self.inner.nudge.notify_one();
+    }
+
+    /// Whether an integration was re-authenticated and no probe has seen it since.
+    pub fn is_unproved(&self, name: &str) -> bool {
+        self.proofs().get(name).is_some_and(|p| !p.seen)
+    }
+
+    fn proofs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Proving>> {
+        self.inner.proofs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// If the probe that started at `started` is part of a proof: whether it is the last one owed.
+    fn owed(&self, name: &str, started: Timestamp) -> Option<bool> {
+        let proving = self.proofs().get(name).copied().filter(|p| p.since <= started)?;
+        Some(started.since(proving.since) >= PROOF[PROOF.len() - 1])
+    }
+
+    /// What a proof has brought: passing ends it, and so does the last probe.
+    async fn proved(&self, name: &str, diagnosis: &Diagnosis, last: bool, at: Timestamp) {
+        let holds = |check| diagnosis.checks.iter().find(|c| c.check == check).is_none_or(|c| c.outcome == Outcome::Pass);
+        let consent_holds = holds(Check::EnterpriseApp) && holds(Check::Consent);
+        if last || diagnosis.overall() == Outcome::Pass {
+            self.proofs().remove(name);
+            self.schedule().unfollow(name);
+        } else if let Some(proving) = self.proofs().get_mut(name) {
+            proving.seen = true;
+        }
+        (self.inner.witness)(Proof { integration: name.to_owned(), consent_holds, last, at }).await;
     }
 
     /// Runs until told to stop, then waits for the probes in flight.
@@ -124,12 +190,18 @@ impl Monitor {
     /// One probe, from evidence to verdict.
     async fn probe(&self, name: &str, due: Timestamp) {
         let inner = &self.inner;
-        let Some(target) = inner.targets.get(name).cloned() else { return };
+        let Some(target) = inner.targets.get(name) else { return };
         let (started, stopwatch) = (inner.clock.now(), Instant::now());
-        let probed = inner.prober.probe(&target, inner.evaluator.wants_tenant_guid(name), inner.rhythm.timeout).await;
+        let probed = inner.prober.probe(target, inner.evaluator.wants_tenant_guid(name), inner.rhythm.timeout).await;
         let diagnosis = diagnose(&target.profile, &probed.evidence);
         let (duration, now) = (stopwatch.elapsed(), inner.clock.now());
-        let history = inner.evaluator.apply(name, &diagnosis, probed.tenant_guid, duration, now).await;
+        let owed = self.owed(name, started);
+        // While consent spreads, a failure says nothing yet.
+        let spare = owed == Some(false);
+        let history = inner.evaluator.apply(name, &diagnosis, Seen { tenant_guid: probed.tenant_guid, duration, spare }, now).await;
+        if let Some(last) = owed {
+            self.proved(name, &diagnosis, last, now).await;
+        }
         tracing::debug!(integration = name, result = diagnosis.overall().label(), duration_ms = duration.as_millis(), "probed");
         inner.families.probe(diagnosis.overall(), duration, started.since(due));
         let trouble = probed.evidence.faults().iter().any(|f| f.reason.is_upstream_trouble());

@@ -33,6 +33,8 @@ pub struct Schedule {
     queue: BTreeSet<(Timestamp, String)>,
     in_flight: HashSet<String>,
     paused: HashMap<String, Timestamp>,
+    /// Moments at which an integration is probed out of turn, in order.
+    followed: HashMap<String, Vec<Timestamp>>,
     pace: Pace,
 }
 
@@ -45,6 +47,7 @@ impl Schedule {
             queue: BTreeSet::new(),
             in_flight: HashSet::new(),
             paused: HashMap::new(),
+            followed: HashMap::new(),
             pace: Pace::default(),
         };
         for (name, tenant) in integrations {
@@ -84,6 +87,13 @@ impl Schedule {
         let before = self.pace.stretch();
         self.pace.record(&place.tenant, ended.trouble);
         let mut due = next_due(name, &self.policy, &ended.history, self.pace.stretch(), ended.started, now);
+        if let Some(moments) = self.followed.get_mut(name) {
+            moments.retain(|m| *m > ended.started);
+            due = moments.first().map_or(due, |m| due.min(*m));
+            if moments.is_empty() {
+                self.followed.remove(name);
+            }
+        }
         if let Some(wait) = ended.retry_after {
             let until = now.plus(wait);
             let paused = self.paused.entry(place.tenant.clone()).or_insert(until);
@@ -114,14 +124,20 @@ impl Schedule {
         self.pace.concurrency(configured)
     }
 
-    /// Brings an integration's next probe forward, unless one is in flight.
-    pub fn soon(&mut self, name: &str, now: Timestamp) {
-        if let Some(place) = self.places.get(name)
-            && !self.in_flight.contains(name)
-        {
-            self.queue.remove(&(place.due, name.to_owned()));
-            self.put(name, now);
+    /// Probes an integration at these moments, in order, besides its own. One that is in flight comes again afterwards.
+    pub fn follow(&mut self, name: &str, moments: Vec<Timestamp>) {
+        let Some(place) = self.places.get(name) else { return };
+        let (due, first) = (place.due, moments.first().copied());
+        if let Some(first) = first.filter(|first| *first < due && !self.in_flight.contains(name)) {
+            self.queue.remove(&(due, name.to_owned()));
+            self.put(name, first);
         }
+        self.followed.insert(name.to_owned(), moments);
+    }
+
+    /// Probes an integration at its own moments only.
+    pub fn unfollow(&mut self, name: &str) {
+        self.followed.remove(name);
     }
 
     /// When somebody is due next.
@@ -186,7 +202,7 @@ mod tests {
         let first = schedule.start(10, now);
         assert_eq!((first.len(), schedule.in_flight()), (10, 10));
         assert!(schedule.start(10, now).is_empty());
-        schedule.soon(&first[0].0, now);
+        schedule.follow(&first[0].0, vec![now]);
         schedule.ended(&first[1].0, well(now), now);
         let next = schedule.start(10, now);
         assert_eq!(next.len(), 1);
@@ -198,10 +214,10 @@ mod tests {
         let names = [("a", "t"), ("b", "t"), ("c", "u")];
         let mut schedule = Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), START);
         let started = |schedule: &mut Schedule, now| schedule.start(10, now).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
-        schedule.soon("a", START);
+        schedule.follow("a", vec![START]);
         assert_eq!(started(&mut schedule, START), ["a"]);
-        schedule.soon("b", START);
-        schedule.soon("c", START);
+        schedule.follow("b", vec![START]);
+        schedule.follow("c", vec![START]);
         schedule.ended("a", Ended { retry_after: Some(Duration::from_secs(900)), ..well(START) }, START);
         assert_eq!(started(&mut schedule, START), ["c"], "the other integration of the tenant waits, too");
         let almost = START.plus(Duration::from_secs(899));
@@ -212,9 +228,37 @@ mod tests {
     }
 
     #[test]
-    fn soon_means_now() {
+    fn followed_ones_are_probed_at_the_moments_asked_for() {
         let mut schedule = fleet(3);
-        schedule.soon("i1", START);
-        assert_eq!(schedule.start(10, START), [("i1".to_owned(), START)]);
+        let at = |seconds| START.plus(Duration::from_secs(seconds));
+        schedule.follow("i1", vec![START, at(15), at(60), at(200)]);
+        let mut probed = Vec::new();
+        while let Some(now) = schedule.next().filter(|n| *n <= at(300)) {
+            for (name, due) in schedule.start(10, now) {
+                if name == "i1" {
+                    probed.push(due.since(START).as_secs());
+                }
+                schedule.ended(&name, well(now), now);
+            }
+        }
+        let own = first_due("i1", &POLICY, START).since(START).as_secs();
+        let mut expected = vec![0, 15, 60, 200, own];
+        expected.sort_unstable();
+        assert_eq!(probed, expected, "besides its own slot at {own} s");
+    }
+
+    #[test]
+    fn one_in_flight_comes_again_when_it_is_followed() {
+        let mut schedule = fleet(1);
+        schedule.follow("i0", vec![START]);
+        assert_eq!(schedule.start(10, START).len(), 1);
+        let later = START.plus(Duration::from_secs(1));
+        schedule.follow("i0", vec![later]);
+        schedule.ended("i0", well(START), later);
+        assert_eq!(schedule.start(10, later), [("i0".to_owned(), later)]);
+        schedule.follow("i0", vec![later.plus(Duration::from_secs(5))]);
+        schedule.unfollow("i0");
+        schedule.ended("i0", well(later), later);
+        assert!(schedule.next() > Some(later.plus(Duration::from_secs(5))));
     }
 }

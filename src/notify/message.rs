@@ -6,6 +6,7 @@
 use askama::Template as _;
 use aws_lc_rs::digest;
 
+use crate::clock::moment;
 use crate::domain::{Access, Audience, LinkTarget, MailKind, Notification, Reason, Remedy, Story, Timestamp};
 
 /// What every mail of this installation has in common.
@@ -262,11 +263,6 @@ fn undeliverable(words: &Words<'_>, address: &str) -> Body {
         facts: words.facts(),
         ..Body::default()
     }
-}
-
-fn moment(at: Timestamp) -> String {
-    let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    time.strftime("%e %B %Y, %H:%M UTC").to_string().trim().to_owned()
 }
 
 /// One line without control characters and without marks that turn the direction of writing, cut to a length.

@@ -1,7 +1,8 @@
 //! Signed re-authentication links.
 //!
 //! A link names an integration and says until when it is good. It is a key: it goes into mails and nowhere else, never into
-//! logs. It is checked without the database; a rotated encryption key revokes all links.
+//! logs. Signature and time are checked without the database, which only knows up to when links have been used; a rotated
+//! encryption key revokes all links.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -41,6 +42,8 @@ pub enum LinkError {
     Forged,
     /// Signed by us, but its time is over.
     Expired,
+    /// It, or one made after it, has already led to a success.
+    Used,
 }
 
 const VERSION: u8 = 1;
@@ -54,6 +57,16 @@ impl Links {
     /// A fresh link.
     pub fn make(&self, integration: &str, now: Timestamp) -> String {
         format!("{}/reauth/{integration}?token={}", self.public_url, self.token(integration, now))
+    }
+
+    /// Where Entra sends browsers back to. It must be registered as a redirect URI of type Web.
+    pub fn redirect_uri(&self) -> String {
+        format!("{}/reauth/callback", self.public_url)
+    }
+
+    /// What links start with.
+    pub fn public_url(&self) -> &str {
+        &self.public_url
     }
 
     /// Version, issue and expiry in milliseconds, name; then the tag over all of it.

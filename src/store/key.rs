@@ -63,7 +63,11 @@ impl Key {
 
 /// Reads the key file, or makes it where none is needed yet.
 pub(super) fn load_or_create(connection: &Connection, path: &Path) -> Result<Key, StoreError> {
-    let tokens: i64 = connection.query_row("SELECT count(*) FROM tokens", [], |row| row.get(0))?;
+    let tokens: i64 = connection.query_row(
+        "SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM deliveries WHERE delivered_at IS NULL)",
+        [],
+        |row| row.get(0),
+    )?;
     let unusable = |text: String| Err(StoreError::Unusable(text));
     let shown = path.display();
     let key = match std::fs::read_to_string(path) {

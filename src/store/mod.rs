@@ -14,18 +14,22 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+mod authorizations;
+mod deliveries;
 mod key;
 mod notifications;
 mod rows;
 mod states;
 mod tokens;
 
+pub use authorizations::{Authorization, NewAuthorization, RenewedToken, Success, VERIFYING};
+pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
 pub use notifications::Queued;
 pub use states::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_reauthentication.sql")];
 
 /// So many writes are committed together at most.
 const GROUP: usize = 256;

@@ -222,7 +222,7 @@ fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), Stor
     Ok(())
 }
 
-fn save_event(c: &Connection, integration: &str, event: &Event) -> Result<(), StoreError> {
+pub(super) fn save_event(c: &Connection, integration: &str, event: &Event) -> Result<(), StoreError> {
     c.prepare_cached("INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
         integration,
         event.at.0,

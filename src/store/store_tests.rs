@@ -133,7 +133,7 @@ async fn tokens_are_encrypted_rotated_and_bound() {
     );
     let copied = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
     copied
-        .execute("INSERT INTO tokens SELECT 'other', client_id, tenant, current, previous, generation, source, updated_at FROM tokens", [])
+        .execute("INSERT INTO tokens SELECT 'other', client_id, tenant, current, previous, generation, source, updated_at, consented_by FROM tokens", [])
         .expect("copied");
     drop(copied);
     let stolen = open(&folder).expect("a database").token(&token_id("other")).await;
@@ -194,4 +194,85 @@ async fn a_failing_write_leaves_the_others_alone() {
     assert!(good.is_ok() && bad.is_err());
     assert_eq!(store.events("half").await.expect("events"), vec![]);
     assert_eq!(store.outbox().await.expect("outbox").1, 1);
+}
+
+fn sign_in(id: &str, link_issued: i64) -> NewAuthorization {
+    NewAuthorization {
+        id: id.to_owned(),
+        integration: "acme".to_owned(),
+        cookie: "cookie-hash".to_owned(),
+        secret: Secret::new("the-verifier"),
+        link_issued: Timestamp::from_seconds(link_issued),
+        created: Timestamp::from_seconds(1_000),
+        expires: Timestamp::from_seconds(1_600),
+    }
+}
+
+#[tokio::test]
+async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let now = Timestamp::from_seconds(1_100);
+    for id in ["one", "two"] {
+        store.save_authorization(sign_in(id, 900)).await.expect("saved");
+    }
+    assert_eq!(store.claim_authorization("one", now).await.expect("read").map(|s| s.expose().to_owned()), Some("the-verifier".to_owned()));
+    assert_eq!(store.claim_authorization("one", now).await.expect("read"), None, "once");
+    assert_eq!(store.claim_authorization("three", now).await.expect("read"), None, "of nobody");
+    let success = |authorization: &str, issued| Success {
+        authorization: authorization.to_owned(),
+        integration: "acme".to_owned(),
+        link_issued: Timestamp::from_seconds(issued),
+        by: Some("ada@contoso.com".to_owned()),
+        token: Some(RenewedToken { id: token_id("acme"), token: Secret::new("renewed-token") }),
+        delivery: Some(NewDelivery { message: "msg_1".to_owned(), body: Secret::new("a renewed-token") }),
+        at: now,
+    };
+    assert!(store.save_success(success("one", 900)).await.expect("saved"));
+    assert_eq!(store.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "renewed-token");
+    assert_eq!(store.consented_by(&token_id("acme")).await.expect("read").as_deref(), Some("ada@contoso.com"));
+    assert_eq!(store.links_not_after("acme").await.expect("read"), Some(now));
+    assert_eq!(store.links_not_after("other").await.expect("read"), None);
+    assert!(!store.save_success(success("two", 900)).await.expect("answered"), "its link has died meanwhile");
+    assert!(store.save_success(success("two", 1_101)).await.expect("answered"), "a later link is not touched");
+    let kinds: Vec<String> = store.events("acme").await.expect("events").into_iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, ["reauthenticated", "token_stored", "reauthenticated", "token_stored"]);
+
+    let (due, next) = store.due_deliveries(now).await.expect("read");
+    assert_eq!((due.len(), due[0].body.expose(), next), (1, "a renewed-token", None));
+    let later = Timestamp::from_seconds(2_000);
+    store.delivery_failed("acme", "msg_1", "it answered 500".to_owned(), later).await.expect("saved");
+    let (due, next) = store.due_deliveries(now).await.expect("read");
+    assert_eq!((due.len(), next), (0, Some(later)));
+    store.delivered("acme", "msg_1", later).await.expect("saved");
+    let state = store.delivery("acme").await.expect("read").expect("a delivery");
+    assert_eq!((state.attempts, state.delivered, state.failure), (2, Some(later), None));
+    drop(store);
+    let raw = |name| std::fs::read(folder.path().join(name)).unwrap_or_default();
+    let bytes = [raw("c.db"), raw("c.db-wal")].concat();
+    for secret in [&b"renewed-token"[..], b"the-verifier"] {
+        assert!(!bytes.windows(secret.len()).any(|w| w == secret), "not in plain text");
+    }
+}
+
+#[tokio::test]
+async fn sign_ins_do_not_pile_up() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    for i in 0..30 {
+        let new = NewAuthorization { created: Timestamp::from_seconds(1_000 + i), ..sign_in(&format!("s{i}"), 900) };
+        store.save_authorization(new).await.expect("saved");
+    }
+    let mut open = 0;
+    for i in 0..30 {
+        open += usize::from(store.authorization(&format!("s{i}")).await.expect("read").is_some());
+    }
+    assert_eq!(open, 20);
+    let much_later = NewAuthorization {
+        created: Timestamp::from_seconds(1_000_000),
+        expires: Timestamp::from_seconds(1_000_600),
+        ..sign_in("late", 900)
+    };
+    store.save_authorization(much_later).await.expect("saved");
+    assert_eq!(store.authorization("s29").await.expect("read"), None, "the old ones are forgotten");
 }

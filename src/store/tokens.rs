@@ -1,8 +1,9 @@
 //! Refresh tokens, encrypted and bound to their integration.
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Store, StoreError};
+use super::states::{Event, save_event};
+use super::{Key, Store, StoreError};
 use crate::domain::Timestamp;
 use crate::secret::Secret;
 
@@ -88,21 +89,48 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn put_token(&self, id: &TokenId, token: &Secret, source: &'static str, now: Timestamp) -> Result<(), StoreError> {
-        let current = self.key.seal(token, &id.bound())?;
+        let sealed = sealed(&self.key, id, token)?;
         let id = id.clone();
-        self.write(move |c| {
-            c.execute(
-                "INSERT INTO tokens (integration, client_id, tenant, current, previous, generation, source, updated_at) VALUES (?1, ?2, ?3, ?4, NULL, 1, ?5, ?6)
-                 ON CONFLICT (integration) DO UPDATE SET client_id = excluded.client_id, tenant = excluded.tenant, current = excluded.current,
-                     previous = NULL, generation = generation + 1, source = excluded.source, updated_at = excluded.updated_at",
-                params![id.integration, id.client_id, id.tenant, current, source, now.0],
-            )?;
-            c.execute(
-                "INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, 'token_stored', ?3)",
-                params![id.integration, now.0, source],
-            )?;
-            Ok(())
+        self.write(move |c| put(c, &id, &sealed, source, None, now)).await
+    }
+
+    /// User principal name of who consented when the token was last renewed here.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn consented_by(&self, id: &TokenId) -> Result<Option<String>, StoreError> {
+        let id = id.clone();
+        self.read(move |c| {
+            let sql = "SELECT consented_by FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3";
+            let by = c.prepare_cached(sql)?.query_row(params![id.integration, id.client_id, id.tenant], |r| r.get(0));
+            Ok(by.optional()?.flatten())
         })
         .await
     }
+}
+
+/// Encrypts a token for its row.
+pub(super) fn sealed(key: &Key, id: &TokenId, token: &Secret) -> Result<Vec<u8>, StoreError> {
+    key.seal(token, &id.bound())
+}
+
+/// Whichever comes last wins, and both are events.
+pub(super) fn put(
+    c: &Connection,
+    id: &TokenId,
+    sealed: &[u8],
+    source: &'static str,
+    by: Option<&str>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    c.execute(
+        "INSERT INTO tokens (integration, client_id, tenant, current, previous, generation, source, updated_at, consented_by)
+         VALUES (?1, ?2, ?3, ?4, NULL, 1, ?5, ?6, ?7)
+         ON CONFLICT (integration) DO UPDATE SET client_id = excluded.client_id, tenant = excluded.tenant, current = excluded.current,
+             previous = NULL, generation = generation + 1, source = excluded.source, updated_at = excluded.updated_at,
+             consented_by = excluded.consented_by",
+        params![id.integration, id.client_id, id.tenant, sealed, source, now.0, by],
+    )?;
+    let event = Event { kind: "token_stored".to_owned(), at: now, detail: source.to_owned() };
+    save_event(c, &id.integration, &event)
 }

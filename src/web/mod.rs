@@ -1,7 +1,13 @@
-//! HTTP: `/metrics`, health, and the page behind a mailed link. Reads what is published; waits for nobody.
+//! HTTP: `/metrics`, health, and the pages behind a mailed link. Reads what is published; waits for nobody but Entra, and for that only
+//! while a sign-in comes back.
 
+mod limits;
 mod pages;
+mod reauth;
 mod server;
+mod shell;
 
-pub use pages::{Lookup, Standing};
-pub use server::{Served, bind, serve};
+pub use limits::Guesses;
+pub use reauth::{Elsewhere, Lookup, Standing};
+pub use server::{Served, bind, serve, serve_reauthentication};
+pub use shell::Guard;

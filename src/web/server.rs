@@ -19,10 +19,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::pages;
+use super::limits::Guesses;
+use super::reauth::{Lookup, Peer};
+use super::shell::{Guard, Shell};
+use super::{pages, reauth};
 use crate::clock::Clock;
 use crate::metrics::{Families, Published, negotiate, write};
-use crate::reauth::Links;
+use crate::reauth::Reauthentication;
 
 /// What the routes read.
 #[derive(Debug)]
@@ -31,16 +34,44 @@ pub struct Served {
     pub families: Families,
     /// Series of the integrations.
     pub published: Arc<Published>,
-    /// Checks mailed links.
-    pub links: Option<Links>,
+    /// Opens mailed links, and renews consent and token.
+    pub reauthentication: Option<Reauthentication>,
+    /// What mailed links start with.
+    pub public_url: Option<String>,
+    /// Whom a reader of the pages may ask.
+    pub support: Option<String>,
+    /// Headers of the pages.
+    pub guard: Guard,
+    /// Wrong links so far.
+    pub guesses: Guesses,
     /// Says what is wrong with an integration.
-    pub monitor: pages::Lookup,
+    pub monitor: Lookup,
     /// For the expiry of links.
     pub clock: Clock,
     /// Configuration, database and the first pass are there.
     pub ready: AtomicBool,
     /// Path of the exposition.
     pub telemetry_path: String,
+}
+
+impl Served {
+    /// The layout of a page one level below the root.
+    pub(super) fn shell(&self) -> Shell {
+        Shell { root: "../", support: self.support.clone() }
+    }
+
+    /// A cookie for the pages of re-authentication alone (RFC 6265bis).
+    pub(super) fn cookie(&self, name: &str, value: &str, seconds: u64) -> String {
+        let public = self.public_url.as_deref().unwrap_or_default();
+        let secure = if public.starts_with("https://") { "; Secure" } else { "" };
+        format!("{name}={value}; Path={}/reauth; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", path_of(public))
+    }
+}
+
+/// The path of a URL without trailing slash; empty for none.
+fn path_of(url: &str) -> &str {
+    let after = url.split_once("://").map_or("", |(_, rest)| rest);
+    after.find('/').map_or("", |start| after[start..].trim_end_matches('/'))
 }
 
 /// A client that has not sent its headers by then is cut off.
@@ -68,16 +99,25 @@ pub async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     }
 }
 
-/// Serves until told to stop; answers under way are finished.
-pub async fn serve(listener: TcpListener, served: Arc<Served>, mut stop: watch::Receiver<bool>) {
-    let router = router(served);
+/// Serves everything until told to stop; answers under way are finished.
+pub async fn serve(listener: TcpListener, served: Arc<Served>, stop: watch::Receiver<bool>) {
+    serve_router(listener, router(served), stop).await;
+}
+
+/// Serves the pages of re-authentication and nothing else, so that they can face the internet while the rest stays inside.
+pub async fn serve_reauthentication(listener: TcpListener, served: Arc<Served>, stop: watch::Receiver<bool>) {
+    let router = finished(Router::new().merge(reauthentication(&served)), served);
+    serve_router(listener, router, stop).await;
+}
+
+async fn serve_router(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file handles, mostly: give them time to come back.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -88,7 +128,15 @@ pub async fn serve(listener: TcpListener, served: Arc<Served>, mut stop: watch::
             () = &mut stopped => break,
         };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let service = TowerToHyperService::new(router.clone());
+        let peer = Peer(peer.ip());
+        let service = tower::ServiceExt::<axum::http::Request<hyper::body::Incoming>>::map_request(
+            router.clone(),
+            move |mut request: axum::http::Request<hyper::body::Incoming>| {
+                request.extensions_mut().insert(peer);
+                request
+            },
+        );
+        let service = TowerToHyperService::new(service);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
@@ -104,14 +152,31 @@ pub async fn serve(listener: TcpListener, served: Arc<Served>, mut stop: watch::
 }
 
 fn router(served: Arc<Served>) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/", get(pages::index))
         .route(&served.telemetry_path, get(metrics))
         .route("/-/healthy", get(|| async { "Consentry is healthy.\n" }))
         .route("/-/ready", get(ready))
-        .route("/reauth/{name}", get(pages::reauthentication))
+        .merge(reauthentication(&served));
+    finished(router, served)
+}
+
+/// The pages of re-authentication, also below the path of the public URL: some proxies strip it and some do not.
+fn reauthentication(served: &Served) -> Router<Arc<Served>> {
+    let prefix = served.public_url.as_deref().map(path_of).unwrap_or_default();
+    let routes = reauth::routes();
+    if prefix.is_empty() { routes } else { routes.clone().nest(prefix, routes) }
+}
+
+fn finished(router: Router<Arc<Served>>, served: Arc<Served>) -> Router {
+    let guard = served.guard.clone();
+    router
         .fallback(pages::not_found)
         .layer(axum::extract::DefaultBodyLimit::max(64 * 1024))
+        .layer(axum::middleware::map_response(move |mut response: Response| {
+            guard.apply(response.headers_mut());
+            std::future::ready(response)
+        }))
         .with_state(served)
 }
 
@@ -159,6 +224,19 @@ fn compress(text: &str) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_of_public_urls() {
+        for (url, path) in [
+            ("https://c.example.com", ""),
+            ("https://c.example.com/", ""),
+            ("https://c.example.com/base/", "/base"),
+            ("http://127.0.0.1:1/a/b", "/a/b"),
+            ("", ""),
+        ] {
+            assert_eq!(path_of(url), path, "{url}");
+        }
+    }
 
     #[test]
     fn gzip_is_negotiated() {

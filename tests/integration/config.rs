@@ -104,13 +104,11 @@ fn unbuilt_keys_are_named() {
     assert_eq!(
         loaded.unbuilt,
         [
-            "apps.sequr.token_webhook",
             "email.brake",
             "email.group_wait",
             "email.reminders",
             "integrations[].checks (credential)",
             "integrations[].credential_expiry_warning",
-            "reauthentication.listen_address",
         ]
     );
 }

@@ -15,10 +15,13 @@ use entra_sim::{Action, Options, Simulator};
 use tempfile::TempDir;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
-const START: Timestamp = Timestamp::from_seconds(1_790_000_000);
+pub const START: Timestamp = Timestamp::from_seconds(1_790_000_000);
 
 /// Five minutes, and everything else as a vendor would leave it.
 pub const USUAL: &str = "  interval: 5m\n";
+
+/// What links start with where nobody follows them.
+pub const PUBLIC_URL: &str = "https://consentry.example.com";
 
 pub struct Fleet {
     pub simulator: Simulator,
@@ -32,7 +35,7 @@ pub struct Fleet {
 pub async fn tenants(options: Options) -> Simulator {
     let simulator = Simulator::start(options).await.expect("a simulator");
     freeze(&simulator, START);
-    demo::populate(&simulator).expect("tenants");
+    demo::populate(&simulator, PUBLIC_URL).expect("tenants");
     simulator
 }
 
@@ -44,7 +47,7 @@ impl Fleet {
     /// The demo's fleet, signed in and healthy, not probed yet.
     pub async fn start() -> Self {
         let simulator = tenants(Options::default()).await;
-        let text = demo::configuration(&simulator, "https://consentry.example.com", USUAL);
+        let text = demo::configuration(&simulator, PUBLIC_URL, USUAL);
         let fleet = Self::with(simulator, &text).await;
         demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
         fleet
@@ -149,6 +152,6 @@ pub fn load(folder: &TempDir, configuration: &str) -> Config {
     config::load(&file).map_or_else(|problems| panic!("{problems:#?}"), |l| l.config)
 }
 
-fn freeze(simulator: &Simulator, at: Timestamp) {
+pub fn freeze(simulator: &Simulator, at: Timestamp) {
     simulator.apply(Action::FreezeClock { at: Some(at.0 / 1000) }).expect("a frozen clock");
 }

@@ -10,4 +10,6 @@ mod layers;
 mod metrics;
 mod probing;
 mod program;
+mod reauth;
 mod secrets;
+mod visitor;

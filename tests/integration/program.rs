@@ -28,7 +28,7 @@ pub struct Place {
 impl Place {
     pub async fn new() -> Self {
         let simulator = Simulator::start(Options::default()).await.expect("a simulator");
-        demo::populate(&simulator).expect("tenants");
+        demo::populate(&simulator, "https://c.example.com").expect("tenants");
         let folder = tempfile::tempdir().expect("a folder");
         let place = Self { simulator, folder };
         std::fs::write(place.file(), demo::configuration(&place.simulator, "https://c.example.com", FAST)).expect("written");

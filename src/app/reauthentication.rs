@@ -1,0 +1,119 @@
+//! Wiring of re-authentication: who can be re-authenticated, where, and what the pages say of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{hosts, link_target, links};
+use crate::config::{App, Config, Integration, ReauthenticationMode};
+use crate::domain::{Access, LinkTarget, Verdict};
+use crate::entra::{Entra, admin_consent_url};
+use crate::metrics::Families;
+use crate::monitor::{Monitor, Proof, Targets, Witness};
+use crate::reauth::{Hook, Hooks, Reauthentication, Registered, Registry};
+use crate::store::Store;
+use crate::web::{Elsewhere, Lookup, Standing};
+
+/// Entra's page on which an administrator accepts everything, without a way back to us.
+pub(super) fn admin_consent(config: &Config, app: &App, tenant: &str) -> String {
+    let hosts = hosts(config);
+    admin_consent_url(&hosts.login, &format!("{}/.default", hosts.graph), tenant, &app.client_id, None)
+}
+
+/// Applications whose renewed tokens are handed over, and where.
+fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
+    let hook = |(name, app): (&String, &App)| {
+        let webhook = app.token_webhook.as_ref().filter(|_| app.access == Access::Delegated)?;
+        Some((name.clone(), Arc::new(Hook { url: webhook.url.clone(), secret: webhook.secret.clone() })))
+    };
+    config.apps.iter().filter_map(hook).collect()
+}
+
+/// `None` without a public URL: then there are no links.
+pub(super) fn reauthentication(
+    config: &Config,
+    (entra, store, families): (Entra, Store, Families),
+    targets: &Targets,
+    handed_over: Arc<Notify>,
+) -> Option<Reauthentication> {
+    let links = links(config, &store)?;
+    let (targets, webhooks) = (Arc::clone(targets), webhooks(config));
+    let registry: Registry = Box::new(move |name| {
+        let target = targets.get(name)?;
+        Some(Registered {
+            token: target.token_id(),
+            credential: Arc::clone(&target.credential),
+            access: target.profile.access,
+            required: Arc::clone(&target.profile.required),
+            keeps_token: target.refresh_token_file.is_none(),
+            hands_over: webhooks.contains_key(&*target.app),
+        })
+    });
+    Some(Reauthentication::new(entra, store, families, links, registry, handed_over))
+}
+
+/// Where an integration's renewed token is handed to.
+pub(super) fn hooks(config: &Config, targets: &Targets) -> Hooks {
+    let (targets, webhooks) = (Arc::clone(targets), webhooks(config));
+    Box::new(move |name| webhooks.get(&*targets.get(name)?.app).cloned())
+}
+
+/// What admin consent was worth is seen by probes.
+pub(super) fn witness(reauthentication: Option<Reauthentication>) -> Witness {
+    Arc::new(move |proof: Proof| {
+        let reauthentication = reauthentication.clone();
+        Box::pin(async move {
+            if let Some(reauthentication) = reauthentication {
+                reauthentication.verify(&proof.integration, proof.consent_holds, proof.last, proof.at).await;
+            }
+        })
+    })
+}
+
+/// What the pages ask the monitor.
+pub(super) fn lookup(config: &Config, monitor: &Monitor) -> Lookup {
+    let integrations = config.integrations.iter().filter(|i| i.enabled);
+    let extra = |i: &Integration| Some((i.name.clone(), extra(config, config.apps.get(&i.app)?, i)?));
+    let extras: HashMap<String, Extra> = integrations.filter_map(extra).collect();
+    let (finder, prover) = (monitor.clone(), monitor.clone());
+    Lookup { find: Box::new(move |name| standing(&finder, extras.get(name), name)), prove: Box::new(move |name| prover.prove(name)) }
+}
+
+/// What only some integrations have: pages besides our own.
+struct Extra {
+    elsewhere: Option<Elsewhere>,
+    admin_consent: Option<String>,
+}
+
+fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra> {
+    let elsewhere = match (&app.reauthentication, link_target(config, app, integration)) {
+        (ReauthenticationMode::AdminConsent, LinkTarget::Url(url)) => Some(Elsewhere::AdminConsent(url)),
+        (ReauthenticationMode::Url(_), LinkTarget::Url(url)) => Some(Elsewhere::Vendor(url)),
+        _ => None,
+    };
+    let two_pages = app.access == Access::Delegated && app.required.iter().any(|r| !r.application.is_empty());
+    let admin_consent = two_pages.then(|| admin_consent(config, app, &integration.tenant));
+    (elsewhere.is_some() || two_pages).then_some(Extra { elsewhere, admin_consent })
+}
+
+fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Standing> {
+    let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
+    let broken = match state.verdict {
+        Verdict::Broken { reason, since } => Some((reason, since)),
+        _ => None,
+    };
+    let checks = watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
+    Some(Standing {
+        display_name: watched.facts.display_name.clone(),
+        app: watched.app_display_name.to_string(),
+        tenant: watched.tenant.clone(),
+        access: watched.facts.access,
+        permissions: watched.permissions.to_vec(),
+        elsewhere: extra.and_then(|e| e.elsewhere.clone()),
+        admin_consent: extra.and_then(|e| e.admin_consent.clone()),
+        broken,
+        checks,
+        last_probe: state.last_probe.filter(|_| !monitor.is_unproved(name)),
+    })
+}

@@ -1,0 +1,108 @@
+//! Where a browser is sent: the authorize endpoint and the admin consent endpoint.
+
+use oauth2::basic::BasicClient;
+use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope};
+
+use super::Entra;
+use super::directory::ResourceKey;
+use crate::domain::{Fault, OPENID_SCOPES, Reason, RequiredPermissions, same_permission};
+use crate::secret::Secret;
+
+/// A sign-in that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct SignIn<'a> {
+    /// GUID or verified domain.
+    pub tenant: &'a str,
+    /// Application id.
+    pub client_id: &'a str,
+    /// Where Entra sends the browser afterwards.
+    pub redirect_uri: &'a str,
+    /// Delegated permissions to consent to.
+    pub required: &'a [RequiredPermissions],
+    /// Binds the answer to the browser.
+    pub state: &'a Secret,
+    /// Binds the id_token to this request.
+    pub nonce: &'a Secret,
+    /// The PKCE verifier.
+    pub verifier: &'a Secret,
+    /// Who should sign in, where known.
+    pub login_hint: Option<&'a str>,
+}
+
+/// What OpenID Connect and refresh tokens need besides the permissions.
+const ALWAYS: [&str; 3] = ["openid", "profile", "offline_access"];
+
+impl Entra {
+    /// The tenant's authorize endpoint with an authorization code request (Microsoft, `v2-oauth2-auth-code-flow.md`).
+    /// `prompt=consent` shows the consent page although some consent exists, which is what repairs a partial one.
+    ///
+    /// # Errors
+    /// A configured URL cannot be used.
+    pub fn authorize_url(&self, sign_in: SignIn<'_>) -> Result<String, Fault> {
+        let unusable = |e: oauth2::url::ParseError| Fault::new(Reason::ConfigurationInvalid, format!("authorize URL: {e}"));
+        let endpoint = format!("{}/{}/oauth2/v2.0/authorize", self.hosts.login, sign_in.tenant);
+        let client = BasicClient::new(ClientId::new(sign_in.client_id.to_owned()))
+            .set_auth_uri(AuthUrl::new(endpoint).map_err(unusable)?)
+            .set_redirect_uri(RedirectUrl::new(sign_in.redirect_uri.to_owned()).map_err(unusable)?);
+        let verifier = PkceCodeVerifier::new(sign_in.verifier.expose().to_owned());
+        let mut request = client
+            .authorize_url(|| CsrfToken::new(sign_in.state.expose().to_owned()))
+            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
+            .add_scopes(self.sign_in_scopes(sign_in.required).into_iter().map(Scope::new))
+            .add_extra_param("nonce", sign_in.nonce.expose())
+            .add_extra_param("response_mode", "query")
+            .add_extra_param("prompt", "consent");
+        if let Some(hint) = sign_in.login_hint {
+            request = request.add_extra_param("login_hint", hint.to_owned());
+        }
+        Ok(request.url().0.to_string())
+    }
+
+    /// The required scopes and those of OpenID Connect, each once. The authorize endpoint takes scopes of several resources.
+    fn sign_in_scopes(&self, required: &[RequiredPermissions]) -> Vec<String> {
+        let mut scopes: Vec<String> = ALWAYS.map(str::to_owned).to_vec();
+        for permissions in required {
+            for value in &permissions.delegated {
+                if ALWAYS.iter().any(|a| same_permission(a, value)) {
+                    continue;
+                }
+                scopes.push(self.scope_of(&permissions.resource, value));
+            }
+        }
+        scopes
+    }
+
+    /// The scopes to redeem a code with: those of one resource, the first (Microsoft, `v2-oauth2-auth-code-flow.md`).
+    pub fn code_scope(&self, required: &[RequiredPermissions]) -> String {
+        let first = required.iter().position(|r| !r.delegated.is_empty()).unwrap_or(0);
+        self.sign_in_scopes(required.get(first..=first).unwrap_or_default()).join(" ")
+    }
+
+    /// A delegated permission as a scope. Without resource it means Microsoft Graph (Microsoft, `scopes-oidc.md`); in national
+    /// clouds the resource is spelt out, as Microsoft's examples for them do.
+    fn scope_of(&self, resource: &str, value: &str) -> String {
+        let default = ResourceKey::of(resource).scope(&self.hosts.graph);
+        let worldwide = !self.hosts.graph.ends_with(".us") && !self.hosts.graph.ends_with(".cn");
+        let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
+        if openid || (default == self.graph_scope() && worldwide) {
+            return value.to_owned();
+        }
+        default.strip_suffix("/.default").map_or_else(|| value.to_owned(), |resource| format!("{resource}/{value}"))
+    }
+
+    /// Entra's page on which an administrator accepts everything that the registration lists (Microsoft, `v2-admin-consent.md`).
+    /// Without a redirect URI Entra returns to the first one registered.
+    pub fn admin_consent_url(&self, tenant: &str, client_id: &str, back: Option<(&str, &Secret)>) -> String {
+        admin_consent_url(&self.hosts.login, &self.graph_scope(), tenant, client_id, back)
+    }
+}
+
+/// See [`Entra::admin_consent_url`].
+pub fn admin_consent_url(login: &str, graph_scope: &str, tenant: &str, client_id: &str, back: Option<(&str, &Secret)>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("client_id", client_id).append_pair("scope", graph_scope);
+    if let Some((redirect_uri, state)) = back {
+        query.append_pair("redirect_uri", redirect_uri).append_pair("state", state.expose());
+    }
+    format!("{login}/{tenant}/v2.0/adminconsent?{}", query.finish())
+}

@@ -1,0 +1,182 @@
+//! Who signed in: validating an id_token against the keys of the tenant that must have issued it.
+//!
+//! Keys are fetched for every validation. A sign-in is rare, and keys that were rotated a moment ago are simply there.
+
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde_json::Value;
+
+use super::Entra;
+use crate::domain::{Fault, Reason};
+use crate::secret::Secret;
+
+/// The tenant of personal Microsoft accounts (Microsoft, `id-token-claims-reference.md`).
+pub const CONSUMER_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+/// Clocks may differ by so much.
+const SLACK_SECONDS: i64 = 120;
+
+/// What an id_token must say.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// GUID or verified domain.
+    pub tenant: &'a str,
+    /// `aud`.
+    pub client_id: &'a str,
+    /// `nonce`, as it was sent.
+    pub nonce: &'a str,
+    /// Seconds since the epoch.
+    pub now_seconds: i64,
+    /// When the answer must be there.
+    pub deadline: Instant,
+}
+
+/// The person who signed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// `oid`: stable within the tenant.
+    pub object_id: Option<String>,
+    /// `preferred_username`: for people to read, never to decide by.
+    pub username: Option<String>,
+}
+
+/// Why an id_token is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdTokenError {
+    /// Of another tenant.
+    WrongTenant,
+    /// Of a personal Microsoft account.
+    PersonalAccount,
+    /// It does not hold; the sentence says what.
+    Invalid(&'static str),
+    /// The tenant's keys cannot be had.
+    Upstream(Fault),
+}
+
+impl Entra {
+    /// Validates an id_token (OpenID Connect Core, section 3.1.3.7; Microsoft, `id-tokens.md`): RS256 signature by a key of the
+    /// tenant, `iss`, `aud`, `tid`, `nonce`, `exp` and `nbf`.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub async fn validate_id_token(&self, token: &Secret, expected: Expected<'_>) -> Result<Person, IdTokenError> {
+        let configuration = self.openid_configuration(expected.tenant, expected.deadline).await.map_err(IdTokenError::Upstream)?;
+        let token = token.expose();
+        // Read before the signature is checked, and used for a refusal only: another tenant's keys may be others.
+        let claimed = unverified(token).ok_or(IdTokenError::Invalid("it is not a JSON Web Token"))?;
+        same_tenant(&claimed, &configuration.tenant_guid, &configuration.issuer)?;
+        let header = decode_header(token).map_err(|_| IdTokenError::Invalid("its header cannot be read"))?;
+        let kid = header.kid.ok_or(IdTokenError::Invalid("it names no key"))?;
+        let keys = self.openid_document(&configuration.jwks_uri, expected.deadline).await.map_err(IdTokenError::Upstream)?;
+        let key = find_key(&keys, &kid).ok_or(IdTokenError::Invalid("it is signed with a key that the tenant does not publish"))?;
+        let mut validation = Validation::new(Algorithm::RS256);
+        validation.set_audience(&[expected.client_id]);
+        validation.set_issuer(&[&configuration.issuer]);
+        validation.set_required_spec_claims(&["exp", "aud", "iss"]);
+        // The times are checked below, against the clock that everything else goes by.
+        (validation.validate_exp, validation.validate_nbf) = (false, false);
+        let claims = decode::<Value>(token, &key, &validation).map_err(|error| IdTokenError::Invalid(refusal(&error)))?.claims;
+        same_tenant(&claims, &configuration.tenant_guid, &configuration.issuer)?;
+        check_times(&claims, expected.now_seconds)?;
+        if claims["nonce"].as_str() != Some(expected.nonce) {
+            return Err(IdTokenError::Invalid("it belongs to another sign-in"));
+        }
+        let text = |name: &str| claims[name].as_str().map(|t| t.chars().filter(|c| !c.is_control()).take(256).collect());
+        Ok(Person { object_id: text("oid"), username: text("preferred_username") })
+    }
+}
+
+fn unverified(token: &str) -> Option<Value> {
+    let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice::<Value>(&bytes).ok().filter(Value::is_object)
+}
+
+/// The token must be of the very tenant that is configured; a personal account is of none.
+fn same_tenant(claims: &Value, guid: &str, issuer: &str) -> Result<(), IdTokenError> {
+    let tid = claims["tid"].as_str().unwrap_or_default();
+    if tid.eq_ignore_ascii_case(CONSUMER_TENANT) {
+        return Err(IdTokenError::PersonalAccount);
+    }
+    if !tid.eq_ignore_ascii_case(guid) || claims["iss"].as_str() != Some(issuer) {
+        return Err(IdTokenError::WrongTenant);
+    }
+    Ok(())
+}
+
+fn check_times(claims: &Value, now: i64) -> Result<(), IdTokenError> {
+    let seconds = |name: &str| claims[name].as_i64().or_else(|| claims[name].as_f64().map(|f| f as i64));
+    if seconds("exp").is_none_or(|exp| exp.saturating_add(SLACK_SECONDS) < now) {
+        return Err(IdTokenError::Invalid("its time is over; is the clock of this machine right?"));
+    }
+    if ["nbf", "iat"].iter().filter_map(|name| seconds(name)).any(|start| start.saturating_sub(SLACK_SECONDS) > now) {
+        return Err(IdTokenError::Invalid("its time has not come; is the clock of this machine right?"));
+    }
+    Ok(())
+}
+
+/// A key that cannot be read hides no other.
+fn find_key(keys: &Value, kid: &str) -> Option<DecodingKey> {
+    let keys = keys["keys"].as_array()?;
+    let key = keys.iter().find(|k| k["kid"].as_str() == Some(kid) && k["kty"].as_str() == Some("RSA"))?;
+    let jwk: Jwk = serde_json::from_value(serde_json::json!({"kty": "RSA", "n": key["n"], "e": key["e"]})).ok()?;
+    DecodingKey::from_jwk(&jwk).ok()
+}
+
+fn refusal(error: &jsonwebtoken::errors::Error) -> &'static str {
+    use jsonwebtoken::errors::ErrorKind;
+    match error.kind() {
+        ErrorKind::InvalidSignature => "its signature is wrong",
+        ErrorKind::InvalidAudience => "it is for another application",
+        ErrorKind::InvalidIssuer => "it is of another issuer",
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => "it is not signed with RS256",
+        _ => "it is not what an id_token must be",
+    }
+}
+
+impl IdTokenError {
+    /// The upstream's fault, when it is one.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Upstream(fault) => fault,
+            Self::WrongTenant | Self::PersonalAccount => Fault::new(Reason::InvalidResponse, "the id_token is of another tenant"),
+            Self::Invalid(what) => Fault::new(Reason::InvalidResponse, format!("the id_token is not valid: {what}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tenants_and_times() {
+        let guid = "11111111-1111-1111-1111-111111111111";
+        let issuer = format!("https://login.example/{guid}/v2.0");
+        for (sentence, tid, iss, expected) in [
+            ("the tenant itself", guid, issuer.as_str(), Ok(())),
+            ("another tenant", "22222222-2222-2222-2222-222222222222", issuer.as_str(), Err(IdTokenError::WrongTenant)),
+            ("another issuer", guid, "https://evil.example/v2.0", Err(IdTokenError::WrongTenant)),
+            ("a personal account", CONSUMER_TENANT, issuer.as_str(), Err(IdTokenError::PersonalAccount)),
+            ("no tenant", "", issuer.as_str(), Err(IdTokenError::WrongTenant)),
+        ] {
+            assert_eq!(same_tenant(&json!({"tid": tid, "iss": iss}), guid, &issuer), expected, "{sentence}");
+        }
+        for (sentence, claims, good) in [
+            ("in time", json!({"exp": 1100, "nbf": 1000, "iat": 1000}), true),
+            ("over, within the slack", json!({"exp": 900}), true),
+            ("over", json!({"exp": 879}), false),
+            ("to come, within the slack", json!({"exp": 2000, "nbf": 1120}), true),
+            ("to come", json!({"exp": 2000, "nbf": 1121}), false),
+            ("issued in the future", json!({"exp": 9000, "iat": 5000}), false),
+            ("for ever", json!({}), false),
+        ] {
+            assert_eq!(check_times(&claims, 1000).is_ok(), good, "{sentence}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What Entra sends the browser back with: the query of the redirect URI, taken apart. Everything in it is unsigned and hostile.
+
+use crate::secret::Secret;
+
+/// A callback that can be looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callback {
+    /// The OAuth 2.0 state.
+    pub state: Secret,
+    /// What came with it.
+    pub answer: Answer,
+}
+
+/// What the authorize or admin consent endpoint answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// An authorization code (RFC 6749 section 4.1.2).
+    Code(Secret),
+    /// The admin consent page says that it was accepted, which proves nothing (Microsoft, `v2-admin-consent.md`).
+    AdminConsent {
+        /// The tenant it names.
+        tenant: Option<String>,
+    },
+    /// A refusal (RFC 6749 section 4.1.2.1 with Entra's additions).
+    Refused(RedirectError),
+}
+
+/// A refusal as the redirect carries it. The description holds names of people and is only searched for AADSTS numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RedirectError {
+    /// `error`: lower-case letters and underscores.
+    pub error: String,
+    /// `error_subcode` is `cancel`.
+    pub cancelled: bool,
+    /// AADSTS numbers of `error_description`.
+    pub codes: Vec<u32>,
+}
+
+/// A query that is no callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Longer than anything that Entra sends.
+const LONGEST: usize = 16 * 1024;
+
+/// Takes the query apart. An error counts before anything else: `admin_consent=True` accompanies errors, too.
+///
+/// # Errors
+/// No state, no answer, or one of them twice.
+pub fn parse(query: &str) -> Result<Callback, Malformed> {
+    if query.len() > LONGEST {
+        return Err(Malformed);
+    }
+    let (mut state, mut code, mut error, mut admin_consent) = (None, None, None, None);
+    let (mut subcode, mut description, mut tenant) = (None, None, None);
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        let slot = match &*name {
+            "state" => &mut state,
+            "code" => &mut code,
+            "error" => &mut error,
+            "admin_consent" => &mut admin_consent,
+            "error_subcode" => &mut subcode,
+            "error_description" => &mut description,
+            "tenant" => &mut tenant,
+            _ => continue,
+        };
+        // Said twice is said by two (RFC 6749 section 3.1).
+        if slot.replace(value.into_owned()).is_some() {
+            return Err(Malformed);
+        }
+    }
+    let state = Secret::new(state.filter(|s| !s.is_empty()).ok_or(Malformed)?);
+    let answer = match (error, code.filter(|c| !c.is_empty()), admin_consent) {
+        (Some(error), ..) => Answer::Refused(RedirectError {
+            error: error.chars().filter(|c| c.is_ascii_lowercase() || *c == '_').take(64).collect(),
+            cancelled: subcode.as_deref() == Some("cancel"),
+            codes: codes(description.as_deref().unwrap_or_default()),
+        }),
+        (None, Some(code), _) => Answer::Code(Secret::new(code)),
+        (None, None, Some(given)) if given.eq_ignore_ascii_case("true") => {
+            Answer::AdminConsent { tenant: tenant.filter(|t| !t.is_empty()) }
+        }
+        _ => return Err(Malformed),
+    };
+    Ok(Callback { state, answer })
+}
+
+fn codes(description: &str) -> Vec<u32> {
+    let after = description.split("AADSTS").skip(1);
+    after.filter_map(|t| t.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).take(5).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(error: &str, cancelled: bool, codes: &[u32]) -> Answer {
+        Answer::Refused(RedirectError { error: error.to_owned(), cancelled, codes: codes.to_vec() })
+    }
+
+    #[test]
+    fn callbacks_of_all_kinds() {
+        let code = |text: &str| Answer::Code(Secret::new(text));
+        for (sentence, query, expected) in [
+            ("a code", "code=1.abc&state=s&session_state=x", Ok(code("1.abc"))),
+            ("cancelled", "error=access_denied&error_subcode=cancel&state=s", Ok(refused("access_denied", true, &[]))),
+            (
+                "a number in the description",
+                "error=access_denied&error_description=AADSTS90094%3a+needs+an+administrator&state=s",
+                Ok(refused("access_denied", false, &[90094])),
+            ),
+            (
+                "admin consent says True in failures, too",
+                "admin_consent=True&error=consent_required&error_description=AADSTS65004%3a+declined&state=s",
+                Ok(refused("consent_required", false, &[65004])),
+            ),
+            ("an error counts before a code", "code=1.abc&error=server_error&state=s", Ok(refused("server_error", false, &[]))),
+            (
+                "admin consent",
+                "admin_consent=True&tenant=11111111-1111-1111-1111-111111111111&state=s",
+                Ok(Answer::AdminConsent { tenant: Some("11111111-1111-1111-1111-111111111111".to_owned()) }),
+            ),
+            ("an error is cleaned", "error=%3Cscript%3E_x&state=s", Ok(refused("script_x", false, &[]))),
+            ("no state", "code=1.abc", Err(Malformed)),
+            ("an empty state", "code=1.abc&state=", Err(Malformed)),
+            ("nothing but a state", "state=s", Err(Malformed)),
+            ("two codes", "code=a&code=b&state=s", Err(Malformed)),
+            ("two states", "code=a&state=s&state=t", Err(Malformed)),
+            ("consent denied by nobody's error", "admin_consent=False&state=s", Err(Malformed)),
+            ("nothing", "", Err(Malformed)),
+        ] {
+            assert_eq!(parse(query).map(|c| c.answer), expected, "{sentence}");
+        }
+        assert_eq!(parse(&format!("state=s&code={}", "a".repeat(LONGEST))), Err(Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(query in ".{0,400}") {
+            if let Ok(callback) = parse(&query) {
+                prop_assert!(!callback.state.expose().is_empty());
+            }
+        }
+
+        #[test]
+        fn what_is_sent_arrives(state in "[A-Za-z0-9_-]{1,80}", code in "\\PC{1,200}") {
+            let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("code", &code).append_pair("state", &state).finish();
+            let callback = parse(&query).expect("a callback");
+            prop_assert_eq!(callback.state.expose(), &state);
+            prop_assert_eq!(callback.answer, Answer::Code(Secret::new(code)));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Handing a renewed refresh token to the product that uses it: Standard Webhooks, until it is taken.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+use crate::clock::{Clock, rfc3339};
+use crate::domain::Timestamp;
+use crate::metrics::Families;
+use crate::secret::{Secret, SecretSource};
+use crate::store::{NewDelivery, Store, StoreError, TokenId, WaitingDelivery};
+
+/// Where a product takes renewed tokens.
+#[derive(Debug, Clone)]
+pub struct Hook {
+    /// https, or http on loopback.
+    pub url: String,
+    /// `whsec_` and base64 (Standard Webhooks, "Signature scheme").
+    pub secret: SecretSource,
+}
+
+/// Finds where an integration's renewed token is handed to, by name.
+pub type Hooks = Box<dyn Fn(&str) -> Option<Arc<Hook>> + Send + Sync>;
+
+/// A product that answers later than this has not taken it.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Pauses after the first, second, … failure; the last one is repeated until the token is taken.
+const PAUSES: [Duration; 6] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+    Duration::from_secs(600),
+    Duration::from_secs(1800),
+    Duration::from_secs(3600),
+];
+
+/// The body of a message (Standard Webhooks, "Payload structure").
+pub(super) fn message(token: &TokenId, refresh_token: &Secret, now: Timestamp) -> NewDelivery {
+    let body = json!({
+        "type": "integration.reauthenticated",
+        "timestamp": rfc3339(now),
+        "data": {
+            "integration": token.integration,
+            "tenant_id": token.tenant,
+            "client_id": token.client_id,
+            "refresh_token": refresh_token.expose(),
+        },
+    });
+    NewDelivery { message: format!("msg_{}", Uuid::new_v4().simple()), body: Secret::new(body.to_string()) }
+}
+
+/// `v1,` and the HMAC-SHA256 over id, time and body.
+fn sign(secret: &Secret, message: &str, seconds: i64, body: &str) -> Result<String, String> {
+    let encoded = secret.expose().trim().strip_prefix("whsec_").ok_or("the secret does not begin with whsec_")?;
+    let key = STANDARD.decode(encoded).map_err(|_| "the secret is not whsec_ and base64")?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+    let tag = hmac::sign(&key, format!("{message}.{seconds}.{body}").as_bytes());
+    Ok(format!("v1,{}", STANDARD.encode(tag)))
+}
+
+/// Hands over what waits in the database.
+pub struct Handover {
+    store: Store,
+    families: Families,
+    clock: Clock,
+    client: reqwest::Client,
+    hooks: Hooks,
+    wake: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Handover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handover")
+    }
+}
+
+impl Handover {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// The certificate file cannot be used.
+    pub fn new(
+        store: Store,
+        families: Families,
+        clock: Clock,
+        hooks: Hooks,
+        ca_file: Option<&Path>,
+        wake: Arc<Notify>,
+    ) -> anyhow::Result<Self> {
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(10))
+            .timeout(TIMEOUT)
+            .user_agent(concat!("consentry/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = ca_file {
+            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem)?);
+        }
+        Ok(Self { store, families, clock, client: builder.build()?, hooks, wake })
+    }
+
+    /// Runs until told to stop.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        loop {
+            let next = match self.drain().await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(%error, "cannot look up tokens to hand over");
+                    Some(self.clock.now().plus(PAUSES[1]))
+                }
+            };
+            let pause = next.map_or(PAUSES[5], |at| at.since(self.clock.now())).max(Duration::from_millis(20));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.wake.notified() => {}
+                _ = stop.wait_for(|stopped| *stopped) => return,
+            }
+        }
+    }
+
+    /// Tries everything that is due, once. Answers when the next attempt is due.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
+        let (due, _) = self.store.due_deliveries(self.clock.now()).await?;
+        for waiting in due {
+            self.attempt(&waiting).await?;
+        }
+        Ok(self.store.due_deliveries(self.clock.now()).await?.1)
+    }
+
+    async fn attempt(&self, waiting: &WaitingDelivery) -> Result<(), StoreError> {
+        let name = &waiting.integration;
+        let Some(hook) = (self.hooks)(name) else {
+            tracing::info!(integration = %name, "a renewed token is handed over no more: the configuration names no webhook for it");
+            return self.store.forget_delivery(name).await;
+        };
+        match self.post(&hook, waiting).await {
+            Ok(()) => {
+                self.families.token_delivery("success");
+                tracing::info!(integration = %name, attempts = waiting.attempts + 1, "the product has taken the renewed token");
+                self.store.delivered(name, &waiting.message, self.clock.now()).await
+            }
+            Err(failure) => {
+                self.families.token_delivery("error");
+                let pause = PAUSES[(waiting.attempts as usize).min(PAUSES.len() - 1)];
+                tracing::warn!(integration = %name, attempts = waiting.attempts + 1, failure, retry_in = ?pause, "the product has not taken the renewed token");
+                self.store.delivery_failed(name, &waiting.message, failure, self.clock.now().plus(pause)).await
+            }
+        }
+    }
+
+    /// One attempt. What it says of a failure never holds the URL or the token.
+    async fn post(&self, hook: &Hook, waiting: &WaitingDelivery) -> Result<(), String> {
+        let secret = hook.secret.read().map_err(|e| e.to_string())?;
+        let (seconds, body) = (self.clock.now().0.div_euclid(1000), waiting.body.expose());
+        let request = self
+            .client
+            .post(&hook.url)
+            .header("content-type", "application/json")
+            .header("webhook-id", &waiting.message)
+            .header("webhook-timestamp", seconds.to_string())
+            .header("webhook-signature", sign(&secret, &waiting.message, seconds, body)?)
+            .body(body.to_owned());
+        let response = request.send().await.map_err(|error| {
+            let what = if error.is_timeout() { "no answer in time" } else { "the connection failed" };
+            let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
+            format!("{what}{cause}")
+        })?;
+        let status = response.status();
+        if status.is_success() { Ok(()) } else { Err(format!("it answered {}", status.as_u16())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference implementation of Standard Webhooks accepts what we sign.
+    #[test]
+    fn the_reference_implementation_verifies_our_signature() {
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let token = TokenId { integration: "acme".to_owned(), client_id: "c".to_owned(), tenant: "t".to_owned() };
+        let now = Clock::System.now();
+        let new = message(&token, &Secret::new("0.refresh"), now);
+        let signature = sign(&secret, &new.message, now.0 / 1000, new.body.expose()).expect("signed");
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in
+            [("webhook-id", new.message.clone()), ("webhook-timestamp", (now.0 / 1000).to_string()), ("webhook-signature", signature)]
+        {
+            headers.insert(name, value.parse().expect("a header"));
+        }
+        let reference = standardwebhooks::Webhook::new(secret.expose()).expect("a secret");
+        assert!(reference.verify(new.body.expose().as_bytes(), &headers).is_ok());
+        assert!(reference.verify(b"{}", &headers).is_err(), "the check can fail");
+        assert!(sign(&Secret::new("plain"), "m", 0, "").is_err());
+    }
+}

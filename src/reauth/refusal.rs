@@ -1,0 +1,290 @@
+//! Why a sign-in did not mend anything: one sentence and one result for each.
+
+use super::callback::RedirectError;
+use crate::domain::{Fault, Reason};
+
+/// How a re-authentication ended, as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything holds and is stored.
+    Success,
+    /// Somebody said no.
+    Denied,
+    /// Of another tenant.
+    WrongTenant,
+    /// Fewer permissions than required.
+    Incomplete,
+    /// Too late, or once more.
+    Expired,
+    /// A fault of Entra's or ours.
+    Error,
+}
+
+impl Ending {
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Denied => "denied",
+            Self::WrongTenant => "wrong_tenant",
+            Self::Incomplete => "incomplete",
+            Self::Expired => "expired",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Why a sign-in did not mend anything. Nothing was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Cancel was pressed, or the person may not accept and went back.
+    Cancelled,
+    /// The permissions were not accepted.
+    ConsentRefused,
+    /// Only an administrator may accept.
+    AdminApproval,
+    /// The application asks for assignment, and this person is not assigned.
+    NotAssigned,
+    /// A policy of the organization forbids the sign-in.
+    Blocked,
+    /// Signed in to another tenant.
+    WrongTenant,
+    /// Signed in with a personal Microsoft account.
+    PersonalAccount,
+    /// These permissions are missing.
+    FewerPermissions(Vec<String>),
+    /// The ten minutes are over.
+    Expired,
+    /// The callback came once before.
+    Replayed,
+    /// The sign-in was begun in another browser.
+    OtherBrowser,
+    /// Somebody else was faster, or the link was revoked.
+    LinkDied,
+    /// The registration of the application is wrong; only its operators can mend it.
+    Misconfigured,
+    /// Entra cannot do it now.
+    Upstream,
+    /// What came back does not belong together.
+    Invalid,
+    /// We could not save it.
+    Storage,
+}
+
+impl Refusal {
+    /// How it is counted.
+    pub const fn ending(&self) -> Ending {
+        match self {
+            Self::Cancelled | Self::ConsentRefused | Self::AdminApproval | Self::NotAssigned | Self::Blocked => Ending::Denied,
+            Self::WrongTenant | Self::PersonalAccount => Ending::WrongTenant,
+            Self::FewerPermissions(_) => Ending::Incomplete,
+            Self::Expired | Self::Replayed | Self::LinkDied => Ending::Expired,
+            Self::OtherBrowser | Self::Misconfigured | Self::Upstream | Self::Invalid | Self::Storage => Ending::Error,
+        }
+    }
+
+    /// A word for logs and tests.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::ConsentRefused => "consent_refused",
+            Self::AdminApproval => "admin_approval_required",
+            Self::NotAssigned => "not_assigned",
+            Self::Blocked => "blocked",
+            Self::WrongTenant => "wrong_tenant",
+            Self::PersonalAccount => "personal_account",
+            Self::FewerPermissions(_) => "fewer_permissions",
+            Self::Expired => "expired",
+            Self::Replayed => "replayed",
+            Self::OtherBrowser => "other_browser",
+            Self::LinkDied => "link_died",
+            Self::Misconfigured => "misconfigured",
+            Self::Upstream => "upstream",
+            Self::Invalid => "invalid",
+            Self::Storage => "storage",
+        }
+    }
+
+    /// What happened, for the page's heading.
+    pub const fn title(&self) -> &'static str {
+        match self {
+            Self::Cancelled => "The sign-in was cancelled",
+            Self::ConsentRefused => "The permissions were not accepted",
+            Self::AdminApproval => "An administrator has to accept this",
+            Self::NotAssigned => "This account may not use the application",
+            Self::Blocked => "A policy of your organization blocks this sign-in",
+            Self::WrongTenant => "That was another organization",
+            Self::PersonalAccount => "That was a personal Microsoft account",
+            Self::FewerPermissions(_) => "Some permissions are still missing",
+            Self::Expired => "That took too long",
+            Self::Replayed => "This sign-in has already been used",
+            Self::OtherBrowser => "This sign-in was begun in another browser",
+            Self::LinkDied => "This link has been used meanwhile",
+            Self::Misconfigured => "The application is not set up correctly",
+            Self::Upstream => "Microsoft could not complete the sign-in",
+            Self::Invalid => "The answer of the sign-in is not valid",
+            Self::Storage => "The new sign-in could not be saved",
+        }
+    }
+
+    /// What it means and what to do.
+    pub const fn sentence(&self) -> &'static str {
+        match self {
+            Self::Cancelled => {
+                "Nothing has been changed. If Microsoft's page said that you need admin approval, pass the link on to an administrator of your organization; otherwise simply try again."
+            }
+            Self::ConsentRefused => {
+                "Nothing has been changed. The integration needs exactly the permissions that were shown; it works again once somebody accepts them."
+            }
+            Self::AdminApproval => {
+                "Your organization lets only administrators accept these permissions. Pass the link from the mail on to a Global Administrator or Cloud Application Administrator; nothing has been changed."
+            }
+            Self::NotAssigned => {
+                "Your organization lets only assigned people use this application. Sign in with an account that is assigned to it, or assign yours under Enterprise applications > Users and groups; nothing has been changed."
+            }
+            Self::Blocked => {
+                "Conditional Access does not let the application have a token for this account. Sign in with another account, or let an administrator look at the policy; nothing has been changed."
+            }
+            Self::WrongTenant => {
+                "You signed in with an account of another organization than the one this integration belongs to. Nothing has been changed. Try again and choose an account of the organization named on the first page."
+            }
+            Self::PersonalAccount => {
+                "A personal Microsoft account cannot speak for an organization. Nothing has been changed. Try again with your work account."
+            }
+            Self::FewerPermissions(_) => {
+                "You are signed in, but Microsoft granted fewer permissions than the integration needs, so nothing has been changed. Try again and accept all of them, or ask an administrator to."
+            }
+            Self::Expired => "A sign-in must be completed within ten minutes. Nothing has been changed; simply begin again.",
+            Self::Replayed => "The same answer came a second time and was not used again. If you pressed Reload, nothing is lost.",
+            Self::OtherBrowser => {
+                "For safety, a sign-in must end in the browser in which it began. Some mail programs open links in a browser of their own: open the link from the mail in your usual browser and begin again there."
+            }
+            Self::LinkDied => {
+                "Somebody has re-authenticated this integration while you were signing in, so this sign-in was not needed any more."
+            }
+            Self::Misconfigured => {
+                "Microsoft refuses the request because of how the application is registered. You cannot mend that here; the people who run it have to, and nothing has been changed."
+            }
+            Self::Upstream => "Nothing has been changed. Such faults pass, mostly within minutes: try again a little later.",
+            Self::Invalid => {
+                "What came back does not belong to the sign-in that was begun, so it was not used. Begin again from the link in the mail."
+            }
+            Self::Storage => "You did everything right; the fault is on this side. Nothing has been changed. Try again a little later.",
+        }
+    }
+
+    /// Whether trying again with the same link can help.
+    pub const fn worth_another_try(&self) -> bool {
+        !matches!(self, Self::Replayed | Self::LinkDied | Self::Misconfigured)
+    }
+
+    /// What a refusal on the redirect means.
+    pub fn of_redirect(refused: &RedirectError) -> Self {
+        if let Some(known) = refused.codes.iter().find_map(|code| Self::of_code(*code)) {
+            return known;
+        }
+        match refused.error.as_str() {
+            "access_denied" if refused.cancelled => Self::Cancelled,
+            "access_denied" | "consent_required" | "permission_denied" => Self::ConsentRefused,
+            "interaction_required" | "login_required" => Self::Cancelled,
+            "invalid_request"
+            | "unauthorized_client"
+            | "unsupported_response_type"
+            | "invalid_resource"
+            | "invalid_scope"
+            | "invalid_client" => Self::Misconfigured,
+            _ => Self::Upstream,
+        }
+    }
+
+    /// What a refusal of the token endpoint means.
+    pub fn of_fault(fault: &Fault) -> Self {
+        let code = fault.code.as_deref().and_then(|c| c.strip_prefix("AADSTS")).and_then(|c| c.parse().ok());
+        if let Some(known) = code.and_then(Self::of_code) {
+            return known;
+        }
+        match fault.reason {
+            reason if reason.is_inconclusive() => Self::Upstream,
+            Reason::ConsentMissing | Reason::PermissionMissing => Self::FewerPermissions(Vec::new()),
+            Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => Self::Misconfigured,
+            Reason::AccessBlocked => Self::Blocked,
+            _ => Self::Upstream,
+        }
+    }
+
+    /// AADSTS numbers that speak for themselves (Microsoft, `reference-error-codes.md` and
+    /// `application-sign-in-unexpected-user-consent-error.md`).
+    const fn of_code(code: u32) -> Option<Self> {
+        Some(match code {
+            65004 => Self::ConsentRefused,
+            90093 | 90094 | 90095 | 900_941 | 900_981 => Self::AdminApproval,
+            50105 | 501_051 => Self::NotAssigned,
+            50020 | 50034 | 51004 | 90072 => Self::WrongTenant,
+            500_200 | 500_201 => Self::PersonalAccount,
+            54005 | 70000 | 9_002_313 => Self::Invalid,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_own_words() {
+        let all = [
+            Refusal::Cancelled,
+            Refusal::ConsentRefused,
+            Refusal::AdminApproval,
+            Refusal::NotAssigned,
+            Refusal::Blocked,
+            Refusal::WrongTenant,
+            Refusal::PersonalAccount,
+            Refusal::FewerPermissions(Vec::new()),
+            Refusal::Expired,
+            Refusal::Replayed,
+            Refusal::OtherBrowser,
+            Refusal::LinkDied,
+            Refusal::Misconfigured,
+            Refusal::Upstream,
+            Refusal::Invalid,
+            Refusal::Storage,
+        ];
+        for words in [Refusal::label, Refusal::title, Refusal::sentence] {
+            let distinct: std::collections::BTreeSet<&str> = all.iter().map(words).collect();
+            assert_eq!(distinct.len(), all.len());
+        }
+    }
+
+    #[test]
+    fn redirects_and_answers_of_the_token_endpoint() {
+        let redirect = |error: &str, cancelled, codes: &[u32]| {
+            Refusal::of_redirect(&RedirectError { error: error.to_owned(), cancelled, codes: codes.to_vec() })
+        };
+        for (sentence, refusal, expected) in [
+            ("Cancel", redirect("access_denied", true, &[]), Refusal::Cancelled),
+            ("declined", redirect("access_denied", true, &[65004]), Refusal::ConsentRefused),
+            ("declined for the organization", redirect("consent_required", false, &[65004]), Refusal::ConsentRefused),
+            ("admin approval", redirect("access_denied", false, &[90094]), Refusal::AdminApproval),
+            ("risky app", redirect("access_denied", true, &[900_941]), Refusal::AdminApproval),
+            ("not assigned", redirect("access_denied", false, &[50105]), Refusal::NotAssigned),
+            ("a guest of nobody", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
+            ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
+            ("the request is wrong", redirect("invalid_scope", false, &[]), Refusal::Misconfigured),
+            ("a new word", redirect("something_new", false, &[]), Refusal::Upstream),
+        ] {
+            assert_eq!(refusal, expected, "{sentence}");
+        }
+        let fault = |reason, code: Option<&str>| Fault { code: code.map(str::to_owned), ..Fault::new(reason, "") };
+        for (reason, code, expected) in [
+            (Reason::UpstreamUnavailable, None, Refusal::Upstream),
+            (Reason::ConsentMissing, Some("AADSTS65001"), Refusal::FewerPermissions(Vec::new())),
+            (Reason::ConsentMissing, Some("AADSTS90094"), Refusal::AdminApproval),
+            (Reason::ClientCredentialExpired, Some("AADSTS7000222"), Refusal::Misconfigured),
+            (Reason::TokenInvalid, Some("AADSTS54005"), Refusal::Invalid),
+        ] {
+            assert_eq!(Refusal::of_fault(&fault(reason, code)), expected, "{reason:?} {code:?}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Renewed refresh tokens on their way to the product that uses them.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::key::Key;
+use super::{Store, StoreError};
+use crate::domain::Timestamp;
+use crate::secret::Secret;
+
+/// A message to hand over.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// Its id, the same at every attempt.
+    pub message: String,
+    /// The body; it holds a refresh token.
+    pub body: Secret,
+}
+
+/// A message that waits.
+#[derive(Debug, Clone)]
+pub struct WaitingDelivery {
+    /// Which integration.
+    pub integration: String,
+    /// Its id, the same at every attempt.
+    pub message: String,
+    /// The body; it holds a refresh token.
+    pub body: Secret,
+    /// Attempts so far.
+    pub attempts: u32,
+}
+
+/// How far the last message of an integration has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryState {
+    /// When it was queued.
+    pub created: Timestamp,
+    /// When the product took it.
+    pub delivered: Option<Timestamp>,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the next attempt is due.
+    pub due: Timestamp,
+    /// Why the last attempt failed.
+    pub failure: Option<String>,
+}
+
+/// A message as the database holds it.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    message: String,
+    body: Vec<u8>,
+}
+
+fn bound(integration: &str, message: &str) -> String {
+    format!("consentry token delivery\0{integration}\0{message}")
+}
+
+pub(super) fn sealed(key: &Key, integration: &str, new: NewDelivery) -> Result<Sealed, StoreError> {
+    let body = key.seal(&new.body, &bound(integration, &new.message))?;
+    Ok(Sealed { message: new.message, body })
+}
+
+/// Queues a message; an older one that has not been taken is of no use any more.
+pub(super) fn put(c: &Connection, integration: &str, sealed: &Sealed, at: Timestamp) -> Result<(), StoreError> {
+    c.execute(
+        "INSERT INTO deliveries (integration, message, sealed, created_at, due_at) VALUES (?1, ?2, ?3, ?4, ?4)
+         ON CONFLICT (integration) DO UPDATE SET message = excluded.message, sealed = excluded.sealed, created_at = excluded.created_at,
+             due_at = excluded.due_at, attempts = 0, delivered_at = NULL, failure = NULL",
+        params![integration, sealed.message, sealed.body, at.0],
+    )?;
+    Ok(())
+}
+
+impl Store {
+    /// Messages that are due, and when the next one will be.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn due_deliveries(&self, now: Timestamp) -> Result<(Vec<WaitingDelivery>, Option<Timestamp>), StoreError> {
+        let key = self.key.clone();
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(
+                "SELECT integration, message, sealed, attempts FROM deliveries WHERE delivered_at IS NULL AND due_at <= ?1 ORDER BY due_at LIMIT 32",
+            )?;
+            let rows = statement.query_map([now.0], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?;
+            let mut due = Vec::new();
+            for row in rows {
+                let (integration, message, body, attempts): (String, String, Vec<u8>, u32) = row?;
+                match key.open(&body, &bound(&integration, &message)) {
+                    Some(body) => due.push(WaitingDelivery { integration, message, body, attempts }),
+                    None => tracing::error!(integration, "a token to be handed over does not decrypt"),
+                }
+            }
+            let sql = "SELECT min(due_at) FROM deliveries WHERE delivered_at IS NULL AND due_at > ?1";
+            let next: Option<i64> = c.prepare_cached(sql)?.query_row([now.0], |r| r.get(0))?;
+            Ok((due, next.map(Timestamp)))
+        })
+        .await
+    }
+
+    /// The product has taken a message: nothing of it is kept but the fact.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn delivered(&self, integration: &str, message: &str, at: Timestamp) -> Result<(), StoreError> {
+        let (integration, message) = (integration.to_owned(), message.to_owned());
+        self.write(move |c| {
+            let sql = "UPDATE deliveries SET delivered_at = ?1, attempts = attempts + 1, sealed = x'', failure = NULL
+                       WHERE integration = ?2 AND message = ?3 AND delivered_at IS NULL";
+            if c.execute(sql, params![at.0, integration, message])? == 1 {
+                let event = super::Event { kind: "token_delivered".to_owned(), at, detail: String::new() };
+                super::states::save_event(c, &integration, &event)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// An attempt failed; the next one is due at `due`.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn delivery_failed(&self, integration: &str, message: &str, failure: String, due: Timestamp) -> Result<(), StoreError> {
+        let (integration, message) = (integration.to_owned(), message.to_owned());
+        self.write_relaxed(move |c| {
+            let sql = "UPDATE deliveries SET attempts = attempts + 1, failure = ?1, due_at = ?2 WHERE integration = ?3 AND message = ?4";
+            c.execute(sql, params![failure, due.0, integration, message])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// How far the last message of an integration has come.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn delivery(&self, integration: &str) -> Result<Option<DeliveryState>, StoreError> {
+        let integration = integration.to_owned();
+        self.read(move |c| {
+            let sql = "SELECT created_at, delivered_at, attempts, due_at, failure FROM deliveries WHERE integration = ?1";
+            let state = |r: &rusqlite::Row<'_>| {
+                Ok(DeliveryState {
+                    created: Timestamp(r.get(0)?),
+                    delivered: r.get::<_, Option<i64>>(1)?.map(Timestamp),
+                    attempts: r.get(2)?,
+                    due: Timestamp(r.get(3)?),
+                    failure: r.get(4)?,
+                })
+            };
+            Ok(c.prepare_cached(sql)?.query_row([integration], state).optional()?)
+        })
+        .await
+    }
+
+    /// Forgets the message of an integration that hands nothing over any more.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn forget_delivery(&self, integration: &str) -> Result<(), StoreError> {
+        let integration = integration.to_owned();
+        self.write(move |c| Ok(c.execute("DELETE FROM deliveries WHERE integration = ?1", [integration]).map(drop)?)).await
+    }
+}

@@ -1,0 +1,36 @@
+-- A sign-in under way. `id` is the hash of the OAuth 2.0 state, `cookie` the hash of what binds it to a browser; `sealed` holds
+-- verifier, nonce and link, encrypted, and is emptied with the first use.
+CREATE TABLE authorizations (
+    id          TEXT PRIMARY KEY,
+    integration TEXT NOT NULL,
+    cookie      TEXT NOT NULL,
+    sealed      BLOB NOT NULL,
+    link_issued INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    used_at     INTEGER,
+    outcome     TEXT,
+    foreign_tenant INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX authorizations_by_integration ON authorizations (integration, created_at);
+
+-- Links that were made up to this moment open nothing any more.
+CREATE TABLE revocations (
+    integration TEXT PRIMARY KEY,
+    not_after   INTEGER NOT NULL
+) STRICT;
+
+-- Renewed refresh tokens on their way to the product that uses them. One an integration: the newest wins. `sealed` is the
+-- encrypted message, emptied once it was taken.
+CREATE TABLE deliveries (
+    integration  TEXT PRIMARY KEY,
+    message      TEXT NOT NULL,
+    sealed       BLOB NOT NULL,
+    created_at   INTEGER NOT NULL,
+    due_at       INTEGER NOT NULL,
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    delivered_at INTEGER,
+    failure      TEXT
+) STRICT;
+
+ALTER TABLE tokens ADD COLUMN consented_by TEXT;

@@ -1,0 +1,400 @@
+//! The pages of re-authentication: what the mailed link leads to, the way to Entra and back, and how it went. GET changes nothing.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Form, Path, Query, RawQuery, State};
+use axum::http::header::{COOKIE, HOST, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+
+use super::server::Served;
+use super::shell::{Notice, Shell, html, style};
+use crate::clock::moment;
+use crate::domain::{Access, Check, Outcome, Reason, Remedy, Timestamp, permission_purpose};
+use crate::reauth::{BeginError, Completed, Ending, LinkError, Reauthentication, Refusal};
+
+mod result;
+
+/// What the pages say of an integration.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Its display name.
+    pub display_name: String,
+    /// Display name of the application.
+    pub app: String,
+    /// Tenant as configured.
+    pub tenant: String,
+    /// Delegated or application access.
+    pub access: Access,
+    /// Permissions that re-authentication asks for.
+    pub permissions: Vec<String>,
+    /// Where it is mended, when not here.
+    pub elsewhere: Option<Elsewhere>,
+    /// Entra's page on which an administrator accepts everything, where application permissions need it besides a sign-in.
+    pub admin_consent: Option<String>,
+    /// The primary reason of what is confirmed broken, and since when.
+    pub broken: Option<(Reason, Timestamp)>,
+    /// What the last probe saw.
+    pub checks: Vec<(Check, Outcome)>,
+    /// When the last probe ended; `None` while it says nothing of a sign-in that came later.
+    pub last_probe: Option<Timestamp>,
+}
+
+/// Where an integration is mended, when not here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// On Entra's admin consent page.
+    AdminConsent(String),
+    /// On a page of the vendor's.
+    Vendor(String),
+}
+
+/// What finds an integration by name.
+pub type Find = dyn Fn(&str) -> Option<Standing> + Send + Sync;
+
+/// What the monitor offers the pages.
+pub struct Lookup {
+    /// Finds an integration by name.
+    pub find: Box<Find>,
+    /// Probes a re-authenticated integration at once, and again while consent spreads.
+    pub prove: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lookup")
+    }
+}
+
+/// Address of the other end of the connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+type Shared = State<Arc<Served>>;
+
+/// The routes, all below `/reauth`.
+pub(super) fn routes() -> Router<Arc<Served>> {
+    use axum::routing::get;
+    Router::new()
+        .route("/reauth/{name}", get(landing).post(begin))
+        .route("/reauth/{name}/result", get(result::result))
+        .route("/reauth/callback", get(callback))
+        .route("/reauth/assets/page.css", get(style))
+}
+
+/// How the page leads on.
+enum Way {
+    /// By a sign-in that begins here.
+    SignIn { token: String, label: &'static str },
+    /// By a page that is not ours.
+    Elsewhere { url: String, label: &'static str, about: String },
+}
+
+#[derive(Template)]
+#[template(path = "landing.html")]
+struct Landing<'a> {
+    shell: Shell,
+    name: &'a str,
+    heading: String,
+    mood: &'static str,
+    situation: Vec<String>,
+    since: Option<String>,
+    way: Way,
+    steps: Vec<String>,
+    permissions: Vec<(String, &'static str)>,
+    standing: &'a Standing,
+}
+
+/// What the mailed link leads to. An unknown name and a forged token look the same: no oracle.
+async fn landing(
+    State(served): Shared,
+    Extension(Peer(peer)): Extension<Peer>,
+    Path(name): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let token = query.get("token").map_or("", String::as_str);
+    let standing = match opened(&served, &name, token).await {
+        Ok((_, standing)) => standing,
+        Err(error) => return refuse_link(&served, peer, error),
+    };
+    html(StatusCode::OK, &landing_page(served.shell(), &name, token, &standing))
+}
+
+/// The link and what it is about.
+async fn opened<'s>(served: &'s Served, name: &str, token: &str) -> Result<(&'s Reauthentication, Standing), LinkError> {
+    let reauthentication = served.reauthentication.as_ref().ok_or(LinkError::Forged)?;
+    reauthentication.open_link(name, token, served.clock.now()).await?;
+    let standing = (served.monitor.find)(name).ok_or(LinkError::Forged)?;
+    Ok((reauthentication, standing))
+}
+
+fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Standing) -> Landing<'a> {
+    let (app, customer) = (&standing.app, &standing.display_name);
+    let reason = standing.broken.map(|(reason, _)| reason);
+    let invitation = reason == Some(Reason::TokenMissing);
+    let (heading, mood, situation) = match reason {
+        None => {
+            (format!("{app} works for {customer}"), "good", vec!["Everything works at the moment. You need not do anything.".to_owned()])
+        }
+        Some(reason) if invitation => (
+            format!("Connect {app} for {customer}"),
+            "wait",
+            vec![
+                reason.sentence().to_owned(),
+                format!(
+                    "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
+                ),
+            ],
+        ),
+        Some(reason) => {
+            let mut situation = vec![
+                reason.sentence().to_owned(),
+                format!(
+                    "Until this is mended, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
+                ),
+            ];
+            // The button says it already.
+            situation.extend(Some(reason.advice()).filter(|advice| *advice != "Re-authenticate.").map(str::to_owned));
+            (format!("{app} has lost access for {customer}"), "bad", situation)
+        }
+    };
+    let (way, steps) = way(standing, reason, token);
+    let permissions = asked(standing).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
+    let since = standing.broken.map(|(_, since)| moment(since));
+    Landing { shell, name, heading, mood, situation, since, way, steps, permissions, standing }
+}
+
+/// How the page leads on, and what will be seen there.
+fn way(standing: &Standing, reason: Option<Reason>, token: &str) -> (Way, Vec<String>) {
+    match &standing.elsewhere {
+        None => {
+            let label = match reason {
+                Some(Reason::TokenMissing) => "Connect",
+                Some(reason) if reason.remedy() == Remedy::Reauthenticate => "Re-authenticate",
+                _ => "Sign in again anyway",
+            };
+            let steps = vec![
+                format!(
+                    "Microsoft asks you to sign in. Use an administrator account of {}; a service account is best, because the connection lives as long as the account does.",
+                    standing.tenant
+                ),
+                "Microsoft shows the permissions below. Press Accept.".to_owned(),
+                "You come back here and see the integration turn green.".to_owned(),
+            ];
+            (Way::SignIn { token: token.to_owned(), label }, steps)
+        }
+        Some(Elsewhere::AdminConsent(url)) => {
+            let about = "An administrator accepts the permissions for the whole organization on Microsoft’s own page. Nothing else has to be done here: the integration is checked again by itself.";
+            let steps = vec![
+                format!("Microsoft asks you to sign in. Use an administrator account of {}.", standing.tenant),
+                "Microsoft shows the permissions of the application. Press Accept.".to_owned(),
+            ];
+            (Way::Elsewhere { url: url.clone(), label: "Accept the permissions at Microsoft", about: about.to_owned() }, steps)
+        }
+        Some(Elsewhere::Vendor(url)) => {
+            let host = url::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default();
+            let about = format!(
+                "{} has a page of its own for this, at {host}. Follow it to the end; the integration is checked again by itself.",
+                standing.app
+            );
+            (Way::Elsewhere { url: url.clone(), label: "Go to that page", about }, Vec::new())
+        }
+    }
+}
+
+/// Everything that the consent page will show.
+fn asked(standing: &Standing) -> Vec<String> {
+    let mut asked = standing.permissions.clone();
+    if standing.access == Access::Delegated && standing.elsewhere.is_none() {
+        for always in ["openid", "profile", "offline_access"] {
+            if !asked.iter().any(|a| a.eq_ignore_ascii_case(always)) {
+                asked.push(always.to_owned());
+            }
+        }
+    }
+    asked
+}
+
+/// The page for a link that opens nothing. Only what we signed once is told apart from what we never did.
+fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
+    let (status, title, text) = match error {
+        LinkError::Expired => (
+            StatusCode::GONE,
+            "This link is too old",
+            "Links are good for some days only. The next mail about this integration brings a new one; or ask whoever sent it to you.",
+        ),
+        LinkError::Used => (
+            StatusCode::GONE,
+            "This link has already been used",
+            "The integration has been re-authenticated since this link was made, so there is nothing left to do with it. Should it break again, a new mail brings a new link.",
+        ),
+        LinkError::Forged if !served.guesses.wrong(peer, served.clock.now()) => return too_many(served),
+        LinkError::Forged => (
+            StatusCode::FORBIDDEN,
+            "This link is not valid",
+            "Open the link exactly as it stands in the mail; some mail programs cut long lines. If it was copied by hand, copy all of it.",
+        ),
+    };
+    html(status, &Notice { shell: served.shell(), title, paragraphs: vec![text.to_owned()], ..Notice::default() })
+}
+
+fn too_many(served: &Served) -> Response {
+    let text =
+        "Too many requests that lead nowhere have come from your network. Wait a minute, then open the link from the mail.".to_owned();
+    let page = Notice { shell: served.shell(), title: "Please wait a moment", paragraphs: vec![text], ..Notice::default() };
+    let mut response = html(StatusCode::TOO_MANY_REQUESTS, &page);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
+    response
+}
+
+/// The button: saves the sign-in and sends the browser to Entra.
+async fn begin(
+    State(served): Shared,
+    Extension(Peer(peer)): Extension<Peer>,
+    Path(name): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+    form: Result<Form<HashMap<String, String>>, FormRejection>,
+) -> Response {
+    if is_foreign(&headers, served.public_url.as_deref()) {
+        let text = "The button was pressed on another site. Open the link from the mail and press it there.".to_owned();
+        let page = Notice { shell: served.shell(), title: "This did not come from our page", paragraphs: vec![text], ..Notice::default() };
+        return html(StatusCode::FORBIDDEN, &page);
+    }
+    let token = form.as_ref().ok().and_then(|f| f.get("token")).or_else(|| query.get("token")).map_or("", String::as_str);
+    let (reauthentication, standing) = match opened(&served, &name, token).await {
+        Ok(opened) => opened,
+        Err(error) => return refuse_link(&served, peer, error),
+    };
+    if standing.elsewhere.is_some() {
+        return html(StatusCode::OK, &landing_page(served.shell(), &name, token, &standing));
+    }
+    match reauthentication.begin(&name, token, served.clock.now()).await {
+        Ok(begun) => {
+            let cookie = served.cookie(&begun.cookie_name, begun.cookie_value.expose(), begun.lifetime.as_secs());
+            let (Ok(location), Ok(cookie)) = (HeaderValue::from_str(&begun.location), HeaderValue::from_str(&cookie)) else {
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            };
+            (StatusCode::SEE_OTHER, [(LOCATION, location), (SET_COOKIE, cookie)]).into_response()
+        }
+        Err(BeginError::Link(error)) => refuse_link(&served, peer, error),
+        Err(BeginError::Unavailable) => {
+            let text = "The sign-in cannot begin right now; the fault is on this side. Try again a little later.".to_owned();
+            let page = Notice { shell: served.shell(), title: "Please try again later", paragraphs: vec![text], ..Notice::default() };
+            html(StatusCode::SERVICE_UNAVAILABLE, &page)
+        }
+    }
+}
+
+/// Whether another site's page sent the form (Fetch Metadata, `Sec-Fetch-Site`; older browsers say `Origin`). The link's token in the
+/// form is what a foreign page cannot know; this only adds to it. Our own pages send `Origin: null`, because they send no referrer.
+fn is_foreign(headers: &HeaderMap, public_url: Option<&str>) -> bool {
+    let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    if let Some(site) = header("sec-fetch-site".parse().unwrap_or(ORIGIN)) {
+        return !matches!(site, "same-origin" | "none");
+    }
+    let Some(origin) = header(ORIGIN).filter(|o| *o != "null") else { return false };
+    let authority = |url: &str| url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default().to_ascii_lowercase();
+    let ours = [header(HOST).map(str::to_ascii_lowercase), public_url.map(authority)];
+    !ours.contains(&Some(authority(origin)))
+}
+
+/// The OAuth 2.0 redirect URI.
+async fn callback(
+    State(served): Shared,
+    Extension(Peer(peer)): Extension<Peer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let Some(reauthentication) = &served.reauthentication else { return unknown_sign_in(&served, peer) };
+    let cookie = |name: &str| cookie(&headers, name);
+    match reauthentication.complete(&query.unwrap_or_default(), cookie, served.clock.now()).await {
+        Completed::Unknown => unknown_sign_in(&served, peer),
+        Completed::Accepted { integration, attempt } => {
+            (served.monitor.prove)(&integration);
+            // Relative, so that any path prefix works; without code and state, so that a reload repeats nothing.
+            let location = format!("{integration}/result?attempt={attempt}");
+            let Ok(location) = HeaderValue::from_str(&location) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+            (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
+        }
+        Completed::Refused { refusal, integration, link, attempt } => {
+            refused(&served, &refusal, &integration, link.as_ref().map(crate::secret::Secret::expose), attempt)
+        }
+    }
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    let pairs = headers.get_all(COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
+    let mut values = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(n, _)| *n == name).map(|(_, value)| value.to_owned());
+    values.next()
+}
+
+fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
+    if !served.guesses.wrong(peer, served.clock.now()) {
+        return too_many(served);
+    }
+    let text = "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.".to_owned();
+    let page = Notice { shell: served.shell(), title: "No sign-in is under way", paragraphs: vec![text], ..Notice::default() };
+    html(StatusCode::BAD_REQUEST, &page)
+}
+
+fn refused(served: &Served, refusal: &Refusal, integration: &str, link: Option<&str>, attempt: Option<String>) -> Response {
+    let status = match refusal {
+        Refusal::Expired | Refusal::Replayed | Refusal::LinkDied => StatusCode::GONE,
+        Refusal::Storage => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Upstream | Refusal::Misconfigured => StatusCode::BAD_GATEWAY,
+        Refusal::Invalid => StatusCode::BAD_REQUEST,
+        _ => StatusCode::FORBIDDEN,
+    };
+    let mut paragraphs = vec![refusal.sentence().to_owned()];
+    let mut items = Vec::new();
+    if let Refusal::FewerPermissions(missing) = refusal
+        && !missing.is_empty()
+    {
+        paragraphs.push("Missing:".to_owned());
+        items.clone_from(missing);
+    }
+    if let (Ending::WrongTenant, Some(standing)) = (refusal.ending(), (served.monitor.find)(integration)) {
+        paragraphs.push(format!("The organization’s tenant is {}.", standing.tenant));
+    }
+    let again = link.filter(|_| refusal.worth_another_try()).map(|token| ("Try again", format!("{integration}?token={token}")));
+    let seen = attempt.map(|attempt| ("See how it went", format!("{integration}/result?attempt={attempt}")));
+    let links = again.into_iter().chain(seen).collect();
+    html(status, &Notice { shell: served.shell(), title: refusal.title(), paragraphs, items, links, link_class: "button" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_other_sites_are_told_apart() {
+        let public = Some("https://consentry.example.com/base");
+        for (sentence, headers, foreign) in [
+            ("a browser on our page", vec![("sec-fetch-site", "same-origin"), ("origin", "null")], false),
+            ("a browser on another page", vec![("sec-fetch-site", "cross-site"), ("origin", "null")], true),
+            ("a neighbour", vec![("sec-fetch-site", "same-site")], true),
+            ("an old browser on our page", vec![("origin", "null")], false),
+            ("an old browser by our public name", vec![("host", "10.0.0.1:10143"), ("origin", "https://consentry.example.com")], false),
+            ("an old browser by our address", vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:10143")], false),
+            ("an old browser on another page", vec![("host", "10.0.0.1:10143"), ("origin", "https://evil.example")], true),
+            ("a script", vec![], false),
+        ] {
+            let headers = headers.into_iter().map(|(n, v)| (n.parse().expect("a name"), v.parse().expect("a value"))).collect();
+            assert_eq!(is_foreign(&headers, public), foreign, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_found_by_name() {
+        let headers: HeaderMap = [(COOKIE, HeaderValue::from_static("a=1; consentry_sign_in_x=v=w; b=2"))].into_iter().collect();
+        for (name, expected) in [("consentry_sign_in_x", Some("v=w")), ("b", Some("2")), ("c", None), ("", None)] {
+            assert_eq!(cookie(&headers, name).as_deref(), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What all pages have in common: the layout, the headers, the pages that only say something.
+
+use askama::Template;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+/// The style sheet of all pages.
+pub(super) const STYLE: &str = include_str!("assets/page.css");
+
+/// What the layout needs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shell {
+    /// From the page's address to the root: empty or `../`, so that any path prefix works.
+    pub(super) root: &'static str,
+    /// Whom a reader may ask.
+    pub(super) support: Option<String>,
+}
+
+/// Headers of every answer that may hold or follow a link.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    policy: HeaderValue,
+    tls: bool,
+}
+
+impl Guard {
+    /// Forms may lead to the login host: browsers hold redirects after a form against this policy, and organizations redirect on to
+    /// identity providers of their own. `tls` when browsers reach the pages over https.
+    pub fn new(login_url: &str, tls: bool) -> Self {
+        let plain = login_url.strip_prefix("http://").map(|_| format!(" {login_url}")).unwrap_or_default();
+        let policy =
+            format!("default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self' https:{plain}");
+        let fallback = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+        Self { policy: HeaderValue::from_str(&policy).unwrap_or(fallback), tls }
+    }
+
+    /// Sets what an answer has not set itself.
+    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+        let fixed =
+            [(CACHE_CONTROL, "no-store"), (REFERRER_POLICY, "no-referrer"), (X_CONTENT_TYPE_OPTIONS, "nosniff"), (X_FRAME_OPTIONS, "DENY")];
+        for (name, value) in fixed {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        }
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(self.policy.clone());
+        if self.tls {
+            headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(HeaderValue::from_static("max-age=31536000"));
+        }
+    }
+}
+
+/// A page that only says something.
+#[derive(Template, Default)]
+#[template(path = "notice.html")]
+pub(super) struct Notice<'a> {
+    pub(super) shell: Shell,
+    pub(super) title: &'a str,
+    pub(super) paragraphs: Vec<String>,
+    pub(super) items: Vec<String>,
+    pub(super) links: Vec<(&'a str, String)>,
+    pub(super) link_class: &'a str,
+}
+
+/// Answers with a page.
+pub(super) fn html(status: StatusCode, page: &impl Template) -> Response {
+    match page.render() {
+        Ok(body) => (status, [(CONTENT_TYPE, "text/html; charset=utf-8")], body).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a page cannot be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+pub(super) async fn style() -> Response {
+    ([(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "max-age=3600")], STYLE).into_response()
+}

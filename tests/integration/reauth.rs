@@ -1,0 +1,418 @@
+//! Re-authentication over real sockets: links, sign-ins, every refusal, and the proof.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use consentry::demo;
+use entra_sim::{Action, FaultKind, IdTokenFlaw};
+use serde_json::json;
+
+use crate::harness::{MINUTE, situation};
+use crate::visitor::{Site, Visitor};
+
+async fn broken(site: &Site, integration: &str) {
+    let situation = situation(integration);
+    site.fleet.act((situation.breaks)(&situation.tenant()));
+    site.fleet.pass(12 * MINUTE).await;
+    assert_eq!(site.fleet.up(integration).as_deref(), Some("0"), "{integration} is broken");
+}
+
+async fn token(site: &Site, integration: &str) -> Option<String> {
+    let situation = situation(integration);
+    let id = consentry::store::TokenId {
+        integration: integration.to_owned(),
+        client_id: situation.app().to_string(),
+        tenant: situation.tenant(),
+    };
+    site.fleet.daemon.store.token(&id).await.expect("read").map(|t| t.current.expose().to_owned())
+}
+
+async fn events(site: &Site, integration: &str) -> Vec<(String, String)> {
+    let events = site.fleet.daemon.store.events(integration).await.expect("events");
+    events.into_iter().map(|e| (e.kind, e.detail)).collect()
+}
+
+fn counted(results: &[(&str, u32)]) -> BTreeMap<String, u32> {
+    results.iter().map(|(r, n)| ((*r).to_owned(), *n)).collect()
+}
+
+/// Everything in a tenant that a re-authentication must not touch.
+fn untouched(site: &Site, integration: &str) -> String {
+    let tenant = situation(integration).tenant();
+    site.fleet.simulator.with_world(|world| {
+        let tenant = world.tenant(&tenant).expect("a tenant");
+        format!("{:?} {:?} {:?} {:?}", tenant.jobs, tenant.groups, tenant.users, world.apps)
+    })
+}
+
+/// The circle as an admin goes it, for a damaged token: mail, page, Entra, green, resolved mail.
+#[tokio::test]
+async fn from_the_mail_back_to_green() {
+    let site = Site::start().await;
+    let jobs = vec![json!({"id": "scim.1", "status": {"code": "Active"}})];
+    site.fleet.act(vec![Action::SetProvisioningJobs { tenant: "proseware.example".to_owned(), app: demo::APP, jobs }]);
+    broken(&site, "proseware").await;
+    let (link, mut visitor) = (site.mailed_link("proseware"), Visitor::new());
+    let before = untouched(&site, "proseware");
+
+    let page = visitor.get(&link).await;
+    for words in [
+        "Sequr has lost access for Proseware",
+        "proseware.example",
+        "Group.Read.All",
+        "Reads your groups",
+        "Re-authenticate",
+        "offline_access",
+    ] {
+        assert!(page.body.contains(words), "{words}: {}", page.body);
+    }
+    let entra = visitor.press(&link).await;
+    let query: BTreeMap<String, String> = url::Url::parse(&entra).expect("a URL").query_pairs().into_owned().collect();
+    assert!(entra.starts_with(&format!("{}/proseware.example/oauth2/v2.0/authorize?", site.fleet.simulator.url())), "{entra}");
+    let mut scopes: Vec<&str> = query["scope"].split(' ').collect();
+    scopes.sort_unstable();
+    assert_eq!(scopes, ["Group.Read.All", "User.Read", "offline_access", "openid", "profile"]);
+    for (name, value) in [("prompt", "consent"), ("response_type", "code"), ("code_challenge_method", "S256"), ("response_mode", "query")] {
+        assert_eq!(query[name], value, "{name}");
+    }
+    assert!(query["state"].len() >= 43 && query["nonce"].len() >= 43 && query["code_challenge"].len() == 43);
+    assert_eq!(query["redirect_uri"], format!("{}/reauth/callback", site.url));
+
+    let callback = visitor.decide(&entra, "accept", &[]).await;
+    let accepted = visitor.get(&callback).await;
+    assert_eq!(accepted.status, 303, "{}", accepted.body);
+    let result = accepted.location();
+    assert!(!result.contains("code=") && !result.contains("state="), "neither code nor state stays in the address: {result}");
+    let waiting = visitor.get(&result).await;
+    assert_eq!((waiting.status, waiting.header("refresh")), (200, "4"), "it follows by itself");
+    site.fleet.pass(Duration::from_secs(1)).await;
+    let green = visitor.get(&result).await;
+    assert!(green.body.contains("Sequr works again for Proseware") && green.header("refresh").is_empty(), "{}", green.body);
+    assert_eq!(site.fleet.up("proseware").as_deref(), Some("1"));
+    assert_eq!(site.fleet.kinds("it@proseware.example"), ["alert", "resolved"]);
+    assert_eq!(site.results(), counted(&[("success", 1)]));
+    assert!(events(&site, "proseware").await.contains(&("reauthenticated".to_owned(), "admin@proseware.example".to_owned())));
+    assert_eq!(untouched(&site, "proseware"), before, "nothing but consent and token has changed");
+
+    let used = visitor.get(&link).await;
+    assert_eq!((used.status, used.body.contains("already been used"), used.body.contains("<form")), (410, true, false));
+    let again = visitor.get(&callback).await;
+    assert_eq!((again.status, again.body.contains("already been used")), (410, true));
+    assert!(again.body.contains("See how it went"), "the browser that did it is led to the result");
+    assert_eq!(site.results(), counted(&[("success", 1), ("expired", 1)]));
+}
+
+/// Permissions that were edited, and an application that was deleted for good: consent brings both back.
+#[tokio::test]
+async fn consent_and_app_come_back() {
+    let site = Site::start().await;
+    for integration in ["contoso", "litware"] {
+        broken(&site, integration).await;
+        let mut visitor = Visitor::new();
+        let link = site.mailed_link(integration);
+        let callback = visitor.accept(&link).await;
+        let result = visitor.get(&callback).await.location();
+        site.fleet.pass(3 * MINUTE).await;
+        assert_eq!(site.fleet.up(integration).as_deref(), Some("1"), "{:?}", site.fleet.reasons(integration));
+        assert!(visitor.get(&result).await.body.contains("works again"));
+    }
+    assert_eq!(site.results(), counted(&[("success", 2)]));
+}
+
+/// `access: application`: the admin consent endpoint, whose unsigned answer proves nothing.
+#[tokio::test]
+async fn admin_consent_counts_when_the_tenant_grants_it() {
+    let site = Site::start().await;
+    broken(&site, "adatum").await;
+    let (link, mut visitor) = (site.mailed_link("adatum"), Visitor::new());
+    let entra = visitor.press(&link).await;
+    assert!(entra.starts_with(&format!("{}/adatum.example/v2.0/adminconsent?", site.fleet.simulator.url())), "{entra}");
+    // Somebody says that it was accepted, and nobody has: not believed.
+    let state = url::Url::parse(&entra).expect("a URL").query_pairs().find(|(n, _)| n == "state").expect("a state").1.into_owned();
+    let forged = format!("{}/reauth/callback?admin_consent=True&tenant={}&state={state}", site.url, situation("adatum").tenant_id());
+    let result = visitor.get(&forged).await.location();
+    site.fleet.pass(MINUTE).await;
+    assert!(visitor.get(&result).await.body.contains("is being checked"));
+    site.fleet.pass(2 * MINUTE).await;
+    let page = visitor.get(&result).await.body;
+    assert!(page.contains("Something is still wrong") && page.contains("does not show the permissions as granted"), "{page}");
+    assert_eq!((site.results(), site.fleet.up("adatum").as_deref()), (counted(&[("incomplete", 1)]), Some("0")));
+    // The same for another tenant is told as that.
+    let entra = visitor.press(&link).await;
+    let state = url::Url::parse(&entra).expect("a URL").query_pairs().find(|(n, _)| n == "state").expect("a state").1.into_owned();
+    let foreign = format!("{}/reauth/callback?admin_consent=True&tenant=99999999-0000-0000-0000-000000000001&state={state}", site.url);
+    let result = visitor.get(&foreign).await.location();
+    site.fleet.pass(3 * MINUTE).await;
+    assert!(visitor.get(&result).await.body.contains("for another organization"));
+    assert_eq!(site.results(), counted(&[("incomplete", 1), ("wrong_tenant", 1)]));
+    // The link is still good for the real thing.
+    let callback = visitor.accept(&link).await;
+    let result = visitor.get(&callback).await.location();
+    site.fleet.pass(Duration::from_secs(1)).await;
+    assert!(visitor.get(&result).await.body.contains("works again"));
+    assert_eq!(site.results(), counted(&[("incomplete", 1), ("success", 1), ("wrong_tenant", 1)]));
+    assert_eq!(site.fleet.kinds("it@adatum.example"), ["alert", "resolved"]);
+    assert_eq!(visitor.get(&link).await.status, 410);
+}
+
+/// Each refusal has its sentence and its result; nothing is stored, the old token stays, the link stays good.
+#[tokio::test]
+async fn every_refusal_is_said_plainly_and_stores_nothing() {
+    let site = Site::start().await;
+    broken(&site, "proseware").await;
+    let link = site.mailed_link("proseware");
+    let old = token(&site, "proseware").await;
+    let tenant = || "proseware.example".to_owned();
+    let user = site.fleet.simulator.with_world(|w| w.tenant("proseware.example").expect("a tenant").users[1].id.to_string());
+    let flaw = |flaw| vec![Action::FlawIdTokens { flaw: Some(flaw) }];
+    let revoke = || vec![Action::RevokeConsent { tenant: tenant(), app: demo::APP }];
+    type Case<'a> = (&'a str, Vec<Action>, &'a str, Vec<(&'a str, &'a str)>, &'a str, &'a str);
+    let cases: Vec<Case<'_>> = vec![
+        ("cancelled or declined", vec![], "cancel", vec![], "denied", "The permissions were not accepted"),
+        ("admin approval", vec![], "accept", vec![("sim_user", &user)], "denied", "An administrator has to accept this"),
+        ("another tenant", vec![], "accept", vec![("sim_user", "foreign")], "wrong_tenant", "another organization"),
+        ("a personal account", vec![], "accept", vec![("sim_user", "personal")], "wrong_tenant", "personal Microsoft account"),
+        ("fewer permissions", revoke(), "accept", vec![("sim_without_Group.Read.All", "1")], "incomplete", "Group.Read.All"),
+        ("another nonce", flaw(IdTokenFlaw::Nonce), "accept", vec![], "error", "is not valid"),
+        ("another client", flaw(IdTokenFlaw::Audience), "accept", vec![], "error", "is not valid"),
+        ("another issuer", flaw(IdTokenFlaw::Issuer), "accept", vec![], "wrong_tenant", "another organization"),
+        ("an old id_token", flaw(IdTokenFlaw::Expired), "accept", vec![], "error", "is not valid"),
+        ("a wrong signature", flaw(IdTokenFlaw::Signature), "accept", vec![], "error", "is not valid"),
+        ("no signature", flaw(IdTokenFlaw::Unsigned), "accept", vec![], "error", "is not valid"),
+        ("an unknown key", flaw(IdTokenFlaw::UnknownKey), "accept", vec![], "error", "is not valid"),
+        ("no id_token", flaw(IdTokenFlaw::Missing), "accept", vec![], "error", "is not valid"),
+    ];
+    let mut expected = BTreeMap::new();
+    for (sentence, actions, decision, more, result, words) in cases {
+        site.fleet.act(actions);
+        let mut visitor = Visitor::new();
+        let entra = visitor.press(&link).await;
+        let callback = visitor.decide(&entra, decision, &more).await;
+        let page = visitor.get(&callback).await;
+        assert!((400..500).contains(&page.status), "{sentence}: {}", page.status);
+        assert!(page.body.contains(words), "{sentence}: {}", page.body);
+        *expected.entry(result.to_owned()).or_insert(0) += 1;
+        assert_eq!(site.results(), expected, "{sentence}");
+        assert_eq!(token(&site, "proseware").await, old, "{sentence}: the old token stays");
+        site.fleet.act(vec![Action::FlawIdTokens { flaw: None }]);
+        let retry = page.body.split("href=\"").find_map(|h| h.split('"').next().filter(|h| h.contains("?token="))).expect("another try");
+        assert_eq!(visitor.get(&format!("{}/reauth/{retry}", site.url)).await.status, 200, "{sentence}: the link stays good");
+    }
+    for (sentence, fault) in [("an outage", FaultKind::Status { status: 503, retry_after: None }), ("a cut connection", FaultKind::Reset)] {
+        let mut visitor = Visitor::new();
+        let callback = visitor.accept(&link).await;
+        let fault = entra_sim::Fault { endpoint: entra_sim::Endpoint::Token, tenant: None, contains: None, times: None, fault };
+        site.fleet.simulator.fault(fault);
+        let page = visitor.get(&callback).await;
+        site.fleet.simulator.clear_faults();
+        assert_eq!((page.status, page.body.contains("Microsoft could not complete")), (502, true), "{sentence}: {}", page.body);
+        *expected.entry("error".to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(site.results(), expected);
+    assert!(!events(&site, "proseware").await.iter().any(|(kind, _)| kind == "reauthenticated"));
+    assert_eq!(site.fleet.kinds("it@proseware.example"), ["alert"], "no mail for a refusal");
+    // And after all that, it works.
+    let mut visitor = Visitor::new();
+    let callback = visitor.accept(&link).await;
+    assert_eq!(visitor.get(&callback).await.status, 303);
+    assert_ne!(token(&site, "proseware").await, old);
+}
+
+#[tokio::test]
+async fn a_sign_in_is_bound_to_browser_time_and_one_use() {
+    let site = Site::start().await;
+    let link = site.fresh_link("northwind");
+    let (mut visitor, mut stranger) = (Visitor::new(), Visitor::new());
+    let callback = visitor.accept(&link).await;
+    let page = stranger.get(&callback).await;
+    assert_eq!((page.status, page.body.contains("another browser")), (403, true), "{}", page.body);
+    assert_eq!(visitor.get(&callback).await.status, 303, "a stranger cannot use it up");
+    assert_eq!(stranger.get(&callback).await.status, 403, "nor see how it went");
+    assert_eq!(site.results(), counted(&[("error", 2), ("success", 1)]));
+
+    let link = site.fresh_link("fabrikam");
+    let late = visitor.accept(&site.fresh_link("contoso")).await;
+    let entra = visitor.press(&link).await;
+    site.fleet.pass(11 * MINUTE).await;
+    let page = visitor.get(&late).await;
+    assert_eq!((page.status, page.body.contains("took too long"), page.body.contains("Try again")), (410, true, true), "{}", page.body);
+    assert_eq!(site.results(), counted(&[("error", 2), ("expired", 1), ("success", 1)]));
+    assert!(entra.contains("adminconsent"));
+
+    for unknown in ["", "?state=nobody&code=1.x", "?code=1.x", "?error=access_denied&state=x", "?state=a&state=b&code=c"] {
+        assert_eq!(visitor.get(&format!("{}/reauth/callback{unknown}", site.url)).await.status, 400, "{unknown}");
+    }
+    assert_eq!(site.results(), counted(&[("error", 2), ("expired", 1), ("success", 1)]), "strangers are not counted");
+}
+
+/// Two links, two tabs: a later link does not kill an earlier one; the first success kills all that were made before it.
+#[tokio::test]
+async fn links_live_and_die_together() {
+    let site = Site::start().await;
+    let first = site.fresh_link("northwind");
+    site.fleet.pass(MINUTE).await;
+    let second = site.fresh_link("northwind");
+    let (mut one, mut two) = (Visitor::new(), Visitor::new());
+    let slow = two.accept(&first).await;
+    let callback = one.accept(&second).await;
+    assert_eq!(one.get(&callback).await.status, 303);
+    for dead in [&first, &second] {
+        let page = one.get(dead).await;
+        assert_eq!((page.status, page.body.contains("<form")), (410, false));
+        let posted = one
+            .post(&dead.replace("?token=", "?x="), &[("token".to_owned(), dead.split("token=").nth(1).expect("a token").to_owned())], &[])
+            .await;
+        assert_eq!(posted.status, 410, "nor does the button work");
+    }
+    let page = two.get(&slow).await;
+    assert_eq!((page.status, page.body.contains("used meanwhile")), (410, true), "{}", page.body);
+    site.fleet.pass(MINUTE).await;
+    assert_eq!(one.get(&site.fresh_link("northwind")).await.status, 200, "a link made afterwards is good");
+    assert_eq!(one.get(&site.fresh_link("fabrikam")).await.status, 200, "others are not touched");
+    assert_eq!(one.get(&site.fresh_link("nobody")).await.status, 403, "an integration that is not there");
+}
+
+/// Scanners open links; nothing happens, however often and whatever the method.
+#[tokio::test]
+async fn looking_changes_nothing() {
+    let site = Site::start().await;
+    broken(&site, "proseware").await;
+    let link = site.mailed_link("proseware");
+    let rows = || std::fs::read(site.fleet.folder.path().join("consentry.db-wal")).unwrap_or_default();
+    let (mut visitor, before) = (Visitor::new(), rows());
+    for _ in 0..20 {
+        assert_eq!(visitor.get(&link).await.status, 200);
+        let head = visitor.request("HEAD", &link).await;
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+    }
+    for method in ["PUT", "DELETE", "PATCH"] {
+        assert_eq!(visitor.request(method, &link).await.status, 405, "{method}");
+    }
+    assert!(rows() == before, "the database is as it was");
+    assert!(visitor.cookies.is_empty());
+    let page = visitor.get(&link).await;
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+        ("strict-transport-security", ""),
+    ] {
+        assert_eq!(page.header(name), value, "{name}");
+    }
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(!page.body.contains("<script") && !page.body.contains("style=") && !page.body.contains("<style"), "nothing inline");
+    let (action, fields) = page.form();
+    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
+        assert_eq!(visitor.post(&action, &fields, &[(name, value)]).await.status, 403, "{name}");
+    }
+    assert_eq!(visitor.post(&action, &[], &[]).await.status, 403, "no token, no sign-in");
+    let begun = visitor.post(&action, &fields, &[("sec-fetch-site", "same-origin"), ("origin", "null")]).await;
+    let cookie = begun.header("set-cookie");
+    assert!(
+        begun.status == 303 && cookie.contains("HttpOnly; SameSite=Lax") && cookie.contains("Path=/reauth;") && !cookie.contains("Secure"),
+        "{cookie}"
+    );
+}
+
+#[tokio::test]
+async fn guessing_is_slowed_down_and_good_links_are_not() {
+    let site = Site::start().await;
+    let (mut visitor, link) = (Visitor::new(), site.fresh_link("northwind"));
+    let mut statuses = BTreeMap::new();
+    for i in 0..60 {
+        let status = visitor.get(&format!("{}/reauth/northwind?token=guess{i}", site.url)).await.status;
+        *statuses.entry(status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(403, 20), (429, 40)]));
+    assert_eq!(visitor.get(&link).await.status, 200);
+    assert_eq!(visitor.get(&format!("{}/reauth/callback?state=guess&code=x", site.url)).await.status, 429);
+}
+
+/// Keys that were rotated a moment ago are simply there.
+#[tokio::test]
+async fn rotated_signing_keys_do_no_harm() {
+    let site = Site::start().await;
+    for _ in 0..3 {
+        let mut visitor = Visitor::new();
+        let callback = visitor.accept(&site.fresh_link("northwind")).await;
+        let rotated = visitor.request("POST", &format!("{}/_sim/rotate-keys", site.fleet.simulator.url())).await;
+        assert_eq!(rotated.status, 200);
+        assert_eq!(visitor.get(&callback).await.status, 303);
+        site.fleet.pass(MINUTE).await;
+    }
+}
+
+/// Consent takes a while to spread: what fails meanwhile is not held against anybody, and the page follows to the end.
+#[tokio::test]
+async fn consent_spreads_slowly() {
+    let site = Site::start().await;
+    site.fleet.act(vec![Action::RevokeConsent { tenant: "northwind.example".to_owned(), app: demo::APP }]);
+    site.fleet.pass(12 * MINUTE).await;
+    assert_eq!(site.fleet.reasons("northwind").first().map(|(_, r)| r.as_str()), Some("consent_missing"));
+    let (mut visitor, link) = (Visitor::new(), site.mailed_link("northwind"));
+    let callback = visitor.accept(&link).await;
+    let result = visitor.get(&callback).await.location();
+    // The token is there; what it may do is forgotten again by a replica, for a minute.
+    site.fleet.act(vec![Action::RevokeConsent { tenant: "northwind.example".to_owned(), app: demo::APP }]);
+    site.fleet.pass(Duration::from_secs(40)).await;
+    assert!(visitor.get(&result).await.body.contains("is being checked"));
+    let delegated = ["User.Read", "Group.Read.All"].map(str::to_owned).to_vec();
+    let (tenant, app) = ("northwind.example".to_owned(), demo::APP);
+    site.fleet.act(vec![Action::Consent { tenant, app, user: None, resource: None, delegated, application: Vec::new() }]);
+    site.fleet.pass(Duration::from_secs(25)).await;
+    assert!(visitor.get(&result).await.body.contains("works again"));
+    assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert", "resolved"]);
+}
+
+/// Two ways in front of the same pages: a proxy that strips the path of the public URL, and one that does not.
+#[tokio::test]
+async fn it_works_below_a_path() {
+    let site = Site::with("/watch/dogs", |text| text).await;
+    let link = site.fresh_link("northwind");
+    assert!(link.contains("/watch/dogs/reauth/northwind?token="));
+    let mut visitor = Visitor::new();
+    let page = visitor.get(&link).await;
+    let style = url::Url::parse(&page.url)
+        .expect("a URL")
+        .join(page.body.split("stylesheet\" href=\"").nth(1).and_then(|h| h.split('"').next()).expect("a style sheet"));
+    assert_eq!(visitor.get(style.expect("a URL").as_str()).await.status, 200);
+    let callback = visitor.accept(&link).await;
+    assert!(callback.contains("/watch/dogs/reauth/callback?"));
+    let accepted = visitor.get(&callback).await;
+    assert!(accepted.location().contains("/watch/dogs/reauth/northwind/result?attempt="));
+    assert_eq!(visitor.get(&accepted.location()).await.status, 200);
+    let stripped = link.replace("/watch/dogs", "");
+    assert_eq!(visitor.get(&stripped).await.status, 410, "the same page, with the path stripped");
+    assert_eq!(visitor.get(&site.fresh_link("fabrikam").replace("/watch/dogs", "")).await.status, 200);
+}
+
+/// Links that lead elsewhere are built, escaped, mailed and explained.
+#[tokio::test]
+async fn other_ways_to_re_authenticate() {
+    let site = Site::with("", |text| {
+        let vendor = "reauthentication: {url: \"https://dash.example.com/azure?tenant={tenant_id}&i={name}&c={client_id}&a={app}\"}";
+        let text = text.replace("    display_name: Sequr\n", &format!("    display_name: Sequr\n    {vendor}\n"));
+        text.replace("    display_name: Rota\n", "    display_name: Rota\n    reauthentication: admin_consent\n")
+    })
+    .await;
+    for (integration, words, target) in [
+        (
+            "proseware",
+            "has a page of its own",
+            format!("https://dash.example.com/azure?tenant=proseware.example&i=proseware&c={}&a=sequr", demo::APP),
+        ),
+        (
+            "adatum",
+            "for the whole organization",
+            format!("{}/adatum.example/v2.0/adminconsent?client_id={}", site.fleet.simulator.url(), demo::APPLICATION_APP),
+        ),
+    ] {
+        broken(&site, integration).await;
+        let mails = site.fleet.mails();
+        assert!(mails.iter().any(|(_, m)| m.text.contains(&target)), "{integration}: the mail leads there");
+        let page = Visitor::new().get(&site.fresh_link(integration)).await;
+        let body = page.body.replace("&#38;", "&").replace("&amp;", "&");
+        assert!(page.status == 200 && body.contains(words) && body.contains(&target) && !body.contains("<form"), "{integration}: {body}");
+    }
+}

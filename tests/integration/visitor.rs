@@ -1,0 +1,178 @@
+//! A browser as far as HTTP goes: cookies, forms, no redirects but those that a test follows. And a daemon that it can reach.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use consentry::demo;
+use consentry::web;
+use entra_sim::{Options, Simulator};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::harness::{Fleet, START, USUAL, freeze};
+
+/// A fleet whose links lead to a real listener.
+pub struct Site {
+    pub fleet: Fleet,
+    pub url: String,
+    _stop: watch::Sender<bool>,
+}
+
+impl Site {
+    pub async fn start() -> Self {
+        Self::with("", |text| text).await
+    }
+
+    /// `prefix` is the path that a reverse proxy would add; `edit` changes the demo's configuration.
+    pub async fn with(prefix: &str, edit: impl FnOnce(String) -> String) -> Self {
+        let listener = web::bind("127.0.0.1:0").await.expect("a socket");
+        let url = format!("http://{}{prefix}", listener.local_addr().expect("an address"));
+        let simulator = Simulator::start(Options::default()).await.expect("a simulator");
+        freeze(&simulator, START);
+        demo::populate(&simulator, &url).expect("tenants");
+        let text = edit(demo::configuration(&simulator, &url, USUAL));
+        let fleet = Fleet::with(simulator, &text).await;
+        demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+        let stop = serve(listener, &fleet);
+        Self { fleet, url, _stop: stop }
+    }
+
+    /// The link of the last mail to an integration's admin.
+    pub fn mailed_link(&self, integration: &str) -> String {
+        let start = format!("{}/reauth/{integration}?token=", self.url);
+        let mails = self.fleet.mails();
+        let mut links = mails.iter().rev().flat_map(|(_, mail)| mail.text.lines()).filter(|l| l.starts_with(&start));
+        links.next().unwrap_or_else(|| panic!("no link for {integration}")).to_owned()
+    }
+
+    /// A link as `reauth-link` prints it.
+    pub fn fresh_link(&self, integration: &str) -> String {
+        let links = consentry::app::links(&self.fleet.config, &self.fleet.daemon.store).expect("links");
+        links.make(integration, self.fleet.clock.now())
+    }
+
+    /// `consentry_reauthentications_total` by result, without zeroes.
+    pub fn results(&self) -> BTreeMap<String, u32> {
+        let text = self.fleet.exposition();
+        let samples = text.lines().filter_map(|l| l.strip_prefix("consentry_reauthentications_total{result=\"")?.split_once("\"} "));
+        samples.map(|(result, count)| (result.to_owned(), count.parse().expect("a count"))).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+fn serve(listener: TcpListener, fleet: &Fleet) -> watch::Sender<bool> {
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.served), stopped));
+    stop
+}
+
+/// What came back.
+pub struct Page {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: String,
+    pub url: String,
+}
+
+impl Page {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Where it redirects to, resolved.
+    pub fn location(&self) -> String {
+        let base = url::Url::parse(&self.url).expect("a URL");
+        base.join(self.header("location")).expect("a location").to_string()
+    }
+
+    /// Hidden and preset fields of its form, and where it goes.
+    pub fn form(&self) -> (String, Vec<(String, String)>) {
+        let action = attribute(self.body.split("<form").nth(1).unwrap_or_else(|| panic!("no form in {}", self.body)), "action");
+        let fields = self.body.split("<input").skip(1).map(|i| i.split('>').next().unwrap_or_default());
+        let fields = fields.filter(|i| attribute(i, "type") == "hidden" || (attribute(i, "type") == "radio" && i.contains("checked")));
+        let fields = fields.map(|i| (attribute(i, "name"), attribute(i, "value"))).collect();
+        (url::Url::parse(&self.url).expect("a URL").join(&action).expect("an action").to_string(), fields)
+    }
+}
+
+/// An attribute of a tag, quoted or not, unescaped.
+fn attribute(tag: &str, name: &str) -> String {
+    let Some((_, rest)) = tag.split_once(&format!(" {name}=")) else { return String::new() };
+    let raw = match rest.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => rest.split([' ', '>']).next(),
+    };
+    let raw = raw.unwrap_or_default();
+    ["&#38;", "&amp;"].iter().fold(raw.to_owned(), |text, entity| text.replace(entity, "&")).replace("&#47;", "/")
+}
+
+#[derive(Default)]
+pub struct Visitor {
+    client: reqwest::Client,
+    pub cookies: HashMap<String, String>,
+}
+
+impl Visitor {
+    pub fn new() -> Self {
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+        Self { client, cookies: HashMap::new() }
+    }
+
+    pub async fn get(&mut self, url: &str) -> Page {
+        self.send(self.client.get(url), url).await
+    }
+
+    pub async fn request(&mut self, method: &str, url: &str) -> Page {
+        self.send(self.client.request(method.parse().expect("a method"), url), url).await
+    }
+
+    pub async fn post(&mut self, url: &str, fields: &[(String, String)], headers: &[(&str, &str)]) -> Page {
+        let mut body = url::form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(fields);
+        let mut request = self.client.post(url).header("content-type", "application/x-www-form-urlencoded").body(body.finish());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request, url).await
+    }
+
+    async fn send(&mut self, request: reqwest::RequestBuilder, url: &str) -> Page {
+        let cookies = self.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("; ");
+        let response = request.header("cookie", cookies).send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        for set in headers.get_all("set-cookie") {
+            let pair = set.to_str().expect("text").split(';').next().unwrap_or_default();
+            let (name, value) = pair.split_once('=').expect("a cookie");
+            self.cookies.insert(name.to_owned(), value.to_owned());
+        }
+        Page { status, headers, body: response.text().await.expect("text"), url: url.to_owned() }
+    }
+
+    /// Presses the button on the page of a link; answers Entra's address.
+    pub async fn press(&mut self, link: &str) -> String {
+        let page = self.get(link).await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        let (action, fields) = page.form();
+        let begun = self.post(&action, &fields, &[]).await;
+        assert_eq!(begun.status, 303, "{}", begun.body);
+        begun.location()
+    }
+
+    /// Decides on Entra's page; answers the address that Entra sends the browser back to.
+    pub async fn decide(&mut self, entra: &str, decision: &str, more: &[(&str, &str)]) -> String {
+        let page = self.get(entra).await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        let (action, mut fields) = page.form();
+        fields.retain(|(name, _)| !more.iter().any(|(n, _)| n == name));
+        fields.push(("sim_decision".to_owned(), decision.to_owned()));
+        fields.extend(more.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+        let answer = self.post(&action, &fields, &[]).await;
+        assert_eq!(answer.status, 302, "{}", answer.body);
+        answer.location()
+    }
+
+    /// From the link to Entra's answer, accepting what is asked.
+    pub async fn accept(&mut self, link: &str) -> String {
+        let entra = self.press(link).await;
+        self.decide(&entra, "accept", &[]).await
+    }
+}
