@@ -82,9 +82,9 @@ impl Entra {
     /// clouds the resource is spelt out, as Microsoft's examples for them do.
     fn scope_of(&self, resource: &str, value: &str) -> String {
         let default = ResourceKey::of(resource).scope(&self.hosts.graph);
-        let worldwide = !self.hosts.graph.ends_with(".us") && !self.hosts.graph.ends_with(".cn");
+        let national = ["us", "cn"].iter().any(|country| self.hosts.graph.rsplit('.').next() == Some(*country));
         let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
-        if openid || (default == self.graph_scope() && worldwide) {
+        if openid || (default == self.graph_scope() && !national) {
             return value.to_owned();
         }
         default.strip_suffix("/.default").map_or_else(|| value.to_owned(), |resource| format!("{resource}/{value}"))

@@ -374,14 +374,13 @@ impl Reauthentication {
                 Err(fault) => fault,
             };
             let spreading = fault.code.as_deref() == Some("AADSTS65001");
-            match pauses.next().filter(|_| spreading) {
-                Some(pause) => tokio::time::sleep(*pause).await,
-                None => {
-                    let (code, request_id) = (fault.code.as_deref().unwrap_or_default(), fault.request_id.as_deref().unwrap_or_default());
-                    tracing::warn!(integration = %registered.token.integration, code, request_id, detail = fault.detail, "Entra does not redeem the code");
-                    return Err(Refusal::of_fault(&fault));
-                }
-            }
+            let Some(pause) = pauses.next().filter(|_| spreading) else {
+                let (code, request_id) = (fault.code.as_deref().unwrap_or_default(), fault.request_id.as_deref().unwrap_or_default());
+                let integration = &registered.token.integration;
+                tracing::warn!(%integration, code, request_id, detail = fault.detail, "Entra does not redeem the code");
+                return Err(Refusal::of_fault(&fault));
+            };
+            tokio::time::sleep(*pause).await;
         }
     }
 

@@ -86,10 +86,11 @@ impl Store {
             let mut due = Vec::new();
             for row in rows {
                 let (integration, message, body, attempts): (String, String, Vec<u8>, u32) = row?;
-                match key.open(&body, &bound(&integration, &message)) {
-                    Some(body) => due.push(WaitingDelivery { integration, message, body, attempts }),
-                    None => tracing::error!(integration, "a token to be handed over does not decrypt"),
-                }
+                let Some(body) = key.open(&body, &bound(&integration, &message)) else {
+                    tracing::error!(integration, "a token to be handed over does not decrypt");
+                    continue;
+                };
+                due.push(WaitingDelivery { integration, message, body, attempts });
             }
             let sql = "SELECT min(due_at) FROM deliveries WHERE delivered_at IS NULL AND due_at > ?1";
             let next: Option<i64> = c.prepare_cached(sql)?.query_row([now.0], |r| r.get(0))?;

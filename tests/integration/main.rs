@@ -4,6 +4,7 @@ mod alerting;
 mod config;
 mod crash;
 mod documents;
+mod handover;
 mod harness;
 mod hostile;
 mod layers;

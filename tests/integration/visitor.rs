@@ -51,6 +51,12 @@ impl Site {
         links.make(integration, self.fleet.clock.now())
     }
 
+    /// A fresh link that is younger than whatever has just happened.
+    pub async fn later_link(&self, integration: &str) -> String {
+        self.fleet.pass(std::time::Duration::from_secs(1)).await;
+        self.fresh_link(integration)
+    }
+
     /// `consentry_reauthentications_total` by result, without zeroes.
     pub fn results(&self) -> BTreeMap<String, u32> {
         let text = self.fleet.exposition();
