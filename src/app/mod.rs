@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::clock::Clock;
 use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls};
 use crate::domain::{Access, LinkTarget, SchedulePolicy, Thresholds};
-use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts};
+use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts, admin_consent_url};
 use crate::metrics::{Facts, Families, Published};
 use crate::monitor::{Evaluator, Monitor, Policy, Prober, ReaderClient, Rhythm, Schedule, Target, Targets, Watched};
 use crate::notify::{Letterhead, LinkMaker, Notifier, NotifierSettings, Protection, SmtpSettings};
@@ -121,6 +121,16 @@ pub fn targets(config: &Config) -> Vec<Target> {
     config.integrations.iter().filter_map(target).collect()
 }
 
+/// Where Entra sends browsers back to, when there are pages for them.
+pub fn redirect_uri(config: &Config) -> Option<String> {
+    config.reauthentication.public_url.as_ref().map(|url| format!("{url}/reauth/callback"))
+}
+
+/// Entra's page on which an administrator accepts everything that a registration lists. It belongs to no sign-in of ours.
+pub fn admin_consent(config: &Config, tenant: &str, client_id: &str) -> String {
+    admin_consent_url(&hosts(config), tenant, client_id, redirect_uri(config).as_deref(), None)
+}
+
 fn hosts(config: &Config) -> Hosts {
     Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() }
 }
@@ -129,7 +139,7 @@ fn hosts(config: &Config) -> Hosts {
 fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTarget {
     match &app.reauthentication {
         ReauthenticationMode::Builtin => LinkTarget::Builtin,
-        ReauthenticationMode::AdminConsent => LinkTarget::Url(reauthentication::admin_consent(config, app, &integration.tenant)),
+        ReauthenticationMode::AdminConsent => LinkTarget::Url(admin_consent(config, &integration.tenant, &app.client_id)),
         ReauthenticationMode::Url(template) => {
             let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
             let values = [

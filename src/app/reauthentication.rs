@@ -5,21 +5,15 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{hosts, link_target, links};
+use super::{admin_consent, link_target, links};
 use crate::config::{App, Config, Integration, ReauthenticationMode};
 use crate::domain::{Access, LinkTarget, Verdict};
-use crate::entra::{Entra, admin_consent_url};
+use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{Monitor, Proof, Targets, Witness};
 use crate::reauth::{Hook, Hooks, Reauthentication, Registered, Registry};
 use crate::store::Store;
 use crate::web::{Elsewhere, Lookup, Standing};
-
-/// Entra's page on which an administrator accepts everything, without a way back to us.
-pub(super) fn admin_consent(config: &Config, app: &App, tenant: &str) -> String {
-    let hosts = hosts(config);
-    admin_consent_url(&hosts.login, &format!("{}/.default", hosts.graph), tenant, &app.client_id, None)
-}
 
 /// Applications whose renewed tokens are handed over, and where.
 fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
@@ -93,7 +87,7 @@ fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra>
         _ => None,
     };
     let two_pages = app.access == Access::Delegated && app.required.iter().any(|r| !r.application.is_empty());
-    let admin_consent = two_pages.then(|| admin_consent(config, app, &integration.tenant));
+    let admin_consent = two_pages.then(|| admin_consent(config, &integration.tenant, &app.client_id));
     (elsewhere.is_some() || two_pages).then_some(Extra { elsewhere, admin_consent })
 }
 

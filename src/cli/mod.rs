@@ -15,6 +15,7 @@ use crate::secret::Secret;
 use crate::telemetry::{self, LogFormat, LogLevel};
 
 mod probe;
+mod setup;
 
 /// Watches integrations with Microsoft Entra ID.
 #[derive(Debug, Parser)]
@@ -38,6 +39,8 @@ enum Command {
     ImportToken(Named),
     /// Prints a fresh signed re-authentication link.
     ReauthLink(Named),
+    /// Prints what has to be registered and granted once for an integration, as text and as a script for Azure CLI.
+    Setup(Setup),
     /// Starts everything on loopback with nothing to configure: a simulated tenant, a mailbox, the daemon.
     #[cfg(feature = "demo")]
     Demo(Demo),
@@ -113,6 +116,17 @@ struct Named {
     config: Configured,
 }
 
+#[derive(Debug, Args)]
+struct Setup {
+    /// Name of the integration.
+    name: String,
+    /// The text as comments above the script, or the text alone.
+    #[arg(long, value_enum, default_value = "script")]
+    output: setup::Output,
+    #[command(flatten)]
+    config: Configured,
+}
+
 #[cfg(feature = "demo")]
 #[derive(Debug, Args)]
 struct Demo {
@@ -144,6 +158,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::TestEmail(test) => test_email(&test).await,
         Command::ImportToken(named) => import_token(&named).await,
         Command::ReauthLink(named) => reauth_link(&named),
+        Command::Setup(setup) => print_setup(&setup),
         #[cfg(feature = "demo")]
         Command::Demo(demo) => {
             telemetry::start(demo.logging.level, demo.logging.format);
@@ -304,9 +319,17 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+fn print_setup(setup: &Setup) -> anyhow::Result<u8> {
+    let Loaded { config, .. } = loaded(&setup.config.file)?;
+    say(setup::render(&config, integration(&config, &setup.name)?, setup.output)?.trim_end());
+    Ok(0)
+}
+
 fn reauth_link(named: &Named) -> anyhow::Result<u8> {
     let Loaded { config, .. } = loaded(&named.config.file)?;
-    integration(&config, &named.name)?;
+    if !integration(&config, &named.name)?.enabled {
+        bail!("{} is not enabled, so no link to it opens anything", named.name);
+    }
     let store = app::store(&config)?;
     let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
     say(links.make(&named.name, Clock::System.now()));

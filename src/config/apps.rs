@@ -289,7 +289,7 @@ impl<'k> Integrations<'k> {
         }
         let refresh_token_file = section.get("refresh_token_file").and_then(|at| at.path());
         let groups = section.get("groups").map_or(GroupPolicy { minimum: 1, required: Vec::new() }, |at| groups(&at));
-        let checks = checks(&mut section);
+        let (checks, later_checks) = checks(&mut section);
         if let Some(at) = section.get("credential_expiry_warning") {
             at.duration_or_zero();
             at.unbuilt();
@@ -306,7 +306,19 @@ impl<'k> Integrations<'k> {
         let profile =
             Profile { access: known.access, checks, required: known.required.clone(), unexpected_fails: known.unexpected_fails, groups };
         let display_name = display_name.unwrap_or_else(|| name.clone());
-        Some(Integration { name, display_name, app, tenant: tenant?, reader, admins, refresh_token_file, labels, enabled, profile })
+        Some(Integration {
+            name,
+            display_name,
+            app,
+            tenant: tenant?,
+            reader,
+            admins,
+            refresh_token_file,
+            labels,
+            enabled,
+            profile,
+            later_checks,
+        })
     }
 
     fn claim(&mut self, name: &str, at: &At<'_, '_>) {
@@ -347,16 +359,20 @@ fn groups(at: &At<'_, '_>) -> GroupPolicy {
     GroupPolicy { minimum, required }
 }
 
-fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
+/// The checks that are run, and those that are asked for but not built yet.
+fn checks(section: &mut Section<'_, '_>) -> (Vec<Check>, Vec<Check>) {
     let words: Vec<(&str, Check)> = Check::ALL.iter().map(|c| (c.label(), *c)).collect();
-    let Some(at) = section.get("checks") else { return vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess] };
-    let mut checks = Vec::new();
+    let Some(at) = section.get("checks") else {
+        return (vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess], Vec::new());
+    };
+    let (mut checks, mut later) = (Vec::new(), Vec::new());
     for item in at.items() {
         match item.one_of(&words) {
             Some(check @ (Check::Provisioning | Check::Credential)) => {
                 let mut named = item.clone();
                 named.path = format!("{} ({})", at.path, check.label());
                 named.unbuilt();
+                later.push(check);
             }
             Some(check) if checks.contains(&check) => item.problem("is listed twice"),
             Some(check) => checks.push(check),
@@ -367,7 +383,7 @@ fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
         at.problem("is empty; list at least one check, or remove the key for the default");
     }
     checks.sort();
-    checks
+    (checks, later)
 }
 
 fn labels(at: &At<'_, '_>) -> BTreeMap<String, String> {

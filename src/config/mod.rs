@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::domain::{Profile, Reason};
+use crate::domain::{Check, Profile, Reason};
 use crate::secret::{Secret, SecretSource};
 
 mod apps;
@@ -230,6 +230,8 @@ pub struct Integration {
     pub enabled: bool,
     /// What diagnosing needs.
     pub profile: Profile,
+    /// Checks that are asked for but not built yet.
+    pub later_checks: Vec<Check>,
 }
 
 /// A configuration that was read, with what should be said about it.

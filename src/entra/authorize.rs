@@ -3,8 +3,8 @@
 use oauth2::basic::BasicClient;
 use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope};
 
-use super::Entra;
 use super::directory::ResourceKey;
+use super::{Entra, Hosts};
 use crate::domain::{Fault, OPENID_SCOPES, Reason, RequiredPermissions, same_permission};
 use crate::secret::Secret;
 
@@ -90,19 +90,22 @@ impl Entra {
         default.strip_suffix("/.default").map_or_else(|| value.to_owned(), |resource| format!("{resource}/{value}"))
     }
 
-    /// Entra's page on which an administrator accepts everything that the registration lists (Microsoft, `v2-admin-consent.md`).
-    /// Without a redirect URI Entra returns to the first one registered.
-    pub fn admin_consent_url(&self, tenant: &str, client_id: &str, back: Option<(&str, &Secret)>) -> String {
-        admin_consent_url(&self.hosts.login, &self.graph_scope(), tenant, client_id, back)
+    /// The admin consent page of this cloud: see [`admin_consent_url`].
+    pub fn admin_consent_url(&self, tenant: &str, client_id: &str, redirect_uri: &str, state: &Secret) -> String {
+        admin_consent_url(&self.hosts, tenant, client_id, Some(redirect_uri), Some(state))
     }
 }
 
-/// See [`Entra::admin_consent_url`].
-pub fn admin_consent_url(login: &str, graph_scope: &str, tenant: &str, client_id: &str, back: Option<(&str, &Secret)>) -> String {
+/// Entra's page on which an administrator accepts everything that the registration lists (Microsoft, `v2-admin-consent.md`).
+/// Without a redirect URI Entra returns to the first one registered.
+pub fn admin_consent_url(hosts: &Hosts, tenant: &str, client_id: &str, redirect_uri: Option<&str>, state: Option<&Secret>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("client_id", client_id).append_pair("scope", graph_scope);
-    if let Some((redirect_uri, state)) = back {
-        query.append_pair("redirect_uri", redirect_uri).append_pair("state", state.expose());
+    query.append_pair("client_id", client_id).append_pair("scope", &format!("{}/.default", hosts.graph));
+    if let Some(redirect_uri) = redirect_uri {
+        query.append_pair("redirect_uri", redirect_uri);
     }
-    format!("{login}/{tenant}/v2.0/adminconsent?{}", query.finish())
+    if let Some(state) = state {
+        query.append_pair("state", state.expose());
+    }
+    format!("{}/{tenant}/v2.0/adminconsent?{}", hosts.login, query.finish())
 }

@@ -214,7 +214,7 @@ impl Reauthentication {
         let (entra, token) = (&self.inner.entra, &registered.token);
         let redirect_uri = self.inner.links.redirect_uri();
         if registered.access == Access::Application {
-            return Ok(entra.admin_consent_url(&token.tenant, &token.client_id, Some((&redirect_uri, state))));
+            return Ok(entra.admin_consent_url(&token.tenant, &token.client_id, &redirect_uri, state));
         }
         let login_hint = self.inner.store.consented_by(token).await.map_err(|e| e.to_string())?;
         let sign_in = SignIn {

@@ -311,10 +311,11 @@ async fn callback(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let Some(reauthentication) = &served.reauthentication else { return unknown_sign_in(&served, peer) };
+    let query = query.unwrap_or_default();
+    let Some(reauthentication) = &served.reauthentication else { return unknown_sign_in(&served, peer, &query) };
     let cookie = |name: &str| cookie(&headers, name);
-    match reauthentication.complete(&query.unwrap_or_default(), cookie, served.clock.now()).await {
-        Completed::Unknown => unknown_sign_in(&served, peer),
+    match reauthentication.complete(&query, cookie, served.clock.now()).await {
+        Completed::Unknown => unknown_sign_in(&served, peer, &query),
         Completed::Accepted { integration, attempt } => {
             (served.monitor.prove)(&integration);
             // Relative, so that any path prefix works; without code and state, so that a reload repeats nothing.
@@ -334,12 +335,23 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     values.next()
 }
 
-fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
+fn unknown_sign_in(served: &Served, peer: IpAddr, query: &str) -> Response {
     if !served.guesses.wrong(peer, served.clock.now()) {
         return too_many(served);
     }
-    let text = "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.".to_owned();
-    let page = Notice { shell: served.shell(), title: "No sign-in is under way", paragraphs: vec![text], ..Notice::default() };
+    // The admin consent link of a mail or of `consentry setup` belongs to no sign-in, and returns here, too.
+    let (title, text) = if query.contains("admin_consent=True") && !query.contains("error=") && !query.contains("state=") {
+        (
+            "Nothing more to do here",
+            "Microsoft’s consent page sent you here. If you accepted there, you are done: the integration is checked again by itself within minutes. You can close this page.",
+        )
+    } else {
+        (
+            "No sign-in is under way",
+            "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.",
+        )
+    };
+    let page = Notice { shell: served.shell(), title, paragraphs: vec![text.to_owned()], ..Notice::default() };
     html(StatusCode::BAD_REQUEST, &page)
 }
 

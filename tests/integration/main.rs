@@ -13,4 +13,5 @@ mod probing;
 mod program;
 mod reauth;
 mod secrets;
+mod tools;
 mod visitor;

@@ -245,3 +245,53 @@ async fn tokens_and_links_on_the_command_line() {
         assert!(!said.contains("1.abc"));
     }
 }
+
+/// What `setup` prints is a script that shellcheck finds clean, and that asks Azure CLI for the right things.
+#[tokio::test]
+async fn setup_prints_text_and_a_script() {
+    let place = Place::new().await;
+    let file = std::fs::read_to_string(place.file()).expect("readable");
+    // A name that would break out of a comment or a word of the shell, if it could.
+    std::fs::write(place.file(), file.replace("\"Litware\"", "\"Lit\\nrm -rf ~; echo 'ware'\"")).expect("written");
+    let output = place.command(&["setup", "litware"]).await;
+    let script = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for expected in [
+        "# 1. The application",
+        "platform must be Web, never SPA",
+        "https://c.example.com/reauth/callback",
+        "# 3. The directory reader reader",
+        "Directory.Read.All",
+        "litware.example/v2.0/adminconsent?client_id=",
+        "add_permission \"$app\" '00000003-0000-0000-c000-000000000000' 'Group.Read.All' Scope",
+        "add_permission \"$reader\" '00000003-0000-0000-c000-000000000000' 'Directory.Read.All' Role",
+    ] {
+        assert!(script.contains(expected), "{expected}: {script}");
+    }
+    assert!(!script.contains("demo-secret"));
+    let file = place.folder.path().join("setup.sh");
+    std::fs::write(&file, &script).expect("written");
+    // Azure CLI as far as the script goes: it answers, and writes down what it was asked.
+    let asked = place.folder.path().join("asked");
+    let az = "case \"$*\" in *'app show'*) echo https://other.example/cb;; *'sp show'*) echo 11111111-2222-3333-4444-555555555555;; esac";
+    let bin = place.folder.path().join("bin");
+    std::fs::create_dir(&bin).expect("a folder");
+    std::fs::write(bin.join("az"), format!("#!/usr/bin/env bash\necho \"$*\" >>'{}'\n{az}\n", asked.display())).expect("written");
+    let mut permissions = std::fs::metadata(bin.join("az")).expect("there").permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+    std::fs::set_permissions(bin.join("az"), permissions).expect("executable");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let ran = Command::new("bash").arg(&file).env("PATH", path).output().await.expect("bash");
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    let asked = std::fs::read_to_string(asked).expect("asked");
+    assert!(asked.contains("--web-redirect-uris https://other.example/cb https://c.example.com/reauth/callback"), "{asked}");
+    assert_eq!(asked.matches("ad app permission add").count(), 6, "five scopes and one role: {asked}");
+    if crate::tools::available("shellcheck") {
+        let checked = Command::new("shellcheck").arg(&file).output().await.expect("shellcheck");
+        assert!(checked.status.success(), "{}", text(&checked.stdout));
+    }
+    let plain = text(&place.command(&["setup", "adatum", "--output=text"]).await.stdout);
+    assert!(
+        plain.starts_with("What has to be registered") && plain.contains("application Group.Read.All") && !plain.contains("reauth-link")
+    );
+}

@@ -1,0 +1,281 @@
+//! `consentry setup`: what has to be registered and granted once, for people and for Azure CLI.
+//!
+//! The text stands as comments above the script, so that the output as a whole is a script.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+
+use crate::app;
+use crate::config::{App, Config, Integration, Reader, ReauthenticationMode};
+use crate::domain::{Access, Check, OPENID_SCOPES, RequiredPermissions, permission_purpose, same_permission};
+
+/// How it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Output {
+    /// A script with the text in its comments.
+    Script,
+    /// The text alone.
+    Text,
+}
+
+const MICROSOFT_GRAPH: &str = "00000003-0000-0000-c000-000000000000";
+
+/// Everything that has to be known.
+struct Plan<'c> {
+    integration: &'c Integration,
+    app: &'c App,
+    reader: Option<(&'c str, &'c Reader)>,
+    redirect_uri: Option<String>,
+    reader_redirect_uri: Option<String>,
+    required: Vec<RequiredPermissions>,
+    reader_permissions: Vec<&'static str>,
+    app_link: String,
+    reader_link: Option<String>,
+}
+
+/// Writes the plan of an integration.
+///
+/// # Errors
+/// The configuration does not know the application.
+pub(super) fn render(config: &Config, integration: &Integration, output: Output) -> anyhow::Result<String> {
+    let app = config.apps.get(&integration.app).context("the integration has no application")?;
+    let reader = integration.reader.as_deref().and_then(|name| Some((name, config.readers.get(name)?)));
+    let builtin = app.reauthentication == ReauthenticationMode::Builtin;
+    let redirect_uri = app::redirect_uri(config).filter(|_| !matches!(app.reauthentication, ReauthenticationMode::Url(_)));
+    let plan = Plan {
+        integration,
+        app,
+        reader,
+        redirect_uri,
+        reader_redirect_uri: app::redirect_uri(config),
+        required: required(app, builtin),
+        reader_permissions: reader_permissions(integration),
+        app_link: app::admin_consent(config, &integration.tenant, &app.client_id),
+        reader_link: reader.map(|(_, reader)| app::admin_consent(config, &integration.tenant, &reader.client_id)),
+    };
+    let text = text(&plan);
+    match output {
+        Output::Text => Ok(text),
+        Output::Script => Ok(script(&plan, &text)),
+    }
+}
+
+fn checks(integration: &Integration) -> impl Iterator<Item = Check> {
+    integration.profile.checks.iter().chain(&integration.later_checks).copied()
+}
+
+/// What the application asks for: a sign-in needs the scopes of OpenID Connect besides its own.
+fn required(app: &App, builtin: bool) -> Vec<RequiredPermissions> {
+    let mut required = app.required.to_vec();
+    if app.access == Access::Delegated && builtin {
+        let graph = required.iter().position(|r| r.resource == "microsoft_graph").unwrap_or_else(|| {
+            let resource = "microsoft_graph".to_owned();
+            required.push(RequiredPermissions { resource, delegated: Vec::new(), application: Vec::new() });
+            required.len() - 1
+        });
+        for scope in ["openid", "profile", "offline_access"] {
+            if !required[graph].delegated.iter().any(|d| same_permission(d, scope)) {
+                required[graph].delegated.push(scope.to_owned());
+            }
+        }
+    }
+    required
+}
+
+/// The least that lets a reader answer the enabled checks (Microsoft Graph, `oauth2permissiongrant-list.md`,
+/// `serviceprincipal-get.md`, `synchronization-synchronizationjob-get.md`).
+fn reader_permissions(integration: &Integration) -> Vec<&'static str> {
+    let mut permissions = Vec::new();
+    let enabled: Vec<Check> = checks(integration).collect();
+    if enabled.contains(&Check::Consent) {
+        permissions.push("Directory.Read.All");
+    } else if enabled.contains(&Check::EnterpriseApp) || enabled.contains(&Check::Credential) {
+        permissions.push("Application.Read.All");
+    }
+    if enabled.contains(&Check::Provisioning) {
+        permissions.push("Synchronization.Read.All");
+    }
+    permissions
+}
+
+/// What a check needs at least, and of whom.
+fn least(check: Check, plan: &Plan<'_>) -> String {
+    let reader = plan.reader.is_some();
+    let own = match plan.app.access {
+        Access::Delegated => "delegated",
+        Access::Application => "application",
+    };
+    match check {
+        Check::EnterpriseApp if reader => "reader: Application.Read.All (Directory.Read.All includes it)".to_owned(),
+        Check::Consent if reader => "reader: Directory.Read.All, the least that may read delegated grants".to_owned(),
+        Check::EnterpriseApp | Check::Consent => "nothing: the integration's own tokens are the evidence".to_owned(),
+        Check::GroupAccess => {
+            const ENOUGH: [&str; 5] =
+                ["GroupMember.Read.All", "Group.Read.All", "Group.ReadBasic.All", "Directory.Read.All", "Group.ReadWrite.All"];
+            let values =
+                plan.app.required.iter().flat_map(|r| if plan.app.access == Access::Delegated { &r.delegated } else { &r.application });
+            match values.into_iter().find(|v| ENOUGH.iter().any(|e| same_permission(e, v))) {
+                Some(has) => format!("the integration itself, {own}: {has} (GroupMember.Read.All is the least)"),
+                None => format!(
+                    "the integration itself, {own}: GroupMember.Read.All. None of its required_permissions lets it list groups; add it there"
+                ),
+            }
+        }
+        Check::Provisioning if reader => "reader: Synchronization.Read.All".to_owned(),
+        Check::Provisioning => format!("the integration itself, {own}: Synchronization.Read.All"),
+        Check::Credential => "nothing in the tenant: an app reads its own credentials; with a reader, Application.Read.All".to_owned(),
+    }
+}
+
+fn text(plan: &Plan<'_>) -> String {
+    let (integration, app) = (plan.integration, plan.app);
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "What has to be registered and granted, once, for the integration {} ({}):",
+        integration.name,
+        plain(&integration.display_name)
+    );
+    let _ = writeln!(out, "the application {} in the tenant {}.\n", plain(&app.display_name), integration.tenant);
+    let _ = writeln!(out, "1. The application, in the tenant where it is registered (client id {})", app.client_id);
+    match &plan.redirect_uri {
+        Some(uri) => {
+            let _ = writeln!(out, "   Redirect URI: {uri}");
+            let _ = writeln!(out, "   Its platform must be Web, never SPA: refresh tokens of SPA redirect URIs die after 24 hours.");
+        }
+        None => out.push_str("   Redirect URI: none of ours; re-authentication does not lead back to Consentry's own pages.\n"),
+    }
+    for required in &plan.required {
+        for (kind, values) in [("delegated", &required.delegated), ("application", &required.application)] {
+            for value in values {
+                let _ = writeln!(out, "   Permission: {} {kind} {value}: {}", plain(&required.resource), permission_purpose(value));
+            }
+        }
+    }
+    out.push_str("\n2. What each enabled check needs at least\n");
+    for check in checks(integration) {
+        let _ = writeln!(out, "   {:<15} {}", check.label(), least(check, plan));
+    }
+    match plan.reader {
+        Some((name, reader)) => {
+            let _ =
+                writeln!(out, "\n3. The directory reader {name} (client id {}), in the tenant where it is registered", reader.client_id);
+            if let Some(uri) = &plan.reader_redirect_uri {
+                let _ = writeln!(out, "   Redirect URI: {uri} (platform Web; Microsoft's consent page needs one to return to)");
+            }
+            for value in &plan.reader_permissions {
+                let _ = writeln!(out, "   Permission: microsoft_graph application {value}: {}", permission_purpose(value));
+            }
+        }
+        None => out.push_str("\n3. No directory reader: the integration's own tokens give the evidence.\n"),
+    }
+    let _ = writeln!(out, "\n4. An administrator of {} opens and accepts, once", integration.tenant);
+    let _ = writeln!(out, "   {}", plan.app_link);
+    if let Some(link) = &plan.reader_link {
+        let _ = writeln!(out, "   {link}");
+    }
+    if app.access == Access::Delegated {
+        let link = format!("consentry reauth-link {}", integration.name);
+        let token = format!("consentry import-token {}", integration.name);
+        let how =
+            if plan.redirect_uri.is_some() { format!("open the link of `{link}`, or use `{token}`") } else { format!("use `{token}`") };
+        let _ = writeln!(out, "   Then the first sign-in: {how}.");
+    }
+    out
+}
+
+fn script(plan: &Plan<'_>, text: &str) -> String {
+    let mut out = "#!/usr/bin/env bash\n".to_owned();
+    for line in text.trim_end().lines() {
+        let _ = writeln!(out, "# {line}");
+    }
+    out = out.replace("# \n", "#\n");
+    out.push_str(FUNCTIONS);
+    let _ = writeln!(out, "\napp={}", quoted(&plan.app.client_id));
+    if let Some(uri) = &plan.redirect_uri {
+        let _ = writeln!(out, "add_redirect_uri \"$app\" {}", quoted(uri));
+    }
+    for required in &plan.required {
+        let resource = if required.resource == "microsoft_graph" { MICROSOFT_GRAPH } else { &required.resource };
+        for (kind, values) in [("Scope", &required.delegated), ("Role", &required.application)] {
+            for value in values {
+                // `email` and the like are offered by Microsoft Graph alone.
+                let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
+                let resource = if openid { MICROSOFT_GRAPH } else { resource };
+                let _ = writeln!(out, "add_permission \"$app\" {} {} {kind}", quoted(resource), quoted(value));
+            }
+        }
+    }
+    if let Some((_, reader)) = plan.reader {
+        let _ = writeln!(out, "\nreader={}", quoted(&reader.client_id));
+        if let Some(uri) = &plan.reader_redirect_uri {
+            let _ = writeln!(out, "add_redirect_uri \"$reader\" {}", quoted(uri));
+        }
+        for value in &plan.reader_permissions {
+            let _ = writeln!(out, "add_permission \"$reader\" {} {} Role", quoted(MICROSOFT_GRAPH), quoted(value));
+        }
+    }
+    let _ = writeln!(out, "\necho {}", quoted(&format!("Now an administrator of {} opens and accepts, once:", plan.integration.tenant)));
+    for link in std::iter::once(&plan.app_link).chain(&plan.reader_link) {
+        let _ = writeln!(out, "echo {}", quoted(link));
+    }
+    out
+}
+
+const FUNCTIONS: &str = r#"
+# Sign in with `az login` to the tenant where the application is registered, then run this. It adds what is missing and removes nothing.
+set -euo pipefail
+
+# Adds a redirect URI of platform Web, keeping the others.
+add_redirect_uri() {
+  local app=$1 uri=$2 known all=()
+  known=$(az ad app show --id "$app" --query 'web.redirectUris' --output tsv)
+  while IFS= read -r line; do
+    if [ "$line" = "$uri" ]; then
+      echo "$app: the redirect URI is registered already"
+      return
+    fi
+    if [ -n "$line" ]; then all+=("$line"); fi
+  done <<<"$known"
+  all+=("$uri")
+  az ad app update --id "$app" --web-redirect-uris "${all[@]}"
+  echo "$app: redirect URI $uri added"
+}
+
+# Adds a permission by its name: Scope is delegated, Role is application.
+add_permission() {
+  local app=$1 resource=$2 value=$3 kind=$4 list=oauth2PermissionScopes id
+  if [ "$kind" = Role ]; then list=appRoles; fi
+  id=$(az ad sp show --id "$resource" --query "${list}[?value=='${value}'].id | [0]" --output tsv)
+  if [ -z "$id" ]; then
+    echo "$resource offers no permission $value of kind $kind" >&2
+    exit 1
+  fi
+  az ad app permission add --id "$app" --api "$resource" --api-permissions "$id=$kind" --only-show-errors
+  echo "$app: permission $value added"
+}
+"#;
+
+/// One line: a name from the configuration must not break out of a comment.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A word for the shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_the_shell() {
+        for (text, expected) in [("a b", "'a b'"), ("it's", "'it'\\''s'"), ("$(rm)", "'$(rm)'")] {
+            assert_eq!(quoted(text), expected);
+        }
+        assert_eq!(plain("a\nrm -rf b"), "a rm -rf b");
+    }
+}
