@@ -175,10 +175,13 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
             (LinkTarget::Url(_), _) => vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()],
             _ => vec![
                 "Press the button.".to_owned(),
-                format!(
-                    "Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.",
-                    words.tenant
-                ),
+                match story.access {
+                    Access::Delegated => format!(
+                        "Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.",
+                        words.tenant
+                    ),
+                    Access::Application => format!("Sign in with an administrator account of {}.", words.tenant),
+                },
                 "Press Accept. That is all.".to_owned(),
             ],
         };

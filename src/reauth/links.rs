@@ -105,10 +105,31 @@ impl Links {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn links(secret: &[u8]) -> Links {
         Links::new(hmac::Key::new(hmac::HMAC_SHA256, secret), "https://c.example.com/", Duration::from_secs(60))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_signed_opens_and_what_is_changed_does_not(name in "[a-z0-9][a-z0-9_.-]{0,40}", at in 0..4_000_000_000_000_i64, byte in 0..200_usize, bit in 0..8_u32) {
+            let (ours, now) = (links(b"ours"), Timestamp(at));
+            let token = ours.token(&name, now);
+            let signed = ours.check(&name, &token, now).expect("our own link");
+            prop_assert_eq!((&signed.integration, signed.issued, signed.expires), (&name, now, now.plus(Duration::from_secs(60))));
+            let mut bytes = URL_SAFE_NO_PAD.decode(&token).expect("base64url");
+            let place = byte % bytes.len();
+            bytes[place] ^= 1 << bit;
+            prop_assert_eq!(ours.check(&name, &URL_SAFE_NO_PAD.encode(bytes), now), Err(LinkError::Forged));
+        }
+
+        #[test]
+        fn any_text_is_survived(name in ".{0,40}", token in ".{0,200}", at in any::<i64>()) {
+            prop_assert_eq!(links(b"ours").check(&name, &token, Timestamp(at)), Err(LinkError::Forged));
+        }
     }
 
     #[test]

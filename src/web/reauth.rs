@@ -178,11 +178,13 @@ fn way(standing: &Standing, reason: Option<Reason>, token: &str) -> (Way, Vec<St
                 Some(reason) if reason.remedy() == Remedy::Reauthenticate => "Re-authenticate",
                 _ => "Sign in again anyway",
             };
+            // Admin consent is the organization's; a delegated token is the person's.
+            let account = match standing.access {
+                Access::Delegated => "; a service account is best, because the connection lives as long as the account does",
+                Access::Application => "",
+            };
             let steps = vec![
-                format!(
-                    "Microsoft asks you to sign in. Use an administrator account of {}; a service account is best, because the connection lives as long as the account does.",
-                    standing.tenant
-                ),
+                format!("Microsoft asks you to sign in. Use an administrator account of {}{account}.", standing.tenant),
                 "Microsoft shows the permissions below. Press Accept.".to_owned(),
                 "You come back here and see the integration turn green.".to_owned(),
             ];

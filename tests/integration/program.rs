@@ -27,11 +27,16 @@ pub struct Place {
 
 impl Place {
     pub async fn new() -> Self {
+        Self::at("https://c.example.com").await
+    }
+
+    /// With links that start with this URL.
+    pub async fn at(public_url: &str) -> Self {
         let simulator = Simulator::start(Options::default()).await.expect("a simulator");
-        demo::populate(&simulator, "https://c.example.com").expect("tenants");
+        demo::populate(&simulator, public_url).expect("tenants");
         let folder = tempfile::tempdir().expect("a folder");
         let place = Self { simulator, folder };
-        std::fs::write(place.file(), demo::configuration(&place.simulator, "https://c.example.com", FAST)).expect("written");
+        std::fs::write(place.file(), demo::configuration(&place.simulator, public_url, FAST)).expect("written");
         let config = load(&place.file()).expect("valid").config;
         demo::sign_in(&place.simulator, &app::store(&config).expect("a database")).await.expect("tokens");
         place

@@ -66,3 +66,57 @@ async fn nothing_shows_a_secret() {
     let death = Action::KillRefreshTokens { tenant: "northwind.example".to_owned(), app: consentry::demo::APP, death: TokenDeath::Expired };
     place.simulator.apply(death).expect("expired");
 }
+
+/// A sign-in from begin to end, and one that is refused: neither link, state, code, cookie nor token is seen anywhere but where it must be.
+#[tokio::test]
+async fn a_sign_in_shows_no_secret() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address").port();
+    let url = format!("http://127.0.0.1:{port}");
+    let place = Place::at(&url).await;
+    let text = std::fs::read_to_string(place.file()).expect("readable");
+    // Nobody listens there; the URL itself is a secret to many products.
+    let hook = "token_webhook: {url: \"http://127.0.0.1:9/hook?key=geheimer-haken\", secret: whsec_Z2VoZWltZXMgTWVzc2VyMDAwMDAwMDA=}";
+    std::fs::write(place.file(), text.replace("    display_name: Sequr\n", &format!("    display_name: Sequr\n    {hook}\n")))
+        .expect("written");
+    let mut daemon = place.daemon(&["--log.level=debug", &format!("--web.listen-address=127.0.0.1:{port}")]);
+    daemon.until(&["ready"]).await;
+    let link = place.command(&["reauth-link", "northwind"]).await;
+    let link = String::from_utf8_lossy(&link.stdout).trim().to_owned();
+    let mut visitor = crate::visitor::Visitor::new();
+    let mut seen: Vec<String> = vec!["geheimer-haken".to_owned(), "Z2VoZWltZXMg".to_owned()];
+    let mut pages = Vec::new();
+    for decision in ["cancel", "accept"] {
+        let entra = visitor.press(&link).await;
+        let callback = visitor.decide(&entra, decision, &[]).await;
+        for (name, value) in
+            url::Url::parse(&callback).expect("a URL").query_pairs().chain(url::Url::parse(&entra).expect("a URL").query_pairs())
+        {
+            if matches!(&*name, "state" | "code" | "nonce" | "code_challenge") {
+                seen.push(value.into_owned());
+            }
+        }
+        let page = visitor.get(&callback).await;
+        pages.push(page.body.replace(link.split("token=").nth(1).expect("a token"), "<the link, for another try>"));
+        if page.status == 303 {
+            pages.push(visitor.get(&page.location()).await.body);
+        }
+    }
+    seen.extend(visitor.cookies.values().cloned());
+    seen.push(link.split("token=").nth(1).expect("a token").to_owned());
+    daemon.until(&["has not taken the renewed token"]).await;
+    daemon.until(&["probed", "integration=northwind"]).await;
+    let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+    let log = daemon.seen.join("\n");
+    assert!(log.contains("re-authenticated") && log.contains("re-authentication refused"), "{log}");
+    assert!(seen.len() >= 10, "{seen:?}");
+    let database =
+        ["consentry.db", "consentry.db-wal"].map(|name| std::fs::read(place.folder.path().join(name)).unwrap_or_default()).concat();
+    let database = String::from_utf8_lossy(&database);
+    for (what, text) in [("the log", log.as_str()), ("/metrics", &metrics), ("a page", &pages.join("\n")), ("the database", &*database)] {
+        for secret in &seen {
+            assert!(!text.contains(secret), "{what} shows {secret}");
+        }
+        assert_clean(&place, what, text);
+    }
+    daemon.kill().await;
+}

@@ -1,0 +1,240 @@
+//! The way of an admin in a real browser: Chromium on a phone, driven by WebDriver. From the mail to green, and every refusal.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use entra_sim::Action;
+use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::harness::situation;
+use crate::program::{Daemon, Place, mails};
+
+/// What checks pages for people who cannot see or point well (axe-core, MPL-2.0).
+const AXE: &str = include_str!("../fixtures/axe-core/axe.min.js");
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Browser {
+    client: Client,
+    _driver: Child,
+}
+
+impl Browser {
+    /// A phone's browser, or nothing where there is none. `scheme` is `light` or `dark`.
+    async fn start(scheme: &str) -> Option<Self> {
+        if !crate::tools::available("chromedriver") || !crate::tools::available("chromium") {
+            return None;
+        }
+        let mut driver = Command::new("chromedriver")
+            .args(["--port=0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("chromedriver");
+        let mut lines = BufReader::new(driver.stdout.take().expect("stdout")).lines();
+        let port = loop {
+            let line = lines.next_line().await.expect("output").expect("a port");
+            if let Some(port) = line.split("started successfully on port ").nth(1) {
+                break port.trim_end_matches('.').to_owned();
+            }
+        };
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            "--hide-scrollbars",
+            &format!("--blink-settings=preferredColorScheme={}", u8::from(scheme == "light")),
+        ];
+        let phone = json!({"deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0}});
+        let options = json!({"args": arguments, "mobileEmulation": phone});
+        let capabilities = [("browserName".to_owned(), json!("chrome")), ("goog:chromeOptions".to_owned(), options)];
+        let connector = hyper_util::client::legacy::connect::HttpConnector::new();
+        let client = ClientBuilder::new(connector)
+            .capabilities(capabilities.into_iter().collect())
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .expect("a session");
+        Some(Self { client, _driver: driver })
+    }
+
+    async fn heading(&self) -> String {
+        self.client.find(Locator::Css("h1")).await.expect("a heading").text().await.expect("text")
+    }
+
+    /// Waits until a page with such a heading is there; the pages refresh themselves.
+    async fn until_heading(&self, words: &str) {
+        let path = format!("//h1[contains(., \"{words}\")]");
+        let found = self.client.wait().at_most(PATIENCE).for_element(Locator::XPath(&path)).await;
+        let source = self.client.source().await.unwrap_or_default();
+        assert!(found.is_ok(), "no {words:?}: {source}");
+    }
+
+    async fn text(&self) -> String {
+        self.client.find(Locator::Css("body")).await.expect("a body").text().await.expect("text")
+    }
+
+    async fn click(&self, css: &str) {
+        let element = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await.unwrap_or_else(|e| panic!("{css}: {e}"));
+        element.click().await.unwrap_or_else(|e| panic!("{css}: {e}"));
+    }
+
+    /// Presses the page's button with the keyboard alone.
+    async fn press_by_keyboard(&self) {
+        for _ in 0..20 {
+            self.keys('\u{e004}').await;
+            let active = self.client.active_element().await.expect("an element");
+            if active.tag_name().await.expect("a tag") == "button" {
+                return self.keys('\u{e007}').await;
+            }
+        }
+        panic!("the button cannot be reached with the Tab key");
+    }
+
+    async fn keys(&self, key: char) {
+        let stroke = KeyActions::new("keyboard".to_owned()).then(KeyAction::Down { value: key }).then(KeyAction::Up { value: key });
+        self.client.perform_actions(stroke).await.expect("a key");
+    }
+
+    /// The page is usable by everybody (axe-core finds nothing serious), fits the phone, and is kept as a picture where asked for.
+    async fn inspect(&self, name: &str) {
+        let script = format!(
+            "{AXE}; const done = arguments[arguments.length - 1]; axe.run(document).then(found => done(found.violations), e => done(String(e)));"
+        );
+        let found = self.client.execute_async(&script, Vec::new()).await.expect("axe");
+        let violations = found.as_array().unwrap_or_else(|| panic!("{name}: axe did not run: {found}"));
+        let serious = |v: &&Value| matches!(v["impact"].as_str(), Some("serious" | "critical"));
+        let serious: Vec<&Value> = violations.iter().filter(serious).collect();
+        assert!(serious.is_empty(), "{name}: {serious:#?}");
+        let wide = self.client.execute("return document.documentElement.scrollWidth - innerWidth", Vec::new()).await.expect("a width");
+        assert!(wide.as_i64().is_some_and(|w| w <= 0), "{name} is {wide} pixels wider than the phone");
+        if let Some(folder) = std::env::var_os("CONSENTRY_SCREENSHOTS") {
+            let picture = self.client.screenshot().await.expect("a picture");
+            std::fs::write(std::path::Path::new(&folder).join(format!("{name}.png")), picture).expect("written");
+        }
+    }
+
+    async fn end(self) {
+        let _ = self.client.close().await;
+    }
+}
+
+/// A daemon whose links lead to itself.
+async fn site() -> (Place, Daemon, String) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address").port();
+    let url = format!("http://127.0.0.1:{port}");
+    let place = Place::at(&url).await;
+    let mut daemon = place.daemon(&[&format!("--web.listen-address=127.0.0.1:{port}")]);
+    daemon.until(&["ready"]).await;
+    (place, daemon, url)
+}
+
+async fn break_it(place: &Place, daemon: &mut Daemon, integration: &str) {
+    let situation = situation(integration);
+    (situation.breaks)(&situation.tenant()).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    daemon.until(&["integration is broken", &format!("integration={integration}")]).await;
+}
+
+/// Opens the newest mail in the mailbox and follows its button.
+async fn follow_the_mail(browser: &Browser, place: &Place, count: usize) {
+    mails(place, count).await;
+    browser.client.goto(&format!("{}/mail/{}/html", place.simulator.url(), count - 1)).await.expect("the mail");
+    browser.inspect("mail").await;
+    let button = browser.client.find(Locator::LinkText("Re-authenticate")).await.expect("a button");
+    let link = button.attr("href").await.expect("an attribute").expect("a link");
+    browser.client.goto(&link).await.expect("the page");
+}
+
+#[tokio::test]
+async fn from_the_mail_to_green_on_a_phone() {
+    let Some(browser) = Browser::start("light").await else { return };
+    let (place, mut daemon, url) = site().await;
+    for (step, integration) in ["proseware", "contoso", "litware", "adatum"].into_iter().enumerate() {
+        break_it(&place, &mut daemon, integration).await;
+        follow_the_mail(&browser, &place, 2 * step + 1).await;
+        assert!(browser.heading().await.contains("has lost access"), "{integration}");
+        browser.inspect(&format!("landing-{integration}")).await;
+        browser.press_by_keyboard().await;
+        browser.click("#accept").await;
+        browser.until_heading("works again").await;
+        browser.inspect(&format!("green-{integration}")).await;
+        daemon.until(&["integration is mended", &format!("integration={integration}")]).await;
+        mails(&place, 2 * step + 2).await;
+        let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+        assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{integration}\"}} 1\n")));
+        assert!(metrics.contains(&format!("consentry_reauthentications_total{{result=\"success\"}} {}\n", step + 1)));
+    }
+    browser.end().await;
+    daemon.kill().await;
+}
+
+#[tokio::test]
+async fn every_refusal_in_the_browser() {
+    let Some(browser) = Browser::start("dark").await else { return };
+    let (place, mut daemon, url) = site().await;
+    break_it(&place, &mut daemon, "proseware").await;
+    let tenant = "proseware.example".to_owned();
+    place.simulator.apply(Action::RevokeConsent { tenant, app: consentry::demo::APP }).expect("revoked");
+    follow_the_mail(&browser, &place, 1).await;
+    let link = browser.client.current_url().await.expect("a URL").to_string();
+    for (name, before, decision, words) in [
+        ("declined", None, "#cancel", "The permissions were not accepted"),
+        ("admin-approval", Some("input[name=sim_user]:not(:checked)"), "#accept", "An administrator has to accept this"),
+        ("fewer", Some("input[name='sim_without_Group.Read.All']"), "#accept", "Some permissions are still missing"),
+    ] {
+        refused(&browser, name, before, decision, words).await;
+        browser.click("a.button").await;
+        assert_eq!(browser.client.current_url().await.expect("a URL").as_str(), link, "{name}: another try with the same link");
+    }
+    let (tenant, delegated) = ("proseware.example".to_owned(), vec!["User.Read".to_owned(), "Group.Read.All".to_owned()]);
+    let consent = Action::Consent { tenant, app: consentry::demo::APP, user: None, resource: None, delegated, application: Vec::new() };
+    place.simulator.apply(consent).expect("consented");
+    for (name, before, words) in [
+        ("wrong-tenant", "#foreign", "That was another organization"),
+        ("personal-account", "#personal", "That was a personal Microsoft account"),
+    ] {
+        refused(&browser, name, Some(before), "#accept", words).await;
+        browser.click("a.button").await;
+    }
+    for (name, address, words) in [
+        ("forged-link", format!("{link}x"), "This link is not valid"),
+        ("no-sign-in", format!("{url}/reauth/callback?state=x&code=y"), "No sign-in is under way"),
+    ] {
+        browser.client.goto(&address).await.expect("a page");
+        assert!(browser.heading().await.contains(words), "{name}");
+        browser.inspect(name).await;
+    }
+    let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+    for (result, count) in [("denied", 2), ("incomplete", 1), ("wrong_tenant", 2), ("success", 0)] {
+        assert!(metrics.contains(&format!("consentry_reauthentications_total{{result=\"{result}\"}} {count}\n")), "{result}");
+    }
+    browser.client.goto(&link).await.expect("the page");
+    browser.click("button").await;
+    browser.click("#accept").await;
+    browser.until_heading("works again").await;
+    browser.client.goto(&link).await.expect("the page");
+    assert!(browser.heading().await.contains("already been used"));
+    browser.inspect("used-link").await;
+    browser.end().await;
+    daemon.kill().await;
+}
+
+async fn refused(browser: &Browser, name: &str, before: Option<&str>, decision: &str, words: &str) {
+    browser.click("button").await;
+    if let Some(before) = before {
+        browser.click(before).await;
+    }
+    browser.click(decision).await;
+    browser.until_heading(words).await;
+    assert!(!browser.text().await.contains("AADSTS"), "{name}: no codes for people");
+    browser.inspect(name).await;
+}
