@@ -329,7 +329,7 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
 
 fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
     println!("Consentry demo: {} integrations with a simulated Microsoft Entra ID. End it with Ctrl-C.\n", SITUATIONS.len());
-    println!("  Mailbox       {}/          the admins' mails, as they read them", simulator.url());
+    println!("  Mailbox       {}/          the admins' mails: open one, press its button, Accept, and see it turn green", simulator.url());
     println!("  Metrics       {daemon}/metrics   look for consentry_check_reason and consentry_integration_up");
     println!("  Try           consentry probe litware --config.file={}\n", file.display());
     println!("During the first minute:");
@@ -337,22 +337,30 @@ fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
         let when = situation.breaks_after.map_or_else(|| "     ".to_owned(), |s| format!("{s:>3} s"));
         println!("  {when}  {:<10} {}", situation.name, situation.story);
     }
-    println!("   80 s  contoso    gets its permissions back\n");
+    println!("   90 s  wingtip    is enabled again: what a sign-in cannot mend, an admin did\n");
 }
 
-/// Breaks the fleet, one integration after the other, and mends one.
+/// Breaks the fleet, one integration after the other, and mends one that no sign-in can mend.
 async fn befall(simulator: Arc<Simulator>) {
     let mut elapsed = 0;
     for situation in SITUATIONS {
         let Some(at) = situation.breaks_after else { continue };
         tokio::time::sleep(Duration::from_secs(at.saturating_sub(elapsed))).await;
+        if elapsed == 0 {
+            tokio::spawn(point_at_the_first_mail(Arc::clone(&simulator)));
+        }
         elapsed = at;
         apply(&simulator, situation.name, situation.story, (situation.breaks)(&situation.tenant()));
     }
-    tokio::time::sleep(Duration::from_secs(80_u64.saturating_sub(elapsed))).await;
-    if let Some(contoso) = SITUATIONS.iter().find(|s| s.name == "contoso") {
-        apply(&simulator, contoso.name, "gets its permissions back", (contoso.mends)(&contoso.tenant()));
+    tokio::time::sleep(Duration::from_secs(90_u64.saturating_sub(elapsed))).await;
+    if let Some(wingtip) = SITUATIONS.iter().find(|s| s.name == "wingtip") {
+        apply(&simulator, wingtip.name, "is enabled again", (wingtip.mends)(&wingtip.tenant()));
     }
+}
+
+async fn point_at_the_first_mail(simulator: Arc<Simulator>) {
+    simulator.mailbox().wait_for(1).await;
+    println!(">> The first mail has arrived. Click this: {}/mail/0", simulator.url());
 }
 
 fn apply(simulator: &Simulator, name: &str, story: &str, actions: Vec<Action>) {
