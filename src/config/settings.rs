@@ -25,7 +25,10 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<
     let storage = top.get("storage").map(|at| at.section());
     let storage = storage_section(storage, file);
     let email = top.get("email").map(|at| email(&at));
-    let reauthentication = reauthentication(top.get("reauthentication").map(|at| at.section()));
+    let section = top.get("reauthentication").map(|at| at.section());
+    // One that is wrong is not missing.
+    let has_public_url = section.as_ref().is_some_and(|s| s.has("public_url"));
+    let reauthentication = reauthentication(section);
     let readers = top.get("directory_readers").map(|at| apps::readers(&at)).unwrap_or_default();
     let apps = top.get("apps").map(|at| apps::apps(&at)).unwrap_or_default();
     let mut integrations = apps::Integrations::new(&apps, &readers);
@@ -38,7 +41,7 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<
     }
     let reason_overrides = top.get("reason_overrides").map(|at| overrides(&at)).unwrap_or_default();
     if let Some(Some(_)) = &email
-        && reauthentication.public_url.is_none()
+        && !has_public_url
         && apps.values().any(|a| a.value.reauthentication == ReauthenticationMode::Builtin)
     {
         top.at.problem("reauthentication.public_url is missing; mails need it for their links, for example https://consentry.example.com");
@@ -291,7 +294,13 @@ fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
 fn reauthentication(section: Option<Section<'_, '_>>) -> Reauthentication {
     let mut settings = Reauthentication { public_url: None, link_ttl: SECONDS(7 * 86_400), listen_address: None };
     if let Some(mut section) = section {
-        settings.public_url = section.get("public_url").and_then(|at| web_url(&at));
+        settings.public_url = section.get("public_url").and_then(|at| {
+            let url = web_url(&at)?;
+            if Url::parse(&url).is_ok_and(|u| u.scheme() == "http" && !is_loopback(&u)) {
+                at.warn("is plain http: links cross the network unprotected, and Entra accepts http redirect URIs on localhost only");
+            }
+            Some(url)
+        });
         settings.link_ttl = section.or("link_ttl", settings.link_ttl, At::duration);
         settings.listen_address = section.get("listen_address").and_then(|at| {
             at.parsed("is not an address; write it like :8443 or 127.0.0.1:8443", |t| {

@@ -47,6 +47,8 @@ pub enum Refusal {
     NotAssigned,
     /// A policy of the organization forbids the sign-in.
     Blocked,
+    /// The enterprise application is switched off in the organization.
+    AppDisabled,
     /// Signed in to another tenant.
     WrongTenant,
     /// Signed in with a personal Microsoft account.
@@ -75,7 +77,9 @@ impl Refusal {
     /// How it is counted.
     pub const fn ending(&self) -> Ending {
         match self {
-            Self::Cancelled | Self::ConsentRefused | Self::AdminApproval | Self::NotAssigned | Self::Blocked => Ending::Denied,
+            Self::Cancelled | Self::ConsentRefused | Self::AdminApproval | Self::NotAssigned | Self::Blocked | Self::AppDisabled => {
+                Ending::Denied
+            }
             Self::WrongTenant | Self::PersonalAccount => Ending::WrongTenant,
             Self::FewerPermissions(_) => Ending::Incomplete,
             Self::Expired | Self::Replayed | Self::LinkDied => Ending::Expired,
@@ -91,6 +95,7 @@ impl Refusal {
             Self::AdminApproval => "admin_approval_required",
             Self::NotAssigned => "not_assigned",
             Self::Blocked => "blocked",
+            Self::AppDisabled => "app_disabled",
             Self::WrongTenant => "wrong_tenant",
             Self::PersonalAccount => "personal_account",
             Self::FewerPermissions(_) => "fewer_permissions",
@@ -113,6 +118,7 @@ impl Refusal {
             Self::AdminApproval => "An administrator has to accept this",
             Self::NotAssigned => "This account may not use the application",
             Self::Blocked => "A policy of your organization blocks this sign-in",
+            Self::AppDisabled => "The application is switched off in your organization",
             Self::WrongTenant => "That was another organization",
             Self::PersonalAccount => "That was a personal Microsoft account",
             Self::FewerPermissions(_) => "Some permissions are still missing",
@@ -144,6 +150,9 @@ impl Refusal {
             }
             Self::Blocked => {
                 "Conditional Access does not let the application have a token for this account. Sign in with another account, or let an administrator look at the policy; nothing has been changed."
+            }
+            Self::AppDisabled => {
+                "Nobody can sign in to it while it is. An administrator can switch it on under Enterprise applications > Properties > Enabled for users to sign in; nothing has been changed."
             }
             Self::WrongTenant => {
                 "You signed in with an account of another organization than the one this integration belongs to. Nothing has been changed. Try again and choose an account of the organization named on the first page."
@@ -208,6 +217,7 @@ impl Refusal {
             Reason::ConsentMissing | Reason::PermissionMissing => Self::FewerPermissions(Vec::new()),
             Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => Self::Misconfigured,
             Reason::AccessBlocked => Self::Blocked,
+            Reason::AppDisabled | Reason::AppBlocked => Self::AppDisabled,
             _ => Self::Upstream,
         }
     }
@@ -219,7 +229,9 @@ impl Refusal {
             65004 => Self::ConsentRefused,
             90093 | 90094 | 90095 | 900_941 | 900_981 => Self::AdminApproval,
             50105 | 501_051 => Self::NotAssigned,
-            50020 | 50034 | 51004 | 90072 => Self::WrongTenant,
+            16000 | 50020 | 50034 | 50143 | 51004 | 90072 | 700_005 => Self::WrongTenant,
+            50002 | 53003 | 500_021 | 500_022 | 500_212 | 500_213 => Self::Blocked,
+            7_000_112 => Self::AppDisabled,
             500_200 | 500_201 => Self::PersonalAccount,
             54005 | 70000 | 9_002_313 => Self::Invalid,
             _ => return None,
@@ -239,6 +251,7 @@ mod tests {
             Refusal::AdminApproval,
             Refusal::NotAssigned,
             Refusal::Blocked,
+            Refusal::AppDisabled,
             Refusal::WrongTenant,
             Refusal::PersonalAccount,
             Refusal::FewerPermissions(Vec::new()),
@@ -270,6 +283,7 @@ mod tests {
             ("risky app", redirect("access_denied", true, &[900_941]), Refusal::AdminApproval),
             ("not assigned", redirect("access_denied", false, &[50105]), Refusal::NotAssigned),
             ("a guest of nobody", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
+            ("switched off", redirect("access_denied", false, &[7_000_112]), Refusal::AppDisabled),
             ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
             ("the request is wrong", redirect("invalid_scope", false, &[]), Refusal::Misconfigured),
             ("a new word", redirect("something_new", false, &[]), Refusal::Upstream),

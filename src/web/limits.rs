@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::domain::Timestamp;
 
 /// So many wrong guesses at once.
-const BURST: f64 = 20.0;
+const BURST: f64 = 150.0;
 
 /// One more after so many milliseconds.
-const REFILL_MS: f64 = 3_000.0;
+const REFILL_MS: f64 = 1_000.0;
 
 /// So many sources are remembered.
 const SOURCES: usize = 4_096;
@@ -62,7 +62,7 @@ mod tests {
         let (guesses, now) = (Guesses::default(), Timestamp::from_seconds(1_000));
         let source: IpAddr = "2001:db8::1".parse().expect("an address");
         let neighbour: IpAddr = "2001:db8::2".parse().expect("an address");
-        assert_eq!((0..100).filter(|_| guesses.wrong(source, now)).count(), 20);
+        assert_eq!((0..1000).filter(|_| guesses.wrong(source, now)).count(), 150);
         assert!(!guesses.wrong(neighbour, now), "one network, one budget");
         assert!(guesses.wrong("127.0.0.1".parse().expect("an address"), now), "others are not disturbed");
         assert!(guesses.wrong(source, now.plus(Duration::from_secs(4))), "after a while");

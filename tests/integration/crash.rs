@@ -78,3 +78,28 @@ async fn verdict_event_and_mail_are_one() {
     assert_eq!(store.events("contoso").await.expect("events")[0].kind, "broken");
     assert_eq!(store.outbox().await.expect("outbox").1, 1);
 }
+
+/// The admin is on Entra's page while the daemon is killed: the sign-in ends well with the next process. Killed once more right after the
+/// success, the token and the end of the link are there.
+#[tokio::test]
+async fn a_sign_in_survives_kill() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address").port();
+    let listen = format!("--web.listen-address=127.0.0.1:{port}");
+    let place = Place::at(&format!("http://127.0.0.1:{port}")).await;
+    (situation("proseware").breaks)("proseware.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    let mut daemon = place.daemon(&[&listen]);
+    daemon.until(&["mail sent", "integration=proseware"]).await;
+    let link = String::from_utf8(place.command(&["reauth-link", "proseware"]).await.stdout).expect("text").trim().to_owned();
+    let mut visitor = crate::visitor::Visitor::new();
+    let callback = visitor.accept(&link).await;
+    daemon.kill().await;
+    let mut daemon = place.daemon(&[&listen]);
+    daemon.until(&["ready"]).await;
+    assert_eq!(visitor.get(&callback).await.status, 303);
+    daemon.kill().await;
+    let mut daemon = place.daemon(&[&listen]);
+    daemon.until(&["integration is mended", "integration=proseware"]).await;
+    mails(&place, 2).await;
+    assert_eq!(visitor.get(&link).await.status, 410);
+    daemon.kill().await;
+}
