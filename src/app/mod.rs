@@ -16,7 +16,7 @@ use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts, admin_cons
 use crate::metrics::{Facts, Families, Published};
 use crate::monitor::{Evaluator, Monitor, Policy, Prober, ReaderClient, Rhythm, Schedule, Target, Targets, Watched};
 use crate::notify::{Letterhead, LinkMaker, Notifier, NotifierSettings, Protection, SmtpSettings};
-use crate::reauth::{Handover, Links};
+use crate::reauth::{self, Handover, Links};
 use crate::secret::Secret;
 use crate::store::{DaemonLock, Store};
 use crate::web::{self, Guard, Guesses, Served};
@@ -123,7 +123,7 @@ pub fn targets(config: &Config) -> Vec<Target> {
 
 /// Where Entra sends browsers back to, when there are pages for them.
 pub fn redirect_uri(config: &Config) -> Option<String> {
-    config.reauthentication.public_url.as_ref().map(|url| format!("{url}/reauth/callback"))
+    config.reauthentication.public_url.as_deref().map(reauth::redirect_uri)
 }
 
 /// Entra's page on which an administrator accepts everything that a registration lists. It belongs to no sign-in of ours.
@@ -263,22 +263,22 @@ impl Daemon {
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
         let rhythm = Rhythm { timeout: config.probe.timeout, concurrency: config.probe.concurrency };
         let handed_over = Arc::new(Notify::new());
-        let parts = (entra, store.clone(), families.clone());
+        let parts = (entra, store.clone(), families.clone(), clock.clone());
         let reauthentication = reauthentication::reauthentication(config, parts, &targets, Arc::clone(&handed_over));
         let witness = reauthentication::witness(reauthentication.clone());
         let monitor = Monitor::new(schedule, Arc::clone(&targets), prober, evaluator, families.clone(), clock.clone(), rhythm, witness);
         if let Some(reauthentication) = &reauthentication {
-            reauthentication.verifying().await?.iter().for_each(|name| monitor.prove(name));
+            reauthentication.unproved().await?.iter().for_each(|name| monitor.prove(name));
         }
         let handover = Handover::new(
             store.clone(),
             families.clone(),
             clock.clone(),
-            reauthentication::hooks(config, &targets),
+            reauthentication::hooks(config),
             config.upstream.ca_file.as_deref(),
             handed_over,
         )?;
-        let notifier = notifier(config, &store, links(config, &store), &families, &clock, outbox);
+        let notifier = notifier(config, &store, link_maker(config, &store, &targets), &families, &clock, outbox);
         let public_url = config.reauthentication.public_url.clone();
         let served = Arc::new(Served {
             families,
@@ -316,16 +316,14 @@ impl Daemon {
     }
 }
 
-fn notifier(
-    config: &Config,
-    store: &Store,
-    links: Option<Links>,
-    families: &Families,
-    clock: &Clock,
-    outbox: Arc<Notify>,
-) -> Option<Notifier> {
+/// Makes the links of mails.
+fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
+    let (links, targets) = (links(config, store), Arc::clone(targets));
+    Arc::new(move |integration, now| Some(links.as_ref()?.make(&targets.get(integration)?.token_id(), now)))
+}
+
+fn notifier(config: &Config, store: &Store, link: LinkMaker, families: &Families, clock: &Clock, outbox: Arc<Notify>) -> Option<Notifier> {
     let email = config.email.as_ref()?;
-    let link: LinkMaker = Arc::new(move |integration, now| links.as_ref().map(|l| l.make(integration, now)));
     let settings = NotifierSettings { smtp: smtp(email)?, letterhead: letterhead(email), operators: email.operators.clone(), link };
     Some(Notifier::new(settings, store.clone(), families.clone(), clock.clone(), outbox))
 }

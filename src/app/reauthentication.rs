@@ -6,14 +6,15 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::{admin_consent, link_target, links};
+use crate::clock::Clock;
 use crate::config::{App, Config, Integration, ReauthenticationMode};
-use crate::domain::{Access, LinkTarget, Verdict};
+use crate::domain::{Access, LinkTarget, Outcome, Reason, Verdict};
 use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{Monitor, Proof, Targets, Witness};
 use crate::reauth::{Hook, Hooks, Reauthentication, Registered, Registry};
 use crate::store::Store;
-use crate::web::{Elsewhere, Lookup, Standing};
+use crate::web::{Elsewhere, Health, Lookup, Standing};
 
 /// Applications whose renewed tokens are handed over, and where.
 fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
@@ -27,7 +28,7 @@ fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
 /// `None` without a public URL: then there are no links.
 pub(super) fn reauthentication(
     config: &Config,
-    (entra, store, families): (Entra, Store, Families),
+    (entra, store, families, clock): (Entra, Store, Families, Clock),
     targets: &Targets,
     handed_over: Arc<Notify>,
 ) -> Option<Reauthentication> {
@@ -44,13 +45,15 @@ pub(super) fn reauthentication(
             hands_over: webhooks.contains_key(&*target.app),
         })
     });
-    Some(Reauthentication::new(entra, store, families, links, registry, handed_over))
+    Some(Reauthentication::new(entra, store, families, links, registry, clock, handed_over))
 }
 
-/// Where an integration's renewed token is handed to.
-pub(super) fn hooks(config: &Config, targets: &Targets) -> Hooks {
-    let (targets, webhooks) = (Arc::clone(targets), webhooks(config));
-    Box::new(move |name| webhooks.get(&*targets.get(name)?.app).cloned())
+/// Where an integration's renewed token is handed to. One that is switched off for a while keeps what waits for its product.
+pub(super) fn hooks(config: &Config) -> Hooks {
+    let webhooks = webhooks(config);
+    let hooked = config.integrations.iter().filter_map(|i| Some((i.name.clone(), webhooks.get(&i.app).cloned()?)));
+    let hooks: HashMap<String, Arc<Hook>> = hooked.collect();
+    Box::new(move |name| hooks.get(name).cloned())
 }
 
 /// What admin consent was worth is seen by probes.
@@ -59,7 +62,7 @@ pub(super) fn witness(reauthentication: Option<Reauthentication>) -> Witness {
         let reauthentication = reauthentication.clone();
         Box::pin(async move {
             if let Some(reauthentication) = reauthentication {
-                reauthentication.verify(&proof.integration, proof.consent_holds, proof.last, proof.at).await;
+                reauthentication.verify(&proof.integration, proof.consent_holds, proof.last).await;
             }
         })
     })
@@ -93,9 +96,10 @@ fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra>
 
 fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Standing> {
     let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
-    let broken = match state.verdict {
-        Verdict::Broken { reason, since } => Some((reason, since)),
-        _ => None,
+    let health = match (state.verdict, state.overall()) {
+        (Verdict::Broken { reason, since }, _) => Health::Broken { reason, since },
+        (Verdict::Healthy, Some(Outcome::Pass)) => Health::Working,
+        (_, outcome) => Health::Unknown { token_missing: outcome == Some(Outcome::Fail(Reason::TokenMissing)) },
     };
     let checks = watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
     Some(Standing {
@@ -106,8 +110,9 @@ fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Stan
         permissions: watched.permissions.to_vec(),
         elsewhere: extra.and_then(|e| e.elsewhere.clone()),
         admin_consent: extra.and_then(|e| e.admin_consent.clone()),
-        broken,
+        health,
         checks,
-        last_probe: state.last_probe.filter(|_| !monitor.is_unproved(name)),
+        last_probe: state.last_probe.filter(|_| !matches!(monitor.proof(name), Some(false))),
+        proving: monitor.proof(name).is_some(),
     })
 }

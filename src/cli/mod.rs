@@ -332,6 +332,7 @@ fn reauth_link(named: &Named) -> anyhow::Result<u8> {
     }
     let store = app::store(&config)?;
     let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
-    say(links.make(&named.name, Clock::System.now()));
+    let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
+    say(links.make(&target.token_id(), Clock::System.now()));
     Ok(0)
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::app;
 use crate::config::{App, Config, Integration, Reader, ReauthenticationMode};
-use crate::domain::{Access, Check, OPENID_SCOPES, RequiredPermissions, permission_purpose, same_permission};
+use crate::domain::{Access, Check, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose, same_permission};
 
 /// How it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -74,7 +74,7 @@ fn required(app: &App, builtin: bool) -> Vec<RequiredPermissions> {
             required.push(RequiredPermissions { resource, delegated: Vec::new(), application: Vec::new() });
             required.len() - 1
         });
-        for scope in ["openid", "profile", "offline_access"] {
+        for scope in SIGN_IN_SCOPES {
             if !required[graph].delegated.iter().any(|d| same_permission(d, scope)) {
                 required[graph].delegated.push(scope.to_owned());
             }
@@ -245,12 +245,18 @@ add_redirect_uri() {
 
 # Adds a permission by its name: Scope is delegated, Role is application.
 add_permission() {
-  local app=$1 resource=$2 value=$3 kind=$4 list=oauth2PermissionScopes id
+  local app=$1 name=$2 value=$3 kind=$4 list=oauth2PermissionScopes resource id known
   if [ "$kind" = Role ]; then list=appRoles; fi
-  id=$(az ad sp show --id "$resource" --query "${list}[?value=='${value}'].id | [0]" --output tsv)
+  resource=$(az ad sp show --id "$name" --query appId --output tsv)
+  id=$(az ad sp show --id "$name" --query "${list}[?value=='${value}'].id | [0]" --output tsv)
   if [ -z "$id" ]; then
-    echo "$resource offers no permission $value of kind $kind" >&2
+    echo "$name offers no permission $value of kind $kind" >&2
     exit 1
+  fi
+  known=$(az ad app show --id "$app" --query "requiredResourceAccess[?resourceAppId=='${resource}'].resourceAccess[].id" --output tsv)
+  if grep -Fxq "$id" <<<"$known"; then
+    echo "$app: permission $value is registered already"
+    return
   fi
   az ad app permission add --id "$app" --api "$resource" --api-permissions "$id=$kind" --only-show-errors
   echo "$app: permission $value added"

@@ -113,7 +113,8 @@ fn web_url(at: &At<'_, '_>) -> Option<String> {
     at.parsed("must be an http or https URL without query, such as https://consentry.example.com", |text| {
         let url = Url::parse(text).ok()?;
         let good = matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() && url.fragment().is_none();
-        good.then(|| text.trim_end_matches('/').to_owned())
+        // As the parser writes it: scheme and host in lower case.
+        good.then(|| url.as_str().trim_end_matches('/').to_owned())
     })
 }
 

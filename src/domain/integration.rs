@@ -102,3 +102,6 @@ pub const OPENID_SCOPES: [&str; 4] = ["openid", "profile", "email", "offline_acc
 pub fn same_permission(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
+
+/// What a sign-in asks for besides the required permissions: who signed in, and a refresh token.
+pub const SIGN_IN_SCOPES: [&str; 3] = ["openid", "profile", "offline_access"];

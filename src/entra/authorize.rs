@@ -5,7 +5,7 @@ use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, 
 
 use super::directory::ResourceKey;
 use super::{Entra, Hosts};
-use crate::domain::{Fault, OPENID_SCOPES, Reason, RequiredPermissions, same_permission};
+use crate::domain::{Fault, OPENID_SCOPES, Reason, RequiredPermissions, SIGN_IN_SCOPES, same_permission};
 use crate::secret::Secret;
 
 /// A sign-in that is asked for.
@@ -28,9 +28,6 @@ pub struct SignIn<'a> {
     /// Who should sign in, where known.
     pub login_hint: Option<&'a str>,
 }
-
-/// What OpenID Connect and refresh tokens need besides the permissions.
-const ALWAYS: [&str; 3] = ["openid", "profile", "offline_access"];
 
 impl Entra {
     /// The tenant's authorize endpoint with an authorization code request (Microsoft, `v2-oauth2-auth-code-flow.md`).
@@ -60,10 +57,10 @@ impl Entra {
 
     /// The required scopes and those of OpenID Connect, each once. The authorize endpoint takes scopes of several resources.
     fn sign_in_scopes(&self, required: &[RequiredPermissions]) -> Vec<String> {
-        let mut scopes: Vec<String> = ALWAYS.map(str::to_owned).to_vec();
+        let mut scopes: Vec<String> = SIGN_IN_SCOPES.map(str::to_owned).to_vec();
         for permissions in required {
             for value in &permissions.delegated {
-                if ALWAYS.iter().any(|a| same_permission(a, value)) {
+                if SIGN_IN_SCOPES.iter().any(|a| same_permission(a, value)) {
                     continue;
                 }
                 scopes.push(self.scope_of(&permissions.resource, value));

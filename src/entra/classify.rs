@@ -56,9 +56,14 @@ impl EntraError {
         if !self.error_codes.is_empty() {
             return self.error_codes.clone();
         }
-        let after = self.error_description.split("AADSTS").skip(1);
-        after.filter_map(|t| t.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).take(5).collect()
+        aadsts_numbers(&self.error_description)
     }
+}
+
+/// The AADSTS numbers in a description, which holds names of people and is good for nothing else.
+pub fn aadsts_numbers(description: &str) -> Vec<u32> {
+    let after = description.split("AADSTS").skip(1);
+    after.filter_map(|t| t.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).take(5).collect()
 }
 
 /// 70002 accompanies more telling numbers in older replies.

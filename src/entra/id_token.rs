@@ -11,11 +11,11 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::Value;
 
 use super::Entra;
-use crate::domain::{Fault, Reason};
+use crate::domain::Fault;
 use crate::secret::Secret;
 
 /// The tenant of personal Microsoft accounts (Microsoft, `id-token-claims-reference.md`).
-pub const CONSUMER_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+const CONSUMER_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
 /// Clocks may differ by so much.
 const SLACK_SECONDS: i64 = 120;
@@ -134,17 +134,6 @@ fn refusal(error: &jsonwebtoken::errors::Error) -> &'static str {
         ErrorKind::InvalidIssuer => "it is of another issuer",
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => "it is not signed with RS256",
         _ => "it is not what an id_token must be",
-    }
-}
-
-impl IdTokenError {
-    /// The upstream's fault, when it is one.
-    pub fn fault(self) -> Fault {
-        match self {
-            Self::Upstream(fault) => fault,
-            Self::WrongTenant | Self::PersonalAccount => Fault::new(Reason::InvalidResponse, "the id_token is of another tenant"),
-            Self::Invalid(what) => Fault::new(Reason::InvalidResponse, format!("the id_token is not valid: {what}")),
-        }
     }
 }
 

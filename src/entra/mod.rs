@@ -17,10 +17,10 @@ mod token;
 
 pub use aadsts::AADSTS;
 pub use authorize::{SignIn, admin_consent_url};
-pub use classify::{GraphCaller, ReasonOverrides, classify_graph, classify_token};
+pub use classify::{GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token};
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
 pub use http::{Door, DoorOptions, Endpoint, Observer};
-pub use id_token::{CONSUMER_TENANT, Expected, IdTokenError, Person};
+pub use id_token::{Expected, IdTokenError, Person};
 pub use token::{Client, ClientCredential, CodeGrant, Granted};
 
 /// Hosts of one cloud, without trailing slash.

@@ -11,7 +11,7 @@ use super::evaluator::{Evaluator, Seen};
 use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
-use crate::domain::{Check, Diagnosis, Outcome, Timestamp, diagnose};
+use crate::domain::{Check, Evidence, Outcome, Profile, Timestamp, diagnose};
 use crate::metrics::Families;
 
 /// How long and how many at once.
@@ -32,12 +32,10 @@ const PROOF: [Duration; 4] = [Duration::ZERO, Duration::from_secs(15), Duration:
 pub struct Proof {
     /// Which integration.
     pub integration: String,
-    /// Enterprise app and consent are as required.
-    pub consent_holds: bool,
+    /// Whether enterprise app and consent are as required; `None` when that could not be seen.
+    pub consent_holds: Option<bool>,
     /// No further probe is owed to it.
     pub last: bool,
-    /// When the probe ended.
-    pub at: Timestamp,
 }
 
 /// An integration that was re-authenticated a moment ago.
@@ -118,32 +116,30 @@ impl Monitor {
         self.inner.nudge.notify_one();
     }
 
-    /// Whether an integration was re-authenticated and no probe has seen it since.
-    pub fn is_unproved(&self, name: &str) -> bool {
-        self.proofs().get(name).is_some_and(|p| !p.seen)
+    /// Whether an integration is being proved, and if so whether a probe that began afterwards has ended.
+    pub fn proof(&self, name: &str) -> Option<bool> {
+        self.proofs().get(name).map(|p| p.seen)
     }
 
     fn proofs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Proving>> {
         self.inner.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// If the probe that started at `started` is part of a proof: whether it is the last one owed.
-    fn owed(&self, name: &str, started: Timestamp) -> Option<bool> {
-        let proving = self.proofs().get(name).copied().filter(|p| p.since <= started)?;
-        Some(started.since(proving.since) >= PROOF[PROOF.len() - 1])
-    }
-
-    /// What a proof has brought: passing ends it, and so does the last probe.
-    async fn proved(&self, name: &str, diagnosis: &Diagnosis, last: bool, at: Timestamp) {
-        let holds = |check| diagnosis.checks.iter().find(|c| c.check == check).is_none_or(|c| c.outcome == Outcome::Pass);
-        let consent_holds = holds(Check::EnterpriseApp) && holds(Check::Consent);
-        if last || diagnosis.overall() == Outcome::Pass {
-            self.proofs().remove(name);
-            self.schedule().unfollow(name);
-        } else if let Some(proving) = self.proofs().get_mut(name) {
+    /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe.
+    async fn proved(&self, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) {
+        let name = &target.name;
+        {
+            let mut proofs = self.proofs();
+            // A newer sign-in has its own proof.
+            let Some(proving) = proofs.get_mut(name).filter(|p| p.since == since) else { return };
             proving.seen = true;
+            if last || passed {
+                proofs.remove(name);
+                self.schedule().unfollow(name);
+            }
         }
-        (self.inner.witness)(Proof { integration: name.to_owned(), consent_holds, last, at }).await;
+        let proof = Proof { integration: name.clone(), consent_holds: consent_holds(&target.profile, evidence), last };
+        (self.inner.witness)(proof).await;
     }
 
     /// Runs until told to stop, then waits for the probes in flight.
@@ -195,12 +191,13 @@ impl Monitor {
         let probed = inner.prober.probe(target, inner.evaluator.wants_tenant_guid(name), inner.rhythm.timeout).await;
         let diagnosis = diagnose(&target.profile, &probed.evidence);
         let (duration, now) = (stopwatch.elapsed(), inner.clock.now());
-        let owed = self.owed(name, started);
-        // While consent spreads, a failure says nothing yet.
-        let spare = owed == Some(false);
+        let proving = self.proofs().get(name).copied();
+        let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started.since(p.since) >= PROOF[PROOF.len() - 1]));
+        // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
+        let spare = proving.is_some() && !owed.is_some_and(|(_, last)| last);
         let history = inner.evaluator.apply(name, &diagnosis, Seen { tenant_guid: probed.tenant_guid, duration, spare }, now).await;
-        if let Some(last) = owed {
-            self.proved(name, &diagnosis, last, now).await;
+        if let Some(owed) = owed {
+            self.proved(target, &probed.evidence, diagnosis.overall() == Outcome::Pass, owed).await;
         }
         tracing::debug!(integration = name, result = diagnosis.overall().label(), duration_ms = duration.as_millis(), "probed");
         inner.families.probe(diagnosis.overall(), duration, started.since(due));
@@ -208,5 +205,15 @@ impl Monitor {
         let ended = Ended { history, retry_after: probed.evidence.retry_after(), trouble, started };
         self.schedule().ended(name, ended, inner.clock.now());
         inner.nudge.notify_one();
+    }
+}
+
+/// Whether enterprise app and consent are as required, whichever checks are enabled.
+fn consent_holds(profile: &Profile, evidence: &Evidence) -> Option<bool> {
+    let checks = vec![Check::EnterpriseApp, Check::Consent];
+    match diagnose(&Profile { checks, ..profile.clone() }, evidence).overall() {
+        Outcome::Pass => Some(true),
+        Outcome::Fail(_) => Some(false),
+        Outcome::Unknown(_) => None,
     }
 }

@@ -1,5 +1,6 @@
 //! What Entra sends the browser back with: the query of the redirect URI, taken apart. Everything in it is unsigned and hostile.
 
+use crate::entra::aadsts_numbers;
 use crate::secret::Secret;
 
 /// A callback that can be looked up.
@@ -74,7 +75,7 @@ pub fn parse(query: &str) -> Result<Callback, Malformed> {
         (Some(error), ..) => Answer::Refused(RedirectError {
             error: error.chars().filter(|c| c.is_ascii_lowercase() || *c == '_').take(64).collect(),
             cancelled: subcode.as_deref() == Some("cancel"),
-            codes: codes(description.as_deref().unwrap_or_default()),
+            codes: aadsts_numbers(description.as_deref().unwrap_or_default()),
         }),
         (None, Some(code), _) => Answer::Code(Secret::new(code)),
         (None, None, Some(given)) if given.eq_ignore_ascii_case("true") => {
@@ -85,9 +86,11 @@ pub fn parse(query: &str) -> Result<Callback, Malformed> {
     Ok(Callback { state, answer })
 }
 
-fn codes(description: &str) -> Vec<u32> {
-    let after = description.split("AADSTS").skip(1);
-    after.filter_map(|t| t.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).take(5).collect()
+/// Whether a query that belongs to no sign-in comes from the admin consent page of a mail or of `consentry setup`, and whether it says that
+/// the permissions were accepted there. It proves nothing and changes nothing.
+pub fn admin_consent_without_state(query: &str) -> Option<bool> {
+    let has = |name: &str| url::form_urlencoded::parse(query.as_bytes()).any(|(n, _)| n == name);
+    (query.len() <= LONGEST && has("admin_consent") && !has("state") && !has("code")).then(|| !has("error"))
 }
 
 #[cfg(test)]
@@ -132,6 +135,14 @@ mod tests {
             ("nothing", "", Err(Malformed)),
         ] {
             assert_eq!(parse(query).map(|c| c.answer), expected, "{sentence}");
+        }
+        for (query, expected) in [
+            ("admin_consent=True&tenant=x&scope=y", Some(true)),
+            ("admin_consent=true&error=access_denied", Some(false)),
+            ("admin_consent=True&state=s", None),
+            ("code=c", None),
+        ] {
+            assert_eq!(admin_consent_without_state(query), expected, "{query}");
         }
         assert_eq!(parse(&format!("state=s&code={}", "a".repeat(LONGEST))), Err(Malformed));
     }

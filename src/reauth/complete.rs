@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::constant_time;
-
 use super::callback::{self, Answer};
-use super::{Ending, Pending, Reauthentication, Refusal, Registered, cookie_name, handover, hash};
-use crate::domain::{Access, OPENID_SCOPES, Timestamp, same_permission};
+use super::{Ending, Pending, Reauthentication, Refusal, Registered, cookie_name, handover, hash, same};
+use crate::domain::{Access, Fault, OPENID_SCOPES, same_permission};
 use crate::entra::{Client, CodeGrant, Expected, Granted, IdTokenError, Person, ResourceKey};
 use crate::secret::Secret;
 use crate::store::{Authorization, RenewedToken, Success, VERIFYING};
@@ -23,6 +21,8 @@ const SPREADING: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)
 pub enum Completed {
     /// Not one of our sign-ins. Not counted.
     Unknown,
+    /// It cannot be looked up now.
+    Unavailable,
     /// Nothing was stored.
     Refused {
         /// Why.
@@ -45,7 +45,9 @@ pub enum Completed {
 
 impl Reauthentication {
     /// Takes what Entra sent the browser back with. `cookie` finds a cookie of the request by name.
-    pub async fn complete(&self, query: &str, cookie: impl Fn(&str) -> Option<String>, now: Timestamp) -> Completed {
+    ///
+    /// Must run to its end, whatever becomes of the connection: a sign-in is used up by its first step.
+    pub async fn complete(&self, query: &str, cookie: impl Fn(&str) -> Option<String> + Send) -> Completed {
         let Ok(callback) = callback::parse(query) else { return Completed::Unknown };
         let id = hash(callback.state.expose());
         let row = match self.inner.store.authorization(&id).await {
@@ -53,33 +55,44 @@ impl Reauthentication {
             Ok(None) => return Completed::Unknown,
             Err(error) => {
                 tracing::error!(%error, "cannot look up a sign-in");
-                return Completed::Unknown;
+                return Completed::Unavailable;
             }
         };
         let bound = cookie(&cookie_name(&id)).is_some_and(|value| same(&hash(&value), &row.cookie));
-        let (refusal, link) = match self.claim(&row, bound, now).await {
-            Ok(pending) => match self.judge(&row, &pending, callback.answer, now).await {
+        let (refusal, link) = match self.claim(&row, bound).await {
+            Ok(pending) => match self.judge(&row, &pending, callback.answer).await {
                 Ok(()) => return Completed::Accepted { integration: row.integration, attempt: id },
                 Err(refusal) => (refusal, Some(Secret::new(pending.link))),
             },
             Err(refusal) => (refusal, None),
         };
+        self.refused(row, refusal, link).await
+    }
+
+    async fn refused(&self, row: Authorization, refusal: Refusal, link: Option<Secret>) -> Completed {
+        let (mut refusal, mut attempt) = (refusal, None);
+        if refusal == Refusal::Replayed {
+            // Looked up again: the first callback may have come to its end meanwhile.
+            let now = self.inner.store.authorization(&row.id).await.ok().flatten();
+            match now.and_then(|row| row.outcome).as_deref() {
+                None => refusal = Refusal::Interrupted,
+                Some("success" | VERIFYING) => attempt = Some(row.id.clone()),
+                Some(_) => {}
+            }
+        }
         self.count(&row, &refusal).await;
-        // A reload after a success leads to its result, in the browser that began it.
-        let came_through = matches!(row.outcome.as_deref(), Some("success" | VERIFYING));
-        let attempt = (refusal == Refusal::Replayed && came_through && bound).then_some(id);
         Completed::Refused { refusal, integration: row.integration, link, attempt }
     }
 
     /// Cookie first, so that a stranger can neither use up a sign-in nor learn anything of it; then single use.
-    async fn claim(&self, row: &Authorization, bound: bool, now: Timestamp) -> Result<Pending, Refusal> {
+    async fn claim(&self, row: &Authorization, bound: bool) -> Result<Pending, Refusal> {
         if !bound {
             return Err(Refusal::OtherBrowser);
         }
         if row.used.is_some() {
             return Err(Refusal::Replayed);
         }
-        match self.inner.store.claim_authorization(&row.id, now).await {
+        match self.inner.store.claim_authorization(&row.id, self.inner.clock.now()).await {
             Ok(Some(secret)) => serde_json::from_str(secret.expose()).map_err(|_| Refusal::Storage),
             Ok(None) => Err(Refusal::Replayed),
             Err(error) => {
@@ -95,7 +108,7 @@ impl Reauthentication {
         let items = if let Refusal::FewerPermissions(missing) = refusal { missing.join(",") } else { String::new() };
         tracing::warn!(integration = %row.integration, result = ending.label(), refusal = refusal.label(), items, "re-authentication refused");
         // What was used up by somebody else keeps its own ending.
-        if matches!(refusal, Refusal::Replayed | Refusal::OtherBrowser) {
+        if matches!(refusal, Refusal::Replayed | Refusal::Interrupted | Refusal::OtherBrowser) {
             return;
         }
         if let Err(error) = self.inner.store.end_authorization(&row.id, ending.label(), false).await {
@@ -103,8 +116,8 @@ impl Reauthentication {
         }
     }
 
-    async fn judge(&self, row: &Authorization, pending: &Pending, answer: Answer, now: Timestamp) -> Result<(), Refusal> {
-        if now >= row.expires {
+    async fn judge(&self, row: &Authorization, pending: &Pending, answer: Answer) -> Result<(), Refusal> {
+        if self.inner.clock.now() >= row.expires {
             return Err(Refusal::Expired);
         }
         let registered = &self.registered(&row.integration).ok_or(Refusal::LinkDied)?;
@@ -118,34 +131,29 @@ impl Reauthentication {
                 );
                 Err(Refusal::of_redirect(&error))
             }
-            (Answer::Code(code), Access::Delegated) => self.redeem(row, registered, pending, &code, now).await,
+            (Answer::Code(code), Access::Delegated) => self.redeem(row, registered, pending, &code).await,
             (Answer::AdminConsent { tenant }, Access::Application) => self.verify_later(row, registered, tenant).await,
             _ => Err(Refusal::Invalid),
         }
     }
 
     /// Redeems the code, checks who signed in and what was granted, and only then stores anything.
-    async fn redeem(
-        &self,
-        row: &Authorization,
-        registered: &Registered,
-        pending: &Pending,
-        code: &Secret,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
+    async fn redeem(&self, row: &Authorization, registered: &Registered, pending: &Pending, code: &Secret) -> Result<(), Refusal> {
         let deadline = Instant::now() + CALLBACK;
         let token = &registered.token;
         let client = Client {
             tenant: &token.tenant,
             client_id: &token.client_id,
             credential: &registered.credential,
-            now_seconds: now.0 / 1000,
+            now_seconds: self.inner.clock.now().0 / 1000,
             deadline,
         };
         let granted = self.granted(client, registered, pending, code).await?;
         let person = self.person(client, pending, &granted).await?;
         let refresh_token = granted.refresh_token.clone().ok_or_else(|| Refusal::FewerPermissions(vec!["offline_access".to_owned()]))?;
         self.covers(client, registered, &granted, &refresh_token).await?;
+        // Every link made before this moment dies, not only those made before the callback came.
+        let now = self.inner.clock.now();
         let delivery = registered.hands_over.then(|| handover::message(token, &refresh_token, now));
         let success = Success {
             authorization: row.id.clone(),
@@ -182,18 +190,23 @@ impl Reauthentication {
         let scope = self.inner.entra.code_scope(&registered.required);
         let grant = CodeGrant { code, verifier: &verifier, redirect_uri: &redirect_uri, scope: &scope };
         let mut pauses = SPREADING.iter();
+        let mut first: Option<Fault> = None;
         loop {
             let fault = match self.inner.entra.redeem(client, grant).await {
                 Ok(granted) => return Ok(granted),
                 Err(fault) => fault,
             };
-            let spreading = fault.code.as_deref() == Some("AADSTS65001");
-            let Some(pause) = pauses.next().filter(|_| spreading) else {
+            let pause = pauses.next().filter(|_| fault.code.as_deref() == Some("AADSTS65001"));
+            // The first refusal may have used the code up; then the second one is about that alone.
+            let used_up = matches!(Refusal::of_fault(&fault), Refusal::Invalid | Refusal::Expired);
+            let fault = first.take().filter(|_| used_up).unwrap_or(fault);
+            let Some(pause) = pause else {
                 let (code, request_id) = (fault.code.as_deref().unwrap_or_default(), fault.request_id.as_deref().unwrap_or_default());
                 let integration = &registered.token.integration;
                 tracing::warn!(%integration, code, request_id, detail = fault.detail, "Entra does not redeem the code");
                 return Err(Refusal::of_fault(&fault));
             };
+            first = Some(fault);
             tokio::time::sleep(*pause).await;
         }
     }
@@ -225,13 +238,12 @@ impl Reauthentication {
     async fn covers(&self, client: Client<'_>, registered: &Registered, granted: &Granted, token: &Secret) -> Result<(), Refusal> {
         let entra = &self.inner.entra;
         let mut missing = Vec::new();
-        // An answer that names no scopes grants what was asked for (RFC 6749 section 5.1); the proof will tell.
-        let Some(scopes) = granted.scopes.clone() else { return Ok(()) };
-        let mut first = Some(scopes);
+        let mut first = true;
         for required in registered.required.iter().filter(|r| !r.delegated.is_empty()) {
             let scope = ResourceKey::of(&required.resource).scope(&entra.hosts().graph);
-            // The code was redeemed for the first resource; the others are asked for with the refresh token.
-            let mut scopes = first.take();
+            // The code was redeemed for the first resource (an answer that names no scopes grants what was asked for: RFC 6749
+            // section 5.1); the others are asked for with the refresh token.
+            let mut scopes = std::mem::take(&mut first).then(|| granted.scopes.clone().unwrap_or_else(|| required.delegated.clone()));
             let mut pauses = SPREADING.iter();
             loop {
                 if let Some(lacking) = scopes.as_ref().map(|s| lacking(&required.delegated, s)) {
@@ -261,8 +273,4 @@ impl Reauthentication {
 fn lacking(required: &[String], granted: &[String]) -> Vec<String> {
     let openid = |value: &str| OPENID_SCOPES.iter().any(|o| same_permission(o, value));
     required.iter().filter(|r| !openid(r) && !granted.iter().any(|g| same_permission(g, r))).cloned().collect()
-}
-
-fn same(a: &str, b: &str) -> bool {
-    constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
 }

@@ -68,7 +68,12 @@ fn sign(secret: &Secret, message: &str, seconds: i64, body: &str) -> Result<Stri
 }
 
 /// Hands over what waits in the database.
+#[derive(Clone)]
 pub struct Handover {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     store: Store,
     families: Families,
     clock: Clock,
@@ -105,40 +110,54 @@ impl Handover {
             let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem)?);
         }
-        Ok(Self { store, families, clock, client: builder.build()?, hooks, wake })
+        let client = builder.build()?;
+        Ok(Self { inner: Arc::new(Inner { store, families, clock, client, hooks, wake }) })
     }
 
-    /// Runs until told to stop.
+    /// Runs until told to stop. An attempt that is cut off by that is made again, with the same message id.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
         loop {
-            let next = match self.drain().await {
-                Ok(next) => next,
-                Err(error) => {
-                    tracing::error!(%error, "cannot look up tokens to hand over");
-                    Some(self.clock.now().plus(PAUSES[1]))
-                }
+            let drained = tokio::select! {
+                drained = self.drain() => drained,
+                () = &mut stopped => return,
             };
-            let pause = next.map_or(PAUSES[5], |at| at.since(self.clock.now())).max(Duration::from_millis(20));
+            let next = drained.unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot look up tokens to hand over");
+                Some(self.inner.clock.now().plus(PAUSES[1]))
+            });
+            let pause = next.map_or(PAUSES[5], |at| at.since(self.inner.clock.now())).max(Duration::from_millis(20));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.wake.notified() => {}
-                _ = stop.wait_for(|stopped| *stopped) => return,
+                () = self.inner.wake.notified() => {}
+                () = &mut stopped => return,
             }
         }
     }
 
-    /// Tries everything that is due, once. Answers when the next attempt is due.
+    /// Tries everything that is due, once; products that are slow do not hold up the others. Answers when the next attempt is due.
     ///
     /// # Errors
     /// The database refuses.
     pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
-        let (due, _) = self.store.due_deliveries(self.clock.now()).await?;
-        for waiting in due {
-            self.attempt(&waiting).await?;
+        loop {
+            let due = self.inner.store.due_deliveries(self.inner.clock.now()).await?;
+            if due.is_empty() {
+                return self.inner.store.next_delivery().await;
+            }
+            let mut attempts = tokio::task::JoinSet::new();
+            for waiting in due {
+                let inner = Arc::clone(&self.inner);
+                attempts.spawn(async move { inner.attempt(&waiting).await });
+            }
+            while let Some(attempt) = attempts.join_next().await {
+                attempt.unwrap_or(Err(StoreError::Closed))?;
+            }
         }
-        Ok(self.store.due_deliveries(self.clock.now()).await?.1)
     }
+}
 
+impl Inner {
     async fn attempt(&self, waiting: &WaitingDelivery) -> Result<(), StoreError> {
         let name = &waiting.integration;
         let Some(hook) = (self.hooks)(name) else {
@@ -154,7 +173,8 @@ impl Handover {
             Err(failure) => {
                 self.families.token_delivery("error");
                 let pause = PAUSES[(waiting.attempts as usize).min(PAUSES.len() - 1)];
-                tracing::warn!(integration = %name, attempts = waiting.attempts + 1, failure, retry_in = ?pause, "the product has not taken the renewed token");
+                let attempts = waiting.attempts + 1;
+                tracing::warn!(integration = %name, attempts, failure, retry_in = ?pause, "the product has not taken the renewed token");
                 self.store.delivery_failed(name, &waiting.message, failure, self.clock.now().plus(pause)).await
             }
         }
@@ -163,7 +183,8 @@ impl Handover {
     /// One attempt. What it says of a failure never holds the URL or the token.
     async fn post(&self, hook: &Hook, waiting: &WaitingDelivery) -> Result<(), String> {
         let secret = hook.secret.read().map_err(|e| e.to_string())?;
-        let (seconds, body) = (self.clock.now().0.div_euclid(1000), waiting.body.expose());
+        let body = waiting.body.as_ref().ok_or("it does not decrypt; the integration has to be re-authenticated")?.expose();
+        let seconds = self.clock.now().0.div_euclid(1000);
         let request = self
             .client
             .post(&hook.url)

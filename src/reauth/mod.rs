@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{constant_time, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oauth2::{CsrfToken, PkceCodeChallenge};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Clock;
 use crate::domain::{Access, RequiredPermissions, Timestamp};
 use crate::entra::{ClientCredential, Entra, SignIn};
 use crate::metrics::Families;
@@ -28,11 +29,14 @@ mod refusal;
 pub use crate::store::DeliveryState;
 pub use complete::Completed;
 pub use handover::{Handover, Hook, Hooks};
-pub use links::{LinkError, Links, Signed};
+pub use links::{LinkError, Links, Signed, redirect_uri};
 pub use refusal::{Ending, Refusal};
 
 /// A sign-in must be completed within this time.
 const SIGN_IN: Duration = Duration::from_secs(600);
+
+/// The browser keeps the cookie longer than that, so that it can be told what happened: that it took too long, or how it went.
+const COOKIE: Duration = Duration::from_secs(86_400);
 
 /// An integration that can be re-authenticated here.
 #[derive(Debug, Clone)]
@@ -63,17 +67,8 @@ pub struct Begun {
     pub cookie_name: String,
     /// Its value.
     pub cookie_value: Secret,
-    /// How long it is good.
-    pub lifetime: Duration,
-}
-
-/// Why a sign-in cannot begin.
-#[derive(Debug)]
-pub enum BeginError {
-    /// The link opens nothing.
-    Link(LinkError),
-    /// It cannot be saved or built; the operators find out in the log.
-    Unavailable,
+    /// How long the browser keeps it.
+    pub cookie_lifetime: Duration,
 }
 
 /// How a sign-in that was accepted stands.
@@ -87,6 +82,8 @@ pub enum Standing {
     Incomplete,
     /// The administrator consented for another organization.
     WrongTenant,
+    /// What the tenant grants could not be found out.
+    Unclear,
 }
 
 /// What the callback needs of the beginning.
@@ -109,6 +106,7 @@ struct Inner {
     families: Families,
     links: Links,
     registry: Registry,
+    clock: Clock,
     handed_over: Arc<tokio::sync::Notify>,
 }
 
@@ -126,66 +124,73 @@ impl Reauthentication {
         families: Families,
         links: Links,
         registry: Registry,
+        clock: Clock,
         handed_over: Arc<tokio::sync::Notify>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { entra, store, families, links, registry, handed_over }) }
+        Self { inner: Arc::new(Inner { entra, store, families, links, registry, clock, handed_over }) }
     }
 
-    /// Checks a link whole: signature, time, and whether it has been used.
+    /// Checks a link whole: signature, time, and whether it has been used. An integration that is not there has no links.
     ///
     /// # Errors
-    /// Why it opens nothing. When the database cannot say whether it was used, it opens nothing for now.
-    pub async fn open_link(&self, integration: &str, token: &str, now: Timestamp) -> Result<Signed, LinkError> {
-        let signed = self.inner.links.check(integration, token, now)?;
+    /// Why it opens nothing.
+    pub async fn open_link(&self, integration: &str, token: &str) -> Result<Signed, LinkError> {
+        let registered = self.registered(integration).ok_or(LinkError::Forged)?;
+        let signed = self.inner.links.check(&registered.token, token, self.inner.clock.now())?;
         match self.inner.store.links_not_after(integration).await {
             Ok(Some(dead)) if signed.issued <= dead => Err(LinkError::Used),
             Ok(_) => Ok(signed),
             Err(error) => {
                 tracing::error!(integration, %error, "cannot look up whether a link was used");
-                Err(LinkError::Expired)
+                Err(LinkError::Unavailable)
             }
         }
     }
 
-    /// Begins a sign-in: saves what the callback will need and says where the browser must go.
+    /// Begins a sign-in with an opened link, whose token is kept for another try: saves what the callback will need and says where the
+    /// browser must go. `hint` proposes the account that consented last.
     ///
     /// # Errors
-    /// The link opens nothing, or the sign-in cannot be saved.
-    pub async fn begin(&self, integration: &str, link: &str, now: Timestamp) -> Result<Begun, BeginError> {
-        let signed = self.open_link(integration, link, now).await.map_err(BeginError::Link)?;
-        let registered = &self.registered(integration).ok_or(BeginError::Link(LinkError::Forged))?;
-        let state = random();
-        let (nonce, cookie) = (random(), random());
+    /// It cannot be saved or built; the log says why.
+    pub async fn begin(&self, link: &Signed, token: &str, hint: bool) -> Result<Begun, LinkError> {
+        let (integration, now) = (&link.integration, self.inner.clock.now());
+        let registered = &self.registered(integration).ok_or(LinkError::Forged)?;
+        let (state, nonce, cookie) = (random(), random(), random());
         let (_, verifier) = PkceCodeChallenge::new_random_sha256();
         let verifier = Secret::new(verifier.into_secret());
         let unavailable = |error: &dyn std::fmt::Display| {
             tracing::error!(integration, %error, "cannot begin a sign-in");
-            BeginError::Unavailable
+            LinkError::Unavailable
         };
-        let location = self.location(registered, &state, &nonce, &verifier).await.map_err(|e| unavailable(&e))?;
-        let pending = Pending { verifier: verifier.expose().to_owned(), nonce: nonce.expose().to_owned(), link: link.to_owned() };
+        let location = self.location(registered, hint, (&state, &nonce, &verifier)).await.map_err(|e| unavailable(&e))?;
+        let pending = Pending { verifier: verifier.expose().to_owned(), nonce: nonce.expose().to_owned(), link: token.to_owned() };
         let id = hash(state.expose());
         let new = NewAuthorization {
             id: id.clone(),
-            integration: integration.to_owned(),
+            integration: integration.clone(),
             cookie: hash(cookie.expose()),
             secret: Secret::new(serde_json::to_string(&pending).map_err(|e| unavailable(&e))?),
-            link_issued: signed.issued,
+            link_issued: link.issued,
             created: now,
             expires: now.plus(SIGN_IN),
         };
         self.inner.store.save_authorization(new).await.map_err(|e| unavailable(&e))?;
         tracing::info!(integration, "a sign-in begins");
-        Ok(Begun { location, cookie_name: cookie_name(&id), cookie_value: cookie, lifetime: SIGN_IN })
+        Ok(Begun { location, cookie_name: cookie_name(&id), cookie_value: cookie, cookie_lifetime: COOKIE })
     }
 
-    async fn location(&self, registered: &Registered, state: &Secret, nonce: &Secret, verifier: &Secret) -> Result<String, String> {
+    async fn location(
+        &self,
+        registered: &Registered,
+        hint: bool,
+        (state, nonce, verifier): (&Secret, &Secret, &Secret),
+    ) -> Result<String, String> {
         let (entra, token) = (&self.inner.entra, &registered.token);
         let redirect_uri = self.inner.links.redirect_uri();
         if registered.access == Access::Application {
             return Ok(entra.admin_consent_url(&token.tenant, &token.client_id, &redirect_uri, state));
         }
-        let login_hint = self.inner.store.consented_by(token).await.map_err(|e| e.to_string())?;
+        let known = if hint { self.inner.store.consented_by(token).await.map_err(|e| e.to_string())? } else { None };
         let sign_in = SignIn {
             tenant: &token.tenant,
             client_id: &token.client_id,
@@ -194,7 +199,8 @@ impl Reauthentication {
             state,
             nonce,
             verifier,
-            login_hint: login_hint.as_deref(),
+            // An object id is no name to sign in with.
+            login_hint: known.as_deref().filter(|name| name.contains('@')),
         };
         entra.authorize_url(sign_in).map_err(|fault| fault.detail)
     }
@@ -207,9 +213,17 @@ impl Reauthentication {
             "success" => Standing::Renewed,
             "incomplete" => Standing::Incomplete,
             "wrong_tenant" => Standing::WrongTenant,
+            "error" => Standing::Unclear,
             _ => return None,
         };
         Some((standing, row.used?))
+    }
+
+    /// A fresh link's token for the browser that has just signed in without mending everything: its own link has died with the success.
+    pub async fn another_try(&self, integration: &str, attempt: &str, cookie: impl Fn(&str) -> Option<String>) -> Option<String> {
+        let row = self.inner.store.authorization(attempt).await.ok().flatten().filter(|row| row.integration == integration)?;
+        let value = cookie(&cookie_name(&row.id)).filter(|value| same(&hash(value), &row.cookie));
+        value.and_then(|_| Some(self.inner.links.token(&self.registered(integration)?.token, self.inner.clock.now())))
     }
 
     /// How far the renewed token's way to the product has come; `None` where nothing is handed over.
@@ -230,6 +244,10 @@ fn random() -> Secret {
 
 fn hash(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+fn same(a: &str, b: &str) -> bool {
+    constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
 }
 
 /// One cookie a sign-in, so that two tabs do not disturb each other.

@@ -5,9 +5,12 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::complete::CALLBACK;
-use super::{Reauthentication, Refusal, Registered};
+use super::{Ending, Reauthentication, Refusal, Registered};
 use crate::domain::Timestamp;
 use crate::store::{Authorization, StoreError, Success, VERIFYING};
+
+/// The last probe of a proof starts two minutes after the sign-in.
+const RECENT_MS: i64 = 150_000;
 
 impl Reauthentication {
     /// The admin consent callback is unsigned: what counts is what the tenant grants from now on.
@@ -20,17 +23,18 @@ impl Reauthentication {
         })
     }
 
-    /// Integrations with a consent that is still being verified.
+    /// Integrations to be proved: signed in to a moment ago, or still being verified.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn verifying(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.inner.store.verifying().await?.into_iter().map(|row| row.integration).collect())
+    pub async fn unproved(&self) -> Result<Vec<String>, StoreError> {
+        let now = self.inner.clock.now();
+        self.inner.store.unproved(Timestamp(now.0 - RECENT_MS)).await
     }
 
-    /// A probe has seen what the tenant grants: `holds` when enterprise app and consent are as required. After the `last` probe
-    /// what does not hold is incomplete.
-    pub async fn verify(&self, integration: &str, holds: bool, last: bool, now: Timestamp) {
+    /// A probe has seen whether enterprise app and consent are as required, or could not see it. After the `last` probe what does not hold
+    /// is incomplete.
+    pub async fn verify(&self, integration: &str, holds: Option<bool>, last: bool) {
         let rows = match self.inner.store.verifying().await {
             Ok(rows) => rows,
             Err(error) => {
@@ -39,22 +43,31 @@ impl Reauthentication {
             }
         };
         for row in rows.iter().filter(|row| row.integration == integration) {
-            if holds {
-                let success = Success {
-                    authorization: row.id.clone(),
-                    integration: row.integration.clone(),
-                    link_issued: row.link_issued,
-                    by: None,
-                    token: None,
-                    delivery: None,
-                    at: now,
-                };
-                if let Err(refusal) = self.save(success).await {
-                    self.count(row, &refusal).await;
-                }
-            } else if last {
-                self.count(row, &if row.foreign_tenant { Refusal::WrongTenant } else { Refusal::FewerPermissions(Vec::new()) }).await;
+            match holds {
+                Some(true) => self.verified(row).await,
+                Some(false) if last && row.foreign_tenant => self.count(row, &Refusal::WrongTenant).await,
+                Some(false) if last => self.count(row, &Refusal::FewerPermissions(Vec::new())).await,
+                None if last => self.count(row, &Refusal::Upstream).await,
+                _ => {}
             }
+        }
+    }
+
+    async fn verified(&self, row: &Authorization) {
+        let success = Success {
+            authorization: row.id.clone(),
+            integration: row.integration.clone(),
+            link_issued: row.link_issued,
+            by: None,
+            token: None,
+            delivery: None,
+            at: self.inner.clock.now(),
+        };
+        match self.save(success).await {
+            Ok(()) => {}
+            // Begun with the same link in another tab: it came to the same end, and is one success.
+            Err(Refusal::LinkDied) => drop(self.inner.store.end_authorization(&row.id, Ending::Success.label(), false).await),
+            Err(refusal) => self.count(row, &refusal).await,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::callback::RedirectError;
 use crate::domain::{Fault, Reason};
+use crate::entra::AADSTS;
 
 /// How a re-authentication ended, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub enum Refusal {
     Blocked,
     /// The enterprise application is switched off in the organization.
     AppDisabled,
+    /// Entra wants a further step of the person.
+    MoreNeeded,
     /// Signed in to another tenant.
     WrongTenant,
     /// Signed in with a personal Microsoft account.
@@ -59,6 +62,8 @@ pub enum Refusal {
     Expired,
     /// The callback came once before.
     Replayed,
+    /// The callback came once before, and what became of it is not known (yet).
+    Interrupted,
     /// The sign-in was begun in another browser.
     OtherBrowser,
     /// Somebody else was faster, or the link was revoked.
@@ -77,12 +82,16 @@ impl Refusal {
     /// How it is counted.
     pub const fn ending(&self) -> Ending {
         match self {
-            Self::Cancelled | Self::ConsentRefused | Self::AdminApproval | Self::NotAssigned | Self::Blocked | Self::AppDisabled => {
-                Ending::Denied
-            }
+            Self::Cancelled
+            | Self::ConsentRefused
+            | Self::AdminApproval
+            | Self::NotAssigned
+            | Self::Blocked
+            | Self::AppDisabled
+            | Self::MoreNeeded => Ending::Denied,
             Self::WrongTenant | Self::PersonalAccount => Ending::WrongTenant,
             Self::FewerPermissions(_) => Ending::Incomplete,
-            Self::Expired | Self::Replayed | Self::LinkDied => Ending::Expired,
+            Self::Expired | Self::Replayed | Self::Interrupted | Self::LinkDied => Ending::Expired,
             Self::OtherBrowser | Self::Misconfigured | Self::Upstream | Self::Invalid | Self::Storage => Ending::Error,
         }
     }
@@ -96,11 +105,13 @@ impl Refusal {
             Self::NotAssigned => "not_assigned",
             Self::Blocked => "blocked",
             Self::AppDisabled => "app_disabled",
+            Self::MoreNeeded => "more_needed",
             Self::WrongTenant => "wrong_tenant",
             Self::PersonalAccount => "personal_account",
             Self::FewerPermissions(_) => "fewer_permissions",
             Self::Expired => "expired",
             Self::Replayed => "replayed",
+            Self::Interrupted => "interrupted",
             Self::OtherBrowser => "other_browser",
             Self::LinkDied => "link_died",
             Self::Misconfigured => "misconfigured",
@@ -119,11 +130,13 @@ impl Refusal {
             Self::NotAssigned => "This account may not use the application",
             Self::Blocked => "A policy of your organization blocks this sign-in",
             Self::AppDisabled => "The application is switched off in your organization",
+            Self::MoreNeeded => "Microsoft asks for a further step",
             Self::WrongTenant => "That was another organization",
             Self::PersonalAccount => "That was a personal Microsoft account",
             Self::FewerPermissions(_) => "Some permissions are still missing",
             Self::Expired => "That took too long",
             Self::Replayed => "This sign-in has already been used",
+            Self::Interrupted => "This sign-in did not come to its end",
             Self::OtherBrowser => "This sign-in was begun in another browser",
             Self::LinkDied => "This link has been used meanwhile",
             Self::Misconfigured => "The application is not set up correctly",
@@ -152,7 +165,10 @@ impl Refusal {
                 "Conditional Access does not let the application have a token for this account. Sign in with another account, or let an administrator look at the policy; nothing has been changed."
             }
             Self::AppDisabled => {
-                "Nobody can sign in to it while it is. An administrator can switch it on under Enterprise applications > Properties > Enabled for users to sign in; nothing has been changed."
+                "Nobody can sign in to it while it is. An administrator can switch it on under Enterprise applications > Properties > Enabled for users to sign in. If it is on there, the people who run the application have to look; nothing has been changed."
+            }
+            Self::MoreNeeded => {
+                "It wants something of you that did not happen, such as a second factor. Nothing has been changed; try again and follow Microsoft's pages to their end."
             }
             Self::WrongTenant => {
                 "You signed in with an account of another organization than the one this integration belongs to. Nothing has been changed. Try again and choose an account of the organization named on the first page."
@@ -165,6 +181,9 @@ impl Refusal {
             }
             Self::Expired => "A sign-in must be completed within ten minutes. Nothing has been changed; simply begin again.",
             Self::Replayed => "The same answer came a second time and was not used again. If you pressed Reload, nothing is lost.",
+            Self::Interrupted => {
+                "It may still be under way: wait a few seconds, then reload this page. If it stays like this, open the link from the mail and begin again; nothing is lost by that."
+            }
             Self::OtherBrowser => {
                 "For safety, a sign-in must end in the browser in which it began. Some mail programs open links in a browser of their own: open the link from the mail in your usual browser and begin again there."
             }
@@ -184,7 +203,7 @@ impl Refusal {
 
     /// Whether trying again with the same link can help.
     pub const fn worth_another_try(&self) -> bool {
-        !matches!(self, Self::Replayed | Self::LinkDied | Self::Misconfigured)
+        !matches!(self, Self::Replayed | Self::Interrupted | Self::LinkDied | Self::Misconfigured)
     }
 
     /// What a refusal on the redirect means.
@@ -192,10 +211,15 @@ impl Refusal {
         if let Some(known) = refused.codes.iter().find_map(|code| Self::of_code(*code)) {
             return known;
         }
+        let meaning = |code: &u32| AADSTS.iter().find(|(known, _)| known == code).map(|(_, reason)| *reason);
+        // "Access denied" says that somebody did; a number says why.
+        if let Some(known) = refused.codes.iter().filter_map(meaning).find_map(Self::of_reason) {
+            return known;
+        }
         match refused.error.as_str() {
             "access_denied" if refused.cancelled => Self::Cancelled,
             "access_denied" | "consent_required" | "permission_denied" => Self::ConsentRefused,
-            "interaction_required" | "login_required" => Self::Cancelled,
+            "interaction_required" | "login_required" => Self::MoreNeeded,
             "invalid_request"
             | "unauthorized_client"
             | "unsupported_response_type"
@@ -212,14 +236,22 @@ impl Refusal {
         if let Some(known) = code.and_then(Self::of_code) {
             return known;
         }
-        match fault.reason {
-            reason if reason.is_inconclusive() => Self::Upstream,
+        Self::of_reason(fault.reason).unwrap_or(Self::Upstream)
+    }
+
+    fn of_reason(reason: Reason) -> Option<Self> {
+        Some(match reason {
             Reason::ConsentMissing | Reason::PermissionMissing => Self::FewerPermissions(Vec::new()),
-            Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => Self::Misconfigured,
+            Reason::ClientCredentialInvalid
+            | Reason::ClientCredentialExpired
+            | Reason::ConfigurationInvalid
+            | Reason::AppMissing
+            | Reason::TenantMissing => Self::Misconfigured,
             Reason::AccessBlocked => Self::Blocked,
             Reason::AppDisabled | Reason::AppBlocked => Self::AppDisabled,
-            _ => Self::Upstream,
-        }
+            Reason::InteractionRequired => Self::MoreNeeded,
+            _ => return None,
+        })
     }
 
     /// AADSTS numbers that speak for themselves (Microsoft, `reference-error-codes.md` and
@@ -233,6 +265,7 @@ impl Refusal {
             50002 | 53003 | 500_021 | 500_022 | 500_212 | 500_213 => Self::Blocked,
             7_000_112 => Self::AppDisabled,
             500_200 | 500_201 => Self::PersonalAccount,
+            50089 | 70008 => Self::Expired,
             54005 | 70000 | 9_002_313 => Self::Invalid,
             _ => return None,
         })
@@ -252,6 +285,8 @@ mod tests {
             Refusal::NotAssigned,
             Refusal::Blocked,
             Refusal::AppDisabled,
+            Refusal::MoreNeeded,
+            Refusal::Interrupted,
             Refusal::WrongTenant,
             Refusal::PersonalAccount,
             Refusal::FewerPermissions(Vec::new()),
@@ -285,6 +320,8 @@ mod tests {
             ("a guest of nobody", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
             ("switched off", redirect("access_denied", false, &[7_000_112]), Refusal::AppDisabled),
             ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
+            ("Conditional Access", redirect("access_denied", false, &[530_032]), Refusal::Blocked),
+            ("a second factor", redirect("interaction_required", false, &[50076]), Refusal::MoreNeeded),
             ("the request is wrong", redirect("invalid_scope", false, &[]), Refusal::Misconfigured),
             ("a new word", redirect("something_new", false, &[]), Refusal::Upstream),
         ] {
@@ -296,6 +333,7 @@ mod tests {
             (Reason::ConsentMissing, Some("AADSTS65001"), Refusal::FewerPermissions(Vec::new())),
             (Reason::ConsentMissing, Some("AADSTS90094"), Refusal::AdminApproval),
             (Reason::ClientCredentialExpired, Some("AADSTS7000222"), Refusal::Misconfigured),
+            (Reason::TokenExpired, Some("AADSTS70008"), Refusal::Expired),
             (Reason::TokenInvalid, Some("AADSTS54005"), Refusal::Invalid),
         ] {
             assert_eq!(Refusal::of_fault(&fault(reason, code)), expected, "{reason:?} {code:?}");

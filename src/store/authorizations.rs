@@ -174,6 +174,19 @@ impl Store {
         .await
     }
 
+    /// Integrations to be proved: re-authenticated since `since`, or still being verified.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn unproved(&self, since: Timestamp) -> Result<Vec<String>, StoreError> {
+        self.read(move |c| {
+            let sql =
+                "SELECT DISTINCT integration FROM authorizations WHERE outcome = 'verifying' OR (outcome = 'success' AND used_at >= ?1)";
+            Ok(c.prepare_cached(sql)?.query_map([since.0], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+
     /// Saves a success whole: token, delivery, event, and the end of every link made before. Answers false, and saves nothing,
     /// when the link that began it has died meanwhile.
     ///

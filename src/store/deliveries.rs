@@ -23,8 +23,8 @@ pub struct WaitingDelivery {
     pub integration: String,
     /// Its id, the same at every attempt.
     pub message: String,
-    /// The body; it holds a refresh token.
-    pub body: Secret,
+    /// The body; it holds a refresh token. `None` when it does not decrypt.
+    pub body: Option<Secret>,
     /// Attempts so far.
     pub attempts: u32,
 }
@@ -72,29 +72,34 @@ pub(super) fn put(c: &Connection, integration: &str, sealed: &Sealed, at: Timest
 }
 
 impl Store {
-    /// Messages that are due, and when the next one will be.
+    /// Messages that are due, the longest waiting first; some at a time.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn due_deliveries(&self, now: Timestamp) -> Result<(Vec<WaitingDelivery>, Option<Timestamp>), StoreError> {
+    pub async fn due_deliveries(&self, now: Timestamp) -> Result<Vec<WaitingDelivery>, StoreError> {
         let key = self.key.clone();
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT integration, message, sealed, attempts FROM deliveries WHERE delivered_at IS NULL AND due_at <= ?1 ORDER BY due_at LIMIT 32",
             )?;
-            let rows = statement.query_map([now.0], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?;
-            let mut due = Vec::new();
-            for row in rows {
-                let (integration, message, body, attempts): (String, String, Vec<u8>, u32) = row?;
-                let Some(body) = key.open(&body, &bound(&integration, &message)) else {
-                    tracing::error!(integration, "a token to be handed over does not decrypt");
-                    continue;
-                };
-                due.push(WaitingDelivery { integration, message, body, attempts });
-            }
-            let sql = "SELECT min(due_at) FROM deliveries WHERE delivered_at IS NULL AND due_at > ?1";
-            let next: Option<i64> = c.prepare_cached(sql)?.query_row([now.0], |r| r.get(0))?;
-            Ok((due, next.map(Timestamp)))
+            let waiting = |r: &rusqlite::Row<'_>| {
+                let (integration, message): (String, String) = (r.get(0)?, r.get(1)?);
+                let body = key.open(&r.get::<_, Vec<u8>>(2)?, &bound(&integration, &message));
+                Ok(WaitingDelivery { integration, message, body, attempts: r.get(3)? })
+            };
+            Ok(statement.query_map([now.0], waiting)?.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+
+    /// When the next message is or was due.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn next_delivery(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.read(|c| {
+            let sql = "SELECT min(due_at) FROM deliveries WHERE delivered_at IS NULL";
+            Ok(c.prepare_cached(sql)?.query_row([], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))
         })
         .await
     }

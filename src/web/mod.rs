@@ -8,6 +8,6 @@ mod server;
 mod shell;
 
 pub use limits::Guesses;
-pub use reauth::{Elsewhere, Lookup, Standing};
+pub use reauth::{Elsewhere, Health, Lookup, Standing};
 pub use server::{Served, bind, serve, serve_reauthentication};
 pub use shell::Guard;

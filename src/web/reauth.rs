@@ -15,8 +15,10 @@ use axum::{Extension, Router};
 use super::server::Served;
 use super::shell::{Notice, Shell, html, style};
 use crate::clock::moment;
-use crate::domain::{Access, Check, Outcome, Reason, Remedy, Timestamp, permission_purpose};
-use crate::reauth::{BeginError, Completed, Ending, LinkError, Reauthentication, Refusal};
+use crate::domain::{Access, Audience, Check, Outcome, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, permission_purpose, same_permission};
+use crate::reauth::callback::admin_consent_without_state;
+use crate::reauth::{Completed, Ending, LinkError, Reauthentication, Refusal, Signed};
+use crate::secret::Secret;
 
 mod result;
 
@@ -37,12 +39,33 @@ pub struct Standing {
     pub elsewhere: Option<Elsewhere>,
     /// Entra's page on which an administrator accepts everything, where application permissions need it besides a sign-in.
     pub admin_consent: Option<String>,
-    /// The primary reason of what is confirmed broken, and since when.
-    pub broken: Option<(Reason, Timestamp)>,
+    /// What is held to be true of it.
+    pub health: Health,
     /// What the last probe saw.
     pub checks: Vec<(Check, Outcome)>,
     /// When the last probe ended; `None` while it says nothing of a sign-in that came later.
     pub last_probe: Option<Timestamp>,
+    /// It was re-authenticated a moment ago, and probes are owed to it.
+    pub proving: bool,
+}
+
+/// What is held to be true of an integration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// All checks pass.
+    Working,
+    /// A failure was confirmed.
+    Broken {
+        /// The primary reason.
+        reason: Reason,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Not enough is known.
+    Unknown {
+        /// As far as it is known, nobody has signed in yet.
+        token_missing: bool,
+    },
 }
 
 /// Where an integration is mended, when not here.
@@ -119,63 +142,75 @@ async fn landing(
 ) -> Response {
     let token = query.get("token").map_or("", String::as_str);
     let standing = match opened(&served, &name, token).await {
-        Ok((_, standing)) => standing,
+        Ok((.., standing)) => standing,
         Err(error) => return refuse_link(&served, peer, error),
     };
     html(StatusCode::OK, &landing_page(served.shell(), &name, token, &standing))
 }
 
 /// The link and what it is about.
-async fn opened<'s>(served: &'s Served, name: &str, token: &str) -> Result<(&'s Reauthentication, Standing), LinkError> {
+async fn opened<'s>(served: &'s Served, name: &str, token: &str) -> Result<(&'s Reauthentication, Signed, Standing), LinkError> {
     let reauthentication = served.reauthentication.as_ref().ok_or(LinkError::Forged)?;
-    reauthentication.open_link(name, token, served.clock.now()).await?;
+    let link = reauthentication.open_link(name, token).await?;
     let standing = (served.monitor.find)(name).ok_or(LinkError::Forged)?;
-    Ok((reauthentication, standing))
+    Ok((reauthentication, link, standing))
 }
 
 fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Standing) -> Landing<'a> {
     let (app, customer) = (&standing.app, &standing.display_name);
-    let reason = standing.broken.map(|(reason, _)| reason);
-    let invitation = reason == Some(Reason::TokenMissing);
-    let (heading, mood, situation) = match reason {
-        None => {
+    let invitation =
+        format!("{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin.");
+    let (heading, mood, situation) = match standing.health {
+        Health::Working => {
             (format!("{app} works for {customer}"), "good", vec!["Everything works at the moment. You need not do anything.".to_owned()])
         }
-        Some(reason) if invitation => (
-            format!("Connect {app} for {customer}"),
+        Health::Unknown { token_missing: true } => (format!("Connect {app} for {customer}"), "wait", vec![invitation]),
+        Health::Unknown { token_missing: false } => (
+            format!("Sign in to {app} for {customer}"),
             "wait",
-            vec![
-                reason.sentence().to_owned(),
-                format!(
-                    "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
-                ),
-            ],
+            vec!["Whether everything works is not known yet. A sign-in does no harm: it renews the connection.".to_owned()],
         ),
-        Some(reason) => {
+        Health::Broken { reason: Reason::TokenMissing, .. } => {
+            (format!("Connect {app} for {customer}"), "wait", vec![Reason::TokenMissing.sentence().to_owned(), invitation])
+        }
+        Health::Broken { reason, .. } => {
             let mut situation = vec![
                 reason.sentence().to_owned(),
                 format!(
                     "Until this is mended, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
                 ),
             ];
-            // The button says it already.
-            situation.extend(Some(reason.advice()).filter(|advice| *advice != "Re-authenticate.").map(str::to_owned));
+            situation.extend(advice(reason, app));
             (format!("{app} has lost access for {customer}"), "bad", situation)
         }
     };
-    let (way, steps) = way(standing, reason, token);
+    let (way, steps) = way(standing, token);
     let permissions = asked(standing).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
-    let since = standing.broken.map(|(_, since)| moment(since));
+    let since = match standing.health {
+        Health::Broken { since, .. } => Some(moment(since)),
+        _ => None,
+    };
     Landing { shell, name, heading, mood, situation, since, way, steps, permissions, standing }
 }
 
+/// What the reader can do about it: a customer's administrator cannot do what is the operators' business.
+fn advice(reason: Reason, app: &str) -> Option<String> {
+    match reason.audience() {
+        Audience::Operators => Some(format!("The people who run {app} have to mend this; you need not do anything.")),
+        // The button says it already.
+        Audience::Admins if reason.advice() == "Re-authenticate." => None,
+        Audience::Admins => Some(reason.advice().to_owned()),
+    }
+}
+
 /// How the page leads on, and what will be seen there.
-fn way(standing: &Standing, reason: Option<Reason>, token: &str) -> (Way, Vec<String>) {
+fn way(standing: &Standing, token: &str) -> (Way, Vec<String>) {
     match &standing.elsewhere {
         None => {
-            let label = match reason {
-                Some(Reason::TokenMissing) => "Connect",
-                Some(reason) if reason.remedy() == Remedy::Reauthenticate => "Re-authenticate",
+            let label = match standing.health {
+                Health::Unknown { token_missing: true } | Health::Broken { reason: Reason::TokenMissing, .. } => "Connect",
+                Health::Broken { reason, .. } if reason.remedy() == Remedy::Reauthenticate => "Re-authenticate",
+                Health::Unknown { .. } => "Sign in",
                 _ => "Sign in again anyway",
             };
             // Admin consent is the organization's; a delegated token is the person's.
@@ -213,8 +248,8 @@ fn way(standing: &Standing, reason: Option<Reason>, token: &str) -> (Way, Vec<St
 fn asked(standing: &Standing) -> Vec<String> {
     let mut asked = standing.permissions.clone();
     if standing.access == Access::Delegated && standing.elsewhere.is_none() {
-        for always in ["openid", "profile", "offline_access"] {
-            if !asked.iter().any(|a| a.eq_ignore_ascii_case(always)) {
+        for always in SIGN_IN_SCOPES {
+            if !asked.iter().any(|a| same_permission(a, always)) {
                 asked.push(always.to_owned());
             }
         }
@@ -235,6 +270,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
             "This link has already been used",
             "The integration has been re-authenticated since this link was made, so there is nothing left to do with it. Should it break again, a new mail brings a new link.",
         ),
+        LinkError::Unavailable => return unavailable(served),
         LinkError::Forged if !served.guesses.wrong(peer, served.clock.now()) => return too_many(served),
         LinkError::Forged => (
             StatusCode::FORBIDDEN,
@@ -243,6 +279,12 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
         ),
     };
     html(status, &Notice { shell: served.shell(), title, paragraphs: vec![text.to_owned()], ..Notice::default() })
+}
+
+fn unavailable(served: &Served) -> Response {
+    let text = "The fault is on this side, and nothing has been changed. Try again a little later.".to_owned();
+    let page = Notice { shell: served.shell(), title: "Please try again later", paragraphs: vec![text], ..Notice::default() };
+    html(StatusCode::SERVICE_UNAVAILABLE, &page)
 }
 
 fn too_many(served: &Served) -> Response {
@@ -269,28 +311,34 @@ async fn begin(
         return html(StatusCode::FORBIDDEN, &page);
     }
     let token = form.as_ref().ok().and_then(|f| f.get("token")).or_else(|| query.get("token")).map_or("", String::as_str);
-    let (reauthentication, standing) = match opened(&served, &name, token).await {
+    let (reauthentication, link, standing) = match opened(&served, &name, token).await {
         Ok(opened) => opened,
         Err(error) => return refuse_link(&served, peer, error),
     };
     if standing.elsewhere.is_some() {
         return html(StatusCode::OK, &landing_page(served.shell(), &name, token, &standing));
     }
-    match reauthentication.begin(&name, token, served.clock.now()).await {
+    match reauthentication.begin(&link, token, proposes_account(standing.health)).await {
         Ok(begun) => {
-            let cookie = served.cookie(&begun.cookie_name, begun.cookie_value.expose(), begun.lifetime.as_secs());
+            let cookie = served.cookie(&begun.cookie_name, begun.cookie_value.expose(), begun.cookie_lifetime.as_secs());
             let (Ok(location), Ok(cookie)) = (HeaderValue::from_str(&begun.location), HeaderValue::from_str(&cookie)) else {
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();
             };
             (StatusCode::SEE_OTHER, [(LOCATION, location), (SET_COOKIE, cookie)]).into_response()
         }
-        Err(BeginError::Link(error)) => refuse_link(&served, peer, error),
-        Err(BeginError::Unavailable) => {
-            let text = "The sign-in cannot begin right now; the fault is on this side. Try again a little later.".to_owned();
-            let page = Notice { shell: served.shell(), title: "Please try again later", paragraphs: vec![text], ..Notice::default() };
-            html(StatusCode::SERVICE_UNAVAILABLE, &page)
-        }
+        Err(error) => refuse_link(&served, peer, error),
     }
+}
+
+/// Where the account itself is the trouble, it is not proposed again.
+const fn proposes_account(health: Health) -> bool {
+    !matches!(
+        health,
+        Health::Broken {
+            reason: Reason::AccountDisabled | Reason::GroupAccessDenied | Reason::GroupsNotVisible | Reason::AccessBlocked,
+            ..
+        }
+    )
 }
 
 /// Whether another site's page sent the form (Fetch Metadata, `Sec-Fetch-Site`; older browsers say `Origin`). The link's token in the
@@ -314,19 +362,30 @@ async fn callback(
     headers: HeaderMap,
 ) -> Response {
     let query = query.unwrap_or_default();
-    let Some(reauthentication) = &served.reauthentication else { return unknown_sign_in(&served, peer, &query) };
-    let cookie = |name: &str| cookie(&headers, name);
-    match reauthentication.complete(&query, cookie, served.clock.now()).await {
-        Completed::Unknown => unknown_sign_in(&served, peer, &query),
-        Completed::Accepted { integration, attempt } => {
-            (served.monitor.prove)(&integration);
+    if let Some(accepted) = admin_consent_without_state(&query) {
+        return after_admin_consent(&served, accepted);
+    }
+    let Some(reauthentication) = served.reauthentication.clone() else { return unknown_sign_in(&served, peer) };
+    // In a task of its own: a browser that goes away half-way must not cut off what has begun, and the state is good only once.
+    let task = Arc::clone(&served);
+    let completed = tokio::spawn(async move {
+        let completed = reauthentication.complete(&query, |name| cookie(&headers, name)).await;
+        if let Completed::Accepted { integration, .. } = &completed {
+            (task.monitor.prove)(integration);
+        }
+        completed
+    });
+    match completed.await {
+        Ok(Completed::Unknown) => unknown_sign_in(&served, peer),
+        Ok(Completed::Unavailable) | Err(_) => unavailable(&served),
+        Ok(Completed::Accepted { integration, attempt }) => {
             // Relative, so that any path prefix works; without code and state, so that a reload repeats nothing.
             let location = format!("{integration}/result?attempt={attempt}");
             let Ok(location) = HeaderValue::from_str(&location) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
             (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
         }
-        Completed::Refused { refusal, integration, link, attempt } => {
-            refused(&served, &refusal, &integration, link.as_ref().map(crate::secret::Secret::expose), attempt)
+        Ok(Completed::Refused { refusal, integration, link, attempt }) => {
+            refused(&served, &refusal, &integration, link.as_ref().map(Secret::expose), attempt)
         }
     }
 }
@@ -337,29 +396,33 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     values.next()
 }
 
-fn unknown_sign_in(served: &Served, peer: IpAddr, query: &str) -> Response {
+fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
     if !served.guesses.wrong(peer, served.clock.now()) {
         return too_many(served);
     }
-    // The admin consent link of a mail or of `consentry setup` belongs to no sign-in, and returns here, too.
-    let (title, text) = if query.contains("admin_consent=True") && !query.contains("error=") && !query.contains("state=") {
-        (
+    let text = "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.".to_owned();
+    let page = Notice { shell: served.shell(), title: "No sign-in is under way", paragraphs: vec![text], ..Notice::default() };
+    html(StatusCode::BAD_REQUEST, &page)
+}
+
+/// The admin consent link of a mail or of `consentry setup` belongs to no sign-in, and returns here, too.
+fn after_admin_consent(served: &Served, accepted: bool) -> Response {
+    let (title, text) = match accepted {
+        true => (
             "Nothing more to do here",
             "Microsoft’s consent page sent you here. If you accepted there, you are done: the integration is checked again by itself within minutes. You can close this page.",
-        )
-    } else {
-        (
-            "No sign-in is under way",
-            "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.",
-        )
+        ),
+        false => (
+            "The permissions were not accepted",
+            "Microsoft’s consent page sent you here without your consent. Nothing has been changed; the link that led you there stays good for another try.",
+        ),
     };
-    let page = Notice { shell: served.shell(), title, paragraphs: vec![text.to_owned()], ..Notice::default() };
-    html(StatusCode::BAD_REQUEST, &page)
+    html(StatusCode::OK, &Notice { shell: served.shell(), title, paragraphs: vec![text.to_owned()], ..Notice::default() })
 }
 
 fn refused(served: &Served, refusal: &Refusal, integration: &str, link: Option<&str>, attempt: Option<String>) -> Response {
     let status = match refusal {
-        Refusal::Expired | Refusal::Replayed | Refusal::LinkDied => StatusCode::GONE,
+        Refusal::Expired | Refusal::Replayed | Refusal::Interrupted | Refusal::LinkDied => StatusCode::GONE,
         Refusal::Storage => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Upstream | Refusal::Misconfigured => StatusCode::BAD_GATEWAY,
         Refusal::Invalid => StatusCode::BAD_REQUEST,

@@ -77,6 +77,9 @@ fn path_of(url: &str) -> &str {
 /// A client that has not sent its headers by then is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// No request takes longer: not to arrive, not to be answered. A callback that waits for Entra is done within half of it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// More connections at once are not served.
 const CONNECTIONS: usize = 512;
 
@@ -173,11 +176,20 @@ fn finished(router: Router<Arc<Served>>, served: Arc<Served>) -> Router {
     router
         .fallback(pages::not_found)
         .layer(axum::extract::DefaultBodyLimit::max(64 * 1024))
+        .layer(axum::middleware::from_fn(in_time))
         .layer(axum::middleware::map_response(move |mut response: Response| {
             guard.apply(response.headers_mut());
             std::future::ready(response)
         }))
         .with_state(served)
+}
+
+/// A client that sends its body a byte a minute does not hold a connection for ever.
+async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
 }
 
 async fn ready(State(served): State<Arc<Served>>) -> Response {

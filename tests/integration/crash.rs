@@ -95,10 +95,13 @@ async fn a_sign_in_survives_kill() {
     daemon.kill().await;
     let mut daemon = place.daemon(&[&listen]);
     daemon.until(&["ready"]).await;
-    assert_eq!(visitor.get(&callback).await.status, 303);
+    let accepted = visitor.get(&callback).await;
+    assert_eq!(accepted.status, 303);
     daemon.kill().await;
     let mut daemon = place.daemon(&[&listen]);
     daemon.until(&["integration is mended", "integration=proseware"]).await;
+    let page = visitor.get(&accepted.location()).await;
+    assert!(page.body.contains("works again"), "{}", page.body);
     mails(&place, 2).await;
     assert_eq!(visitor.get(&link).await.status, 410);
     daemon.kill().await;

@@ -227,3 +227,18 @@ async fn a_listener_of_its_own_serves_nothing_else() {
         assert_eq!(visitor.get(&format!("{url}{path}")).await.status, 404, "{path}");
     }
 }
+
+/// One product refuses, the other takes: the refused one is not forgotten, whatever the order.
+#[tokio::test]
+async fn a_refused_token_waits_for_its_own_next_attempt() {
+    let product = Product::start().await;
+    let site = site(&product).await;
+    reauthenticate(&site, "northwind").await;
+    product.answers.lock().expect("a list").push_back(500);
+    site.fleet.daemon.handover.drain().await.expect("the database");
+    reauthenticate(&site, "contoso").await;
+    site.fleet.clock.set(site.fleet.clock.now().plus(Duration::from_secs(60)));
+    // Both are due now: the one that waited, and the new one.
+    assert_eq!(site.fleet.daemon.handover.drain().await.expect("the database"), None);
+    assert_eq!(product.got().len(), 3);
+}

@@ -278,7 +278,9 @@ async fn setup_prints_text_and_a_script() {
     std::fs::write(&file, &script).expect("written");
     // Azure CLI as far as the script goes: it answers, and writes down what it was asked.
     let asked = place.folder.path().join("asked");
-    let az = "case \"$*\" in *'app show'*) echo https://other.example/cb;; *'sp show'*) echo 11111111-2222-3333-4444-555555555555;; esac";
+    let az = "case \"$*\" in *redirectUris*) echo https://other.example/cb;; *requiredResourceAccess*) echo 77777777-2222-3333-4444-555555555555;; \
+              *appId*) echo 00000003-0000-0000-c000-000000000000;; *User.Read*) echo 77777777-2222-3333-4444-555555555555;; \
+              *'sp show'*) echo 11111111-2222-3333-4444-555555555555;; esac";
     let bin = place.folder.path().join("bin");
     std::fs::create_dir(&bin).expect("a folder");
     std::fs::write(bin.join("az"), format!("#!/usr/bin/env bash\necho \"$*\" >>'{}'\n{az}\n", asked.display())).expect("written");
@@ -290,7 +292,8 @@ async fn setup_prints_text_and_a_script() {
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     let asked = std::fs::read_to_string(asked).expect("asked");
     assert!(asked.contains("--web-redirect-uris https://other.example/cb https://c.example.com/reauth/callback"), "{asked}");
-    assert_eq!(asked.matches("ad app permission add").count(), 6, "five scopes and one role: {asked}");
+    let added = asked.matches("--api 00000003-0000-0000-c000-000000000000 --api-permissions 11111111-2222-3333-4444-555555555555=").count();
+    assert_eq!(added, 5, "four scopes and one role; what is registered already is not added again: {asked}");
     if crate::tools::available("shellcheck") {
         let checked = Command::new("shellcheck").arg(&file).output().await.expect("shellcheck");
         assert!(checked.status.success(), "{}", text(&checked.stdout));
@@ -299,4 +302,20 @@ async fn setup_prints_text_and_a_script() {
     assert!(
         plain.starts_with("What has to be registered") && plain.contains("application Group.Read.All") && !plain.contains("reauth-link")
     );
+}
+
+/// The listener of the re-authentication pages, as the daemon starts it from the configuration.
+#[tokio::test]
+async fn the_reauthentication_listener_of_the_configuration() {
+    let place = Place::new().await;
+    let text = std::fs::read_to_string(place.file()).expect("readable");
+    std::fs::write(place.file(), text.replace("public_url: \"", "listen_address: \"127.0.0.1:0\", public_url: \"")).expect("written");
+    let mut daemon = place.daemon(&[]);
+    let line = daemon.until(&["listening for re-authentication only"]).await;
+    let url = format!("http://{}", line.split("address=").nth(1).expect("an address").trim());
+    daemon.until(&["ready"]).await;
+    for (path, status) in [("/reauth/assets/page.css", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 403)] {
+        assert_eq!(reqwest::get(format!("{url}{path}")).await.expect("an answer").status(), status, "{path}");
+    }
+    daemon.kill().await;
 }

@@ -431,3 +431,142 @@ async fn a_public_client_signs_in() {
     site.fleet.pass(Duration::from_secs(1)).await;
     assert_eq!(site.fleet.up("proseware").as_deref(), Some("1"));
 }
+
+/// Under https the cookie is Secure and the pages ask for HSTS, however the scheme is written.
+#[tokio::test]
+async fn https_is_taken_seriously() {
+    let site = Site::with("", |text| {
+        let start = text.find("public_url: \"http://").expect("a URL") + "public_url: \"".len();
+        let end = start + text[start..].find('"').expect("its end");
+        format!("{}HTTPS://Consentry.Example.com{}", &text[..start], &text[end..])
+    })
+    .await;
+    let link = site.fresh_link("northwind");
+    let local = link.replace("https://consentry.example.com", &site.url);
+    let mut visitor = Visitor::new();
+    let page = visitor.get(&local).await;
+    assert_eq!((page.status, page.header("strict-transport-security")), (200, "max-age=31536000"), "{link}");
+    let (action, fields) = page.form();
+    let begun = visitor.post(&action, &fields, &[]).await;
+    assert!(begun.header("set-cookie").ends_with("; Secure"), "{}", begun.header("set-cookie"));
+}
+
+/// The same callback twice at once is one sign-in; one whose browser goes away half-way is completed all the same.
+#[tokio::test]
+async fn callbacks_at_once_and_cut_off() {
+    use tokio::io::AsyncWriteExt as _;
+    let site = Site::start().await;
+    let mut visitor = Visitor::new();
+    let callback = visitor.accept(&site.fresh_link("northwind")).await;
+    let mut twin = Visitor::new();
+    twin.cookies.clone_from(&visitor.cookies);
+    let (one, two) = tokio::join!(visitor.get(&callback), twin.get(&callback));
+    let mut statuses = [one.status, two.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [303, 410]);
+    assert_eq!(site.results(), counted(&[("expired", 1), ("success", 1)]));
+
+    let mut visitor = Visitor::new();
+    let callback = visitor.accept(&site.later_link("contoso").await).await;
+    let before = token(&site, "contoso").await;
+    let slow = FaultKind::Latency { milliseconds: 300 };
+    let fault = entra_sim::Fault { endpoint: entra_sim::Endpoint::Token, tenant: None, contains: None, times: Some(1), fault: slow };
+    site.fleet.simulator.fault(fault);
+    let address = url::Url::parse(&callback).expect("a URL");
+    let mut stream = tokio::net::TcpStream::connect(address.socket_addrs(|| None).expect("an address")[0]).await.expect("connected");
+    let cookies = visitor.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("; ");
+    let query = address.query().expect("a query");
+    let request = format!("GET {}?{query} HTTP/1.1\r\nHost: x\r\nCookie: {cookies}\r\n\r\n", address.path());
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    // It is on its way to Entra when the browser goes.
+    site.fleet.simulator.take_requests();
+    while !site.fleet.simulator.take_requests().iter().any(|r| format!("{r:?}").contains("oauth2/v2.0/token")) {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    while token(&site, "contoso").await == before {
+        tokio::task::yield_now().await;
+    }
+    let again = visitor.get(&callback).await;
+    assert_eq!((again.status, again.body.contains("See how it went")), (410, true), "{}", again.body);
+    site.fleet.pass(Duration::from_secs(1)).await;
+    assert_eq!(site.results(), counted(&[("expired", 2), ("success", 2)]));
+}
+
+/// Before the first probe nothing is known, and nothing is claimed.
+#[tokio::test]
+async fn what_is_not_known_is_not_claimed() {
+    let site = Site::start().await;
+    let page = Visitor::new().get(&site.fresh_link("northwind")).await;
+    assert!(
+        page.body.contains("not known yet") && page.body.contains("Sign in") && !page.body.contains("Everything works"),
+        "{}",
+        page.body
+    );
+    site.fleet.pass(6 * MINUTE).await;
+    let page = Visitor::new().get(&site.later_link("northwind").await).await;
+    assert!(page.body.contains("Everything works at the moment"), "{}", page.body);
+}
+
+/// The sign-in came through and the account sees no groups: the page says so, and offers another try to the browser that did it.
+#[tokio::test]
+async fn a_success_that_mends_nothing_is_no_dead_end() {
+    let site = Site::start().await;
+    site.fleet.act(vec![Action::HideGroups { tenant: "northwind.example".to_owned(), value: true }]);
+    site.fleet.pass(12 * MINUTE).await;
+    assert_eq!(site.fleet.reasons("northwind").first().map(|(_, r)| r.as_str()), Some("groups_not_visible"));
+    let mut visitor = Visitor::new();
+    let callback = visitor.accept(&site.mailed_link("northwind")).await;
+    let result = visitor.get(&callback).await.location();
+    site.fleet.pass(3 * MINUTE).await;
+    let page = visitor.get(&result).await;
+    assert!(page.body.contains("Something is still wrong") && page.header("refresh").is_empty(), "{}", page.body);
+    let again = page.body.split("href=\"").find_map(|h| h.split('"').next().filter(|h| h.contains("?token="))).expect("another try");
+    let again = url::Url::parse(&result).expect("a URL").join(again).expect("a link").to_string();
+    assert!(!Visitor::new().get(&result).await.body.contains("?token="), "not for somebody who merely knows the address");
+    let entra = visitor.press(&again).await;
+    assert!(!entra.contains("login_hint"), "the account that sees no groups is not proposed again");
+    assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert"], "nothing new to tell");
+}
+
+/// All permissions are left out: the code itself is refused for want of consent.
+#[tokio::test]
+async fn nothing_granted_at_all() {
+    let site = Site::start().await;
+    site.fleet.act(vec![Action::RevokeConsent { tenant: "northwind.example".to_owned(), app: demo::APP }]);
+    let mut visitor = Visitor::new();
+    let entra = visitor.press(&site.fresh_link("northwind")).await;
+    let all = ["User.Read", "Group.Read.All", "openid", "profile", "offline_access"].map(|s| format!("sim_without_{s}"));
+    let without: Vec<(&str, &str)> = all.iter().map(|name| (name.as_str(), "1")).collect();
+    let callback = visitor.decide(&entra, "accept", &without).await;
+    let page = visitor.get(&callback).await;
+    assert_eq!((page.status, site.results()), (403, counted(&[("incomplete", 1)])), "{}", page.body);
+}
+
+/// The consent page of a mail or of `setup` returns here without a sign-in of ours.
+#[tokio::test]
+async fn admin_consent_on_its_own_is_answered_kindly() {
+    let site = Site::start().await;
+    let mut visitor = Visitor::new();
+    for (query, words) in [
+        ("admin_consent=True&tenant=x&scope=y", "Nothing more to do here"),
+        ("admin_consent=True&error=access_denied&error_subcode=cancel", "were not accepted"),
+    ] {
+        let page = visitor.get(&format!("{}/reauth/callback?{query}", site.url)).await;
+        assert_eq!((page.status, page.body.contains(words)), (200, true), "{query}: {}", page.body);
+    }
+    assert_eq!(site.results(), BTreeMap::new());
+}
+
+/// A name that now belongs to another tenant takes no link along.
+#[tokio::test]
+async fn links_do_not_follow_a_name() {
+    let site = Site::start().await;
+    let link = site.fresh_link("northwind");
+    let token = link.split("token=").nth(1).expect("a token").to_owned();
+    let links = consentry::app::links(&site.fleet.config, &site.fleet.daemon.store).expect("links");
+    let (integration, client_id) = ("northwind".to_owned(), demo::APP.to_string());
+    let moved = consentry::store::TokenId { integration, client_id, tenant: "contoso.example".to_owned() };
+    assert!(links.check(&moved, &token, site.fleet.clock.now()).is_err());
+    assert_eq!(Visitor::new().get(&link).await.status, 200);
+}

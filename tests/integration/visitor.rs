@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use consentry::demo;
+use consentry::store::TokenId;
 use consentry::web;
 use entra_sim::{Options, Simulator};
 use tokio::net::TcpListener;
@@ -48,7 +49,10 @@ impl Site {
     /// A link as `reauth-link` prints it.
     pub fn fresh_link(&self, integration: &str) -> String {
         let links = consentry::app::links(&self.fleet.config, &self.fleet.daemon.store).expect("links");
-        links.make(integration, self.fleet.clock.now())
+        let targets = consentry::app::targets(&self.fleet.config);
+        let id = targets.iter().find(|t| t.name == integration).map(consentry::monitor::Target::token_id);
+        let nobody = || TokenId { integration: integration.to_owned(), client_id: String::new(), tenant: String::new() };
+        links.make(&id.unwrap_or_else(nobody), self.fleet.clock.now())
     }
 
     /// A fresh link that is younger than whatever has just happened.

@@ -7,21 +7,25 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::header::REFRESH;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 
-use super::Standing;
+use super::{Health, Standing};
 use crate::clock::moment;
 use crate::domain::{Check, Outcome, Remedy, Timestamp};
 use crate::reauth::{DeliveryState, Standing as SignIn};
 use crate::web::server::Served;
 use crate::web::shell::{Notice, Shell, html};
 
-/// The last probe of a proof starts two minutes after the sign-in; what it says is known shortly after.
-const PATIENCE: Duration = Duration::from_secs(150);
-
 /// The page looks again after so many seconds, by a header: that works without JavaScript, and screen readers are spared a `meta`.
-const LOOK_AGAIN: HeaderValue = HeaderValue::from_static("4");
+/// Whoever leaves it open for long is in no hurry.
+fn look_again(elapsed: Duration) -> Option<HeaderValue> {
+    match elapsed.as_secs() {
+        0..300 => Some(HeaderValue::from_static("4")),
+        300..3600 => Some(HeaderValue::from_static("60")),
+        _ => None,
+    }
+}
 
 #[derive(Template)]
 #[template(path = "result.html")]
@@ -34,6 +38,7 @@ struct ResultPage {
     links: Vec<(&'static str, String)>,
     notes: Vec<String>,
     again: bool,
+    wants_another_try: bool,
 }
 
 struct CheckLine {
@@ -48,8 +53,10 @@ pub(super) async fn result(
     State(served): State<Arc<Served>>,
     Path(name): Path<String>,
     Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
 ) -> Response {
     let attempt = query.get("attempt").map_or("", String::as_str);
+    let shell = Shell { root: "../../", support: served.support.clone() };
     let sign_in = match &served.reauthentication {
         Some(reauthentication) => reauthentication.standing(&name, attempt).await.map(|s| (s, reauthentication)),
         None => None,
@@ -57,16 +64,19 @@ pub(super) async fn result(
     let (Some(((sign_in, since), reauthentication)), Some(standing)) = (sign_in, (served.monitor.find)(&name)) else {
         let text =
             "Results are shown for a day after a sign-in. Should the integration break again, a new mail brings a new link.".to_owned();
-        let shell = Shell { root: "../../", support: served.support.clone() };
         let page = Notice { shell, title: "There is nothing to see here any more", paragraphs: vec![text], ..Notice::default() };
         return html(StatusCode::GONE, &page);
     };
     let delivery = reauthentication.delivery(&name).await.filter(|d| d.created >= since);
-    let shell = Shell { root: "../../", support: served.support.clone() };
-    let page = page(shell, &standing, sign_in, since, delivery.as_ref(), served.clock.now());
+    let mut page = page(shell, &standing, sign_in, since, delivery.as_ref());
+    if page.wants_another_try {
+        let token = reauthentication.another_try(&name, attempt, |cookie| super::cookie(&headers, cookie)).await;
+        page.links.extend(token.map(|token| ("Sign in again", format!("../{name}?token={token}"))));
+    }
+    let again = look_again(served.clock.now().since(since)).filter(|_| page.again);
     let mut response = html(StatusCode::OK, &page);
-    if page.again {
-        response.headers_mut().insert(REFRESH, LOOK_AGAIN);
+    if let Some(again) = again {
+        response.headers_mut().insert(REFRESH, again);
     }
     response
 }
@@ -79,17 +89,10 @@ enum Phase {
     StillWrong,
 }
 
-fn page(
-    shell: Shell,
-    standing: &Standing,
-    sign_in: SignIn,
-    since: Timestamp,
-    delivery: Option<&DeliveryState>,
-    now: Timestamp,
-) -> ResultPage {
+fn page(shell: Shell, standing: &Standing, sign_in: SignIn, since: Timestamp, delivery: Option<&DeliveryState>) -> ResultPage {
     let probed = standing.last_probe.is_some_and(|at| at >= since);
     let checks: Vec<CheckLine> = standing.checks.iter().map(|(check, outcome)| line(*check, *outcome, probed)).collect();
-    let phase = phase(standing, sign_in, probed, now.since(since));
+    let phase = phase(standing, sign_in, probed);
     let (app, customer) = (&standing.app, &standing.display_name);
     let mut page = ResultPage {
         shell,
@@ -100,12 +103,13 @@ fn page(
         links: Vec::new(),
         notes: Vec::new(),
         again: phase == Phase::Waiting,
+        wants_another_try: false,
     };
     match phase {
         Phase::Green => {
             (page.heading, page.mood) = (format!("{app} works again for {customer}"), "good");
             page.paragraphs.push("Thank you. Everything is green again.".to_owned());
-            if standing.broken.is_some() {
+            if matches!(standing.health, Health::Broken { .. }) {
                 page.paragraphs.push("It is watched a little longer before it counts as mended.".to_owned());
             }
             tell_delivery(&mut page, app, delivery);
@@ -115,62 +119,69 @@ fn page(
             page.paragraphs.push("You are done. Microsoft needs up to two minutes until a new consent is known everywhere.".to_owned());
             page.notes.push("This page follows by itself. You may also close it: a mail will tell you how it went.".to_owned());
         }
-        Phase::StillWrong => still_wrong(&mut page, standing, sign_in),
+        Phase::StillWrong => still_wrong(&mut page, standing, sign_in, delivery),
     }
     page.notes.push("The provisioning set-up and the SCIM token in Entra were not touched.".to_owned());
     page
 }
 
-fn phase(standing: &Standing, sign_in: SignIn, probed: bool, elapsed: Duration) -> Phase {
-    let failing = standing.checks.iter().filter_map(|(_, outcome)| outcome.reason());
+/// Nothing is called wrong while probes are still owed to the sign-in.
+fn phase(standing: &Standing, sign_in: SignIn, probed: bool) -> Phase {
+    let green = probed && standing.checks.iter().all(|(_, outcome)| *outcome == Outcome::Pass);
     match sign_in {
-        SignIn::Incomplete | SignIn::WrongTenant => Phase::StillWrong,
-        SignIn::Renewed if probed && standing.checks.iter().all(|(_, outcome)| *outcome == Outcome::Pass) => Phase::Green,
-        // What no sign-in can mend is said at once.
-        SignIn::Renewed if probed && failing.clone().any(|r| !matches!(r.remedy(), Remedy::Reauthenticate | Remedy::Wait)) => {
-            Phase::StillWrong
-        }
-        _ if elapsed >= PATIENCE => Phase::StillWrong,
-        _ => Phase::Waiting,
+        SignIn::Verifying => Phase::Waiting,
+        _ if green => Phase::Green,
+        SignIn::Renewed if standing.proving || !probed => Phase::Waiting,
+        SignIn::Renewed | SignIn::Incomplete | SignIn::WrongTenant | SignIn::Unclear => Phase::StillWrong,
     }
 }
 
 /// The integration is mended for the product only when it has the new token.
 fn tell_delivery(page: &mut ResultPage, app: &str, delivery: Option<&DeliveryState>) {
-    let Some(delivery) = delivery else {
-        page.notes.push("You can close this page.".to_owned());
-        return;
-    };
-    if let Some(at) = delivery.delivered {
-        page.paragraphs.push(format!("{app} has taken over the new sign-in ({}).", moment(at)));
-        page.notes.push("You can close this page.".to_owned());
-        return;
+    if let Some(delivery) = delivery {
+        if delivery.delivered.is_none() {
+            (page.mood, page.again) = ("wait", true);
+            page.heading = format!("Almost there: {app} has yet to take over the new sign-in");
+            page.paragraphs = vec!["You are done, and Microsoft grants everything again.".to_owned()];
+        }
+        page.paragraphs.push(handing_over(app, delivery));
     }
-    (page.mood, page.again) = ("wait", true);
-    page.heading = format!("Almost there: {app} has yet to take over the new sign-in");
-    page.paragraphs = vec!["You are done, and Microsoft grants everything again.".to_owned()];
-    page.paragraphs.push(match delivery.attempts {
-        0 => format!("The new sign-in is being handed to {app}."),
-        _ => format!("{app} could not take it yet. It is tried again by itself until it does; nothing is lost, and you need not wait."),
-    });
+    if !page.again {
+        page.notes.push("You can close this page.".to_owned());
+    }
 }
 
-fn still_wrong(page: &mut ResultPage, standing: &Standing, sign_in: SignIn) {
+fn handing_over(app: &str, delivery: &DeliveryState) -> String {
+    match (delivery.delivered, delivery.attempts) {
+        (Some(at), _) => format!("{app} has taken over the new sign-in ({}).", moment(at)),
+        (None, 0) => format!("The new sign-in is being handed to {app}."),
+        (None, attempts) => format!(
+            "{app} could not take it yet (attempts so far: {attempts}, the next one: {}). It is tried again by itself until it does; nothing is lost, and you need not wait.",
+            moment(delivery.due)
+        ),
+    }
+}
+
+fn still_wrong(page: &mut ResultPage, standing: &Standing, sign_in: SignIn, delivery: Option<&DeliveryState>) {
     page.mood = "bad";
     page.heading = format!("Something is still wrong with {} for {}", standing.app, standing.display_name);
-    match sign_in {
-        SignIn::WrongTenant => page.paragraphs.push(format!(
+    page.paragraphs.push(match sign_in {
+        SignIn::WrongTenant => format!(
             "The permissions were accepted for another organization. The organization of this integration has the tenant {}; open the link from the mail again and sign in there.",
             standing.tenant
-        )),
-        SignIn::Incomplete => page.paragraphs.push(
-            "Microsoft does not show the permissions as granted, although they were accepted. Open the link from the mail again, and let an administrator accept all of them.".to_owned(),
         ),
-        SignIn::Verifying | SignIn::Renewed => page.paragraphs.push("Your sign-in is fine and has been stored, but:".to_owned()),
+        SignIn::Incomplete => "Microsoft does not show the permissions as granted, although they were accepted. Open the link from the mail again, and let an administrator accept all of them.".to_owned(),
+        SignIn::Unclear => "Microsoft could not be asked whether the permissions are granted now. The integration is checked again by itself; if it stays broken, open the link from the mail again.".to_owned(),
+        SignIn::Verifying | SignIn::Renewed => "Your sign-in came through, but not everything works yet.".to_owned(),
+    });
+    if let Some(delivery) = delivery {
+        page.paragraphs.push(handing_over(&standing.app, delivery));
+        page.again = delivery.delivered.is_none();
     }
     let reason = standing.checks.iter().find_map(|(_, outcome)| outcome.reason());
     if let Some(reason) = reason {
-        page.paragraphs.extend([reason.sentence().to_owned(), reason.advice().to_owned()]);
+        page.paragraphs.push(reason.sentence().to_owned());
+        page.paragraphs.extend(super::advice(reason, &standing.app));
     }
     let about_consent = reason.is_some_and(|r| r.is_consent());
     if let (Some(url), true) = (&standing.admin_consent, about_consent) {
@@ -178,6 +189,8 @@ fn still_wrong(page: &mut ResultPage, standing: &Standing, sign_in: SignIn) {
             .push("Some of the permissions can only be accepted by an administrator on a second page of Microsoft’s:".to_owned());
         page.links.push(("Accept the permissions at Microsoft", url.clone()));
     }
+    // The link that began it has died with the sign-in.
+    page.wants_another_try = sign_in == SignIn::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate);
 }
 
 fn line(check: Check, outcome: Outcome, probed: bool) -> CheckLine {
@@ -212,7 +225,8 @@ mod tests {
             permissions: Vec::new(),
             elsewhere: None,
             admin_consent: None,
-            broken: None,
+            health: Health::Working,
+            proving: false,
             checks: vec![(Check::Consent, outcome)],
             last_probe: probed.map(Timestamp::from_seconds),
         }
@@ -220,26 +234,23 @@ mod tests {
 
     #[test]
     fn the_page_follows_until_it_is_green_or_says_what_is_wrong() {
-        let (pass, fail) = (Outcome::Pass, Outcome::Fail(Reason::ConsentMissing));
-        let group = Outcome::Fail(Reason::GroupMissing);
-        for (sentence, outcome, probed, sign_in, seconds, again, heading) in [
-            ("before the first probe", pass, Some(90), SignIn::Renewed, 1, true, "is being checked"),
-            ("green", pass, Some(101), SignIn::Renewed, 2, false, "works again"),
-            ("consent spreads", fail, Some(101), SignIn::Renewed, 20, true, "is being checked"),
-            ("it never came", fail, Some(230), SignIn::Renewed, 151, false, "still wrong"),
-            ("no sign-in mends that", group, Some(101), SignIn::Renewed, 2, false, "still wrong"),
-            ("the tenant is looked at", pass, Some(101), SignIn::Verifying, 2, true, "is being checked"),
-            ("the tenant grants too little", fail, Some(230), SignIn::Incomplete, 130, false, "still wrong"),
+        let (pass, fail, group) = (Outcome::Pass, Outcome::Fail(Reason::ConsentMissing), Outcome::Fail(Reason::GroupMissing));
+        for (sentence, outcome, probed, proving, sign_in, again, heading) in [
+            ("before the first probe", pass, None, true, SignIn::Renewed, true, "is being checked"),
+            ("green", pass, Some(101), false, SignIn::Renewed, false, "works again"),
+            ("consent spreads", fail, Some(101), true, SignIn::Renewed, true, "is being checked"),
+            ("it never came", fail, Some(230), false, SignIn::Renewed, false, "still wrong"),
+            ("another trouble, while probes are owed", group, Some(101), true, SignIn::Renewed, true, "is being checked"),
+            ("another trouble", group, Some(230), false, SignIn::Renewed, false, "still wrong"),
+            ("the tenant is looked at", pass, Some(101), true, SignIn::Verifying, true, "is being checked"),
+            ("the tenant grants too little", fail, Some(230), false, SignIn::Incomplete, false, "still wrong"),
+            ("the tenant cannot be asked", fail, Some(230), false, SignIn::Unclear, false, "still wrong"),
+            ("mended later all the same", pass, Some(500), false, SignIn::Incomplete, false, "works again"),
         ] {
-            let page = page(
-                Shell::default(),
-                &standing(outcome, probed),
-                sign_in,
-                Timestamp::from_seconds(100),
-                None,
-                Timestamp::from_seconds(100 + seconds),
-            );
+            let standing = Standing { proving, ..standing(outcome, probed) };
+            let page = page(Shell::default(), &standing, sign_in, Timestamp::from_seconds(100), None);
             assert_eq!((page.again, page.heading.contains(heading)), (again, true), "{sentence}: {}", page.heading);
+            assert_eq!(page.wants_another_try, sentence == "it never came", "{sentence}");
         }
     }
 
@@ -257,15 +268,8 @@ mod tests {
             ("refused so far", delivery(None, 3), true, "could not take it yet"),
             ("taken", delivery(Some(105), 4), false, "has taken over"),
         ] {
-            let now = Timestamp::from_seconds(106);
-            let page = page(
-                Shell::default(),
-                &standing(Outcome::Pass, Some(101)),
-                SignIn::Renewed,
-                Timestamp::from_seconds(100),
-                Some(&delivery),
-                now,
-            );
+            let page =
+                page(Shell::default(), &standing(Outcome::Pass, Some(101)), SignIn::Renewed, Timestamp::from_seconds(100), Some(&delivery));
             assert_eq!((page.again, page.paragraphs.join(" ").contains(words)), (again, true), "{sentence}");
         }
     }
