@@ -168,12 +168,13 @@ impl Reauthentication {
     }
 
     pub(super) async fn save(&self, success: Success) -> Result<(), Refusal> {
-        let (integration, by) = (success.integration.clone(), success.by.clone().unwrap_or_default());
+        let integration = success.integration.clone();
         match self.inner.store.save_success(success).await {
             Ok(true) => {
                 self.inner.families.reauthentication(Ending::Success.label());
                 self.inner.handed_over.notify_one();
-                tracing::info!(integration, by, result = Ending::Success.label(), "re-authenticated");
+                // Who it was stands in the event, not in logs that travel.
+                tracing::info!(integration, result = Ending::Success.label(), "re-authenticated");
                 Ok(())
             }
             Ok(false) => Err(Refusal::LinkDied),
