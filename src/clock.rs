@@ -51,3 +51,38 @@ pub fn moment(at: Timestamp) -> String {
     let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     time.strftime("%e %B %Y, %H:%M UTC").to_string().trim().to_owned()
 }
+
+/// How far a moment is from now, in words: "12 min ago", "in 3 min", "now".
+pub fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = (now.0 - at.0) / 1000;
+    let (amount, unit) = match seconds.unsigned_abs() {
+        0..5 => return "now".to_owned(),
+        s @ 5..120 => (s, "s"),
+        s @ 120..7_200 => (s / 60, "min"),
+        s @ 7_200..172_800 => (s / 3_600, "h"),
+        s => (s / 86_400, "days"),
+    };
+    if seconds > 0 { format!("{amount} {unit} ago") } else { format!("in {amount} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_in_words() {
+        for (seconds, expected) in [
+            (0, "now"),
+            (4, "now"),
+            (-3, "now"),
+            (90, "90 s ago"),
+            (-90, "in 90 s"),
+            (720, "12 min ago"),
+            (10_800, "3 h ago"),
+            (-300, "in 5 min"),
+            (1_000_000, "11 days ago"),
+        ] {
+            assert_eq!(ago(Timestamp::from_seconds(1_000_000), Timestamp::from_seconds(1_000_000 + seconds)), expected);
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::secret::Secret;
 use crate::store::{DaemonLock, Store};
 use crate::web::{self, Guard, Guesses, Served};
 
+mod pages;
 mod reauthentication;
 
 /// Not knowing for so many intervals is told to the operators.
@@ -288,7 +289,7 @@ impl Daemon {
             public_url,
             support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
             guesses: Guesses::default(),
-            monitor: reauthentication::lookup(config, &monitor),
+            monitor: pages::lookup(config, &monitor, &store, &targets),
             clock,
             ready: AtomicBool::new(false),
             telemetry_path: telemetry_path.to_owned(),

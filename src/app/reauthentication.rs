@@ -8,13 +8,13 @@ use tokio::sync::Notify;
 use super::{admin_consent, link_target, links};
 use crate::clock::Clock;
 use crate::config::{App, Config, Integration, ReauthenticationMode};
-use crate::domain::{Access, LinkTarget, Outcome, Reason, Verdict};
+use crate::domain::{Access, IntegrationState, LinkTarget, Outcome, Reason, Verdict};
 use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{Monitor, Proof, Targets, Witness};
 use crate::reauth::{Hook, Hooks, Reauthentication, Registered, Registry};
 use crate::store::Store;
-use crate::web::{Elsewhere, Health, Lookup, Standing};
+use crate::web::{Elsewhere, Find, Health, Standing};
 
 /// Applications whose renewed tokens are handed over, and where.
 fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
@@ -68,13 +68,13 @@ pub(super) fn witness(reauthentication: Option<Reauthentication>) -> Witness {
     })
 }
 
-/// What the pages ask the monitor.
-pub(super) fn lookup(config: &Config, monitor: &Monitor) -> Lookup {
+/// What the pages of re-authentication ask the monitor.
+pub(super) fn finder(config: &Config, monitor: &Monitor) -> Box<Find> {
     let integrations = config.integrations.iter().filter(|i| i.enabled);
     let extra = |i: &Integration| Some((i.name.clone(), extra(config, config.apps.get(&i.app)?, i)?));
     let extras: HashMap<String, Extra> = integrations.filter_map(extra).collect();
-    let (finder, prover) = (monitor.clone(), monitor.clone());
-    Lookup { find: Box::new(move |name| standing(&finder, extras.get(name), name)), prove: Box::new(move |name| prover.prove(name)) }
+    let monitor = monitor.clone();
+    Box::new(move |name| standing(&monitor, extras.get(name), name))
 }
 
 /// What only some integrations have: pages besides our own.
@@ -94,13 +94,18 @@ fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra>
     (elsewhere.is_some() || two_pages).then_some(Extra { elsewhere, admin_consent })
 }
 
-fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Standing> {
-    let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
-    let health = match (state.verdict, state.overall()) {
+/// What the pages say of a state as a whole.
+pub(super) fn health(state: &IntegrationState) -> Health {
+    match (state.verdict, state.overall()) {
         (Verdict::Broken { reason, since }, _) => Health::Broken { reason, since },
         (Verdict::Healthy, Some(Outcome::Pass)) => Health::Working,
         (_, outcome) => Health::Unknown { token_missing: outcome == Some(Outcome::Fail(Reason::TokenMissing)) },
-    };
+    }
+}
+
+fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Standing> {
+    let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
+    let health = health(&state);
     let checks = watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
     Some(Standing {
         display_name: watched.facts.display_name.clone(),

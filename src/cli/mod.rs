@@ -199,7 +199,9 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
         return Ok(check_config(&run.config.file));
     }
     telemetry::start(run.logging.level, run.logging.format);
-    let taken = ["/", "/-/healthy", "/-/ready"].contains(&run.telemetry_path.as_str()) || run.telemetry_path.starts_with("/reauth/");
+    let path = run.telemetry_path.as_str();
+    let taken = ["/", "/-/healthy", "/-/ready", "/favicon.svg"].contains(&path)
+        || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|room| path.starts_with(room));
     let odd = run.telemetry_path.contains(['{', '}', '*', '?', '#', ':', ' ']) || run.telemetry_path.contains("//");
     if !run.telemetry_path.starts_with('/') || taken || odd {
         bail!("--web.telemetry-path must be a path such as /metrics");

@@ -5,6 +5,7 @@
 //! readable in one place and testable as tables.
 
 mod alert;
+mod day;
 mod diagnose;
 mod evidence;
 mod integration;
@@ -16,6 +17,7 @@ mod time;
 mod verdict;
 
 pub use alert::{Alert, Notice, cause_key, decide};
+pub use day::{Cell, Day, HOURS};
 pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
 pub use integration::{Access, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission};

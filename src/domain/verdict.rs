@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::day::Day;
 use super::diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState};
 use super::reason::{Check, Reason};
 use super::time::Timestamp;
@@ -78,6 +79,8 @@ pub struct IntegrationState {
     pub permissions: Vec<PermissionState>,
     /// A lasting fault of the directory reader.
     pub reader_fault: Option<Reason>,
+    /// The last day, hour by hour.
+    pub day: Day,
 }
 
 impl IntegrationState {
@@ -102,6 +105,7 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, duration: Duration, th
         last_probe: Some(now),
         duration,
         groups_visible: diagnosis.groups_visible.or(old.groups_visible),
+        day: old.day.noted(diagnosis.overall(), now),
         permissions: fold_permissions(&old.permissions, &diagnosis.permissions),
         reader_fault: if diagnosis.directory_silent { old.reader_fault } else { diagnosis.reader_fault.as_ref().map(|f| f.reason) },
         ..old

@@ -139,6 +139,16 @@ impl Evaluator {
         self.lock().get(name).map(|t| Arc::clone(&t.watched))
     }
 
+    /// Looks at every integration, in no order: its properties, the tenant's GUID once known, its state.
+    pub fn each<T>(&self, mut look: impl FnMut(&Watched, Option<&str>, &IntegrationState) -> T) -> Vec<T> {
+        self.lock().values().map(|t| look(&t.watched, t.tenant_guid.as_deref(), &t.state)).collect()
+    }
+
+    /// Looks at one integration.
+    pub fn one<T>(&self, name: &str, look: impl FnOnce(&Watched, Option<&str>, &IntegrationState) -> T) -> Option<T> {
+        self.lock().get(name).map(|t| look(&t.watched, t.tenant_guid.as_deref(), &t.state))
+    }
+
     /// The present state of an integration.
     pub fn state(&self, name: &str) -> Option<IntegrationState> {
         self.lock().get(name).map(|t| t.state.clone())

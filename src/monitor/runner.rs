@@ -116,6 +116,19 @@ impl Monitor {
         self.inner.nudge.notify_one();
     }
 
+    /// Probes an integration now, out of turn. One that is being proved has probes to come anyway.
+    pub fn probe_soon(&self, name: &str) {
+        if self.proof(name).is_none() {
+            self.schedule().follow(name, vec![self.inner.clock.now()]);
+            self.inner.nudge.notify_one();
+        }
+    }
+
+    /// When an integration is probed next.
+    pub fn next_probe(&self, name: &str) -> Option<Timestamp> {
+        self.schedule().due(name)
+    }
+
     /// Whether an integration is being proved, and if so whether a probe that began afterwards has ended.
     pub fn proof(&self, name: &str) -> Option<bool> {
         self.proofs().get(name).map(|p| p.seen)

@@ -140,6 +140,11 @@ impl Schedule {
         self.followed.remove(name);
     }
 
+    /// When an integration is probed next; `None` for one that is not there or in flight.
+    pub fn due(&self, name: &str) -> Option<Timestamp> {
+        self.places.get(name).filter(|_| !self.in_flight.contains(name)).map(|p| p.due)
+    }
+
     /// When somebody is due next.
     pub fn next(&self) -> Option<Timestamp> {
         self.queue.first().map(|(due, _)| *due)

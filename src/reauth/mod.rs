@@ -219,6 +219,11 @@ impl Reauthentication {
         Some((standing, row.used?))
     }
 
+    /// A fresh link, for somebody who may hand it on; `None` for an integration that is not there.
+    pub fn fresh_link(&self, integration: &str) -> Option<String> {
+        Some(self.inner.links.make(&self.registered(integration)?.token, self.inner.clock.now()))
+    }
+
     /// A fresh link's token for the browser that has just signed in without mending everything: its own link has died with the success.
     pub async fn another_try(&self, integration: &str, attempt: &str, cookie: impl Fn(&str) -> Option<String>) -> Option<String> {
         let row = self.inner.store.authorization(attempt).await.ok().flatten().filter(|row| row.integration == integration)?;

@@ -25,7 +25,7 @@ mod tokens;
 pub use authorizations::{Authorization, NewAuthorization, RenewedToken, Success, VERIFYING};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
-pub use notifications::Queued;
+pub use notifications::{MailAbout, Queued};
 pub use states::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 

@@ -40,7 +40,46 @@ const DUE: &str = "
                       AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)
     ORDER BY id LIMIT ?2";
 
+/// A mail about an integration, for its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailAbout {
+    /// Kind of the mail.
+    pub kind: MailKind,
+    /// To whom.
+    pub recipient: String,
+    /// When it was decided.
+    pub created: Timestamp,
+    /// When the mail server took it.
+    pub sent: Option<Timestamp>,
+    /// It was given up.
+    pub given_up: bool,
+}
+
 impl Store {
+    /// The newest mails about an integration, newest first.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn mails_about(&self, integration: &str) -> Result<Vec<MailAbout>, StoreError> {
+        let name = integration.to_owned();
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(
+                "SELECT kind, recipient, created_at, sent_at, given_up_at FROM notifications
+                 WHERE json_extract(story, '$.integration') = ?1 ORDER BY id DESC LIMIT 50",
+            )?;
+            let mail = |r: &rusqlite::Row<'_>| {
+                Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?, r.get::<_, Option<i64>>(3)?, r.get::<_, Option<i64>>(4)?))
+            };
+            let mails = statement.query_map([name], mail)?.collect::<Result<Vec<_>, _>>()?;
+            let known = mails.into_iter().filter_map(|(kind, recipient, created, sent, given_up)| {
+                let (created, sent, given_up) = (Timestamp(created), sent.map(Timestamp), given_up.is_some());
+                Some(MailAbout { kind: MailKind::from_label(&kind)?, recipient, created, sent, given_up })
+            });
+            Ok(known.collect())
+        })
+        .await
+    }
+
     /// Mails to send now.
     ///
     /// # Errors

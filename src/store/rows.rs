@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Check, CheckState, Details, Grant, IntegrationState, LinkTarget, Outcome, PermissionState, Reason, Story, Timestamp, Verdict,
+    Access, Check, CheckState, Day, Details, Grant, IntegrationState, LinkTarget, Outcome, PermissionState, Reason, Story, Timestamp,
+    Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub(super) struct StateRow {
     groups_visible: Option<u32>,
     permissions: Vec<PermissionRow>,
     reader_fault: Option<String>,
+    #[serde(default)]
+    day: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,6 +81,7 @@ pub(super) fn state_to_json(state: &IntegrationState) -> String {
         groups_visible: state.groups_visible,
         permissions: state.permissions.iter().map(permission_row).collect(),
         reader_fault: state.reader_fault.map(|r| r.label().to_owned()),
+        day: state.day.to_text(),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -104,6 +108,7 @@ pub(super) fn state_from_json(json: &str) -> Option<IntegrationState> {
         groups_visible: row.groups_visible,
         permissions: row.permissions.into_iter().map(permission_state).collect(),
         reader_fault: row.reader_fault.as_deref().and_then(Reason::from_label),
+        day: Day::from_text(&row.day).unwrap_or_default(),
     })
 }
 

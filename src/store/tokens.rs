@@ -94,6 +94,20 @@ impl Store {
         self.write(move |c| put(c, &id, &sealed, source, None, now)).await
     }
 
+    /// Where the stored token came from, when it was last renewed, and who consented.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn token_story(&self, id: &TokenId) -> Result<Option<(String, Timestamp, Option<String>)>, StoreError> {
+        let id = id.clone();
+        self.read(move |c| {
+            let sql = "SELECT source, updated_at, consented_by FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3";
+            let story = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, Timestamp(r.get(1)?), r.get(2)?));
+            Ok(c.prepare_cached(sql)?.query_row(params![id.integration, id.client_id, id.tenant], story).optional()?)
+        })
+        .await
+    }
+
     /// User principal name of who consented when the token was last renewed here.
     ///
     /// # Errors

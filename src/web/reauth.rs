@@ -12,8 +12,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
+use super::integration::{Detail, Remember};
 use super::server::Served;
 use super::shell::{Notice, Shell, html, style};
+use super::status::Row;
 use crate::clock::moment;
 use crate::domain::{Access, Audience, Check, Outcome, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, permission_purpose, same_permission};
 use crate::reauth::callback::admin_consent_without_state;
@@ -21,6 +23,8 @@ use crate::reauth::{Completed, Ending, LinkError, Reauthentication, Refusal, Sig
 use crate::secret::Secret;
 
 mod result;
+
+pub(super) use result::question;
 
 /// What the pages say of an integration.
 #[derive(Debug, Clone)]
@@ -77,11 +81,24 @@ pub enum Elsewhere {
     Vendor(String),
 }
 
+/// What finds something of an integration by name.
+pub type FindBy<T> = dyn Fn(&str) -> Option<T> + Send + Sync;
+
 /// What finds an integration by name.
-pub type Find = dyn Fn(&str) -> Option<Standing> + Send + Sync;
+pub type Find = FindBy<Standing>;
 
 /// What the monitor offers the pages.
 pub struct Lookup {
+    /// Every integration, for the status page.
+    pub rows: Box<dyn Fn() -> Vec<Row> + Send + Sync>,
+    /// When an integration is probed next.
+    pub next_probe: Box<FindBy<Timestamp>>,
+    /// Everything that is known of an integration.
+    pub detail: Box<FindBy<Detail>>,
+    /// What the database remembers of an integration.
+    pub records: Box<Remember>,
+    /// Probes an integration soon, out of turn.
+    pub probe: Box<dyn Fn(&str) + Send + Sync>,
     /// Finds an integration by name.
     pub find: Box<Find>,
     /// Probes a re-authenticated integration at once, and again while consent spreads.
@@ -194,7 +211,7 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
 }
 
 /// What the reader can do about it: a customer's administrator cannot do what is the operators' business.
-fn advice(reason: Reason, app: &str) -> Option<String> {
+pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
     match reason.audience() {
         Audience::Operators => Some(format!("The people who run {app} have to mend this; you need not do anything.")),
         // The button says it already.
@@ -343,7 +360,7 @@ const fn proposes_account(health: Health) -> bool {
 
 /// Whether another site's page sent the form (Fetch Metadata, `Sec-Fetch-Site`; older browsers say `Origin`). The link's token in the
 /// form is what a foreign page cannot know; this only adds to it. Our own pages send `Origin: null`, because they send no referrer.
-fn is_foreign(headers: &HeaderMap, public_url: Option<&str>) -> bool {
+pub(super) fn is_foreign(headers: &HeaderMap, public_url: Option<&str>) -> bool {
     let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     if let Some(site) = header("sec-fetch-site".parse().unwrap_or(ORIGIN)) {
         return !matches!(site, "same-origin" | "none");

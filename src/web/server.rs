@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::limits::Guesses;
 use super::reauth::{Lookup, Peer};
 use super::shell::{Guard, Shell};
-use super::{pages, reauth};
+use super::{integration, pages, reauth, status};
 use crate::clock::Clock;
 use crate::metrics::{Families, Published, negotiate, write};
 use crate::reauth::Reauthentication;
@@ -156,7 +156,13 @@ async fn serve_router(listener: TcpListener, router: Router, mut stop: watch::Re
 
 fn router(served: Arc<Served>) -> Router {
     let router = Router::new()
-        .route("/", get(pages::index))
+        .route("/", get(status::index))
+        .route("/favicon.svg", get(status::favicon))
+        .route("/assets/status.css", get(status::style))
+        .route("/assets/status.js", get(status::script))
+        .route("/integrations/{name}", get(integration::integration))
+        .route("/integrations/{name}/probe", post(integration::probe))
+        .route("/integrations/{name}/link", post(integration::link))
         .route(&served.telemetry_path, get(metrics))
         .route("/-/healthy", get(|| async { "Consentry is healthy.\n" }))
         .route("/-/ready", get(ready))

@@ -241,3 +241,31 @@ async fn refused(browser: &Browser, name: &str, before: Option<&str>, decision: 
     assert!(!browser.text().await.contains("AADSTS"), "{name}: no codes for people");
     browser.inspect(name).await;
 }
+
+/// The status pages on a phone: usable by everybody, and from one page to the other.
+#[tokio::test]
+async fn the_status_pages_in_the_browser() {
+    for scheme in ["light", "dark"] {
+        let Some(browser) = Browser::start(scheme).await else { return };
+        let (place, mut daemon, url) = site().await;
+        break_it(&place, &mut daemon, "litware").await;
+        browser.client.goto(&url).await.expect("the status page");
+        assert!(browser.heading().await.contains("1 of 10 integrations broken"), "{}", browser.heading().await);
+        browser.inspect(&format!("status-{scheme}")).await;
+        browser.client.find(Locator::LinkText("Litware")).await.expect("a link").click().await.expect("followed");
+        browser.until_heading("Litware").await;
+        browser.inspect(&format!("integration-{scheme}")).await;
+        browser.click("form[action$=probe] button").await;
+        browser.until_heading("Litware").await;
+        browser.click("form[action$=link] button").await;
+        browser.until_heading("A fresh link").await;
+        browser.inspect(&format!("link-{scheme}")).await;
+        // Search and filter without a script's help.
+        browser.client.goto(&format!("{url}/?q=northwind")).await.expect("the status page");
+        assert!(browser.text().await.contains("1–1 of 1"));
+        let title = browser.client.execute("return document.querySelector('time[title]').title", Vec::new()).await.expect("a title");
+        assert!(title.as_str().is_some_and(|t| !t.ends_with("UTC") || t.contains(':')), "exact times are there: {title}");
+        browser.end().await;
+        daemon.kill().await;
+    }
+}

@@ -10,6 +10,7 @@ mod harness;
 mod hostile;
 mod layers;
 mod metrics;
+mod pages;
 mod probing;
 mod program;
 mod reauth;

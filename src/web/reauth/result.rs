@@ -193,14 +193,19 @@ fn still_wrong(page: &mut ResultPage, standing: &Standing, sign_in: SignIn, deli
     page.wants_another_try = sign_in == SignIn::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate);
 }
 
-fn line(check: Check, outcome: Outcome, probed: bool) -> CheckLine {
-    let question = match check {
+/// What a check asks, as a statement to be confirmed.
+pub(in crate::web) const fn question(check: Check) -> &'static str {
+    match check {
         Check::EnterpriseApp => "The enterprise application is present and enabled.",
         Check::Consent => "The permissions are granted.",
         Check::GroupAccess => "The groups can be read.",
         Check::Provisioning => "Provisioning is running.",
         Check::Credential => "No credential is about to expire.",
-    };
+    }
+}
+
+fn line(check: Check, outcome: Outcome, probed: bool) -> CheckLine {
+    let question = question(check);
     let why = outcome.reason().map(|r| r.sentence().to_owned());
     let (mark, mood, answer, why) = match outcome {
         _ if !probed => ("…", "wait", "Being checked", None),

@@ -1,0 +1,95 @@
+//! Wiring of the pages: what they read of monitor and database.
+
+use std::sync::Arc;
+
+use super::reauthentication::{finder, health};
+use crate::config::Config;
+use crate::domain::{IntegrationState, Verdict};
+use crate::monitor::{Monitor, Targets, Watched};
+use crate::store::Store;
+use crate::web::{Detail, Health, Lookup, MailRecord, Records, Remember, Row};
+
+/// What the pages ask the monitor.
+pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets: &Targets) -> Lookup {
+    let [rows, next, details, probe, prove] = [(); 5].map(|()| monitor.clone());
+    Lookup {
+        rows: Box::new(move || rows.evaluator().each(row)),
+        next_probe: Box::new(move |name| next.next_probe(name)),
+        detail: Box::new(move |name| details.evaluator().one(name, detail)),
+        records: records(store, targets),
+        probe: Box::new(move |name| probe.probe_soon(name)),
+        find: finder(config, monitor),
+        prove: Box::new(move |name| prove.prove(name)),
+    }
+}
+
+/// On the status page what is confirmed counts: a single failure that is not confirmed leaves an integration healthy, as in the metrics.
+fn shown(state: &IntegrationState) -> Health {
+    if state.verdict == Verdict::Healthy { Health::Working } else { health(state) }
+}
+
+fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
+    Row {
+        name: watched.facts.name.clone(),
+        display_name: watched.facts.display_name.clone(),
+        app: Arc::clone(&watched.app_display_name),
+        // People know a tenant by its domain.
+        tenant: watched.tenant.clone(),
+        health: shown(state),
+        checks: watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect(),
+        last_probe: state.last_probe,
+        day: state.day,
+    }
+}
+
+fn detail(watched: &Watched, tenant_guid: Option<&str>, state: &IntegrationState) -> Detail {
+    let facts = &watched.facts;
+    Detail {
+        display_name: facts.display_name.clone(),
+        app: watched.app_display_name.to_string(),
+        client_id: facts.client_id.to_string(),
+        tenant: match tenant_guid {
+            Some(guid) if guid != watched.tenant => format!("{} ({guid})", watched.tenant),
+            _ => watched.tenant.clone(),
+        },
+        access: facts.access,
+        reader: watched.reader.clone(),
+        labels: facts.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        health: shown(state),
+        checks: facts.checks.iter().filter_map(|c| state.check(*c).cloned()).collect(),
+        permissions: state.permissions.clone(),
+        groups_visible: state.groups_visible,
+        last_probe: state.last_probe,
+        duration_ms: state.duration.as_millis(),
+        day: state.day,
+    }
+}
+
+fn records(store: &Store, targets: &Targets) -> Box<Remember> {
+    let (store, targets) = (store.clone(), Arc::clone(targets));
+    Box::new(move |name| {
+        let (store, name) = (store.clone(), name.to_owned());
+        let id = targets.get(&name).map(crate::monitor::Target::token_id);
+        Box::pin(async move {
+            // A database that cannot answer now leaves its part of the page empty; the rest is in memory.
+            let events = store.events(&name).await.unwrap_or_default();
+            let mails = store.mails_about(&name).await.unwrap_or_default();
+            let token = match id {
+                Some(id) => store.token_story(&id).await.ok().flatten(),
+                None => None,
+            };
+            let mail = |m: crate::store::MailAbout| MailRecord {
+                kind: m.kind.label().to_owned(),
+                recipient: m.recipient,
+                created: m.created,
+                sent: m.sent,
+                given_up: m.given_up,
+            };
+            Records {
+                events: events.into_iter().map(|e| (e.kind, e.at, e.detail)).collect(),
+                mails: mails.into_iter().map(mail).collect(),
+                token,
+            }
+        })
+    })
+}

@@ -1,0 +1,262 @@
+//! One integration: its checks with evidence and remedy, permissions, the token's story, what happened and who was told; and two buttons.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+
+use super::pages::not_found;
+use super::reauth::{Health, advice, is_foreign, question};
+use super::server::Served;
+use super::shell::{Notice, Shell, html};
+use super::status::{Pill, Strip, When, private, state_word};
+use crate::clock::{ago, moment};
+use crate::domain::{Access, Audience, CheckState, Day, PermissionState, Reason, Timestamp};
+
+/// What the monitor holds of an integration.
+#[derive(Debug, Clone)]
+pub struct Detail {
+    /// Its display name.
+    pub display_name: String,
+    /// Display name of the application.
+    pub app: String,
+    /// Application id.
+    pub client_id: String,
+    /// Tenant as configured, or its GUID once resolved.
+    pub tenant: String,
+    /// Delegated or application access.
+    pub access: Access,
+    /// Name of its directory reader.
+    pub reader: Option<String>,
+    /// Configured labels.
+    pub labels: Vec<(String, String)>,
+    /// What is held to be true of it.
+    pub health: Health,
+    /// What the last probe saw, check by check.
+    pub checks: Vec<CheckState>,
+    /// Required permissions as last known.
+    pub permissions: Vec<PermissionState>,
+    /// Groups seen last.
+    pub groups_visible: Option<u32>,
+    /// When the last probe ended.
+    pub last_probe: Option<Timestamp>,
+    /// Its length in milliseconds.
+    pub duration_ms: u128,
+    /// The last day.
+    pub day: Day,
+}
+
+/// What the database remembers of an integration.
+#[derive(Debug, Clone, Default)]
+pub struct Records {
+    /// What happened, newest first: kind, when, detail.
+    pub events: Vec<(String, Timestamp, String)>,
+    /// Who was told, newest first.
+    pub mails: Vec<MailRecord>,
+    /// Where the stored token came from, when it was last renewed, who consented.
+    pub token: Option<(String, Timestamp, Option<String>)>,
+}
+
+/// A mail about an integration.
+#[derive(Debug, Clone)]
+pub struct MailRecord {
+    /// `alert`, `resolved`, …
+    pub kind: String,
+    /// To whom.
+    pub recipient: String,
+    /// When it was decided.
+    pub created: Timestamp,
+    /// When the mail server took it.
+    pub sent: Option<Timestamp>,
+    /// It was given up.
+    pub given_up: bool,
+}
+
+/// Reads the records of an integration.
+pub type Remember = dyn Fn(&str) -> Pin<Box<dyn Future<Output = Records> + Send>> + Send + Sync;
+
+struct CheckLine {
+    pill: Pill,
+    question: &'static str,
+    sentence: Option<&'static str>,
+    advice: Option<String>,
+    evidence: Vec<(&'static str, String)>,
+    since: When,
+    last_success: Option<When>,
+}
+
+struct EventLine {
+    what: String,
+    at: When,
+}
+
+struct MailLine {
+    kind: String,
+    recipient: String,
+    created: When,
+    fate: String,
+}
+
+#[derive(Template)]
+#[template(path = "integration.html")]
+struct IntegrationPage<'d> {
+    root: &'static str,
+    name: &'d str,
+    icon: &'static str,
+    detail: &'d Detail,
+    headline: String,
+    since: Option<When>,
+    checks: Vec<CheckLine>,
+    strip: Strip,
+    last: Option<When>,
+    next: Option<When>,
+    token: Option<(String, When, Option<String>)>,
+    events: Vec<EventLine>,
+    mails: Vec<MailLine>,
+    now: When,
+    telemetry_path: String,
+}
+
+/// `/integrations/NAME`.
+pub(super) async fn integration(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
+    let Some(detail) = (served.monitor.detail)(&name) else { return not_found(uri).await };
+    let records = (served.monitor.records)(&name).await;
+    let page = page(&served, &name, &detail, records, served.clock.now());
+    private(html(StatusCode::OK, &page))
+}
+
+fn page<'d>(served: &Served, name: &'d str, detail: &'d Detail, records: Records, now: Timestamp) -> IntegrationPage<'d> {
+    let when = |at| When::of(at, now);
+    let (headline, since) = match detail.health {
+        Health::Working => ("All checks pass.".to_owned(), None),
+        Health::Broken { reason, since } => (reason.sentence().to_owned(), Some(when(since))),
+        Health::Unknown { .. } => ("Not enough is known yet.".to_owned(), None),
+    };
+    let events = records.events.into_iter().map(|(kind, at, detail)| EventLine { what: event_words(&kind, &detail), at: when(at) });
+    let mails = records.mails.into_iter().map(|mail| MailLine {
+        fate: match (mail.sent, mail.given_up) {
+            (Some(at), _) => format!("sent {}", ago(at, now)),
+            (None, true) => "given up: the address was refused".to_owned(),
+            (None, false) => "waiting".to_owned(),
+        },
+        kind: mail.kind,
+        recipient: mail.recipient,
+        created: when(mail.created),
+    });
+    IntegrationPage {
+        root: "../",
+        name,
+        icon: state_word(detail.health),
+        headline,
+        since,
+        checks: check_lines(&detail.checks, &detail.app, now),
+        strip: Strip::of(&detail.day, now),
+        last: detail.last_probe.map(when),
+        next: (served.monitor.next_probe)(name).map(when),
+        token: records.token.map(|(source, at, by)| (source, when(at), by)),
+        events: events.collect(),
+        mails: mails.collect(),
+        now: when(now),
+        detail,
+        telemetry_path: format!("../{}", served.telemetry_path.trim_start_matches('/')),
+    }
+}
+
+/// A check that fails for the reason of an earlier one says so once.
+fn check_lines(checks: &[CheckState], app: &str, now: Timestamp) -> Vec<CheckLine> {
+    let said = |index: usize| {
+        let reason = checks[index].outcome.reason();
+        reason.is_some() && checks[..index].iter().any(|earlier| earlier.outcome.reason() == reason)
+    };
+    checks.iter().enumerate().map(|(index, state)| check_line(state, said(index), app, now)).collect()
+}
+
+fn check_line(state: &CheckState, said: bool, app: &str, now: Timestamp) -> CheckLine {
+    let reason = state.outcome.reason();
+    let details = &state.details;
+    let mut evidence = Vec::new();
+    if !said {
+        evidence.extend((!details.items.is_empty()).then(|| ("About", details.items.join(", "))));
+        evidence.extend(details.restorable_until.map(|until| ("Can be restored until", moment(until))));
+    }
+    evidence.extend(details.code.clone().map(|code| ("Code", code)));
+    evidence.extend(details.request_id.clone().map(|id| ("Request id", id)));
+    evidence.extend(details.note.clone().map(|note| ("Note", note)));
+    // On this page the operators read, too.
+    let what_to_do = |r: Reason| match r.audience() {
+        Audience::Admins => advice(r, app).unwrap_or_else(|| r.advice().to_owned()),
+        Audience::Operators => r.advice().to_owned(),
+    };
+    CheckLine {
+        pill: Pill::of(state.check, state.outcome),
+        question: question(state.check),
+        sentence: reason.map(|r| if said { "For the same reason." } else { r.sentence() }),
+        advice: reason.filter(|_| !said).map(what_to_do),
+        evidence,
+        since: When::of(state.since, now),
+        last_success: state.last_success.map(|at| When::of(at, now)),
+    }
+}
+
+/// What an event means, in words.
+fn event_words(kind: &str, detail: &str) -> String {
+    let sentence = |label: &str| Reason::from_label(label).map_or_else(|| label.to_owned(), |r| r.sentence().to_owned());
+    match kind {
+        "broken" => format!("Broken: {}", sentence(detail)),
+        "changed" => format!("Now broken in another way: {}", sentence(detail)),
+        "recovered" => format!("Working again. It was: {}", sentence(detail)),
+        "reauthenticated" if detail.is_empty() => "Re-authenticated by admin consent".to_owned(),
+        "reauthenticated" => format!("Re-authenticated by {detail}"),
+        "token_stored" if detail == "import" => "A refresh token was imported".to_owned(),
+        "token_stored" => "A renewed refresh token was stored".to_owned(),
+        "token_delivered" => "The product has taken the renewed refresh token".to_owned(),
+        other => format!("{other} {detail}"),
+    }
+}
+
+/// The button that probes now.
+pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
+    if is_foreign(&headers, served.public_url.as_deref()) {
+        return foreign();
+    }
+    if (served.monitor.detail)(&name).is_none() {
+        return not_found(uri).await;
+    }
+    (served.monitor.probe)(&name);
+    let Ok(back) = HeaderValue::from_str(&format!("../{name}")) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    (StatusCode::SEE_OTHER, [(LOCATION, back)]).into_response()
+}
+
+/// The button that makes a fresh link to hand to somebody.
+pub(super) async fn link(State(served): State<Arc<Served>>, Path(name): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
+    if is_foreign(&headers, served.public_url.as_deref()) {
+        return foreign();
+    }
+    let shell = Shell { root: "../../", support: None };
+    let link = served.reauthentication.as_ref().and_then(|r| r.fresh_link(&name));
+    match (link, (served.monitor.detail)(&name)) {
+        (Some(link), Some(detail)) => {
+            let paragraphs = vec![format!(
+                "Hand it to an administrator of {}. Whoever has it can begin a sign-in for {}, so send it to nobody else. It ends with the first success.",
+                detail.tenant, detail.display_name
+            )];
+            let page = Notice { shell, title: "A fresh link", paragraphs, items: vec![link], ..Notice::default() };
+            html(StatusCode::OK, &page)
+        }
+        (None, Some(_)) => {
+            let paragraphs = vec!["reauthentication.public_url is not configured; links start with it.".to_owned()];
+            html(StatusCode::CONFLICT, &Notice { shell, title: "There are no links", paragraphs, ..Notice::default() })
+        }
+        _ => not_found(uri).await,
+    }
+}
+
+fn foreign() -> Response {
+    let paragraphs = vec!["Open this page itself and press the button there.".to_owned()];
+    let shell = Shell { root: "../../", support: None };
+    html(StatusCode::FORBIDDEN, &Notice { shell, title: "The button was pressed on another site", paragraphs, ..Notice::default() })
+}

@@ -1,0 +1,423 @@
+//! The status page: every integration, what is wrong with it since when, and the last day. Searched, filtered, sorted and paged here,
+//! so that it works without JavaScript and opens quickly with ten thousand integrations.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+
+use super::reauth::Health;
+use super::server::Served;
+use super::shell::html;
+use crate::clock::{ago, moment, rfc3339};
+use crate::domain::{Cell, Check, Day, Outcome, Reason, Timestamp};
+
+/// Integrations on one page.
+const PAGE: usize = 100;
+
+/// So many of the commonest reasons stand on top.
+const COMMONEST: usize = 5;
+
+/// Scripts and styles are our own files; forms stay here.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+/// What the status page shows of an integration.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Unique name.
+    pub name: String,
+    /// Its display name.
+    pub display_name: String,
+    /// Display name of the application.
+    pub app: Arc<str>,
+    /// Tenant as configured, or its GUID once resolved.
+    pub tenant: String,
+    /// What is held to be true of it.
+    pub health: Health,
+    /// What the last probe saw.
+    pub checks: Vec<(Check, Outcome)>,
+    /// When the last probe ended.
+    pub last_probe: Option<Timestamp>,
+    /// The last day.
+    pub day: Day,
+}
+
+impl Row {
+    fn reason(&self) -> Option<Reason> {
+        match self.health {
+            Health::Broken { reason, .. } => Some(reason),
+            _ => self.checks.iter().find_map(|(_, outcome)| outcome.reason()),
+        }
+    }
+
+    fn matches(&self, words: &[String]) -> bool {
+        let has = |text: &str, word: &String| text.to_lowercase().contains(word.as_str());
+        words.iter().all(|w| has(&self.name, w) || has(&self.display_name, w) || has(&self.tenant, w) || has(&self.app, w))
+    }
+}
+
+/// The word for a state, in addresses and classes.
+pub(super) const fn state_word(health: Health) -> &'static str {
+    match health {
+        Health::Working => "healthy",
+        Health::Broken { .. } => "broken",
+        Health::Unknown { .. } => "unknown",
+    }
+}
+
+/// A moment with what people read and what programs read.
+pub(super) struct When {
+    pub(super) relative: String,
+    pub(super) exact: String,
+    pub(super) machine: String,
+}
+
+impl When {
+    pub(super) fn of(at: Timestamp, now: Timestamp) -> Self {
+        Self { relative: ago(at, now), exact: moment(at), machine: rfc3339(at) }
+    }
+}
+
+/// One check as a pill: short name, mark, class, and the whole truth for screen readers.
+pub(super) struct Pill {
+    pub(super) label: &'static str,
+    pub(super) mark: &'static str,
+    pub(super) class: &'static str,
+    pub(super) word: &'static str,
+}
+
+impl Pill {
+    pub(super) fn of(check: Check, outcome: Outcome) -> Self {
+        let label = match check {
+            Check::EnterpriseApp => "app",
+            Check::Consent => "consent",
+            Check::GroupAccess => "groups",
+            Check::Provisioning => "provisioning",
+            Check::Credential => "credential",
+        };
+        let (mark, class, word) = match outcome {
+            Outcome::Pass => ("✓", "good", "passes"),
+            Outcome::Fail(_) => ("✗", "bad", "fails"),
+            Outcome::Unknown(_) => ("?", "wait", "is unknown"),
+        };
+        Self { label, mark, class, word }
+    }
+}
+
+/// The last day as classes, and in words.
+pub(super) struct Strip {
+    pub(super) cells: Vec<&'static str>,
+    pub(super) words: String,
+}
+
+impl Strip {
+    pub(super) fn of(day: &Day, now: Timestamp) -> Self {
+        let cells = day.cells(now);
+        let count = |cell| cells.iter().filter(|c| **c == cell).count();
+        let (failing, unknown, empty) = (count(Cell::Fail), count(Cell::Unknown), count(Cell::Empty));
+        let words = format!("Last 24 hours: failures in {failing}, nothing learnt in {unknown}, no probe in {empty} of them");
+        let class = |cell: &Cell| match cell {
+            Cell::Empty => "e",
+            Cell::Pass => "p",
+            Cell::Unknown => "u",
+            Cell::Fail => "f",
+        };
+        Self { cells: cells.iter().map(class).collect(), words }
+    }
+}
+
+struct Line<'r> {
+    row: &'r Row,
+    state: &'static str,
+    what: String,
+    since: Option<When>,
+    pills: Vec<Pill>,
+    strip: Strip,
+    last: Option<When>,
+    next: Option<When>,
+}
+
+struct Choice {
+    value: String,
+    label: String,
+    count: usize,
+    chosen: bool,
+}
+
+#[derive(Template)]
+#[template(path = "status.html")]
+struct StatusPage<'r> {
+    root: &'static str,
+    icon: &'static str,
+    total: usize,
+    broken: usize,
+    unknown: usize,
+    counts: [(&'static str, &'static str, usize); 3],
+    commonest: Vec<(String, String, usize)>,
+    query: &'r Wanted,
+    states: Vec<Choice>,
+    apps: Vec<Choice>,
+    reasons: Vec<Choice>,
+    sorts: Vec<Choice>,
+    narrowed: bool,
+    found: usize,
+    lines: Vec<Line<'r>>,
+    from: usize,
+    to: usize,
+    previous: Option<String>,
+    following: Option<String>,
+    now: When,
+    telemetry_path: String,
+}
+
+/// What is asked for.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Wanted {
+    q: String,
+    state: String,
+    app: String,
+    reason: String,
+    sort: String,
+    page: usize,
+}
+
+impl Wanted {
+    fn of(query: &HashMap<String, String>) -> Self {
+        let text = |name: &str| query.get(name).map(|v| v.trim().chars().take(200).collect()).unwrap_or_default();
+        let page = query.get("page").and_then(|p| p.parse().ok()).unwrap_or(1_usize).max(1);
+        Self { q: text("q"), state: text("state"), app: text("app"), reason: text("reason"), sort: text("sort"), page }
+    }
+
+    /// Whether more than words are searched for.
+    fn narrows(&self) -> bool {
+        [&self.state, &self.app, &self.reason, &self.sort].iter().any(|v| !v.is_empty())
+    }
+
+    /// The address of another page of the same.
+    fn address(&self, page: usize) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        for (name, value) in [("q", &self.q), ("state", &self.state), ("app", &self.app), ("reason", &self.reason), ("sort", &self.sort)] {
+            if !value.is_empty() {
+                query.append_pair(name, value);
+            }
+        }
+        query.append_pair("page", &page.to_string());
+        format!("?{}", query.finish())
+    }
+
+    fn admits(&self, row: &Row, words: &[String]) -> bool {
+        let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
+        is(&self.state, state_word(row.health))
+            && is(&self.app, &row.app)
+            && (self.reason.is_empty() || row.reason().is_some_and(|r| r.label() == self.reason))
+            && row.matches(words)
+    }
+
+    fn sort(&self, rows: &mut [&Row]) {
+        let severity = |row: &Row| match row.health {
+            Health::Broken { .. } => 0,
+            Health::Unknown { .. } => 1,
+            Health::Working => 2,
+        };
+        let since = |row: &Row| match row.health {
+            Health::Broken { since, .. } => std::cmp::Reverse(Some(since)),
+            _ => std::cmp::Reverse(None),
+        };
+        match self.sort.as_str() {
+            "name" => rows.sort_by(|a, b| a.name.cmp(&b.name)),
+            "app" => rows.sort_by(|a, b| a.app.cmp(&b.app).then_with(|| a.name.cmp(&b.name))),
+            "since" => rows.sort_by(|a, b| since(a).cmp(&since(b)).then_with(|| a.name.cmp(&b.name))),
+            _ => rows.sort_by(|a, b| severity(a).cmp(&severity(b)).then_with(|| a.name.cmp(&b.name))),
+        }
+    }
+}
+
+/// `/`.
+pub(super) async fn index(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
+    // Ten thousand rows take some milliseconds: not on a thread that others wait for.
+    let rendered = tokio::task::spawn_blocking(move || {
+        let (wanted, rows, now) = (Wanted::of(&query), (served.monitor.rows)(), served.clock.now());
+        private(html(StatusCode::OK, &page(&served, &wanted, &rows, now)))
+    });
+    rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// A page of ours with scripts of ours.
+pub(super) fn private(mut response: Response) -> Response {
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+fn page<'r>(served: &Served, wanted: &'r Wanted, rows: &'r [Row], now: Timestamp) -> StatusPage<'r> {
+    let count = |word: &str| rows.iter().filter(|r| state_word(r.health) == word).count();
+    let (healthy, broken, unknown) = (count("healthy"), count("broken"), count("unknown"));
+    let words: Vec<String> = wanted.q.to_lowercase().split_whitespace().map(str::to_owned).collect();
+    let mut found: Vec<&Row> = rows.iter().filter(|row| wanted.admits(row, &words)).collect();
+    wanted.sort(&mut found);
+    let pages = found.len().div_ceil(PAGE).max(1);
+    let number = wanted.page.min(pages);
+    let from = (number - 1) * PAGE;
+    let lines: Vec<Line<'r>> = found.iter().skip(from).take(PAGE).map(|row| line(served, row, now)).collect();
+    let icon = match (broken, unknown) {
+        (0, 0) => "healthy",
+        (0, _) => "unknown",
+        _ => "broken",
+    };
+    StatusPage {
+        root: "",
+        icon,
+        total: rows.len(),
+        broken,
+        unknown,
+        counts: [("healthy", "healthy", healthy), ("broken", "broken", broken), ("unknown", "not known yet", unknown)],
+        commonest: commonest(rows),
+        query: wanted,
+        states: choices(
+            &wanted.state,
+            [("healthy", "Healthy", healthy), ("broken", "Broken", broken), ("unknown", "Unknown", unknown)]
+                .map(|(v, l, n)| (v.to_owned(), l.to_owned(), n)),
+        ),
+        apps: choices(&wanted.app, counted(rows.iter().map(|r| r.app.to_string())).into_iter().map(|(a, n)| (a.clone(), a, n))),
+        reasons: choices(
+            &wanted.reason,
+            counted(rows.iter().filter_map(Row::reason).map(|r| r.label().to_owned())).into_iter().map(|(r, n)| (r.clone(), r, n)),
+        ),
+        sorts: choices(
+            &wanted.sort,
+            [("", "Broken first"), ("since", "Newest trouble first"), ("name", "By name"), ("app", "By application")]
+                .map(|(v, l)| (v.to_owned(), l.to_owned(), 0)),
+        ),
+        narrowed: wanted.narrows(),
+        found: found.len(),
+        from: if found.is_empty() { 0 } else { from + 1 },
+        to: from + lines.len(),
+        lines,
+        previous: (number > 1).then(|| wanted.address(number - 1)),
+        following: (number < pages).then(|| wanted.address(number + 1)),
+        now: When::of(now, now),
+        telemetry_path: served.telemetry_path.trim_start_matches('/').to_owned(),
+    }
+}
+
+fn line<'r>(served: &Served, row: &'r Row, now: Timestamp) -> Line<'r> {
+    let when = |at| When::of(at, now);
+    let (what, since) = match (row.health, row.reason()) {
+        (Health::Broken { reason, since }, _) => (reason.sentence().to_owned(), Some(when(since))),
+        (_, Some(reason)) => (format!("Seen in the last probe: {}", reason.sentence()), None),
+        (Health::Unknown { .. }, None) => ("Not probed yet.".to_owned(), None),
+        (Health::Working, None) => (String::new(), None),
+    };
+    Line {
+        row,
+        state: state_word(row.health),
+        what,
+        since,
+        pills: row.checks.iter().map(|(check, outcome)| Pill::of(*check, *outcome)).collect(),
+        strip: Strip::of(&row.day, now),
+        last: row.last_probe.map(when),
+        next: (served.monitor.next_probe)(&row.name).map(when),
+    }
+}
+
+fn counted(values: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    values.fold(BTreeMap::new(), |mut counts, value| {
+        *counts.entry(value).or_default() += 1;
+        counts
+    })
+}
+
+/// The commonest reasons of what is broken: label, sentence, how many.
+fn commonest(rows: &[Row]) -> Vec<(String, String, usize)> {
+    let broken = rows.iter().filter_map(|r| if let Health::Broken { reason, .. } = r.health { Some(reason) } else { None });
+    let mut counts: Vec<(Reason, usize)> = Vec::new();
+    for reason in broken {
+        match counts.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((reason, 1)),
+        }
+    }
+    counts.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), reason.label()));
+    counts.into_iter().take(COMMONEST).map(|(reason, count)| (reason.label().to_owned(), reason.sentence().to_owned(), count)).collect()
+}
+
+fn choices(chosen: &str, all: impl IntoIterator<Item = (String, String, usize)>) -> Vec<Choice> {
+    all.into_iter().map(|(value, label, count)| Choice { chosen: value == chosen, value, label, count }).collect()
+}
+
+/// A dot in the colour of a state.
+pub(super) async fn favicon(Query(query): Query<HashMap<String, String>>) -> Response {
+    let colour = match query.get("state").map(String::as_str) {
+        Some("broken") => "#d92d20",
+        Some("healthy") => "#12a150",
+        _ => "#f0a30a",
+    };
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 16 16\"><circle cx=\"8\" cy=\"8\" r=\"7\" fill=\"{colour}\"/></svg>"
+    );
+    ([(CONTENT_TYPE, "image/svg+xml"), (CACHE_CONTROL, "max-age=3600")], svg).into_response()
+}
+
+pub(super) async fn script() -> Response {
+    let headers = [(CONTENT_TYPE, "text/javascript; charset=utf-8"), (CACHE_CONTROL, "max-age=3600")];
+    (headers, include_str!("assets/status.js")).into_response()
+}
+
+pub(super) async fn style() -> Response {
+    let headers = [(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "max-age=3600")];
+    (headers, include_str!("assets/status.css")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, app: &str, health: Health) -> Row {
+        let (name, display_name) = (name.to_owned(), name.to_uppercase());
+        Row {
+            name,
+            display_name,
+            app: app.into(),
+            tenant: "t.example".to_owned(),
+            health,
+            checks: vec![],
+            last_probe: None,
+            day: Day::default(),
+        }
+    }
+
+    #[test]
+    fn rows_are_found_filtered_and_sorted() {
+        let broken = |reason, since| Health::Broken { reason, since: Timestamp::from_seconds(since) };
+        let rows = [
+            row("acme", "Sequr", Health::Working),
+            row("beta", "Rota", broken(Reason::AppMissing, 100)),
+            row("coho", "Sequr", broken(Reason::TokenExpired, 200)),
+            row("dune", "Sequr", Health::Unknown { token_missing: false }),
+        ];
+        for (query, expected) in [
+            ("", "beta coho dune acme"),
+            ("sort=name", "acme beta coho dune"),
+            ("sort=since", "coho beta acme dune"),
+            ("sort=app", "beta acme coho dune"),
+            ("state=broken", "beta coho"),
+            ("state=unknown", "dune"),
+            ("app=Sequr&state=broken", "coho"),
+            ("reason=app_missing", "beta"),
+            ("q=ACM", "acme"),
+            ("q=t.example+se", "coho dune acme"),
+            ("q=nothing", ""),
+        ] {
+            let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            let wanted = Wanted::of(&query);
+            let words: Vec<String> = wanted.q.to_lowercase().split_whitespace().map(str::to_owned).collect();
+            let mut found: Vec<&Row> = rows.iter().filter(|r| wanted.admits(r, &words)).collect();
+            wanted.sort(&mut found);
+            assert_eq!(found.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(" "), expected, "{query:?}");
+        }
+    }
+}
