@@ -11,13 +11,17 @@ use crate::web::{Detail, Health, Lookup, MailRecord, Records, Remember, Row};
 
 /// What the pages ask the monitor.
 pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets: &Targets) -> Lookup {
-    let [rows, next, details, probe, prove] = [(); 5].map(|()| monitor.clone());
+    let [rows, next, details, probe, now, prove] = [(); 6].map(|()| monitor.clone());
     Lookup {
         rows: Box::new(move || rows.evaluator().each(row)),
         next_probe: Box::new(move |name| next.next_probe(name)),
         detail: Box::new(move |name| details.evaluator().one(name, detail)),
         records: records(store, targets),
         probe: Box::new(move |name| probe.probe_soon(name)),
+        probe_now: Box::new(move |name| {
+            let (monitor, name) = (now.clone(), name.to_owned());
+            Box::pin(async move { monitor.probe_now(&name).await })
+        }),
         find: finder(config, monitor),
         prove: Box::new(move |name| prove.prove(name)),
     }
@@ -32,6 +36,7 @@ fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
     Row {
         name: watched.facts.name.clone(),
         display_name: watched.facts.display_name.clone(),
+        app_name: Arc::clone(&watched.facts.app),
         app: Arc::clone(&watched.app_display_name),
         // People know a tenant by its domain.
         tenant: watched.tenant.clone(),
@@ -47,11 +52,10 @@ fn detail(watched: &Watched, tenant_guid: Option<&str>, state: &IntegrationState
     Detail {
         display_name: facts.display_name.clone(),
         app: watched.app_display_name.to_string(),
+        app_name: facts.app.to_string(),
         client_id: facts.client_id.to_string(),
-        tenant: match tenant_guid {
-            Some(guid) if guid != watched.tenant => format!("{} ({guid})", watched.tenant),
-            _ => watched.tenant.clone(),
-        },
+        tenant: watched.tenant.clone(),
+        tenant_guid: tenant_guid.filter(|guid| *guid != watched.tenant).map(str::to_owned),
         access: facts.access,
         reader: watched.reader.clone(),
         labels: facts.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),

@@ -75,6 +75,21 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
     out
 }
 
+/// The series of one integration alone; nothing but the end for one that is not there.
+pub fn write_one(published: &Published, integration: &str, format: Format) -> String {
+    let mut out = String::new();
+    if let Some(entry) = published.one(integration) {
+        for (index, (name, help)) in FAMILIES.iter().enumerate() {
+            header(&mut out, name, help, "gauge");
+            out.push_str(entry.family(index));
+        }
+    }
+    if format == Format::OpenMetrics {
+        out.push_str("# EOF\n");
+    }
+    out
+}
+
 fn header(out: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }

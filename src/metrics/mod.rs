@@ -5,6 +5,6 @@ mod exposition;
 mod families;
 mod published;
 
-pub use exposition::{Format, negotiate, write};
+pub use exposition::{Format, negotiate, write, write_one};
 pub use families::{EmailFailure, Families};
 pub use published::{Facts, Published};

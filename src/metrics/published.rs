@@ -102,6 +102,11 @@ impl Published {
         }
     }
 
+    /// The entry of one integration.
+    pub(super) fn one(&self, name: &str) -> Option<Arc<Entry>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).entries.get(name).cloned()
+    }
+
     /// All entries and the counts of checks by state. The lock is held for the copying of pointers only.
     pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts) {
         let fleet = self.0.read().unwrap_or_else(PoisonError::into_inner);

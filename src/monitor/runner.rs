@@ -70,6 +70,7 @@ struct Inner {
     clock: Clock,
     rhythm: Rhythm,
     nudge: Notify,
+    ended: Notify,
     proofs: Mutex<HashMap<String, Proving>>,
     witness: Witness,
 }
@@ -93,8 +94,8 @@ impl Monitor {
         rhythm: Rhythm,
         witness: Witness,
     ) -> Self {
-        let (schedule, nudge, proofs) = (Mutex::new(schedule), Notify::new(), Mutex::default());
-        let inner = Inner { schedule, targets, prober, evaluator, families, clock, rhythm, nudge, proofs, witness };
+        let (schedule, nudge, ended, proofs) = (Mutex::new(schedule), Notify::new(), Notify::new(), Mutex::default());
+        let inner = Inner { schedule, targets, prober, evaluator, families, clock, rhythm, nudge, ended, proofs, witness };
         Self { inner: Arc::new(inner) }
     }
 
@@ -122,6 +123,27 @@ impl Monitor {
             self.schedule().follow(name, vec![self.inner.clock.now()]);
             self.inner.nudge.notify_one();
         }
+    }
+
+    /// Probes an integration now, out of turn, and waits until a probe that began afterwards has ended; not longer than two probes may take.
+    pub async fn probe_now(&self, name: &str) {
+        let asked = self.inner.clock.now();
+        self.schedule().follow(name, vec![asked]);
+        self.inner.nudge.notify_one();
+        let ended = async {
+            loop {
+                let wait = self.inner.ended.notified();
+                let state = self.inner.evaluator.state(name);
+                // An older probe may still have been in flight.
+                // Both are cut to whole milliseconds.
+                let begun = |at: Timestamp, length: Duration| at.0 - i64::try_from(length.as_millis()).unwrap_or(0) + 2;
+                if state.is_none_or(|s| s.last_probe.is_some_and(|at| begun(at, s.duration) >= asked.0)) {
+                    break;
+                }
+                wait.await;
+            }
+        };
+        drop(tokio::time::timeout(2 * self.inner.rhythm.timeout, ended).await);
     }
 
     /// When an integration is probed next.
@@ -218,6 +240,7 @@ impl Monitor {
         let ended = Ended { history, retry_after: probed.evidence.retry_after(), trouble, started };
         self.schedule().ended(name, ended, inner.clock.now());
         inner.nudge.notify_one();
+        inner.ended.notify_waiters();
     }
 }
 

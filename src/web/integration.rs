@@ -1,6 +1,5 @@
 //! One integration: its checks with evidence and remedy, permissions, the token's story, what happened and who was told; and two buttons.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use askama::Template;
@@ -10,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::pages::not_found;
-use super::reauth::{Health, advice, is_foreign, question};
+use super::reauth::{FindLater, Health, advice, is_foreign, question};
 use super::server::Served;
 use super::shell::{Notice, Shell, html};
 use super::status::{Pill, Strip, When, private, state_word};
@@ -24,10 +23,14 @@ pub struct Detail {
     pub display_name: String,
     /// Display name of the application.
     pub app: String,
+    /// Name of the application in the configuration.
+    pub app_name: String,
     /// Application id.
     pub client_id: String,
-    /// Tenant as configured, or its GUID once resolved.
+    /// Tenant as configured.
     pub tenant: String,
+    /// The tenant's GUID, once it was resolved from another name.
+    pub tenant_guid: Option<String>,
     /// Delegated or application access.
     pub access: Access,
     /// Name of its directory reader.
@@ -77,7 +80,7 @@ pub struct MailRecord {
 }
 
 /// Reads the records of an integration.
-pub type Remember = dyn Fn(&str) -> Pin<Box<dyn Future<Output = Records> + Send>> + Send + Sync;
+pub type Remember = FindLater<Records>;
 
 struct CheckLine {
     pill: Pill,

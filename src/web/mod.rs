@@ -1,6 +1,7 @@
 //! HTTP: `/metrics`, health, and the pages behind a mailed link. Reads what is published; waits for nobody but Entra, and for that only
 //! while a sign-in comes back.
 
+mod api;
 mod integration;
 mod limits;
 mod pages;

@@ -84,6 +84,9 @@ pub enum Elsewhere {
 /// What finds something of an integration by name.
 pub type FindBy<T> = dyn Fn(&str) -> Option<T> + Send + Sync;
 
+/// What does something for an integration that takes a while.
+pub type FindLater<T> = dyn Fn(&str) -> std::pin::Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync;
+
 /// What finds an integration by name.
 pub type Find = FindBy<Standing>;
 
@@ -99,6 +102,8 @@ pub struct Lookup {
     pub records: Box<Remember>,
     /// Probes an integration soon, out of turn.
     pub probe: Box<dyn Fn(&str) + Send + Sync>,
+    /// Probes an integration and waits for the end.
+    pub probe_now: Box<FindLater<()>>,
     /// Finds an integration by name.
     pub find: Box<Find>,
     /// Probes a re-authenticated integration at once, and again while consent spreads.

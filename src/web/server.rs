@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::limits::Guesses;
 use super::reauth::{Lookup, Peer};
 use super::shell::{Guard, Shell};
-use super::{integration, pages, reauth, status};
+use super::{api, integration, pages, reauth, status};
 use crate::clock::Clock;
 use crate::metrics::{Families, Published, negotiate, write};
 use crate::reauth::Reauthentication;
@@ -166,6 +166,7 @@ fn router(served: Arc<Served>) -> Router {
         .route(&served.telemetry_path, get(metrics))
         .route("/-/healthy", get(|| async { "Consentry is healthy.\n" }))
         .route("/-/ready", get(ready))
+        .merge(api::routes())
         .merge(reauthentication(&served));
     finished(router, served)
 }

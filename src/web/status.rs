@@ -33,9 +33,11 @@ pub struct Row {
     pub name: String,
     /// Its display name.
     pub display_name: String,
+    /// Name of the application in the configuration.
+    pub app_name: Arc<str>,
     /// Display name of the application.
     pub app: Arc<str>,
-    /// Tenant as configured, or its GUID once resolved.
+    /// Tenant as configured.
     pub tenant: String,
     /// What is held to be true of it.
     pub health: Health,
@@ -48,14 +50,14 @@ pub struct Row {
 }
 
 impl Row {
-    fn reason(&self) -> Option<Reason> {
+    pub(super) fn reason(&self) -> Option<Reason> {
         match self.health {
             Health::Broken { reason, .. } => Some(reason),
             _ => self.checks.iter().find_map(|(_, outcome)| outcome.reason()),
         }
     }
 
-    fn matches(&self, words: &[String]) -> bool {
+    pub(super) fn matches(&self, words: &[String]) -> bool {
         let has = |text: &str, word: &String| text.to_lowercase().contains(word.as_str());
         words.iter().all(|w| has(&self.name, w) || has(&self.display_name, w) || has(&self.tenant, w) || has(&self.app, w))
     }
@@ -359,16 +361,16 @@ pub(super) async fn favicon(Query(query): Query<HashMap<String, String>>) -> Res
     let svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 16 16\"><circle cx=\"8\" cy=\"8\" r=\"7\" fill=\"{colour}\"/></svg>"
     );
-    ([(CONTENT_TYPE, "image/svg+xml"), (CACHE_CONTROL, "max-age=3600")], svg).into_response()
+    ([(CONTENT_TYPE, "image/svg+xml"), (CACHE_CONTROL, "no-cache")], svg).into_response()
 }
 
 pub(super) async fn script() -> Response {
-    let headers = [(CONTENT_TYPE, "text/javascript; charset=utf-8"), (CACHE_CONTROL, "max-age=3600")];
+    let headers = [(CONTENT_TYPE, "text/javascript; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
     (headers, include_str!("assets/status.js")).into_response()
 }
 
 pub(super) async fn style() -> Response {
-    let headers = [(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "max-age=3600")];
+    let headers = [(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
     (headers, include_str!("assets/status.css")).into_response()
 }
 
@@ -381,6 +383,7 @@ mod tests {
         Row {
             name,
             display_name,
+            app_name: app.into(),
             app: app.into(),
             tenant: "t.example".to_owned(),
             health,

@@ -1,6 +1,7 @@
 //! Whole-program tests: the real parts, or the real program, against the simulator over real sockets.
 
 mod alerting;
+mod api;
 mod browser;
 mod config;
 mod crash;

@@ -1,0 +1,553 @@
+//! The API: what the pages show, as JSON. Errors are problem details (RFC 9457). The OpenAPI document is generated from this code.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::{OpenApi, ToSchema};
+
+use super::integration::Detail;
+use super::reauth::{Health, is_foreign};
+use super::server::Served;
+use super::status::{Row, state_word};
+use crate::clock::rfc3339;
+use crate::domain::{Check, CheckState, HOURS, Outcome, Reason, Timestamp};
+use crate::metrics::{negotiate, write_one};
+
+/// So many integrations in one answer, unless more or fewer are asked for.
+const LIMIT: usize = 100;
+
+/// `/probe` answers from a result that is younger than this.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// One check.
+#[derive(Debug, Serialize, ToSchema)]
+struct CheckView {
+    /// `enterprise_app`, `consent`, `group_access`, …
+    check: &'static str,
+    /// `pass`, `fail` or `unknown`.
+    result: &'static str,
+    /// One of the closed list of reasons, while it does not pass.
+    reason: Option<&'static str>,
+    /// What mends it.
+    remedy: Option<&'static str>,
+}
+
+impl CheckView {
+    fn of(check: Check, outcome: Outcome) -> Self {
+        let reason = outcome.reason();
+        Self {
+            check: check.label(),
+            result: outcome.label(),
+            reason: reason.map(Reason::label),
+            remedy: reason.map(|r| r.remedy().label()),
+        }
+    }
+}
+
+/// An integration in the list.
+#[derive(Debug, Serialize, ToSchema)]
+struct IntegrationView {
+    /// Unique name.
+    name: String,
+    /// Shown to people.
+    display_name: String,
+    /// Name of its application in the configuration.
+    app: String,
+    /// Display name of its application.
+    app_display_name: String,
+    /// Tenant as configured.
+    tenant: String,
+    /// `healthy`, `broken` (confirmed) or `unknown`.
+    state: &'static str,
+    /// The primary reason while it is broken.
+    reason: Option<&'static str>,
+    /// Since when it is broken (RFC 3339).
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    /// What the last probe saw.
+    checks: Vec<CheckView>,
+    /// When the last probe ended (RFC 3339).
+    #[schema(format = DateTime)]
+    last_probe: Option<String>,
+    /// When the next probe is due (RFC 3339).
+    #[schema(format = DateTime)]
+    next_probe: Option<String>,
+}
+
+/// A page of the list, ordered by name.
+#[derive(Debug, Serialize, ToSchema)]
+struct IntegrationList {
+    /// The integrations.
+    items: Vec<IntegrationView>,
+    /// How many match in all.
+    total: usize,
+    /// Give this as `after` for the next page; null on the last one.
+    next: Option<String>,
+}
+
+/// One check with its evidence.
+#[derive(Debug, Serialize, ToSchema)]
+struct CheckDetail {
+    #[serde(flatten)]
+    view: CheckView,
+    /// In one sentence, while it does not pass.
+    sentence: Option<&'static str>,
+    /// What to do, while it does not pass.
+    advice: Option<&'static str>,
+    /// Since when the result has been the same (RFC 3339).
+    #[schema(format = DateTime)]
+    since: String,
+    /// When it passed last (RFC 3339).
+    #[schema(format = DateTime)]
+    last_success: Option<String>,
+    /// Missing permissions or groups.
+    items: Vec<String>,
+    /// `AADSTS…` or Graph's error code.
+    code: Option<String>,
+    /// What Microsoft's support asks for.
+    request_id: Option<String>,
+    /// Until when a deleted application can be restored (RFC 3339).
+    #[schema(format = DateTime)]
+    restorable_until: Option<String>,
+}
+
+/// A required permission.
+#[derive(Debug, Serialize, ToSchema)]
+struct PermissionView {
+    /// The resource as configured.
+    resource: String,
+    /// The permission's value.
+    permission: String,
+    /// `delegated` or `application`.
+    grant: &'static str,
+    /// Null when it could not be learnt.
+    granted: Option<bool>,
+}
+
+/// The stored refresh token's story; never the token.
+#[derive(Debug, Serialize, ToSchema)]
+struct TokenView {
+    /// `import` or `reauthentication`.
+    source: String,
+    /// When it was last renewed (RFC 3339).
+    #[schema(format = DateTime)]
+    renewed: String,
+    /// User principal name of who consented, where known.
+    consented_by: Option<String>,
+}
+
+/// One integration in full.
+#[derive(Debug, Serialize, ToSchema)]
+struct IntegrationDetail {
+    /// Unique name.
+    name: String,
+    /// Shown to people.
+    display_name: String,
+    /// Display name of its application.
+    app_display_name: String,
+    /// Application id.
+    client_id: String,
+    /// Name of its application in the configuration.
+    app: String,
+    /// Tenant as configured.
+    tenant: String,
+    /// The tenant's GUID, once resolved.
+    tenant_id: Option<String>,
+    /// `delegated` or `application`.
+    access: &'static str,
+    /// Name of its directory reader.
+    directory_reader: Option<String>,
+    /// Configured labels.
+    labels: BTreeMap<String, String>,
+    /// `healthy`, `broken` (confirmed) or `unknown`.
+    state: &'static str,
+    /// The primary reason while it is broken.
+    reason: Option<&'static str>,
+    /// Since when it is broken (RFC 3339).
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    /// What the last probe saw.
+    checks: Vec<CheckDetail>,
+    /// Required permissions as last known.
+    permissions: Vec<PermissionView>,
+    /// Groups seen last, counted up to 1000.
+    groups_visible: Option<u32>,
+    /// When the last probe ended (RFC 3339).
+    #[schema(format = DateTime)]
+    last_probe: Option<String>,
+    /// When the next probe is due (RFC 3339).
+    #[schema(format = DateTime)]
+    next_probe: Option<String>,
+    /// Length of the last probe.
+    probe_duration_seconds: f64,
+    /// One letter an hour, the present one last: p pass, f fail, u unknown, - no probe.
+    #[schema(min_length = 24, max_length = 24)]
+    last_24_hours: String,
+    /// The stored refresh token's story.
+    token: Option<TokenView>,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize, ToSchema)]
+struct EventView {
+    /// `broken`, `changed`, `recovered`, `reauthenticated`, `token_stored`, …
+    kind: String,
+    /// When (RFC 3339).
+    #[schema(format = DateTime)]
+    at: String,
+    /// A reason, or a word about who or where from.
+    detail: String,
+}
+
+/// What happened, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+struct EventList {
+    /// The events.
+    items: Vec<EventView>,
+}
+
+/// A probe was brought forward.
+#[derive(Debug, Serialize, ToSchema)]
+struct ProbeAccepted {
+    /// Which integration.
+    name: String,
+}
+
+/// Problem details (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+struct Problem {
+    /// `about:blank`: the status says it all.
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The status.
+    status: u16,
+    /// What is wrong and what to write instead.
+    detail: String,
+}
+
+fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body = Problem { r#type: "about:blank", title, status: status.as_u16(), detail: detail.into() };
+    (status, [(CONTENT_TYPE, "application/problem+json")], serde_json::to_string(&body).unwrap_or_default()).into_response()
+}
+
+fn no_such_integration() -> Response {
+    problem(StatusCode::NOT_FOUND, "no integration has this name; /api/v1/integrations lists them")
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Consentry", description = "What Consentry knows of the integrations that it watches.", license(name = "Apache-2.0")),
+    paths(list, detail, events, probe, openapi)
+)]
+struct Document;
+
+/// The routes below `/api/v1`.
+pub(super) fn routes() -> Router<Arc<Served>> {
+    let unknown = || async { problem(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json says what there is") };
+    let wrong = |method: Method| async move { problem(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible here")) };
+    let api = Router::new()
+        .route("/integrations", get(list))
+        .route("/integrations/{name}", get(detail))
+        .route("/integrations/{name}/events", get(events))
+        .route("/integrations/{name}/probe", post(probe))
+        .route("/openapi.json", get(openapi))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong);
+    Router::new().nest("/api/v1", api).route("/probe", get(probe_metrics)).route("/integrations/{name}/badge.svg", get(badge))
+}
+
+/// This document.
+#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, description = "The OpenAPI document", body = Object)))]
+async fn openapi() -> Response {
+    let mut document = Document::openapi();
+    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
+    name_reasons(&mut document);
+    Json(document).into_response()
+}
+
+/// Every reason by name, from the one list.
+fn name_reasons(document: &mut utoipa::openapi::OpenApi) {
+    let reasons = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(Reason::ALL.iter().map(|r| r.label())));
+    let schema = Schema::Object(reasons.build());
+    let operations = document.paths.paths.values_mut().filter_map(|path| path.get.as_mut());
+    let parameters = operations.flat_map(|operation| operation.parameters.iter_mut().flatten());
+    for parameter in parameters {
+        if let RefOr::T(parameter) = parameter
+            && parameter.name == "reason"
+        {
+            parameter.schema = Some(schema.clone().into());
+        }
+    }
+}
+
+/// What the list is narrowed to.
+struct Narrow {
+    state: Option<String>,
+    app: Option<String>,
+    reason: Option<String>,
+    words: Vec<String>,
+    after: Option<String>,
+    limit: usize,
+}
+
+impl Narrow {
+    fn of(query: &HashMap<String, String>) -> Result<Self, String> {
+        let given = |name: &str| query.get(name).cloned();
+        let state = given("state");
+        if state.as_deref().is_some_and(|s| !["healthy", "broken", "unknown"].contains(&s)) {
+            return Err("state must be healthy, broken or unknown".to_owned());
+        }
+        let reason = given("reason");
+        if reason.as_deref().is_some_and(|r| Reason::from_label(r).is_none()) {
+            return Err("reason is not one of the known reasons, such as token_expired".to_owned());
+        }
+        let limit = match given("limit") {
+            None => LIMIT,
+            Some(text) => {
+                text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| "limit must be a number from 1 to 1000".to_owned())?
+            }
+        };
+        let words = given("q").unwrap_or_default().to_lowercase().split_whitespace().map(str::to_owned).collect();
+        Ok(Self { state, app: given("app"), reason, words, after: given("after"), limit })
+    }
+
+    fn admits(&self, row: &Row) -> bool {
+        self.state.as_deref().is_none_or(|s| s == state_word(row.health))
+            && self.app.as_deref().is_none_or(|a| a == &*row.app_name)
+            && self.reason.as_deref().is_none_or(|wanted| row.reason().is_some_and(|r| r.label() == wanted))
+            && row.matches(&self.words)
+    }
+}
+
+/// The integrations, ordered by name.
+#[utoipa::path(
+    get, path = "/api/v1/integrations",
+    params(
+        ("state" = Option<String>, Query, description = "Only these: healthy, broken or unknown", pattern = "^(healthy|broken|unknown)$"),
+        ("app" = Option<String>, Query, description = "Only those of this application (its name in the configuration)"),
+        ("reason" = Option<String>, Query, description = "Only those with this reason, such as token_expired"),
+        ("q" = Option<String>, Query, description = "Only those with these words in name, tenant or application"),
+        ("limit" = Option<u32>, Query, description = "So many at most", minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Only names after this one: `next` of the page before")
+    ),
+    responses(
+        (status = 200, description = "A page of integrations", body = IntegrationList),
+        (status = 400, description = "A parameter is not possible", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let narrow = match Narrow::of(&query) {
+        Ok(narrow) => narrow,
+        Err(detail) => return problem(StatusCode::BAD_REQUEST, detail),
+    };
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut rows: Vec<Row> = (served.monitor.rows)().into_iter().filter(|row| narrow.admits(row)).collect();
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        let total = rows.len();
+        let start = narrow.after.as_deref().map_or(0, |after| rows.partition_point(|row| row.name.as_str() <= after));
+        let rest = &rows[start..];
+        let items: Vec<IntegrationView> = rest.iter().take(narrow.limit).map(|row| view(&served, row)).collect();
+        let next = (rest.len() > items.len()).then(|| items.last().map(|i| i.name.clone())).flatten();
+        Json(IntegrationList { items, total, next }).into_response()
+    });
+    answer.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn broken(health: Health) -> (Option<&'static str>, Option<String>) {
+    match health {
+        Health::Broken { reason, since } => (Some(reason.label()), Some(rfc3339(since))),
+        _ => (None, None),
+    }
+}
+
+fn view(served: &Served, row: &Row) -> IntegrationView {
+    let (reason, since) = broken(row.health);
+    IntegrationView {
+        name: row.name.clone(),
+        display_name: row.display_name.clone(),
+        app: row.app_name.to_string(),
+        app_display_name: row.app.to_string(),
+        tenant: row.tenant.clone(),
+        state: state_word(row.health),
+        reason,
+        since,
+        checks: row.checks.iter().map(|(check, outcome)| CheckView::of(*check, *outcome)).collect(),
+        last_probe: row.last_probe.map(rfc3339),
+        next_probe: (served.monitor.next_probe)(&row.name).map(rfc3339),
+    }
+}
+
+/// One integration with its evidence.
+#[utoipa::path(
+    get, path = "/api/v1/integrations/{name}",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "The integration", body = IntegrationDetail),
+        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn detail(State(served): State<Arc<Served>>, name: Named) -> Response {
+    let Ok(Path(name)) = name else { return not_text() };
+    let Some(detail) = (served.monitor.detail)(&name) else { return no_such_integration() };
+    let token = (served.monitor.records)(&name).await.token;
+    let token = token.map(|(source, renewed, consented_by)| TokenView { source, renewed: rfc3339(renewed), consented_by });
+    Json(in_full(&served, name, detail, token)).into_response()
+}
+
+type Named = Result<Path<String>, axum::extract::rejection::PathRejection>;
+
+fn not_text() -> Response {
+    problem(StatusCode::BAD_REQUEST, "the name is not valid UTF-8")
+}
+
+fn in_full(served: &Served, name: String, detail: Detail, token: Option<TokenView>) -> IntegrationDetail {
+    let (reason, since) = broken(detail.health);
+    let cells = detail.day.cells(served.clock.now());
+    debug_assert_eq!(cells.len(), HOURS);
+    let permission = |p: &crate::domain::PermissionState| PermissionView {
+        resource: p.resource.clone(),
+        permission: p.permission.clone(),
+        grant: p.grant.label(),
+        granted: p.granted,
+    };
+    IntegrationDetail {
+        next_probe: (served.monitor.next_probe)(&name).map(rfc3339),
+        name,
+        display_name: detail.display_name,
+        app_display_name: detail.app,
+        app: detail.app_name,
+        client_id: detail.client_id,
+        tenant: detail.tenant,
+        tenant_id: detail.tenant_guid,
+        access: detail.access.label(),
+        directory_reader: detail.reader,
+        labels: detail.labels.into_iter().collect(),
+        state: state_word(detail.health),
+        reason,
+        since,
+        checks: detail.checks.iter().map(check_detail).collect(),
+        permissions: detail.permissions.iter().map(permission).collect(),
+        groups_visible: detail.groups_visible,
+        last_probe: detail.last_probe.map(rfc3339),
+        probe_duration_seconds: detail.duration_ms as f64 / 1000.0,
+        last_24_hours: cells.iter().map(|c| c.letter()).collect(),
+        token,
+    }
+}
+
+fn check_detail(state: &CheckState) -> CheckDetail {
+    let reason = state.outcome.reason();
+    CheckDetail {
+        view: CheckView::of(state.check, state.outcome),
+        sentence: reason.map(|r| r.sentence()),
+        advice: reason.map(|r| r.advice()),
+        since: rfc3339(state.since),
+        last_success: state.last_success.map(rfc3339),
+        items: state.details.items.clone(),
+        code: state.details.code.clone(),
+        request_id: state.details.request_id.clone(),
+        restorable_until: state.details.restorable_until.map(rfc3339),
+    }
+}
+
+/// What happened to an integration, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/integrations/{name}/events",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "Its events", body = EventList),
+        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
+    let Ok(Path(name)) = name else { return not_text() };
+    if (served.monitor.detail)(&name).is_none() {
+        return no_such_integration();
+    }
+    let events = (served.monitor.records)(&name).await.events;
+    let items = events.into_iter().map(|(kind, at, detail)| EventView { kind, at: rfc3339(at), detail }).collect();
+    Json(EventList { items }).into_response()
+}
+
+/// Probes an integration now, out of turn. The result is seen in the integration shortly afterwards.
+#[utoipa::path(
+    post, path = "/api/v1/integrations/{name}/probe",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 202, description = "The probe begins", body = ProbeAccepted),
+        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The request came from another site's page", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn probe(State(served): State<Arc<Served>>, name: Named, headers: HeaderMap) -> Response {
+    let Ok(Path(name)) = name else { return not_text() };
+    if is_foreign(&headers, served.public_url.as_deref()) {
+        return problem(StatusCode::FORBIDDEN, "the request came from another site's page");
+    }
+    if (served.monitor.detail)(&name).is_none() {
+        return no_such_integration();
+    }
+    (served.monitor.probe)(&name);
+    (StatusCode::ACCEPTED, Json(ProbeAccepted { name })).into_response()
+}
+
+/// `/probe?target=NAME`: probes now and answers with this integration's metrics alone, for those who let Prometheus drive.
+async fn probe_metrics(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>, headers: HeaderMap) -> Response {
+    let Some(name) = query.get("target").filter(|t| !t.is_empty()) else {
+        return (StatusCode::BAD_REQUEST, "target is missing: /probe?target=NAME\n").into_response();
+    };
+    let Some(detail) = (served.monitor.detail)(name) else {
+        return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response();
+    };
+    let young = |at: Timestamp| served.clock.now().since(at) < YOUNG;
+    if !detail.last_probe.is_some_and(young) {
+        (served.monitor.probe_now)(name).await;
+    }
+    let format = negotiate(headers.get(ACCEPT).and_then(|v| v.to_str().ok()));
+    let body = write_one(&served.published, name, format);
+    ([(CONTENT_TYPE, format.content_type()), (CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// `/integrations/NAME/badge.svg`.
+async fn badge(State(served): State<Arc<Served>>, name: Named) -> Response {
+    let detail = name.ok().and_then(|Path(name)| (served.monitor.detail)(&name));
+    let Some(detail) = detail else { return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response() };
+    let (word, colour) = match detail.health {
+        Health::Working => ("healthy", "#067647"),
+        Health::Broken { .. } => ("broken", "#b42318"),
+        Health::Unknown { .. } => ("unknown", "#7a4b00"),
+    };
+    let label: String = detail.display_name.chars().filter(|c| !c.is_control()).take(40).collect();
+    // Wide enough for the letters of any common font at this size.
+    let width = |text: &str| 12 + 7 * text.chars().count();
+    let badge = Badge { left: width(&label), right: width(word), label: &label, word, colour };
+    match askama::Template::render(&badge) {
+        Ok(svg) => ([(CONTENT_TYPE, "image/svg+xml"), (CACHE_CONTROL, "no-cache")], svg).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[derive(askama::Template)]
+#[template(path = "badge.svg", escape = "html")]
+struct Badge<'b> {
+    left: usize,
+    right: usize,
+    label: &'b str,
+    word: &'b str,
+    colour: &'b str,
+}
