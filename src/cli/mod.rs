@@ -14,6 +14,7 @@ use crate::notify::{deliver, render, sample_story};
 use crate::secret::Secret;
 use crate::telemetry::{self, LogFormat, LogLevel};
 
+mod online;
 mod probe;
 mod setup;
 
@@ -85,6 +86,9 @@ struct CheckConfig {
     /// The configuration file; the same as --config.file.
     #[arg(id = "path", value_name = "FILE")]
     path: Option<PathBuf>,
+    /// Also resolves every tenant, tries every credential and greets the mail server. Sends no mail.
+    #[arg(long)]
+    online: bool,
     #[command(flatten)]
     config: Configured,
 }
@@ -144,7 +148,17 @@ struct Demo {
 pub async fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Run(run) => run_daemon(run).await,
-        Command::CheckConfig(check) => Ok(check_config(&check.path.unwrap_or(check.config.file))),
+        Command::CheckConfig(check) => {
+            let file = check.path.unwrap_or(check.config.file);
+            match check_config(&file) {
+                Some(config) if check.online => {
+                    let wrong = online::check(&config).await?;
+                    say(format_args!("\n{}: {}", file.display(), online::verdict(wrong)));
+                    Ok(u8::from(wrong > 0))
+                }
+                valid => Ok(u8::from(valid.is_none())),
+            }
+        }
         Command::Probe(probe) => {
             // 2 tells scripts that nothing was probed, and 1 that something is wrong.
             match probe_now(&probe).await {
@@ -196,7 +210,7 @@ fn unbuilt_warning(keys: &[String]) -> Option<String> {
 
 async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     if run.check {
-        return Ok(check_config(&run.config.file));
+        return Ok(u8::from(check_config(&run.config.file).is_none()));
     }
     telemetry::start(run.logging.level, run.logging.format);
     let path = run.telemetry_path.as_str();
@@ -218,7 +232,8 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     app::run(config, &run.listen, &run.telemetry_path).await.map(|()| 0)
 }
 
-fn check_config(file: &Path) -> u8 {
+/// Validates and prints; the configuration when it is valid.
+fn check_config(file: &Path) -> Option<Config> {
     match load(file) {
         Ok(Loaded { config, warnings, unbuilt }) => {
             for warning in &warnings {
@@ -228,12 +243,12 @@ fn check_config(file: &Path) -> u8 {
                 say(format_args!("warning: {warning}"));
             }
             print_summary(file, &config);
-            0
+            Some(config)
         }
         Err(problems) => {
             print_problems(&problems);
             eprintln!("{}: invalid: {}", file.display(), count(problems.len(), "problem"));
-            1
+            None
         }
     }
 }

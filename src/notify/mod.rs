@@ -6,4 +6,4 @@ mod smtp;
 
 pub use message::{Letterhead, Rendered, render, sample_story};
 pub use notifier::{LinkMaker, Notifier, NotifierSettings};
-pub use smtp::{Delivery, Protection, SmtpSettings, deliver};
+pub use smtp::{Delivery, Protection, SmtpSettings, deliver, greet};

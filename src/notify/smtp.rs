@@ -72,6 +72,18 @@ pub async fn deliver(settings: &SmtpSettings, notification: &Notification, mail:
     Delivery { outcome, dialogue: talk.0 }
 }
 
+/// Greets the server, with TLS and login as configured, and says goodbye. No mail is sent.
+pub async fn greet(settings: &SmtpSettings) -> Delivery {
+    let mut talk = Talk::default();
+    let greeted = async {
+        let mut connection = connect(settings, &mut talk).await?;
+        drop(connection.quit().await);
+        Ok(())
+    };
+    let outcome = tokio::time::timeout(WHOLE, greeted).await.unwrap_or(Err(EmailFailure::Timeout));
+    Delivery { outcome, dialogue: talk.0 }
+}
+
 /// The dialogue so far.
 #[derive(Default)]
 struct Talk(Vec<String>);

@@ -319,3 +319,40 @@ async fn the_reauthentication_listener_of_the_configuration() {
     }
     daemon.kill().await;
 }
+
+/// `check-config --online` asks out there: expected, seen, what to change; and sends no mail.
+#[tokio::test]
+async fn check_config_online() {
+    let place = Place::new().await;
+    let well = place.command(&["check-config", "--online"]).await;
+    let said = text(&well.stdout);
+    assert_eq!(well.status.code(), Some(0), "{said}{}", text(&well.stderr));
+    for words in ["10 of 10 found", "app sequr: accepted in", "directory reader reader: accepted in", "greets us", "everything answers"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    place.simulator.apply(entra_sim::Action::RemoveTenant { tenant: "contoso.example".to_owned() }).expect("removed");
+    place.simulator.apply(entra_sim::Action::RemoveSecrets { app: demo::READER }).expect("removed");
+    place
+        .simulator
+        .apply(entra_sim::Action::AddSecret { app: demo::READER, secret: "another".to_owned(), expires_in_seconds: 3600 })
+        .expect("added");
+    place.simulator.mailbox().set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
+    let ill = place.command(&["check-config", "--online"]).await;
+    let said = text(&ill.stdout);
+    assert_eq!(ill.status.code(), Some(1), "{said}");
+    for words in [
+        "9 of 10 found",
+        "tenant contoso.example (of contoso)",
+        "expected  an OpenID configuration",
+        "AADSTS90002",
+        "credential of directory reader reader",
+        "AADSTS7000215",
+        "mail server 127.0.0.1:",
+        "change    ",
+        "3 problems out there",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("demo-secret") && place.simulator.mailbox().all().is_empty(), "no secret, no mail");
+    assert_eq!(place.command(&["check-config"]).await.status.code(), Some(0), "offline it is valid all the same");
+}

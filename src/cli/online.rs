@@ -1,0 +1,187 @@
+//! `consentry check-config --online`: what the configuration means out there. Every tenant is resolved, every credential tried, the mail
+//! server greeted; for everything that fails: expected, seen, what to change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::{count, say};
+use crate::app;
+use crate::clock::Clock;
+use crate::config::{Config, Integration};
+use crate::domain::{Fault, Reason};
+use crate::entra::{Client, ClientCredential, Entra};
+use crate::monitor::Target;
+use crate::notify::greet;
+
+/// Tenants are asked after so many at a time.
+const AT_ONCE: usize = 16;
+
+/// One question is given up after this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A credential is tried in so many tenants at most, until one says something about it.
+const TRIES: usize = 5;
+
+/// Something that is not as it should be.
+struct Finding {
+    about: String,
+    expected: String,
+    seen: String,
+    change: String,
+}
+
+/// Checks everything that the configuration refers to; answers how much is wrong.
+///
+/// # Errors
+/// The connection to Entra cannot be set up.
+pub(super) async fn check(config: &Config) -> anyhow::Result<usize> {
+    let entra = app::entra(config, None)?;
+    let mut findings = tenants(config, &entra).await;
+    findings.extend(credentials(config, &entra).await);
+    findings.extend(mail(config).await);
+    for finding in &findings {
+        say(format_args!(
+            "\n{}\n  expected  {}\n  seen      {}\n  change    {}",
+            finding.about, finding.expected, finding.seen, finding.change
+        ));
+    }
+    Ok(findings.len())
+}
+
+fn enabled(config: &Config) -> impl Iterator<Item = &Integration> {
+    config.integrations.iter().filter(|i| i.enabled)
+}
+
+fn seen(fault: &Fault) -> String {
+    let code = fault.code.as_deref().map(|c| format!(" ({c})")).unwrap_or_default();
+    format!("{}{code}", fault.detail)
+}
+
+/// Every tenant once; its OpenID configuration needs no credential.
+async fn tenants(config: &Config, entra: &Entra) -> Vec<Finding> {
+    let mut users: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for integration in enabled(config) {
+        users.entry(integration.tenant.clone()).or_default().push(&integration.name);
+    }
+    let (room, mut questions) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
+    for tenant in users.keys().cloned() {
+        let (entra, room) = (entra.clone(), Arc::clone(&room));
+        questions.spawn(async move {
+            let _permit = room.acquire_owned().await;
+            let answer = entra.tenant_guid(&tenant, Instant::now() + PATIENCE).await;
+            (tenant, answer)
+        });
+    }
+    let mut findings = BTreeMap::new();
+    while let Some(Ok((tenant, answer))) = questions.join_next().await {
+        let Err(fault) = answer else { continue };
+        let names = users.get(&tenant).map(|n| n.join(", ")).unwrap_or_default();
+        let change = match fault.reason {
+            Reason::TenantMissing => {
+                "tenant_id: the GUID or a verified domain of the customer's tenant; or cloud, when it is a national one".to_owned()
+            }
+            reason => reason.advice().to_owned(),
+        };
+        let finding = Finding {
+            about: format!("tenant {tenant} (of {names})"),
+            expected: format!("an OpenID configuration at {}/{tenant}/v2.0", config.cloud.login_url),
+            seen: seen(&fault),
+            change,
+        };
+        findings.insert(tenant, finding);
+    }
+    say(format_args!("  tenants       {} of {} found", users.len() - findings.len(), users.len()));
+    findings.into_values().collect()
+}
+
+/// What became of trying a credential.
+enum Tried {
+    Accepted(String),
+    Refused(Finding),
+    /// No tenant said anything about it.
+    Untold(String),
+}
+
+/// Every credential in a tenant where it is used.
+async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
+    let targets = app::targets(config);
+    let used: Vec<&Target> = targets.iter().filter(|t| enabled(config).any(|i| i.name == t.name)).collect();
+    let mut findings = Vec::new();
+    for (name, app) in &config.apps {
+        let mine: Vec<&Target> = used.iter().copied().filter(|t| *t.app == **name).collect();
+        let Some(first) = mine.first() else { continue };
+        if matches!(*first.credential, ClientCredential::None) {
+            say(format_args!("  app {name}: a public client, no credential to try"));
+            continue;
+        }
+        let tenants = mine.iter().map(|t| t.tenant.as_str());
+        findings.extend(tell(&format!("app {name}"), attempt(entra, &app.client_id, &first.credential, tenants).await));
+    }
+    for name in config.readers.keys() {
+        let mine: Vec<&Target> = used.iter().copied().filter(|t| t.reader.as_ref().is_some_and(|r| r.name == *name)).collect();
+        let Some(reader) = mine.first().and_then(|t| t.reader.clone()) else { continue };
+        let tenants = mine.iter().map(|t| t.tenant.as_str());
+        findings.extend(tell(&format!("directory reader {name}"), attempt(entra, &reader.client_id, &reader.credential, tenants).await));
+    }
+    findings
+}
+
+fn tell(who: &str, tried: Tried) -> Option<Finding> {
+    match tried {
+        Tried::Accepted(tenant) => say(format_args!("  credential    {who}: accepted in {tenant}")),
+        Tried::Untold(why) => say(format_args!("  credential    {who}: could not be tried: {why}")),
+        Tried::Refused(finding) => return Some(Finding { about: format!("credential of {who}"), ..finding }),
+    }
+    None
+}
+
+async fn attempt(entra: &Entra, client_id: &str, credential: &ClientCredential, tenants: impl Iterator<Item = &str>) -> Tried {
+    let mut untold = String::new();
+    for tenant in tenants.take(TRIES) {
+        let client =
+            Client { tenant, client_id, credential, now_seconds: Clock::System.now().0 / 1000, deadline: Instant::now() + PATIENCE };
+        let Err(fault) = entra.client_credentials(client, &entra.graph_scope()).await else { return Tried::Accepted(tenant.to_owned()) };
+        if matches!(fault.reason, Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid) {
+            return Tried::Refused(Finding {
+                about: String::new(),
+                expected: format!("a token for {client_id} in {tenant}"),
+                seen: seen(&fault),
+                change: fault.reason.advice().to_owned(),
+            });
+        }
+        // The tenant's own trouble, or the network's: it says nothing about the credential.
+        untold = format!("{tenant}: {}", seen(&fault));
+    }
+    Tried::Untold(untold)
+}
+
+/// The mail server, as far as it can be tried without a mail.
+async fn mail(config: &Config) -> Option<Finding> {
+    let settings = app::smtp(config.email.as_ref()?)?;
+    let greeting = greet(&settings).await;
+    let Err(failure) = greeting.outcome else {
+        say(format_args!(
+            "  mail          {}:{} greets us{}",
+            settings.host,
+            settings.port,
+            if settings.credentials.is_some() { " and accepts the login" } else { "" }
+        ));
+        return None;
+    };
+    let dialogue = greeting.dialogue.iter().map(|line| format!("\n            {line}")).collect::<String>();
+    Some(Finding {
+        about: format!("mail server {}:{}", settings.host, settings.port),
+        expected: "a greeting, TLS and login as configured under email.smtp".to_owned(),
+        seen: format!("{}{dialogue}", failure.label()),
+        change: "host, port, tls, tls_config, username or password under email.smtp, whichever the dialogue names".to_owned(),
+    })
+}
+
+/// The last line.
+pub(super) fn verdict(wrong: usize) -> String {
+    if wrong == 0 { "everything answers as configured".to_owned() } else { format!("{} out there", count(wrong, "problem")) }
+}
