@@ -228,6 +228,8 @@ pub struct Listeners {
     pub all: Vec<TcpListener>,
     /// Serves the pages of re-authentication and nothing else.
     pub reauthentication: Option<TcpListener>,
+    /// Serves health and readiness and nothing else.
+    pub health: Option<TcpListener>,
 }
 
 impl Daemon {
@@ -306,6 +308,9 @@ impl Daemon {
         if let Some(listener) = listeners.reauthentication {
             tasks.spawn(web::serve_reauthentication(listener, Arc::clone(&self.served), stop.clone()));
         }
+        if let Some(listener) = listeners.health {
+            tasks.spawn(web::serve_health(listener, Arc::clone(&self.served), stop.clone()));
+        }
         tasks.spawn(self.handover.run(stop.clone()));
         tasks.spawn(self.monitor.run(stop.clone()));
         if let Some(notifier) = self.notifier {
@@ -329,15 +334,27 @@ fn notifier(config: &Config, store: &Store, link: LinkMaker, families: &Families
     Some(Notifier::new(settings, store.clone(), families.clone(), clock.clone(), outbox))
 }
 
+/// Addresses to listen on, as the command line gives them.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses<'a> {
+    /// Serve everything.
+    pub all: &'a [String],
+    /// Serves health and readiness and nothing else.
+    pub health: Option<&'a str>,
+}
+
 /// Runs the daemon of a configuration until a signal.
 ///
 /// # Errors
 /// It cannot start.
-pub async fn run(config: Config, addresses: &[String], telemetry_path: &str) -> anyhow::Result<()> {
+pub async fn run(config: Config, addresses: &Addresses<'_>, telemetry_path: &str) -> anyhow::Result<()> {
     let _lock = DaemonLock::take(&config.storage.path)?;
     let mut listeners = Listeners::default();
-    for address in addresses {
+    for address in addresses.all {
         listeners.all.push(web::bind(address).await?);
+    }
+    if let Some(address) = addresses.health {
+        listeners.health = Some(web::bind(address).await?);
     }
     if let Some(address) = &config.reauthentication.listen_address {
         listeners.reauthentication = Some(web::bind(address).await?);
@@ -347,6 +364,9 @@ pub async fn run(config: Config, addresses: &[String], telemetry_path: &str) -> 
     drop(config);
     for listener in &listeners.all {
         tracing::info!(address = %listener.local_addr()?, "listening");
+    }
+    if let Some(listener) = &listeners.health {
+        tracing::info!(address = %listener.local_addr()?, "listening for health checks only");
     }
     if let Some(listener) = &listeners.reauthentication {
         tracing::info!(address = %listener.local_addr()?, "listening for re-authentication only");

@@ -74,6 +74,9 @@ struct Run {
     /// Address to listen on; repeatable.
     #[arg(long = "web.listen-address", default_value = ":10143", value_name = "ADDRESS")]
     listen: Vec<String>,
+    /// Address for health and readiness alone, for orchestrators.
+    #[arg(long = "health.listen-address", value_name = "ADDRESS")]
+    health: Option<String>,
     /// Path of the metrics.
     #[arg(long = "web.telemetry-path", default_value = "/metrics", value_name = "PATH")]
     telemetry_path: String,
@@ -214,7 +217,7 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     }
     telemetry::start(run.logging.level, run.logging.format);
     let path = run.telemetry_path.as_str();
-    let taken = ["/", "/-/healthy", "/-/ready", "/favicon.svg"].contains(&path)
+    let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/probe", "/favicon.svg"].contains(&path)
         || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|room| path.starts_with(room));
     let odd = run.telemetry_path.contains(['{', '}', '*', '?', '#', ':', ' ']) || run.telemetry_path.contains("//");
     if !run.telemetry_path.starts_with('/') || taken || odd {
@@ -229,7 +232,8 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     }
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), revision = env!("CONSENTRY_REVISION"), integrations = enabled, "starting");
-    app::run(config, &run.listen, &run.telemetry_path).await.map(|()| 0)
+    let addresses = app::Addresses { all: &run.listen, health: run.health.as_deref() };
+    app::run(config, &addresses, &run.telemetry_path).await.map(|()| 0)
 }
 
 /// Validates and prints; the configuration when it is valid.

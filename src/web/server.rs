@@ -113,6 +113,16 @@ pub async fn serve_reauthentication(listener: TcpListener, served: Arc<Served>, 
     serve_router(listener, router, stop).await;
 }
 
+/// Serves health and readiness and nothing else, for orchestrators.
+pub async fn serve_health(listener: TcpListener, served: Arc<Served>, stop: watch::Receiver<bool>) {
+    serve_router(listener, finished(health(), served), stop).await;
+}
+
+/// As in Prometheus; neither depends on Entra or on mail.
+fn health() -> Router<Arc<Served>> {
+    Router::new().route("/-/healthy", get(|| async { "Consentry is healthy.\n" })).route("/-/ready", get(ready))
+}
+
 async fn serve_router(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
@@ -164,8 +174,8 @@ fn router(served: Arc<Served>) -> Router {
         .route("/integrations/{name}/probe", post(integration::probe))
         .route("/integrations/{name}/link", post(integration::link))
         .route(&served.telemetry_path, get(metrics))
-        .route("/-/healthy", get(|| async { "Consentry is healthy.\n" }))
-        .route("/-/ready", get(ready))
+        .route("/-/reload", post(reload))
+        .merge(health())
         .merge(api::routes())
         .merge(reauthentication(&served));
     finished(router, served)
@@ -197,6 +207,11 @@ async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) 
         Ok(response) => response,
         Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
     }
+}
+
+/// As Prometheus answers where its lifecycle API is off; there is no way to switch it on yet.
+async fn reload() -> Response {
+    (StatusCode::FORBIDDEN, "The lifecycle API is not enabled. Restart Consentry to read its configuration again.\n").into_response()
 }
 
 async fn ready(State(served): State<Arc<Served>>) -> Response {

@@ -304,16 +304,24 @@ async fn setup_prints_text_and_a_script() {
     );
 }
 
-/// The listener of the re-authentication pages, as the daemon starts it from the configuration.
+/// The listener of the re-authentication pages, as the daemon starts it from the configuration, and the one for orchestrators.
 #[tokio::test]
 async fn the_reauthentication_listener_of_the_configuration() {
     let place = Place::new().await;
     let text = std::fs::read_to_string(place.file()).expect("readable");
     std::fs::write(place.file(), text.replace("public_url: \"", "listen_address: \"127.0.0.1:0\", public_url: \"")).expect("written");
-    let mut daemon = place.daemon(&[]);
+    let mut daemon = place.daemon(&["--health.listen-address=127.0.0.1:0"]);
+    let main = daemon.url().await;
+    let line = daemon.until(&["listening for health checks only"]).await;
+    let health = format!("http://{}", line.split("address=").nth(1).expect("an address").trim());
     let line = daemon.until(&["listening for re-authentication only"]).await;
     let url = format!("http://{}", line.split("address=").nth(1).expect("an address").trim());
     daemon.until(&["ready"]).await;
+    for (path, status) in [("/-/healthy", 200), ("/-/ready", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 404)] {
+        assert_eq!(reqwest::get(format!("{health}{path}")).await.expect("an answer").status(), status, "{path}");
+    }
+    let reload = reqwest::Client::new().post(format!("{main}/-/reload")).send().await.expect("an answer");
+    assert_eq!(reload.status(), 403, "as in Prometheus without its lifecycle API");
     for (path, status) in [("/reauth/assets/page.css", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 403)] {
         assert_eq!(reqwest::get(format!("{url}{path}")).await.expect("an answer").status(), status, "{path}");
     }
