@@ -113,22 +113,20 @@ impl Monitor {
     pub fn prove(&self, name: &str) {
         let now = self.inner.clock.now();
         self.proofs().insert(name.to_owned(), Proving { since: now, seen: false });
-        self.schedule().follow(name, PROOF.map(|pause| now.plus(pause)).to_vec());
+        self.schedule().follow(name, &PROOF.map(|pause| now.plus(pause)));
         self.inner.nudge.notify_one();
     }
 
-    /// Probes an integration now, out of turn. One that is being proved has probes to come anyway.
+    /// Probes an integration now, out of turn.
     pub fn probe_soon(&self, name: &str) {
-        if self.proof(name).is_none() {
-            self.schedule().follow(name, vec![self.inner.clock.now()]);
-            self.inner.nudge.notify_one();
-        }
+        self.schedule().follow(name, &[self.inner.clock.now()]);
+        self.inner.nudge.notify_one();
     }
 
     /// Probes an integration now, out of turn, and waits until a probe that began afterwards has ended; not longer than two probes may take.
     pub async fn probe_now(&self, name: &str) {
         let asked = self.inner.clock.now();
-        self.schedule().follow(name, vec![asked]);
+        self.schedule().follow(name, &[asked]);
         self.inner.nudge.notify_one();
         let ended = async {
             loop {

@@ -124,15 +124,19 @@ impl Schedule {
         self.pace.concurrency(configured)
     }
 
-    /// Probes an integration at these moments, in order, besides its own. One that is in flight comes again afterwards.
-    pub fn follow(&mut self, name: &str, moments: Vec<Timestamp>) {
+    /// Probes an integration at these moments, besides its own and those that were asked for before. One that is in flight comes again
+    /// afterwards.
+    pub fn follow(&mut self, name: &str, moments: &[Timestamp]) {
         let Some(place) = self.places.get(name) else { return };
         let (due, first) = (place.due, moments.first().copied());
         if let Some(first) = first.filter(|first| *first < due && !self.in_flight.contains(name)) {
             self.queue.remove(&(due, name.to_owned()));
             self.put(name, first);
         }
-        self.followed.insert(name.to_owned(), moments);
+        let followed = self.followed.entry(name.to_owned()).or_default();
+        followed.extend(moments);
+        followed.sort_unstable();
+        followed.dedup();
     }
 
     /// Probes an integration at its own moments only.
@@ -207,7 +211,7 @@ mod tests {
         let first = schedule.start(10, now);
         assert_eq!((first.len(), schedule.in_flight()), (10, 10));
         assert!(schedule.start(10, now).is_empty());
-        schedule.follow(&first[0].0, vec![now]);
+        schedule.follow(&first[0].0, &[now]);
         schedule.ended(&first[1].0, well(now), now);
         let next = schedule.start(10, now);
         assert_eq!(next.len(), 1);
@@ -219,10 +223,10 @@ mod tests {
         let names = [("a", "t"), ("b", "t"), ("c", "u")];
         let mut schedule = Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), START);
         let started = |schedule: &mut Schedule, now| schedule.start(10, now).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
-        schedule.follow("a", vec![START]);
+        schedule.follow("a", &[START]);
         assert_eq!(started(&mut schedule, START), ["a"]);
-        schedule.follow("b", vec![START]);
-        schedule.follow("c", vec![START]);
+        schedule.follow("b", &[START]);
+        schedule.follow("c", &[START]);
         schedule.ended("a", Ended { retry_after: Some(Duration::from_secs(900)), ..well(START) }, START);
         assert_eq!(started(&mut schedule, START), ["c"], "the other integration of the tenant waits, too");
         let almost = START.plus(Duration::from_secs(899));
@@ -236,7 +240,8 @@ mod tests {
     fn followed_ones_are_probed_at_the_moments_asked_for() {
         let mut schedule = fleet(3);
         let at = |seconds| START.plus(Duration::from_secs(seconds));
-        schedule.follow("i1", vec![START, at(15), at(60), at(200)]);
+        schedule.follow("i1", &[START, at(15), at(200)]);
+        schedule.follow("i1", &[at(60)]);
         let mut probed = Vec::new();
         while let Some(now) = schedule.next().filter(|n| *n <= at(300)) {
             for (name, due) in schedule.start(10, now) {
@@ -255,13 +260,13 @@ mod tests {
     #[test]
     fn one_in_flight_comes_again_when_it_is_followed() {
         let mut schedule = fleet(1);
-        schedule.follow("i0", vec![START]);
+        schedule.follow("i0", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1);
         let later = START.plus(Duration::from_secs(1));
-        schedule.follow("i0", vec![later]);
+        schedule.follow("i0", &[later]);
         schedule.ended("i0", well(START), later);
         assert_eq!(schedule.start(10, later), [("i0".to_owned(), later)]);
-        schedule.follow("i0", vec![later.plus(Duration::from_secs(5))]);
+        schedule.follow("i0", &[later.plus(Duration::from_secs(5))]);
         schedule.unfollow("i0");
         schedule.ended("i0", well(later), later);
         assert!(schedule.next() > Some(later.plus(Duration::from_secs(5))));
