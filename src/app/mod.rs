@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
-use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls};
+use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls, effective};
 use crate::domain::{Access, LinkTarget, SchedulePolicy, Thresholds};
 use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts, admin_consent_url};
 use crate::metrics::{Facts, Families, Published};
@@ -295,6 +295,7 @@ impl Daemon {
             clock,
             ready: AtomicBool::new(false),
             telemetry_path: telemetry_path.to_owned(),
+            configuration: web::compress(&effective(config))?,
         });
         Ok(Self { monitor, notifier, handover, served, store })
     }

@@ -217,7 +217,7 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     }
     telemetry::start(run.logging.level, run.logging.format);
     let path = run.telemetry_path.as_str();
-    let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/probe", "/favicon.svg"].contains(&path)
+    let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/config", "/probe", "/favicon.svg"].contains(&path)
         || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|room| path.starts_with(room));
     let odd = run.telemetry_path.contains(['{', '}', '*', '?', '#', ':', ' ']) || run.telemetry_path.contains("//");
     if !run.telemetry_path.starts_with('/') || taken || odd {

@@ -11,11 +11,13 @@ use crate::domain::{Check, Profile, Reason};
 use crate::secret::{Secret, SecretSource};
 
 mod apps;
+mod effective;
 mod reader;
 mod settings;
 mod tree;
 mod values;
 
+pub use effective::effective;
 pub use reader::Problem;
 pub use values::{format_duration, parse_duration};
 

@@ -52,6 +52,8 @@ pub struct Served {
     pub ready: AtomicBool,
     /// Path of the exposition.
     pub telemetry_path: String,
+    /// The effective configuration as YAML, compressed: it is long and seldom asked for.
+    pub configuration: Vec<u8>,
 }
 
 impl Served {
@@ -175,6 +177,7 @@ fn router(served: Arc<Served>) -> Router {
         .route("/integrations/{name}/link", post(integration::link))
         .route(&served.telemetry_path, get(metrics))
         .route("/-/reload", post(reload))
+        .route("/config", get(configuration))
         .merge(health())
         .merge(api::routes())
         .merge(reauthentication(&served));
@@ -249,7 +252,24 @@ fn accepts_gzip(header: &str) -> bool {
     })
 }
 
-fn compress(text: &str) -> std::io::Result<Vec<u8>> {
+/// The effective configuration, secrets hidden.
+async fn configuration(State(served): State<Arc<Served>>) -> Response {
+    let text = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        let read = std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&served.configuration[..]), &mut text);
+        read.map(|_| text)
+    });
+    match text.await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, "application/yaml; charset=utf-8"), (CACHE_CONTROL, "no-store")], text).into_response(),
+        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Compresses a text (gzip), for answers and for keeping.
+///
+/// # Errors
+/// None in memory.
+pub fn compress(text: &str) -> std::io::Result<Vec<u8>> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
     encoder.write_all(text.as_bytes())?;
     encoder.finish()

@@ -124,3 +124,29 @@ fn a_big_fleet_is_read() {
     std::fs::write(&file, text).expect("written");
     assert_eq!(read(&file).expect("valid").config.integrations.len(), 20_000);
 }
+
+/// What `/config` shows is a configuration again, and the same one but for the secrets.
+#[test]
+fn the_effective_configuration_is_complete() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/consentry.example.yml");
+    std::fs::copy(example, folder.path().join("one.yml")).expect("copied");
+    for secret in ["sequr-secret", "reader-secret", "smtp-password", "hook-secret"] {
+        std::fs::write(folder.path().join(secret), "whsec_c2VjcmV0\n").expect("written");
+    }
+    std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
+    let first = read(&folder.path().join("one.yml")).expect("valid").config;
+    let shown = consentry::config::effective(&first);
+    assert!(!shown.contains("whsec_c2") && shown.contains("smtp-password"), "files are named, what is in them is not: {shown}");
+    std::fs::write(folder.path().join("two.yml"), &shown).expect("written");
+    let second = read(&folder.path().join("two.yml")).unwrap_or_else(|problems| panic!("{problems:#?}\n{shown}")).config;
+    // The proxy's URL is written as a parser does, without its login.
+    let mut first = first;
+    first.upstream.proxy_url.clone_from(&second.upstream.proxy_url);
+    assert_eq!(second, first);
+    for inline in ["unbuilt.yml", "smallest.yml"] {
+        let config = read(&fixtures("valid").join(inline)).expect("valid").config;
+        let shown = consentry::config::effective(&config);
+        assert!(!shown.contains("from-the-environment") && !shown.contains("whsec_"), "{shown}");
+    }
+}

@@ -320,6 +320,8 @@ async fn the_reauthentication_listener_of_the_configuration() {
     for (path, status) in [("/-/healthy", 200), ("/-/ready", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 404)] {
         assert_eq!(reqwest::get(format!("{health}{path}")).await.expect("an answer").status(), status, "{path}");
     }
+    let shown = reqwest::get(format!("{main}/config")).await.expect("an answer").text().await.expect("text");
+    assert!(shown.contains("northwind.example") && shown.contains("<secret>") && !shown.contains("demo-secret"), "{shown}");
     let reload = reqwest::Client::new().post(format!("{main}/-/reload")).send().await.expect("an answer");
     assert_eq!(reload.status(), 403, "as in Prometheus without its lifecycle API");
     for (path, status) in [("/reauth/assets/page.css", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 403)] {

@@ -1,0 +1,179 @@
+//! The configuration as it is in effect: every default filled in, every secret hidden. What is written is a configuration again.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{App, Config, Credential, Email, Integration, ReauthenticationMode, Smtp, SmtpTls, format_duration};
+use crate::domain::{Check, GroupRef, RequiredPermissions};
+use crate::secret::SecretSource;
+
+const HIDDEN: &str = "<secret>";
+
+/// The effective configuration as YAML.
+pub fn effective(config: &Config) -> String {
+    let probe = &config.probe;
+    let value = json!({
+        "cloud": {"login_url": config.cloud.login_url, "graph_url": config.cloud.graph_url},
+        "upstream": without_nulls(json!({
+            "proxy_url": config.upstream.proxy_url.as_ref().map(|url| without_login(url.expose())),
+            "tls_config": tls(config.upstream.ca_file.as_deref()),
+        })),
+        "probe": {
+            "interval": format_duration(probe.interval),
+            "timeout": format_duration(probe.timeout),
+            "concurrency": probe.concurrency,
+            "retry_interval": format_duration(probe.retry_interval),
+            "failure_threshold": probe.failure_threshold,
+            "success_threshold": probe.success_threshold,
+        },
+        "storage": {
+            "url": format!("sqlite://{}", config.storage.path.display()),
+            "encryption_key_file": config.storage.encryption_key_file,
+        },
+        "email": config.email.as_ref().map(email),
+        "reauthentication": without_nulls(json!({
+            "public_url": config.reauthentication.public_url,
+            "link_ttl": format_duration(config.reauthentication.link_ttl),
+            "listen_address": config.reauthentication.listen_address,
+        })),
+        "directory_readers": config.readers.iter().map(|(name, reader)| {
+            (name.clone(), json!({"client_id": reader.client_id, "credential": credential(&reader.credential)}))
+        }).collect::<Map<_, _>>(),
+        "apps": config.apps.iter().map(|(name, a)| (name.clone(), app(a))).collect::<Map<_, _>>(),
+        "integrations": config.integrations.iter().map(integration).collect::<Vec<_>>(),
+        "reason_overrides": config.reason_overrides.iter()
+            .map(|(code, reason)| (format!("AADSTS{code}"), json!(reason.label()))).collect::<Map<_, _>>(),
+    });
+    serde_yaml::to_string(&without_nulls(value)).unwrap_or_default()
+}
+
+/// A proxy's URL without user name and password.
+fn without_login(url: &str) -> String {
+    let Ok(mut parsed) = url::Url::parse(url) else { return HIDDEN.to_owned() };
+    let cleaned = parsed.set_username("").and_then(|()| parsed.set_password(None));
+    if cleaned.is_ok() { parsed.to_string() } else { HIDDEN.to_owned() }
+}
+
+/// A key that is not set is left out.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => map.into_iter().filter(|(_, v)| !v.is_null()).collect::<Map<_, _>>().into(),
+        other => other,
+    }
+}
+
+fn tls(ca_file: Option<&Path>) -> Option<Value> {
+    ca_file.map(|file| json!({"ca_file": file}))
+}
+
+/// A secret's file is named; a secret that stands in the configuration is hidden.
+fn secret(section: &mut Map<String, Value>, key: &str, source: &SecretSource) {
+    match source {
+        SecretSource::Inline(_) => section.insert(key.to_owned(), json!(HIDDEN)),
+        SecretSource::File(path) => section.insert(format!("{key}_file"), json!(path)),
+    };
+}
+
+fn credential(credential: &Credential) -> Value {
+    match credential {
+        Credential::None => json!("none"),
+        Credential::Secret(source) => {
+            let mut section = Map::new();
+            secret(&mut section, "client_secret", source);
+            section.into()
+        }
+        Credential::Certificate { certificate_file, private_key_file } => {
+            json!({"certificate_file": certificate_file, "private_key_file": private_key_file})
+        }
+        Credential::Unbuilt(kind) => json!({ (*kind): HIDDEN }),
+    }
+}
+
+fn email(email: &Email) -> Value {
+    without_nulls(json!({
+        "from": email.from.to_string(),
+        "reply_to": email.reply_to.as_ref().map(ToString::to_string),
+        "operators": email.operators,
+        "support_contact": email.support_contact,
+        "smtp": email.smtp.as_ref().map(smtp),
+        "send_resolved": email.send_resolved,
+    }))
+}
+
+fn smtp(smtp: &Smtp) -> Value {
+    let tls_word = match smtp.tls {
+        SmtpTls::Starttls => "starttls",
+        SmtpTls::Implicit => "implicit",
+        SmtpTls::None => "none",
+    };
+    let mut section = Map::new();
+    section.insert("host".to_owned(), json!(smtp.host));
+    section.insert("port".to_owned(), json!(smtp.port));
+    section.insert("tls".to_owned(), json!(tls_word));
+    section.extend(tls(smtp.ca_file.as_deref()).map(|tls| ("tls_config".to_owned(), tls)));
+    if let Some((name, password)) = &smtp.credentials {
+        section.insert("username".to_owned(), json!(name));
+        secret(&mut section, "password", password);
+    }
+    section.into()
+}
+
+fn app(app: &App) -> Value {
+    let required = |r: &RequiredPermissions| json!({"resource": r.resource, "delegated": r.delegated, "application": r.application});
+    let webhook = app.token_webhook.as_ref().map(|hook| {
+        let mut section = Map::from_iter([("url".to_owned(), json!(hook.url))]);
+        secret(&mut section, "secret", &hook.secret);
+        section
+    });
+    without_nulls(json!({
+        "client_id": app.client_id,
+        "display_name": app.display_name,
+        "access": app.access.label(),
+        "credential": credential(&app.credential),
+        "required_permissions": app.required.iter().map(required).collect::<Vec<_>>(),
+        "unexpected_permissions": if app.unexpected_fails { "fail" } else { "ignore" },
+        "token_webhook": webhook,
+        "reauthentication": match &app.reauthentication {
+            ReauthenticationMode::Builtin => json!("builtin"),
+            ReauthenticationMode::AdminConsent => json!("admin_consent"),
+            ReauthenticationMode::Url(url) => json!({"url": url}),
+        },
+    }))
+}
+
+fn integration(integration: &Integration) -> Value {
+    let checks = integration.profile.checks.iter().chain(&integration.later_checks);
+    without_nulls(json!({
+        "name": integration.name,
+        "display_name": integration.display_name,
+        "app": integration.app,
+        "tenant_id": integration.tenant,
+        "directory_reader": integration.reader,
+        "admins": integration.admins,
+        "refresh_token_file": integration.refresh_token_file,
+        "groups": {
+            "minimum": integration.profile.groups.minimum,
+            "required": integration.profile.groups.required.iter().map(GroupRef::text).collect::<Vec<_>>(),
+        },
+        "checks": checks.map(|c: &Check| c.label()).collect::<Vec<_>>(),
+        "labels": integration.labels,
+        "enabled": integration.enabled,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_shown_without_its_login() {
+        for (url, expected) in [
+            ("http://user:geheim@proxy.example.com:3128", "http://proxy.example.com:3128/"),
+            ("http://proxy.example.com:3128/", "http://proxy.example.com:3128/"),
+            ("nonsense geheim", HIDDEN),
+        ] {
+            assert_eq!(without_login(url), expected);
+        }
+    }
+}
