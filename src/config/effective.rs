@@ -16,7 +16,7 @@ pub fn effective(config: &Config) -> String {
     let value = json!({
         "cloud": {"login_url": config.cloud.login_url, "graph_url": config.cloud.graph_url},
         "upstream": without_nulls(json!({
-            "proxy_url": config.upstream.proxy_url.as_ref().map(|url| without_login(url.expose())),
+            "proxy_url": config.upstream.proxy_url.as_ref().map(|url| without_keys(url.expose())),
             "tls_config": tls(config.upstream.ca_file.as_deref()),
         })),
         "probe": {
@@ -48,11 +48,16 @@ pub fn effective(config: &Config) -> String {
     serde_yaml::to_string(&without_nulls(value)).unwrap_or_default()
 }
 
-/// A proxy's URL without user name and password.
-fn without_login(url: &str) -> String {
+/// A URL without user name and password, and without what its query says: either may be a key.
+fn without_keys(url: &str) -> String {
     let Ok(mut parsed) = url::Url::parse(url) else { return HIDDEN.to_owned() };
-    let cleaned = parsed.set_username("").and_then(|()| parsed.set_password(None));
-    if cleaned.is_ok() { parsed.to_string() } else { HIDDEN.to_owned() }
+    if parsed.set_username("").and_then(|()| parsed.set_password(None)).is_err() {
+        return HIDDEN.to_owned();
+    }
+    if parsed.query().is_some() {
+        parsed.set_query(Some(HIDDEN));
+    }
+    parsed.to_string()
 }
 
 /// A key that is not set is left out.
@@ -122,7 +127,7 @@ fn smtp(smtp: &Smtp) -> Value {
 fn app(app: &App) -> Value {
     let required = |r: &RequiredPermissions| json!({"resource": r.resource, "delegated": r.delegated, "application": r.application});
     let webhook = app.token_webhook.as_ref().map(|hook| {
-        let mut section = Map::from_iter([("url".to_owned(), json!(hook.url))]);
+        let mut section = Map::from_iter([("url".to_owned(), json!(without_keys(&hook.url)))]);
         secret(&mut section, "secret", &hook.secret);
         section
     });
@@ -167,13 +172,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_shown_without_its_login() {
+    fn urls_are_shown_without_their_keys() {
         for (url, expected) in [
             ("http://user:geheim@proxy.example.com:3128", "http://proxy.example.com:3128/"),
             ("http://proxy.example.com:3128/", "http://proxy.example.com:3128/"),
+            ("https://app.example.com/hook?key=geheim", "https://app.example.com/hook?%3Csecret%3E"),
             ("nonsense geheim", HIDDEN),
         ] {
-            assert_eq!(without_login(url), expected);
+            assert_eq!(without_keys(url), expected);
         }
     }
 }

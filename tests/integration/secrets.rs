@@ -106,6 +106,18 @@ async fn a_sign_in_shows_no_secret() {
     daemon.until(&["has not taken the renewed token"]).await;
     daemon.until(&["probed", "integration=northwind"]).await;
     let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+    for path in [
+        "",
+        "integrations/northwind",
+        "config",
+        "api/v1/integrations/northwind",
+        "api/v1/integrations/northwind/events",
+        "probe?target=northwind",
+    ] {
+        let page = visitor.get(&format!("{url}/{path}")).await;
+        assert_eq!(page.status, 200, "{path}");
+        pages.push(page.body);
+    }
     let log = daemon.seen.join("\n");
     assert!(log.contains("re-authenticated") && log.contains("re-authentication refused"), "{log}");
     assert!(seen.len() >= 10, "{seen:?}");
