@@ -29,7 +29,11 @@ pub use notifications::{MailAbout, Queued};
 pub use states::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_reauthentication.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_reauthentication.sql"),
+    include_str!("migrations/0003_mails_about.sql"),
+];
 
 /// So many writes are committed together at most.
 const GROUP: usize = 256;

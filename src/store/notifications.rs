@@ -55,6 +55,10 @@ pub struct MailAbout {
     pub given_up: bool,
 }
 
+/// The expression is that of the index.
+pub(super) const ABOUT: &str = "SELECT kind, recipient, created_at, sent_at, given_up_at FROM notifications
+    WHERE json_extract(story, '$.integration') = ?1 ORDER BY id DESC LIMIT 50";
+
 impl Store {
     /// The newest mails about an integration, newest first.
     ///
@@ -63,10 +67,7 @@ impl Store {
     pub async fn mails_about(&self, integration: &str) -> Result<Vec<MailAbout>, StoreError> {
         let name = integration.to_owned();
         self.read(move |c| {
-            let mut statement = c.prepare_cached(
-                "SELECT kind, recipient, created_at, sent_at, given_up_at FROM notifications
-                 WHERE json_extract(story, '$.integration') = ?1 ORDER BY id DESC LIMIT 50",
-            )?;
+            let mut statement = c.prepare_cached(ABOUT)?;
             let mail = |r: &rusqlite::Row<'_>| {
                 Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?, r.get::<_, Option<i64>>(3)?, r.get::<_, Option<i64>>(4)?))
             };

@@ -278,3 +278,14 @@ async fn sign_ins_do_not_pile_up() {
     store.save_authorization(much_later).await.expect("saved");
     assert_eq!(store.authorization("s29").await.expect("read"), None, "the old ones are forgotten");
 }
+
+/// An integration's page must not read the mails of all others.
+#[test]
+fn mails_about_an_integration_are_found_by_an_index() {
+    let folder = folder();
+    drop(open(&folder).expect("a database"));
+    let connection = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
+    let plan: String =
+        connection.query_row(&format!("EXPLAIN QUERY PLAN {}", notifications::ABOUT), ["acme"], |row| row.get(3)).expect("a plan");
+    assert!(plan.contains("USING INDEX notifications_about"), "{plan}");
+}
