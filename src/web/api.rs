@@ -16,11 +16,11 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{OpenApi, ToSchema};
 
 use super::integration::Detail;
-use super::reauth::{Health, is_foreign};
+use super::reauth::is_foreign;
 use super::server::Served;
 use super::status::{Row, state_word};
 use crate::clock::rfc3339;
-use crate::domain::{Check, CheckState, HOURS, Outcome, Reason, Timestamp};
+use crate::domain::{Check, CheckState, Health, Outcome, Reason, Timestamp};
 use crate::metrics::{negotiate, write_one};
 
 /// So many integrations in one answer, unless more or fewer are asked for.
@@ -416,7 +416,6 @@ fn not_text() -> Response {
 fn in_full(served: &Served, name: String, detail: Detail, token: Option<TokenView>) -> IntegrationDetail {
     let (reason, since) = broken(detail.health);
     let cells = detail.day.cells(served.clock.now());
-    debug_assert_eq!(cells.len(), HOURS);
     let permission = |p: &crate::domain::PermissionState| PermissionView {
         resource: p.resource.clone(),
         permission: p.permission.clone(),
