@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::reauthentication::{finder, health};
+use super::reauthentication::finder;
 use crate::config::Config;
-use crate::domain::{IntegrationState, Verdict};
+use crate::domain::IntegrationState;
 use crate::monitor::{Monitor, Targets, Watched};
 use crate::store::Store;
-use crate::web::{Detail, Health, Lookup, MailRecord, Records, Remember, Row};
+use crate::web::{Detail, Lookup, MailRecord, Records, Remember, Row};
 
 /// What the pages ask the monitor.
 pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets: &Targets) -> Lookup {
@@ -27,11 +27,6 @@ pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets:
     }
 }
 
-/// On the status page what is confirmed counts: a single failure that is not confirmed leaves an integration healthy, as in the metrics.
-fn shown(state: &IntegrationState) -> Health {
-    if state.verdict == Verdict::Healthy { Health::Working } else { health(state) }
-}
-
 fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
     Row {
         name: watched.facts.name.clone(),
@@ -40,7 +35,7 @@ fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
         app: Arc::clone(&watched.app_display_name),
         // People know a tenant by its domain.
         tenant: watched.tenant.clone(),
-        health: shown(state),
+        health: state.confirmed_health(),
         checks: watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect(),
         last_probe: state.last_probe,
         day: state.day,
@@ -59,7 +54,7 @@ fn detail(watched: &Watched, tenant_guid: Option<&str>, state: &IntegrationState
         access: facts.access,
         reader: watched.reader.clone(),
         labels: facts.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        health: shown(state),
+        health: state.confirmed_health(),
         checks: facts.checks.iter().filter_map(|c| state.check(*c).cloned()).collect(),
         permissions: state.permissions.clone(),
         groups_visible: state.groups_visible,

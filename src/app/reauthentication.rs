@@ -8,13 +8,13 @@ use tokio::sync::Notify;
 use super::{admin_consent, link_target, links};
 use crate::clock::Clock;
 use crate::config::{App, Config, Integration, ReauthenticationMode};
-use crate::domain::{Access, IntegrationState, LinkTarget, Outcome, Reason, Verdict};
+use crate::domain::{Access, LinkTarget};
 use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{Monitor, Proof, Targets, Witness};
-use crate::reauth::{Hook, Hooks, Reauthentication, Registered, Registry};
+use crate::reauth::{Hook, Hooks, Parts, Reauthentication, Registered, Registry};
 use crate::store::Store;
-use crate::web::{Elsewhere, Find, Health, Standing};
+use crate::web::{Elsewhere, Find, Standing};
 
 /// Applications whose renewed tokens are handed over, and where.
 fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
@@ -45,7 +45,7 @@ pub(super) fn reauthentication(
             hands_over: webhooks.contains_key(&*target.app),
         })
     });
-    Some(Reauthentication::new(entra, store, families, links, registry, clock, handed_over))
+    Some(Reauthentication::new(Parts { entra, store, families, links, registry, clock, handed_over }))
 }
 
 /// Where an integration's renewed token is handed to. One that is switched off for a while keeps what waits for its product.
@@ -94,18 +94,8 @@ fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra>
     (elsewhere.is_some() || two_pages).then_some(Extra { elsewhere, admin_consent })
 }
 
-/// What the pages say of a state as a whole.
-pub(super) fn health(state: &IntegrationState) -> Health {
-    match (state.verdict, state.overall()) {
-        (Verdict::Broken { reason, since }, _) => Health::Broken { reason, since },
-        (Verdict::Healthy, Some(Outcome::Pass)) => Health::Working,
-        (_, outcome) => Health::Unknown { token_missing: outcome == Some(Outcome::Fail(Reason::TokenMissing)) },
-    }
-}
-
 fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Standing> {
     let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
-    let health = health(&state);
     let checks = watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
     Some(Standing {
         display_name: watched.facts.display_name.clone(),
@@ -115,7 +105,7 @@ fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Stan
         permissions: watched.permissions.to_vec(),
         elsewhere: extra.and_then(|e| e.elsewhere.clone()),
         admin_consent: extra.and_then(|e| e.admin_consent.clone()),
-        health,
+        health: state.health(),
         checks,
         last_probe: state.last_probe.filter(|_| !matches!(monitor.proof(name), Some(false))),
         proving: monitor.proof(name).is_some(),

@@ -26,4 +26,4 @@ pub use permission::permission_purpose;
 pub use reason::{Audience, Check, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
 pub use time::Timestamp;
-pub use verdict::{CheckState, IntegrationState, Thresholds, Verdict, fold, spare};
+pub use verdict::{CheckState, Health, IntegrationState, Thresholds, Verdict, fold, spare};

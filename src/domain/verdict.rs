@@ -50,6 +50,25 @@ pub struct CheckState {
     pub last_success: Option<Timestamp>,
 }
 
+/// How people are told that an integration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// All checks pass.
+    Working,
+    /// A failure was confirmed.
+    Broken {
+        /// The primary reason.
+        reason: Reason,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Not enough is known.
+    Unknown {
+        /// As far as it is known, nobody has signed in yet.
+        token_missing: bool,
+    },
+}
+
 /// Everything remembered of an integration between probes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IntegrationState {
@@ -89,6 +108,20 @@ impl IntegrationState {
         let outcomes = || self.checks.iter().map(|c| c.outcome);
         let failed = outcomes().find(|o| matches!(o, Outcome::Fail(_)));
         failed.or_else(|| outcomes().find(|o| matches!(o, Outcome::Unknown(_)))).or_else(|| outcomes().next())
+    }
+
+    /// As the person behind a link reads it: it works only when the last probe has seen it work.
+    pub fn health(&self) -> Health {
+        match (self.verdict, self.overall()) {
+            (Verdict::Broken { reason, since }, _) => Health::Broken { reason, since },
+            (Verdict::Healthy, Some(Outcome::Pass)) => Health::Working,
+            (_, outcome) => Health::Unknown { token_missing: outcome == Some(Outcome::Fail(Reason::TokenMissing)) },
+        }
+    }
+
+    /// As the metrics count it: a single failure that is not confirmed leaves an integration healthy.
+    pub fn confirmed_health(&self) -> Health {
+        if self.verdict == Verdict::Healthy { Health::Working } else { self.health() }
     }
 
     /// The state of one check.
@@ -249,6 +282,25 @@ mod tests {
             ),
         ] {
             assert_eq!(run(&outcomes, thresholds).verdict, expected, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn health_in_words() {
+        use Outcome::{Fail, Pass, Unknown};
+        let (revoked, missing) = (Fail(Reason::TokenRevoked), Fail(Reason::TokenMissing));
+        let unknown = |token_missing| Health::Unknown { token_missing };
+        let broken = Health::Broken { reason: Reason::TokenRevoked, since: Timestamp::from_seconds(1) };
+        for (sentence, outcomes, to_the_person, confirmed) in [
+            ("never probed", vec![], unknown(false), unknown(false)),
+            ("well", vec![Pass], Health::Working, Health::Working),
+            ("a first failure", vec![Pass, revoked], unknown(false), Health::Working),
+            ("nothing learnt", vec![Pass, Unknown(Reason::Timeout)], unknown(false), Health::Working),
+            ("nobody has signed in, as it seems", vec![missing], unknown(true), unknown(true)),
+            ("confirmed", vec![revoked, revoked], broken, broken),
+        ] {
+            let state = run(&outcomes, TWICE);
+            assert_eq!((state.health(), state.confirmed_health()), (to_the_person, confirmed), "{sentence}");
         }
     }
 

@@ -97,17 +97,26 @@ struct Pending {
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub struct Reauthentication {
-    inner: Arc<Inner>,
+    inner: Arc<Parts>,
 }
 
-struct Inner {
-    entra: Entra,
-    store: Store,
-    families: Families,
-    links: Links,
-    registry: Registry,
-    clock: Clock,
-    handed_over: Arc<tokio::sync::Notify>,
+/// What it works with.
+#[allow(missing_debug_implementations)] // Holds a closure; nobody prints it.
+pub struct Parts {
+    /// Tokens, keys and pages of Entra.
+    pub entra: Entra,
+    /// Sign-ins, tokens, deliveries.
+    pub store: Store,
+    /// Counts how re-authentications end.
+    pub families: Families,
+    /// Signs and checks links.
+    pub links: Links,
+    /// Who can be re-authenticated.
+    pub registry: Registry,
+    /// The present moment.
+    pub clock: Clock,
+    /// Nudged when a renewed token waits to be handed over.
+    pub handed_over: Arc<tokio::sync::Notify>,
 }
 
 impl std::fmt::Debug for Reauthentication {
@@ -117,17 +126,9 @@ impl std::fmt::Debug for Reauthentication {
 }
 
 impl Reauthentication {
-    /// Puts the parts together. `handed_over` is nudged when a renewed token waits to be handed over.
-    pub fn new(
-        entra: Entra,
-        store: Store,
-        families: Families,
-        links: Links,
-        registry: Registry,
-        clock: Clock,
-        handed_over: Arc<tokio::sync::Notify>,
-    ) -> Self {
-        Self { inner: Arc::new(Inner { entra, store, families, links, registry, clock, handed_over }) }
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(parts) }
     }
 
     /// Checks a link whole: signature, time, and whether it has been used. An integration that is not there has no links.

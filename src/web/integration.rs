@@ -9,12 +9,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::pages::not_found;
-use super::reauth::{FindLater, Health, advice, is_foreign, question};
+use super::reauth::{FindLater, advice, is_foreign, question};
 use super::server::Served;
 use super::shell::{Notice, Shell, html};
 use super::status::{Pill, Strip, When, private, state_word};
 use crate::clock::{ago, moment};
-use crate::domain::{Access, Audience, CheckState, Day, PermissionState, Reason, Timestamp};
+use crate::domain::{Access, Audience, CheckState, Day, Health, PermissionState, Reason, Timestamp};
 
 /// What the monitor holds of an integration.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ mod status;
 
 pub use integration::{Detail, MailRecord, Records, Remember};
 pub use limits::Guesses;
-pub use reauth::{Elsewhere, Find, Health, Lookup, Standing};
+pub use reauth::{Elsewhere, Find, Lookup, Standing};
 pub use server::{Served, bind, compress, serve, serve_health, serve_reauthentication};
 pub use shell::Guard;
 pub use status::Row;

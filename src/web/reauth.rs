@@ -17,7 +17,9 @@ use super::server::Served;
 use super::shell::{Notice, Shell, html, style};
 use super::status::Row;
 use crate::clock::moment;
-use crate::domain::{Access, Audience, Check, Outcome, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, permission_purpose, same_permission};
+use crate::domain::{
+    Access, Audience, Check, Health, Outcome, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, permission_purpose, same_permission,
+};
 use crate::reauth::callback::admin_consent_without_state;
 use crate::reauth::{Completed, Ending, LinkError, Reauthentication, Refusal, Signed};
 use crate::secret::Secret;
@@ -51,25 +53,6 @@ pub struct Standing {
     pub last_probe: Option<Timestamp>,
     /// It was re-authenticated a moment ago, and probes are owed to it.
     pub proving: bool,
-}
-
-/// What is held to be true of an integration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// All checks pass.
-    Working,
-    /// A failure was confirmed.
-    Broken {
-        /// The primary reason.
-        reason: Reason,
-        /// Since when.
-        since: Timestamp,
-    },
-    /// Not enough is known.
-    Unknown {
-        /// As far as it is known, nobody has signed in yet.
-        token_missing: bool,
-    },
 }
 
 /// Where an integration is mended, when not here.

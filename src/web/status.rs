@@ -10,11 +10,10 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
-use super::reauth::Health;
 use super::server::Served;
 use super::shell::html;
 use crate::clock::{ago, moment, rfc3339};
-use crate::domain::{Cell, Check, Day, Outcome, Reason, Timestamp};
+use crate::domain::{Cell, Check, Day, Health, Outcome, Reason, Timestamp};
 
 /// Integrations on one page.
 const PAGE: usize = 100;

@@ -10,9 +10,9 @@ use axum::http::header::REFRESH;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 
-use super::{Health, Standing};
+use super::Standing;
 use crate::clock::moment;
-use crate::domain::{Check, Outcome, Remedy, Timestamp};
+use crate::domain::{Check, Health, Outcome, Remedy, Timestamp};
 use crate::reauth::{DeliveryState, Standing as SignIn};
 use crate::web::server::Served;
 use crate::web::shell::{Notice, Shell, html};
