@@ -94,8 +94,8 @@ async fn prepare(size: usize) {
 async fn measured(folder: &str) {
     let config = load(&std::path::Path::new(folder).join("consentry.yml")).expect("valid").config;
     let size = config.integrations.len() as u64;
-    let daemon = Daemon::wire(&config, Clock::System, "/metrics").await.expect("a daemon");
-    let served = std::sync::Arc::clone(&daemon.served);
+    let daemon = Daemon::wire(&config, Clock::System, app::Front::default()).await.expect("a daemon");
+    let process = std::sync::Arc::clone(&daemon.process);
     let (stop, stopped) = watch::channel(false);
     let (before, started) = (cpu(), Instant::now());
     let running = tokio::spawn(daemon.run(Listeners::default(), stopped));
@@ -104,7 +104,7 @@ async fn measured(folder: &str) {
     };
     let probes = loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let text = write(&served.families, &served.published, Format::Text);
+        let text = write(&process.families, &process.published, Format::Text);
         let done = value(&text, "consentry_probes_total");
         if done >= (size * ROUNDS) as f64 {
             break done;
@@ -112,7 +112,7 @@ async fn measured(folder: &str) {
     };
     let (elapsed, used) = (started.elapsed().as_secs_f64(), cpu());
     let used = (used.0 - before.0, used.1 - before.1);
-    let text = write(&served.families, &served.published, Format::Text);
+    let text = write(&process.families, &process.published, Format::Text);
     let (requests, passed) = (value(&text, "consentry_upstream_requests_total"), value(&text, "consentry_probes_total{result=\"pass\"}"));
     stop.send_replace(true);
     running.await.expect("ended");

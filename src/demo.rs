@@ -322,7 +322,9 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
     let fate = tokio::spawn(befall(Arc::clone(&simulator)));
-    let result = crate::app::run(loaded.config, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, "/metrics").await;
+    let result =
+        crate::app::run(loaded.config, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, crate::app::Front::default())
+            .await;
     fate.abort();
     result
 }

@@ -1,12 +1,12 @@
 //! Wiring: from a configuration to running parts. Only this module and the command line see both.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
@@ -19,7 +19,7 @@ use crate::notify::{Letterhead, LinkMaker, Notifier, NotifierSettings, Protectio
 use crate::reauth::{self, Handover, Links};
 use crate::secret::Secret;
 use crate::store::{DaemonLock, Store};
-use crate::web::{self, Guard, Guesses, Served};
+use crate::web::{self, Gate, Guard, Listener, Process, Served, Sites, WebOptions};
 
 mod pages;
 mod reauthentication;
@@ -35,8 +35,10 @@ pub struct Daemon {
     pub notifier: Option<Notifier>,
     /// Hands renewed tokens to the products that use them.
     pub handover: Handover,
-    /// What the listener serves.
-    pub served: Arc<Served>,
+    /// What the listeners serve.
+    pub sites: Sites,
+    /// What lasts as long as the process.
+    pub process: Arc<Process>,
     /// The database.
     pub store: Store,
 }
@@ -225,11 +227,28 @@ pub fn letterhead(email: &Email) -> Letterhead {
 #[derive(Debug, Default)]
 pub struct Listeners {
     /// Serve everything.
-    pub all: Vec<TcpListener>,
+    pub all: Vec<Listener>,
     /// Serves the pages of re-authentication and nothing else.
-    pub reauthentication: Option<TcpListener>,
+    pub reauthentication: Option<Listener>,
     /// Serves health and readiness and nothing else.
-    pub health: Option<TcpListener>,
+    pub health: Option<Listener>,
+}
+
+/// What the command line says of the listeners, besides their addresses.
+#[derive(Debug, Default)]
+pub struct Front {
+    /// About the pages.
+    pub options: WebOptions,
+    /// The file of `--web.config.file`.
+    pub web_config_file: Option<PathBuf>,
+}
+
+/// Reads `--web.config.file`, if there is one.
+///
+/// # Errors
+/// Everything that is wrong with it, a line each.
+pub fn gate(file: Option<&Path>, clock: Clock) -> anyhow::Result<Gate> {
+    Gate::load(file, clock).map_err(|problems| anyhow::anyhow!("{}", problems.join("\n")))
 }
 
 impl Daemon {
@@ -237,7 +256,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Database, key, proxy or certificate file cannot be used.
-    pub async fn wire(config: &Config, clock: Clock, telemetry_path: &str) -> anyhow::Result<Self> {
+    pub async fn wire(config: &Config, clock: Clock, front: Front) -> anyhow::Result<Self> {
         let families = Families::new().context("cannot register metrics")?;
         families.configuration_read(clock.now());
         let store = store(config)?;
@@ -283,41 +302,39 @@ impl Daemon {
         )?;
         let notifier = notifier(config, &store, link_maker(config, &store, &targets), &families, &clock, outbox);
         let public_url = config.reauthentication.public_url.clone();
+        let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
+        let reload = Box::new(|| Box::pin(async { Err("not yet".to_owned()) }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>);
+        let process = Arc::new(Process::new((families, published, clock), front.options, gate, reload));
         let served = Arc::new(Served {
-            families,
-            published,
+            process: Arc::clone(&process),
             reauthentication,
             guard: Guard::new(&config.cloud.login_url, public_url.as_deref().is_some_and(|u| u.starts_with("https://"))),
             public_url,
             support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
-            guesses: Guesses::default(),
             monitor: pages::lookup(config, &monitor, &store, &targets),
-            clock,
-            ready: AtomicBool::new(false),
-            telemetry_path: telemetry_path.to_owned(),
             configuration: web::compress(&effective(config))?,
         });
-        Ok(Self { monitor, notifier, handover, served, store })
+        Ok(Self { monitor, notifier, handover, sites: Sites::new(&served), process, store })
     }
 
     /// Runs until `stop` becomes true, then finishes what is under way.
     pub async fn run(self, listeners: Listeners, stop: watch::Receiver<bool>) {
         let mut tasks = tokio::task::JoinSet::new();
         for listener in listeners.all {
-            tasks.spawn(web::serve(listener, Arc::clone(&self.served), stop.clone()));
+            tasks.spawn(web::serve(listener, Arc::clone(&self.sites.all), stop.clone()));
         }
         if let Some(listener) = listeners.reauthentication {
-            tasks.spawn(web::serve_reauthentication(listener, Arc::clone(&self.served), stop.clone()));
+            tasks.spawn(web::serve(listener, Arc::clone(&self.sites.reauthentication), stop.clone()));
         }
         if let Some(listener) = listeners.health {
-            tasks.spawn(web::serve_health(listener, Arc::clone(&self.served), stop.clone()));
+            tasks.spawn(web::serve(listener, Arc::clone(&self.sites.health), stop.clone()));
         }
         tasks.spawn(self.handover.run(stop.clone()));
         tasks.spawn(self.monitor.run(stop.clone()));
         if let Some(notifier) = self.notifier {
             tasks.spawn(notifier.run(stop));
         }
-        self.served.ready.store(true, Ordering::Relaxed);
+        self.process.ready.store(true, Ordering::Relaxed);
         tracing::info!("ready");
         while tasks.join_next().await.is_some() {}
     }
@@ -348,7 +365,7 @@ pub struct Addresses<'a> {
 ///
 /// # Errors
 /// It cannot start.
-pub async fn run(config: Config, addresses: &Addresses<'_>, telemetry_path: &str) -> anyhow::Result<()> {
+pub async fn run(config: Config, addresses: &Addresses<'_>, front: Front) -> anyhow::Result<()> {
     let _lock = DaemonLock::take(&config.storage.path)?;
     let mut listeners = Listeners::default();
     for address in addresses.all {
@@ -360,17 +377,17 @@ pub async fn run(config: Config, addresses: &Addresses<'_>, telemetry_path: &str
     if let Some(address) = &config.reauthentication.listen_address {
         listeners.reauthentication = Some(web::bind(address).await?);
     }
-    let daemon = Daemon::wire(&config, Clock::System, telemetry_path).await?;
+    let daemon = Daemon::wire(&config, Clock::System, front).await?;
     // Everything that is needed of it lives in the parts now.
     drop(config);
     for listener in &listeners.all {
-        tracing::info!(address = %listener.local_addr()?, "listening");
+        tracing::info!(address = %listener, "listening");
     }
     if let Some(listener) = &listeners.health {
-        tracing::info!(address = %listener.local_addr()?, "listening for health checks only");
+        tracing::info!(address = %listener, "listening for health checks only");
     }
     if let Some(listener) = &listeners.reauthentication {
-        tracing::info!(address = %listener.local_addr()?, "listening for re-authentication only");
+        tracing::info!(address = %listener, "listening for re-authentication only");
     }
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(daemon.run(listeners, stopped));

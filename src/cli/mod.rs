@@ -13,6 +13,7 @@ use crate::domain::{Access, MailKind, Notification};
 use crate::notify::{deliver, render, sample_story};
 use crate::secret::Secret;
 use crate::telemetry::{self, LogFormat, LogLevel};
+use crate::web::{WebOptions, path_of};
 
 mod online;
 mod probe;
@@ -71,17 +72,39 @@ struct Run {
     /// Only validates the configuration, then exits.
     #[arg(long = "config.check")]
     check: bool,
-    /// Address to listen on; repeatable.
+    /// Address to listen on: HOST:PORT, :PORT or unix:PATH (no TLS on that one); repeatable.
     #[arg(long = "web.listen-address", default_value = ":10143", value_name = "ADDRESS")]
     listen: Vec<String>,
+    /// TLS, users, headers and rate limit of the listener, in the format of Prometheus' exporter-toolkit.
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    web_config: Option<PathBuf>,
+    #[command(flatten)]
+    paths: Paths,
+    /// Scrapes at once; more are answered with 503. 0 means any number.
+    #[arg(long = "web.max-requests", default_value_t = 40, value_name = "NUMBER")]
+    max_requests: usize,
+    /// Lets POST /-/reload reload the configuration.
+    #[arg(long = "web.enable-lifecycle")]
+    lifecycle: bool,
     /// Address for health and readiness alone, for orchestrators.
     #[arg(long = "health.listen-address", value_name = "ADDRESS")]
     health: Option<String>,
-    /// Path of the metrics.
-    #[arg(long = "web.telemetry-path", default_value = "/metrics", value_name = "PATH")]
-    telemetry_path: String,
     #[command(flatten)]
     logging: Logging,
+}
+
+/// Where browsers and scrapers find what is served.
+#[derive(Debug, Args)]
+struct Paths {
+    /// Path of the metrics.
+    #[arg(long = "web.telemetry-path", default_value = "/metrics", value_name = "PATH")]
+    telemetry: String,
+    /// Where browsers see Consentry, when a reverse proxy stands before it.
+    #[arg(long = "web.external-url", value_name = "URL")]
+    external_url: Option<String>,
+    /// What all paths begin with. Default: the path of --web.external-url.
+    #[arg(long = "web.route-prefix", value_name = "PATH")]
+    route_prefix: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -211,18 +234,46 @@ fn unbuilt_warning(keys: &[String]) -> Option<String> {
     (!keys.is_empty()).then(|| format!("these keys are accepted but have no effect in this version: {}", keys.join(", ")))
 }
 
+/// The flags about paths, checked.
+fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
+    let Paths { telemetry, external_url, route_prefix } = &run.paths;
+    let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/config", "/probe", "/favicon.svg"].contains(&telemetry.as_str())
+        || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|room| telemetry.starts_with(room));
+    if taken || !is_path(telemetry) {
+        bail!("--web.telemetry-path must be a path of its own, such as /metrics");
+    }
+    let good =
+        |url: &&String| url::Url::parse(url).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host() && u.query().is_none());
+    if external_url.as_ref().is_some_and(|url| !good(&url)) {
+        bail!("--web.external-url must be an http or https URL without query, such as https://monitoring.example.com/consentry");
+    }
+    let external_url = external_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
+    let prefix = route_prefix.clone().unwrap_or_else(|| external_url.as_deref().map(path_of).unwrap_or_default().to_owned());
+    let prefix = prefix.trim_matches('/');
+    let route_prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+    if !route_prefix.is_empty() && !is_path(&route_prefix) {
+        bail!("--web.route-prefix must be a path such as /consentry");
+    }
+    let telemetry_path = telemetry.clone();
+    Ok(WebOptions { telemetry_path, external_url, route_prefix, max_requests: run.max_requests, lifecycle: run.lifecycle })
+}
+
+/// A path that means itself.
+fn is_path(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
+    text.starts_with('/') && text.chars().all(plain) && !text.contains("//") && !text.split('/').any(|part| part == "." || part == "..")
+}
+
 async fn run_daemon(run: Run) -> anyhow::Result<u8> {
+    let options = web_options(&run)?;
     if run.check {
-        return Ok(u8::from(check_config(&run.config.file).is_none()));
+        let gate = app::gate(run.web_config.as_deref(), Clock::System);
+        if let Err(error) = &gate {
+            eprintln!("{error}");
+        }
+        return Ok(u8::from(check_config(&run.config.file).is_none() || gate.is_err()));
     }
     telemetry::start(run.logging.level, run.logging.format);
-    let path = run.telemetry_path.as_str();
-    let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/config", "/probe", "/favicon.svg"].contains(&path)
-        || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|room| path.starts_with(room));
-    let odd = run.telemetry_path.contains(['{', '}', '*', '?', '#', ':', ' ']) || run.telemetry_path.contains("//");
-    if !run.telemetry_path.starts_with('/') || taken || odd {
-        bail!("--web.telemetry-path must be a path such as /metrics");
-    }
     let Loaded { config, warnings, unbuilt } = loaded(&run.config.file)?;
     for warning in warnings.iter().take(20) {
         tracing::warn!(%warning, "configuration");
@@ -233,7 +284,8 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), revision = env!("CONSENTRY_REVISION"), integrations = enabled, "starting");
     let addresses = app::Addresses { all: &run.listen, health: run.health.as_deref() };
-    app::run(config, &addresses, &run.telemetry_path).await.map(|()| 0)
+    let front = app::Front { options, web_config_file: run.web_config };
+    app::run(config, &addresses, front).await.map(|()| 0)
 }
 
 /// Validates and prints; the configuration when it is valid.

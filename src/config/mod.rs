@@ -16,10 +16,12 @@ mod reader;
 mod settings;
 mod tree;
 mod values;
+mod web;
 
 pub use effective::effective;
 pub use reader::Problem;
 pub use values::{format_duration, parse_duration};
+pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
 
 /// Everything that the configuration says, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]

@@ -31,9 +31,13 @@ impl std::fmt::Display for Problem {
     }
 }
 
+/// Finds the value of an environment variable.
+pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
 /// What reading one or more files has brought to light.
 pub struct Findings<'e> {
-    environment: &'e dyn Fn(&str) -> Option<String>,
+    /// `None` where scalars mean what they say.
+    environment: Option<Environment<'e>>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     unbuilt: RefCell<Vec<String>>,
@@ -41,8 +45,13 @@ pub struct Findings<'e> {
 
 impl<'e> Findings<'e> {
     /// Nothing found yet.
-    pub fn new(environment: &'e dyn Fn(&str) -> Option<String>) -> Self {
-        Self { environment, problems: RefCell::default(), warnings: RefCell::default(), unbuilt: RefCell::default() }
+    pub fn new(environment: Environment<'e>) -> Self {
+        Self { environment: Some(environment), ..Self::verbatim() }
+    }
+
+    /// Nothing found yet, in a file that knows no variables.
+    pub fn verbatim() -> Self {
+        Self { environment: None, problems: RefCell::default(), warnings: RefCell::default(), unbuilt: RefCell::default() }
     }
 
     /// Notes a problem.
@@ -118,7 +127,7 @@ impl<'n, 'e> At<'n, 'e> {
     /// A scalar with the environment's values filled in.
     pub fn text(&self) -> Option<String> {
         match &self.node.value {
-            Value::Scalar(raw) => match expand(raw, self.findings.environment) {
+            Value::Scalar(raw) => match self.findings.environment.map_or_else(|| Ok(raw.clone()), |e| expand(raw, e)) {
                 Ok(text) => Some(text),
                 Err(message) => {
                     self.problem(message);

@@ -16,7 +16,6 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{OpenApi, ToSchema};
 
 use super::integration::Detail;
-use super::reauth::is_foreign;
 use super::server::Served;
 use super::status::{Row, state_word};
 use crate::clock::rfc3339;
@@ -270,8 +269,13 @@ pub(super) fn routes() -> Router<Arc<Served>> {
 
 /// This document.
 #[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, description = "The OpenAPI document", body = Object)))]
-async fn openapi() -> Response {
+async fn openapi(State(served): State<Arc<Served>>) -> Response {
     let mut document = Document::openapi();
+    let options = &served.process.options;
+    let base = options.external_url.clone().unwrap_or_else(|| options.route_prefix.clone());
+    if !base.is_empty() {
+        document.servers = Some(vec![utoipa::openapi::Server::new(base)]);
+    }
     env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
     name_reasons(&mut document);
     Json(document).into_response()
@@ -415,7 +419,7 @@ fn not_text() -> Response {
 
 fn in_full(served: &Served, name: String, detail: Detail, token: Option<TokenView>) -> IntegrationDetail {
     let (reason, since) = broken(detail.health);
-    let cells = detail.day.cells(served.clock.now());
+    let cells = detail.day.cells(served.process.clock.now());
     let permission = |p: &crate::domain::PermissionState| PermissionView {
         resource: p.resource.clone(),
         permission: p.permission.clone(),
@@ -495,7 +499,7 @@ async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
 )]
 async fn probe(State(served): State<Arc<Served>>, name: Named, headers: HeaderMap) -> Response {
     let Ok(Path(name)) = name else { return not_text() };
-    if is_foreign(&headers, served.public_url.as_deref()) {
+    if served.is_foreign(&headers) {
         return problem(StatusCode::FORBIDDEN, "the request came from another site's page");
     }
     if (served.monitor.detail)(&name).is_none() {
@@ -513,12 +517,12 @@ async fn probe_metrics(State(served): State<Arc<Served>>, Query(query): Query<Ha
     let Some(detail) = (served.monitor.detail)(name) else {
         return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response();
     };
-    let young = |at: Timestamp| served.clock.now().since(at) < YOUNG;
+    let young = |at: Timestamp| served.process.clock.now().since(at) < YOUNG;
     if !detail.last_probe.is_some_and(young) {
         (served.monitor.probe_now)(name).await;
     }
     let format = negotiate(headers.get(ACCEPT).and_then(|v| v.to_str().ok()));
-    let body = write_one(&served.published, name, format);
+    let body = write_one(&served.process.published, name, format);
     ([(CONTENT_TYPE, format.content_type()), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 

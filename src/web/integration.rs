@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::pages::not_found;
-use super::reauth::{FindLater, advice, is_foreign, question};
+use super::reauth::{FindLater, advice, question};
 use super::server::Served;
 use super::shell::{Notice, Shell, html};
 use super::status::{Pill, Strip, When, private, state_word};
@@ -128,7 +128,7 @@ struct IntegrationPage<'d> {
 pub(super) async fn integration(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
     let Some(detail) = (served.monitor.detail)(&name) else { return not_found(uri).await };
     let records = (served.monitor.records)(&name).await;
-    let page = page(&served, &name, &detail, records, served.clock.now());
+    let page = page(&served, &name, &detail, records, served.process.clock.now());
     private(html(StatusCode::OK, &page))
 }
 
@@ -165,7 +165,7 @@ fn page<'d>(served: &Served, name: &'d str, detail: &'d Detail, records: Records
         mails: mails.collect(),
         now: when(now),
         detail,
-        telemetry_path: format!("../{}", served.telemetry_path.trim_start_matches('/')),
+        telemetry_path: format!("../{}", served.process.options.telemetry_path.trim_start_matches('/')),
     }
 }
 
@@ -223,7 +223,7 @@ fn event_words(kind: &str, detail: &str) -> String {
 
 /// The button that probes now.
 pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
-    if is_foreign(&headers, served.public_url.as_deref()) {
+    if served.is_foreign(&headers) {
         return foreign();
     }
     if (served.monitor.detail)(&name).is_none() {
@@ -236,7 +236,7 @@ pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<St
 
 /// The button that makes a fresh link to hand to somebody.
 pub(super) async fn link(State(served): State<Arc<Served>>, Path(name): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
-    if is_foreign(&headers, served.public_url.as_deref()) {
+    if served.is_foreign(&headers) {
         return foreign();
     }
     let shell = Shell { root: "../../", support: None };

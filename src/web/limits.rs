@@ -15,10 +15,34 @@ const REFILL_MS: f64 = 1_000.0;
 /// So many sources are remembered.
 const SOURCES: usize = 4_096;
 
+/// A token bucket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bucket {
+    tokens: f64,
+    at: Timestamp,
+}
+
+impl Bucket {
+    pub(super) fn full(burst: f64, now: Timestamp) -> Self {
+        Self { tokens: burst, at: now }
+    }
+
+    /// Takes one, if there is one; one more comes after `refill_ms`, up to `burst`.
+    pub(super) fn take(&mut self, burst: f64, refill_ms: f64, now: Timestamp) -> bool {
+        let tokens = self.refilled(burst, refill_ms, now);
+        *self = Self { tokens: if tokens >= 1.0 { tokens - 1.0 } else { tokens }, at: now };
+        tokens >= 1.0
+    }
+
+    fn refilled(self, burst: f64, refill_ms: f64, now: Timestamp) -> f64 {
+        (self.tokens + now.since(self.at).as_millis() as f64 / refill_ms).min(burst)
+    }
+}
+
 /// Wrong guesses by source.
 #[derive(Debug, Default)]
 pub struct Guesses {
-    left: Mutex<HashMap<IpAddr, (f64, Timestamp)>>,
+    left: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
 impl Guesses {
@@ -27,20 +51,13 @@ impl Guesses {
         let source = network(source);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         if left.len() >= SOURCES && !left.contains_key(&source) {
-            left.retain(|_, (tokens, at)| refilled(*tokens, *at, now) < BURST);
+            left.retain(|_, bucket| bucket.refilled(BURST, REFILL_MS, now) < BURST);
             if left.len() >= SOURCES {
                 return false;
             }
         }
-        let entry = left.entry(source).or_insert((BURST, now));
-        let tokens = refilled(entry.0, entry.1, now);
-        *entry = ((tokens - 1.0).max(0.0), now);
-        tokens >= 1.0
+        left.entry(source).or_insert(Bucket::full(BURST, now)).take(BURST, REFILL_MS, now)
     }
-}
-
-fn refilled(tokens: f64, at: Timestamp, now: Timestamp) -> f64 {
-    (tokens + now.since(at).as_millis() as f64 / REFILL_MS).min(BURST)
 }
 
 /// Whoever has one IPv6 address has a network of them.

@@ -2,17 +2,26 @@
 //! while a sign-in comes back.
 
 mod api;
+mod client_certificate;
+mod gate;
 mod integration;
 mod limits;
+mod listen;
 mod pages;
 mod reauth;
 mod server;
 mod shell;
+mod site;
 mod status;
+mod tls;
+mod users;
 
+pub use gate::Gate;
 pub use integration::{Detail, MailRecord, Records, Remember};
 pub use limits::Guesses;
-pub use reauth::{Elsewhere, Find, Lookup, Standing};
-pub use server::{Served, bind, compress, serve, serve_health, serve_reauthentication};
+pub use listen::{Listener, bind, serve};
+pub use reauth::{Elsewhere, Find, FindLater, Later, Lookup, Standing};
+pub use server::{Process, Served, Sites, WebOptions, compress, path_of};
 pub use shell::Guard;
+pub use site::Site;
 pub use status::Row;

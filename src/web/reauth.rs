@@ -70,6 +70,9 @@ pub type FindBy<T> = dyn Fn(&str) -> Option<T> + Send + Sync;
 /// What does something for an integration that takes a while.
 pub type FindLater<T> = dyn Fn(&str) -> std::pin::Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync;
 
+/// What does something that takes a while.
+pub type Later<T> = dyn Fn() -> std::pin::Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync;
+
 /// What finds an integration by name.
 pub type Find = FindBy<Standing>;
 
@@ -276,7 +279,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
             "The integration has been re-authenticated since this link was made, so there is nothing left to do with it. Should it break again, a new mail brings a new link.",
         ),
         LinkError::Unavailable => return unavailable(served),
-        LinkError::Forged if !served.guesses.wrong(peer, served.clock.now()) => return too_many(served),
+        LinkError::Forged if !served.process.guesses.wrong(peer, served.process.clock.now()) => return too_many(served),
         LinkError::Forged => (
             StatusCode::FORBIDDEN,
             "This link is not valid",
@@ -310,7 +313,7 @@ async fn begin(
     headers: HeaderMap,
     form: Result<Form<HashMap<String, String>>, FormRejection>,
 ) -> Response {
-    if is_foreign(&headers, served.public_url.as_deref()) {
+    if served.is_foreign(&headers) {
         let text = "The button was pressed on another site. Open the link from the mail and press it there.".to_owned();
         let page = Notice { shell: served.shell(), title: "This did not come from our page", paragraphs: vec![text], ..Notice::default() };
         return html(StatusCode::FORBIDDEN, &page);
@@ -348,15 +351,15 @@ const fn proposes_account(health: Health) -> bool {
 
 /// Whether another site's page sent the form (Fetch Metadata, `Sec-Fetch-Site`; older browsers say `Origin`). The link's token in the
 /// form is what a foreign page cannot know; this only adds to it. Our own pages send `Origin: null`, because they send no referrer.
-pub(super) fn is_foreign(headers: &HeaderMap, public_url: Option<&str>) -> bool {
+pub(super) fn is_foreign(headers: &HeaderMap, own: &[Option<&str>]) -> bool {
     let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     if let Some(site) = header("sec-fetch-site".parse().unwrap_or(ORIGIN)) {
         return !matches!(site, "same-origin" | "none");
     }
     let Some(origin) = header(ORIGIN).filter(|o| *o != "null") else { return false };
     let authority = |url: &str| url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default().to_ascii_lowercase();
-    let ours = [header(HOST).map(str::to_ascii_lowercase), public_url.map(authority)];
-    !ours.contains(&Some(authority(origin)))
+    let origin = authority(origin);
+    header(HOST).is_none_or(|host| !host.eq_ignore_ascii_case(&origin)) && !own.iter().flatten().any(|url| authority(url) == origin)
 }
 
 /// The OAuth 2.0 redirect URI.
@@ -402,7 +405,7 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
-    if !served.guesses.wrong(peer, served.clock.now()) {
+    if !served.process.guesses.wrong(peer, served.process.clock.now()) {
         return too_many(served);
     }
     let text = "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.".to_owned();
@@ -468,7 +471,7 @@ mod tests {
             ("a script", vec![], false),
         ] {
             let headers = headers.into_iter().map(|(n, v)| (n.parse().expect("a name"), v.parse().expect("a value"))).collect();
-            assert_eq!(is_foreign(&headers, public), foreign, "{sentence}");
+            assert_eq!(is_foreign(&headers, &[public]), foreign, "{sentence}");
         }
     }
 

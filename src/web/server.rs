@@ -1,39 +1,95 @@
-//! The listener and the routes.
+//! The routes, and what they read.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 
+use super::gate::Gate;
 use super::limits::Guesses;
-use super::reauth::{Lookup, Peer};
+use super::reauth::{Later, Lookup, is_foreign};
 use super::shell::{Guard, Shell};
-use super::{api, integration, pages, reauth, status};
+use super::site::{Admission, Routes, Site};
+use super::{api, integration, pages, reauth, status, users};
 use crate::clock::Clock;
 use crate::metrics::{Families, Published, negotiate, write};
 use crate::reauth::Reauthentication;
 
-/// What the routes read.
-#[derive(Debug)]
-pub struct Served {
+/// What the command line says about the pages.
+#[derive(Debug, Clone)]
+pub struct WebOptions {
+    /// Path of the exposition.
+    pub telemetry_path: String,
+    /// Where browsers see the pages, when that is not where they are served; without trailing slash.
+    pub external_url: Option<String>,
+    /// What all paths begin with: empty, or a path such as `/consentry`.
+    pub route_prefix: String,
+    /// Scrapes at once; more are refused. 0 means any number.
+    pub max_requests: usize,
+    /// `POST /-/reload` reloads.
+    pub lifecycle: bool,
+}
+
+impl Default for WebOptions {
+    fn default() -> Self {
+        Self { telemetry_path: "/metrics".to_owned(), external_url: None, route_prefix: String::new(), max_requests: 40, lifecycle: false }
+    }
+}
+
+/// What lasts as long as the process, whatever its configuration.
+pub struct Process {
     /// Counters of the process.
     pub families: Families,
     /// Series of the integrations.
     pub published: Arc<Published>,
+    /// For the expiry of links.
+    pub clock: Clock,
+    /// Wrong links so far.
+    pub guesses: Guesses,
+    /// Configuration, database and the first pass are there.
+    pub ready: AtomicBool,
+    /// What the command line says.
+    pub options: WebOptions,
+    /// What `--web.config.file` says.
+    pub gate: Arc<Gate>,
+    /// Reads the configuration again; the answer is what is wrong with it.
+    pub reload: Box<Later<Result<(), String>>>,
+    scrapes: Option<Semaphore>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Process")
+    }
+}
+
+impl Process {
+    /// Puts the parts together.
+    pub fn new(
+        (families, published, clock): (Families, Arc<Published>, Clock),
+        options: WebOptions,
+        gate: Arc<Gate>,
+        reload: Box<Later<Result<(), String>>>,
+    ) -> Self {
+        let scrapes = (options.max_requests > 0).then(|| Semaphore::new(options.max_requests));
+        let (guesses, ready) = (Guesses::default(), AtomicBool::new(false));
+        Self { families, published, clock, guesses, ready, options, gate, reload, scrapes }
+    }
+}
+
+/// What the routes read.
+#[derive(Debug)]
+pub struct Served {
+    /// What a reload leaves alone.
+    pub process: Arc<Process>,
     /// Opens mailed links, and renews consent and token.
     pub reauthentication: Option<Reauthentication>,
     /// What mailed links start with.
@@ -42,16 +98,8 @@ pub struct Served {
     pub support: Option<String>,
     /// Headers of the pages.
     pub guard: Guard,
-    /// Wrong links so far.
-    pub guesses: Guesses,
     /// Says what is wrong with an integration.
     pub monitor: Lookup,
-    /// For the expiry of links.
-    pub clock: Clock,
-    /// Configuration, database and the first pass are there.
-    pub ready: AtomicBool,
-    /// Path of the exposition.
-    pub telemetry_path: String,
     /// The effective configuration as YAML, compressed: it is long and seldom asked for.
     pub configuration: Vec<u8>,
 }
@@ -60,6 +108,12 @@ impl Served {
     /// The layout of a page one level below the root.
     pub(super) fn shell(&self) -> Shell {
         Shell { root: "../", support: self.support.clone() }
+    }
+
+    /// Whether a request comes from a page that is not ours.
+    pub(super) fn is_foreign(&self, headers: &HeaderMap) -> bool {
+        let own = [self.public_url.as_deref(), self.process.options.external_url.as_deref()];
+        is_foreign(headers, &own)
     }
 
     /// A cookie for the pages of re-authentication alone (RFC 6265bis).
@@ -71,53 +125,46 @@ impl Served {
 }
 
 /// The path of a URL without trailing slash; empty for none.
-fn path_of(url: &str) -> &str {
+pub fn path_of(url: &str) -> &str {
     let after = url.split_once("://").map_or("", |(_, rest)| rest);
     after.find('/').map_or("", |start| after[start..].trim_end_matches('/'))
 }
 
-/// A client that has not sent its headers by then is cut off.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// No request takes longer: not to arrive, not to be answered. A callback that waits for Entra is done within half of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// More connections at once are not served.
-const CONNECTIONS: usize = 512;
 
 /// Small answers are not worth compressing.
 const GZIP_FROM: usize = 1024;
 
-/// Binds an address as Prometheus writes them: `:10143` means every interface, IPv6 and IPv4.
-///
-/// # Errors
-/// The address is malformed or taken.
-pub async fn bind(address: &str) -> anyhow::Result<TcpListener> {
-    let failed = || format!("cannot listen on {address}");
-    let Some(port) = address.strip_prefix(':') else { return TcpListener::bind(address).await.with_context(failed) };
-    let port: u16 = port.parse().with_context(|| format!("{address} is not an address; write it like :10143 or 127.0.0.1:10143"))?;
-    match TcpListener::bind(SocketAddr::from(([0_u16; 8], port))).await {
-        Ok(listener) => Ok(listener),
-        // Machines without IPv6.
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error).with_context(failed),
-        Err(_) => TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await.with_context(failed),
+/// What the listeners serve.
+#[derive(Debug)]
+pub struct Sites {
+    /// Everything.
+    pub all: Arc<Site>,
+    /// The pages of re-authentication and nothing else, so that they can face the internet while the rest stays inside.
+    pub reauthentication: Arc<Site>,
+    /// Health and readiness and nothing else, for orchestrators.
+    pub health: Arc<Site>,
+}
+
+impl Sites {
+    /// Sites that serve this.
+    pub fn new(served: &Arc<Served>) -> Self {
+        let gate = &served.process.gate;
+        let site = |routes, admission| Arc::new(Site::new(routes, Arc::clone(gate), admission));
+        Self {
+            all: site(everything(served), Admission::Policy),
+            reauthentication: site(alone(reauthentication(served), served), Admission::Everybody),
+            health: site(alone(health(), served), Admission::Plain),
+        }
     }
-}
 
-/// Serves everything until told to stop; answers under way are finished.
-pub async fn serve(listener: TcpListener, served: Arc<Served>, stop: watch::Receiver<bool>) {
-    serve_router(listener, router(served), stop).await;
-}
-
-/// Serves the pages of re-authentication and nothing else, so that they can face the internet while the rest stays inside.
-pub async fn serve_reauthentication(listener: TcpListener, served: Arc<Served>, stop: watch::Receiver<bool>) {
-    let router = finished(Router::new().merge(reauthentication(&served)), served);
-    serve_router(listener, router, stop).await;
-}
-
-/// Serves health and readiness and nothing else, for orchestrators.
-pub async fn serve_health(listener: TcpListener, served: Arc<Served>, stop: watch::Receiver<bool>) {
-    serve_router(listener, finished(health(), served), stop).await;
+    /// From now on they serve this.
+    pub fn replace(&self, served: &Arc<Served>) {
+        self.all.replace(everything(served));
+        self.reauthentication.replace(alone(reauthentication(served), served));
+        self.health.replace(alone(health(), served));
+    }
 }
 
 /// As in Prometheus; neither depends on Entra or on mail.
@@ -125,49 +172,9 @@ fn health() -> Router<Arc<Served>> {
     Router::new().route("/-/healthy", get(|| async { "Consentry is healthy.\n" })).route("/-/ready", get(ready))
 }
 
-async fn serve_router(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let graceful = GracefulShutdown::new();
-    let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
-    loop {
-        let (stream, peer) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file handles, mostly: give them time to come back.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            () = &mut stopped => break,
-        };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let peer = Peer(peer.ip());
-        let service = tower::ServiceExt::<axum::http::Request<hyper::body::Incoming>>::map_request(
-            router.clone(),
-            move |mut request: axum::http::Request<hyper::body::Incoming>| {
-                request.extensions_mut().insert(peer);
-                request
-            },
-        );
-        let service = TowerToHyperService::new(service);
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            // A client that goes away early is its own business.
-            let _ = connection.await;
-            drop(permit);
-        });
-    }
-    graceful.shutdown().await;
-}
-
-fn router(served: Arc<Served>) -> Router {
-    let router = Router::new()
+/// Users are asked for everything but the pages of re-authentication, where the link is the key.
+fn everything(served: &Arc<Served>) -> Routes {
+    let private = Router::new()
         .route("/", get(status::index))
         .route("/favicon.svg", get(status::favicon))
         .route("/assets/status.css", get(status::style))
@@ -175,13 +182,22 @@ fn router(served: Arc<Served>) -> Router {
         .route("/integrations/{name}", get(integration::integration))
         .route("/integrations/{name}/probe", post(integration::probe))
         .route("/integrations/{name}/link", post(integration::link))
-        .route(&served.telemetry_path, get(metrics))
-        .route("/-/reload", post(reload))
+        .route(&served.process.options.telemetry_path, get(metrics))
+        .route("/-/reload", post(reload).put(reload))
         .route("/config", get(configuration))
         .merge(health())
         .merge(api::routes())
-        .merge(reauthentication(&served));
-    finished(router, served)
+        .fallback(pages::not_found)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&served.process.gate), users::ask));
+    let outside = finished(reauthentication(served).fallback(pages::not_found), served);
+    let inside = finished(private.merge(reauthentication(served)), served);
+    Routes { inside, outside, prefix: served.process.options.route_prefix.as_str().into() }
+}
+
+/// Routes that stand wherever they are asked for.
+fn alone(routes: Router<Arc<Served>>, served: &Arc<Served>) -> Routes {
+    let router = finished(routes.fallback(pages::not_found), served);
+    Routes { inside: router.clone(), outside: router, prefix: "".into() }
 }
 
 /// The pages of re-authentication, also below the path of the public URL: some proxies strip it and some do not.
@@ -191,17 +207,16 @@ fn reauthentication(served: &Served) -> Router<Arc<Served>> {
     if prefix.is_empty() { routes } else { routes.clone().nest(prefix, routes) }
 }
 
-fn finished(router: Router<Arc<Served>>, served: Arc<Served>) -> Router {
+fn finished(router: Router<Arc<Served>>, served: &Arc<Served>) -> Router {
     let guard = served.guard.clone();
     router
-        .fallback(pages::not_found)
         .layer(axum::extract::DefaultBodyLimit::max(64 * 1024))
         .layer(axum::middleware::from_fn(in_time))
         .layer(axum::middleware::map_response(move |mut response: Response| {
             guard.apply(response.headers_mut());
             std::future::ready(response)
         }))
-        .with_state(served)
+        .with_state(Arc::clone(served))
 }
 
 /// A client that sends its body a byte a minute does not hold a connection for ever.
@@ -212,25 +227,40 @@ async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) 
     }
 }
 
-/// As Prometheus answers where its lifecycle API is off; there is no way to switch it on yet.
-async fn reload() -> Response {
-    (StatusCode::FORBIDDEN, "The lifecycle API is not enabled. Restart Consentry to read its configuration again.\n").into_response()
+/// Answers as Prometheus does.
+async fn reload(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
+    if !served.process.options.lifecycle {
+        return (StatusCode::FORBIDDEN, "The lifecycle API is not enabled; start Consentry with --web.enable-lifecycle.\n").into_response();
+    }
+    if served.is_foreign(&headers) {
+        return (StatusCode::FORBIDDEN, "The request came from another site's page.\n").into_response();
+    }
+    match (served.process.reload)().await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(problems) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {problems}\n")).into_response(),
+    }
 }
 
 async fn ready(State(served): State<Arc<Served>>) -> Response {
-    if served.ready.load(Ordering::Relaxed) {
+    if served.process.ready.load(Ordering::Relaxed) {
         return "Consentry is ready.\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, "Consentry is starting.\n").into_response()
 }
 
 async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
+    let Ok(_room) = served.process.scrapes.as_ref().map(Semaphore::try_acquire).transpose() else {
+        let most = served.process.options.max_requests;
+        let text = format!("Limit of concurrent requests reached ({most}), try again later.\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response();
+    };
+    let process = Arc::clone(&served.process);
     let header = |name| headers.get(name).and_then(|v| v.to_str().ok());
     let format = negotiate(header(ACCEPT));
     let gzip = header(ACCEPT_ENCODING).is_some_and(accepts_gzip);
     // A big fleet's exposition takes milliseconds, and compressing it more: not on a thread that others wait for.
     let body = tokio::task::spawn_blocking(move || {
-        let text = write(&served.families, &served.published, format);
+        let text = write(&process.families, &process.published, format);
         if gzip && text.len() > GZIP_FROM { compress(&text).map(|z| (z, true)) } else { Ok((text.into_bytes(), false)) }
     });
     let Ok(Ok((body, gzipped))) = body.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };

@@ -242,7 +242,7 @@ impl Wanted {
 pub(super) async fn index(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
     // Ten thousand rows take some milliseconds: not on a thread that others wait for.
     let rendered = tokio::task::spawn_blocking(move || {
-        let (wanted, rows, now) = (Wanted::of(&query), (served.monitor.rows)(), served.clock.now());
+        let (wanted, rows, now) = (Wanted::of(&query), (served.monitor.rows)(), served.process.clock.now());
         private(html(StatusCode::OK, &page(&served, &wanted, &rows, now)))
     });
     rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
@@ -301,7 +301,7 @@ fn page<'r>(served: &Served, wanted: &'r Wanted, rows: &'r [Row], now: Timestamp
         previous: (number > 1).then(|| wanted.address(number - 1)),
         following: (number < pages).then(|| wanted.address(number + 1)),
         now: When::of(now, now),
-        telemetry_path: served.telemetry_path.trim_start_matches('/').to_owned(),
+        telemetry_path: served.process.options.telemetry_path.trim_start_matches('/').to_owned(),
     }
 }
 

@@ -261,7 +261,7 @@ async fn a_cause_without_sufferers_swallows_no_alert() {
     let renamed = renamed.replace("{name: fabrikam,", "{name: fabrikam2,").replace("{name: adatum,", "{name: adatum2,");
     drop(config);
     let config = crate::harness::load(&folder, &renamed);
-    let daemon = consentry::app::Daemon::wire(&config, clock.clone(), "/metrics").await.expect("a daemon");
+    let daemon = consentry::app::Daemon::wire(&config, clock.clone(), consentry::app::Front::default()).await.expect("a daemon");
     let fleet = Fleet { simulator, folder, config, clock, daemon };
     fleet.pass(12 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator"], "the same cause, and news for the new ones");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consentry::app::Daemon;
+use consentry::app::{Daemon, Front};
 use consentry::clock::Clock;
 use consentry::config::{self, Config};
 use consentry::demo::{self, SITUATIONS, Situation};
@@ -59,7 +59,7 @@ impl Fleet {
         let clock = Clock::manual(START);
         freeze(&simulator, START);
         let config = load(&folder, configuration);
-        let daemon = Daemon::wire(&config, clock.clone(), "/metrics").await.expect("a daemon");
+        let daemon = Daemon::wire(&config, clock.clone(), Front::default()).await.expect("a daemon");
         Self { simulator, folder, config, clock, daemon }
     }
 
@@ -67,7 +67,7 @@ impl Fleet {
     pub async fn restart(self) -> Self {
         let Self { simulator, folder, config, clock, daemon } = self;
         drop(daemon);
-        let daemon = Daemon::wire(&config, clock.clone(), "/metrics").await.expect("a daemon");
+        let daemon = Daemon::wire(&config, clock.clone(), Front::default()).await.expect("a daemon");
         Self { simulator, folder, config, clock, daemon }
     }
 
@@ -92,7 +92,7 @@ impl Fleet {
     }
 
     pub fn exposition(&self) -> String {
-        write(&self.daemon.served.families, &self.daemon.served.published, Format::Text)
+        write(&self.daemon.process.families, &self.daemon.process.published, Format::Text)
     }
 
     /// Lines of the exposition that start with a family and are about an integration.

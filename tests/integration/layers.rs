@@ -15,10 +15,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("monitor", &["domain", "secret", "clock", "entra", "store", "metrics"]),
     ("notify", &["domain", "secret", "clock", "store", "metrics"]),
     ("reauth", &["domain", "secret", "clock", "entra", "store", "metrics"]),
-    ("web", &["domain", "secret", "clock", "metrics", "reauth"]),
+    ("web", &["domain", "secret", "clock", "config", "metrics", "reauth"]),
     ("app", &["domain", "secret", "clock", "config", "entra", "store", "metrics", "monitor", "notify", "reauth", "web", "telemetry"]),
     ("demo", &["app", "clock", "config", "domain", "secret", "store"]),
-    ("cli", &["app", "clock", "config", "demo", "domain", "entra", "monitor", "notify", "secret", "telemetry"]),
+    ("cli", &["app", "clock", "config", "demo", "domain", "entra", "monitor", "notify", "secret", "telemetry", "web"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

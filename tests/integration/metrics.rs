@@ -12,9 +12,9 @@ use crate::harness::{Fleet, MINUTE, situation};
 /// Serves a fleet; the sender ends it.
 async fn served(fleet: &Fleet) -> (String, watch::Sender<bool>) {
     let listener = web::bind("127.0.0.1:0").await.expect("a socket");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let url = format!("http://{listener}");
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.served), stopped));
+    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
     (url, stop)
 }
 

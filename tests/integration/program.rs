@@ -62,7 +62,8 @@ impl Place {
     }
 
     pub fn daemon(&self, arguments: &[&str]) -> Daemon {
-        let all = [&["run", "--web.listen-address=127.0.0.1:0"], arguments].concat();
+        let own = arguments.iter().any(|a| a.starts_with("--web.listen-address"));
+        let all = [if own { &["run"][..] } else { &["run", "--web.listen-address=127.0.0.1:0"] }, arguments].concat();
         let mut child =
             program(&all, Some(&self.file())).stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
         let log = BufReader::new(child.stderr.take().expect("stderr")).lines();
@@ -95,6 +96,17 @@ impl Daemon {
     pub async fn url(&mut self) -> String {
         let line = self.until(&["listening"]).await;
         format!("http://{}", line.split("address=").nth(1).expect("an address").trim())
+    }
+
+    /// Ends it as systemd would, and reads its log to the end.
+    pub async fn terminate(&mut self) {
+        let pid = self.child.id().expect("a process").to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.expect("within ten seconds").expect("ended");
+        assert_eq!(ended.code(), Some(0));
+        while let Some(line) = self.log.next_line().await.expect("a log") {
+            self.seen.push(line);
+        }
     }
 
     pub async fn kill(mut self) {
@@ -227,10 +239,7 @@ async fn one_daemon_and_a_clean_end() {
         "{}",
         text(&second.stderr)
     );
-    let pid = first.child.id().expect("a process").to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
-    let ended = tokio::time::timeout(Duration::from_secs(10), first.child.wait()).await.expect("within ten seconds").expect("ended");
-    assert_eq!(ended.code(), Some(0));
+    first.terminate().await;
 }
 
 #[tokio::test]

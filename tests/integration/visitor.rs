@@ -7,7 +7,6 @@ use consentry::demo;
 use consentry::store::TokenId;
 use consentry::web;
 use entra_sim::{Options, Simulator};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::harness::{Fleet, START, USUAL, freeze};
@@ -27,7 +26,7 @@ impl Site {
     /// `prefix` is the path that a reverse proxy would add; `edit` changes the demo's configuration.
     pub async fn with(prefix: &str, edit: impl FnOnce(String) -> String) -> Self {
         let listener = web::bind("127.0.0.1:0").await.expect("a socket");
-        let url = format!("http://{}{prefix}", listener.local_addr().expect("an address"));
+        let url = format!("http://{listener}{prefix}");
         let simulator = Simulator::start(Options::default()).await.expect("a simulator");
         freeze(&simulator, START);
         demo::populate(&simulator, &url).expect("tenants");
@@ -69,9 +68,9 @@ impl Site {
     }
 }
 
-fn serve(listener: TcpListener, fleet: &Fleet) -> watch::Sender<bool> {
+fn serve(listener: web::Listener, fleet: &Fleet) -> watch::Sender<bool> {
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.served), stopped));
+    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
     stop
 }
 

@@ -73,7 +73,7 @@ pub(super) async fn result(
         let token = reauthentication.another_try(&name, attempt, |cookie| super::cookie(&headers, cookie)).await;
         page.links.extend(token.map(|token| ("Sign in again", format!("../{name}?token={token}"))));
     }
-    let again = look_again(served.clock.now().since(since)).filter(|_| page.again);
+    let again = look_again(served.process.clock.now().since(since)).filter(|_| page.again);
     let mut response = html(StatusCode::OK, &page);
     if let Some(again) = again {
         response.headers_mut().insert(REFRESH, again);

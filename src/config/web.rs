@@ -1,0 +1,376 @@
+//! The file of `--web.config.file`: TLS, users, headers and rate limit of the listener, in the format of Prometheus' exporter-toolkit
+//! (`docs/web-configuration.md` there). What the toolkit accepts is accepted and what it refuses is refused; as in its YAML library,
+//! an empty value means the same as none.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::reader::{At, Findings, Problem, Section};
+use super::tree::Value;
+use crate::secret::{Secret, SecretSource};
+
+/// How the listener is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebConfig {
+    /// `None` serves plain HTTP.
+    pub tls: Option<WebTls>,
+    /// HTTP/2 is offered, where there is TLS.
+    pub http2: bool,
+    /// Headers of every answer.
+    pub headers: Vec<(&'static str, String)>,
+    /// Names and bcrypt hashes; empty asks nobody.
+    pub users: BTreeMap<String, Secret>,
+    /// A limit for all requests together.
+    pub rate_limit: Option<RateLimit>,
+    /// What must be looked at to notice a change: the file itself and those it names.
+    pub files: Vec<PathBuf>,
+}
+
+impl Default for WebConfig {
+    /// Plain HTTP for everybody.
+    fn default() -> Self {
+        Self { tls: None, http2: true, headers: Vec::new(), users: BTreeMap::new(), rate_limit: None, files: Vec::new() }
+    }
+}
+
+/// `tls_server_config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebTls {
+    /// PEM certificate chain.
+    pub certificate: SecretSource,
+    /// PEM private key.
+    pub private_key: SecretSource,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// PEM authorities of clients; `None` means the system's.
+    pub client_ca: Option<SecretSource>,
+    /// Subject alternative names of which a client's certificate must have one.
+    pub client_allowed_sans: Option<Vec<String>>,
+    /// Lowest version.
+    pub min_version: TlsVersion,
+    /// Highest version.
+    pub max_version: TlsVersion,
+    /// IANA names of the cipher suites up to TLS 1.2; empty means the defaults.
+    pub cipher_suites: Vec<&'static str>,
+    /// The order of `cipher_suites` decides, not the client's.
+    pub prefer_server_cipher_suites: bool,
+    /// Names of the curves, in order of preference; empty means the defaults.
+    pub curves: Vec<&'static str>,
+}
+
+/// Whether clients show certificates; the names are those of Go's `tls.ClientAuthType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They are not asked.
+    None,
+    /// They are asked; any or none will do.
+    Request,
+    /// Any will do.
+    RequireAny,
+    /// One that is shown must be good.
+    VerifyIfGiven,
+    /// They must show a good one.
+    RequireAndVerify,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum TlsVersion {
+    Tls10,
+    Tls11,
+    Tls12,
+    Tls13,
+}
+
+/// `rate_limit`: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Between two requests.
+    pub interval: Duration,
+    /// So many at once.
+    pub burst: u32,
+}
+
+/// The suites that Go's `tls.CipherSuites` lists: the only ones that the toolkit knows.
+const CIPHER_SUITES: [&str; 13] = [
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+];
+
+/// HTTP/2 demands one of these below TLS 1.3 (RFC 9113 section 9.2.2).
+const HTTP2_SUITES: [&str; 2] = ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
+
+const CURVES: [&str; 4] = ["CurveP256", "CurveP384", "CurveP521", "X25519"];
+
+const VERSIONS: [(&str, TlsVersion); 4] =
+    [("TLS10", TlsVersion::Tls10), ("TLS11", TlsVersion::Tls11), ("TLS12", TlsVersion::Tls12), ("TLS13", TlsVersion::Tls13)];
+
+const CLIENT_AUTH: [(&str, ClientAuth); 6] = [
+    ("NoClientCert", ClientAuth::None),
+    ("RequestClientCert", ClientAuth::Request),
+    ("RequireAnyClientCert", ClientAuth::RequireAny),
+    ("RequireClientCert", ClientAuth::RequireAny),
+    ("VerifyClientCertIfGiven", ClientAuth::VerifyIfGiven),
+    ("RequireAndVerifyClientCert", ClientAuth::RequireAndVerify),
+];
+
+/// The headers that may be set, and the values that each may have; none means any.
+const HEADERS: [(&str, &[&str]); 5] = [
+    ("Content-Security-Policy", &[]),
+    ("Strict-Transport-Security", &[]),
+    ("X-Content-Type-Options", &["nosniff"]),
+    ("X-Frame-Options", &["deny", "sameorigin"]),
+    ("X-XSS-Protection", &[]),
+];
+
+/// Reads the file and the secrets it names.
+///
+/// # Errors
+/// Every problem found, with its place.
+pub fn load_web(path: &Path) -> Result<WebConfig, Vec<Problem>> {
+    let findings = Findings::verbatim();
+    let config = super::read_tree(path, &findings).map(|root| read(&At::root(&root, path, &findings)));
+    let (problems, ..) = findings.into_parts();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems),
+    }
+}
+
+fn read(root: &At<'_, '_>) -> WebConfig {
+    let mut top = root.section();
+    let mut config = WebConfig { files: vec![root.file.to_owned()], ..WebConfig::default() };
+    if let Some(at) = given(&mut top, "http_server_config") {
+        let mut http = at.section();
+        config.http2 = given(&mut http, "http2").and_then(|at| boolean(&at)).unwrap_or(true);
+        config.headers = given(&mut http, "headers").map(|at| headers(&at)).unwrap_or_default();
+        http.finish();
+    }
+    if let Some(at) = given(&mut top, "tls_server_config") {
+        config.tls = tls(&at, config.http2, &mut config.files);
+    }
+    if let Some(at) = given(&mut top, "basic_auth_users") {
+        config.users = at.named().into_iter().filter_map(|(name, at)| Some((name, user(&at)?))).collect();
+    }
+    config.rate_limit = given(&mut top, "rate_limit").and_then(|at| rate_limit(&at));
+    top.finish();
+    config
+}
+
+/// A value that says something.
+fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<At<'n, 'e>> {
+    section.get(key).filter(|at| match &at.node.value {
+        Value::Null => false,
+        Value::Scalar(text) => !text.is_empty(),
+        Value::Sequence(_) | Value::Mapping(_) => true,
+    })
+}
+
+/// Booleans of YAML 1.1, which the toolkit reads.
+fn boolean(at: &At<'_, '_>) -> Option<bool> {
+    at.parsed("must be true or false", |text| match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "y" | "on" => Some(true),
+        "false" | "no" | "n" | "off" => Some(false),
+        _ => None,
+    })
+}
+
+fn headers(at: &At<'_, '_>) -> Vec<(&'static str, String)> {
+    let read = |(name, at): (String, At<'_, '_>)| {
+        let Some((header, values)) = HEADERS.iter().find(|(header, _)| *header == name) else {
+            let all: Vec<&str> = HEADERS.iter().map(|(header, _)| *header).collect();
+            at.problem(format!("this header cannot be set here; possible are: {}", all.join(", ")));
+            return None;
+        };
+        let hint = format!("must be one of: {}", values.join(", "));
+        let value = if values.is_empty() { at.text()? } else { at.parsed(&hint, |t| values.contains(&t).then(|| t.to_owned()))? };
+        if value.contains(|c: char| c.is_control()) {
+            at.problem("must be one line of visible characters");
+            return None;
+        }
+        (!value.is_empty()).then_some((*header, value))
+    };
+    at.named().into_iter().filter_map(read).collect()
+}
+
+/// A bcrypt hash: `$2y$`, two digits of cost, `$`, 53 characters of salt and hash.
+fn user(at: &At<'_, '_>) -> Option<Secret> {
+    let text = at.text()?;
+    let parts: Vec<&str> = text.split('$').collect();
+    let good = matches!(parts[..], ["", "2a" | "2b" | "2x" | "2y", cost, hash] if matches!(cost.parse(), Ok(4..=31)) && hash.len() == 53);
+    if !good {
+        at.problem("is not a bcrypt hash; make one with: htpasswd -nBC 10 \"\" | tr -d ':\\n'");
+        return None;
+    }
+    Some(Secret::new(text))
+}
+
+fn rate_limit(at: &At<'_, '_>) -> Option<RateLimit> {
+    let mut section = at.section();
+    let interval = given(&mut section, "interval")
+        .map_or(Some(Duration::ZERO), |at| at.parsed("is not a duration; write it like 100ms, 1s or 1m30s, or 0 for off", go_duration));
+    let burst = given(&mut section, "burst").map_or(Some(0), |at| at.integer(0, u32::MAX));
+    section.finish();
+    Some(RateLimit { interval: interval?, burst: burst? }).filter(|limit| !limit.interval.is_zero())
+}
+
+/// Go's `time.ParseDuration`, for what is not negative; a bare number counts nanoseconds, as Go's YAML library has it.
+fn go_duration(text: &str) -> Option<Duration> {
+    if let Ok(nanoseconds) = text.parse::<u64>() {
+        return Some(Duration::from_nanos(nanoseconds));
+    }
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|n| *n > 0)?;
+        let unit = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| digits + n);
+        let seconds = match &rest[digits..unit] {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(rest[..digits].parse::<f64>().ok()? * seconds).ok()?)?;
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+fn tls(at: &At<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<WebTls> {
+    let mut section = at.section();
+    let sources = [("cert", "cert_file"), ("key", "key_file"), ("client_ca", "client_ca_file")]
+        .map(|(inline, file)| pem(&mut section, inline, file, files));
+    let client_auth_at = given(&mut section, "client_auth_type");
+    let asked_for = client_auth_at.is_some() || sources.iter().any(|s| !matches!(s, Pem::Absent));
+    let client_auth = client_auth_at.and_then(|at| at.one_of(&CLIENT_AUTH)).unwrap_or(ClientAuth::None);
+    let words = |at: Option<At<'_, '_>>| at.map(|at| at.items().iter().filter_map(At::text).collect::<Vec<_>>());
+    let client_allowed_sans = words(given(&mut section, "client_allowed_sans"));
+    let mut version = |key, default| given(&mut section, key).and_then(|at| at.one_of(&VERSIONS)).unwrap_or(default);
+    let (min_version, max_version) = (version("min_version", TlsVersion::Tls12), version("max_version", TlsVersion::Tls13));
+    let cipher_suites = given(&mut section, "cipher_suites").map(|at| (names(&at, &CIPHER_SUITES), at));
+    let curves = given(&mut section, "curve_preferences").map(|at| names(&at, &CURVES)).unwrap_or_default();
+    let prefer_server_cipher_suites = given(&mut section, "prefer_server_cipher_suites").and_then(|at| boolean(&at)).unwrap_or(true);
+    if let Some((suites, at)) = &cipher_suites
+        && http2
+        && !suites.is_empty()
+        && min_version < TlsVersion::Tls13
+        && !suites.iter().any(|s| HTTP2_SUITES.contains(s))
+    {
+        at.problem(format!("HTTP/2 needs one of {}; add it, or set http_server_config.http2 to false", HTTP2_SUITES.join(", ")));
+    }
+    if max_version < TlsVersion::Tls12 || max_version < min_version {
+        at.problem("leaves no version to speak: this program speaks TLS12 and TLS13");
+    }
+    let [certificate, private_key, client_ca] = sources;
+    if asked_for {
+        let missing = |source: &Pem, what: &str| {
+            if matches!(source, Pem::Absent) {
+                at.problem(format!("{what} and {what}_file are missing; one of them is required"));
+            }
+        };
+        missing(&certificate, "cert");
+        missing(&private_key, "key");
+    }
+    if !matches!(client_ca, Pem::Absent) && client_auth == ClientAuth::None {
+        at.problem("client_ca is given without client_auth_type; write client_auth_type: RequireAndVerifyClientCert");
+    }
+    if client_allowed_sans.is_some() && !matches!(client_auth, ClientAuth::RequireAny | ClientAuth::RequireAndVerify) {
+        at.problem("client_allowed_sans protects nothing while clients may show no certificate; write client_auth_type: RequireAndVerifyClientCert");
+    }
+    section.finish();
+    Some(WebTls {
+        certificate: certificate.good()?,
+        private_key: private_key.good()?,
+        client_auth,
+        client_ca: client_ca.good(),
+        client_allowed_sans,
+        min_version,
+        max_version,
+        cipher_suites: cipher_suites.map(|(suites, _)| suites).unwrap_or_default(),
+        prefer_server_cipher_suites,
+        curves,
+    })
+}
+
+/// A PEM text as it was given.
+enum Pem {
+    Absent,
+    /// It was noted what is wrong.
+    Wrong,
+    Good(SecretSource),
+}
+
+impl Pem {
+    fn good(self) -> Option<SecretSource> {
+        match self {
+            Self::Good(source) => Some(source),
+            Self::Absent | Self::Wrong => None,
+        }
+    }
+}
+
+/// Inline or in a file; the file counts where both are given.
+fn pem(section: &mut Section<'_, '_>, inline: &'static str, file: &'static str, files: &mut Vec<PathBuf>) -> Pem {
+    let (text, path) = (given(section, inline), given(section, file));
+    match (text, path.and_then(|at| Some((at.path()?, at)))) {
+        (_, Some((path, at))) => {
+            files.push(path.clone());
+            let source = SecretSource::File(path);
+            match source.read() {
+                Ok(_) => Pem::Good(source),
+                Err(error) => {
+                    at.problem(format!("{error}; correct the path or the file"));
+                    Pem::Wrong
+                }
+            }
+        }
+        (Some(at), None) => at.text().map_or(Pem::Wrong, |text| Pem::Good(SecretSource::Inline(Secret::new(text)))),
+        (None, None) => Pem::Absent,
+    }
+}
+
+/// Those of some names that are known.
+fn names(at: &At<'_, '_>, known: &[&'static str]) -> Vec<&'static str> {
+    let words: Vec<(&str, &'static str)> = known.iter().map(|name| (*name, *name)).collect();
+    at.items().iter().filter_map(|item| item.one_of(&words)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_go_durations() {
+        for (text, expected) in [
+            ("1s", Some(1_000_000_000)),
+            ("0", Some(0)),
+            ("250", Some(250)),
+            ("1m30s", Some(90_000_000_000)),
+            ("1.5h", Some(5_400_000_000_000)),
+            ("100ms", Some(100_000_000)),
+            ("5µs", Some(5_000)),
+            ("", None),
+            ("1d", None),
+            ("s", None),
+            ("-1s", None),
+            ("1..5s", None),
+        ] {
+            assert_eq!(go_duration(text), expected.map(Duration::from_nanos), "{text}");
+        }
+    }
+}

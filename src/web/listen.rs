@@ -1,0 +1,241 @@
+//! Sockets: binding them, and carrying requests from them to a [`Site`]. Every connection is bounded in time, size and number; nothing
+//! that a client does or leaves undone holds one for ever.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::reauth::Peer;
+use super::site::Site;
+
+/// A client that has not said who it is (TLS) or what it wants (headers) by then is cut off.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection on which nothing arrives for so long is closed; longer than any request takes.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// A client that takes nothing of its answer for so long is cut off.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// More connections at once wait until one of these ends.
+const CONNECTIONS: u32 = 512;
+
+/// For a request's line and headers.
+const HEAD: usize = 64 * 1024;
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// IPv4 or IPv6.
+    Tcp(TcpListener),
+    /// A path in the file system. Who may write to it is the file system's business, so there is no TLS on it.
+    Unix(UnixListener, SocketFile),
+}
+
+/// Takes the socket's file away in the end, if it is ours.
+#[derive(Debug)]
+pub struct SocketFile(Option<PathBuf>);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+impl std::fmt::Display for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(_) => f.write_str("?"),
+            },
+            Self::Unix(listener, _) => {
+                let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned)).unwrap_or_default();
+                write!(f, "unix:{}", path.display())
+            }
+        }
+    }
+}
+
+/// Binds an address as Prometheus writes them (`:10143` means every interface, IPv6 and IPv4), or a path: `unix:/run/consentry.sock`.
+///
+/// # Errors
+/// The address is malformed or taken.
+pub async fn bind(address: &str) -> anyhow::Result<Listener> {
+    let failed = || format!("cannot listen on {address}");
+    if let Some(path) = address.strip_prefix("unix:") {
+        return bind_path(Path::new(path)).with_context(failed);
+    }
+    let Some(port) = address.strip_prefix(':') else {
+        return TcpListener::bind(address).await.map(Listener::Tcp).with_context(failed);
+    };
+    let port: u16 = port.parse().with_context(|| format!("{address} is not an address; write it like :10143 or 127.0.0.1:10143"))?;
+    let listener = match TcpListener::bind(SocketAddr::from(([0_u16; 8], port))).await {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            // Machines without IPv6.
+            TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await
+        }
+        bound => bound,
+    };
+    listener.map(Listener::Tcp).with_context(failed)
+}
+
+/// A socket that a killed process left behind is taken over; one that answers is not.
+fn bind_path(path: &Path) -> io::Result<Listener> {
+    let left_behind = std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    if left_behind {
+        std::fs::remove_file(path)?;
+    }
+    Ok(Listener::Unix(UnixListener::bind(path)?, SocketFile(Some(path.to_owned()))))
+}
+
+impl Listener {
+    /// A socket that was bound by somebody else, who also takes its file away.
+    ///
+    /// # Errors
+    /// It cannot be used without blocking.
+    pub fn inherited_tcp(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener).map(Self::Tcp)
+    }
+
+    /// The same for a path.
+    ///
+    /// # Errors
+    /// It cannot be used without blocking.
+    pub fn inherited_unix(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::Unix(UnixListener::from_std(listener)?, SocketFile(None)))
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip())),
+            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        }
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream, IpAddr),
+    Unix(tokio::net::UnixStream),
+}
+
+/// Serves a site until told to stop; answers under way are finished.
+pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    let stopping = stop.clone();
+    let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
+    loop {
+        let next = async {
+            let permit = Arc::clone(&room).acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            next = next => next,
+            () = &mut stopped => break,
+        };
+        match accepted {
+            Ok(accepted) => {
+                let (site, stopping) = (Arc::clone(&site), stopping.clone());
+                tokio::spawn(async move {
+                    carry(accepted, site, stopping).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of file handles, mostly: give them time to come back.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    // All room is free again when the last connection has ended.
+    drop(room.acquire_many(CONNECTIONS).await);
+}
+
+/// One connection from its first byte to its last. A client that goes away early is its own business.
+async fn carry(accepted: Accepted, site: Arc<Site>, stop: watch::Receiver<bool>) {
+    match accepted {
+        Accepted::Unix(stream) => converse(patient(stream), false, (site, Peer(Ipv4Addr::LOCALHOST.into())), stop).await,
+        Accepted::Tcp(stream, peer) => {
+            let _ = stream.set_nodelay(true);
+            let visitor = (Arc::clone(&site), Peer(peer));
+            match site.tls() {
+                None => converse(patient(stream), false, visitor, stop).await,
+                Some(tls) => {
+                    let Ok(Some(stream)) = tokio::time::timeout(PATIENCE, greet(stream, TlsAcceptor::from(tls))).await else { return };
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    converse(stream, http2, visitor, stop).await;
+                }
+            }
+        }
+    }
+}
+
+type Patient<S> = Pin<Box<TimeoutStream<S>>>;
+
+/// A stream that ends when nothing moves on it.
+fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Patient<S> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_read_timeout(Some(SILENCE));
+    stream.set_write_timeout(Some(STALLED));
+    Box::pin(stream)
+}
+
+/// The handshake. A client that speaks plain HTTP is told so, in plain HTTP.
+async fn greet(mut stream: TcpStream, acceptor: TlsAcceptor) -> Option<tokio_rustls::server::TlsStream<Patient<TcpStream>>> {
+    // A TLS record of a handshake begins with 22 (RFC 8446 section 5.1).
+    let mut first = [0_u8; 1];
+    if matches!(stream.peek(&mut first).await, Ok(1..) if first[0].is_ascii_uppercase()) {
+        let text = "This is an HTTPS server; it was sent a plain HTTP request.\n";
+        let answer = format!("HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        drop(stream.write_all(answer.as_bytes()).await);
+        drop(stream.shutdown().await);
+        return None;
+    }
+    match acceptor.accept(patient(stream)).await {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            None
+        }
+    }
+}
+
+/// HTTP, until one side has enough.
+async fn converse<S>(stream: S, http2: bool, (site, peer): (Arc<Site>, Peer), mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let site = Arc::clone(&site);
+        request.extensions_mut().insert(peer);
+        async move { Ok::<_, std::convert::Infallible>(site.answer(request.map(axum::body::Body::new)).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).max_header_list_size(HEAD as u32);
+    let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stop.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+    }
+    drop(connection.await);
+}

@@ -1,0 +1,140 @@
+//! What a listener serves: routes below a prefix, behind the protection of `--web.config.file`. A reload swaps the routes; connections
+//! stay.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, Uri, header::HOST, header::LOCATION};
+use axum::response::{IntoResponse, Response};
+use tower::ServiceExt as _;
+
+use super::gate::Gate;
+
+/// Who comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Whoever the configured policy lets in.
+    Policy,
+    /// Everybody: mailed links are their own keys. TLS, but no client certificates.
+    Everybody,
+    /// Everybody, over plain HTTP: orchestrators.
+    Plain,
+}
+
+/// The routes of a site.
+#[derive(Debug, Clone)]
+pub(super) struct Routes {
+    /// Below the prefix.
+    pub(super) inside: Router,
+    /// Wherever the prefix is missing.
+    pub(super) outside: Router,
+    /// Empty, or a path such as `/consentry`.
+    pub(super) prefix: Arc<str>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Site {
+    routes: RwLock<Routes>,
+    gate: Arc<Gate>,
+    admission: Admission,
+}
+
+impl Site {
+    pub(super) fn new(routes: Routes, gate: Arc<Gate>, admission: Admission) -> Self {
+        Self { routes: RwLock::new(routes), gate, admission }
+    }
+
+    /// From now on requests are answered by these routes.
+    pub(super) fn replace(&self, routes: Routes) {
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+    }
+
+    /// What handshakes need now; `None` serves plain HTTP.
+    pub(super) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        let posture = self.gate.current();
+        match self.admission {
+            Admission::Policy => posture.tls.clone(),
+            Admission::Everybody => posture.open_tls.clone(),
+            Admission::Plain => None,
+        }
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(&self, mut request: Request) -> Response {
+        let posture = self.gate.current();
+        if self.admission != Admission::Plain && !self.gate.has_room(posture.config.rate_limit) {
+            return (StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n").into_response();
+        }
+        // HTTP/2 names the host in the address alone (RFC 9113 section 8.3.1).
+        if let Some(host) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
+            request.headers_mut().entry(HOST).or_insert(host);
+        }
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let router = match within(request.uri(), &routes.prefix) {
+            Place::Inside(None) => routes.inside,
+            Place::Inside(Some(uri)) => {
+                *request.uri_mut() = uri;
+                routes.inside
+            }
+            Place::Outside => routes.outside,
+            Place::Door => return (StatusCode::FOUND, [(LOCATION, door(&routes.prefix))]).into_response(),
+        };
+        let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+        if self.admission != Admission::Plain {
+            for (name, value) in &posture.headers {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        response
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// Below the prefix; the address without it, where that differs.
+    Inside(Option<Uri>),
+    /// At a door to what is below the prefix.
+    Door,
+    Outside,
+}
+
+fn door(prefix: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("{prefix}/")).unwrap_or(HeaderValue::from_static("/"))
+}
+
+/// Where an address leads. The root leads to the prefix, as in Prometheus.
+fn within(uri: &Uri, prefix: &str) -> Place {
+    if prefix.is_empty() {
+        return Place::Inside(None);
+    }
+    let path = uri.path();
+    if path == "/" || path == prefix {
+        return Place::Door;
+    }
+    let Some(rest) = path.strip_prefix(prefix).filter(|rest| rest.starts_with('/')) else { return Place::Outside };
+    let rest = uri.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}"));
+    rest.parse().map_or(Place::Outside, |uri| Place::Inside(Some(uri)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_below_a_prefix() {
+        for (address, prefix, expected) in [
+            ("/metrics", "", Place::Inside(None)),
+            ("/a/metrics?x=1", "/a", Place::Inside(Some("/metrics?x=1".parse().expect("an address")))),
+            ("/a/", "/a", Place::Inside(Some("/".parse().expect("an address")))),
+            ("/a", "/a", Place::Door),
+            ("/", "/a", Place::Door),
+            ("/metrics", "/a", Place::Outside),
+            ("/ab/metrics", "/a", Place::Outside),
+            ("/a//metrics", "/a", Place::Inside(Some("//metrics".parse().expect("an address")))),
+        ] {
+            assert_eq!(within(&address.parse().expect("an address"), prefix), expected, "{address} {prefix}");
+        }
+    }
+}

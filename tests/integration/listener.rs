@@ -1,0 +1,487 @@
+//! The listener: TLS, certificates of clients, users, limits, paths; and clients that mean no good.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::certificates::{Authority, Pair, replace, self_signed};
+use crate::program::{Daemon, Place};
+
+/// alice's password is `open sesame`.
+const ALICE: &str = "$2b$04$n7uUmE/3WGpLHuS4j1en6.YBWqv/r0OJD5DlwPZ2cHVvRRMGeHE.i";
+
+/// A daemon behind `--web.config.file`.
+struct Walled {
+    place: Place,
+    daemon: Daemon,
+    authority: Authority,
+    address: String,
+}
+
+impl Walled {
+    async fn start(web_config: &str, flags: &[&str]) -> Self {
+        let (place, authority) = (Place::new().await, Authority::new("Servers"));
+        let server = authority.pair(&["localhost", "127.0.0.1"]);
+        let walled = |name: &str| place.folder.path().join(name);
+        std::fs::write(walled("server.crt"), &server.certificate).expect("written");
+        std::fs::write(walled("server.key"), &server.key).expect("written");
+        std::fs::write(walled("web.yml"), web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key")).expect("written");
+        let file = format!("--web.config.file={}", walled("web.yml").display());
+        let mut daemon = place.daemon(&[&[file.as_str()], flags].concat());
+        let address = daemon.url().await.replace("http://", "");
+        daemon.until(&["ready"]).await;
+        Self { place, daemon, authority, address }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.place.folder.path().join(name)
+    }
+
+    fn configure(&self, web_config: &str) {
+        replace(&self.file("web.yml"), &web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key"));
+    }
+
+    /// A client that trusts the authority, perhaps with a certificate of its own.
+    fn client(&self, own: Option<&Pair>) -> reqwest::Client {
+        let root = reqwest::Certificate::from_pem(self.authority.certificate.as_bytes()).expect("a certificate");
+        let builder = reqwest::Client::builder().tls_certs_only([root]).pool_max_idle_per_host(0);
+        let builder = match own {
+            Some(pair) => {
+                builder.identity(reqwest::Identity::from_pem((pair.certificate.clone() + &pair.key).as_bytes()).expect("an identity"))
+            }
+            None => builder,
+        };
+        builder.build().expect("a client")
+    }
+
+    /// The status of an address over TLS; 0 when there is no answer.
+    async fn https(&self, path: &str, own: Option<&Pair>) -> u16 {
+        match self.client(own).get(format!("https://{}{path}", self.address)).send().await {
+            Ok(answer) => answer.status().as_u16(),
+            Err(_) => 0,
+        }
+    }
+
+    /// A handshake with these algorithms; the protocol agreed on, or why there is none.
+    async fn handshake(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        suites: &[&str],
+        alpn: &[&[u8]],
+    ) -> Result<(rustls::ProtocolVersion, rustls::CipherSuite, Vec<u8>), String> {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        if !suites.is_empty() {
+            let all = rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
+            provider.cipher_suites =
+                suites.iter().filter_map(|name| all.iter().find(|s| s.suite().as_str() == Some(name)).copied()).collect();
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes()).expect("PEM")).expect("an authority");
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions).expect("versions");
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        let stream = TcpStream::connect(&self.address).await.expect("connected");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())?;
+        let agreed = stream.get_ref().1;
+        let suite = agreed.negotiated_cipher_suite().expect("a suite").suite();
+        Ok((agreed.protocol_version().expect("a version"), suite, agreed.alpn_protocol().unwrap_or_default().to_vec()))
+    }
+}
+
+#[tokio::test]
+async fn tls_and_its_files_that_change() {
+    let mut walled = Walled::start("tls_server_config: {PAIR}", &[]).await;
+    assert_eq!(walled.https("/-/healthy", None).await, 200);
+    let plain = reqwest::get(format!("http://{}/-/healthy", walled.address)).await.expect("an answer");
+    assert_eq!(plain.status(), 400);
+    assert!(plain.text().await.expect("text").contains("HTTPS server"));
+    let both: [&[u8]; 2] = [b"h2", b"http/1.1"];
+    let agreed = walled.handshake(rustls::ALL_VERSIONS, &[], &both).await.expect("agreed");
+    assert_eq!((agreed.0, agreed.2), (rustls::ProtocolVersion::TLSv1_3, b"h2".to_vec()));
+    walled.configure("tls_server_config: {PAIR, max_version: TLS12, prefer_server_cipher_suites: false, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}\nhttp_server_config: {http2: false}");
+    let agreed = walled.handshake(rustls::ALL_VERSIONS, &["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"], &both).await.expect("agreed");
+    assert_eq!((agreed.0, agreed.2), (rustls::ProtocolVersion::TLSv1_2, b"http/1.1".to_vec()));
+    assert!(
+        walled.handshake(rustls::ALL_VERSIONS, &["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"], &both).await.is_err(),
+        "no common suite"
+    );
+    for (prefer, expected) in [(true, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"), (false, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")] {
+        let suites = "[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]";
+        walled.configure(&format!(
+            "tls_server_config: {{PAIR, max_version: TLS12, prefer_server_cipher_suites: {prefer}, cipher_suites: {suites}}}"
+        ));
+        let mine = ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"];
+        let agreed = walled.handshake(&[&rustls::version::TLS12], &mine, &[]).await.expect("agreed");
+        assert_eq!(agreed.1.as_str(), Some(expected), "prefer_server_cipher_suites: {prefer}");
+    }
+    walled.configure("tls_server_config: {PAIR, min_version: TLS13}");
+    assert!(walled.handshake(&[&rustls::version::TLS12], &[], &[]).await.is_err(), "too old");
+    // A renewed certificate counts from the next connection on; a wrong one changes nothing, and is told once.
+    let other = Authority::new("Others");
+    let renewed = other.pair(&["localhost", "127.0.0.1"]);
+    replace(&walled.file("server.key"), &renewed.key);
+    assert_eq!(walled.https("/-/healthy", None).await, 200, "key and certificate do not belong together: the old ones stay");
+    walled.daemon.until(&["cannot read the protection of the listener again", "cannot be used together"]).await;
+    replace(&walled.file("server.crt"), &renewed.certificate);
+    assert_eq!(walled.https("/-/healthy", None).await, 0, "another authority");
+    walled.authority = other;
+    assert_eq!(walled.https("/-/healthy", None).await, 200);
+    std::fs::write(walled.file("web.yml"), "tls_server_config: {cert").expect("half written");
+    assert_eq!(walled.https("/-/healthy", None).await, 200, "half a file changes nothing");
+    walled.configure("tls_server_config: {PAIR}");
+    assert_eq!(walled.https("/-/healthy", None).await, 200);
+}
+
+/// HTTP/2, as Prometheus speaks it over TLS.
+#[tokio::test]
+async fn http2_over_tls() {
+    let walled = Walled::start("tls_server_config: {PAIR}", &[]).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(walled.authority.certificate.as_bytes()).expect("PEM")).expect("an authority");
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(&walled.address).await.expect("connected");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = |method: &str, path: &str| {
+        let url = format!("https://localhost{path}");
+        let builder = hyper::Request::builder().method(method).uri(url).header("origin", "https://localhost");
+        builder.body(axum::body::Body::empty()).expect("a request")
+    };
+    for (method, path, status) in
+        [("GET", "/metrics", 200), ("GET", "/", 200), ("GET", "/nothing", 404), ("POST", "/api/v1/integrations/northwind/probe", 202)]
+    {
+        let answer = sender.send_request(request(method, path)).await.expect("an answer");
+        assert_eq!((answer.version(), answer.status().as_u16()), (hyper::Version::HTTP_2, status), "{method} {path}");
+    }
+}
+
+/// The curve that rustls does not bring: with OpenSSL on the other side, where it is installed.
+#[tokio::test]
+async fn every_curve_with_openssl() {
+    if !crate::tools::available("openssl") {
+        return;
+    }
+    let walled = Walled::start("tls_server_config: {PAIR, curve_preferences: [CurveP521]}", &[]).await;
+    for (curves, version, works) in [
+        ("P-521", "-tls1_3", true),
+        ("P-521:P-256", "-tls1_2", true),
+        ("P-256:X25519", "-tls1_3", false),
+        ("X25519:P-521", "-tls1_3", true),
+    ] {
+        let output = tokio::process::Command::new("openssl")
+            .args(["s_client", "-connect", &walled.address, "-curves", curves, version, "-brief"])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .await
+            .expect("openssl");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), works, "{curves} {version}: {said}");
+        assert!(!works || said.contains("secp521r1") || said.contains("P-521"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_clients() {
+    let walled = Walled::start("tls_server_config: {PAIR}", &[]).await;
+    let (clients, others) = (Authority::new("Clients"), Authority::new("Others"));
+    let (good, named, stranger) = (clients.pair(&["prometheus"]), clients.pair(&["grafana", "10.0.0.7"]), others.pair(&["prometheus"]));
+    let own = self_signed("me");
+    replace(&walled.file("ca.pem"), &(clients.certificate.clone() + &own.certificate));
+    for (policy, [nobody, by_a_stranger, by_good, by_itself]) in [
+        ("NoClientCert", [200, 200, 200, 200]),
+        ("RequestClientCert", [200, 200, 200, 200]),
+        ("RequireAnyClientCert", [0, 200, 200, 200]),
+        ("VerifyClientCertIfGiven", [200, 0, 200, 200]),
+        ("RequireAndVerifyClientCert", [0, 0, 200, 200]),
+    ] {
+        let authorities = if policy == "NoClientCert" { "" } else { ", client_ca_file: ca.pem" };
+        walled.configure(&format!("tls_server_config: {{PAIR, client_auth_type: {policy}{authorities}}}"));
+        for (who, expected) in [(None, nobody), (Some(&stranger), by_a_stranger), (Some(&good), by_good), (Some(&own), by_itself)] {
+            let shown = who.map(|w| &w.certificate);
+            assert_eq!(walled.https("/-/healthy", who).await, expected, "{policy} {shown:?}");
+        }
+    }
+    let policy = "tls_server_config: {PAIR, client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: ";
+    for (names, by_good, by_named) in [("[prometheus]", 200, 0), ("[grafana]", 0, 200), ("[one, 10.0.0.7]", 0, 200), ("[]", 0, 0)] {
+        walled.configure(&format!("{policy}{names}}}"));
+        assert_eq!(walled.https("/-/healthy", Some(&good)).await, by_good, "{names}");
+        assert_eq!(walled.https("/-/healthy", Some(&named)).await, by_named, "{names}");
+    }
+}
+
+#[tokio::test]
+async fn users_and_who_needs_none() {
+    let users = format!("basic_auth_users: {{alice: '{ALICE}'}}");
+    let walled = Walled::start(&users, &["--web.enable-lifecycle", "--health.listen-address=127.0.0.1:0"]).await;
+    let line = walled.daemon.seen.iter().find(|l| l.contains("listening for health checks only")).expect("told");
+    let health = format!("http://{}", line.split("address=").nth(1).expect("an address").trim());
+    let url = format!("http://{}", walled.address);
+    let client = reqwest::Client::new();
+    for (method, path, stranger, alice) in [
+        ("GET", "/", 401, 200),
+        ("GET", "/metrics", 401, 200),
+        ("GET", "/config", 401, 200),
+        ("GET", "/-/healthy", 401, 200),
+        ("GET", "/-/ready", 401, 200),
+        ("GET", "/favicon.svg", 401, 200),
+        ("GET", "/assets/status.css", 401, 200),
+        ("GET", "/integrations/northwind", 401, 200),
+        ("GET", "/integrations/northwind/badge.svg", 401, 200),
+        ("POST", "/integrations/northwind/probe", 401, 303),
+        ("POST", "/integrations/northwind/link", 401, 200),
+        ("GET", "/probe?target=northwind", 401, 200),
+        ("GET", "/api/v1/integrations", 401, 200),
+        ("GET", "/api/v1/openapi.json", 401, 200),
+        ("POST", "/api/v1/integrations/northwind/probe", 401, 202),
+        ("GET", "/no/such/page", 401, 404),
+        ("GET", "/reauthentication", 401, 404),
+        ("GET", "//reauth/northwind", 401, 404),
+        ("GET", "/metrics/../reauth/x", 401, 404),
+        ("GET", "/%72eauth/northwind", 401, 404),
+        // The link is the key.
+        ("GET", "/reauth/northwind?token=forged", 403, 403),
+        ("GET", "/reauth/callback?state=x&code=y", 400, 400),
+        ("GET", "/reauth/assets/page.css", 200, 200),
+    ] {
+        // Paths as they are: a URL library would tidy them.
+        let status =
+            raw(&walled.address, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(status.split(' ').nth(1), Some(stranger.to_string().as_str()), "{method} {path} by nobody: {status}");
+        let credentials = "Authorization: Basic YWxpY2U6b3BlbiBzZXNhbWU=\r\n";
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{credentials}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let status = raw(&walled.address, &request).await;
+        assert_eq!(status.split(' ').nth(1), Some(alice.to_string().as_str()), "{method} {path} by alice: {status}");
+    }
+    for (user, password, status) in [("alice", "open sesame", 200), ("alice", "wrong", 401), ("bob", "open sesame", 401), ("", "", 401)] {
+        let answer = client.get(format!("{url}/metrics")).basic_auth(user, Some(password)).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{user} {password}");
+        assert_eq!(answer.headers().contains_key("www-authenticate"), status == 401);
+    }
+    assert_eq!(client.get(format!("{health}/-/healthy")).send().await.expect("an answer").status(), 200, "orchestrators are not asked");
+    // Whoever is taken off the list is out with the next request, on the same connection too.
+    walled.configure(&format!("basic_auth_users: {{bob: '{ALICE}'}}"));
+    for (user, status) in [("alice", 401), ("bob", 200)] {
+        let answer = client.get(format!("{url}/metrics")).basic_auth(user, Some("open sesame")).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{user}");
+    }
+    let log = walled.daemon.seen.join("\n");
+    assert!(!log.contains("sesame") && !log.contains("$2b$"), "{log}");
+}
+
+#[tokio::test]
+async fn headers_and_rate_limit() {
+    let headers = "http_server_config: {headers: {X-Frame-Options: sameorigin, Strict-Transport-Security: max-age=7}}";
+    let walled = Walled::start(headers, &[]).await;
+    let url = format!("http://{}/-/healthy", walled.address);
+    let answer = reqwest::get(&url).await.expect("an answer");
+    let header = |name: &str| answer.headers().get_all(name).iter().map(|v| v.to_str().expect("text").to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        (header("x-frame-options"), header("strict-transport-security")),
+        (vec!["sameorigin".to_owned()], vec!["max-age=7".to_owned()])
+    );
+    walled.configure("rate_limit: {interval: 1h, burst: 3}");
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(reqwest::get(&url).await.expect("an answer").status().as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    walled.configure("rate_limit: {interval: 1h, burst: 0}");
+    assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 429, "as in the toolkit: no burst, no request");
+    walled.configure("");
+    assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn a_socket_with_a_path() {
+    let place = Place::new().await;
+    let path = place.folder.path().join("consentry.sock");
+    let flag = format!("--web.listen-address=unix:{}", path.display());
+    let mut first = place.daemon(&[&flag]);
+    first.until(&["listening", "unix:"]).await;
+    first.until(&["ready"]).await;
+    let get = async || {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.expect("connected");
+        stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    };
+    assert!(get().await.starts_with("HTTP/1.1 200"));
+    first.kill().await;
+    assert!(path.exists(), "a killed process leaves its socket behind");
+    let mut second = place.daemon(&[&flag]);
+    second.until(&["ready"]).await;
+    assert!(get().await.starts_with("HTTP/1.1 200"), "taken over");
+    second.terminate().await;
+    assert!(!path.exists(), "one that ends takes it away");
+}
+
+#[tokio::test]
+async fn a_prefix_for_all_paths() {
+    let place = Place::at("https://c.example.com/consentry").await;
+    let mut daemon = place.daemon(&["--web.external-url=https://c.example.com/consentry/"]);
+    let url = daemon.url().await;
+    daemon.until(&["ready"]).await;
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    for (path, status) in [
+        ("/", 302),
+        ("/consentry", 302),
+        ("/consentry/", 200),
+        ("/consentry/metrics", 200),
+        ("/consentry/-/healthy", 200),
+        ("/consentry/integrations/northwind", 200),
+        ("/consentry/api/v1/integrations", 200),
+        ("/metrics", 404),
+        ("/-/healthy", 404),
+        ("/config", 404),
+        ("/api/v1/integrations", 404),
+        ("/consentryx/metrics", 404),
+        ("/consentry/reauth/northwind?token=x", 403),
+        ("/reauth/northwind?token=x", 403),
+    ] {
+        let answer = client.get(format!("{url}{path}")).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{path}");
+        if status == 302 {
+            assert_eq!(answer.headers()["location"], "/consentry/", "{path}");
+        }
+    }
+    let document: serde_json::Value = serde_json::from_str(
+        &client.get(format!("{url}/consentry/api/v1/openapi.json")).send().await.expect("an answer").text().await.expect("text"),
+    )
+    .expect("JSON");
+    assert_eq!(document["servers"][0]["url"], "https://c.example.com/consentry");
+    daemon.kill().await;
+    // A proxy that strips the prefix.
+    let mut daemon = place.daemon(&["--web.external-url=https://c.example.com/consentry", "--web.route-prefix=/"]);
+    let url = daemon.url().await;
+    daemon.until(&["ready"]).await;
+    for (path, status) in [("/metrics", 200), ("/consentry/metrics", 404), ("/consentry/reauth/northwind?token=x", 403)] {
+        assert_eq!(client.get(format!("{url}{path}")).send().await.expect("an answer").status(), status, "{path}");
+    }
+    for wrong in
+        ["--web.external-url=consentry.example.com", "--web.route-prefix=/a b", "--web.telemetry-path=/config", "--web.telemetry-path=m"]
+    {
+        let output = place.command(&["run", wrong]).await;
+        assert_eq!(output.status.code(), Some(1), "{wrong}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(wrong.split('=').next().expect("a flag")), "{wrong}");
+    }
+}
+
+/// Sends text as it is; what comes back until the connection ends.
+async fn raw(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    // A server that has heard enough may answer and close before everything is sent.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn requests_that_mean_no_good() {
+    let place = Place::new().await;
+    let mut daemon = place.daemon(&[]);
+    let address = daemon.url().await.replace("http://", "");
+    daemon.until(&["ready"]).await;
+    let headers = |count: usize, size: usize| (0..count).map(|i| format!("X-{i}: {}\r\n", "a".repeat(size))).collect::<String>();
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    for (name, request, expected) in [
+        ("many headers", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", headers(2_000, 10)), "431"),
+        ("a huge header", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", headers(1, 1_000_000)), "431"),
+        ("a long address", get(&format!("/{}", "a".repeat(70_000))), "414"),
+        (
+            "a huge body",
+            format!(
+                "POST /reauth/northwind HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10000000\r\nConnection: close\r\n\r\n{}",
+                "a".repeat(200_000)
+            ),
+            "403",
+        ),
+        ("a wrong length", "POST /reauth/northwind HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n".to_owned(), "400"),
+        ("two lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na".to_owned(), "400"),
+        (
+            "length and chunks",
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
+                .to_owned(),
+            "405",
+        ),
+        ("no HTTP", "\x16\x03\x01 hello\r\n\r\n".to_owned(), "400"),
+        ("nothing in the path", get("/integrations/%00"), "404"),
+        ("not text in the path", get("/integrations/%ff%fe"), "400"),
+        ("up and away", get("/assets/../../../etc/passwd"), "404"),
+        ("encoded up and away", get("/assets/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), "404"),
+        ("a whole address as the target", get("http://evil.example/-/healthy"), "200"),
+        ("a wrong method", "DELETE /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), "405"),
+        ("an invented method", "BREW /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), "405"),
+        ("a tunnel", "CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), "404"),
+        ("another version", "GET / HTTP/3.7\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        (
+            "a form that is none",
+            "POST /reauth/northwind HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}".to_owned(),
+            "403",
+        ),
+    ] {
+        let answer = raw(&address, &request).await;
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{name}: {answer:.200}");
+    }
+    assert_eq!(reqwest::get(format!("http://{address}/-/healthy")).await.expect("an answer").status(), 200);
+    daemon.terminate().await;
+    assert!(daemon.seen.iter().all(|l| !l.contains("panic")), "{:#?}", daemon.seen);
+}
+
+/// Whoever connects and says nothing, or says it slowly, is cut off; everybody else is served meanwhile, or as soon as there is room.
+#[tokio::test]
+async fn clients_that_never_finish() {
+    let place = Place::new().await;
+    let mut daemon = place.daemon(&[]);
+    let address = daemon.url().await.replace("http://", "");
+    daemon.until(&["ready"]).await;
+    let mut idle = Vec::new();
+    for index in 0..600 {
+        let mut stream = TcpStream::connect(&address).await.expect("connected");
+        if index % 2 == 0 {
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ").await.expect("sent");
+        }
+        idle.push(stream);
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(40), reqwest::get(format!("http://{address}/-/healthy"))).await;
+    assert_eq!(answer.expect("in time").expect("an answer").status(), 200);
+    let mut end = Vec::new();
+    let cut = tokio::time::timeout(Duration::from_secs(40), idle[1].read_to_end(&mut end)).await;
+    assert!(cut.is_ok(), "the silent ones are cut off");
+}
+
+/// More scrapes at once than allowed are refused, as in the exporters.
+#[tokio::test]
+async fn scrapes_at_once() {
+    let place = Place::new().await;
+    let mut daemon = place.daemon(&["--web.max-requests=1"]);
+    let address = daemon.url().await.replace("http://", "");
+    daemon.until(&["ready"]).await;
+    let many = (0..200).map(|_| {
+        let address = address.clone();
+        tokio::spawn(async move { raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await })
+    });
+    let (mut served, mut refused) = (0, 0);
+    for answer in many.collect::<Vec<_>>() {
+        match answer.await.expect("an answer").split(' ').nth(1) {
+            Some("200") => served += 1,
+            Some("503") => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(served > 0, "{served} served, {refused} refused");
+    assert_eq!(served + refused, 200);
+    assert!(raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.starts_with("HTTP/1.1 200"), "room again");
+}
