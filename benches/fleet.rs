@@ -15,7 +15,6 @@ use consentry::metrics::{Format, write};
 use consentry::secret::Secret;
 use consentry::store::TokenId;
 use entra_sim::{Action, Options, Simulator};
-use tokio::sync::watch;
 use uuid::Uuid;
 
 const APP: Uuid = Uuid::from_u128(0xaa);
@@ -96,9 +95,8 @@ async fn measured(folder: &str) {
     let size = config.integrations.len() as u64;
     let daemon = Daemon::wire(&config, Clock::System, app::Front::default()).await.expect("a daemon");
     let process = std::sync::Arc::clone(&daemon.process);
-    let (stop, stopped) = watch::channel(false);
     let (before, started) = (cpu(), Instant::now());
-    let running = tokio::spawn(daemon.run(Listeners::default(), stopped));
+    let running = daemon.start(Listeners::default());
     let value = |text: &str, series: &str| -> f64 {
         text.lines().filter(|l| l.starts_with(series)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };
@@ -114,8 +112,7 @@ async fn measured(folder: &str) {
     let used = (used.0 - before.0, used.1 - before.1);
     let text = write(&process.families, &process.published, Format::Text);
     let (requests, passed) = (value(&text, "consentry_upstream_requests_total"), value(&text, "consentry_probes_total{result=\"pass\"}"));
-    stop.send_replace(true);
-    running.await.expect("ended");
+    running.finish().await;
     println!("integrations              {size}");
     println!("probes                    {probes} ({passed} passed)");
     println!("probes a second           {:.0}", probes / elapsed);

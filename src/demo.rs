@@ -315,16 +315,16 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
     let file = folder.0.join("consentry.yml");
     let probe = "  interval: 4s\n  retry_interval: 2s\n  timeout: 10s\n";
     std::fs::write(&file, configuration(&simulator, &daemon, probe))?;
-    let loaded = crate::config::load(&file).map_err(|problems| anyhow::anyhow!("the demo's configuration is invalid: {problems:?}"))?;
+    let (loaded, sources) = crate::config::Sources::load(&file, &|name| std::env::var(name).ok())
+        .map_err(|problems| anyhow::anyhow!("the demo's configuration is invalid: {problems:?}"))?;
     let store = crate::app::store(&loaded.config)?;
     sign_in(&simulator, &store).await?;
     drop(store);
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
     let fate = tokio::spawn(befall(Arc::clone(&simulator)));
-    let result =
-        crate::app::run(loaded.config, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, crate::app::Front::default())
-            .await;
+    let front = crate::app::Front { options: crate::web::WebOptions { lifecycle: true, ..Default::default() }, web_config_file: None };
+    let result = crate::app::run(loaded.config, sources, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, front).await;
     fate.abort();
     result
 }

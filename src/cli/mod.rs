@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app;
 use crate::clock::Clock;
-use crate::config::{Config, Integration, Loaded, Problem, load};
+use crate::config::{Config, Integration, Loaded, Problem, Sources, load};
 use crate::domain::{Access, MailKind, Notification};
 use crate::notify::{deliver, render, sample_story};
 use crate::secret::Secret;
@@ -214,7 +214,12 @@ fn say(text: impl std::fmt::Display) {
 
 /// Reads a configuration, or prints its problems.
 fn loaded(file: &Path) -> anyhow::Result<Loaded> {
-    load(file).map_err(|problems| {
+    valid(load(file))
+}
+
+/// What was read, or its problems on standard error.
+fn valid<T>(read: Result<T, Vec<Problem>>) -> anyhow::Result<T> {
+    read.map_err(|problems| {
         print_problems(&problems);
         anyhow::anyhow!("the configuration is invalid: {}", count(problems.len(), "problem"))
     })
@@ -274,7 +279,7 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
         return Ok(u8::from(check_config(&run.config.file).is_none() || gate.is_err()));
     }
     telemetry::start(run.logging.level, run.logging.format);
-    let Loaded { config, warnings, unbuilt } = loaded(&run.config.file)?;
+    let (Loaded { config, warnings, unbuilt }, sources) = valid(Sources::load(&run.config.file, &|name| std::env::var(name).ok()))?;
     for warning in warnings.iter().take(20) {
         tracing::warn!(%warning, "configuration");
     }
@@ -285,7 +290,7 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), revision = env!("CONSENTRY_REVISION"), integrations = enabled, "starting");
     let addresses = app::Addresses { all: &run.listen, health: run.health.as_deref() };
     let front = app::Front { options, web_config_file: run.web_config };
-    app::run(config, &addresses, front).await.map(|()| 0)
+    app::run(config, sources, &addresses, front).await.map(|()| 0)
 }
 
 /// Validates and prints; the configuration when it is valid.

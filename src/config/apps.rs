@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::files::matching;
 use super::reader::{At, Findings, Section};
 use super::settings::{is_loopback, mail_address};
 use super::values::{is_label_name, is_name, is_permission, nearest, parse_guid, parse_tenant};
@@ -243,17 +244,20 @@ impl<'k> Integrations<'k> {
     }
 
     /// Reads more lists from the files that the patterns match.
-    pub(super) fn read_files(&mut self, at: &At<'_, '_>, findings: &Findings<'_>) {
+    /// Answers the patterns.
+    pub(super) fn read_files(&mut self, at: &At<'_, '_>, findings: &Findings<'_>) -> Vec<String> {
+        let mut patterns = Vec::new();
         for item in at.items() {
             let Some(pattern) = item.path() else { continue };
-            let Ok(matches) = glob::glob(&pattern.to_string_lossy()) else {
+            let pattern = pattern.to_string_lossy().into_owned();
+            let Some(files) = matching(&pattern) else {
                 item.problem("is not a file pattern such as integrations.d/*.yml");
                 continue;
             };
-            let mut files: Vec<PathBuf> = matches.filter_map(Result::ok).collect();
-            files.sort();
             files.iter().for_each(|file| self.read_file(file, findings));
+            patterns.push(pattern);
         }
+        patterns
     }
 
     fn read_file(&mut self, file: &Path, findings: &Findings<'_>) {

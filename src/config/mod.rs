@@ -12,6 +12,7 @@ use crate::secret::{Secret, SecretSource};
 
 mod apps;
 mod effective;
+mod files;
 mod reader;
 mod settings;
 mod tree;
@@ -19,7 +20,8 @@ mod values;
 mod web;
 
 pub use effective::effective;
-pub use reader::Problem;
+pub use files::{Followed, Looks, Sources};
+pub use reader::{Environment, Problem, Texts};
 pub use values::{format_duration, parse_duration};
 pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub integrations: Vec<Integration>,
     /// AADSTS numbers whose meaning the configuration mends.
     pub reason_overrides: HashMap<u32, Reason>,
+    /// Patterns of files with more integrations, which are watched.
+    pub integration_files: Vec<String>,
 }
 
 /// Base URLs without trailing slash.
@@ -254,15 +258,15 @@ pub struct Loaded {
 /// # Errors
 /// Every problem found, in the order of files and lines.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
-    load_with(path, &|name| std::env::var(name).ok())
+    load_with(path, &|name| std::env::var(name).ok(), &|file| std::fs::read_to_string(file))
 }
 
-/// The same with another environment.
+/// The same with another environment, and files that come from elsewhere.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Vec<Problem>> {
-    let findings = reader::Findings::new(environment);
+pub fn load_with(path: &Path, environment: Environment<'_>, texts: Texts<'_>) -> Result<Loaded, Vec<Problem>> {
+    let findings = reader::Findings::new(environment, texts);
     let config = read_tree(path, &findings).and_then(|root| settings::read(&root, path, &findings));
     let (problems, warnings, unbuilt) = findings.into_parts();
     match config {
@@ -275,7 +279,7 @@ fn read_tree(path: &Path, findings: &reader::Findings<'_>) -> Option<tree::Node>
     let problem = |line, column, message| {
         findings.problem(Problem { file: path.display().to_string(), line, column, path: String::new(), message });
     };
-    match std::fs::read_to_string(path) {
+    match findings.text(path) {
         Ok(text) => match tree::parse(&text) {
             Ok(node) => Some(node),
             Err(error) => {

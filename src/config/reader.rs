@@ -34,10 +34,14 @@ impl std::fmt::Display for Problem {
 /// Finds the value of an environment variable.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
+/// Reads a file of the configuration.
+pub type Texts<'e> = &'e dyn Fn(&Path) -> std::io::Result<String>;
+
 /// What reading one or more files has brought to light.
 pub struct Findings<'e> {
     /// `None` where scalars mean what they say.
     environment: Option<Environment<'e>>,
+    texts: Texts<'e>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     unbuilt: RefCell<Vec<String>>,
@@ -45,13 +49,19 @@ pub struct Findings<'e> {
 
 impl<'e> Findings<'e> {
     /// Nothing found yet.
-    pub fn new(environment: Environment<'e>) -> Self {
-        Self { environment: Some(environment), ..Self::verbatim() }
+    pub fn new(environment: Environment<'e>, texts: Texts<'e>) -> Self {
+        Self { environment: Some(environment), texts, ..Self::verbatim() }
     }
 
     /// Nothing found yet, in a file that knows no variables.
     pub fn verbatim() -> Self {
-        Self { environment: None, problems: RefCell::default(), warnings: RefCell::default(), unbuilt: RefCell::default() }
+        let texts: Texts<'_> = &|path| std::fs::read_to_string(path);
+        Self { environment: None, texts, problems: RefCell::default(), warnings: RefCell::default(), unbuilt: RefCell::default() }
+    }
+
+    /// The text of a file of the configuration.
+    pub fn text(&self, file: &Path) -> std::io::Result<String> {
+        (self.texts)(file)
     }
 
     /// Notes a problem.

@@ -35,10 +35,7 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<
     if let Some(at) = top.get("integrations") {
         integrations.read(&at);
     }
-    if let Some(at) = top.get("integration_files") {
-        at.unbuilt();
-        integrations.read_files(&at, findings);
-    }
+    let integration_files = top.get("integration_files").map(|at| integrations.read_files(&at, findings)).unwrap_or_default();
     let reason_overrides = top.get("reason_overrides").map(|at| overrides(&at)).unwrap_or_default();
     if let Some(Some(_)) = &email
         && !has_public_url
@@ -62,6 +59,7 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<
         apps: apps.into_iter().map(|(k, v)| (k, v.value)).collect(),
         integrations,
         reason_overrides,
+        integration_files,
     })
 }
 

@@ -25,7 +25,7 @@ use crate::domain::{Fault, Reason};
 use crate::secret::{Secret, SecretSource};
 
 /// How a client proves who it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientCredential {
     /// A public client.
     None,

@@ -52,6 +52,7 @@ pub struct Families {
     token_deliveries: IntCounterVec,
     reload_successful: IntGauge,
     reload_time: Gauge,
+    files_broken: IntGauge,
 }
 
 impl std::fmt::Debug for Families {
@@ -124,6 +125,10 @@ impl Families {
                 "consentry_config_last_reload_success_timestamp_seconds",
                 "When the configuration was last read successfully.",
             )?,
+            files_broken: int_gauge(
+                "consentry_config_files_broken",
+                "Files of integration_files that are invalid, so that their last good list is in effect.",
+            )?,
             registry: registry.clone(),
         };
         for outcome in ["pass", "fail", "unknown"] {
@@ -189,10 +194,16 @@ impl Families {
         self.token_deliveries.with_label_values(&[result]).inc();
     }
 
-    /// The configuration was read.
+    /// The configuration was read and is in effect.
     pub fn configuration_read(&self, at: Timestamp) {
-        self.reload_successful.set(1);
         self.reload_time.set(at.seconds());
+        self.configuration_state(true, 0);
+    }
+
+    /// Whether the last reload went well, and how many watched files are invalid, so that their last good list is in effect.
+    pub fn configuration_state(&self, reloaded: bool, files_broken: usize) {
+        self.reload_successful.set(i64::from(reloaded && files_broken == 0));
+        self.files_broken.set(i64::try_from(files_broken).unwrap_or(i64::MAX));
     }
 
     pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {

@@ -33,7 +33,7 @@ pub(super) const FAMILIES: [(&str, &str); 10] = [
 const LABEL_LIMIT: usize = 512;
 
 /// The properties of an integration that do not change from probe to probe.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Unique name.
     pub name: String,

@@ -4,8 +4,8 @@
 //! Probes of one integration never overlap, so its state needs no lock across the commit. Causes are shared by many
 //! integrations; whoever changes one holds their lock until the change is saved.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -34,7 +34,7 @@ pub struct Policy {
 }
 
 /// What the evaluator needs to know of an integration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watched {
     /// What is published.
     pub facts: Facts,
@@ -78,12 +78,18 @@ struct Tracked {
 #[derive(Debug)]
 pub struct Evaluator {
     store: Store,
-    policy: Policy,
+    policy: RwLock<Arc<Policy>>,
     published: Arc<Published>,
     outbox: Arc<Notify>,
     tracked: Mutex<HashMap<String, Tracked>>,
     causes: tokio::sync::Mutex<HashMap<String, Cause>>,
+    /// Held for reading while a result is folded in, and for writing while it changes what is configured.
+    steady: tokio::sync::RwLock<()>,
 }
+
+/// While this is held, what is configured stays as it is.
+#[derive(Debug)]
+pub struct Steady<'e>(#[expect(dead_code, reason = "held for its lock, which ends with it")] tokio::sync::RwLockReadGuard<'e, ()>);
 
 impl Evaluator {
     /// Takes over what was saved about the integrations that are still configured, and publishes it. `outbox` is nudged
@@ -102,27 +108,73 @@ impl Evaluator {
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         let mut tracked = HashMap::with_capacity(watched.len());
         for watched in watched {
-            let old = saved.remove(&watched.facts.name).filter(|s| s.identity == watched.identity);
-            let mut entry = Tracked {
-                state: old.as_ref().map(|s| s.state.clone()).unwrap_or_default(),
-                tenant_guid: old.as_ref().and_then(|s| s.tenant_guid.clone()),
-                alert: old.and_then(|s| s.alert),
-                causes: causes.iter().filter(|c| c.members.contains(&watched.facts.name)).map(|c| c.key.clone()).collect(),
-                watched: Arc::new(watched),
-            };
-            // A check that was switched off leaves with its results.
-            entry.state.checks.retain(|c| entry.watched.facts.checks.contains(&c.check));
+            let old = saved.remove(&watched.facts.name);
+            let mut entry = Tracked::adopt(watched, old);
+            entry.causes = causes.iter().filter(|c| c.members.contains(&entry.watched.facts.name)).map(|c| c.key.clone()).collect();
             published.set(&entry.facts(), &entry.state);
             tracked.insert(entry.watched.facts.name.clone(), entry);
         }
-        // Who has left the configuration suffers no more; a cause without sufferers would swallow the next alert.
-        store.keep_members(tracked.keys().cloned().collect()).await?;
-        let left = |mut cause: Cause| {
-            cause.members.retain(|m| tracked.contains_key(m));
-            (!cause.members.is_empty()).then(|| (cause.key.clone(), cause))
+        store.keep_only(tracked.keys().cloned().collect()).await?;
+        let mut causes: HashMap<String, Cause> = causes.into_iter().map(|c| (c.key.clone(), c)).collect();
+        keep_members(&mut causes, |name| tracked.contains_key(name));
+        let (policy, tracked, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(tracked), tokio::sync::Mutex::new(causes));
+        Ok(Self { store, policy, published, outbox, tracked, causes, steady: tokio::sync::RwLock::default() })
+    }
+
+    /// Waits until nothing is being folded in, then watches these integrations and no others. What is known of those that stay, stays;
+    /// of those that come (back), what was saved is taken over. `swap` is called in the same moment.
+    ///
+    /// # Errors
+    /// The database refuses; then nothing has changed.
+    pub async fn reconfigure(&self, policy: Policy, watched: Vec<Watched>, swap: impl FnOnce()) -> Result<(), StoreError> {
+        let _alone = self.steady.write().await;
+        let mut causes = self.causes.lock().await;
+        let fresh: Vec<String> = {
+            let tracked = self.lock();
+            let known = |w: &&Watched| tracked.get(&w.facts.name).is_some_and(|t| t.watched.identity == w.identity);
+            watched.iter().filter(|w| !known(w)).map(|w| w.facts.name.clone()).collect()
         };
-        let causes = causes.into_iter().filter_map(left).collect();
-        Ok(Self { store, policy, published, outbox, tracked: Mutex::new(tracked), causes: tokio::sync::Mutex::new(causes) })
+        let saved = self.store.load_named(fresh).await?;
+        let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let names: HashSet<String> = watched.iter().map(|w| w.facts.name.clone()).collect();
+        let left: Vec<String> = self.lock().keys().filter(|name| !names.contains(*name)).cloned().collect();
+        if !left.is_empty() {
+            self.store.keep_only(names).await?;
+        }
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        let mut tracked = self.lock();
+        for name in &left {
+            tracked.remove(name);
+            self.published.remove(name);
+        }
+        for watched in watched {
+            let entry = match tracked.remove(&watched.facts.name).filter(|old| old.watched.identity == watched.identity) {
+                Some(old) if *old.watched == watched => {
+                    tracked.insert(watched.facts.name, old);
+                    continue;
+                }
+                Some(old) => old.watching(Arc::new(watched)),
+                None => {
+                    let saved = saved.remove(&watched.facts.name);
+                    Tracked::adopt(watched, saved)
+                }
+            };
+            self.published.set(&entry.facts(), &entry.state);
+            tracked.insert(entry.watched.facts.name.clone(), entry);
+        }
+        keep_members(&mut causes, |name| tracked.contains_key(name));
+        drop(tracked);
+        swap();
+        Ok(())
+    }
+
+    /// Waits until what is configured is not about to change, and keeps it so.
+    pub async fn steady(&self) -> Steady<'_> {
+        Steady(self.steady.read().await)
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Tracked>> {
@@ -155,11 +207,11 @@ impl Evaluator {
     }
 
     /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
-    pub async fn apply(&self, name: &str, diagnosis: &Diagnosis, seen: Seen, now: Timestamp) -> History {
+    pub async fn apply(&self, _: &Steady<'_>, name: &str, diagnosis: &Diagnosis, seen: Seen, now: Timestamp) -> History {
         let Some(before) = self.lock().get(name).cloned() else { return History::default() };
         let mut after = before.clone();
         after.tenant_guid = seen.tenant_guid.or(after.tenant_guid);
-        after.state = fold(after.state, diagnosis, seen.duration, self.policy.thresholds, now);
+        after.state = fold(after.state, diagnosis, seen.duration, self.policy().thresholds, now);
         if seen.spare {
             after.state = spare(&before.state, after.state);
         }
@@ -216,7 +268,7 @@ impl Evaluator {
             tenant_guid: after.tenant_guid.clone(),
             alert: after.alert.clone(),
         };
-        let notifications = if self.policy.mail { notifications } else { Vec::new() };
+        let notifications = if self.policy().mail { notifications } else { Vec::new() };
         let mails = !notifications.is_empty();
         self.store.save_probe(ProbeRecord { integration, events, causes, notifications, at: now }).await?;
         if mails {
@@ -234,11 +286,12 @@ impl Evaluator {
         now: Timestamp,
     ) -> Result<(Event, Vec<Notification>), StoreError> {
         let alert = Self::alert_kind(after);
+        let policy = self.policy();
         let event = |kind: &str, reason: Reason| Event { kind: kind.to_owned(), at: now, detail: reason.label().to_owned() };
         match notice {
             Notice::Opened(reason) => {
                 let opened = OpenAlert { id: Uuid::new_v4().to_string(), reason, since: now, notices: 1 };
-                let mails = notify(&opened.id, 0, self.people(&after.watched, reason), &after.story(reason, now), |_| alert);
+                let mails = notify(&opened.id, 0, people(&policy, &after.watched, reason), &after.story(reason, now), |_| alert);
                 after.alert = Some(opened);
                 Ok((event("broken", reason), mails))
             }
@@ -249,26 +302,17 @@ impl Evaluator {
                 let told = self.store.told(&id).await?;
                 let kind =
                     |person: &str| if alert == MailKind::Alert && told.iter().any(|t| t == person) { MailKind::Changed } else { alert };
-                let mails = notify(&id, sequence, self.people(&after.watched, reason), &after.story(reason, now), kind);
+                let mails = notify(&id, sequence, people(&policy, &after.watched, reason), &after.story(reason, now), kind);
                 Ok((event("changed", reason), mails))
             }
             Notice::Resolved => {
                 after.alert = None;
                 let Some(alert) = &before.alert else { return Ok((event("recovered", Reason::Unclassified), Vec::new())) };
-                let told = if self.policy.send_resolved { self.store.told(&alert.id).await? } else { Vec::new() };
+                let told = if policy.send_resolved { self.store.told(&alert.id).await? } else { Vec::new() };
                 // The story of what is over is told from the state in which it was broken.
                 let mails = notify(&alert.id, alert.notices, &told, &before.story(alert.reason, now), |_| MailKind::Resolved);
                 Ok((event("recovered", alert.reason), mails))
             }
-        }
-    }
-
-    /// Who gets an integration's own mails: its admins, or the operators where it has none. Nobody, when the reason is a cause's.
-    fn people<'a>(&'a self, watched: &'a Watched, reason: Reason) -> &'a [String] {
-        match reason.audience() {
-            Audience::Operators => &[],
-            Audience::Admins if watched.admins.is_empty() => &self.policy.operators,
-            Audience::Admins => &watched.admins,
         }
     }
 
@@ -285,7 +329,7 @@ impl Evaluator {
         // Seen twice, like every failure.
         let reader = after.state.reader_fault.filter(|_| before.state.reader_fault.is_some());
         let unknown = match (after.state.unknown_since, after.state.overall()) {
-            (Some(since), Some(Outcome::Unknown(reason))) if now.since(since) >= self.policy.lasting => Some(reason),
+            (Some(since), Some(Outcome::Unknown(reason))) if now.since(since) >= self.policy().lasting => Some(reason),
             _ => None,
         };
         let reader = reader.and_then(|r| Some((reader_key(watched, r)?, r)));
@@ -300,7 +344,7 @@ impl Evaluator {
         wanted: &std::collections::BTreeMap<String, Reason>,
         now: Timestamp,
     ) -> Result<(Vec<CauseChange>, Vec<Notification>), StoreError> {
-        let (mut changes, mut mails) = (Vec::new(), Vec::new());
+        let (mut changes, mut mails, policy) = (Vec::new(), Vec::new(), self.policy());
         let name = &after.watched.facts.name;
         for (key, reason) in wanted.iter().filter(|(key, _)| !before.causes.contains(*key)) {
             if causes.contains_key(key) {
@@ -315,13 +359,13 @@ impl Evaluator {
                 since: now,
                 members: vec![name.clone()],
             };
-            mails.extend(notify(&cause.alert, 0, &self.policy.operators, &cause.story, |_| MailKind::Operator));
+            mails.extend(notify(&cause.alert, 0, &policy.operators, &cause.story, |_| MailKind::Operator));
             changes.push(CauseChange::Open(Box::new(cause)));
         }
         for key in before.causes.iter().filter(|key| !wanted.contains_key(*key)) {
             match causes.get(key) {
                 Some(cause) if cause.members.iter().all(|m| m == name) => {
-                    let told = if self.policy.send_resolved { self.store.told(&cause.alert).await? } else { Vec::new() };
+                    let told = if policy.send_resolved { self.store.told(&cause.alert).await? } else { Vec::new() };
                     mails.extend(notify(&cause.alert, 1, &told, &Story { at: now, ..cause.story.clone() }, |_| MailKind::Resolved));
                     changes.push(CauseChange::Close(key.clone()));
                 }
@@ -332,7 +376,41 @@ impl Evaluator {
     }
 }
 
+/// Who gets an integration's own mails: its admins, or the operators where it has none. Nobody, when the reason is a cause's.
+fn people<'a>(policy: &'a Policy, watched: &'a Watched, reason: Reason) -> &'a [String] {
+    match reason.audience() {
+        Audience::Operators => &[],
+        Audience::Admins if watched.admins.is_empty() => &policy.operators,
+        Audience::Admins => &watched.admins,
+    }
+}
+
+/// Causes keep the members that are still there, and go with the last one.
+fn keep_members(causes: &mut HashMap<String, Cause>, is_there: impl Fn(&str) -> bool) {
+    causes.retain(|_, cause| {
+        cause.members.retain(|member| is_there(member));
+        !cause.members.is_empty()
+    });
+}
+
 impl Tracked {
+    /// Begins with what was saved, if that was about the same tenant and application. It suffers from no cause yet.
+    fn adopt(watched: Watched, saved: Option<SavedIntegration>) -> Self {
+        let (state, tenant_guid, alert) = match saved.filter(|s| s.identity == watched.identity) {
+            Some(saved) => (saved.state, saved.tenant_guid, saved.alert),
+            None => (IntegrationState::default(), None, None),
+        };
+        let watched = Arc::new(watched);
+        Self { state, tenant_guid, alert, causes: BTreeSet::new(), watched: Arc::clone(&watched) }.watching(watched)
+    }
+
+    /// The same with other properties. A check that was switched off leaves with its results.
+    fn watching(mut self, watched: Arc<Watched>) -> Self {
+        self.state.checks.retain(|c| watched.facts.checks.contains(&c.check));
+        self.watched = watched;
+        self
+    }
+
     /// What is published, with the tenant's GUID once it is known.
     fn facts(&self) -> Facts {
         let tenant = self.tenant_guid.clone().unwrap_or_else(|| self.watched.facts.tenant.clone());

@@ -8,7 +8,7 @@ mod prober;
 mod runner;
 mod scheduler;
 
-pub use evaluator::{Evaluator, Policy, Seen, Watched};
+pub use evaluator::{Evaluator, Policy, Seen, Steady, Watched};
 pub use prober::{Probed, Prober, ReaderClient, Target};
-pub use runner::{Monitor, Proof, Rhythm, Targets, Witness};
+pub use runner::{Change, Monitor, Proof, Rhythm, Setup, Shift, Targets, Witness};
 pub use scheduler::{Ended, Schedule};

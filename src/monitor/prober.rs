@@ -13,7 +13,7 @@ use crate::secret::{Secret, SecretError, SecretSource};
 use crate::store::{Store, StoredToken, TokenId};
 
 /// A directory reader's client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReaderClient {
     /// Its name in the configuration.
     pub name: String,
@@ -24,7 +24,7 @@ pub struct ReaderClient {
 }
 
 /// What the prober needs to know of an integration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Unique name.
     pub name: String,

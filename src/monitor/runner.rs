@@ -1,18 +1,19 @@
 //! The loop that starts what is due, and the one probe from start to verdict.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::evaluator::{Evaluator, Seen};
+use super::evaluator::{Evaluator, Policy, Seen, Watched};
 use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
-use crate::domain::{Check, Evidence, Outcome, Profile, Timestamp, diagnose};
+use crate::domain::{Check, Evidence, Outcome, Profile, SchedulePolicy, Timestamp, diagnose};
 use crate::metrics::Families;
+use crate::store::StoreError;
 
 /// How long and how many at once.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +53,46 @@ pub type Witness = Arc<dyn Fn(Proof) -> std::pin::Pin<Box<dyn Future<Output = ()
 /// The integrations by name.
 pub type Targets = Arc<HashMap<String, Target>>;
 
+/// What the configuration says about probing. A probe keeps the one it began with.
+pub struct Setup {
+    /// Who is probed.
+    pub targets: Targets,
+    /// Asks Entra.
+    pub prober: Prober,
+    /// How long and how many at once.
+    pub rhythm: Rhythm,
+    /// Told of proofs.
+    pub witness: Witness,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Setup")
+    }
+}
+
+/// What changes with the configuration besides the [`Setup`].
+#[derive(Debug)]
+pub struct Change {
+    /// The rhythm of the schedule.
+    pub schedule: SchedulePolicy,
+    /// Who is told, and when something counts.
+    pub policy: Policy,
+    /// The integrations, as the evaluator sees them.
+    pub watched: Vec<Watched>,
+}
+
+/// How a fleet has changed with its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shift {
+    /// Integrations that are new.
+    pub added: usize,
+    /// Integrations that have left.
+    pub removed: usize,
+    /// Integrations of which something that matters to probing has changed.
+    pub changed: usize,
+}
+
 /// A clock that jumps must not make the loop sleep through a slot.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
@@ -63,16 +104,13 @@ pub struct Monitor {
 
 struct Inner {
     schedule: Mutex<Schedule>,
-    targets: Targets,
-    prober: Prober,
+    setup: RwLock<Arc<Setup>>,
     evaluator: Evaluator,
     families: Families,
     clock: Clock,
-    rhythm: Rhythm,
     nudge: Notify,
     ended: Notify,
     proofs: Mutex<HashMap<String, Proving>>,
-    witness: Witness,
 }
 
 impl std::fmt::Debug for Monitor {
@@ -83,20 +121,35 @@ impl std::fmt::Debug for Monitor {
 
 impl Monitor {
     /// Puts the parts together.
-    #[allow(clippy::too_many_arguments)] // The parts of the room, each of its own type.
-    pub fn new(
-        schedule: Schedule,
-        targets: Targets,
-        prober: Prober,
-        evaluator: Evaluator,
-        families: Families,
-        clock: Clock,
-        rhythm: Rhythm,
-        witness: Witness,
-    ) -> Self {
-        let (schedule, nudge, ended, proofs) = (Mutex::new(schedule), Notify::new(), Notify::new(), Mutex::default());
-        let inner = Inner { schedule, targets, prober, evaluator, families, clock, rhythm, nudge, ended, proofs, witness };
-        Self { inner: Arc::new(inner) }
+    pub fn new(schedule: Schedule, setup: Setup, evaluator: Evaluator, families: Families, clock: Clock) -> Self {
+        let (schedule, setup) = (Mutex::new(schedule), RwLock::new(Arc::new(setup)));
+        let (nudge, ended, proofs) = (Notify::new(), Notify::new(), Mutex::default());
+        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, proofs }) }
+    }
+
+    fn setup(&self) -> Arc<Setup> {
+        Arc::clone(&self.inner.setup.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes on with another configuration. Probes in flight end; what they find counts where their integration is still the same.
+    ///
+    /// # Errors
+    /// The database refuses; then nothing has changed.
+    pub async fn reconfigure(&self, setup: Setup, change: Change) -> Result<Shift, StoreError> {
+        let earlier = self.setup();
+        let added = setup.targets.keys().filter(|name| !earlier.targets.contains_key(*name)).count();
+        let removed = earlier.targets.keys().filter(|name| !setup.targets.contains_key(*name)).count();
+        let differs = |name: &&String| setup.targets.get(*name) != earlier.targets.get(*name);
+        let changed: HashSet<String> = setup.targets.keys().filter(differs).cloned().collect();
+        let queue: Vec<(String, String)> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
+        let swap = || {
+            self.proofs().retain(|name, _| setup.targets.contains_key(name));
+            self.schedule().reconfigure(change.schedule, queue, &changed, self.inner.clock.now());
+            *self.inner.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
+        };
+        self.inner.evaluator.reconfigure(change.policy, change.watched, swap).await?;
+        self.inner.nudge.notify_one();
+        Ok(Shift { added, removed, changed: changed.len() - added })
     }
 
     fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
@@ -141,7 +194,7 @@ impl Monitor {
                 wait.await;
             }
         };
-        drop(tokio::time::timeout(2 * self.inner.rhythm.timeout, ended).await);
+        drop(tokio::time::timeout(2 * self.setup().rhythm.timeout, ended).await);
     }
 
     /// When an integration is probed next.
@@ -159,7 +212,7 @@ impl Monitor {
     }
 
     /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe.
-    async fn proved(&self, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) {
+    async fn proved(&self, setup: &Setup, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) {
         let name = &target.name;
         {
             let mut proofs = self.proofs();
@@ -172,7 +225,7 @@ impl Monitor {
             }
         }
         let proof = Proof { integration: name.clone(), consent_holds: consent_holds(&target.profile, evidence), last };
-        (self.inner.witness)(proof).await;
+        (setup.witness)(proof).await;
     }
 
     /// Runs until told to stop, then waits for the probes in flight.
@@ -180,7 +233,8 @@ impl Monitor {
         let mut probes = JoinSet::new();
         loop {
             let now = self.inner.clock.now();
-            let started = self.schedule().start(self.inner.rhythm.concurrency, now);
+            let concurrency = self.setup().rhythm.concurrency;
+            let started = self.schedule().start(concurrency, now);
             for (name, due) in started {
                 let monitor = self.clone();
                 probes.spawn(async move { monitor.probe(&name, due).await });
@@ -188,7 +242,7 @@ impl Monitor {
             // With everybody busy there is nothing to wake up for but an end.
             let next = {
                 let schedule = self.schedule();
-                let room = schedule.in_flight() < schedule.concurrency(self.inner.rhythm.concurrency);
+                let room = schedule.in_flight() < schedule.concurrency(concurrency);
                 if room { schedule.next() } else { None }
             };
             let sleep = next.map_or(LONGEST_SLEEP, |n| n.since(now).min(LONGEST_SLEEP)).max(Duration::from_millis(5));
@@ -218,19 +272,28 @@ impl Monitor {
 
     /// One probe, from evidence to verdict.
     async fn probe(&self, name: &str, due: Timestamp) {
-        let inner = &self.inner;
-        let Some(target) = inner.targets.get(name) else { return };
+        let (inner, setup) = (&self.inner, self.setup());
+        let Some(target) = setup.targets.get(name) else { return self.schedule().lost(name, inner.clock.now()) };
         let (started, stopwatch) = (inner.clock.now(), Instant::now());
-        let probed = inner.prober.probe(target, inner.evaluator.wants_tenant_guid(name), inner.rhythm.timeout).await;
+        let probed = setup.prober.probe(target, inner.evaluator.wants_tenant_guid(name), setup.rhythm.timeout).await;
+        let steady = inner.evaluator.steady().await;
+        if self.setup().targets.get(name) != Some(target) {
+            self.schedule().lost(name, inner.clock.now());
+            inner.nudge.notify_one();
+            inner.ended.notify_waiters();
+            return;
+        }
         let diagnosis = diagnose(&target.profile, &probed.evidence);
         let (duration, now) = (stopwatch.elapsed(), inner.clock.now());
         let proving = self.proofs().get(name).copied();
         let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started.since(p.since) >= PROOF[PROOF.len() - 1]));
         // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
         let spare = proving.is_some() && !owed.is_some_and(|(_, last)| last);
-        let history = inner.evaluator.apply(name, &diagnosis, Seen { tenant_guid: probed.tenant_guid, duration, spare }, now).await;
+        let seen = Seen { tenant_guid: probed.tenant_guid, duration, spare };
+        let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, now).await;
+        drop(steady);
         if let Some(owed) = owed {
-            self.proved(target, &probed.evidence, diagnosis.overall() == Outcome::Pass, owed).await;
+            self.proved(&setup, target, &probed.evidence, diagnosis.overall() == Outcome::Pass, owed).await;
         }
         tracing::debug!(integration = name, result = diagnosis.overall().label(), duration_ms = duration.as_millis(), "probed");
         inner.families.probe(diagnosis.overall(), duration, started.since(due));

@@ -25,6 +25,9 @@ pub struct Ended {
     pub started: Timestamp,
 }
 
+/// Newcomers may come so close together, however small the fleet is.
+const GENTLE: Duration = Duration::from_millis(100);
+
 /// The queue.
 #[derive(Debug)]
 pub struct Schedule {
@@ -56,6 +59,50 @@ impl Schedule {
             schedule.places.insert(name, Place { tenant, due });
         }
         schedule
+    }
+
+    /// Queues these integrations (name, tenant) and no others. Whoever is new is probed soon, and whoever is named in `changed` is, too: one
+    /// at once, some spread over the retry interval, a big fleet over its interval. Probes in flight go on.
+    pub fn reconfigure(
+        &mut self,
+        policy: SchedulePolicy,
+        integrations: impl IntoIterator<Item = (String, String)>,
+        changed: &HashSet<String>,
+        now: Timestamp,
+    ) {
+        let moved = policy != self.policy;
+        self.policy = policy;
+        self.queue.clear();
+        let mut earlier = std::mem::take(&mut self.places);
+        let mut soon = Vec::new();
+        for (name, tenant) in integrations {
+            let old = earlier.remove(&name);
+            let due = match &old {
+                Some(place) if !moved => place.due,
+                _ => first_due(&name, &policy, now),
+            };
+            if old.is_none() || changed.contains(&name) {
+                soon.push(name.clone());
+            }
+            self.places.insert(name, Place { tenant, due });
+        }
+        self.followed.retain(|name, _| self.places.contains_key(name));
+        let fleet = u32::try_from(self.places.len().max(1)).unwrap_or(u32::MAX);
+        let few = u32::try_from(soon.len().max(1)).unwrap_or(u32::MAX);
+        let step = (policy.retry_interval / few).max((policy.interval / fleet).min(GENTLE));
+        for (place, name) in (0_u32..).zip(&soon) {
+            if let Some(p) = self.places.get_mut(name) {
+                p.due = p.due.min(now.plus(step.saturating_mul(place)));
+            }
+        }
+        let waiting = self.places.iter().filter(|(name, _)| !self.in_flight.contains(*name));
+        self.queue.extend(waiting.map(|(name, place)| (place.due, name.clone())));
+    }
+
+    /// A probe ended that says nothing of what is configured now: another one follows at once, if there still is one to follow.
+    pub fn lost(&mut self, name: &str, now: Timestamp) {
+        self.in_flight.remove(name);
+        self.put(name, now);
     }
 
     /// Takes the integrations that are due, the longest waiting first, with the moment each was due at; no more than may be in
@@ -255,6 +302,40 @@ mod tests {
         let mut expected = vec![0, 15, 60, 200, own];
         expected.sort_unstable();
         assert_eq!(probed, expected, "besides its own slot at {own} s");
+    }
+
+    #[test]
+    fn the_fleet_changes_while_it_is_probed() {
+        let named = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), "t".to_owned())).collect::<Vec<_>>();
+        let mut schedule = Schedule::new(POLICY, named(&["a", "b", "c"]), START);
+        let (a, b) = (schedule.due("a"), schedule.due("b"));
+        schedule.follow("c", &[START]);
+        assert_eq!(schedule.start(10, START).len(), 1, "c is in flight");
+        schedule.reconfigure(POLICY, named(&["a", "b", "d", "e"]), &HashSet::from(["b".to_owned()]), START);
+        assert_eq!(schedule.due("a"), a, "who stays keeps its place");
+        assert!(schedule.due("b") <= b);
+        let second = START.plus(Duration::from_secs(1));
+        let mut soon: Vec<String> = schedule.start(10, START.plus(POLICY.retry_interval)).into_iter().map(|(n, _)| n).collect();
+        soon.sort();
+        assert_eq!(soon, ["b", "d", "e"], "who is new or changed comes soon");
+        schedule.ended("c", well(START), second);
+        assert_eq!((schedule.due("c"), schedule.in_flight()), (None, 3), "who has left does not come back");
+        schedule.lost("b", second);
+        assert_eq!(schedule.start(10, second), [("b".to_owned(), second)]);
+        // One that is in flight while it stays is neither forgotten nor probed twice at a time.
+        schedule.reconfigure(POLICY, named(&["b"]), &HashSet::from(["b".to_owned()]), second);
+        assert!(schedule.start(10, second).is_empty());
+        schedule.ended("b", well(second), second);
+        assert!(schedule.due("b").is_some());
+    }
+
+    /// A big fleet that comes all at once is spread out.
+    #[test]
+    fn many_newcomers_do_not_come_at_once() {
+        let mut schedule = Schedule::new(POLICY, Vec::new(), START);
+        schedule.reconfigure(POLICY, (0..3_000).map(|i| (format!("i{i}"), "t".to_owned())), &HashSet::new(), START);
+        let first = schedule.start(10_000, START.plus(Duration::from_secs(10))).len();
+        assert!((50..300).contains(&first), "{first} within ten seconds: a hundred are their share");
     }
 
     #[test]

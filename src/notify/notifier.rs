@@ -17,6 +17,15 @@ use crate::domain::{LinkTarget, MailKind, Notification, Story, Timestamp};
 use crate::metrics::{EmailFailure, Families};
 use crate::store::{Queued, Store, StoreError};
 
+/// What becomes of mails, whoever sends them. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Outbox {
+    /// Nudged when mails were saved.
+    pub nudge: Arc<Notify>,
+    /// Mails that the server has taken and the database could not mark yet: they are marked, never sent again.
+    taken: Arc<Mutex<HashSet<i64>>>,
+}
+
 /// Makes the signed link of an integration, good from now on.
 pub type LinkMaker = Arc<dyn Fn(&str, Timestamp) -> Option<String> + Send + Sync>;
 
@@ -55,15 +64,13 @@ pub struct Notifier {
     store: Store,
     families: Families,
     clock: Clock,
-    outbox: Arc<Notify>,
-    /// Mails that the server has taken and the database could not mark yet: they are marked, never sent again.
-    taken: Arc<Mutex<HashSet<i64>>>,
+    outbox: Outbox,
 }
 
 impl Notifier {
-    /// Puts the parts together. `outbox` is nudged when mails were saved.
-    pub fn new(settings: NotifierSettings, store: Store, families: Families, clock: Clock, outbox: Arc<Notify>) -> Self {
-        Self { settings: Arc::new(settings), store, families, clock, outbox, taken: Arc::default() }
+    /// Puts the parts together.
+    pub fn new(settings: NotifierSettings, store: Store, families: Families, clock: Clock, outbox: Outbox) -> Self {
+        Self { settings: Arc::new(settings), store, families, clock, outbox }
     }
 
     /// Runs until told to stop; a mail that is being handed over is finished first.
@@ -82,7 +89,7 @@ impl Notifier {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.outbox.notified() => {}
+                () = self.outbox.nudge.notified() => {}
                 _ = stop.wait_for(|stopped| *stopped) => break,
             }
         }
@@ -161,7 +168,7 @@ impl Notifier {
     }
 
     fn lock_taken(&self) -> std::sync::MutexGuard<'_, HashSet<i64>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outbox.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn mark(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {

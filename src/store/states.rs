@@ -143,18 +143,49 @@ impl Store {
         .await
     }
 
-    /// Forgets members of causes that are not among these integrations, and causes that nobody suffers from.
+    /// What was saved of some integrations.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn keep_members(&self, integrations: HashSet<String>) -> Result<(), StoreError> {
+    pub async fn load_named(&self, names: Vec<String>) -> Result<Vec<SavedIntegration>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(
+                "SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations WHERE name = ?1",
+            )?;
+            let mut load = |name: &String| Ok(statement.query_row([name], saved_integration).optional()?);
+            names.iter().filter_map(|name| load(name).transpose()).collect()
+        })
+        .await
+    }
+
+    /// Lets go of every integration that is not among these: it suffers from no cause any more, a cause without sufferers would
+    /// swallow the next alert, and nobody hears of a failure of what is not watched any more. An alert of which nobody has heard yet
+    /// is as good as none, so that the failure is told should the integration come back. State and tokens stay for that.
+    ///
+    /// # Errors
+    /// The database refuses; then nothing has changed.
+    pub async fn keep_only(&self, integrations: HashSet<String>) -> Result<(), StoreError> {
         self.write(move |c| {
-            let mut statement = c.prepare("SELECT DISTINCT integration FROM cause_members")?;
-            let members = statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?;
-            for gone in members.iter().filter(|m| !integrations.contains(*m)) {
+            let names = |sql: &str| -> Result<Vec<String>, StoreError> {
+                let mut statement = c.prepare(sql)?;
+                let found = statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?;
+                Ok(found.into_iter().filter(|name| !integrations.contains(name)).collect())
+            };
+            for gone in names("SELECT DISTINCT integration FROM cause_members")? {
                 c.execute("DELETE FROM cause_members WHERE integration = ?1", [gone])?;
             }
             c.execute("DELETE FROM causes WHERE key NOT IN (SELECT key FROM cause_members)", [])?;
+            for gone in names("SELECT name FROM integrations WHERE alert IS NOT NULL")? {
+                c.execute(
+                    "DELETE FROM notifications WHERE sent_at IS NULL AND given_up_at IS NULL AND alert = (SELECT alert FROM integrations WHERE name = ?1)",
+                    [&gone],
+                )?;
+                c.execute(
+                    "UPDATE integrations SET alert = NULL, alert_reason = NULL, alert_since = NULL, alert_notices = 0
+                     WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM notifications n WHERE n.alert = integrations.alert)",
+                    [&gone],
+                )?;
+            }
             Ok(())
         })
         .await

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderName, HeaderValue};
 use rustls::ServerConfig;
@@ -12,7 +11,7 @@ use super::limits::Bucket;
 use super::tls::server_config;
 use super::users::Users;
 use crate::clock::Clock;
-use crate::config::{RateLimit, WebConfig, load_web};
+use crate::config::{Looks, RateLimit, WebConfig, load_web};
 
 /// The protection at one moment.
 #[derive(Debug)]
@@ -45,26 +44,6 @@ struct State {
     complaint: Option<String>,
 }
 
-/// How files look from outside. Equal looks mean equal contents, unless one has changed within [`SETTLED`] of being looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Looks {
-    files: Vec<Option<(SystemTime, u64, u64)>>,
-    settled: bool,
-}
-
-/// File systems tell times in steps; two changes within one look alike.
-const SETTLED: Duration = Duration::from_secs(2);
-
-impl Looks {
-    fn at(files: &[PathBuf]) -> Self {
-        use std::os::unix::fs::MetadataExt as _;
-        let look = |path: &PathBuf| std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len(), m.ino())));
-        let files: Vec<_> = files.iter().map(look).collect();
-        let old = |at: SystemTime| at.elapsed().is_ok_and(|age| age > SETTLED);
-        Self { settled: files.iter().flatten().all(|(modified, ..)| old(*modified)), files }
-    }
-}
-
 impl Gate {
     /// Reads the file, if there is one.
     ///
@@ -79,15 +58,18 @@ impl Gate {
         Ok(Self { path: path.map(Path::to_owned), clock, state, bucket: Mutex::default(), users: Users::default() })
     }
 
-    /// Reads the file again, whether it has changed or not.
+    /// Reads the file again, for [`Self::swap`].
     ///
     /// # Errors
-    /// Everything that is wrong with it, a line each; then nothing has changed.
-    pub fn reload(&self) -> Result<(), Vec<String>> {
-        let fresh = Self::load(self.path.as_deref(), self.clock.clone())?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = fresh.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(())
+    /// Everything that is wrong with it, a line each.
+    pub fn prepare(&self) -> Result<Self, Vec<String>> {
+        Self::load(self.path.as_deref(), self.clock.clone())
+    }
+
+    /// From now on protects as this one does.
+    pub fn swap(&self, fresh: Self) {
+        let fresh = fresh.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
     }
 
     /// The protection as the files are now.
@@ -95,7 +77,7 @@ impl Gate {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let looks = Looks::at(&state.posture.config.files);
         // What is wrong may be mended in a file that is not among these.
-        if looks != state.seen || !looks.settled || state.complaint.is_some() {
+        if looks.may_differ(&state.seen) || state.complaint.is_some() {
             self.look_again(&mut state, looks);
         }
         Arc::clone(&state.posture)
@@ -105,7 +87,7 @@ impl Gate {
         match Self::load(self.path.as_deref(), self.clock.clone()) {
             Ok(fresh) => {
                 let fresh = fresh.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-                if looks.files != state.seen.files || state.complaint.is_some() {
+                if looks.differ(&state.seen) || state.complaint.is_some() {
                     tracing::info!(file = %self.path.as_deref().unwrap_or(Path::new("")).display(), "protection of the listener read again");
                 }
                 *state = fresh;

@@ -1,8 +1,8 @@
 //! The routes, and what they read.
 
 use std::io::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -63,6 +63,8 @@ pub struct Process {
     /// Reads the configuration again; the answer is what is wrong with it.
     pub reload: Box<Later<Result<(), String>>>,
     scrapes: Option<Semaphore>,
+    /// What is wrong with files, so that what stands in them is not in effect.
+    trouble: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Process {
@@ -80,8 +82,20 @@ impl Process {
         reload: Box<Later<Result<(), String>>>,
     ) -> Self {
         let scrapes = (options.max_requests > 0).then(|| Semaphore::new(options.max_requests));
-        let (guesses, ready) = (Guesses::default(), AtomicBool::new(false));
-        Self { families, published, clock, guesses, ready, options, gate, reload, scrapes }
+        let (guesses, ready, trouble) = (Guesses::default(), AtomicBool::new(false), Mutex::default());
+        Self { families, published, clock, guesses, ready, options, gate, reload, scrapes, trouble }
+    }
+}
+
+impl Process {
+    /// The pages say from now on what is wrong with the files of the configuration.
+    pub fn set_trouble(&self, trouble: Vec<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What is wrong with the files of the configuration.
+    pub(super) fn trouble(&self) -> Vec<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

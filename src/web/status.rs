@@ -174,6 +174,7 @@ struct StatusPage<'r> {
     following: Option<String>,
     now: When,
     telemetry_path: String,
+    trouble: Vec<String>,
 }
 
 /// What is asked for.
@@ -302,6 +303,7 @@ fn page<'r>(served: &Served, wanted: &'r Wanted, rows: &'r [Row], now: Timestamp
         following: (number < pages).then(|| wanted.address(number + 1)),
         now: When::of(now, now),
         telemetry_path: served.process.options.telemetry_path.trim_start_matches('/').to_owned(),
+        trouble: served.process.trouble(),
     }
 }
 

@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("reauth", &["domain", "secret", "clock", "entra", "store", "metrics"]),
     ("web", &["domain", "secret", "clock", "config", "metrics", "reauth"]),
     ("app", &["domain", "secret", "clock", "config", "entra", "store", "metrics", "monitor", "notify", "reauth", "web", "telemetry"]),
-    ("demo", &["app", "clock", "config", "domain", "secret", "store"]),
+    ("demo", &["app", "clock", "config", "domain", "secret", "store", "web"]),
     ("cli", &["app", "clock", "config", "demo", "domain", "entra", "monitor", "notify", "secret", "telemetry", "web"]),
     ("main", &["cli"]),
     ("lib", &[]),

@@ -17,6 +17,7 @@ mod pages;
 mod probing;
 mod program;
 mod reauth;
+mod reload;
 mod secrets;
 mod tools;
 mod visitor;

@@ -1,0 +1,244 @@
+//! The daemon: its parts at rest, its parts at work, and the change from one configuration to another.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context as _;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::parts::{Lasting, Parts};
+use super::store;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::{Families, Published};
+use crate::monitor::{Evaluator, Monitor, Schedule, Shift};
+use crate::notify::{Notifier, Outbox};
+use crate::reauth::Handover;
+use crate::store::Store;
+use crate::web::{self, Gate, Later, Listener, Process, Sites, WebOptions};
+
+/// Somebody asks for a reload, and waits for what is wrong with the configuration.
+pub(super) type Request = oneshot::Sender<Result<(), String>>;
+
+/// The parts of a daemon, wired together and at rest.
+pub struct Daemon {
+    /// Probes the fleet.
+    pub monitor: Monitor,
+    /// Sends mail, when it is configured.
+    pub notifier: Option<Notifier>,
+    /// Hands renewed tokens to the products that use them.
+    pub handover: Handover,
+    /// What the listeners serve.
+    pub sites: Sites,
+    /// What lasts as long as the process.
+    pub process: Arc<Process>,
+    /// The database.
+    pub store: Store,
+    lasting: Lasting,
+    requests: mpsc::Receiver<Request>,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Daemon")
+    }
+}
+
+/// Where the daemon is reached.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Serve everything.
+    pub all: Vec<Listener>,
+    /// Serves the pages of re-authentication and nothing else.
+    pub reauthentication: Option<Listener>,
+    /// Serves health and readiness and nothing else.
+    pub health: Option<Listener>,
+}
+
+/// What the command line says of the listeners, besides their addresses.
+#[derive(Debug, Default)]
+pub struct Front {
+    /// About the pages.
+    pub options: WebOptions,
+    /// The file of `--web.config.file`.
+    pub web_config_file: Option<PathBuf>,
+}
+
+/// Reads `--web.config.file`, if there is one.
+///
+/// # Errors
+/// Everything that is wrong with it, a line each.
+pub fn gate(file: Option<&Path>, clock: Clock) -> anyhow::Result<Gate> {
+    Gate::load(file, clock).map_err(|problems| anyhow::anyhow!("{}", problems.join("\n")))
+}
+
+impl Daemon {
+    /// Wires the parts together. Nothing runs yet.
+    ///
+    /// # Errors
+    /// Database, key, proxy or certificate file cannot be used.
+    pub async fn wire(config: &Config, clock: Clock, front: Front) -> anyhow::Result<Self> {
+        let families = Families::new().context("cannot register metrics")?;
+        families.configuration_read(clock.now());
+        let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
+        let (store, published) = (store(config)?, Arc::new(Published::default()));
+        let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
+        let lasting = Lasting { store: store.clone(), families: families.clone(), clock: clock.clone(), outbox, handed_over };
+        let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &lasting)?;
+        let queue: Vec<_> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
+        let nudge = Arc::clone(&lasting.outbox.nudge);
+        let evaluator = Evaluator::start(store.clone(), change.policy, Arc::clone(&published), nudge, change.watched).await?;
+        let schedule = Schedule::new(change.schedule, queue, clock.now());
+        let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
+        if let Some(reauthentication) = &pages.reauthentication {
+            reauthentication.unproved().await?.iter().for_each(|name| monitor.prove(name));
+        }
+        let (asking, requests) = mpsc::channel(8);
+        let process = Arc::new(Process::new((families, published, clock), front.options, gate, ask(asking)));
+        let sites = Sites::new(&pages.served(config, &process, &monitor, &store)?);
+        Ok(Self { monitor, notifier, handover, sites, process, store, lasting, requests })
+    }
+
+    /// Starts to work. Whoever calls this has to [`Running::finish`] it.
+    pub fn start(self, listeners: Listeners) -> Running {
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for listener in listeners.all {
+            tasks.spawn(web::serve(listener, Arc::clone(&self.sites.all), stopped.clone()));
+        }
+        if let Some(listener) = listeners.health {
+            tasks.spawn(web::serve(listener, Arc::clone(&self.sites.health), stopped.clone()));
+        }
+        let site = Arc::clone(&self.sites.reauthentication);
+        let reauthentication = listeners.reauthentication.map(|listener| Worker::start(|stop| web::serve(listener, site, stop)));
+        tasks.spawn(self.monitor.clone().run(stopped));
+        let notifier = self.notifier.map(|notifier| Worker::start(|stop| notifier.run(stop)));
+        let handover = Worker::start(|stop| self.handover.run(stop));
+        self.process.ready.store(true, Ordering::Relaxed);
+        tracing::info!("ready");
+        let Self { monitor, sites, process, lasting, requests, .. } = self;
+        Running { monitor, sites, process, lasting, requests, stop, tasks, reauthentication, notifier, handover: Some(handover) }
+    }
+}
+
+/// Hands a request for a reload to whoever can reload.
+fn ask(asking: mpsc::Sender<Request>) -> Box<Later<Result<(), String>>> {
+    Box::new(move || {
+        let asking = asking.clone();
+        Box::pin(async move {
+            let unable = "this process cannot reload its configuration";
+            let (reply, answer) = oneshot::channel();
+            asking.send(reply).await.map_err(|_| unable)?;
+            answer.await.map_err(|_| unable)?
+        })
+    })
+}
+
+/// What becomes of the listener of the re-authentication pages.
+pub(super) enum Move {
+    /// Its address is the same.
+    Stays,
+    /// It has another address.
+    To(Listener),
+    /// It has no address any more.
+    Ends,
+}
+
+/// Work that goes on until it is told to stop.
+struct Worker {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Worker {
+    fn start<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(watch::Receiver<bool>) -> F) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        Self { stop, task: tokio::spawn(work(stopped)) }
+    }
+
+    /// Takes over once the earlier one has finished what it is at; nobody waits for that.
+    fn after<F: Future<Output = ()> + Send + 'static>(
+        earlier: Option<Self>,
+        work: impl FnOnce(watch::Receiver<bool>) -> F + Send + 'static,
+    ) -> Self {
+        Self::start(move |stopped| async move {
+            if let Some(earlier) = earlier {
+                earlier.finish().await;
+            }
+            work(stopped).await;
+        })
+    }
+
+    async fn finish(self) {
+        self.stop.send_replace(true);
+        drop(self.task.await);
+    }
+}
+
+/// A daemon at work.
+pub struct Running {
+    pub(super) process: Arc<Process>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    monitor: Monitor,
+    sites: Sites,
+    lasting: Lasting,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    reauthentication: Option<Worker>,
+    notifier: Option<Worker>,
+    handover: Option<Worker>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Running")
+    }
+}
+
+impl Running {
+    /// Goes on with another configuration. Answers how the fleet has changed.
+    ///
+    /// # Errors
+    /// Proxy, certificate file or database cannot be used; then nothing has changed.
+    pub(super) async fn apply(&mut self, config: &Config, listener: Move) -> anyhow::Result<Shift> {
+        let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &self.lasting)?;
+        let served = pages.served(config, &self.process, &self.monitor, &self.lasting.store)?;
+        let shift = self.monitor.reconfigure(setup, change).await?;
+        self.sites.replace(&served);
+        let earlier = self.notifier.take();
+        self.notifier = match (earlier, notifier) {
+            (None, None) => None,
+            (earlier, Some(notifier)) => Some(Worker::after(earlier, |stop| notifier.run(stop))),
+            (earlier @ Some(_), None) => Some(Worker::after(earlier, |_| std::future::ready(()))),
+        };
+        self.handover = Some(Worker::after(self.handover.take(), |stop| handover.run(stop)));
+        match listener {
+            Move::Stays => {}
+            Move::To(listener) => {
+                let site = Arc::clone(&self.sites.reauthentication);
+                self.part_from_listener();
+                self.reauthentication = Some(Worker::start(|stop| web::serve(listener, site, stop)));
+            }
+            Move::Ends => self.part_from_listener(),
+        }
+        Ok(shift)
+    }
+
+    /// Answers under way are finished; nobody waits for that.
+    fn part_from_listener(&mut self) {
+        if let Some(earlier) = self.reauthentication.take() {
+            self.tasks.spawn(earlier.finish());
+        }
+    }
+
+    /// Stops, and waits until everything that is under way is done.
+    pub async fn finish(mut self) {
+        self.stop.send_replace(true);
+        for worker in [self.reauthentication, self.notifier, self.handover].into_iter().flatten() {
+            self.tasks.spawn(worker.finish());
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,105 @@
+//! From start to end: sockets, signals, reloads.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::daemon::{Daemon, Front, Listeners, Running};
+use super::reload::Reloader;
+use crate::clock::Clock;
+use crate::config::{Config, Sources};
+use crate::store::DaemonLock;
+use crate::web;
+
+/// Addresses to listen on, as the command line gives them.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses<'a> {
+    /// Serve everything.
+    pub all: &'a [String],
+    /// Serves health and readiness and nothing else.
+    pub health: Option<&'a str>,
+}
+
+/// Whatever is under way when the end comes has so long to finish; a service manager gives up soon afterwards.
+const END: Duration = Duration::from_secs(9);
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let [terminate, interrupt, hangup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
+    }
+}
+
+/// Runs the daemon of a configuration until a signal.
+///
+/// # Errors
+/// It cannot start.
+pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, front: Front) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let _lock = DaemonLock::take(&config.storage.path)?;
+    let listeners = listeners(&config, addresses).await?;
+    let daemon = Daemon::wire(&config, Clock::System, front).await?;
+    let reloader = Reloader::new(sources, &config);
+    // Everything else that is needed of it lives in the parts now.
+    drop(config);
+    tell(&listeners);
+    let mut running = daemon.start(listeners);
+    serve(&mut running, reloader, &mut signals).await;
+    tracing::info!("stopping");
+    // What is not finished by then is picked up after the next start; nothing is lost.
+    if tokio::time::timeout(END, running.finish()).await.is_err() {
+        tracing::warn!("some probes or mails were still under way");
+    }
+    Ok(())
+}
+
+async fn listeners(config: &Config, addresses: &Addresses<'_>) -> anyhow::Result<Listeners> {
+    let mut listeners = Listeners::default();
+    for address in addresses.all {
+        listeners.all.push(web::bind(address).await?);
+    }
+    if let Some(address) = addresses.health {
+        listeners.health = Some(web::bind(address).await?);
+    }
+    if let Some(address) = &config.reauthentication.listen_address {
+        listeners.reauthentication = Some(web::bind(address).await?);
+    }
+    Ok(listeners)
+}
+
+fn tell(listeners: &Listeners) {
+    for listener in &listeners.all {
+        tracing::info!(address = %listener, "listening");
+    }
+    if let Some(listener) = &listeners.health {
+        tracing::info!(address = %listener, "listening for health checks only");
+    }
+    if let Some(listener) = &listeners.reauthentication {
+        tracing::info!(address = %listener, "listening for re-authentication only");
+    }
+}
+
+/// Reloads when asked to, until it is time to stop.
+async fn serve(running: &mut Running, mut reloader: Reloader, signals: &mut Signals) {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => drop(reloader.reload(running).await),
+            request = reloader.occasion(&mut running.requests) => match request {
+                Some(reply) => {
+                    let outcome = reloader.reload(running).await;
+                    // Whoever asked may have gone.
+                    drop(reply.send(outcome));
+                }
+                None => reloader.follow(running).await,
+            },
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a configuration makes of the things that last: at the start, and again with every reload.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{SharedTexts, entra, letterhead, links, pages, reauthentication, shared_texts, smtp, targets, watched};
+use crate::clock::Clock;
+use crate::config::{Config, Integration, effective};
+use crate::domain::{SchedulePolicy, Thresholds};
+use crate::metrics::Families;
+use crate::monitor::{Change, Monitor, Policy, Prober, Rhythm, Setup, Targets};
+use crate::notify::{LinkMaker, Notifier, NotifierSettings, Outbox};
+use crate::reauth::{Handover, Reauthentication};
+use crate::store::Store;
+use crate::web::{self, Guard, Process, Served};
+
+/// Not knowing for so many intervals is told to the operators.
+const LASTING_INTERVALS: u32 = 12;
+
+/// What no reload replaces.
+#[derive(Debug, Clone)]
+pub(super) struct Lasting {
+    pub(super) store: Store,
+    pub(super) families: Families,
+    pub(super) clock: Clock,
+    pub(super) outbox: Outbox,
+    /// Nudged when a renewed token waits to be handed over.
+    pub(super) handed_over: Arc<Notify>,
+}
+
+/// What every reload makes anew.
+pub(super) struct Parts {
+    pub(super) setup: Setup,
+    pub(super) change: Change,
+    pub(super) notifier: Option<Notifier>,
+    pub(super) handover: Handover,
+    pub(super) pages: Pages,
+}
+
+/// What becomes of the pages, once there is a monitor.
+pub(super) struct Pages {
+    pub(super) reauthentication: Option<Reauthentication>,
+    targets: Targets,
+}
+
+impl Parts {
+    /// # Errors
+    /// Proxy or certificate file cannot be used.
+    pub(super) fn new(config: &Config, lasting: &Lasting) -> anyhow::Result<Self> {
+        let Lasting { store, families, clock, .. } = lasting;
+        let enabled: Vec<&Integration> = config.integrations.iter().filter(|i| i.enabled).collect();
+        let names: HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
+        let texts: HashMap<&str, SharedTexts> = config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
+        let watched = enabled.iter().filter_map(|i| watched(config, &texts, i)).collect();
+        let entra = entra(config, Some(families.clone()))?;
+        let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
+        let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
+        let shared = (entra.clone(), store.clone(), families.clone(), clock.clone());
+        let reauthentication = reauthentication::reauthentication(config, shared, &targets, Arc::clone(&lasting.handed_over));
+        let ca_file = config.upstream.ca_file.as_deref();
+        let (hooks, wake) = (reauthentication::hooks(config), Arc::clone(&lasting.handed_over));
+        Ok(Self {
+            setup: Setup {
+                targets: Arc::clone(&targets),
+                prober: Prober::new(entra, store.clone(), clock.clone()),
+                rhythm: Rhythm { timeout: config.probe.timeout, concurrency: config.probe.concurrency },
+                witness: reauthentication::witness(reauthentication.clone()),
+            },
+            change: Change { schedule: schedule_policy(config), policy: policy(config), watched },
+            notifier: notifier(config, lasting, &targets),
+            handover: Handover::new(store.clone(), families.clone(), clock.clone(), hooks, ca_file, wake)?,
+            pages: Pages { reauthentication, targets },
+        })
+    }
+}
+
+impl Pages {
+    /// What the listeners serve.
+    pub(super) fn served(self, config: &Config, process: &Arc<Process>, monitor: &Monitor, store: &Store) -> anyhow::Result<Arc<Served>> {
+        let public_url = config.reauthentication.public_url.clone();
+        Ok(Arc::new(Served {
+            process: Arc::clone(process),
+            reauthentication: self.reauthentication,
+            guard: Guard::new(&config.cloud.login_url, public_url.as_deref().is_some_and(|u| u.starts_with("https://"))),
+            public_url,
+            support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
+            monitor: pages::lookup(config, monitor, store, &self.targets),
+            configuration: web::compress(&effective(config))?,
+        }))
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        thresholds: Thresholds { failure: config.probe.failure_threshold, success: config.probe.success_threshold },
+        mail: config.email.is_some(),
+        operators: config.email.as_ref().map(|e| e.operators.clone()).unwrap_or_default(),
+        send_resolved: config.email.as_ref().is_some_and(|e| e.send_resolved),
+        lasting: config.probe.interval.saturating_mul(LASTING_INTERVALS),
+    }
+}
+
+fn schedule_policy(config: &Config) -> SchedulePolicy {
+    SchedulePolicy {
+        interval: config.probe.interval,
+        retry_interval: config.probe.retry_interval,
+        failure_threshold: config.probe.failure_threshold,
+    }
+}
+
+/// Makes the links of mails.
+fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
+    let (links, targets) = (links(config, store), Arc::clone(targets));
+    Arc::new(move |integration, now| Some(links.as_ref()?.make(&targets.get(integration)?.token_id(), now)))
+}
+
+fn notifier(config: &Config, lasting: &Lasting, targets: &Targets) -> Option<Notifier> {
+    let email = config.email.as_ref()?;
+    let link = link_maker(config, &lasting.store, targets);
+    let settings = NotifierSettings { smtp: smtp(email)?, letterhead: letterhead(email), operators: email.operators.clone(), link };
+    let Lasting { store, families, clock, outbox, .. } = lasting.clone();
+    Some(Notifier::new(settings, store, families, clock, outbox))
+}

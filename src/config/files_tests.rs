@@ -1,0 +1,145 @@
+use super::*;
+
+const MAIN: &str = "
+apps:
+  sequr: {client_id: 00000000-0000-0000-0000-0000000000aa}
+integrations:
+  - {name: main, app: sequr, tenant_id: contoso.example}
+integration_files: [\"d/*.yml\"]
+";
+
+struct Place {
+    folder: tempfile::TempDir,
+    sources: Option<Sources>,
+}
+
+fn list(names: &[&str]) -> String {
+    names.iter().map(|n| format!("- {{name: {n}, app: sequr, tenant_id: contoso.example}}\n")).collect()
+}
+
+impl Place {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("d")).expect("a folder");
+        std::fs::write(folder.path().join("consentry.yml"), MAIN).expect("written");
+        let mut place = Self { folder, sources: None };
+        files.iter().for_each(|(name, text)| place.write(name, text));
+        let (_, sources) = Sources::load(&place.folder.path().join("consentry.yml"), &|_| None).expect("valid");
+        place.sources = Some(sources);
+        place
+    }
+
+    fn write(&mut self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join("d").join(name), text).expect("written");
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_file(self.folder.path().join("d").join(name)).expect("removed");
+    }
+
+    /// Names of the integrations now, and files that are broken; `None` when nothing has changed.
+    fn follow(&mut self) -> Option<(Vec<String>, Vec<String>)> {
+        let followed = self.sources.as_mut().expect("sources").follow(&|_| None)?.expect("valid as a whole");
+        let names = followed.loaded.config.integrations.iter().map(|i| i.name.clone()).collect();
+        let mut broken: Vec<String> = followed.broken.iter().map(|p| p.file.rsplit('/').next().unwrap_or_default().to_owned()).collect();
+        broken.dedup();
+        self.sources = Some(followed.sources);
+        Some((names, broken))
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn files_come_change_break_and_go() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1", "a2"])), ("b.yml", &list(&["b1"]))]);
+    assert_eq!(place.follow(), None, "nothing has changed");
+    place.write("b.yml", &list(&["b1"]));
+    assert_eq!(place.follow(), None, "written, but not changed");
+    place.write("c.yml", &list(&["c1"]));
+    place.write("b.yml", &list(&["b2"]));
+    assert_eq!(place.follow(), Some((words("a1 a2 b2 c1 main"), vec![])));
+    // Half a file keeps its last good list; the others are followed.
+    place.write("a.yml", "- {name: a1, app: sequr, tenant_id: contoso.example}\n- {name: a2, ap");
+    place.write("c.yml", &list(&["c2"]));
+    assert_eq!(place.follow(), Some((words("a1 a2 b2 c2 main"), words("a.yml"))));
+    assert_eq!(place.follow(), None);
+    // Still broken, though another has changed.
+    place.write("c.yml", &list(&["c3"]));
+    assert_eq!(place.follow(), Some((words("a1 a2 b2 c3 main"), words("a.yml"))));
+    place.write("a.yml", &list(&["a3"]));
+    assert_eq!(place.follow(), Some((words("a3 b2 c3 main"), vec![])));
+    place.remove("b.yml");
+    assert_eq!(place.follow(), Some((words("a3 c3 main"), vec![])));
+    // A new file that is broken has no list at all.
+    place.write("new.yml", "- {name: new, app: unknown, tenant_id: contoso.example}\n");
+    assert_eq!(place.follow(), Some((words("a3 c3 main"), words("new.yml"))));
+    place.remove("new.yml");
+    assert_eq!(place.follow(), Some((words("a3 c3 main"), vec![])));
+}
+
+#[test]
+fn an_emptied_file_is_taken_for_half_written() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1"])), ("b.yml", "# nothing yet\n")]);
+    place.write("a.yml", "");
+    assert_eq!(place.follow(), Some((words("a1 main"), words("a.yml"))));
+    place.write("a.yml", "[]\n");
+    assert_eq!(place.follow(), Some((words("main"), vec![])));
+}
+
+/// A name that moves from one file to another is for a moment in both, or in the wrong one only.
+#[test]
+fn names_in_two_files() {
+    let mut place = Place::new(&[("a.yml", &list(&["x"])), ("b.yml", &list(&["y"]))]);
+    place.write("b.yml", &list(&["x", "y"]));
+    assert_eq!(place.follow(), Some((words("main x y"), words("b.yml"))));
+    place.write("a.yml", "[]");
+    assert_eq!(place.follow(), Some((words("main x y"), vec![])), "b.yml has not changed, but is good now");
+    // The newcomer is refused even where it comes first.
+    place.write("0.yml", &list(&["x"]));
+    place.write("z.yml", &list(&["z"]));
+    assert_eq!(place.follow(), Some((words("main x y z"), words("0.yml"))));
+    place.write("0.yml", &list(&["main"]));
+    assert_eq!(place.follow(), Some((words("main x y z"), words("0.yml"))));
+}
+
+/// As Kubernetes mounts a ConfigMap: links to a folder that is swapped as a whole.
+#[cfg(unix)]
+#[test]
+fn links_that_are_swapped() {
+    use std::os::unix::fs::symlink;
+    let mut place = Place::new(&[]);
+    let folder = place.folder.path().join("d");
+    for (version, names) in [("1", ["a1", "a2"]), ("2", ["a2", "a3"])] {
+        std::fs::create_dir(folder.join(format!("..{version}"))).expect("a folder");
+        std::fs::write(folder.join(format!("..{version}/list.yml")), list(&names)).expect("written");
+    }
+    symlink("..1", folder.join("..data")).expect("a link");
+    symlink("..data/list.yml", folder.join("list.yml")).expect("a link");
+    assert_eq!(place.follow(), Some((words("a1 a2 main"), vec![])));
+    symlink("..2", folder.join("..data_tmp")).expect("a link");
+    std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).expect("swapped");
+    assert_eq!(place.follow(), Some((words("a2 a3 main"), vec![])));
+    assert_eq!(place.sources.expect("sources").folders(), [(folder, false)]);
+}
+
+#[test]
+fn what_is_wrong_elsewhere_changes_nothing() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
+    let main = place.folder.path().join("consentry.yml");
+    let secret = place.folder.path().join("secret");
+    std::fs::write(&secret, "s").expect("written");
+    std::fs::write(&main, MAIN.replace("{client_id", "{credential: {client_secret_file: secret}, client_id")).expect("written");
+    let (_, mut sources) = Sources::load(&main, &|_| None).expect("valid");
+    // The main file is followed by a reload only.
+    std::fs::write(&main, "nonsense").expect("written");
+    std::fs::remove_file(&secret).expect("removed");
+    place.write("a.yml", &list(&["a2"]));
+    let problems = sources.follow(&|_| None).expect("changed").expect_err("the secret is missing");
+    assert!(problems.iter().any(|p| p.path == "apps.sequr.credential.client_secret_file"), "{problems:?}");
+    std::fs::write(&secret, "s").expect("written");
+    let followed = sources.follow(&|_| None).expect("looked at again").expect("valid");
+    assert_eq!(followed.loaded.config.integrations[0].name, "a2");
+}
