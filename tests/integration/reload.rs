@@ -93,6 +93,7 @@ async fn integrations_stay_come_and_go() {
     changing.breaks("contoso");
     changing.daemon.until(&["integration is broken", "integration=contoso"]).await;
     mails(&changing.place, 1).await;
+    changing.probed("northwind").await;
     let link = String::from_utf8(changing.place.command(&["reauth-link", "northwind"]).await.stdout).expect("text");
     let link = link.trim().replace(PUBLIC, "");
     assert_eq!(changing.get(&link).await.0, 200);
