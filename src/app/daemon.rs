@@ -181,7 +181,7 @@ impl Worker {
 pub struct Running {
     pub(super) process: Arc<Process>,
     pub(super) requests: mpsc::Receiver<Request>,
-    monitor: Monitor,
+    pub(super) monitor: Monitor,
     sites: Sites,
     lasting: Lasting,
     stop: watch::Sender<bool>,

@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::daemon::{Daemon, Front, Listeners, Running};
 use super::reload::Reloader;
+use super::systemd;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::store::DaemonLock;
@@ -14,11 +15,14 @@ use crate::web;
 /// Addresses to listen on, as the command line gives them.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses<'a> {
-    /// Serve everything.
+    /// Serve everything; with none, the sockets that systemd hands over, and [`DEFAULT`] without those.
     pub all: &'a [String],
     /// Serves health and readiness and nothing else.
     pub health: Option<&'a str>,
 }
+
+/// Where everything is served when nobody says otherwise.
+pub const DEFAULT: &str = ":10143";
 
 /// Whatever is under way when the end comes has so long to finish; a service manager gives up soon afterwards.
 const END: Duration = Duration::from_secs(9);
@@ -41,16 +45,23 @@ impl Signals {
 /// # Errors
 /// It cannot start.
 pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, front: Front) -> anyhow::Result<()> {
+    // First of all: it changes the environment.
+    let handed = systemd::sockets()?;
     let mut signals = Signals::new()?;
     let _lock = DaemonLock::take(&config.storage.path)?;
-    let listeners = listeners(&config, addresses).await?;
+    let listeners = listeners(&config, addresses, handed).await?;
     let daemon = Daemon::wire(&config, Clock::System, front).await?;
     let reloader = Reloader::new(sources, &config);
     // Everything else that is needed of it lives in the parts now.
     drop(config);
     tell(&listeners);
     let mut running = daemon.start(listeners);
-    serve(&mut running, reloader, &mut signals).await;
+    systemd::ready(running.monitor.size());
+    tokio::select! {
+        () = systemd::watchdog(running.monitor.clone()) => {}
+        () = serve(&mut running, reloader, &mut signals) => {}
+    }
+    systemd::stopping();
     tracing::info!("stopping");
     // What is not finished by then is picked up after the next start; nothing is lost.
     if tokio::time::timeout(END, running.finish()).await.is_err() {
@@ -59,15 +70,16 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     Ok(())
 }
 
-async fn listeners(config: &Config, addresses: &Addresses<'_>) -> anyhow::Result<Listeners> {
-    let mut listeners = Listeners::default();
-    for address in addresses.all {
+async fn listeners(config: &Config, addresses: &Addresses<'_>, mut listeners: Listeners) -> anyhow::Result<Listeners> {
+    let default = [DEFAULT.to_owned()];
+    let all = if addresses.all.is_empty() && listeners.all.is_empty() { &default } else { addresses.all };
+    for address in all {
         listeners.all.push(web::bind(address).await?);
     }
     if let Some(address) = addresses.health {
         listeners.health = Some(web::bind(address).await?);
     }
-    if let Some(address) = &config.reauthentication.listen_address {
+    if let (Some(address), None) = (&config.reauthentication.listen_address, &listeners.reauthentication) {
         listeners.reauthentication = Some(web::bind(address).await?);
     }
     Ok(listeners)
@@ -91,10 +103,10 @@ async fn serve(running: &mut Running, mut reloader: Reloader, signals: &mut Sign
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => drop(reloader.reload(running).await),
+            _ = signals.hangup.recv() => drop(reload(running, &mut reloader).await),
             request = reloader.occasion(&mut running.requests) => match request {
                 Some(reply) => {
-                    let outcome = reloader.reload(running).await;
+                    let outcome = reload(running, &mut reloader).await;
                     // Whoever asked may have gone.
                     drop(reply.send(outcome));
                 }
@@ -102,4 +114,11 @@ async fn serve(running: &mut Running, mut reloader: Reloader, signals: &mut Sign
             },
         }
     }
+}
+
+async fn reload(running: &mut Running, reloader: &mut Reloader) -> Result<(), String> {
+    systemd::reloading();
+    let outcome = reloader.reload(running).await;
+    systemd::ready(running.monitor.size());
+    outcome
 }

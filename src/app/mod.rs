@@ -21,6 +21,7 @@ mod pages;
 mod parts;
 mod reauthentication;
 mod reload;
+mod systemd;
 
 pub use daemon::{Daemon, Front, Listeners, Running, gate};
 pub use lifecycle::{Addresses, run};

@@ -72,8 +72,9 @@ struct Run {
     /// Only validates the configuration, then exits.
     #[arg(long = "config.check")]
     check: bool,
-    /// Address to listen on: HOST:PORT, :PORT or unix:PATH (no TLS on that one); repeatable.
-    #[arg(long = "web.listen-address", default_value = ":10143", value_name = "ADDRESS")]
+    /// Address to listen on: HOST:PORT, :PORT or unix:PATH (no TLS on that one); repeatable. Default: the sockets that systemd hands
+    /// over, otherwise :10143.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS")]
     listen: Vec<String>,
     /// TLS, users, headers and rate limit of the listener, in the format of Prometheus' exporter-toolkit.
     #[arg(long = "web.config.file", value_name = "FILE")]

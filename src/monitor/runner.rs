@@ -111,6 +111,8 @@ struct Inner {
     nudge: Notify,
     ended: Notify,
     proofs: Mutex<HashMap<String, Proving>>,
+    /// When the loop last went round.
+    beat: Mutex<Instant>,
 }
 
 impl std::fmt::Debug for Monitor {
@@ -123,8 +125,8 @@ impl Monitor {
     /// Puts the parts together.
     pub fn new(schedule: Schedule, setup: Setup, evaluator: Evaluator, families: Families, clock: Clock) -> Self {
         let (schedule, setup) = (Mutex::new(schedule), RwLock::new(Arc::new(setup)));
-        let (nudge, ended, proofs) = (Notify::new(), Notify::new(), Mutex::default());
-        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, proofs }) }
+        let (nudge, ended, proofs, beat) = (Notify::new(), Notify::new(), Mutex::default(), Mutex::new(Instant::now()));
+        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, proofs, beat }) }
     }
 
     fn setup(&self) -> Arc<Setup> {
@@ -197,6 +199,16 @@ impl Monitor {
         drop(tokio::time::timeout(2 * self.setup().rhythm.timeout, ended).await);
     }
 
+    /// Whether the loop goes round as it should.
+    pub fn is_alive(&self) -> bool {
+        self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < 2 * LONGEST_SLEEP
+    }
+
+    /// How many integrations are probed.
+    pub fn size(&self) -> usize {
+        self.setup().targets.len()
+    }
+
     /// When an integration is probed next.
     pub fn next_probe(&self, name: &str) -> Option<Timestamp> {
         self.schedule().due(name)
@@ -232,6 +244,7 @@ impl Monitor {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut probes = JoinSet::new();
         loop {
+            *self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             let now = self.inner.clock.now();
             let concurrency = self.setup().rhythm.concurrency;
             let started = self.schedule().start(concurrency, now);

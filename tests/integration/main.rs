@@ -19,6 +19,7 @@ mod program;
 mod reauth;
 mod reload;
 mod secrets;
+mod systemd;
 mod tools;
 mod visitor;
 mod web_config;

@@ -242,6 +242,33 @@ async fn one_daemon_and_a_clean_end() {
     first.terminate().await;
 }
 
+/// Probes that hang for ever, and a client that never takes its answer, do not keep it from ending in time.
+#[tokio::test]
+async fn an_end_while_everything_hangs() {
+    let place = Place::new().await;
+    let hang = entra_sim::FaultKind::Hang;
+    place.simulator.fault(entra_sim::Fault {
+        endpoint: entra_sim::Endpoint::Graph,
+        tenant: None,
+        contains: None,
+        times: None,
+        fault: hang,
+    });
+    let text = std::fs::read_to_string(place.file()).expect("readable");
+    std::fs::write(place.file(), text.replace("timeout: 5s", "timeout: 5m")).expect("written");
+    let mut daemon = place.daemon(&[]);
+    let url = daemon.url().await;
+    let mut rude = tokio::net::TcpStream::connect(url.replace("http://", "")).await.expect("connected");
+    rude.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200).as_bytes()).await.expect("sent");
+    // Answered means that the daemon is at work; nothing of a probe that hangs would be in the log.
+    assert_eq!(reqwest::get(format!("{url}/-/ready")).await.expect("an answer").status(), 200);
+    while !place.simulator.take_requests().iter().any(|r| r.target.contains("/token")) {
+        assert_eq!(reqwest::get(format!("{url}/-/ready")).await.expect("an answer").status(), 200);
+    }
+    daemon.terminate().await;
+    assert!(daemon.seen.iter().any(|l| l.contains("still under way")), "{:#?}", daemon.seen);
+}
+
 #[tokio::test]
 async fn tokens_and_links_on_the_command_line() {
     let place = Place::new().await;
