@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::reauthentication::finder;
 use crate::config::Config;
 use crate::domain::IntegrationState;
-use crate::monitor::{Monitor, Targets, Watched};
+use crate::entra::ClientCredential;
+use crate::monitor::{Monitor, Target, Targets, Watched};
 use crate::store::Store;
-use crate::web::{Detail, Lookup, MailRecord, Records, Remember, Row};
+use crate::web::{CredentialRecord, Detail, Lookup, MailRecord, Records, Remember, Row};
 
 /// What the pages ask the monitor.
 pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets: &Targets) -> Lookup {
@@ -68,15 +69,17 @@ fn records(store: &Store, targets: &Targets) -> Box<Remember> {
     let (store, targets) = (store.clone(), Arc::clone(targets));
     Box::new(move |name| {
         let (store, name) = (store.clone(), name.to_owned());
-        let id = targets.get(&name).map(crate::monitor::Target::token_id);
+        let target = targets.get(&name).cloned();
         Box::pin(async move {
             // A database that cannot answer now leaves its part of the page empty; the rest is in memory.
             let events = store.events(&name).await.unwrap_or_default();
             let mails = store.mails_about(&name).await.unwrap_or_default();
-            let token = match id {
-                Some(id) => store.token_story(&id).await.ok().flatten(),
+            let token = match target.as_ref().filter(|t| t.refresh_token_file.is_none()) {
+                Some(target) => store.token_story(&target.token_id()).await.ok().flatten(),
                 None => None,
             };
+            let token_file = target.as_ref().and_then(|t| t.refresh_token_file.as_ref()).map(|path| path.display().to_string());
+            let credentials = target.as_ref().map(credentials).unwrap_or_default();
             let mail = |m: crate::store::MailAbout| MailRecord {
                 kind: m.kind.label().to_owned(),
                 recipient: m.recipient,
@@ -88,7 +91,16 @@ fn records(store: &Store, targets: &Targets) -> Box<Remember> {
                 events: events.into_iter().map(|e| (e.kind, e.at, e.detail)).collect(),
                 mails: mails.into_iter().map(mail).collect(),
                 token,
+                token_file,
+                credentials,
             }
         })
     })
+}
+
+fn credentials(target: &Target) -> Vec<CredentialRecord> {
+    let record =
+        |reader, credential: &ClientCredential| CredentialRecord { reader, kind: credential.kind(), expires: credential.expires() };
+    let reader = target.reader.as_ref().map(|r| record(Some(r.name.clone()), &r.credential));
+    [record(None, &target.credential)].into_iter().chain(reader).collect()
 }

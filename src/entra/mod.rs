@@ -9,6 +9,7 @@ mod assertion;
 mod authorize;
 mod classify;
 mod directory;
+mod expiry;
 mod graph;
 mod http;
 mod id_token;

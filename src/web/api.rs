@@ -15,7 +15,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{OpenApi, ToSchema};
 
-use super::integration::Detail;
+use super::integration::{CredentialRecord, Detail, Records};
 use super::server::Served;
 use super::status::{Row, state_word};
 use crate::clock::rfc3339;
@@ -194,6 +194,26 @@ struct IntegrationDetail {
     last_24_hours: String,
     /// The stored refresh token's story.
     token: Option<TokenView>,
+    /// With what the application and its directory reader sign in.
+    credentials: Vec<CredentialView>,
+}
+
+/// A credential, without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+struct CredentialView {
+    /// The directory reader that has it; null for the application itself.
+    directory_reader: Option<String>,
+    /// `client secret`, `certificate` or `none`.
+    kind: &'static str,
+    /// When it expires, as far as it says so itself (RFC 3339): a client secret does not.
+    #[schema(format = DateTime)]
+    expires: Option<String>,
+}
+
+impl CredentialView {
+    fn of(record: CredentialRecord) -> Self {
+        Self { directory_reader: record.reader, kind: record.kind, expires: record.expires.map(rfc3339) }
+    }
 }
 
 /// Something that happened.
@@ -406,9 +426,8 @@ fn view(served: &Served, row: &Row) -> IntegrationView {
 async fn detail(State(served): State<Arc<Served>>, name: Named) -> Response {
     let Ok(Path(name)) = name else { return not_text() };
     let Some(detail) = (served.monitor.detail)(&name) else { return no_such_integration() };
-    let token = (served.monitor.records)(&name).await.token;
-    let token = token.map(|(source, renewed, consented_by)| TokenView { source, renewed: rfc3339(renewed), consented_by });
-    Json(in_full(&served, name, detail, token)).into_response()
+    let records = (served.monitor.records)(&name).await;
+    Json(in_full(&served, name, detail, records)).into_response()
 }
 
 type Named = Result<Path<String>, axum::extract::rejection::PathRejection>;
@@ -417,7 +436,7 @@ fn not_text() -> Response {
     problem(StatusCode::BAD_REQUEST, "the name is not valid UTF-8")
 }
 
-fn in_full(served: &Served, name: String, detail: Detail, token: Option<TokenView>) -> IntegrationDetail {
+fn in_full(served: &Served, name: String, detail: Detail, records: Records) -> IntegrationDetail {
     let (reason, since) = broken(detail.health);
     let cells = detail.day.cells(served.process.clock.now());
     let permission = |p: &crate::domain::PermissionState| PermissionView {
@@ -447,7 +466,8 @@ fn in_full(served: &Served, name: String, detail: Detail, token: Option<TokenVie
         last_probe: detail.last_probe.map(rfc3339),
         probe_duration_seconds: detail.duration_ms as f64 / 1000.0,
         last_24_hours: cells.iter().map(|c| c.letter()).collect(),
-        token,
+        token: records.token.map(|(source, renewed, consented_by)| TokenView { source, renewed: rfc3339(renewed), consented_by }),
+        credentials: records.credentials.into_iter().map(CredentialView::of).collect(),
     }
 }
 

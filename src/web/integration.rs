@@ -15,6 +15,7 @@ use super::shell::{Notice, Shell, html};
 use super::status::{Pill, Strip, When, private, state_word};
 use crate::clock::{ago, moment};
 use crate::domain::{Access, Audience, CheckState, Day, Health, PermissionState, Reason, Timestamp};
+use crate::reauth::DeliveryState;
 
 /// What the monitor holds of an integration.
 #[derive(Debug, Clone)]
@@ -62,6 +63,21 @@ pub struct Records {
     pub mails: Vec<MailRecord>,
     /// Where the stored token came from, when it was last renewed, who consented.
     pub token: Option<(String, Timestamp, Option<String>)>,
+    /// The file in which somebody else keeps the token.
+    pub token_file: Option<String>,
+    /// With what the application and its directory reader sign in.
+    pub credentials: Vec<CredentialRecord>,
+}
+
+/// A credential, without its secret.
+#[derive(Debug, Clone)]
+pub struct CredentialRecord {
+    /// The directory reader that has it; `None` for the application itself.
+    pub reader: Option<String>,
+    /// `client secret`, `certificate`, `none`.
+    pub kind: &'static str,
+    /// When it expires, as far as it says so itself.
+    pub expires: Option<Timestamp>,
 }
 
 /// A mail about an integration.
@@ -92,6 +108,13 @@ struct CheckLine {
     last_success: Option<When>,
 }
 
+struct CredentialLine {
+    label: String,
+    kind: &'static str,
+    expires: Option<When>,
+    expired: bool,
+}
+
 struct EventLine {
     what: String,
     at: When,
@@ -118,6 +141,9 @@ struct IntegrationPage<'d> {
     last: Option<When>,
     next: Option<When>,
     token: Option<(String, When, Option<String>)>,
+    token_file: Option<String>,
+    delivery: Option<String>,
+    credentials: Vec<CredentialLine>,
     events: Vec<EventLine>,
     mails: Vec<MailLine>,
     now: When,
@@ -128,11 +154,21 @@ struct IntegrationPage<'d> {
 pub(super) async fn integration(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
     let Some(detail) = (served.monitor.detail)(&name) else { return not_found(uri).await };
     let records = (served.monitor.records)(&name).await;
-    let page = page(&served, &name, &detail, records, served.process.clock.now());
+    let delivery = match &served.reauthentication {
+        Some(reauthentication) => reauthentication.delivery(&name).await,
+        None => None,
+    };
+    let page = page(&served, &name, &detail, (records, delivery), served.process.clock.now());
     private(html(StatusCode::OK, &page))
 }
 
-fn page<'d>(served: &Served, name: &'d str, detail: &'d Detail, records: Records, now: Timestamp) -> IntegrationPage<'d> {
+fn page<'d>(
+    served: &Served,
+    name: &'d str,
+    detail: &'d Detail,
+    (records, delivery): (Records, Option<DeliveryState>),
+    now: Timestamp,
+) -> IntegrationPage<'d> {
     let when = |at| When::of(at, now);
     let (headline, since) = match detail.health {
         Health::Working => ("All checks pass.".to_owned(), None),
@@ -161,12 +197,30 @@ fn page<'d>(served: &Served, name: &'d str, detail: &'d Detail, records: Records
         last: detail.last_probe.map(when),
         next: (served.monitor.next_probe)(name).map(when),
         token: records.token.map(|(source, at, by)| (source, when(at), by)),
+        token_file: records.token_file,
+        delivery: delivery.map(|d| delivery_words(&d, now)),
+        credentials: records.credentials.into_iter().map(|c| credential_line(c, now)).collect(),
         events: events.collect(),
         mails: mails.collect(),
         now: when(now),
         detail,
         telemetry_path: format!("../{}", served.process.options.telemetry_path.trim_start_matches('/')),
     }
+}
+
+/// What became of the renewed token at the product that uses it.
+fn delivery_words(state: &DeliveryState, now: Timestamp) -> String {
+    match (state.delivered, &state.failure) {
+        (Some(at), _) => format!("taken {}", ago(at, now)),
+        (None, None) => "on its way".to_owned(),
+        (None, Some(failure)) => format!("not taken yet, attempts so far: {}. The last one: {failure}", state.attempts),
+    }
+}
+
+fn credential_line(credential: CredentialRecord, now: Timestamp) -> CredentialLine {
+    let label = credential.reader.map_or_else(|| "Credential".to_owned(), |reader| format!("Credential of {reader}"));
+    let expired = credential.expires.is_some_and(|at| at <= now);
+    CredentialLine { label, kind: credential.kind, expires: credential.expires.map(|at| When::of(at, now)), expired }
 }
 
 /// A check that fails for the reason of an earlier one says so once.

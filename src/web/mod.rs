@@ -17,7 +17,7 @@ mod tls;
 mod users;
 
 pub use gate::Gate;
-pub use integration::{Detail, MailRecord, Records, Remember};
+pub use integration::{CredentialRecord, Detail, MailRecord, Records, Remember};
 pub use limits::Guesses;
 pub use listen::{Listener, bind, serve};
 pub use reauth::{Elsewhere, Find, FindLater, Later, Lookup, Standing};

@@ -55,6 +55,11 @@ async fn integrations_are_listed_filtered_and_paged() {
     assert_eq!(detail["tenant_id"], situation("litware").tenant_id().to_string());
     assert!(detail["last_24_hours"].as_str().is_some_and(|d| d.ends_with('f') && d.len() == 24));
     assert!(!detail.to_string().contains("1.SIM"), "no token");
+    let credentials = serde_json::json!([
+        {"directory_reader": null, "kind": "client secret", "expires": null},
+        {"directory_reader": "reader", "kind": "client secret", "expires": null},
+    ]);
+    assert_eq!(detail["credentials"], credentials);
     let events = json(&mut visitor, &format!("{base}/litware/events")).await;
     assert_eq!((events["items"][0]["kind"].as_str(), events["items"][0]["detail"].as_str()), (Some("broken"), Some("app_deleted")));
 }

@@ -135,7 +135,7 @@ async fn site() -> (Place, Daemon, String) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address").port();
     let url = format!("http://127.0.0.1:{port}");
     let place = Place::at(&url).await;
-    let mut daemon = place.daemon(&[&format!("--web.listen-address=127.0.0.1:{port}")]);
+    let mut daemon = place.daemon(&[&format!("--web.listen-address=127.0.0.1:{port}"), "--web.enable-lifecycle"]);
     daemon.until(&["ready"]).await;
     (place, daemon, url)
 }
@@ -267,6 +267,13 @@ async fn the_status_pages_in_the_browser() {
         assert!(browser.text().await.contains("1–1 of 1"));
         let title = browser.client.execute("return document.querySelector('time[title]').title", Vec::new()).await.expect("a title");
         assert!(title.as_str().is_some_and(|t| t.contains("GMT+5:45")), "the exact time, in the reader's zone: {title}");
+        // A configuration that was not taken over is told on the page.
+        std::fs::write(place.file(), "a_key_that_nobody_knows: 1\n").expect("written");
+        let refused = reqwest::Client::new().post(format!("{url}/-/reload")).send().await.expect("an answer");
+        assert_eq!(refused.status(), 500);
+        browser.client.goto(&url).await.expect("the status page");
+        assert!(browser.text().await.contains("a_key_that_nobody_knows"), "{}", browser.text().await);
+        browser.inspect(&format!("trouble-{scheme}")).await;
         browser.end().await;
         daemon.kill().await;
     }

@@ -165,7 +165,7 @@ async fn a_wrong_configuration_changes_nothing() {
         assert_eq!(changing.metric(successful).await.as_deref(), Some("0"), "{expected}");
         assert_eq!(changing.get("/integrations/contoso").await.0, 404, "{expected}");
         let (_, page) = changing.get("/").await;
-        assert!(page.contains("What stands in the configuration is not in effect"), "{page}");
+        assert!(page.contains("The changed configuration is not in effect"), "{page}");
         changing.daemon.until(&["the configuration is not reloaded; the old one stays"]).await;
     }
     changing.probed("northwind").await;
