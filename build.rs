@@ -13,5 +13,7 @@ fn main() {
     println!("cargo::rustc-env=CONSENTRY_RUSTC={}", version.unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo::rustc-env=CONSENTRY_REVISION={}", revision.unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo::rerun-if-env-changed=CONSENTRY_REVISION");
-    println!("cargo::rerun-if-changed=.git/HEAD");
+    // HEAD names a branch; its log changes with every commit. A path that is not there would make cargo run this every time.
+    let log = output("git", &["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| std::path::Path::new(path).exists());
+    println!("cargo::rerun-if-changed={}", log.as_deref().unwrap_or("build.rs"));
 }
