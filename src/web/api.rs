@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{OpenApi, ToSchema};
 
 use super::integration::{CredentialRecord, Detail, Records};
@@ -255,7 +256,7 @@ struct Problem {
     detail: String,
 }
 
-fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
+pub(super) fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = Problem { r#type: "about:blank", title, status: status.as_u16(), detail: detail.into() };
     (status, [(CONTENT_TYPE, "application/problem+json")], serde_json::to_string(&body).unwrap_or_default()).into_response()
@@ -298,7 +299,15 @@ async fn openapi(State(served): State<Arc<Served>>) -> Response {
     }
     env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
     name_reasons(&mut document);
+    name_users(&mut document);
     Json(document).into_response()
+}
+
+/// Where users are configured, they sign in with name and password.
+fn name_users(document: &mut utoipa::openapi::OpenApi) {
+    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
+    document.components.get_or_insert_default().add_security_scheme("basic", scheme);
+    document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new("basic", Vec::<String>::new())]);
 }
 
 /// Every reason by name, from the one list.

@@ -40,28 +40,46 @@ impl Bucket {
 }
 
 /// Wrong guesses by source.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Guesses {
+    burst: f64,
     left: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
+impl Default for Guesses {
+    fn default() -> Self {
+        Self::new(BURST)
+    }
+}
+
 impl Guesses {
+    /// So many wrong ones at once, then one a second.
+    pub(super) fn new(burst: f64) -> Self {
+        Self { burst, left: Mutex::default() }
+    }
+
+    /// Whether a further guess may be looked at.
+    pub(super) fn has_more(&self, source: IpAddr, now: Timestamp) -> bool {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.get(&network(source)).is_none_or(|bucket| bucket.refilled(self.burst, REFILL_MS, now) >= 1.0)
+    }
+
     /// Counts a wrong guess; answers whether it may be answered like any other.
     pub fn wrong(&self, source: IpAddr, now: Timestamp) -> bool {
         let source = network(source);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         if left.len() >= SOURCES && !left.contains_key(&source) {
-            left.retain(|_, bucket| bucket.refilled(BURST, REFILL_MS, now) < BURST);
+            left.retain(|_, bucket| bucket.refilled(self.burst, REFILL_MS, now) < self.burst);
             if left.len() >= SOURCES {
                 return false;
             }
         }
-        left.entry(source).or_insert(Bucket::full(BURST, now)).take(BURST, REFILL_MS, now)
+        left.entry(source).or_insert(Bucket::full(self.burst, now)).take(self.burst, REFILL_MS, now)
     }
 }
 
 /// Whoever has one IPv6 address has a network of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
         v4 @ IpAddr::V4(_) => v4,

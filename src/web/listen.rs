@@ -1,11 +1,12 @@
 //! Sockets: binding them, and carrying requests from them to a [`Site`]. Every connection is bounded in time, size and number; nothing
-//! that a client does or leaves undone holds one for ever.
+//! that a client does or leaves undone holds one for longer than [`AGE`] and [`FAREWELL`].
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::limits::network;
 use super::reauth::Peer;
 use super::site::Site;
 
@@ -31,6 +33,18 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// More connections at once wait until one of these ends.
 const CONNECTIONS: u32 = 512;
+
+/// So many of them may come from one network: one client does not keep all others out.
+const CONNECTIONS_OF_ONE: usize = 256;
+
+/// A connection is asked to end after so long, whatever it is used for: those who scrape make a new one.
+const AGE: Duration = Duration::from_secs(300);
+
+/// A connection that was asked to end has so long to take its last answers.
+const FAREWELL: Duration = Duration::from_secs(60);
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 16;
 
 /// For a request's line and headers.
 const HEAD: usize = 64 * 1024;
@@ -96,8 +110,10 @@ pub async fn bind(address: &str) -> anyhow::Result<Listener> {
 
 /// A socket that a killed process left behind is taken over; one that answers is not.
 fn bind_path(path: &Path) -> io::Result<Listener> {
-    let left_behind = std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-    if left_behind {
+    use std::os::unix::fs::FileTypeExt as _;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
         std::fs::remove_file(path)?;
     }
     Ok(Listener::Unix(UnixListener::bind(path)?, SocketFile(Some(path.to_owned()))))
@@ -135,9 +151,52 @@ enum Accepted {
     Unix(tokio::net::UnixStream),
 }
 
+impl Accepted {
+    fn source(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, peer) => Some(network(*peer)),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// Connections by the network they come from.
+#[derive(Debug, Default)]
+struct Crowds(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection of a network's; gives its place back.
+struct CrowdPlace(Arc<Crowds>, Option<IpAddr>);
+
+impl Crowds {
+    fn admit(self: &Arc<Self>, source: Option<IpAddr>) -> Option<CrowdPlace> {
+        if let Some(source) = source {
+            let mut crowds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = crowds.entry(source).or_default();
+            if *count >= CONNECTIONS_OF_ONE {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(CrowdPlace(Arc::clone(self), source))
+    }
+}
+
+impl Drop for CrowdPlace {
+    fn drop(&mut self) {
+        let Some(source) = self.1 else { return };
+        let mut crowds = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = crowds.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                crowds.remove(&source);
+            }
+        }
+    }
+}
+
 /// Serves a site until told to stop; answers under way are finished.
 pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receiver<bool>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    let (room, crowds) = (Arc::new(Semaphore::new(CONNECTIONS as usize)), Arc::new(Crowds::default()));
     let stopping = stop.clone();
     let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
     loop {
@@ -151,10 +210,11 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
         };
         match accepted {
             Ok(accepted) => {
+                let Some(place) = crowds.admit(accepted.source()) else { continue };
                 let (site, stopping) = (Arc::clone(&site), stopping.clone());
                 tokio::spawn(async move {
                     carry(accepted, site, stopping).await;
-                    drop(permit);
+                    drop((permit, place));
                 });
             }
             Err(error) => {
@@ -230,12 +290,13 @@ where
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).max_header_list_size(HEAD as u32);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEAD as u32);
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = stop.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+        () = tokio::time::sleep(AGE) => connection.as_mut().graceful_shutdown(),
     }
-    drop(connection.await);
+    drop(tokio::time::timeout(FAREWELL, connection).await);
 }

@@ -8,6 +8,7 @@ mod integration;
 mod limits;
 mod listen;
 mod pages;
+mod pieces;
 mod reauth;
 mod server;
 mod shell;

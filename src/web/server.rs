@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::gate::Gate;
 use super::limits::Guesses;
+use super::pieces::Pieces;
 use super::reauth::{Later, Lookup, is_foreign};
 use super::shell::{Guard, Shell};
 use super::site::{Admission, Routes, Site};
@@ -62,7 +63,7 @@ pub struct Process {
     pub gate: Arc<Gate>,
     /// Reads the configuration again; the answer is what is wrong with it.
     pub reload: Box<Later<Result<(), String>>>,
-    scrapes: Option<Semaphore>,
+    scrapes: Option<Arc<Semaphore>>,
     /// What is wrong with files, so that what stands in them is not in effect.
     trouble: Mutex<Vec<String>>,
 }
@@ -81,7 +82,7 @@ impl Process {
         gate: Arc<Gate>,
         reload: Box<Later<Result<(), String>>>,
     ) -> Self {
-        let scrapes = (options.max_requests > 0).then(|| Semaphore::new(options.max_requests));
+        let scrapes = (options.max_requests > 0).then(|| Arc::new(Semaphore::new(options.max_requests)));
         let (guesses, ready, trouble) = (Guesses::default(), AtomicBool::new(false), Mutex::default());
         Self { families, published, clock, guesses, ready, options, gate, reload, scrapes, trouble }
     }
@@ -218,7 +219,8 @@ fn alone(routes: Router<Arc<Served>>, served: &Arc<Served>) -> Routes {
 fn reauthentication(served: &Served) -> Router<Arc<Served>> {
     let prefix = served.public_url.as_deref().map(path_of).unwrap_or_default();
     let routes = reauth::routes();
-    if prefix.is_empty() { routes } else { routes.clone().nest(prefix, routes) }
+    // A path may begin with any character; only older routers gave some of them a meaning.
+    if prefix.is_empty() { routes } else { routes.clone().without_v07_checks().nest(prefix, routes.without_v07_checks()) }
 }
 
 fn finished(router: Router<Arc<Served>>, served: &Arc<Served>) -> Router {
@@ -263,7 +265,8 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
 }
 
 async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
-    let Ok(_room) = served.process.scrapes.as_ref().map(Semaphore::try_acquire).transpose() else {
+    let room = served.process.scrapes.clone().map(Semaphore::try_acquire_owned).transpose();
+    let Ok(room) = room else {
         let most = served.process.options.max_requests;
         let text = format!("Limit of concurrent requests reached ({most}), try again later.\n");
         return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response();
@@ -278,6 +281,8 @@ async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Respo
         if gzip && text.len() > GZIP_FROM { compress(&text).map(|z| (z, true)) } else { Ok((text.into_bytes(), false)) }
     });
     let Ok(Ok((body, gzipped))) = body.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    // The room is taken until the last piece is on its way: a client that does not read keeps it, not the memory of many answers.
+    let body = axum::body::Body::new(Pieces::new(body, room));
     let mut response =
         ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
     if gzipped {

@@ -1,7 +1,7 @@
 //! What a listener serves: routes below a prefix, behind the protection of `--web.config.file`. A reload swaps the routes; connections
 //! stay.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::Request;
@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use tower::ServiceExt as _;
 
 use super::gate::Gate;
+use super::limits::Bucket;
+use crate::config::RateLimit;
 
 /// Who comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +41,13 @@ pub struct Site {
     routes: RwLock<Routes>,
     gate: Arc<Gate>,
     admission: Admission,
+    /// Requests are limited for each site on its own: those from outside do not use up what those from inside need.
+    bucket: Mutex<Option<(RateLimit, Bucket)>>,
 }
 
 impl Site {
     pub(super) fn new(routes: Routes, gate: Arc<Gate>, admission: Admission) -> Self {
-        Self { routes: RwLock::new(routes), gate, admission }
+        Self { routes: RwLock::new(routes), gate, admission, bucket: Mutex::default() }
     }
 
     /// From now on requests are answered by these routes.
@@ -61,10 +65,21 @@ impl Site {
         }
     }
 
+    /// Whether one more request is within the limit. Counts it.
+    fn has_room(&self, limit: Option<RateLimit>) -> bool {
+        let Some(limit) = limit else { return true };
+        let (mut bucket, now) = (self.bucket.lock().unwrap_or_else(PoisonError::into_inner), self.gate.now());
+        let fresh = || (limit, Bucket::full(f64::from(limit.burst), now));
+        let (limit, mut tokens) = bucket.take().filter(|(old, _)| *old == limit).unwrap_or_else(fresh);
+        let room = tokens.take(f64::from(limit.burst), limit.interval.as_secs_f64() * 1000.0, now);
+        *bucket = Some((limit, tokens));
+        room
+    }
+
     /// Answers a request.
     pub(super) async fn answer(&self, mut request: Request) -> Response {
         let posture = self.gate.current();
-        if self.admission != Admission::Plain && !self.gate.has_room(posture.config.rate_limit) {
+        if self.admission != Admission::Plain && !self.has_room(posture.config.rate_limit) {
             return (StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n").into_response();
         }
         // HTTP/2 names the host in the address alone (RFC 9113 section 8.3.1).

@@ -38,6 +38,11 @@ pub(super) fn server_config(tls: &WebTls, http2: bool, client_certificates: bool
         let (certificate, key) = (named(&tls.certificate), named(&tls.private_key));
         format!("tls_server_config: certificate ({certificate}) and private key ({key}) cannot be used together: {error}")
     })?;
+    if tls.client_auth != ClientAuth::None && client_certificates {
+        // A resumed session shows no certificate again, so one that has expired meanwhile would go on coming in.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.ignore_client_order = tls.prefer_server_cipher_suites;
     config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
     Ok(Arc::new(config))

@@ -1,17 +1,23 @@
 //! Users of `--web.config.file`: basic authentication (RFC 7617) with bcrypt hashes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use tokio::sync::Semaphore;
 
 use super::gate::Gate;
+use super::limits::Guesses;
+use super::reauth::Peer;
+use crate::domain::Timestamp;
 use crate::secret::Secret;
 
 /// So many right passwords are remembered: every user's, and some that were changed.
@@ -20,8 +26,11 @@ const REMEMBERED: usize = 1_000;
 /// So many passwords wait for being checked, which takes a good part of a second each.
 const WAITING: usize = 32;
 
-/// A hash of no password of anybody's, at the usual cost: an unknown user takes as long as a known one.
-const NOBODY: &str = "$2b$10$ZpV7fHS/HueVyaAZ04o4xOTcCQ.RTgfFQ6xfZPeVVMdXbbGfThVLW";
+/// Whoever finds no place waits so long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So many wrong passwords at once from one network; then one a second. Right ones that are remembered always pass.
+const WRONG: f64 = 50.0;
 
 /// Whose password was right.
 #[derive(Debug)]
@@ -33,6 +42,7 @@ pub(super) struct Users {
     queue: Arc<Semaphore>,
     /// Hashing uses a whole processor; one at a time leaves the other requests theirs.
     one: Arc<tokio::sync::Mutex<()>>,
+    guesses: Guesses,
 }
 
 impl Default for Users {
@@ -41,7 +51,7 @@ impl Default for Users {
         // Without randomness the digests are as good as plain ones, and nothing else suffers.
         let _ = aws_lc_rs::rand::fill(&mut random);
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &random);
-        Self { right: Mutex::default(), key, queue: Arc::new(Semaphore::new(WAITING)), one: Arc::default() }
+        Self { right: Mutex::default(), key, queue: Arc::new(Semaphore::new(WAITING)), one: Arc::default(), guesses: Guesses::new(WRONG) }
     }
 }
 
@@ -50,7 +60,7 @@ impl Default for Users {
 enum Refused {
     /// No user, or not with this password.
     Unknown,
-    /// Too many passwords are being checked.
+    /// Too many passwords are being tried.
     Busy,
 }
 
@@ -65,15 +75,20 @@ impl Users {
     }
 
     /// Checks user and password of a request against the hashes.
-    async fn admit(&self, users: &BTreeMap<String, Secret>, headers: &HeaderMap) -> Result<(), Refused> {
+    async fn admit(&self, users: &BTreeMap<String, Secret>, headers: &HeaderMap, (peer, now): (IpAddr, Timestamp)) -> Result<(), Refused> {
         let (name, password) = credentials(headers).ok_or(Refused::Unknown)?;
         let known = users.get(&name);
-        let hash = known.map_or(NOBODY, Secret::expose).to_owned();
+        // Somebody else's hash for an unknown user: that takes as long.
+        let hash = known.or_else(|| users.values().next()).ok_or(Refused::Unknown)?.expose().to_owned();
         let digest = self.digest(&name, &hash, &password);
-        if self.right().contains(&digest) {
+        if known.is_some() && self.right().contains(&digest) {
             return Ok(());
         }
-        let place = Arc::clone(&self.queue).try_acquire_owned().map_err(|_| Refused::Busy)?;
+        if !self.guesses.has_more(peer, now) {
+            return Err(Refused::Busy);
+        }
+        let place = tokio::time::timeout(PATIENCE, Arc::clone(&self.queue).acquire_owned()).await;
+        let place = place.ok().and_then(Result::ok).ok_or(Refused::Busy)?;
         let turn = Arc::clone(&self.one).lock_owned().await;
         // Whoever asks and goes away keeps place and turn until the hash is done.
         let check = tokio::task::spawn_blocking(move || {
@@ -81,6 +96,7 @@ impl Users {
             bcrypt::verify(&password, &hash).unwrap_or(false)
         });
         if !check.await.unwrap_or(false) || known.is_none() {
+            self.guesses.wrong(peer, now);
             return Err(Refused::Unknown);
         }
         let mut right = self.right();
@@ -106,17 +122,27 @@ fn credentials(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
 }
 
 /// Lets nobody pass who is not a configured user, where users are configured.
-pub(super) async fn ask(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+pub(super) async fn ask(State(gate): State<Arc<Gate>>, Extension(Peer(peer)): Extension<Peer>, request: Request, next: Next) -> Response {
     let posture = gate.current();
-    let admitted = if posture.config.users.is_empty() { Ok(()) } else { gate.users.admit(&posture.config.users, request.headers()).await };
+    let users = &posture.config.users;
+    let admitted = if users.is_empty() { Ok(()) } else { gate.users.admit(users, request.headers(), (peer, gate.now())).await };
     match admitted {
         Ok(()) => next.run(request).await,
         Err(Refused::Unknown) => {
-            (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Basic realm=\"Consentry\", charset=\"UTF-8\"")], "Unauthorized\n")
-                .into_response()
+            let mut response = refusal(&request, StatusCode::UNAUTHORIZED, "a user's name and password are needed");
+            let scheme = HeaderValue::from_static("Basic realm=\"Consentry\", charset=\"UTF-8\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            response
         }
-        Err(Refused::Busy) => (StatusCode::SERVICE_UNAVAILABLE, "Too many passwords are being checked; try again.\n").into_response(),
+        Err(Refused::Busy) => refusal(&request, StatusCode::TOO_MANY_REQUESTS, "too many passwords are being tried; wait a little"),
     }
+}
+
+fn refusal(request: &Request, status: StatusCode, detail: &str) -> Response {
+    if request.uri().path().starts_with("/api/") {
+        return super::api::problem(status, detail);
+    }
+    (status, format!("{}: {detail}.\n", status.canonical_reason().unwrap_or_default())).into_response()
 }
 
 #[cfg(test)]
@@ -145,16 +171,23 @@ mod tests {
 
     #[tokio::test]
     async fn passwords_are_checked_and_remembered_with_their_hash() {
-        let users = Users::default();
+        let (users, from) = (Users::default(), (IpAddr::from([192, 0, 2, 1]), Timestamp::from_seconds(1_000)));
         let hash = |password: &str| Secret::new(bcrypt::hash(password, 4).expect("a hash"));
         let first = BTreeMap::from([("a".to_owned(), hash("b"))]);
-        assert_eq!(users.admit(&first, &header("Basic YTpi")).await, Ok(()));
+        assert_eq!(users.admit(&first, &header("Basic YTpi"), from).await, Ok(()));
         assert_eq!(users.right().len(), 1);
-        assert_eq!(users.admit(&first, &header("Basic YTpi")).await, Ok(()), "from memory");
+        assert_eq!(users.admit(&first, &header("Basic YTpi"), from).await, Ok(()), "from memory");
         let changed = BTreeMap::from([("a".to_owned(), hash("new"))]);
-        assert_eq!(users.admit(&changed, &header("Basic YTpi")).await, Err(Refused::Unknown), "another hash, another password");
-        assert_eq!(users.admit(&BTreeMap::new(), &header("Basic YTpi")).await, Err(Refused::Unknown));
-        assert_eq!(users.admit(&first, &HeaderMap::new()).await, Err(Refused::Unknown));
-        assert!(bcrypt::verify("b", NOBODY).is_ok(), "nobody's hash is one that takes its time");
+        assert_eq!(users.admit(&changed, &header("Basic YTpi"), from).await, Err(Refused::Unknown), "another hash, another password");
+        assert_eq!(users.admit(&BTreeMap::new(), &header("Basic YTpi"), from).await, Err(Refused::Unknown));
+        assert_eq!(users.admit(&first, &HeaderMap::new(), from).await, Err(Refused::Unknown));
+        // Guessing is slowed down; who is remembered is not.
+        let guess = |n: usize| header(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("x:{n}"))));
+        let mut busy = 0;
+        for n in 0..80 {
+            busy += usize::from(users.admit(&first, &guess(n), from).await == Err(Refused::Busy));
+        }
+        assert!((30..=32).contains(&busy), "{busy} of 80 were turned away");
+        assert_eq!(users.admit(&first, &header("Basic YTpi"), from).await, Ok(()));
     }
 }

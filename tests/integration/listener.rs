@@ -43,8 +43,12 @@ impl Walled {
         self.place.folder.path().join(name)
     }
 
+    /// As if it had been written some time ago: what takes protection away counts only then.
     fn configure(&self, web_config: &str) {
-        replace(&self.file("web.yml"), &web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key"));
+        let file = self.file("web.yml");
+        replace(&file, &web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key"));
+        let ago = std::time::SystemTime::now() - Duration::from_secs(60);
+        std::fs::File::options().write(true).open(file).and_then(|f| f.set_modified(ago)).expect("an age");
     }
 
     /// A client that trusts the authority, perhaps with a certificate of its own.
@@ -298,7 +302,7 @@ async fn headers_and_rate_limit() {
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
     walled.configure("rate_limit: {interval: 1h, burst: 0}");
     assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 429, "as in the toolkit: no burst, no request");
-    walled.configure("");
+    walled.configure("rate_limit: {interval: 0}");
     assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 200);
 }
 
@@ -325,6 +329,17 @@ async fn a_socket_with_a_path() {
     assert!(get().await.starts_with("HTTP/1.1 200"), "taken over");
     second.terminate().await;
     assert!(!path.exists(), "one that ends takes it away");
+}
+
+/// A slip of the pen must not cost a file.
+#[tokio::test]
+async fn a_path_that_is_no_socket() {
+    let place = Place::new().await;
+    let precious = place.folder.path().join("precious.db");
+    std::fs::write(&precious, "years of work").expect("written");
+    let output = place.command(&["run", &format!("--web.listen-address=unix:{}", precious.display())]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&precious).expect("still there"), "years of work");
 }
 
 #[tokio::test]
@@ -440,7 +455,7 @@ async fn requests_that_mean_no_good() {
     assert!(daemon.seen.iter().all(|l| !l.contains("panic")), "{:#?}", daemon.seen);
 }
 
-/// Whoever connects and says nothing, or says it slowly, is cut off; everybody else is served meanwhile, or as soon as there is room.
+/// Whoever connects and says nothing, or says it slowly, is cut off; then there is room again.
 #[tokio::test]
 async fn clients_that_never_finish() {
     let place = Place::new().await;
@@ -448,18 +463,40 @@ async fn clients_that_never_finish() {
     let address = daemon.url().await.replace("http://", "");
     daemon.until(&["ready"]).await;
     let mut idle = Vec::new();
-    for index in 0..600 {
+    for index in 0..256 {
         let mut stream = TcpStream::connect(&address).await.expect("connected");
         if index % 2 == 0 {
             stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ").await.expect("sent");
         }
         idle.push(stream);
     }
-    let answer = tokio::time::timeout(Duration::from_secs(40), reqwest::get(format!("http://{address}/-/healthy"))).await;
-    assert_eq!(answer.expect("in time").expect("an answer").status(), 200);
     let mut end = Vec::new();
     let cut = tokio::time::timeout(Duration::from_secs(40), idle[1].read_to_end(&mut end)).await;
     assert!(cut.is_ok(), "the silent ones are cut off");
+    let cut = tokio::time::timeout(Duration::from_secs(40), idle[0].read_to_end(&mut end)).await;
+    assert!(cut.is_ok(), "and the slow ones");
+    let answer = tokio::time::timeout(Duration::from_secs(40), reqwest::get(format!("http://{address}/-/healthy"))).await;
+    assert_eq!(answer.expect("in time").expect("an answer").status(), 200);
+}
+
+/// One client that takes all the connections it can get does not keep others out.
+#[tokio::test]
+async fn a_client_with_too_many_connections() {
+    let place = Place::new().await;
+    let mut daemon = place.daemon(&[]);
+    let address = daemon.url().await.replace("http://", "");
+    daemon.until(&["ready"]).await;
+    let mut many = Vec::new();
+    for _ in 0..300 {
+        many.push(TcpStream::connect(&address).await.expect("connected"));
+    }
+    // The last ones are closed at once, not when they have been silent for too long.
+    let mut end = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), many[299].read_to_end(&mut end)).await;
+    assert!(closed.is_ok(), "too many from one address");
+    let other = reqwest::Client::builder().local_address(std::net::IpAddr::from([127, 0, 0, 2])).build().expect("a client");
+    let answer = tokio::time::timeout(Duration::from_secs(5), other.get(format!("http://{address}/-/healthy")).send()).await;
+    assert_eq!(answer.expect("at once").expect("an answer").status(), 200);
 }
 
 /// More scrapes at once than allowed are refused, as in the exporters.
@@ -469,19 +506,19 @@ async fn scrapes_at_once() {
     let mut daemon = place.daemon(&["--web.max-requests=1"]);
     let address = daemon.url().await.replace("http://", "");
     daemon.until(&["ready"]).await;
-    let many = (0..200).map(|_| {
-        let address = address.clone();
-        tokio::spawn(async move { raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await })
-    });
-    let (mut served, mut refused) = (0, 0);
-    for answer in many.collect::<Vec<_>>() {
-        match answer.await.expect("an answer").split(' ').nth(1) {
-            Some("200") => served += 1,
-            Some("503") => refused += 1,
-            other => panic!("{other:?}"),
+    // A client that asks again and again, and takes nothing: once all buffers are full, an answer is under way for good.
+    let mut rude = TcpStream::connect(&address).await.expect("connected");
+    rude.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000).as_bytes()).await.expect("sent");
+    let scrape = async || raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let until = async |status: &str| loop {
+        let answer = scrape().await;
+        if answer.split(' ').nth(1) == Some(status) {
+            return answer;
         }
-    }
-    assert!(served > 0, "{served} served, {refused} refused");
-    assert_eq!(served + refused, 200);
-    assert!(raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.starts_with("HTTP/1.1 200"), "room again");
+    };
+    let patience = Duration::from_secs(60);
+    let refused = tokio::time::timeout(patience, until("503")).await.expect("refused");
+    assert!(refused.contains("retry-after: 1") && refused.contains("Limit of concurrent requests reached (1)"), "{refused}");
+    drop(rude);
+    tokio::time::timeout(patience, until("200")).await.expect("room again");
 }

@@ -234,7 +234,8 @@ async fn everything_else_follows_too() {
                 .is_err()
         };
         // It closes as soon as the last answer is out.
-        while !refused().await {}
+        let closed = async { while !refused().await {} };
+        tokio::time::timeout(std::time::Duration::from_secs(60), closed).await.expect("closed");
     }
     // What is required changes: the next probe judges by it.
     changing.mends("contoso");
