@@ -85,7 +85,9 @@ impl Daemon {
         let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
         let (store, published) = (store(config)?, Arc::new(Published::default()));
         let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
-        let lasting = Lasting { store: store.clone(), families: families.clone(), clock: clock.clone(), outbox, handed_over };
+        let (families_too, clock_too) = (families.clone(), clock.clone());
+        let lasting =
+            Lasting { store: store.clone(), families: families_too, clock: clock_too, outbox, handed_over, upstream: Arc::default() };
         let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &lasting)?;
         let queue: Vec<_> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
         let nudge = Arc::clone(&lasting.outbox.nudge);
@@ -206,6 +208,11 @@ impl Running {
         let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &self.lasting)?;
         let served = pages.served(config, &self.process, &self.monitor, &self.lasting.store)?;
         let shift = self.monitor.reconfigure(setup, change).await?;
+        if let Some(reauthentication) = &served.reauthentication {
+            // One that comes back while it is being proved goes on with that.
+            let unproved = reauthentication.unproved().await.unwrap_or_default();
+            unproved.iter().filter(|name| self.monitor.proof(name).is_none()).for_each(|name| self.monitor.prove(name));
+        }
         self.sites.replace(&served);
         let earlier = self.notifier.take();
         self.notifier = match (earlier, notifier) {

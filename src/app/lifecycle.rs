@@ -47,7 +47,7 @@ impl Signals {
 pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, front: Front) -> anyhow::Result<()> {
     // First of all: it changes the environment.
     let handed = systemd::sockets()?;
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let _lock = DaemonLock::take(&config.storage.path)?;
     let listeners = listeners(&config, addresses, handed).await?;
     let daemon = Daemon::wire(&config, Clock::System, front).await?;
@@ -57,10 +57,15 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     tell(&listeners);
     let mut running = daemon.start(listeners);
     systemd::ready(running.monitor.size());
+    // On its own: a long reload is no reason to be shot.
+    let watchdog = tokio::spawn(systemd::watchdog(running.monitor.clone()));
+    let Signals { mut terminate, mut interrupt, hangup } = signals;
     tokio::select! {
-        () = systemd::watchdog(running.monitor.clone()) => {}
-        () = serve(&mut running, reloader, &mut signals) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = serve(&mut running, reloader, hangup) => {}
     }
+    watchdog.abort();
     systemd::stopping();
     tracing::info!("stopping");
     // What is not finished by then is picked up after the next start; nothing is lost.
@@ -97,13 +102,11 @@ fn tell(listeners: &Listeners) {
     }
 }
 
-/// Reloads when asked to, until it is time to stop.
-async fn serve(running: &mut Running, mut reloader: Reloader, signals: &mut Signals) {
+/// Reloads when asked to. Never ends.
+async fn serve(running: &mut Running, mut reloader: Reloader, mut hangup: Signal) {
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => drop(reload(running, &mut reloader).await),
+            _ = hangup.recv() => drop(reload(running, &mut reloader).await),
             request = reloader.occasion(&mut running.requests) => match request {
                 Some(reply) => {
                     let outcome = reload(running, &mut reloader).await;

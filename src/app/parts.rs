@@ -1,14 +1,15 @@
 //! What a configuration makes of the things that last: at the start, and again with every reload.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::{SharedTexts, entra, letterhead, links, pages, reauthentication, shared_texts, smtp, targets, watched};
 use crate::clock::Clock;
-use crate::config::{Config, Integration, effective};
-use crate::domain::{SchedulePolicy, Thresholds};
+use crate::config::{Cloud, Config, Integration, Upstream, effective};
+use crate::domain::{Reason, SchedulePolicy, Thresholds};
+use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{Change, Monitor, Policy, Prober, Rhythm, Setup, Targets};
 use crate::notify::{LinkMaker, Notifier, NotifierSettings, Outbox};
@@ -28,6 +29,46 @@ pub(super) struct Lasting {
     pub(super) outbox: Outbox,
     /// Nudged when a renewed token waits to be handed over.
     pub(super) handed_over: Arc<Notify>,
+    /// Connections and tokens outlive a reload that leaves alone what they depend on.
+    pub(super) upstream: Arc<Mutex<Option<Reached>>>,
+}
+
+/// Connections to Entra and Graph, and what was learnt through them.
+#[derive(Debug)]
+pub(super) struct Reached {
+    reach: Reach,
+    entra: Entra,
+    prober: Arc<Prober>,
+}
+
+/// What connections to Entra and Graph depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reach {
+    cloud: Cloud,
+    upstream: Upstream,
+    authorities: Option<Vec<u8>>,
+    connections: usize,
+    overrides: HashMap<u32, Reason>,
+}
+
+impl Lasting {
+    fn reach(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {
+        let reach = Reach {
+            cloud: config.cloud.clone(),
+            upstream: config.upstream.clone(),
+            authorities: config.upstream.ca_file.as_ref().and_then(|file| std::fs::read(file).ok()),
+            connections: config.probe.concurrency,
+            overrides: config.reason_overrides.clone(),
+        };
+        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.reach == reach) {
+            return Ok((kept.entra.clone(), Arc::clone(&kept.prober)));
+        }
+        let entra = entra(config, Some(self.families.clone()))?;
+        let prober = Arc::new(Prober::new(entra.clone(), self.store.clone(), self.clock.clone()));
+        *kept = Some(Reached { reach, entra: entra.clone(), prober: Arc::clone(&prober) });
+        Ok((entra, prober))
+    }
 }
 
 /// What every reload makes anew.
@@ -54,17 +95,17 @@ impl Parts {
         let names: HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
         let texts: HashMap<&str, SharedTexts> = config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
         let watched = enabled.iter().filter_map(|i| watched(config, &texts, i)).collect();
-        let entra = entra(config, Some(families.clone()))?;
+        let (entra, prober) = lasting.reach(config)?;
         let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
-        let shared = (entra.clone(), store.clone(), families.clone(), clock.clone());
+        let shared = (entra, store.clone(), families.clone(), clock.clone());
         let reauthentication = reauthentication::reauthentication(config, shared, &targets, Arc::clone(&lasting.handed_over));
         let ca_file = config.upstream.ca_file.as_deref();
         let (hooks, wake) = (reauthentication::hooks(config), Arc::clone(&lasting.handed_over));
         Ok(Self {
             setup: Setup {
                 targets: Arc::clone(&targets),
-                prober: Prober::new(entra, store.clone(), clock.clone()),
+                prober,
                 rhythm: Rhythm { timeout: config.probe.timeout, concurrency: config.probe.concurrency },
                 witness: reauthentication::witness(reauthentication.clone()),
             },

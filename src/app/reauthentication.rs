@@ -12,7 +12,7 @@ use crate::domain::{Access, LinkTarget};
 use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{Monitor, Proof, Targets, Witness};
-use crate::reauth::{Hook, Hooks, Parts, Reauthentication, Registered, Registry};
+use crate::reauth::{Hook, Hooks, Parts, Reauthentication, Recipient, Registered, Registry};
 use crate::store::Store;
 use crate::web::{Elsewhere, Find, Standing};
 
@@ -51,9 +51,13 @@ pub(super) fn reauthentication(
 /// Where an integration's renewed token is handed to. One that is switched off for a while keeps what waits for its product.
 pub(super) fn hooks(config: &Config) -> Hooks {
     let webhooks = webhooks(config);
-    let hooked = config.integrations.iter().filter_map(|i| Some((i.name.clone(), webhooks.get(&i.app).cloned()?)));
-    let hooks: HashMap<String, Arc<Hook>> = hooked.collect();
-    Box::new(move |name| hooks.get(name).cloned())
+    let hooked = config.integrations.iter().map(|i| (i.name.clone(), webhooks.get(&i.app).cloned()));
+    let hooks: HashMap<String, Option<Arc<Hook>>> = hooked.collect();
+    Box::new(move |name| match hooks.get(name) {
+        Some(Some(hook)) => Recipient::Hook(Arc::clone(hook)),
+        Some(None) => Recipient::Nobody,
+        None => Recipient::Unknown,
+    })
 }
 
 /// What admin consent was worth is seen by probes.

@@ -1,15 +1,15 @@
 //! Reading the configuration again: when somebody asks for it, and when watched files change. All of it comes into effect, or nothing.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
-use tokio::task::block_in_place;
 use tokio::time::Instant;
 
 use super::daemon::{Move, Request, Running};
-use crate::config::{Config, Problem, Sources, Storage};
+use crate::config::{ABSENCE, Config, Problem, Sources, Storage};
 use crate::monitor::Shift;
 use crate::web;
 
@@ -36,7 +36,7 @@ struct Said {
 
 /// See the module.
 pub(super) struct Reloader {
-    sources: Sources,
+    sources: Arc<Mutex<Sources>>,
     /// What cannot change while the process runs.
     storage: Storage,
     listen_address: Option<String>,
@@ -48,7 +48,7 @@ impl Reloader {
     pub(super) fn new(sources: Sources, config: &Config) -> Self {
         let watcher = Watcher::new(sources.folders());
         let listen_address = config.reauthentication.listen_address.clone();
-        Self { sources, storage: config.storage.clone(), listen_address, watcher, said: Said::default() }
+        Self { sources: Arc::new(Mutex::new(sources)), storage: config.storage.clone(), listen_address, watcher, said: Said::default() }
     }
 
     /// Waits for the next occasion: somebody asks, or files have changed.
@@ -77,37 +77,43 @@ impl Reloader {
     }
 
     async fn all(&mut self, running: &mut Running) -> Result<(), Vec<String>> {
-        let environment = |name: &str| std::env::var(name).ok();
-        let read = || Sources::load(self.sources.main(), &environment).map_err(|problems| lines(&problems));
-        let (loaded, sources) = block_in_place(read)?;
+        let main = self.sources().main().to_owned();
+        let read = off_the_runtime(move || Sources::load(&main, &environment).map_err(|problems| lines(&problems)));
+        let (loaded, sources) = read.await?;
         if loaded.config.storage != self.storage {
             return Err(vec!["storage: cannot change while Consentry runs; restart it".to_owned()]);
         }
-        let gate = block_in_place(|| running.process.gate.prepare())?;
+        let gate = running.process.gate.prepare()?;
         for warning in loaded.warnings.iter().take(TOLD) {
             tracing::warn!(%warning, "configuration");
         }
         self.swap(running, &loaded.config).await?;
         running.process.gate.swap(gate);
-        self.sources = sources;
-        self.watcher.watch(self.sources.folders());
+        self.watcher.watch(sources.folders());
+        *self.sources() = sources;
         Ok(())
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the watched files again.
     pub(super) async fn follow(&mut self, running: &mut Running) {
         // A folder may be there now that was not there before.
-        self.watcher.watch(self.sources.folders());
-        let environment = |name: &str| std::env::var(name).ok();
-        let Some(outcome) = block_in_place(|| self.sources.follow(&environment)) else { return };
+        let folders = self.sources().folders();
+        self.watcher.watch(folders);
+        let sources = Arc::clone(&self.sources);
+        let follow = move || sources.lock().unwrap_or_else(PoisonError::into_inner).follow(&environment, std::time::Instant::now());
+        let Some(outcome) = off_the_runtime(follow).await else { return };
         let broken = match outcome {
             Ok(followed) => match self.swap(running, &followed.loaded.config).await {
                 Ok(()) => {
-                    self.sources = followed.sources;
+                    *self.sources() = followed.sources;
                     lines(&followed.broken)
                 }
                 Err(problems) => {
-                    self.sources.look_again();
+                    self.sources().look_again();
                     problems
                 }
             },
@@ -118,6 +124,9 @@ impl Reloader {
                 tracing::error!(%problem, "a watched file is not taken over; its last good list stays");
             }
             self.said.broken = broken;
+        }
+        if self.sources().waits() {
+            self.watcher.again_in(ABSENCE);
         }
         self.tell(running);
     }
@@ -145,10 +154,22 @@ impl Reloader {
 
     /// In the metric and on the page.
     fn tell(&self, running: &Running) {
-        let files = self.sources.broken_files().max(usize::from(!self.said.broken.is_empty()));
+        let files = self.sources().broken_files().max(usize::from(!self.said.broken.is_empty()));
         running.process.families.configuration_state(self.said.refused.is_empty(), files);
         let trouble = self.said.refused.iter().chain(&self.said.broken).cloned().collect();
         running.process.set_trouble(trouble);
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Reading a big fleet takes seconds: not on a thread that others wait for.
+async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }
 
@@ -164,6 +185,8 @@ struct Watcher {
     watched: Vec<(PathBuf, bool)>,
     /// When something happened first and last.
     pending: Option<(Instant, Instant)>,
+    /// When to look anyway.
+    again: Option<Instant>,
 }
 
 impl Watcher {
@@ -177,7 +200,7 @@ impl Watcher {
             }
         });
         let inner = inner.inspect_err(|error| tracing::warn!(%error, "cannot watch files; they are looked at every {POLL:?} instead")).ok();
-        let mut watcher = Self { inner, events, folders: Vec::new(), watched: Vec::new(), pending: None };
+        let mut watcher = Self { inner, events, folders: Vec::new(), watched: Vec::new(), pending: None, again: None };
         watcher.watch(folders);
         watcher
     }
@@ -201,6 +224,11 @@ impl Watcher {
         }
     }
 
+    /// Says after so long that something has happened, whether it has or not.
+    fn again_in(&mut self, pause: Duration) {
+        self.again = Some(Instant::now() + pause);
+    }
+
     /// Waits until something has happened and nothing more does, or until it is time to look anyway.
     async fn changed(&mut self) {
         if self.folders.is_empty() {
@@ -208,12 +236,13 @@ impl Watcher {
         }
         loop {
             let now = Instant::now();
-            let end = self.pending.map_or(now + POLL, |(first, last)| (last + QUIET).min(first + LONGEST));
+            let otherwise = self.again.unwrap_or(now + POLL);
+            let end = self.pending.map_or(otherwise, |(first, last)| (last + QUIET).min(first + LONGEST));
             tokio::select! {
                 Some(()) = self.events.recv() => self.pending = Some((self.pending.map_or(now, |(first, _)| first), Instant::now())),
                 () = tokio::time::sleep_until(end) => break,
             }
         }
-        self.pending = None;
+        (self.pending, self.again) = (None, None);
     }
 }

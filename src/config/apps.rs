@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::files::matching;
 use super::reader::{At, Findings, Section};
 use super::settings::{is_loopback, mail_address};
 use super::values::{is_label_name, is_name, is_permission, nearest, parse_guid, parse_tenant};
@@ -250,11 +249,10 @@ impl<'k> Integrations<'k> {
         for item in at.items() {
             let Some(pattern) = item.path() else { continue };
             let pattern = pattern.to_string_lossy().into_owned();
-            let Some(files) = matching(&pattern) else {
-                item.problem("is not a file pattern such as integrations.d/*.yml");
-                continue;
-            };
-            files.iter().for_each(|file| self.read_file(file, findings));
+            match findings.list(&pattern) {
+                Ok(files) => files.iter().for_each(|file| self.read_file(file, findings)),
+                Err(message) => item.problem(message),
+            }
             patterns.push(pattern);
         }
         patterns

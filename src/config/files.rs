@@ -1,13 +1,14 @@
 //! Files that change under a running daemon: telling that they have, and reading `integration_files` again, each file on its own. One
 //! that is wrong keeps its last good list; the others are followed.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::reader::{Environment, Problem};
+use super::reader::{Environment, Files, Problem, matching};
 use super::{Loaded, load_with};
 
 /// How files look from outside. Equal looks mean equal contents, unless one has changed within two seconds of being looked at: file
@@ -43,26 +44,22 @@ impl Looks {
     }
 }
 
-/// Files that match a pattern, in order; `None` for what is no pattern.
-pub(super) fn matching(pattern: &str) -> Option<Vec<PathBuf>> {
-    let mut files: Vec<PathBuf> = glob::glob(pattern).ok()?.filter_map(Result::ok).collect();
-    files.sort();
-    Some(files)
-}
-
 /// What a configuration was read from: kept to see what has changed, and to fall back on.
 #[derive(Debug)]
 pub struct Sources {
     main: PathBuf,
     /// The texts in use, compressed: the main file's and those of the integration files.
     texts: BTreeMap<PathBuf, Vec<u8>>,
-    patterns: Vec<String>,
+    /// Patterns, and the files in use that matched each.
+    patterns: BTreeMap<String, Vec<PathBuf>>,
     /// Other files that count when they change.
     others: Vec<PathBuf>,
     looks: Looks,
-    /// Digests of what was on disk, whether it was good or not.
-    seen: BTreeMap<PathBuf, u64>,
-    broken: BTreeMap<PathBuf, Vec<Problem>>,
+    /// What was found when it was read last, good or not.
+    seen: Disk,
+    broken: Broken,
+    /// Files in use that are not there any more, since when.
+    gone: BTreeMap<PathBuf, Instant>,
 }
 
 /// The configuration after some of its integration files have changed.
@@ -76,31 +73,48 @@ pub struct Followed {
     pub broken: Vec<Problem>,
 }
 
+type Broken = BTreeMap<PathBuf, Vec<Problem>>;
+
+/// A file that has gone is missed only when it stays away for so long: whoever writes by deleting and making anew is done by then.
+pub const ABSENCE: Duration = Duration::from_secs(5);
+
+/// What is on disk: for each pattern its files or why they cannot be listed, and digests of what is in them (`None` for one that cannot
+/// be read).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Disk {
+    lists: BTreeMap<String, Result<Vec<PathBuf>, String>>,
+    digests: BTreeMap<PathBuf, Option<u64>>,
+}
+
 impl Sources {
     /// Reads a configuration and remembers what it was read from.
     ///
     /// # Errors
     /// As [`super::load`].
     pub fn load(path: &Path, environment: Environment<'_>) -> Result<(Loaded, Self), Vec<Problem>> {
-        let texts = std::cell::RefCell::new(BTreeMap::new());
-        let loaded = load_with(path, environment, &|file| {
+        let (texts, lists) = (RefCell::new(BTreeMap::new()), RefCell::new(BTreeMap::new()));
+        let text = |file: &Path| {
             let text = std::fs::read_to_string(file)?;
             texts.borrow_mut().insert(file.to_owned(), text.clone());
             Ok(text)
-        })?;
-        let sources = Self::of(path, &loaded, &texts.into_inner(), BTreeMap::new());
-        Ok((loaded, sources))
-    }
-
-    fn of(main: &Path, loaded: &Loaded, texts: &BTreeMap<PathBuf, String>, broken: BTreeMap<PathBuf, Vec<Problem>>) -> Self {
-        let (patterns, others) =
-            (loaded.config.integration_files.clone(), loaded.config.upstream.ca_file.iter().cloned().collect::<Vec<_>>());
-        let texts = texts.iter().map(|(path, text)| (path.clone(), compressed(text))).collect();
-        let mut sources = Self { main: main.to_owned(), texts, patterns, others, looks: Looks::at(&[]), seen: BTreeMap::new(), broken };
-        let files = sources.files();
-        sources.looks = Looks::at(&files);
-        sources.seen = digests(&read(&files));
-        sources
+        };
+        let list = |pattern: &str| {
+            let files = matching(pattern)?;
+            lists.borrow_mut().insert(pattern.to_owned(), files.clone());
+            Ok(files)
+        };
+        let loaded = load_with(path, environment, Files { text: &text, list: &list })?;
+        let (texts, lists) = (texts.into_inner(), lists.into_inner());
+        let others: Vec<PathBuf> = loaded.config.upstream.ca_file.iter().cloned().collect();
+        let read = texts.iter().filter(|(file, _)| *file != path).map(|(file, text)| (file.clone(), Some(text.clone())));
+        // What was parsed, not what is there by now: that is for the first look to find out.
+        let seen = Disk {
+            digests: digests(&read.chain(others.iter().map(|file| (file.clone(), std::fs::read_to_string(file).ok()))).collect()),
+            lists: lists.iter().map(|(pattern, files)| (pattern.clone(), Ok(files.clone()))).collect(),
+        };
+        let texts = texts.iter().map(|(file, text)| (file.clone(), compressed(text))).collect();
+        let (broken, gone) = (BTreeMap::new(), BTreeMap::new());
+        Ok((loaded, Self { main: path.to_owned(), texts, patterns: lists, others, looks: Looks::at(&[]), seen, broken, gone }))
     }
 
     /// The main file.
@@ -115,8 +129,13 @@ impl Sources {
 
     /// What was found could not be used: look again next time, changed or not.
     pub fn look_again(&mut self) {
-        self.seen.clear();
+        self.seen = Disk::default();
         self.looks = Looks::at(&[]);
+    }
+
+    /// Whether files have gone that may yet come back.
+    pub fn waits(&self) -> bool {
+        !self.gone.is_empty()
     }
 
     /// Folders to watch for changes, and whether with everything below.
@@ -130,52 +149,40 @@ impl Sources {
             let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
             (folder, parts.len() - plain > 1)
         };
-        let mut folders: Vec<_> = self.patterns.iter().map(folder).collect();
+        let mut folders: Vec<_> = self.patterns.keys().map(folder).collect();
         folders.extend(self.others.iter().filter_map(|path| Some((path.parent()?.to_owned(), false))));
         folders.sort();
         folders.dedup();
         folders
     }
 
-    /// What is wrong with files whose last good list is in use.
-    pub fn broken(&self) -> Vec<Problem> {
-        self.broken.values().flatten().cloned().collect()
-    }
-
-    /// The watched files as they are now.
-    fn files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> =
-            self.patterns.iter().filter_map(|p| matching(p)).flatten().chain(self.others.iter().cloned()).collect();
-        files.sort();
-        files.dedup();
-        files
-    }
-
     /// Reads the watched files again; `None` when nothing has changed. The main file counts as it was read last.
     ///
     /// # Errors
     /// The configuration as a whole is invalid now, for what stands in none of the changed files: then nothing has changed.
-    pub fn follow(&mut self, environment: Environment<'_>) -> Option<Result<Followed, Vec<Problem>>> {
-        let files = self.files();
+    pub fn follow(&mut self, environment: Environment<'_>, now: Instant) -> Option<Result<Followed, Vec<Problem>>> {
+        let lists: BTreeMap<String, Result<Vec<PathBuf>, String>> = self.patterns.keys().map(|p| (p.clone(), matching(p))).collect();
+        let files: Vec<PathBuf> = lists.values().flatten().flatten().chain(&self.others).cloned().collect();
         let looks = Looks::at(&files);
-        if !looks.may_differ(&self.looks) {
+        let waited = self.gone.values().any(|since| now.duration_since(*since) >= ABSENCE);
+        if lists == self.seen.lists && !looks.may_differ(&self.looks) && !waited {
             return None;
         }
-        let disk = read(&files);
-        let seen = digests(&disk);
+        let texts = read(&files);
+        let disk = Disk { lists, digests: digests(&texts) };
         self.looks = looks;
-        if seen == self.seen {
+        if disk == self.seen && !waited {
             return None;
         }
-        let changed: Vec<PathBuf> = disk.keys().filter(|path| self.seen.get(*path) != seen.get(*path)).cloned().collect();
-        let earlier = std::mem::replace(&mut self.seen, seen);
+        let changed = |path: &PathBuf| disk.digests.get(path) != self.seen.digests.get(path);
         // What was broken may be good now that another file has changed.
-        let candidates: BTreeMap<PathBuf, &str> = disk
+        let candidates: BTreeMap<PathBuf, &str> = texts
             .iter()
-            .filter(|(path, _)| (changed.contains(path) || self.broken.contains_key(*path)) && !self.others.contains(path))
+            .filter(|(path, _)| (changed(path) || self.broken.contains_key(*path)) && !self.others.contains(path))
             .filter_map(|(path, text)| Some((path.clone(), text.as_deref()?)))
             .collect();
-        let settled = self.settle(&disk, candidates, environment);
+        let earlier = std::mem::replace(&mut self.seen, disk);
+        let settled = self.settle(&texts, &candidates, environment, now);
         if settled.is_err() {
             // Perhaps it is mended in a file that is not watched: look again next time.
             self.seen = earlier;
@@ -186,70 +193,126 @@ impl Sources {
 
     /// Takes over every candidate that is good.
     fn settle(
-        &self,
+        &mut self,
         disk: &BTreeMap<PathBuf, Option<String>>,
-        candidates: BTreeMap<PathBuf, &str>,
+        candidates: &BTreeMap<PathBuf, &str>,
         environment: Environment<'_>,
+        now: Instant,
     ) -> Result<Followed, Vec<Problem>> {
-        let mut broken: BTreeMap<PathBuf, Vec<Problem>> = BTreeMap::new();
+        let patterns = self.in_use(now);
+        let attempt = |accepted: &BTreeMap<PathBuf, &str>| self.attempt(&patterns, accepted, environment);
+        let mut broken = self.unusable(disk, candidates);
+        let left = |broken: &Broken| -> BTreeMap<PathBuf, &str> {
+            candidates.iter().filter(|(path, _)| !broken.contains_key(*path)).map(|(path, text)| (path.clone(), *text)).collect()
+        };
+        // Problems mostly stand in the file that has them.
+        for _ in 0..2 {
+            let accepted = left(&broken);
+            match attempt(&accepted) {
+                Ok(loaded) => return Ok(self.followed(loaded, &patterns, &accepted, broken)),
+                Err(problems) => broken.extend(blamed(&accepted, problems)),
+            }
+        }
+        // They do not go together: who does is found out by halves.
+        let mut accepted = BTreeMap::new();
+        let mut loaded = attempt(&accepted)?;
+        let mut groups = vec![left(&broken).into_iter().collect::<Vec<_>>()];
+        while let Some(group) = groups.pop() {
+            let mut more = accepted.clone();
+            more.extend(group.iter().cloned());
+            match attempt(&more) {
+                Ok(better) => (accepted, loaded) = (more, better),
+                Err(problems) if group.len() <= 1 => {
+                    let first = problems.first().map(ToString::to_string).unwrap_or_default();
+                    let own = |path: &Path| problem(path, format!("cannot be used together with the other files: {first}"));
+                    broken.extend(group.into_iter().map(|(path, _)| (path.clone(), vec![own(&path)])));
+                }
+                Err(_) => {
+                    let (first, second) = group.split_at(group.len() / 2);
+                    groups.extend([second.to_vec(), first.to_vec()]);
+                }
+            }
+        }
+        Ok(self.followed(loaded, &patterns, &accepted, broken))
+    }
+
+    /// The files to use of each pattern: those that are there, those that have gone only now, and all where the folder cannot be read.
+    fn in_use(&mut self, now: Instant) -> BTreeMap<String, Vec<PathBuf>> {
+        let (mut gone, mut patterns) = (BTreeMap::new(), BTreeMap::new());
+        for (pattern, earlier) in &self.patterns {
+            let files = match self.seen.lists.get(pattern) {
+                Some(Ok(files)) => {
+                    let mut files = files.clone();
+                    for path in earlier.iter().filter(|path| !files.contains(path)).cloned().collect::<Vec<_>>() {
+                        let since = *self.gone.get(&path).unwrap_or(&now);
+                        if now.duration_since(since) < ABSENCE {
+                            gone.insert(path.clone(), since);
+                            files.push(path);
+                        }
+                    }
+                    files.sort();
+                    files
+                }
+                _ => earlier.clone(),
+            };
+            patterns.insert(pattern.clone(), files);
+        }
+        self.gone = gone;
+        patterns
+    }
+
+    /// What is wrong with files before anybody reads what stands in them.
+    fn unusable(&self, disk: &BTreeMap<PathBuf, Option<String>>, candidates: &BTreeMap<PathBuf, &str>) -> Broken {
+        let mut broken = Broken::new();
+        for (pattern, list) in &self.seen.lists {
+            if let Err(message) = list {
+                let path = PathBuf::from(pattern);
+                broken.insert(path.clone(), vec![problem(&path, message)]);
+            }
+        }
         for (path, text) in disk {
-            let half_written =
-                text.as_deref().is_some_and(|t| t.trim().is_empty()) && self.kept(path).is_some_and(|t| !t.trim().is_empty());
+            let had_content = || self.kept(path).is_some_and(|t| !t.trim().is_empty());
             if text.is_none() && !self.others.contains(path) {
                 broken.insert(path.clone(), vec![problem(path, "cannot read the file")]);
-            } else if half_written && candidates.contains_key(path) {
+            } else if candidates.get(path).is_some_and(|t| t.trim().is_empty()) && had_content() {
                 broken.insert(path.clone(), vec![problem(path, "is empty; write [] for a file without integrations")]);
             }
         }
-        let good = |broken: &BTreeMap<PathBuf, Vec<Problem>>| -> BTreeMap<PathBuf, &str> {
-            candidates.iter().filter(|(path, _)| !broken.contains_key(*path)).map(|(path, text)| (path.clone(), *text)).collect()
-        };
-        // Problems mostly stand in the file that has them: what is left is good together, or what is left is tried one by one.
-        for _ in 0..2 {
-            let accepted = good(&broken);
-            match self.attempt(&accepted, environment) {
-                Ok(loaded) => return Ok(self.followed(loaded, &accepted, broken)),
-                Err(problems) => {
-                    for (path, problems) in blamed(&accepted, problems) {
-                        broken.insert(path, problems);
-                    }
-                }
-            }
-        }
-        let mut accepted = BTreeMap::new();
-        let mut loaded = self.attempt(&accepted, environment)?;
-        for (path, text) in good(&broken) {
-            let mut more = accepted.clone();
-            more.insert(path.clone(), text);
-            match self.attempt(&more, environment) {
-                Ok(better) => (accepted, loaded) = (more, better),
-                Err(problems) => {
-                    let first = problems.first().map(ToString::to_string).unwrap_or_default();
-                    let own = problem(&path, format!("cannot be used together with the other files: {first}"));
-                    broken.insert(path, vec![own]);
-                }
-            }
-        }
-        Ok(self.followed(loaded, &accepted, broken))
+        broken
     }
 
     /// The configuration with these files as they are on disk, and the others as they were.
-    fn attempt(&self, accepted: &BTreeMap<PathBuf, &str>, environment: Environment<'_>) -> Result<Loaded, Vec<Problem>> {
-        load_with(&self.main, environment, &|file| match accepted.get(file) {
+    fn attempt(
+        &self,
+        patterns: &BTreeMap<String, Vec<PathBuf>>,
+        accepted: &BTreeMap<PathBuf, &str>,
+        environment: Environment<'_>,
+    ) -> Result<Loaded, Vec<Problem>> {
+        let text = |file: &Path| match accepted.get(file) {
             Some(text) => Ok((*text).to_owned()),
             // A new file that is broken has no last good list.
             None => Ok(self.kept(file).unwrap_or_default()),
-        })
+        };
+        let list = |pattern: &str| Ok(patterns.get(pattern).cloned().unwrap_or_default());
+        load_with(&self.main, environment, Files { text: &text, list: &list })
     }
 
-    fn followed(&self, loaded: Loaded, accepted: &BTreeMap<PathBuf, &str>, broken: BTreeMap<PathBuf, Vec<Problem>>) -> Followed {
-        let text = |path: &PathBuf| accepted.get(path).map(|t| (*t).to_owned()).or_else(|| self.kept(path));
-        let files = self.files();
-        let texts: BTreeMap<PathBuf, String> =
-            files.iter().chain([&self.main]).filter_map(|path| Some((path.clone(), text(path)?))).collect();
-        let (looks, seen) = (self.looks.clone(), self.seen.clone());
-        let sources = Self { looks, seen, ..Self::of(&self.main, &loaded, &texts, broken) };
-        Followed { broken: sources.broken(), loaded, sources }
+    fn followed(
+        &self,
+        loaded: Loaded,
+        patterns: &BTreeMap<String, Vec<PathBuf>>,
+        accepted: &BTreeMap<PathBuf, &str>,
+        broken: Broken,
+    ) -> Followed {
+        let text = |path: &PathBuf| match accepted.get(path) {
+            Some(text) => Some(compressed(text)),
+            None => self.texts.get(path).cloned(),
+        };
+        let texts = patterns.values().flatten().chain([&self.main]).filter_map(|path| Some((path.clone(), text(path)?))).collect();
+        let told = broken.values().flatten().cloned().collect();
+        let (main, others, patterns) = (self.main.clone(), self.others.clone(), patterns.clone());
+        let (looks, seen, gone) = (self.looks.clone(), self.seen.clone(), self.gone.clone());
+        Followed { loaded, sources: Self { main, texts, patterns, others, looks, seen, broken, gone }, broken: told }
     }
 
     /// The text in use of a file.
@@ -266,8 +329,8 @@ fn problem(path: &Path, message: impl Into<String>) -> Problem {
 }
 
 /// Problems by the file they stand in, for those of some files.
-fn blamed(files: &BTreeMap<PathBuf, &str>, problems: Vec<Problem>) -> BTreeMap<PathBuf, Vec<Problem>> {
-    let mut by_file: BTreeMap<PathBuf, Vec<Problem>> = BTreeMap::new();
+fn blamed(files: &BTreeMap<PathBuf, &str>, problems: Vec<Problem>) -> Broken {
+    let mut by_file = Broken::new();
     for problem in problems {
         if let Some(path) = files.keys().find(|path| path.display().to_string() == problem.file) {
             by_file.entry(path.clone()).or_default().push(problem);
@@ -281,13 +344,13 @@ fn read(files: &[PathBuf]) -> BTreeMap<PathBuf, Option<String>> {
     files.iter().map(|path| (path.clone(), std::fs::read_to_string(path).ok())).collect()
 }
 
-fn digests(texts: &BTreeMap<PathBuf, Option<String>>) -> BTreeMap<PathBuf, u64> {
-    let digest = |text: &Option<String>| {
+fn digests(texts: &BTreeMap<PathBuf, Option<String>>) -> BTreeMap<PathBuf, Option<u64>> {
+    let digest = |text: &String| {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         hasher.finish()
     };
-    texts.iter().map(|(path, text)| (path.clone(), digest(text))).collect()
+    texts.iter().map(|(path, text)| (path.clone(), text.as_ref().map(digest))).collect()
 }
 
 fn compressed(text: &str) -> Vec<u8> {

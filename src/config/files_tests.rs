@@ -11,6 +11,7 @@ integration_files: [\"d/*.yml\"]
 struct Place {
     folder: tempfile::TempDir,
     sources: Option<Sources>,
+    now: Instant,
 }
 
 fn list(names: &[&str]) -> String {
@@ -22,7 +23,7 @@ impl Place {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("d")).expect("a folder");
         std::fs::write(folder.path().join("consentry.yml"), MAIN).expect("written");
-        let mut place = Self { folder, sources: None };
+        let mut place = Self { folder, sources: None, now: Instant::now() };
         files.iter().for_each(|(name, text)| place.write(name, text));
         let (_, sources) = Sources::load(&place.folder.path().join("consentry.yml"), &|_| None).expect("valid");
         place.sources = Some(sources);
@@ -33,13 +34,20 @@ impl Place {
         std::fs::write(self.folder.path().join("d").join(name), text).expect("written");
     }
 
-    fn remove(&self, name: &str) {
+    /// Takes a file away, for good.
+    fn remove(&mut self, name: &str) {
+        self.unlink(name);
+        assert_ne!(self.follow(), None, "noticed");
+        self.now += ABSENCE;
+    }
+
+    fn unlink(&self, name: &str) {
         std::fs::remove_file(self.folder.path().join("d").join(name)).expect("removed");
     }
 
     /// Names of the integrations now, and files that are broken; `None` when nothing has changed.
     fn follow(&mut self) -> Option<(Vec<String>, Vec<String>)> {
-        let followed = self.sources.as_mut().expect("sources").follow(&|_| None)?.expect("valid as a whole");
+        let followed = self.sources.as_mut().expect("sources").follow(&|_| None, self.now)?.expect("valid as a whole");
         let names = followed.loaded.config.integrations.iter().map(|i| i.name.clone()).collect();
         let mut broken: Vec<String> = followed.broken.iter().map(|p| p.file.rsplit('/').next().unwrap_or_default().to_owned()).collect();
         broken.dedup();
@@ -87,6 +95,63 @@ fn an_emptied_file_is_taken_for_half_written() {
     assert_eq!(place.follow(), Some((words("a1 main"), words("a.yml"))));
     place.write("a.yml", "[]\n");
     assert_eq!(place.follow(), Some((words("main"), vec![])));
+}
+
+/// Whoever writes by deleting and making anew: the file is away for a moment, and its integrations are not.
+#[test]
+fn a_file_that_is_away_for_a_moment() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
+    place.unlink("a.yml");
+    assert_eq!(place.follow(), Some((words("a1 main"), vec![])));
+    assert_eq!(place.follow(), None);
+    place.now += ABSENCE / 2;
+    place.write("a.yml", &list(&["a1", "a2"]));
+    assert_eq!(place.follow(), Some((words("a1 a2 main"), vec![])));
+    place.now += ABSENCE;
+    assert_eq!(place.follow(), None);
+    assert!(!place.sources.as_ref().expect("sources").waits());
+}
+
+/// What nobody can list is not empty.
+#[test]
+fn a_folder_that_cannot_be_read() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
+    let folder = place.folder.path().join("d");
+    // A loop of links cannot be read by root either.
+    let away = place.folder.path().join("away");
+    std::fs::rename(&folder, &away).expect("renamed");
+    std::os::unix::fs::symlink(&folder, &folder).expect("a link to itself");
+    for _ in 0..3 {
+        let followed = place.follow();
+        assert!(followed.as_ref().is_none_or(|(names, _)| *names == words("a1 main")), "{followed:?}");
+        place.now += ABSENCE / 3;
+    }
+    std::fs::remove_file(&folder).expect("removed");
+    std::fs::rename(&away, &folder).expect("renamed");
+    place.write("a.yml", &list(&["a1", "a2"]));
+    assert_eq!(place.follow(), Some((words("a1 a2 main"), vec![])));
+}
+
+/// Editors' locks and the folders of a Kubernetes volume are no lists.
+#[test]
+fn hidden_files_and_folders_are_no_lists() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
+    let folder = place.folder.path().join("d");
+    std::os::unix::fs::symlink("nobody@nowhere.1", folder.join(".#a.yml")).expect("a dangling link");
+    std::fs::create_dir(folder.join("folder.yml")).expect("a folder");
+    place.write("b.yml", &list(&["b1"]));
+    assert_eq!(place.follow(), Some((words("a1 b1 main"), vec![])));
+}
+
+/// What changes between the reading and the first look is not missed, however the files look by then.
+#[test]
+fn a_change_right_after_the_start_is_found() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
+    let folder = place.folder.path().to_owned();
+    let write = |name: &str, names: &[&str]| std::fs::write(folder.join("d").join(name), list(names)).expect("written");
+    write("a.yml", &["a1", "a2"]);
+    write("b.yml", &["b1"]);
+    assert_eq!(place.follow(), Some((words("a1 a2 b1 main"), vec![])));
 }
 
 /// A name that moves from one file to another is for a moment in both, or in the wrong one only.
@@ -137,9 +202,9 @@ fn what_is_wrong_elsewhere_changes_nothing() {
     std::fs::write(&main, "nonsense").expect("written");
     std::fs::remove_file(&secret).expect("removed");
     place.write("a.yml", &list(&["a2"]));
-    let problems = sources.follow(&|_| None).expect("changed").expect_err("the secret is missing");
+    let problems = sources.follow(&|_| None, place.now).expect("changed").expect_err("the secret is missing");
     assert!(problems.iter().any(|p| p.path == "apps.sequr.credential.client_secret_file"), "{problems:?}");
     std::fs::write(&secret, "s").expect("written");
-    let followed = sources.follow(&|_| None).expect("looked at again").expect("valid");
+    let followed = sources.follow(&|_| None, place.now).expect("looked at again").expect("valid");
     assert_eq!(followed.loaded.config.integrations[0].name, "a2");
 }

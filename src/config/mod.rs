@@ -20,8 +20,8 @@ mod values;
 mod web;
 
 pub use effective::effective;
-pub use files::{Followed, Looks, Sources};
-pub use reader::{Environment, Problem, Texts};
+pub use files::{ABSENCE, Followed, Looks, Sources};
+pub use reader::{Environment, Files, Problem};
 pub use values::{format_duration, parse_duration};
 pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
 
@@ -258,15 +258,15 @@ pub struct Loaded {
 /// # Errors
 /// Every problem found, in the order of files and lines.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
-    load_with(path, &|name| std::env::var(name).ok(), &|file| std::fs::read_to_string(file))
+    load_with(path, &|name| std::env::var(name).ok(), Files::DISK)
 }
 
 /// The same with another environment, and files that come from elsewhere.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(path: &Path, environment: Environment<'_>, texts: Texts<'_>) -> Result<Loaded, Vec<Problem>> {
-    let findings = reader::Findings::new(environment, texts);
+pub fn load_with(path: &Path, environment: Environment<'_>, files: Files<'_>) -> Result<Loaded, Vec<Problem>> {
+    let findings = reader::Findings::new(environment, files);
     let config = read_tree(path, &findings).and_then(|root| settings::read(&root, path, &findings));
     let (problems, warnings, unbuilt) = findings.into_parts();
     match config {

@@ -34,14 +34,39 @@ impl std::fmt::Display for Problem {
 /// Finds the value of an environment variable.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
-/// Reads a file of the configuration.
-pub type Texts<'e> = &'e dyn Fn(&Path) -> std::io::Result<String>;
+/// Where the files of a configuration come from.
+#[derive(Clone, Copy)]
+#[allow(missing_debug_implementations)] // Two functions.
+pub struct Files<'e> {
+    /// Reads a file.
+    pub text: &'e dyn Fn(&Path) -> std::io::Result<String>,
+    /// Finds the files that match a pattern, in order. The error says what is wrong with the pattern, or that a folder cannot be read.
+    pub list: &'e dyn Fn(&str) -> Result<Vec<PathBuf>, String>,
+}
+
+impl Files<'static> {
+    /// From the disk.
+    pub const DISK: Self = Self { text: &|path| std::fs::read_to_string(path), list: &matching };
+}
+
+/// Files on disk that match a pattern. Hidden ones are somebody's housekeeping: an editor's, or those of a Kubernetes volume.
+pub(super) fn matching(pattern: &str) -> Result<Vec<PathBuf>, String> {
+    let entries = glob::glob(pattern).map_err(|error| format!("is not a file pattern such as integrations.d/*.yml: {}", error.msg))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        files.push(entry.map_err(|error| format!("cannot read {}: {}", error.path().display(), error.error()))?);
+    }
+    let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    files.retain(|path| !hidden(path) && !path.is_dir());
+    files.sort();
+    Ok(files)
+}
 
 /// What reading one or more files has brought to light.
 pub struct Findings<'e> {
     /// `None` where scalars mean what they say.
     environment: Option<Environment<'e>>,
-    texts: Texts<'e>,
+    files: Files<'e>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     unbuilt: RefCell<Vec<String>>,
@@ -49,19 +74,29 @@ pub struct Findings<'e> {
 
 impl<'e> Findings<'e> {
     /// Nothing found yet.
-    pub fn new(environment: Environment<'e>, texts: Texts<'e>) -> Self {
-        Self { environment: Some(environment), texts, ..Self::verbatim() }
+    pub fn new(environment: Environment<'e>, files: Files<'e>) -> Self {
+        Self { environment: Some(environment), files, ..Self::verbatim() }
     }
 
     /// Nothing found yet, in a file that knows no variables.
     pub fn verbatim() -> Self {
-        let texts: Texts<'_> = &|path| std::fs::read_to_string(path);
-        Self { environment: None, texts, problems: RefCell::default(), warnings: RefCell::default(), unbuilt: RefCell::default() }
+        Self {
+            environment: None,
+            files: Files::DISK,
+            problems: RefCell::default(),
+            warnings: RefCell::default(),
+            unbuilt: RefCell::default(),
+        }
     }
 
     /// The text of a file of the configuration.
     pub fn text(&self, file: &Path) -> std::io::Result<String> {
-        (self.texts)(file)
+        (self.files.text)(file)
+    }
+
+    /// The files that match a pattern.
+    pub fn list(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
+        (self.files.list)(pattern)
     }
 
     /// Notes a problem.

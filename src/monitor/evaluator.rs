@@ -106,17 +106,22 @@ impl Evaluator {
     ) -> Result<Self, StoreError> {
         let (saved, causes) = store.load().await?;
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
-        let mut tracked = HashMap::with_capacity(watched.len());
+        let (mut tracked, mut moved) = (HashMap::with_capacity(watched.len()), HashSet::new());
         for watched in watched {
             let old = saved.remove(&watched.facts.name);
-            let mut entry = Tracked::adopt(watched, old);
-            entry.causes = causes.iter().filter(|c| c.members.contains(&entry.watched.facts.name)).map(|c| c.key.clone()).collect();
+            if old.as_ref().is_some_and(|old| old.identity != watched.identity) {
+                moved.insert(watched.facts.name.clone());
+            }
+            let entry = Tracked::adopt(watched, old, causes.iter());
             published.set(&entry.facts(), &entry.state);
             tracked.insert(entry.watched.facts.name.clone(), entry);
         }
-        store.keep_only(tracked.keys().cloned().collect()).await?;
+        store.keep_only(tracked.keys().cloned().collect(), moved).await?;
         let mut causes: HashMap<String, Cause> = causes.into_iter().map(|c| (c.key.clone(), c)).collect();
         keep_members(&mut causes, |name| tracked.contains_key(name));
+        if policy.mail {
+            forget_untold(store.untold().await?, &policy, &mut tracked, &mut causes);
+        }
         let (policy, tracked, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(tracked), tokio::sync::Mutex::new(causes));
         Ok(Self { store, policy, published, outbox, tracked, causes, steady: tokio::sync::RwLock::default() })
     }
@@ -134,13 +139,17 @@ impl Evaluator {
             let known = |w: &&Watched| tracked.get(&w.facts.name).is_some_and(|t| t.watched.identity == w.identity);
             watched.iter().filter(|w| !known(w)).map(|w| w.facts.name.clone()).collect()
         };
-        let saved = self.store.load_named(fresh).await?;
+        let saved = self.store.load_named(fresh.clone()).await?;
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         let names: HashSet<String> = watched.iter().map(|w| w.facts.name.clone()).collect();
         let left: Vec<String> = self.lock().keys().filter(|name| !names.contains(*name)).cloned().collect();
-        if !left.is_empty() {
-            self.store.keep_only(names).await?;
+        let differs = |w: &&Watched| saved.get(&w.facts.name).is_some_and(|s| s.identity != w.identity);
+        let moved: HashSet<String> = watched.iter().filter(differs).map(|w| w.facts.name.clone()).collect();
+        if !left.is_empty() || !fresh.is_empty() {
+            self.store.keep_only(names, moved).await?;
         }
+        let begins_to_mail = policy.mail && !self.policy().mail;
+        let untold = if begins_to_mail { self.store.untold().await? } else { Default::default() };
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         let mut tracked = self.lock();
         for name in &left {
@@ -156,13 +165,14 @@ impl Evaluator {
                 Some(old) => old.watching(Arc::new(watched)),
                 None => {
                     let saved = saved.remove(&watched.facts.name);
-                    Tracked::adopt(watched, saved)
+                    Tracked::adopt(watched, saved, causes.values())
                 }
             };
             self.published.set(&entry.facts(), &entry.state);
             tracked.insert(entry.watched.facts.name.clone(), entry);
         }
         keep_members(&mut causes, |name| tracked.contains_key(name));
+        forget_untold(untold, &self.policy(), &mut tracked, &mut causes);
         drop(tracked);
         swap();
         Ok(())
@@ -393,15 +403,35 @@ fn keep_members(causes: &mut HashMap<String, Cause>, is_there: impl Fn(&str) -> 
     });
 }
 
+/// What was opened while nobody was to be mailed counts as not opened: the next probe opens it again, and tells.
+fn forget_untold(
+    (alerts, keys): (HashSet<String>, HashSet<String>),
+    policy: &Policy,
+    tracked: &mut HashMap<String, Tracked>,
+    causes: &mut HashMap<String, Cause>,
+) {
+    for name in &alerts {
+        let Some(entry) = tracked.get_mut(name) else { continue };
+        if entry.alert.as_ref().is_some_and(|alert| !people(policy, &entry.watched, alert.reason).is_empty()) {
+            entry.alert = None;
+        }
+    }
+    if !policy.operators.is_empty() && !keys.is_empty() {
+        causes.retain(|key, _| !keys.contains(key));
+        tracked.values_mut().for_each(|entry| entry.causes.retain(|key| !keys.contains(key)));
+    }
+}
+
 impl Tracked {
-    /// Begins with what was saved, if that was about the same tenant and application. It suffers from no cause yet.
-    fn adopt(watched: Watched, saved: Option<SavedIntegration>) -> Self {
+    /// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
+    fn adopt<'c>(watched: Watched, saved: Option<SavedIntegration>, causes: impl Iterator<Item = &'c Cause>) -> Self {
         let (state, tenant_guid, alert) = match saved.filter(|s| s.identity == watched.identity) {
             Some(saved) => (saved.state, saved.tenant_guid, saved.alert),
             None => (IntegrationState::default(), None, None),
         };
+        let causes = causes.filter(|c| c.members.contains(&watched.facts.name)).map(|c| c.key.clone()).collect();
         let watched = Arc::new(watched);
-        Self { state, tenant_guid, alert, causes: BTreeSet::new(), watched: Arc::clone(&watched) }.watching(watched)
+        Self { state, tenant_guid, alert, causes, watched: Arc::clone(&watched) }.watching(watched)
     }
 
     /// The same with other properties. A check that was switched off leaves with its results.

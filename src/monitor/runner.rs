@@ -58,7 +58,7 @@ pub struct Setup {
     /// Who is probed.
     pub targets: Targets,
     /// Asks Entra.
-    pub prober: Prober,
+    pub prober: Arc<Prober>,
     /// How long and how many at once.
     pub rhythm: Rhythm,
     /// Told of proofs.
@@ -166,6 +166,9 @@ impl Monitor {
     /// An integration was re-authenticated at this moment: probes it now, and again while consent spreads. Until the last of these
     /// probes what fails is not held against it.
     pub fn prove(&self, name: &str) {
+        if !self.setup().targets.contains_key(name) {
+            return;
+        }
         let now = self.inner.clock.now();
         self.proofs().insert(name.to_owned(), Proving { since: now, seen: false });
         self.schedule().follow(name, &PROOF.map(|pause| now.plus(pause)));

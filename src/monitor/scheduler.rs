@@ -81,6 +81,8 @@ impl Schedule {
                 Some(place) if !moved => place.due,
                 _ => first_due(&name, &policy, now),
             };
+            // What was asked for is not forgotten because the rhythm has changed.
+            let due = self.followed.get(&name).and_then(|moments| moments.first()).map_or(due, |moment| due.min(*moment));
             if old.is_none() || changed.contains(&name) {
                 soon.push(name.clone());
             }

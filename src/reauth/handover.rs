@@ -27,8 +27,19 @@ pub struct Hook {
     pub secret: SecretSource,
 }
 
+/// Where an integration's renewed token is handed to.
+#[derive(Debug, Clone)]
+pub enum Recipient {
+    /// To a product that takes it.
+    Hook(Arc<Hook>),
+    /// To nobody: its application names no webhook.
+    Nobody,
+    /// The integration is not configured. It may come back.
+    Unknown,
+}
+
 /// Finds where an integration's renewed token is handed to, by name.
-pub type Hooks = Box<dyn Fn(&str) -> Option<Arc<Hook>> + Send + Sync>;
+pub type Hooks = Box<dyn Fn(&str) -> Recipient + Send + Sync>;
 
 /// A product that answers later than this has not taken it.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -160,9 +171,16 @@ impl Handover {
 impl Inner {
     async fn attempt(&self, waiting: &WaitingDelivery) -> Result<(), StoreError> {
         let name = &waiting.integration;
-        let Some(hook) = (self.hooks)(name) else {
-            tracing::info!(integration = %name, "a renewed token is handed over no more: the configuration names no webhook for it");
-            return self.store.forget_delivery(name).await;
+        let hook = match (self.hooks)(name) {
+            Recipient::Hook(hook) => hook,
+            Recipient::Nobody => {
+                tracing::info!(integration = %name, "a renewed token is handed over no more: the configuration names no webhook for it");
+                return self.store.forget_delivery(name).await;
+            }
+            Recipient::Unknown => {
+                let failure = "the integration is not configured".to_owned();
+                return self.store.delivery_failed(name, &waiting.message, failure, self.clock.now().plus(PAUSES[3])).await;
+            }
         };
         match self.post(&hook, waiting).await {
             Ok(()) => {

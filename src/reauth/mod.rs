@@ -28,7 +28,7 @@ mod refusal;
 
 pub use crate::store::DeliveryState;
 pub use complete::Completed;
-pub use handover::{Handover, Hook, Hooks};
+pub use handover::{Handover, Hook, Hooks, Recipient};
 pub use links::{LinkError, Links, Signed, redirect_uri};
 pub use refusal::{Ending, Refusal};
 

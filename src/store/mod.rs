@@ -33,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_reauthentication.sql"),
     include_str!("migrations/0003_mails_about.sql"),
+    include_str!("migrations/0004_suspended.sql"),
 ];
 
 /// So many writes are committed together at most.

@@ -35,7 +35,7 @@ const DUE: &str = "
     SELECT id, alert, sequence, recipient, kind, story, attempts, rejections,
            (SELECT min(f.sequence) FROM notifications f WHERE f.alert = n.alert AND f.recipient = n.recipient)
     FROM notifications n
-    WHERE sent_at IS NULL AND given_up_at IS NULL AND due_at <= ?1
+    WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0 AND due_at <= ?1
       AND NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
                       AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)
     ORDER BY id LIMIT ?2";
@@ -110,7 +110,7 @@ impl Store {
             // A mail behind an earlier one to the same person is due no sooner than that one.
             let sql = "SELECT min(due_at) FILTER (WHERE NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
                            AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)), count(*)
-                       FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL";
+                       FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0";
             Ok(c.prepare_cached(sql)?.query_row([], |r| Ok((r.get::<_, Option<i64>>(0)?.map(Timestamp), r.get(1)?)))?)
         })
         .await
@@ -162,13 +162,13 @@ impl Store {
         self.read(|c| Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))).await
     }
 
-    /// Forgets mails that were delivered or given up before `before` and whose alert is over.
+    /// Forgets mails that were delivered, given up or left waiting in vain before `before`, and whose alert is over.
     ///
     /// # Errors
     /// The database refuses.
     pub async fn prune_notifications(&self, before: Timestamp) -> Result<usize, StoreError> {
         self.write_relaxed(move |c| {
-            let sql = "DELETE FROM notifications WHERE coalesce(sent_at, given_up_at) < ?1
+            let sql = "DELETE FROM notifications WHERE coalesce(sent_at, given_up_at, iif(suspended, created_at, NULL)) < ?1
                          AND alert NOT IN (SELECT alert FROM integrations WHERE alert IS NOT NULL)
                          AND alert NOT IN (SELECT alert FROM causes)";
             Ok(c.execute(sql, [before.0])?)

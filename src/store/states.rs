@@ -92,6 +92,9 @@ pub struct ProbeRecord {
     pub at: Timestamp,
 }
 
+/// Mails that were neither delivered nor given up.
+const WAITING: &str = "sent_at IS NULL AND given_up_at IS NULL";
+
 /// So many events are kept of an integration.
 const HISTORY: u32 = 200;
 
@@ -158,35 +161,50 @@ impl Store {
         .await
     }
 
-    /// Lets go of every integration that is not among these: it suffers from no cause any more, a cause without sufferers would
-    /// swallow the next alert, and nobody hears of a failure of what is not watched any more. An alert of which nobody has heard yet
-    /// is as good as none, so that the failure is told should the integration come back. State and tokens stay for that.
+    /// Lets go of every integration that is not among `watched`: it suffers from no cause any more (a cause without sufferers would
+    /// swallow the next alert), and what was not mailed yet about it waits until it comes back, if ever. The same for mails about those
+    /// that have `moved` to another tenant or application. States and tokens stay.
     ///
     /// # Errors
     /// The database refuses; then nothing has changed.
-    pub async fn keep_only(&self, integrations: HashSet<String>) -> Result<(), StoreError> {
+    pub async fn keep_only(&self, watched: HashSet<String>, moved: HashSet<String>) -> Result<(), StoreError> {
         self.write(move |c| {
             let names = |sql: &str| -> Result<Vec<String>, StoreError> {
                 let mut statement = c.prepare(sql)?;
-                let found = statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?;
-                Ok(found.into_iter().filter(|name| !integrations.contains(name)).collect())
+                Ok(statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?)
             };
-            for gone in names("SELECT DISTINCT integration FROM cause_members")? {
+            for gone in names("SELECT DISTINCT integration FROM cause_members")?.iter().filter(|name| !watched.contains(*name)) {
                 c.execute("DELETE FROM cause_members WHERE integration = ?1", [gone])?;
             }
+            const ORPHANS: &str = "SELECT alert FROM causes WHERE key NOT IN (SELECT key FROM cause_members)";
+            c.execute(&format!("UPDATE notifications SET suspended = 1 WHERE {WAITING} AND alert IN ({ORPHANS})"), [])?;
             c.execute("DELETE FROM causes WHERE key NOT IN (SELECT key FROM cause_members)", [])?;
-            for gone in names("SELECT name FROM integrations WHERE alert IS NOT NULL")? {
-                c.execute(
-                    "DELETE FROM notifications WHERE sent_at IS NULL AND given_up_at IS NULL AND alert = (SELECT alert FROM integrations WHERE name = ?1)",
-                    [&gone],
-                )?;
-                c.execute(
-                    "UPDATE integrations SET alert = NULL, alert_reason = NULL, alert_since = NULL, alert_notices = 0
-                     WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM notifications n WHERE n.alert = integrations.alert)",
-                    [&gone],
-                )?;
+            for name in names("SELECT name FROM integrations WHERE alert IS NOT NULL")? {
+                let suspended = !watched.contains(&name) || moved.contains(&name);
+                c.prepare_cached(&format!(
+                    "UPDATE notifications SET suspended = ?1 WHERE {WAITING} AND suspended <> ?1
+                     AND alert = (SELECT alert FROM integrations WHERE name = ?2)"
+                ))?
+                .execute(params![suspended, name])?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// Alerts and causes that were opened while there was nobody to mail to: names of integrations, keys of causes.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn untold(&self) -> Result<(HashSet<String>, HashSet<String>), StoreError> {
+        self.read(|c| {
+            let names = |sql: &str| -> Result<HashSet<String>, StoreError> {
+                let mut statement = c.prepare(sql)?;
+                Ok(statement.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?)
+            };
+            let silent = "NOT EXISTS (SELECT 1 FROM notifications n WHERE n.alert = t.alert)";
+            let alerts = names(&format!("SELECT name FROM integrations t WHERE alert IS NOT NULL AND {silent}"))?;
+            Ok((alerts, names(&format!("SELECT key FROM causes t WHERE {silent}"))?))
         })
         .await
     }

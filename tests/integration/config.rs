@@ -14,7 +14,7 @@ fn environment(name: &str) -> Option<String> {
 }
 
 fn read(path: &Path) -> Result<Loaded, Vec<Problem>> {
-    load_with(path, &environment, &|file| std::fs::read_to_string(file))
+    load_with(path, &environment, consentry::config::Files::DISK)
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

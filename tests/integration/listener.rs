@@ -384,6 +384,9 @@ async fn a_prefix_for_all_paths() {
     for (path, status) in [("/metrics", 200), ("/consentry/metrics", 404), ("/consentry/reauth/northwind?token=x", 403)] {
         assert_eq!(client.get(format!("{url}{path}")).send().await.expect("an answer").status(), status, "{path}");
     }
+    // A path of which a router might make something else.
+    let odd = Place::at("https://c.example.com/:a/*b").await;
+    odd.daemon(&[]).until(&["ready"]).await;
     for wrong in
         ["--web.external-url=consentry.example.com", "--web.route-prefix=/a b", "--web.telemetry-path=/config", "--web.telemetry-path=m"]
     {

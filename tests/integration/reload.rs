@@ -196,9 +196,7 @@ async fn everything_else_follows_too() {
     changing.place.simulator.mailbox().set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
     changing.write(&whole);
     assert_eq!(changing.reload().await, (200, String::new()));
-    changing.mends("contoso");
-    changing.daemon.until(&["integration is mended"]).await;
-    changing.breaks("contoso");
+    // A failure that was there before the mail was configured is told, too.
     changing.daemon.until(&["mail not sent; it stays queued"]).await;
     for _ in 0..3 {
         assert_eq!(changing.reload().await.0, 200);
@@ -244,6 +242,39 @@ async fn everything_else_follows_too() {
     assert_eq!(changing.reload().await.0, 200);
     changing.daemon.until(&["configuration reloaded", "changed=1"]).await;
     changing.daemon.until(&["integration is broken", "permission_missing"]).await;
+    changing.daemon.terminate().await;
+}
+
+/// What the operators were told of ends with the configuration that was wrong, and is told again when it comes again.
+#[tokio::test]
+async fn a_cause_ends_with_the_mistake_behind_it() {
+    let place = Place::new().await;
+    let good = with_only(&place, &["northwind", "contoso"], "");
+    let wrong = good.replace("tenant_id: contoso.example", "tenant_id: contosso.example");
+    replace(&place.file(), &wrong);
+    let mut changing = Changing::of(place).await;
+    let kinds = |place: &Place| {
+        let event = |m: &entra_sim::Mail| crate::harness::header(&m.parsed(), "X-Consentry-Event").expect("an event");
+        place.simulator.mailbox().all().iter().map(event).collect::<Vec<_>>()
+    };
+    mails(&changing.place, 1).await;
+    changing.write(&good);
+    assert_eq!(changing.reload().await.0, 200);
+    // The tenant has no token under its right name yet.
+    let token = changing.place.simulator.apply(entra_sim::Action::IssueRefreshToken {
+        tenant: "contoso.example".to_owned(),
+        app: situation("contoso").app(),
+        user: None,
+    });
+    let token = token.expect("a token")["refresh_token"].as_str().expect("text").to_owned();
+    let imported = changing.place.command_with(&["import-token", "contoso"], &token).await;
+    assert!(imported.status.success());
+    mails(&changing.place, 2).await;
+    assert_eq!(kinds(&changing.place), ["operator", "resolved"]);
+    changing.write(&wrong);
+    assert_eq!(changing.reload().await.0, 200);
+    mails(&changing.place, 3).await;
+    assert_eq!(kinds(&changing.place), ["operator", "resolved", "operator"]);
     changing.daemon.terminate().await;
 }
 

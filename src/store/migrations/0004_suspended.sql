@@ -1,0 +1,2 @@
+-- Mails about integrations that have left the configuration wait, in case these come back.
+ALTER TABLE notifications ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0;
