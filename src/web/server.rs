@@ -169,7 +169,7 @@ impl Sites {
         let site = |routes, admission| Arc::new(Site::new(routes, Arc::clone(gate), admission));
         Self {
             all: site(everything(served), Admission::Policy),
-            reauthentication: site(alone(reauthentication(served), served), Admission::Everybody),
+            reauthentication: site(alone(reauth::routes(), served), Admission::Everybody),
             health: site(alone(health(), served), Admission::Plain),
         }
     }
@@ -177,7 +177,7 @@ impl Sites {
     /// From now on they serve this.
     pub fn replace(&self, served: &Arc<Served>) {
         self.all.replace(everything(served));
-        self.reauthentication.replace(alone(reauthentication(served), served));
+        self.reauthentication.replace(alone(reauth::routes(), served));
         self.health.replace(alone(health(), served));
     }
 }
@@ -204,23 +204,20 @@ fn everything(served: &Arc<Served>) -> Routes {
         .merge(api::routes())
         .fallback(pages::not_found)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&served.process.gate), users::ask));
-    let outside = finished(reauthentication(served).fallback(pages::not_found), served);
-    let inside = finished(private.merge(reauthentication(served)), served);
-    Routes { inside, outside, prefix: served.process.options.route_prefix.as_str().into() }
+    let outside = finished(reauth::routes().fallback(pages::not_found), served);
+    let inside = finished(private.merge(reauth::routes()), served);
+    Routes { inside, outside, prefix: served.process.options.route_prefix.as_str().into(), public: public_path(served) }
 }
 
 /// Routes that stand wherever they are asked for.
 fn alone(routes: Router<Arc<Served>>, served: &Arc<Served>) -> Routes {
     let router = finished(routes.fallback(pages::not_found), served);
-    Routes { inside: router.clone(), outside: router, prefix: "".into() }
+    Routes { inside: router.clone(), outside: router, prefix: "".into(), public: public_path(served) }
 }
 
-/// The pages of re-authentication, also below the path of the public URL: some proxies strip it and some do not.
-fn reauthentication(served: &Served) -> Router<Arc<Served>> {
-    let prefix = served.public_url.as_deref().map(path_of).unwrap_or_default();
-    let routes = reauth::routes();
-    // A path may begin with any character; only older routers gave some of them a meaning.
-    if prefix.is_empty() { routes } else { routes.clone().without_v07_checks().nest(prefix, routes.without_v07_checks()) }
+/// The path of the public URL. Some proxies strip it and some do not.
+fn public_path(served: &Served) -> Arc<str> {
+    served.public_url.as_deref().map(path_of).unwrap_or_default().into()
 }
 
 fn finished(router: Router<Arc<Served>>, served: &Arc<Served>) -> Router {

@@ -33,6 +33,8 @@ pub(super) struct Routes {
     pub(super) outside: Router,
     /// Empty, or a path such as `/consentry`.
     pub(super) prefix: Arc<str>,
+    /// What mailed links put before `/reauth`: empty, or a path.
+    pub(super) public: Arc<str>,
 }
 
 /// See the module.
@@ -87,13 +89,17 @@ impl Site {
             request.headers_mut().entry(HOST).or_insert(host);
         }
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let router = match within(request.uri(), &routes.prefix) {
+        let router = match within(request.uri(), &routes.prefix, &routes.public) {
             Place::Inside(None) => routes.inside,
             Place::Inside(Some(uri)) => {
                 *request.uri_mut() = uri;
                 routes.inside
             }
-            Place::Outside => routes.outside,
+            Place::Outside(None) => routes.outside,
+            Place::Outside(Some(uri)) => {
+                *request.uri_mut() = uri;
+                routes.outside
+            }
             Place::Door => return (StatusCode::FOUND, [(LOCATION, door(&routes.prefix))]).into_response(),
         };
         let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -112,7 +118,8 @@ enum Place {
     Inside(Option<Uri>),
     /// At a door to what is below the prefix.
     Door,
-    Outside,
+    /// Anywhere else; the address without what mailed links put before it.
+    Outside(Option<Uri>),
 }
 
 fn door(prefix: &str) -> HeaderValue {
@@ -120,7 +127,15 @@ fn door(prefix: &str) -> HeaderValue {
 }
 
 /// Where an address leads. The root leads to the prefix, as in Prometheus.
-fn within(uri: &Uri, prefix: &str) -> Place {
+fn within(uri: &Uri, prefix: &str, public: &str) -> Place {
+    let without = |start: &str| {
+        let rest = uri.path().strip_prefix(start).filter(|rest| rest.starts_with('/'))?;
+        let rest = uri.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}"));
+        rest.parse::<Uri>().ok()
+    };
+    if let Some(link) = without(public).filter(|rest| !public.is_empty() && rest.path().starts_with("/reauth/")) {
+        return Place::Outside(Some(link));
+    }
     if prefix.is_empty() {
         return Place::Inside(None);
     }
@@ -128,9 +143,7 @@ fn within(uri: &Uri, prefix: &str) -> Place {
     if path == "/" || path == prefix {
         return Place::Door;
     }
-    let Some(rest) = path.strip_prefix(prefix).filter(|rest| rest.starts_with('/')) else { return Place::Outside };
-    let rest = uri.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}"));
-    rest.parse().map_or(Place::Outside, |uri| Place::Inside(Some(uri)))
+    without(prefix).map_or(Place::Outside(None), |uri| Place::Inside(Some(uri)))
 }
 
 #[cfg(test)]
@@ -145,11 +158,14 @@ mod tests {
             ("/a/", "/a", Place::Inside(Some("/".parse().expect("an address")))),
             ("/a", "/a", Place::Door),
             ("/", "/a", Place::Door),
-            ("/metrics", "/a", Place::Outside),
-            ("/ab/metrics", "/a", Place::Outside),
+            ("/metrics", "/a", Place::Outside(None)),
+            ("/ab/metrics", "/a", Place::Outside(None)),
+            ("/:p/*/reauth/x?token=1", "", Place::Outside(Some("/reauth/x?token=1".parse().expect("an address")))),
+            ("/:p/*/metrics", "", Place::Inside(None)),
+            ("/:p/*/reauth/x", "/:p/*", Place::Outside(Some("/reauth/x".parse().expect("an address")))),
             ("/a//metrics", "/a", Place::Inside(Some("//metrics".parse().expect("an address")))),
         ] {
-            assert_eq!(within(&address.parse().expect("an address"), prefix), expected, "{address} {prefix}");
+            assert_eq!(within(&address.parse().expect("an address"), prefix, "/:p/*"), expected, "{address} {prefix}");
         }
     }
 }
