@@ -176,6 +176,11 @@ async fn every_curve_with_openssl() {
     if !crate::tools::available("openssl") {
         return;
     }
+    let version = tokio::process::Command::new("openssl").arg("version").output().await.expect("openssl").stdout;
+    if !version.starts_with(b"OpenSSL ") {
+        println!("left out: {} knows other options", String::from_utf8_lossy(&version).trim());
+        return;
+    }
     let walled = Walled::start("tls_server_config: {PAIR, curve_preferences: [CurveP521]}", &[]).await;
     for (curves, version, works) in [
         ("P-521", "-tls1_3", true),
@@ -497,6 +502,10 @@ async fn a_client_with_too_many_connections() {
     let mut end = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(5), many[299].read_to_end(&mut end)).await;
     assert!(closed.is_ok(), "too many from one address");
+    if std::net::TcpListener::bind("127.0.0.2:0").is_err() {
+        println!("left out: this machine has one loopback address only");
+        return;
+    }
     let other = reqwest::Client::builder().local_address(std::net::IpAddr::from([127, 0, 0, 2])).build().expect("a client");
     let answer = tokio::time::timeout(Duration::from_secs(5), other.get(format!("http://{address}/-/healthy")).send()).await;
     assert_eq!(answer.expect("at once").expect("an answer").status(), 200);
