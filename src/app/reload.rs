@@ -105,7 +105,11 @@ impl Reloader {
         self.watcher.watch(folders);
         let sources = Arc::clone(&self.sources);
         let follow = move || sources.lock().unwrap_or_else(PoisonError::into_inner).follow(&environment, std::time::Instant::now());
-        let Some(outcome) = off_the_runtime(follow).await else { return };
+        let outcome = off_the_runtime(follow).await;
+        if self.sources().waits() {
+            self.watcher.again_in(ABSENCE);
+        }
+        let Some(outcome) = outcome else { return };
         let broken = match outcome {
             Ok(followed) => match self.swap(running, &followed.loaded.config).await {
                 Ok(()) => {

@@ -250,7 +250,12 @@ impl<'k> Integrations<'k> {
             let Some(pattern) = item.path() else { continue };
             let pattern = pattern.to_string_lossy().into_owned();
             match findings.list(&pattern) {
-                Ok(files) => files.iter().for_each(|file| self.read_file(file, findings)),
+                Ok(listing) => {
+                    for (folder, error) in &listing.unreadable {
+                        item.warn(format!("cannot look into {}: {error}", folder.display()));
+                    }
+                    listing.files.iter().for_each(|file| self.read_file(file, findings));
+                }
                 Err(message) => item.problem(message),
             }
             patterns.push(pattern);

@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::reader::{Environment, Files, Problem, matching};
+use super::reader::{Environment, Files, Listing, Problem, literal_start, matching};
 use super::{Loaded, load_with};
 
 /// How files look from outside. Equal looks mean equal contents, unless one has changed within two seconds of being looked at: file
@@ -35,7 +35,7 @@ impl Looks {
 
     /// Whether contents may differ from those at another look.
     pub fn may_differ(&self, earlier: &Self) -> bool {
-        self.files != earlier.files || !self.settled
+        self.files != earlier.files || !self.settled || !earlier.settled
     }
 
     /// Whether contents do differ, as far as looks tell.
@@ -82,7 +82,7 @@ pub const ABSENCE: Duration = Duration::from_secs(5);
 /// be read).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Disk {
-    lists: BTreeMap<String, Result<Vec<PathBuf>, String>>,
+    lists: BTreeMap<String, Result<Listing, String>>,
     digests: BTreeMap<PathBuf, Option<u64>>,
 }
 
@@ -99,9 +99,9 @@ impl Sources {
             Ok(text)
         };
         let list = |pattern: &str| {
-            let files = matching(pattern)?;
-            lists.borrow_mut().insert(pattern.to_owned(), files.clone());
-            Ok(files)
+            let listing = matching(pattern)?;
+            lists.borrow_mut().insert(pattern.to_owned(), listing.clone());
+            Ok(listing)
         };
         let loaded = load_with(path, environment, Files { text: &text, list: &list })?;
         let (texts, lists) = (texts.into_inner(), lists.into_inner());
@@ -110,11 +110,12 @@ impl Sources {
         // What was parsed, not what is there by now: that is for the first look to find out.
         let seen = Disk {
             digests: digests(&read.chain(others.iter().map(|file| (file.clone(), std::fs::read_to_string(file).ok()))).collect()),
-            lists: lists.iter().map(|(pattern, files)| (pattern.clone(), Ok(files.clone()))).collect(),
+            lists: lists.iter().map(|(pattern, listing)| (pattern.clone(), Ok(listing.clone()))).collect(),
         };
+        let patterns = lists.into_iter().map(|(pattern, listing)| (pattern, listing.files)).collect();
         let texts = texts.iter().map(|(file, text)| (file.clone(), compressed(text))).collect();
         let (broken, gone) = (BTreeMap::new(), BTreeMap::new());
-        Ok((loaded, Self { main: path.to_owned(), texts, patterns: lists, others, looks: Looks::at(&[]), seen, broken, gone }))
+        Ok((loaded, Self { main: path.to_owned(), texts, patterns, others, looks: Looks::at(&[]), seen, broken, gone }))
     }
 
     /// The main file.
@@ -140,16 +141,7 @@ impl Sources {
 
     /// Folders to watch for changes, and whether with everything below.
     pub fn folders(&self) -> Vec<(PathBuf, bool)> {
-        let folder = |pattern: &String| {
-            let parts: Vec<_> = Path::new(pattern).components().collect();
-            let plain = parts.iter().take_while(|p| !p.as_os_str().to_string_lossy().contains(['*', '?', '['])).count();
-            // The last part is a file's name in any case.
-            let plain = plain.min(parts.len().saturating_sub(1));
-            let folder: PathBuf = parts[..plain].iter().collect();
-            let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
-            (folder, parts.len() - plain > 1)
-        };
-        let mut folders: Vec<_> = self.patterns.keys().map(folder).collect();
+        let mut folders: Vec<_> = self.patterns.keys().map(|pattern| literal_start(pattern)).collect();
         folders.extend(self.others.iter().filter_map(|path| Some((path.parent()?.to_owned(), false))));
         folders.sort();
         folders.dedup();
@@ -161,8 +153,9 @@ impl Sources {
     /// # Errors
     /// The configuration as a whole is invalid now, for what stands in none of the changed files: then nothing has changed.
     pub fn follow(&mut self, environment: Environment<'_>, now: Instant) -> Option<Result<Followed, Vec<Problem>>> {
-        let lists: BTreeMap<String, Result<Vec<PathBuf>, String>> = self.patterns.keys().map(|p| (p.clone(), matching(p))).collect();
-        let files: Vec<PathBuf> = lists.values().flatten().flatten().chain(&self.others).cloned().collect();
+        let lists: BTreeMap<String, Result<Listing, String>> = self.patterns.keys().map(|p| (p.clone(), matching(p))).collect();
+        let listed = lists.values().flatten().flat_map(|listing| &listing.files);
+        let files: Vec<PathBuf> = listed.chain(&self.others).cloned().collect();
         let looks = Looks::at(&files);
         let waited = self.gone.values().any(|since| now.duration_since(*since) >= ABSENCE);
         if lists == self.seen.lists && !looks.may_differ(&self.looks) && !waited {
@@ -241,9 +234,13 @@ impl Sources {
         let (mut gone, mut patterns) = (BTreeMap::new(), BTreeMap::new());
         for (pattern, earlier) in &self.patterns {
             let files = match self.seen.lists.get(pattern) {
-                Some(Ok(files)) => {
-                    let mut files = files.clone();
-                    for path in earlier.iter().filter(|path| !files.contains(path)).cloned().collect::<Vec<_>>() {
+                Some(Ok(listing)) => {
+                    let mut files = listing.files.clone();
+                    for path in earlier.iter().filter(|path| !listing.files.contains(path)).cloned() {
+                        if listing.unreadable.iter().any(|(folder, _)| path.starts_with(folder)) {
+                            files.push(path);
+                            continue;
+                        }
                         let since = *self.gone.get(&path).unwrap_or(&now);
                         if now.duration_since(since) < ABSENCE {
                             gone.insert(path.clone(), since);
@@ -264,11 +261,8 @@ impl Sources {
     /// What is wrong with files before anybody reads what stands in them.
     fn unusable(&self, disk: &BTreeMap<PathBuf, Option<String>>, candidates: &BTreeMap<PathBuf, &str>) -> Broken {
         let mut broken = Broken::new();
-        for (pattern, list) in &self.seen.lists {
-            if let Err(message) = list {
-                let path = PathBuf::from(pattern);
-                broken.insert(path.clone(), vec![problem(&path, message)]);
-            }
+        for (folder, error) in self.seen.lists.values().flatten().flat_map(|listing| &listing.unreadable) {
+            broken.insert(folder.clone(), vec![problem(folder, format!("cannot look into it: {error}"))]);
         }
         for (path, text) in disk {
             let had_content = || self.kept(path).is_some_and(|t| !t.trim().is_empty());
@@ -293,7 +287,7 @@ impl Sources {
             // A new file that is broken has no last good list.
             None => Ok(self.kept(file).unwrap_or_default()),
         };
-        let list = |pattern: &str| Ok(patterns.get(pattern).cloned().unwrap_or_default());
+        let list = |pattern: &str| Ok(Listing { files: patterns.get(pattern).cloned().unwrap_or_default(), ..Listing::default() });
         load_with(&self.main, environment, Files { text: &text, list: &list })
     }
 

@@ -124,7 +124,7 @@ fn a_folder_that_cannot_be_read() {
     for _ in 0..3 {
         let followed = place.follow();
         assert!(followed.as_ref().is_none_or(|(names, _)| *names == words("a1 main")), "{followed:?}");
-        place.now += ABSENCE / 3;
+        place.now += ABSENCE;
     }
     std::fs::remove_file(&folder).expect("removed");
     std::fs::rename(&away, &folder).expect("renamed");
@@ -141,6 +141,9 @@ fn hidden_files_and_folders_are_no_lists() {
     std::fs::create_dir(folder.join("folder.yml")).expect("a folder");
     place.write("b.yml", &list(&["b1"]));
     assert_eq!(place.follow(), Some((words("a1 b1 main"), vec![])));
+    std::fs::write(folder.join(".asked.yml"), list(&["x"])).expect("written");
+    let asked = matching(&folder.join(".*.yml").display().to_string()).expect("a pattern");
+    assert_eq!(asked.files, [folder.join(".#a.yml"), folder.join(".asked.yml")], "unless the pattern asks for them");
 }
 
 /// What changes between the reading and the first look is not missed, however the files look by then.

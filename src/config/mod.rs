@@ -21,7 +21,7 @@ mod web;
 
 pub use effective::effective;
 pub use files::{ABSENCE, Followed, Looks, Sources};
-pub use reader::{Environment, Files, Problem};
+pub use reader::{Environment, Files, Listing, Problem};
 pub use values::{format_duration, parse_duration};
 pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
 

@@ -40,8 +40,8 @@ pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 pub struct Files<'e> {
     /// Reads a file.
     pub text: &'e dyn Fn(&Path) -> std::io::Result<String>,
-    /// Finds the files that match a pattern, in order. The error says what is wrong with the pattern, or that a folder cannot be read.
-    pub list: &'e dyn Fn(&str) -> Result<Vec<PathBuf>, String>,
+    /// Finds the files that match a pattern. The error says what is wrong with the pattern.
+    pub list: &'e dyn Fn(&str) -> Result<Listing, String>,
 }
 
 impl Files<'static> {
@@ -49,17 +49,48 @@ impl Files<'static> {
     pub const DISK: Self = Self { text: &|path| std::fs::read_to_string(path), list: &matching };
 }
 
-/// Files on disk that match a pattern. Hidden ones are somebody's housekeeping: an editor's, or those of a Kubernetes volume.
-pub(super) fn matching(pattern: &str) -> Result<Vec<PathBuf>, String> {
+/// Files that match a pattern.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// In order.
+    pub files: Vec<PathBuf>,
+    /// Folders that could not be looked into, and why.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
+/// Where a pattern's folders begin: what stands before the first part that is a pattern.
+pub(super) fn literal_start(pattern: &str) -> (PathBuf, bool) {
+    let parts: Vec<_> = Path::new(pattern).components().collect();
+    let plain = parts.iter().take_while(|p| !p.as_os_str().to_string_lossy().contains(['*', '?', '['])).count();
+    // The last part is a file's name in any case.
+    let plain = plain.min(parts.len().saturating_sub(1));
+    let folder: PathBuf = parts[..plain].iter().collect();
+    let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
+    (folder, parts.len() - plain > 1)
+}
+
+/// Files on disk that match a pattern. Hidden ones are somebody's housekeeping, an editor's or those of a Kubernetes volume, unless the
+/// pattern asks for them. A folder that is not there holds nothing; of one that cannot be read nobody knows.
+pub fn matching(pattern: &str) -> Result<Listing, String> {
     let entries = glob::glob(pattern).map_err(|error| format!("is not a file pattern such as integrations.d/*.yml: {}", error.msg))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        files.push(entry.map_err(|error| format!("cannot read {}: {}", error.path().display(), error.error()))?);
+    let mut listing = Listing::default();
+    let (start, _) = literal_start(pattern);
+    match std::fs::metadata(&start) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => listing.unreadable.push((start, error.to_string())),
+        _ => {}
     }
-    let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    files.retain(|path| !hidden(path) && !path.is_dir());
-    files.sort();
-    Ok(files)
+    for entry in entries {
+        match entry {
+            Ok(path) => listing.files.push(path),
+            Err(error) => listing.unreadable.push((error.path().to_owned(), error.error().to_string())),
+        }
+    }
+    let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+    let asked_for = Path::new(pattern).file_name().is_some_and(is_hidden);
+    let hidden = |path: &PathBuf| !asked_for && path.file_name().is_some_and(is_hidden);
+    listing.files.retain(|path| !hidden(path) && !path.is_dir());
+    listing.files.sort();
+    Ok(listing)
 }
 
 /// What reading one or more files has brought to light.
@@ -95,7 +126,7 @@ impl<'e> Findings<'e> {
     }
 
     /// The files that match a pattern.
-    pub fn list(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
+    pub fn list(&self, pattern: &str) -> Result<Listing, String> {
         (self.files.list)(pattern)
     }
 

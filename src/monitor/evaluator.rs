@@ -106,17 +106,14 @@ impl Evaluator {
     ) -> Result<Self, StoreError> {
         let (saved, causes) = store.load().await?;
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
-        let (mut tracked, mut moved) = (HashMap::with_capacity(watched.len()), HashSet::new());
+        store.keep_only(identities(&watched)).await?;
+        let mut tracked = HashMap::with_capacity(watched.len());
         for watched in watched {
             let old = saved.remove(&watched.facts.name);
-            if old.as_ref().is_some_and(|old| old.identity != watched.identity) {
-                moved.insert(watched.facts.name.clone());
-            }
             let entry = Tracked::adopt(watched, old, causes.iter());
             published.set(&entry.facts(), &entry.state);
             tracked.insert(entry.watched.facts.name.clone(), entry);
         }
-        store.keep_only(tracked.keys().cloned().collect(), moved).await?;
         let mut causes: HashMap<String, Cause> = causes.into_iter().map(|c| (c.key.clone(), c)).collect();
         keep_members(&mut causes, |name| tracked.contains_key(name));
         if policy.mail {
@@ -143,13 +140,11 @@ impl Evaluator {
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         let names: HashSet<String> = watched.iter().map(|w| w.facts.name.clone()).collect();
         let left: Vec<String> = self.lock().keys().filter(|name| !names.contains(*name)).cloned().collect();
-        let differs = |w: &&Watched| saved.get(&w.facts.name).is_some_and(|s| s.identity != w.identity);
-        let moved: HashSet<String> = watched.iter().filter(differs).map(|w| w.facts.name.clone()).collect();
+        let untold = if policy.mail { self.store.untold().await? } else { Default::default() };
+        // The last thing that can fail: memory follows it.
         if !left.is_empty() || !fresh.is_empty() {
-            self.store.keep_only(names, moved).await?;
+            self.store.keep_only(identities(&watched)).await?;
         }
-        let begins_to_mail = policy.mail && !self.policy().mail;
-        let untold = if begins_to_mail { self.store.untold().await? } else { Default::default() };
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         let mut tracked = self.lock();
         for name in &left {
@@ -384,6 +379,11 @@ impl Evaluator {
         }
         Ok((changes, mails))
     }
+}
+
+/// Names, and tenants with client ids.
+fn identities(watched: &[Watched]) -> HashMap<String, String> {
+    watched.iter().map(|w| (w.facts.name.clone(), w.identity.clone())).collect()
 }
 
 /// Who gets an integration's own mails: its admins, or the operators where it has none. Nobody, when the reason is a cause's.

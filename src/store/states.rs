@@ -1,6 +1,6 @@
 //! States, alerts, causes and events: what one probe changes is saved in one piece.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -161,26 +161,28 @@ impl Store {
         .await
     }
 
-    /// Lets go of every integration that is not among `watched`: it suffers from no cause any more (a cause without sufferers would
-    /// swallow the next alert), and what was not mailed yet about it waits until it comes back, if ever. The same for mails about those
-    /// that have `moved` to another tenant or application. States and tokens stay.
+    /// Lets go of every integration that is not among these (name and identity): it suffers from no cause any more (a cause without
+    /// sufferers would swallow the next alert), and what was not mailed yet about it waits until it comes back, if ever. The same for
+    /// mails about one that has another identity now. States and tokens stay.
     ///
     /// # Errors
     /// The database refuses; then nothing has changed.
-    pub async fn keep_only(&self, watched: HashSet<String>, moved: HashSet<String>) -> Result<(), StoreError> {
+    pub async fn keep_only(&self, watched: HashMap<String, String>) -> Result<(), StoreError> {
         self.write(move |c| {
             let names = |sql: &str| -> Result<Vec<String>, StoreError> {
                 let mut statement = c.prepare(sql)?;
                 Ok(statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?)
             };
-            for gone in names("SELECT DISTINCT integration FROM cause_members")?.iter().filter(|name| !watched.contains(*name)) {
+            for gone in names("SELECT DISTINCT integration FROM cause_members")?.iter().filter(|name| !watched.contains_key(*name)) {
                 c.execute("DELETE FROM cause_members WHERE integration = ?1", [gone])?;
             }
             const ORPHANS: &str = "SELECT alert FROM causes WHERE key NOT IN (SELECT key FROM cause_members)";
             c.execute(&format!("UPDATE notifications SET suspended = 1 WHERE {WAITING} AND alert IN ({ORPHANS})"), [])?;
             c.execute("DELETE FROM causes WHERE key NOT IN (SELECT key FROM cause_members)", [])?;
-            for name in names("SELECT name FROM integrations WHERE alert IS NOT NULL")? {
-                let suspended = !watched.contains(&name) || moved.contains(&name);
+            let mut statement = c.prepare("SELECT name, identity FROM integrations WHERE alert IS NOT NULL")?;
+            let alerts = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<Vec<(String, String)>, _>>()?;
+            for (name, identity) in alerts {
+                let suspended = watched.get(&name) != Some(&identity);
                 c.prepare_cached(&format!(
                     "UPDATE notifications SET suspended = ?1 WHERE {WAITING} AND suspended <> ?1
                      AND alert = (SELECT alert FROM integrations WHERE name = ?2)"

@@ -110,6 +110,42 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
     assert_eq!(store.prune_notifications(Timestamp(i64::MAX)).await.expect("pruned"), 0, "the alert is still open");
 }
 
+/// What was not mailed yet waits while its integration is away, or is another one by the same name.
+#[tokio::test]
+async fn mails_wait_for_their_integration() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    store
+        .save_probe(record(vec![notification(0, "ada@example.com"), notification(0, "bob@example.com")], Vec::new()))
+        .await
+        .expect("saved");
+    let due = async || store.due_notifications(NOW, 10).await.expect("mails");
+    let sent = due().await[0].id;
+    store.mark_sent(sent, NOW).await.expect("marked");
+    let keep = async |names: &[(&str, &str)]| {
+        let names = names.iter().map(|(name, identity)| ((*name).to_owned(), (*identity).to_owned())).collect();
+        store.keep_only(names).await.expect("kept");
+    };
+    for (names, waiting) in [
+        (&[("acme", "t/c")][..], 1),
+        (&[("other", "t/c")], 0),
+        (&[("acme", "u/c")], 0),
+        (&[("acme", "u/c"), ("new", "t/c")], 0),
+        (&[("acme", "t/c")], 1),
+    ] {
+        keep(names).await;
+        let now = due().await;
+        assert_eq!((now.len(), store.outbox().await.expect("an outbox").1), (waiting, waiting as i64), "{names:?}");
+        assert!(now.iter().all(|m| m.notification.recipient == "bob@example.com"), "the one that was sent is not sent again");
+    }
+    assert_eq!(store.untold().await.expect("names").0.len(), 0);
+    let silent = record(Vec::new(), Vec::new());
+    let alert = OpenAlert { id: "a9".to_owned(), reason: Reason::TokenRevoked, since: NOW, notices: 1 };
+    let integration = SavedIntegration { alert: Some(alert), ..silent.integration.clone() };
+    store.save_probe(ProbeRecord { integration, ..silent }).await.expect("saved");
+    assert!(store.untold().await.expect("names").0.contains("acme"), "an alert without a mail");
+}
+
 #[tokio::test]
 async fn tokens_are_encrypted_rotated_and_bound() {
     let folder = folder();

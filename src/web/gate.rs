@@ -13,7 +13,6 @@ use super::tls::server_config;
 use super::users::Users;
 use crate::clock::Clock;
 use crate::config::{ClientAuth, Looks, WebConfig, load_web};
-use crate::domain::Timestamp;
 
 /// The protection at one moment.
 #[derive(Debug)]
@@ -68,6 +67,7 @@ impl Gate {
     /// # Errors
     /// Everything that is wrong with it, a line each.
     pub fn prepare(&self) -> Result<Self, Vec<String>> {
+        self.not_empty()?;
         Self::load(self.path.as_deref(), self.clock.clone())
     }
 
@@ -77,9 +77,9 @@ impl Gate {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
     }
 
-    /// The present moment.
-    pub(super) fn now(&self) -> Timestamp {
-        self.clock.now()
+    /// For the present moment.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The protection as the files are now.
@@ -94,11 +94,18 @@ impl Gate {
         Arc::clone(&state.posture)
     }
 
+    /// A file that nobody has written yet, or that found no room on its disk, is no file that protects nothing.
+    fn not_empty(&self) -> Result<(), Vec<String>> {
+        let empty = |path: &&PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty());
+        match self.path.as_ref().filter(empty) {
+            Some(path) => Err(vec![format!("{}: is empty; write {{}} if it is meant to protect nothing", path.display())]),
+            None => Ok(()),
+        }
+    }
+
     fn look_again(&self, state: &mut State, looks: Looks) {
         let file = self.path.as_deref().unwrap_or(Path::new(""));
-        let empty = std::fs::read_to_string(file).is_ok_and(|text| text.trim().is_empty());
-        let told = || format!("{}: is empty; write {{}} if it is meant to protect nothing", file.display());
-        match if empty { Err(vec![told()]) } else { State::read(self.path.as_deref()) } {
+        match self.not_empty().and_then(|()| State::read(self.path.as_deref())) {
             Ok(fresh) if is_weaker(&state.posture.config, &fresh.posture.config) && is_young(file) => {}
             Ok(fresh) => {
                 if looks.differ(&state.seen) || state.complaint.is_some() {

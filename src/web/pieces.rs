@@ -28,7 +28,9 @@ impl<H: Unpin> HttpBody for Pieces<H> {
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let size = self.rest.len().min(PIECE);
-        Poll::Ready((size > 0).then(|| Ok(Frame::data(self.rest.split_to(size)))))
+        // A copy: a part of the whole would keep the whole in memory after the last piece is taken.
+        let piece = Bytes::copy_from_slice(&self.rest.split_to(size));
+        Poll::Ready((size > 0).then(|| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

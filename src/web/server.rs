@@ -275,9 +275,11 @@ async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Respo
     // A big fleet's exposition takes milliseconds, and compressing it more: not on a thread that others wait for.
     let body = tokio::task::spawn_blocking(move || {
         let text = write(&process.families, &process.published, format);
-        if gzip && text.len() > GZIP_FROM { compress(&text).map(|z| (z, true)) } else { Ok((text.into_bytes(), false)) }
+        let packed = if gzip && text.len() > GZIP_FROM { compress(&text).map(|z| (z, true)) } else { Ok((text.into_bytes(), false)) };
+        // Its room goes with the work: a client that has gone does not make room for more.
+        packed.map(|(body, gzipped)| (body, gzipped, room))
     });
-    let Ok(Ok((body, gzipped))) = body.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let Ok(Ok((body, gzipped, room))) = body.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     // The room is taken until the last piece is on its way: a client that does not read keeps it, not the memory of many answers.
     let body = axum::body::Body::new(Pieces::new(body, room));
     let mut response =

@@ -70,7 +70,7 @@ impl Site {
     /// Whether one more request is within the limit. Counts it.
     fn has_room(&self, limit: Option<RateLimit>) -> bool {
         let Some(limit) = limit else { return true };
-        let (mut bucket, now) = (self.bucket.lock().unwrap_or_else(PoisonError::into_inner), self.gate.now());
+        let (mut bucket, now) = (self.bucket.lock().unwrap_or_else(PoisonError::into_inner), self.gate.clock().now());
         let fresh = || (limit, Bucket::full(f64::from(limit.burst), now));
         let (limit, mut tokens) = bucket.take().filter(|(old, _)| *old == limit).unwrap_or_else(fresh);
         let room = tokens.take(f64::from(limit.burst), limit.interval.as_secs_f64() * 1000.0, now);
