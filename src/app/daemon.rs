@@ -82,6 +82,7 @@ impl Daemon {
     pub async fn wire(config: &Config, clock: Clock, front: Front) -> anyhow::Result<Self> {
         let families = Families::new().context("cannot register metrics")?;
         families.configuration_read(clock.now());
+        families.configuration_state(true, 0);
         let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
         let (store, published) = (store(config)?, Arc::new(Published::default()));
         let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
@@ -209,9 +210,9 @@ impl Running {
         let served = pages.served(config, &self.process, &self.monitor, &self.lasting.store)?;
         let shift = self.monitor.reconfigure(setup, change).await?;
         if let Some(reauthentication) = &served.reauthentication {
-            // One that comes back while it is being proved goes on with that.
+            // One that comes back while it is being proved goes on with that; whoever was here all the time has had its proof.
             let unproved = reauthentication.unproved().await.unwrap_or_default();
-            unproved.iter().filter(|name| self.monitor.proof(name).is_none()).for_each(|name| self.monitor.prove(name));
+            unproved.iter().filter(|name| shift.added.contains(*name)).for_each(|name| self.monitor.prove(name));
         }
         self.sites.replace(&served);
         let earlier = self.notifier.take();

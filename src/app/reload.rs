@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::daemon::{Move, Request, Running};
 use crate::config::{ABSENCE, Config, Problem, Sources, Storage};
-use crate::monitor::Shift;
 use crate::web;
 
 /// Files are read once nothing has happened to them for so long: whoever writes several, or one in pieces, is done by then.
@@ -111,16 +110,19 @@ impl Reloader {
         }
         let Some(outcome) = outcome else { return };
         let broken = match outcome {
-            Ok(followed) => match self.swap(running, &followed.loaded.config).await {
-                Ok(()) => {
-                    *self.sources() = followed.sources;
-                    lines(&followed.broken)
+            Ok(followed) => {
+                let swapped = if followed.changed { self.swap(running, &followed.loaded.config).await } else { Ok(()) };
+                match swapped {
+                    Ok(()) => {
+                        *self.sources() = followed.sources;
+                        lines(&followed.broken)
+                    }
+                    Err(problems) => {
+                        self.sources().look_again();
+                        problems
+                    }
                 }
-                Err(problems) => {
-                    self.sources().look_again();
-                    problems
-                }
-            },
+            }
             Err(problems) => lines(&problems),
         };
         if broken != self.said.broken {
@@ -128,9 +130,6 @@ impl Reloader {
                 tracing::error!(%problem, "a watched file is not taken over; its last good list stays");
             }
             self.said.broken = broken;
-        }
-        if self.sources().waits() {
-            self.watcher.again_in(ABSENCE);
         }
         self.tell(running);
     }
@@ -150,7 +149,7 @@ impl Reloader {
         let shift = running.apply(config, listener).await.map_err(wrong)?;
         self.listen_address.clone_from(address);
         running.process.families.configuration_read(running.process.clock.now());
-        let Shift { added, removed, changed } = shift;
+        let (added, removed, changed) = (shift.added.len(), shift.removed, shift.changed);
         let integrations = config.integrations.iter().filter(|i| i.enabled).count();
         tracing::info!(integrations, added, removed, changed, "configuration reloaded");
         Ok(())

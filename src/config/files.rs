@@ -71,6 +71,8 @@ pub struct Followed {
     pub sources: Sources,
     /// Files whose last good list is in use, with what is wrong with each.
     pub broken: Vec<Problem>,
+    /// Whether anything is different from before; otherwise files are only broken, or away for a moment.
+    pub changed: bool,
 }
 
 type Broken = BTreeMap<PathBuf, Vec<Problem>>;
@@ -175,7 +177,9 @@ impl Sources {
             .filter_map(|(path, text)| Some((path.clone(), text.as_deref()?)))
             .collect();
         let earlier = std::mem::replace(&mut self.seen, disk);
+        let others = self.others.iter().any(|path| earlier.digests.get(path) != self.seen.digests.get(path));
         let settled = self.settle(&texts, &candidates, environment, now);
+        let settled = settled.map(|followed| Followed { changed: followed.changed || others, ..followed });
         if settled.is_err() {
             // Perhaps it is mended in a file that is not watched: look again next time.
             self.seen = earlier;
@@ -302,11 +306,13 @@ impl Sources {
             Some(text) => Some(compressed(text)),
             None => self.texts.get(path).cloned(),
         };
-        let texts = patterns.values().flatten().chain([&self.main]).filter_map(|path| Some((path.clone(), text(path)?))).collect();
+        let used = patterns.values().flatten().chain([&self.main]);
+        let texts: BTreeMap<PathBuf, Vec<u8>> = used.filter_map(|path| Some((path.clone(), text(path)?))).collect();
+        let changed = texts != self.texts || *patterns != self.patterns;
         let told = broken.values().flatten().cloned().collect();
         let (main, others, patterns) = (self.main.clone(), self.others.clone(), patterns.clone());
         let (looks, seen, gone) = (self.looks.clone(), self.seen.clone(), self.gone.clone());
-        Followed { loaded, sources: Self { main, texts, patterns, others, looks, seen, broken, gone }, broken: told }
+        Followed { loaded, sources: Self { main, texts, patterns, others, looks, seen, broken, gone }, broken: told, changed }
     }
 
     /// The text in use of a file.

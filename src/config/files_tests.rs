@@ -193,6 +193,35 @@ fn links_that_are_swapped() {
     assert_eq!(place.sources.expect("sources").folders(), [(folder, false)]);
 }
 
+/// A broken file or one that is away is told, and nothing is wired anew for it; renewed authorities are a change.
+#[test]
+fn what_is_a_change_and_what_is_not() {
+    let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
+    let main = place.folder.path().join("consentry.yml");
+    let authority =
+        || rcgen::CertificateParams::default().self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("a certificate").pem();
+    std::fs::write(place.folder.path().join("ca.pem"), authority()).expect("written");
+    std::fs::write(&main, format!("upstream: {{tls_config: {{ca_file: ca.pem}}}}\n{MAIN}")).expect("written");
+    let (_, sources) = Sources::load(&main, &|_| None).expect("valid");
+    place.sources = Some(sources);
+    let changed = |place: &mut Place| {
+        let followed = place.sources.as_mut().expect("sources").follow(&|_| None, place.now)?.expect("valid");
+        place.sources = Some(followed.sources);
+        Some(followed.changed)
+    };
+    assert_eq!(changed(&mut place), None);
+    place.write("a.yml", "- {name: a1, ap");
+    assert_eq!(changed(&mut place), Some(false), "broken");
+    place.write("a.yml", &list(&["a1"]));
+    assert_eq!(changed(&mut place), Some(false), "as it was");
+    place.unlink("a.yml");
+    assert_eq!(changed(&mut place), Some(false), "away");
+    place.now += ABSENCE;
+    assert_eq!(changed(&mut place), Some(true), "gone");
+    std::fs::write(place.folder.path().join("ca.pem"), authority()).expect("written");
+    assert_eq!(changed(&mut place), Some(true), "authorities");
+}
+
 #[test]
 fn what_is_wrong_elsewhere_changes_nothing() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);

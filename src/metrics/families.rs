@@ -197,7 +197,6 @@ impl Families {
     /// The configuration was read and is in effect.
     pub fn configuration_read(&self, at: Timestamp) {
         self.reload_time.set(at.seconds());
-        self.configuration_state(true, 0);
     }
 
     /// Whether the last reload went well, and how many watched files are invalid, so that their last good list is in effect.

@@ -83,10 +83,10 @@ pub struct Change {
 }
 
 /// How a fleet has changed with its configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shift {
-    /// Integrations that are new.
-    pub added: usize,
+    /// Names of integrations that are new.
+    pub added: HashSet<String>,
     /// Integrations that have left.
     pub removed: usize,
     /// Integrations of which something that matters to probing has changed.
@@ -139,7 +139,7 @@ impl Monitor {
     /// The database refuses; then nothing has changed.
     pub async fn reconfigure(&self, setup: Setup, change: Change) -> Result<Shift, StoreError> {
         let earlier = self.setup();
-        let added = setup.targets.keys().filter(|name| !earlier.targets.contains_key(*name)).count();
+        let added: HashSet<String> = setup.targets.keys().filter(|name| !earlier.targets.contains_key(*name)).cloned().collect();
         let removed = earlier.targets.keys().filter(|name| !setup.targets.contains_key(*name)).count();
         let differs = |name: &&String| setup.targets.get(*name) != earlier.targets.get(*name);
         let changed: HashSet<String> = setup.targets.keys().filter(differs).cloned().collect();
@@ -151,7 +151,7 @@ impl Monitor {
         };
         self.inner.evaluator.reconfigure(change.policy, change.watched, swap).await?;
         self.inner.nudge.notify_one();
-        Ok(Shift { added, removed, changed: changed.len() - added })
+        Ok(Shift { changed: changed.len() - added.len(), added, removed })
     }
 
     fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {

@@ -59,10 +59,9 @@ impl Site {
 
     /// What handshakes need now; `None` serves plain HTTP.
     pub(super) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
-        let posture = self.gate.current();
         match self.admission {
-            Admission::Policy => posture.tls.clone(),
-            Admission::Everybody => posture.open_tls.clone(),
+            Admission::Policy => self.gate.current().tls.clone(),
+            Admission::Everybody => self.gate.current().open_tls.clone(),
             Admission::Plain => None,
         }
     }
@@ -80,8 +79,9 @@ impl Site {
 
     /// Answers a request.
     pub(super) async fn answer(&self, mut request: Request) -> Response {
-        let posture = self.gate.current();
-        if self.admission != Admission::Plain && !self.has_room(posture.config.rate_limit) {
+        // Orchestrators get an answer whatever becomes of the protection's files.
+        let posture = (self.admission != Admission::Plain).then(|| self.gate.current());
+        if posture.as_ref().is_some_and(|posture| !self.has_room(posture.config.rate_limit)) {
             return (StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n").into_response();
         }
         // HTTP/2 names the host in the address alone (RFC 9113 section 8.3.1).
@@ -103,10 +103,8 @@ impl Site {
             Place::Door => return (StatusCode::FOUND, [(LOCATION, door(&routes.prefix))]).into_response(),
         };
         let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
-        if self.admission != Admission::Plain {
-            for (name, value) in &posture.headers {
-                response.headers_mut().insert(name, value.clone());
-            }
+        for (name, value) in posture.iter().flat_map(|posture| &posture.headers) {
+            response.headers_mut().insert(name, value.clone());
         }
         response
     }
