@@ -136,14 +136,15 @@ impl Evaluator {
             let known = |w: &&Watched| tracked.get(&w.facts.name).is_some_and(|t| t.watched.identity == w.identity);
             watched.iter().filter(|w| !known(w)).map(|w| w.facts.name.clone()).collect()
         };
-        let saved = self.store.load_named(fresh.clone()).await?;
+        let comes = !fresh.is_empty();
+        let saved = self.store.load_named(fresh).await?;
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
-        let names: HashSet<String> = watched.iter().map(|w| w.facts.name.clone()).collect();
-        let left: Vec<String> = self.lock().keys().filter(|name| !names.contains(*name)).cloned().collect();
+        let identities = identities(&watched);
+        let left: Vec<String> = self.lock().keys().filter(|name| !identities.contains_key(*name)).cloned().collect();
         let untold = if policy.mail { self.store.untold().await? } else { Default::default() };
         // The last thing that can fail: memory follows it.
-        if !left.is_empty() || !fresh.is_empty() {
-            self.store.keep_only(identities(&watched)).await?;
+        if !left.is_empty() || comes {
+            self.store.keep_only(identities).await?;
         }
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         let mut tracked = self.lock();
