@@ -49,6 +49,7 @@ fn fleet(size: usize) -> Published {
             access: Access::Delegated,
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
             checks: profile().checks,
+            credentials: Vec::new(),
         };
         published.set(&facts, &state);
     }

@@ -83,6 +83,7 @@ impl Daemon {
         let families = Families::new().context("cannot register metrics")?;
         families.configuration_read(clock.now());
         families.configuration_state(true, 0);
+        families.set_interval(config.probe.interval);
         let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
         let (store, published) = (store(config)?, Arc::new(Published::default()));
         let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
@@ -92,7 +93,8 @@ impl Daemon {
         let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &lasting)?;
         let queue: Vec<_> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
         let nudge = Arc::clone(&lasting.outbox.nudge);
-        let evaluator = Evaluator::start(store.clone(), change.policy, Arc::clone(&published), nudge, change.watched).await?;
+        let told = (families.clone(), Arc::clone(&published));
+        let evaluator = Evaluator::start(store.clone(), change.policy, told, nudge, change.watched).await?;
         let schedule = Schedule::new(change.schedule, queue, clock.now());
         let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
         if let Some(reauthentication) = &pages.reauthentication {
@@ -209,6 +211,7 @@ impl Running {
         let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &self.lasting)?;
         let served = pages.served(config, &self.process, &self.monitor, &self.lasting.store)?;
         let shift = self.monitor.reconfigure(setup, change).await?;
+        self.lasting.families.set_interval(config.probe.interval);
         if let Some(reauthentication) = &served.reauthentication {
             // One that comes back while it is being proved goes on with that; whoever was here all the time has had its proof.
             let unproved = reauthentication.unproved().await.unwrap_or_default();

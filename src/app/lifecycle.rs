@@ -10,7 +10,7 @@ use super::systemd;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::store::DaemonLock;
-use crate::web;
+use crate::web::{self, Process};
 
 /// Addresses to listen on, as the command line gives them.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +55,9 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     // Everything else that is needed of it lives in the parts now.
     drop(config);
     tell(&listeners);
+    if let Some(url) = status_page(&daemon.process, &listeners) {
+        daemon.process.families.set_url(&url);
+    }
     let mut running = daemon.start(listeners);
     systemd::ready(running.monitor.size());
     // On its own: a long reload is no reason to be shot.
@@ -88,6 +91,20 @@ async fn listeners(config: &Config, addresses: &Addresses<'_>, mut listeners: Li
         listeners.reauthentication = Some(web::bind(address).await?);
     }
     Ok(listeners)
+}
+
+/// Where browsers find the status page: as the command line says, otherwise this machine's name and the first port.
+fn status_page(process: &Process, listeners: &Listeners) -> Option<String> {
+    if let Some(url) = &process.options.external_url {
+        return Some(url.clone());
+    }
+    let address = listeners.all.iter().find_map(web::Listener::socket_address)?;
+    let scheme = if process.gate.speaks_tls() { "https" } else { "http" };
+    let host = match hostname::get() {
+        Ok(name) if address.ip().is_unspecified() => format!("{}:{}", name.to_string_lossy(), address.port()),
+        _ => address.to_string(),
+    };
+    Some(format!("{scheme}://{host}{}", process.options.route_prefix))
 }
 
 fn tell(listeners: &Listeners) {

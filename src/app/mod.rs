@@ -166,6 +166,7 @@ fn watched(config: &Config, texts: &HashMap<&str, SharedTexts>, integration: &In
             access: app.access,
             labels: integration.labels.clone(),
             checks: integration.profile.checks.clone(),
+            credentials: Vec::new(),
         },
         identity: format!("{}/{}", integration.tenant, app.client_id),
         tenant: integration.tenant.clone(),

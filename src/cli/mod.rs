@@ -15,6 +15,7 @@ use crate::secret::Secret;
 use crate::telemetry::{self, LogFormat, LogLevel};
 use crate::web::{WebOptions, path_of};
 
+mod healthcheck;
 mod online;
 mod probe;
 mod setup;
@@ -43,6 +44,8 @@ enum Command {
     ReauthLink(Named),
     /// Prints what has to be registered and granted once for an integration, as text and as a script for Azure CLI.
     Setup(Setup),
+    /// Asks a running daemon whether it is well, for containers and supervisors. Exit status 0 or 1.
+    Healthcheck(healthcheck::Healthcheck),
     /// Starts everything on loopback with nothing to configure: a simulated tenant, a mailbox, the daemon.
     #[cfg(feature = "demo")]
     Demo(Demo),
@@ -200,6 +203,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::ImportToken(named) => import_token(&named).await,
         Command::ReauthLink(named) => reauth_link(&named),
         Command::Setup(setup) => print_setup(&setup),
+        Command::Healthcheck(check) => healthcheck::run(&check).await.map(|()| 0),
         #[cfg(feature = "demo")]
         Command::Demo(demo) => {
             telemetry::start(demo.logging.level, demo.logging.format);

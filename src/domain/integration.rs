@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::reason::Check;
+use super::time::Timestamp;
 
 /// Whose rights the integration uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,3 +106,14 @@ pub fn same_permission(a: &str, b: &str) -> bool {
 
 /// What a sign-in asks for besides the required permissions: who signed in, and a refresh token.
 pub const SIGN_IN_SCOPES: [&str; 3] = ["openid", "profile", "offline_access"];
+
+/// Until when a credential is good, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialExpiry {
+    /// `certificate`.
+    pub kind: &'static str,
+    /// A certificate's SHA-1 thumbprint in capital hexadecimal digits, as the Entra admin center shows it.
+    pub key_id: String,
+    /// When it expires.
+    pub at: Timestamp,
+}

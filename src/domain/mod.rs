@@ -20,7 +20,9 @@ pub use alert::{Alert, Notice, cause_key, decide};
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
-pub use integration::{Access, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission};
+pub use integration::{
+    Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission,
+};
 pub use notification::{LinkTarget, MailKind, Notification, Story};
 pub use permission::permission_purpose;
 pub use reason::{Audience, Check, Reason, Remedy};

@@ -136,7 +136,9 @@ mod tests {
 
     use super::super::published::Facts;
     use super::*;
-    use crate::domain::{Access, CheckState, Details, Grant, IntegrationState, Outcome, PermissionState, Timestamp, Verdict};
+    use crate::domain::{
+        Access, CheckState, CredentialExpiry, Details, Grant, IntegrationState, Outcome, PermissionState, Timestamp, Verdict,
+    };
 
     fn facts(display_name: &str) -> Facts {
         Facts {
@@ -148,6 +150,11 @@ mod tests {
             access: Access::Delegated,
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
             checks: vec![Check::GroupAccess],
+            credentials: vec![CredentialExpiry {
+                kind: "certificate",
+                key_id: "AB12".to_owned(),
+                at: Timestamp::from_seconds(1_800_000_000),
+            }],
         }
     }
 
@@ -196,6 +203,7 @@ mod tests {
             [
                 "consentry_integration_up{integration=\"acme\"} 0",
                 "consentry_integration_reauthentication_required{integration=\"acme\"} 1",
+                "consentry_integration_broken_since_timestamp_seconds{integration=\"acme\"} 1700000000",
                 "consentry_integration_info{integration=\"acme\",app=\"sequr\",client_id=\"c\",tenant_id=\"t\",display_name=\"Acme\",access=\"delegated\",label_tier=\"gold\"} 1",
                 "consentry_check_success{integration=\"acme\",check=\"group_access\"} 0",
                 "consentry_check_reason{integration=\"acme\",check=\"group_access\",reason=\"token_revoked\",remedy=\"reauthenticate\"} 1",
@@ -204,6 +212,7 @@ mod tests {
                 "consentry_integration_probe_duration_seconds{integration=\"acme\"} 0.25",
                 "consentry_permission_granted{integration=\"acme\",resource=\"microsoft_graph\",permission=\"User.Read\",grant=\"delegated\"} 1",
                 "consentry_groups_visible{integration=\"acme\"} 3",
+                "consentry_credential_expiry_timestamp_seconds{integration=\"acme\",kind=\"certificate\",key_id=\"AB12\"} 1800000000",
             ]
         );
     }

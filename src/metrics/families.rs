@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::domain::{MailKind, Outcome, Timestamp};
 
@@ -42,6 +42,8 @@ pub struct Families {
     probes: IntCounterVec,
     probe_duration: Histogram,
     schedule_delay: Histogram,
+    interval: Gauge,
+    repair: Histogram,
     upstream_requests: IntCounterVec,
     upstream_duration: HistogramVec,
     emails: IntCounterVec,
@@ -53,6 +55,7 @@ pub struct Families {
     reload_successful: IntGauge,
     reload_time: Gauge,
     files_broken: IntGauge,
+    web_info: GaugeVec,
 }
 
 impl std::fmt::Debug for Families {
@@ -63,6 +66,8 @@ impl std::fmt::Debug for Families {
 
 const PROBE_BUCKETS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0];
 const DELAY_BUCKETS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0];
+/// From a minute to a month.
+const REPAIR_BUCKETS: &[f64] = &[60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0, 604_800.0, 1_209_600.0, 2_592_000.0];
 const REQUEST_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 impl Families {
@@ -98,6 +103,12 @@ impl Families {
             probes: counter("consentry_probes_total", "Probes that ended, by result.", &["result"])?,
             probe_duration: histogram("consentry_probe_duration_seconds", "Length of probes, all integrations together.", PROBE_BUCKETS)?,
             schedule_delay: histogram("consentry_probe_schedule_delay_seconds", "How late probes start.", DELAY_BUCKETS)?,
+            interval: gauge("consentry_probe_interval_seconds", "Configured time from one probe of an integration to the next.")?,
+            repair: histogram(
+                "consentry_integration_repair_duration_seconds",
+                "How long integrations were broken that are mended.",
+                REPAIR_BUCKETS,
+            )?,
             upstream_requests: counter(
                 "consentry_upstream_requests_total",
                 "Requests to Entra and Graph, by HTTP status or kind of failure.",
@@ -129,6 +140,12 @@ impl Families {
                 "consentry_config_files_broken",
                 "Files of integration_files that are invalid, so that their last good list is in effect.",
             )?,
+            web_info: {
+                let about = "1, labelled with the address at which browsers find the status page.";
+                let family = GaugeVec::new(Opts::new("consentry_web_info", about), &["url"])?;
+                registry.register(Box::new(family.clone()))?;
+                family
+            },
             registry: registry.clone(),
         };
         for outcome in ["pass", "fail", "unknown"] {
@@ -155,6 +172,22 @@ impl Families {
         self.probes.with_label_values(&[outcome.label()]).inc();
         self.probe_duration.observe(duration.as_secs_f64());
         self.schedule_delay.observe(delay.as_secs_f64());
+    }
+
+    /// The configured time from one probe of an integration to the next.
+    pub fn set_interval(&self, interval: Duration) {
+        self.interval.set(interval.as_secs_f64());
+    }
+
+    /// An integration is mended that was broken for so long.
+    pub fn repaired(&self, after: Duration) {
+        self.repair.observe(after.as_secs_f64());
+    }
+
+    /// Where browsers find the status page.
+    pub fn set_url(&self, url: &str) {
+        self.web_info.reset();
+        self.web_info.with_label_values(&[url]).set(1.0);
     }
 
     /// A request to the upstream ended.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::domain::{Access, Check, IntegrationState, Outcome, Reason, Remedy, Verdict};
+use crate::domain::{Access, Check, CredentialExpiry, IntegrationState, Outcome, Reason, Remedy, Verdict};
 
 /// Families with a series for each integration, in the order in which they are written: name and help.
-pub(super) const FAMILIES: [(&str, &str); 10] = [
+pub(super) const FAMILIES: [(&str, &str); 12] = [
     (
         "consentry_integration_up",
         "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
@@ -15,6 +15,10 @@ pub(super) const FAMILIES: [(&str, &str); 10] = [
     (
         "consentry_integration_reauthentication_required",
         "1 while a confirmed failure is mended by re-authenticating. Cached from the last probe.",
+    ),
+    (
+        "consentry_integration_broken_since_timestamp_seconds",
+        "Since when the integration is confirmed broken; absent while it is not. Cached from the last probe.",
     ),
     ("consentry_integration_info", "1, labelled with the integration's properties."),
     ("consentry_check_success", "Result of the last conclusive probe: 1 pass, 0 fail. Cached from that probe."),
@@ -26,6 +30,10 @@ pub(super) const FAMILIES: [(&str, &str); 10] = [
     (
         "consentry_groups_visible",
         "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that could tell.",
+    ),
+    (
+        "consentry_credential_expiry_timestamp_seconds",
+        "When a credential of the integration's application or reader expires, as far as it says so itself. Cached from the last probe.",
     ),
 ];
 
@@ -51,6 +59,8 @@ pub struct Facts {
     pub labels: BTreeMap<String, String>,
     /// Enabled checks.
     pub checks: Vec<Check>,
+    /// Until when the credentials are good that say so.
+    pub credentials: Vec<CredentialExpiry>,
 }
 
 /// The lines of one integration, family by family.
@@ -176,6 +186,11 @@ fn write_family(out: &mut String, family: &str, facts: &Facts, state: &Integrati
             };
             line!(out, "{family}{{integration=\"{name}\"}} {needed}");
         }
+        "consentry_integration_broken_since_timestamp_seconds" => {
+            if let Verdict::Broken { since, .. } = state.verdict {
+                line!(out, "{family}{{integration=\"{name}\"}} {}", since.seconds());
+            }
+        }
         "consentry_integration_info" => write_info(out, family, facts),
         "consentry_check_success" => {
             for check in &state.checks {
@@ -226,6 +241,11 @@ fn write_family(out: &mut String, family: &str, facts: &Facts, state: &Integrati
         "consentry_groups_visible" => {
             if let Some(count) = state.groups_visible {
                 line!(out, "{family}{{integration=\"{name}\"}} {count}");
+            }
+        }
+        "consentry_credential_expiry_timestamp_seconds" => {
+            for CredentialExpiry { kind, key_id, at } in &facts.credentials {
+                line!(out, "{family}{{integration=\"{name}\",kind=\"{kind}\",key_id=\"{key_id}\"}} {}", at.seconds());
             }
         }
         _ => {}

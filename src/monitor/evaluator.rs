@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::domain::{
-    Alert, Audience, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome, Reason, Story, Thresholds,
-    Timestamp, Verdict, cause_key, decide, fold, spare,
+    Alert, Audience, CredentialExpiry, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome, Reason,
+    Story, Thresholds, Timestamp, Verdict, cause_key, decide, fold, spare,
 };
-use crate::metrics::{Facts, Published};
+use crate::metrics::{Facts, Families, Published};
 use crate::store::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration, Store, StoreError};
 
 /// Who is told, and when something counts.
@@ -59,6 +59,8 @@ pub struct Watched {
 pub struct Seen {
     /// The tenant's GUID, when it was asked for and answered.
     pub tenant_guid: Option<String>,
+    /// Until when the credentials are good that say so.
+    pub credentials: Vec<CredentialExpiry>,
     /// Length of the probe.
     pub duration: Duration,
     /// What fails is not held against the integration: it was re-authenticated a moment ago.
@@ -70,6 +72,7 @@ struct Tracked {
     watched: Arc<Watched>,
     state: IntegrationState,
     tenant_guid: Option<String>,
+    credentials: Vec<CredentialExpiry>,
     alert: Option<OpenAlert>,
     causes: BTreeSet<String>,
 }
@@ -80,6 +83,7 @@ pub struct Evaluator {
     store: Store,
     policy: RwLock<Arc<Policy>>,
     published: Arc<Published>,
+    families: Families,
     outbox: Arc<Notify>,
     tracked: Mutex<HashMap<String, Tracked>>,
     causes: tokio::sync::Mutex<HashMap<String, Cause>>,
@@ -100,7 +104,7 @@ impl Evaluator {
     pub async fn start(
         store: Store,
         policy: Policy,
-        published: Arc<Published>,
+        (families, published): (Families, Arc<Published>),
         outbox: Arc<Notify>,
         watched: Vec<Watched>,
     ) -> Result<Self, StoreError> {
@@ -120,7 +124,7 @@ impl Evaluator {
             forget_untold(store.untold().await?, &policy, &mut tracked, &mut causes);
         }
         let (policy, tracked, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(tracked), tokio::sync::Mutex::new(causes));
-        Ok(Self { store, policy, published, outbox, tracked, causes, steady: tokio::sync::RwLock::default() })
+        Ok(Self { store, policy, published, families, outbox, tracked, causes, steady: tokio::sync::RwLock::default() })
     }
 
     /// Waits until nothing is being folded in, then watches these integrations and no others. What is known of those that stay, stays;
@@ -217,6 +221,7 @@ impl Evaluator {
         let Some(before) = self.lock().get(name).cloned() else { return History::default() };
         let mut after = before.clone();
         after.tenant_guid = seen.tenant_guid.or(after.tenant_guid);
+        after.credentials = seen.credentials;
         after.state = fold(after.state, diagnosis, seen.duration, self.policy().thresholds, now);
         if seen.spare {
             after.state = spare(&before.state, after.state);
@@ -227,6 +232,9 @@ impl Evaluator {
             (after.alert, after.causes) = (before.alert.clone(), before.causes.clone());
         }
         log_changes(name, &before.state, &after.state);
+        if let (Verdict::Broken { since, .. }, Verdict::Healthy) = (before.state.verdict, after.state.verdict) {
+            self.families.repaired(now.since(since));
+        }
         self.published.set(&after.facts(), &after.state);
         let history = History::of(&after.state);
         self.lock().insert(name.to_owned(), after);
@@ -432,7 +440,7 @@ impl Tracked {
         };
         let causes = causes.filter(|c| c.members.contains(&watched.facts.name)).map(|c| c.key.clone()).collect();
         let watched = Arc::new(watched);
-        Self { state, tenant_guid, alert, causes, watched: Arc::clone(&watched) }.watching(watched)
+        Self { state, tenant_guid, credentials: Vec::new(), alert, causes, watched: Arc::clone(&watched) }.watching(watched)
     }
 
     /// The same with other properties. A check that was switched off leaves with its results.
@@ -445,7 +453,7 @@ impl Tracked {
     /// What is published, with the tenant's GUID once it is known.
     fn facts(&self) -> Facts {
         let tenant = self.tenant_guid.clone().unwrap_or_else(|| self.watched.facts.tenant.clone());
-        Facts { tenant, ..self.watched.facts.clone() }
+        Facts { tenant, credentials: self.credentials.clone(), ..self.watched.facts.clone() }
     }
 
     fn story(&self, reason: Reason, now: Timestamp) -> Story {

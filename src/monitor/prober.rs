@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::domain::{Access, Check, Directory, Evidence, Fault, OwnToken, Profile, Reason, RoleEvidence, Timestamp};
+use crate::domain::{Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Profile, Reason, RoleEvidence, Timestamp};
 use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
 use crate::secret::{Secret, SecretError, SecretSource};
 use crate::store::{Store, StoredToken, TokenId};
@@ -48,6 +48,14 @@ impl Target {
     /// Under what its token is stored.
     pub fn token_id(&self) -> TokenId {
         TokenId { integration: self.name.clone(), client_id: self.client_id.clone(), tenant: self.tenant.clone() }
+    }
+
+    /// Until when its certificates and those of its reader are good. Reads their files.
+    pub(super) fn credential_expiries(&self) -> Vec<CredentialExpiry> {
+        let reader = self.reader.as_ref().map(|r| &r.credential);
+        let mut expiries: Vec<_> = [Some(&*self.credential), reader].into_iter().flatten().filter_map(ClientCredential::expiry).collect();
+        expiries.dedup();
+        expiries
     }
 
     fn client(&self, now: Timestamp, deadline: Instant) -> Client<'_> {

@@ -305,7 +305,7 @@ impl Monitor {
         let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started.since(p.since) >= PROOF[PROOF.len() - 1]));
         // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
         let spare = proving.is_some() && !owed.is_some_and(|(_, last)| last);
-        let seen = Seen { tenant_guid: probed.tenant_guid, duration, spare };
+        let seen = Seen { tenant_guid: probed.tenant_guid, credentials: target.credential_expiries(), duration, spare };
         let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, now).await;
         drop(steady);
         if let Some(owed) = owed {

@@ -78,6 +78,11 @@ impl Gate {
     }
 
     /// For the present moment.
+    /// Whether the listeners speak TLS now.
+    pub fn speaks_tls(&self) -> bool {
+        self.current().tls.is_some()
+    }
+
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
     }

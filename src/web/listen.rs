@@ -120,6 +120,14 @@ fn bind_path(path: &Path) -> io::Result<Listener> {
 }
 
 impl Listener {
+    /// Address and port, where it has them.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+
     /// A socket that was bound by somebody else, who also takes its file away.
     ///
     /// # Errors

@@ -1,0 +1,78 @@
+//! `consentry healthcheck`: asks a running daemon whether it is well, for containers that hold no other program.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use url::Url;
+
+#[derive(Debug, Args)]
+pub(super) struct Healthcheck {
+    /// What to ask: /-/healthy, or /-/ready, of the daemon or of its --health.listen-address.
+    #[arg(long, default_value = "http://127.0.0.1:10143/-/healthy", value_name = "URL")]
+    url: Url,
+    /// How long to wait for the answer.
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    timeout: Duration,
+    /// Taken like everywhere, and not needed.
+    #[arg(long = "config.file", hide = true)]
+    _config: Option<std::path::PathBuf>,
+}
+
+/// Says nothing when all is well.
+///
+/// # Errors
+/// There is no daemon, or it is not well.
+pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<()> {
+    let Healthcheck { url, timeout, .. } = check;
+    if !matches!(url.scheme(), "http" | "https") {
+        bail!("--url must be an http or https URL, such as http://127.0.0.1:10143/-/healthy");
+    }
+    // A certificate is made out to the name that others use, not to loopback; and nothing secret is said here.
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_danger_accept_invalid_certs(is_loopback(url))
+        .timeout(*timeout)
+        .build()
+        .context("cannot set up the request")?;
+    let answer = client.get(url.clone()).send().await.map_err(|e| e.without_url()).with_context(|| format!("{url} does not answer"))?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status @ reqwest::StatusCode::UNAUTHORIZED => {
+            bail!("{url} answers {status}: give the daemon a --health.listen-address, which asks for no user, and ask there")
+        }
+        status => bail!("{url} answers {status}"),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    crate::config::parse_duration(text).filter(|d| !d.is_zero()).ok_or("expected a duration above zero, such as 500ms or 5s")
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_count_everywhere_but_on_loopback() {
+        for (url, expected) in [
+            ("https://127.0.0.1:10143/-/healthy", true),
+            ("https://[::1]:10143/-/healthy", true),
+            ("https://localhost/-/ready", true),
+            ("https://10.0.0.1/-/healthy", false),
+            ("https://localhost.example.com/-/healthy", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).expect(url)), expected, "{url}");
+        }
+    }
+}
