@@ -48,6 +48,7 @@ pub struct Families {
     upstream_duration: HistogramVec,
     emails: IntCounterVec,
     emails_failed: IntCounterVec,
+    token_queue: IntGauge,
     queue: IntGauge,
     email_success: Gauge,
     reauthentications: IntCounterVec,
@@ -122,6 +123,10 @@ impl Families {
                 "consentry_token_deliveries_total",
                 "Attempts to hand a renewed refresh token to its product, by result.",
                 &["result"],
+            )?,
+            token_queue: int_gauge(
+                "consentry_token_delivery_queue_length",
+                "Renewed refresh tokens that wait to be handed to their product.",
             )?,
             queue: int_gauge("consentry_email_queue_length", "Mails that wait to be sent.")?,
             email_success: gauge(
@@ -215,6 +220,11 @@ impl Families {
     /// So many mails wait.
     pub fn set_queue(&self, length: i64) {
         self.queue.set(length);
+    }
+
+    /// So many renewed tokens wait to be handed over.
+    pub fn set_token_queue(&self, length: usize) {
+        self.token_queue.set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
     /// A re-authentication ended; `result` is one of the known ones.

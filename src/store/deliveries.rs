@@ -92,14 +92,15 @@ impl Store {
         .await
     }
 
-    /// When the next message is or was due.
+    /// What waits to be handed over: integration, and when the next attempt is due.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn next_delivery(&self) -> Result<Option<Timestamp>, StoreError> {
+    pub async fn waiting_deliveries(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         self.read(|c| {
-            let sql = "SELECT min(due_at) FROM deliveries WHERE delivered_at IS NULL";
-            Ok(c.prepare_cached(sql)?.query_row([], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))
+            let mut statement = c.prepare_cached("SELECT integration, due_at FROM deliveries WHERE delivered_at IS NULL")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, Timestamp(row.get(1)?))))?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }

@@ -276,13 +276,13 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
 
     let due = store.due_deliveries(now).await.expect("read");
     assert_eq!((due.len(), due[0].body.as_ref().map(Secret::expose)), (1, Some("a renewed-token")));
-    assert_eq!(store.next_delivery().await.expect("read"), Some(now));
+    assert_eq!(store.waiting_deliveries().await.expect("read"), [("acme".to_owned(), now)]);
     let later = Timestamp::from_seconds(2_000);
     store.delivery_failed("acme", "msg_1", "it answered 500".to_owned(), later).await.expect("saved");
     assert!(store.due_deliveries(now).await.expect("read").is_empty());
-    assert_eq!(store.next_delivery().await.expect("read"), Some(later));
+    assert_eq!(store.waiting_deliveries().await.expect("read"), [("acme".to_owned(), later)]);
     store.delivered("acme", "msg_1", later).await.expect("saved");
-    assert_eq!(store.next_delivery().await.expect("read"), None);
+    assert!(store.waiting_deliveries().await.expect("read").is_empty());
     let state = store.delivery("acme").await.expect("read").expect("a delivery");
     assert_eq!((state.attempts, state.delivered, state.failure), (2, Some(later), None));
     drop(store);

@@ -3,6 +3,7 @@
 mod alerting;
 mod api;
 mod browser;
+mod catalogue;
 mod certificates;
 mod config;
 mod crash;
@@ -16,6 +17,7 @@ mod metrics;
 mod pages;
 mod probing;
 mod program;
+mod prometheus;
 mod reauth;
 mod reload;
 mod secrets;

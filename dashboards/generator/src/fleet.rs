@@ -1,0 +1,258 @@
+//! The whole fleet on one board. Nothing here has a series for each integration, except tables, which are cut.
+
+use serde_json::{Value, json};
+
+use crate::panel::{BAD, CAUTION, GOOD, Item, Panel, UNKNOWN, dashboard as assemble, written};
+
+/// Attaches the application, and keeps the chosen ones.
+const OF_APP: &str = r#"* on (job, instance, integration) group_left (app)
+    consentry_integration_info{FLEET, app=~"$app", integration=~"$integration"}"#;
+
+/// The board.
+pub fn dashboard() -> Value {
+    let integration = written("integration", "Integration (pattern)", ".+");
+    let items = [now(), broken(), repair(), probing(), upstream(), telling(), daemon()].concat();
+    let description = "All integrations that Consentry watches: what is broken, why, since when, and whether watching and telling work.";
+    assemble(("consentry-fleet", "Consentry / Fleet"), description, "now-24h", vec![integration], items)
+}
+
+fn now() -> Vec<Item> {
+    let healthy = Panel::stat("Healthy", "Integrations of which all enabled checks pass.")
+        .now(&format!("sum(consentry_integration_up{{FLEET}} {OF_APP}) or vector(0)"), "healthy")
+        .thresholds(GOOD, &[]);
+    let broken = Panel::stat("Broken", "Integrations of which something is confirmed broken.")
+        .now(&format!("sum((consentry_integration_up{{FLEET}} == bool 0) {OF_APP}) or vector(0)"), "broken")
+        .thresholds(GOOD, &[(1.0, BAD)]);
+    let unknown =
+        Panel::stat("Unknown", "Integrations of which nothing conclusive is known yet, because no probe has ended or none could tell.")
+            .now(
+                r#"count(consentry_integration_info{FLEET, app=~"$app", integration=~"$integration"}
+                unless on (job, instance, integration) consentry_integration_up{FLEET}) or vector(0)"#,
+                "unknown",
+            )
+            .thresholds(GOOD, &[(1.0, CAUTION)]);
+    let waiting = Panel::stat("Sign-in needed", "Broken integrations that an administrator's sign-in mends.")
+        .now(&format!("sum(consentry_integration_reauthentication_required{{FLEET}} {OF_APP}) or vector(0)"), "waiting")
+        .thresholds(GOOD, &[(1.0, CAUTION)]);
+    let longest = Panel::stat("Broken for longest", "How long the oldest of the present failures has lasted.")
+        .now(&format!("max((time() - consentry_integration_broken_since_timestamp_seconds{{FLEET}}) {OF_APP})"), "longest")
+        .unit("dtdurations")
+        .nothing("–")
+        .thresholds(UNKNOWN, &[(86_400.0, CAUTION), (604_800.0, BAD)]);
+    let oldest = Panel::stat(
+        "Oldest result",
+        "How long ago the integration was probed that waits longest. What the board says is no newer than that.",
+    )
+    .now(&format!("max((time() - consentry_integration_last_probe_timestamp_seconds{{FLEET}}) {OF_APP})"), "oldest")
+    .unit("dtdurations")
+    .nothing("–");
+    let over_time = Panel::lines(
+        "Integrations by state",
+        "All applications together, whatever is chosen above: read from a recording rule, so that a long range stays cheap.",
+    )
+    .over_time("sum by (state) (instance:consentry_integrations:count{FLEET})", "{{state}}")
+    .stacked()
+    .color("healthy", GOOD)
+    .color("broken", BAD)
+    .color("unknown", CAUTION)
+    .size(24, 7);
+    let stats = [healthy, broken, unknown, waiting, longest, oldest];
+    [vec![Item::Row("Now")], stats.into_iter().map(Item::Panel).collect(), vec![Item::Panel(over_time)]].concat()
+}
+
+fn broken() -> Vec<Item> {
+    let reasons = Panel::bars(
+        "By reason",
+        "In how many integrations a check gives this reason, confirmed or not, unknown ones included. A cause that fails several checks counts once.",
+    )
+    .now(r#"topk(15, max by (reason) (sum by (check, reason) (consentry_checks{FLEET, reason!=""})) > 0)"#, "{{reason}}")
+    .nothing("nothing is broken");
+    let apps = Panel::bars("By application", "Confirmed broken integrations of each application, the ten worst.")
+        .now(r#"topk(10, sum by (app) (app:consentry_integrations_broken:count{FLEET, app=~"$app"}) > 0)"#, "{{app}}")
+        .nothing("nothing is broken");
+    let tenants = Panel::bars("By tenant", "Confirmed broken integrations of each tenant, the ten worst.")
+        .now(
+            r#"topk(10, sum by (tenant_id) ((consentry_integration_up{FLEET} == bool 0) * on (job, instance, integration) group_left (tenant_id)
+                consentry_integration_info{FLEET, app=~"$app", integration=~"$integration"}) > 0)"#,
+            "{{tenant_id}}",
+        )
+        .nothing("nothing is broken");
+    vec![Item::Row("What is broken"), Item::Panel(table()), Item::Panel(reasons), Item::Panel(apps), Item::Panel(tenants)]
+}
+
+fn table() -> Panel {
+    let page = json!([
+        {"title": "Status page", "url": "${__data.fields.url}/integrations/${__data.fields.Integration}", "targetBlank": true},
+        {
+            "title": "History", "targetBlank": false,
+            "url": "/d/consentry-integration?var-integration=${__data.fields.Integration}&${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${__url_time_range}"
+        }
+    ]);
+    Panel::table(
+        "Broken integrations",
+        "The 200 that broke last, once for each reason. An integration's name leads to its page in Consentry and to its history here.",
+    )
+    .now(
+        r#"topk(200, max by (job, instance, integration, reason, remedy, app, display_name, tenant_id, url) (
+            consentry_check_reason{FLEET, integration=~"$integration"}
+              * on (job, instance, integration) group_left () consentry_integration_broken_since_timestamp_seconds{FLEET}
+              * on (job, instance, integration) group_left (app, display_name, tenant_id) consentry_integration_info{FLEET, app=~"$app"}
+              * on (job, instance) group_left (url)
+                (consentry_web_info{FLEET} or on (job, instance) consentry_build_info{FLEET})
+        ) * 1000)"#,
+        "",
+    )
+    .columns(&[
+        ("integration", "Integration"),
+        ("display_name", "Name"),
+        ("app", "Application"),
+        ("tenant_id", "Tenant"),
+        ("reason", "Reason"),
+        ("remedy", "Remedy"),
+        ("Value", "Since"),
+        ("url", "url"),
+    ])
+    .column("Tenant", &[("custom.width", json!(310))])
+    .column("Since", &[("unit", json!("dateTimeFromNow"))])
+    .column("Integration", &[("links", page)])
+    .column("url", &[("custom.hidden", json!(true))])
+    .sorted("Since", true)
+    .nothing("nothing is broken")
+}
+
+fn repair() -> Vec<Item> {
+    let quantile = |q: &str| {
+        format!(
+            "histogram_quantile({q}, sum by (le) (increase(consentry_integration_repair_duration_seconds_bucket{{FLEET}}[$__range]))) >= 0"
+        )
+    };
+    let median = Panel::stat("Time to repair, median", "How long integrations were broken that were mended within the chosen range.")
+        .now(&quantile("0.5"), "median")
+        .unit("dtdurations")
+        .nothing("–")
+        .size(4, 6);
+    let slow = Panel::stat("Time to repair, 90 %", "Nine of ten repairs within the chosen range took no longer.")
+        .now(&quantile("0.9"), "90 %")
+        .unit("dtdurations")
+        .nothing("–")
+        .size(4, 6);
+    let mended = Panel::stat("Mended", "Integrations that were mended within the chosen range.")
+        .now("round(sum(increase(consentry_integration_repair_duration_seconds_count{FLEET}[$__range])))", "mended")
+        .nothing("–")
+        .thresholds(GOOD, &[])
+        .size(4, 6);
+    let signed = Panel::lines("Re-authentications", "How administrators' attempts to re-authenticate ended.")
+        .over_time("sum by (result) (increase(consentry_reauthentications_total{FLEET}[$__rate_interval])) > 0", "{{result}}")
+        .over_time_bars()
+        .color("success", GOOD)
+        .size(12, 6);
+    let stats = [median, slow, mended].into_iter().map(Item::Panel).collect();
+    [vec![Item::Row("Repair")], stats, vec![Item::Panel(signed)]].concat()
+}
+
+fn probing() -> Vec<Item> {
+    let results = Panel::lines("Probes", "Probes a second by result. Unknown ones could learn nothing: Entra or Graph did not say.")
+        .over_time("sum by (result) (rate(consentry_probes_total{FLEET}[$__rate_interval]))", "{{result}}")
+        .unit("ops")
+        .stacked()
+        .color("pass", GOOD)
+        .color("fail", BAD)
+        .color("unknown", CAUTION);
+    let duration = Panel::lines("Length of probes", "From the first request of a probe to its verdict.")
+        .unit("s")
+        .percentiles("consentry_probe_duration_seconds");
+    let delay = Panel::lines(
+        "How late probes start",
+        "Delay behind the schedule. Much of it says that probe.concurrency is too small for the fleet.",
+    )
+    .unit("s")
+    .percentiles("consentry_probe_schedule_delay_seconds");
+    [vec![Item::Row("Probing")], [results, duration, delay].into_iter().map(Item::Panel).collect()].concat()
+}
+
+fn upstream() -> Vec<Item> {
+    let requests = Panel::lines(
+        "Requests to Entra and Graph",
+        "A second, by HTTP status or kind of failure, the ten most frequent. 4xx are answers that a diagnosis is made of.",
+    )
+    .over_time(
+        "topk(10, sum by (endpoint, code) (rate(consentry_upstream_requests_total{FLEET}[$__rate_interval])) > 0)",
+        "{{endpoint}} {{code}}",
+    )
+    .unit("reqps");
+    let errors = Panel::lines(
+        "Share of faults",
+        "Requests that were answered with 5xx, too late or not at all, of the last quarter of an hour. Read from a recording rule.",
+    )
+    .over_time("max by (endpoint) (endpoint:consentry_upstream_errors:ratio_rate15m{FLEET})", "{{endpoint}}")
+    .unit("percentunit")
+    .up_to(0.1);
+    let latency = Panel::lines("Latency, 90 %", "Nine of ten requests were answered within this time.")
+        .over_time(
+            "histogram_quantile(0.9, sum by (endpoint, le) (rate(consentry_upstream_request_duration_seconds_bucket{FLEET}[$__rate_interval])))",
+            "{{endpoint}}",
+        )
+        .unit("s");
+    [vec![Item::Row("Entra and Graph")], [requests, errors, latency].into_iter().map(Item::Panel).collect()].concat()
+}
+
+fn telling() -> Vec<Item> {
+    let sent = Panel::lines("Mails sent", "Mails that the mail server has taken, by kind.")
+        .over_time("sum by (kind) (increase(consentry_emails_total{FLEET}[$__rate_interval])) > 0", "{{kind}}")
+        .over_time_bars();
+    let failed = Panel::lines("Mails that failed", "Attempts to send a mail that failed, by reason. They are repeated until the server takes the mail or refuses the recipient for good.")
+        .over_time("sum by (reason) (increase(consentry_emails_failed_total{FLEET}[$__rate_interval])) > 0", "{{reason}}")
+        .over_time_bars();
+    let queue = Panel::stat("Mails waiting", "Mails that wait to be sent.")
+        .now("sum(consentry_email_queue_length{FLEET})", "waiting")
+        .thresholds(GOOD, &[(1.0, CAUTION), (100.0, BAD)])
+        .size(4, 8);
+    let last = Panel::stat("Last mail", "When the mail server last took a mail.")
+        .now("max(consentry_email_last_success_timestamp_seconds{FLEET} > 0) * 1000", "last")
+        .unit("dateTimeFromNow")
+        .nothing("never")
+        .size(4, 8);
+    [vec![Item::Row("Telling people")], [sent, failed, queue, last].into_iter().map(Item::Panel).collect()].concat()
+}
+
+fn daemon() -> Vec<Item> {
+    let configuration = Panel::stat("Configuration", "Whether what stands in the files is in effect.")
+        .now("min(consentry_config_last_reload_successful{FLEET})", "configuration")
+        .mappings(&[("0", "not in effect", BAD), ("1", "in effect", GOOD)])
+        .thresholds(GOOD, &[]);
+    let broken = Panel::stat("Broken files", "Files of integration_files that are invalid, so that their last good list is in effect.")
+        .now("sum(consentry_config_files_broken{FLEET})", "files")
+        .thresholds(GOOD, &[(1.0, BAD)]);
+    let deliveries = Panel::stat("Tokens waiting", "Renewed refresh tokens that their product has not taken yet.")
+        .now("sum(consentry_token_delivery_queue_length{FLEET})", "waiting")
+        .thresholds(GOOD, &[(1.0, CAUTION)]);
+    let running = Panel::stat("Running for", "Time since the daemon was started; the shortest of several.")
+        .now("min(time() - process_start_time_seconds{FLEET} * on (job, instance) group_left () consentry_build_info{FLEET})", "running")
+        .unit("dtdurations");
+    let version = Panel::stat("Version", "Of the daemon.")
+        .now("consentry_build_info{FLEET}", "{{version}} ({{revision}})")
+        .text_mode("name")
+        .size(8, 4);
+    let memory = Panel::lines("Memory", "Resident memory of the daemon.")
+        .over_time("process_resident_memory_bytes{FLEET} * on (job, instance) group_left () consentry_build_info{FLEET}", "{{instance}}")
+        .unit("bytes");
+    let cpu = Panel::lines("Processor", "Cores that the daemon keeps busy.")
+        .over_time(
+            "rate(process_cpu_seconds_total{FLEET}[$__rate_interval]) * on (job, instance) group_left () consentry_build_info{FLEET}",
+            "{{instance}}",
+        )
+        .unit("none");
+    let credentials = Panel::table("Credentials that expire first", "Certificates of applications and directory readers, the next twenty. A client secret does not say when it expires.")
+        .now(
+            "bottomk(20, min by (app, kind, key_id) (consentry_credential_expiry_timestamp_seconds{FLEET} * on (job, instance, integration) group_left (app)
+                consentry_integration_info{FLEET, app=~\"$app\", integration=~\"$integration\"})) * 1000",
+            "",
+        )
+        .columns(&[("app", "Application"), ("kind", "Kind"), ("key_id", "Thumbprint"), ("Value", "Expires")])
+        .column("Expires", &[("unit", json!("dateTimeFromNow"))])
+        .sorted("Expires", false)
+        .nothing("no certificate is configured")
+        .size(8, 8);
+    let panels = [configuration, broken, deliveries, running, version, memory, cpu, credentials];
+    [vec![Item::Row("The daemon")], panels.into_iter().map(Item::Panel).collect()].concat()
+}

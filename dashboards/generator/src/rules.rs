@@ -1,0 +1,111 @@
+//! What Grafana's dashboard-linter asks of a dashboard (its rules of version 0.3), and what on-call people ask besides.
+
+use serde_json::Value;
+
+use crate::dashboards;
+
+/// Panels with their names, headings left out.
+fn panels(dashboard: &Value) -> Vec<(String, &Value)> {
+    let all = dashboard["panels"].as_array().expect("panels");
+    let named = |p: &Value| format!("{} / {}", dashboard["title"].as_str().unwrap_or_default(), p["title"].as_str().unwrap_or_default());
+    all.iter().filter(|p| p["type"] != "row").map(|p| (named(p), p)).collect()
+}
+
+fn expressions(panel: &Value) -> Vec<&str> {
+    panel["targets"].as_array().expect("targets").iter().map(|t| t["expr"].as_str().expect("an expression")).collect()
+}
+
+/// What stands in each pair of braces.
+fn selectors(expression: &str) -> Vec<&str> {
+    expression.split('{').skip(1).map(|rest| rest.split('}').next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn every_panel_says_what_it_shows() {
+    for (_, dashboard) in dashboards() {
+        for (name, panel) in panels(&dashboard) {
+            for key in ["title", "description"] {
+                assert!(panel[key].as_str().is_some_and(|t| t.len() > 3), "{name}: {key}");
+            }
+            let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().expect("a unit");
+            let known = ["short", "none", "s", "bytes", "ops", "reqps", "percentunit", "dtdurations", "dateTimeFromNow"];
+            assert!(known.contains(&unit), "{name}: {unit}");
+            assert_eq!(panel["datasource"]["uid"], "${datasource}", "{name}");
+            assert!(!expressions(panel).is_empty(), "{name} asks nothing");
+        }
+    }
+}
+
+#[test]
+fn titles_are_unique_and_panels_lie_side_by_side() {
+    for (_, dashboard) in dashboards() {
+        let mut places = std::collections::HashSet::new();
+        for panel in dashboard["panels"].as_array().expect("panels") {
+            let at = |key: &str| panel["gridPos"][key].as_u64().expect("a place");
+            assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
+            for x in at("x")..at("x") + at("w") {
+                for y in at("y")..at("y") + at("h") {
+                    assert!(places.insert((x, y)), "{} lies on another panel", panel["title"]);
+                }
+            }
+        }
+        let mut names: Vec<String> = panels(&dashboard).into_iter().map(|(name, _)| name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
+
+#[test]
+fn every_selector_is_of_the_chosen_job_and_instance() {
+    for (_, dashboard) in dashboards() {
+        for (name, panel) in panels(&dashboard) {
+            for expression in expressions(panel) {
+                for selector in selectors(expression) {
+                    assert!(selector.starts_with(r#"job=~"$job", instance=~"$instance""#), "{name}: {selector}");
+                }
+                // Every metric has a selector, so none escapes the check above.
+                for word in expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')) {
+                    let is_metric = word.contains("consentry_") || word.starts_with("process_");
+                    assert!(!is_metric || expression.contains(&format!("{word}{{")), "{name}: {word} has no selector");
+                }
+                for function in ["rate(", "irate("] {
+                    let ranges = expression.split(function).skip(1).filter_map(|rest| rest.split(['[', ']']).nth(1));
+                    ranges.for_each(|range| assert_eq!(range, "$__rate_interval", "{name}: {expression}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn variables_are_as_everywhere() {
+    for (_, dashboard) in dashboards() {
+        let variables = dashboard["templating"]["list"].as_array().expect("variables");
+        let names: Vec<&str> = variables.iter().filter_map(|v| v["name"].as_str()).collect();
+        assert_eq!(names, ["datasource", "job", "instance", "app", "integration"]);
+        assert_eq!(variables[0]["label"], "Data source");
+        for (variable, label) in [(&variables[1], "Job"), (&variables[2], "Instance")] {
+            assert_eq!(variable["label"], label);
+            assert_eq!((&variable["multi"], &variable["allValue"]), (&Value::Bool(true), &Value::from(".+")));
+        }
+        for variable in variables.iter().filter(|v| v["type"] == "query") {
+            assert_eq!(variable["refresh"], 2, "{}", variable["name"]);
+            assert_eq!(variable["datasource"]["uid"], "${datasource}");
+        }
+        assert_eq!(dashboard["editable"], false);
+    }
+}
+
+/// A board of a thousand integrations stays legible: whatever has a series for each of them is summed up or cut.
+#[test]
+fn the_fleet_never_draws_a_line_for_each_integration() {
+    let (_, fleet) = &dashboards()[0];
+    for (name, panel) in panels(fleet) {
+        for expression in expressions(panel).into_iter().filter(|e| e.contains("integration")) {
+            let bounded = ["sum(", "sum by", "max(", "min(", "count(", "topk(", "bottomk(", "histogram_quantile(", "round(sum("];
+            assert!(bounded.iter().any(|b| expression.starts_with(b)), "{name}: {expression}");
+        }
+    }
+}
