@@ -303,13 +303,13 @@ pub async fn sign_in(simulator: &Simulator, store: &Store) -> anyhow::Result<()>
 ///
 /// # Errors
 /// An address is taken, or the temporary folder cannot be written.
-pub async fn run(listen: &str) -> anyhow::Result<()> {
-    let fixed = Options { http: SocketAddr::from(([127, 0, 0, 1], 10144)), ..Options::default() };
+pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
+    let fixed = Options { http: simulated, ..Options::default() };
     let simulator = match Simulator::start(fixed).await {
         Ok(simulator) => simulator,
         Err(_) => Simulator::start(Options::default()).await?,
     };
-    let daemon = format!("http://{}", listen.replace("0.0.0.0", "127.0.0.1"));
+    let daemon = format!("http://{}", browsers(listen));
     populate(&simulator, &daemon)?;
     let folder = Folder::new()?;
     let file = folder.0.join("consentry.yml");
@@ -323,10 +323,19 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
     let fate = tokio::spawn(befall(Arc::clone(&simulator)));
-    let front = crate::app::Front { options: crate::web::WebOptions { lifecycle: true, ..Default::default() }, web_config_file: None };
+    let options = crate::web::WebOptions { lifecycle: true, external_url: Some(daemon), ..Default::default() };
+    let front = crate::app::Front { options, web_config_file: None };
     let result = crate::app::run(loaded.config, sources, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, front).await;
     fate.abort();
     result
+}
+
+/// Where this machine's browsers find an address: one that listens everywhere is found on loopback.
+fn browsers(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("" | "0.0.0.0" | "[::]", port)) => format!("127.0.0.1:{port}"),
+        _ => listen.to_owned(),
+    }
 }
 
 fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {

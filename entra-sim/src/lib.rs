@@ -8,7 +8,7 @@
 //! ([`MailFaults`]), `GET` and `DELETE /_sim/requests`, `GET /_sim/mails`, `POST /_sim/rotate-keys`, `GET /_sim/ca.pem`.
 //! The mailbox is at `/`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -106,7 +106,9 @@ impl Simulator {
 
     /// Base URL of login host and Graph.
     pub fn url(&self) -> String {
-        format!("http://{}", self.http)
+        // Whoever listens everywhere is found on loopback, too; a link cannot lead to 0.0.0.0.
+        let host = if self.http.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { self.http.ip() };
+        format!("http://{}", SocketAddr::new(host, self.http.port()))
     }
 
     /// The same over TLS; trust [`Simulator::ca_pem`].

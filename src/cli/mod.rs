@@ -167,6 +167,9 @@ struct Demo {
     /// Address of the daemon.
     #[arg(long = "web.listen-address", default_value = "127.0.0.1:10143", value_name = "ADDRESS")]
     listen: String,
+    /// Address of the simulated Entra and of the mailbox. A container needs 0.0.0.0:10144, published as 127.0.0.1:10144.
+    #[arg(long = "simulator.listen-address", default_value = "127.0.0.1:10144", value_name = "ADDRESS")]
+    simulator: std::net::SocketAddr,
     #[command(flatten)]
     logging: Logging,
 }
@@ -207,7 +210,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         #[cfg(feature = "demo")]
         Command::Demo(demo) => {
             telemetry::start(demo.logging.level, demo.logging.format);
-            crate::demo::run(&demo.listen).await.map(|()| 0)
+            crate::demo::run(&demo.listen, demo.simulator).await.map(|()| 0)
         }
     }
 }

@@ -14,6 +14,7 @@ mod hostile;
 mod layers;
 mod listener;
 mod metrics;
+mod packaging;
 mod pages;
 mod probing;
 mod program;

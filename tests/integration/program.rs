@@ -402,3 +402,34 @@ async fn check_config_online() {
     assert!(!said.contains("demo-secret") && place.simulator.mailbox().all().is_empty(), "no secret, no mail");
     assert_eq!(place.command(&["check-config"]).await.status.code(), Some(0), "offline it is valid all the same");
 }
+
+#[tokio::test]
+async fn healthcheck_says_whether_a_daemon_is_well() {
+    let place = Place::new().await;
+    let pair = crate::certificates::self_signed("localhost");
+    std::fs::write(place.folder.path().join("tls.crt"), pair.certificate).expect("written");
+    std::fs::write(place.folder.path().join("tls.key"), pair.key).expect("written");
+    let hash = "$2y$04$WCEEjqX6UYSTuqPpOjCBqO5kVw.bVqRD1xvNuoTgBRCfUPVdVP7Ve";
+    let web = format!("tls_server_config: {{cert_file: tls.crt, key_file: tls.key}}\nbasic_auth_users: {{somebody: {hash}}}\n");
+    std::fs::write(place.folder.path().join("web.yml"), web).expect("written");
+    let file = format!("--web.config.file={}", place.folder.path().join("web.yml").display());
+    let mut daemon = place.daemon(&[&file, "--health.listen-address=127.0.0.1:0"]);
+    let guarded = daemon.url().await.replace("http://", "https://");
+    let health = daemon.until(&["listening for health checks only"]).await;
+    let health = format!("http://{}", health.split("address=").nth(1).expect("an address").trim());
+    daemon.until(&["ready"]).await;
+    for (url, code, said) in [
+        (format!("{health}/-/healthy"), 0, ""),
+        (format!("{health}/-/ready"), 0, ""),
+        // Its own certificate vouches for another name, and that is no sickness; a user is asked for, and none is known here.
+        (format!("{guarded}/-/healthy"), 1, "--health.listen-address"),
+        (format!("{health}/metrics"), 1, "404"),
+        ("http://127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
+        ("ftp://127.0.0.1/".to_owned(), 1, "http or https"),
+        ("nonsense".to_owned(), 2, "--url"),
+    ] {
+        let output = place.command(&["healthcheck", &format!("--url={url}")]).await;
+        assert_eq!(output.status.code(), Some(code), "{url}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(said), "{url}: {}", text(&output.stderr));
+    }
+}

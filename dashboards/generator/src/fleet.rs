@@ -37,7 +37,7 @@ fn now() -> Vec<Item> {
     let longest = Panel::stat("Broken for longest", "How long the oldest of the present failures has lasted.")
         .now(&format!("max((time() - consentry_integration_broken_since_timestamp_seconds{{FLEET}}) {OF_APP})"), "longest")
         .unit("dtdurations")
-        .nothing("–")
+        .nothing("none")
         .thresholds(UNKNOWN, &[(86_400.0, CAUTION), (604_800.0, BAD)]);
     let oldest = Panel::stat(
         "Oldest result",
@@ -45,7 +45,7 @@ fn now() -> Vec<Item> {
     )
     .now(&format!("max((time() - consentry_integration_last_probe_timestamp_seconds{{FLEET}}) {OF_APP})"), "oldest")
     .unit("dtdurations")
-    .nothing("–");
+    .nothing("none");
     let over_time = Panel::lines(
         "Integrations by state",
         "All applications together, whatever is chosen above: read from a recording rule, so that a long range stays cheap.",
@@ -129,16 +129,16 @@ fn repair() -> Vec<Item> {
     let median = Panel::stat("Time to repair, median", "How long integrations were broken that were mended within the chosen range.")
         .now(&quantile("0.5"), "median")
         .unit("dtdurations")
-        .nothing("–")
+        .nothing("none")
         .size(4, 6);
     let slow = Panel::stat("Time to repair, 90 %", "Nine of ten repairs within the chosen range took no longer.")
         .now(&quantile("0.9"), "90 %")
         .unit("dtdurations")
-        .nothing("–")
+        .nothing("none")
         .size(4, 6);
     let mended = Panel::stat("Mended", "Integrations that were mended within the chosen range.")
         .now("round(sum(increase(consentry_integration_repair_duration_seconds_count{FLEET}[$__range])))", "mended")
-        .nothing("–")
+        .nothing("none")
         .thresholds(GOOD, &[])
         .size(4, 6);
     let signed = Panel::lines("Re-authentications", "How administrators' attempts to re-authenticate ended.")
