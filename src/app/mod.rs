@@ -13,7 +13,8 @@ use crate::monitor::{ReaderClient, Target, Watched};
 use crate::notify::{Letterhead, Protection, SmtpSettings};
 use crate::reauth::{self, Links};
 use crate::secret::Secret;
-use crate::store::Store;
+pub use crate::store::Rotated;
+use crate::store::{self, DaemonLock, Store};
 
 mod daemon;
 mod lifecycle;
@@ -51,6 +52,15 @@ pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entr
 /// It cannot be used; the text says how to go on.
 pub fn store(config: &Config) -> anyhow::Result<Store> {
     Ok(Store::open(&config.storage.path, &config.storage.encryption_key_file)?)
+}
+
+/// Encrypts everything in the configured database with a new key.
+///
+/// # Errors
+/// A daemon runs on it, or database or key cannot be used; then the old key still counts.
+pub fn rotate_key(config: &Config) -> anyhow::Result<Rotated> {
+    let _lock = DaemonLock::take(&config.storage.path)?;
+    Ok(store::rotate_key(&config.storage.path, &config.storage.encryption_key_file)?)
 }
 
 /// The maker of re-authentication links, when there is a URL for them to start with.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 
-use crate::app;
+use crate::app::{self, Rotated};
 use crate::clock::Clock;
 use crate::config::{Config, Integration, Loaded, Problem, Sources, load};
 use crate::domain::{Access, MailKind, Notification};
@@ -44,6 +44,8 @@ enum Command {
     ReauthLink(Named),
     /// Prints what has to be registered and granted once for an integration, as text and as a script for Azure CLI.
     Setup(Setup),
+    /// Encrypts the stored tokens with a new key. The daemon must be stopped; links that were mailed before open nothing any more.
+    RotateKey(Configured),
     /// Asks a running daemon whether it is well, for containers and supervisors. Exit status 0 or 1.
     Healthcheck(healthcheck::Healthcheck),
     /// Starts everything on loopback with nothing to configure: a simulated tenant, a mailbox, the daemon.
@@ -206,6 +208,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::ImportToken(named) => import_token(&named).await,
         Command::ReauthLink(named) => reauth_link(&named),
         Command::Setup(setup) => print_setup(&setup),
+        Command::RotateKey(configured) => rotate_key(&configured),
         Command::Healthcheck(check) => healthcheck::run(&check).await.map(|()| 0),
         #[cfg(feature = "demo")]
         Command::Demo(demo) => {
@@ -402,6 +405,19 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
     app::store(&config)?.put_token(&target.token_id(), &Secret::new(token), "import", Clock::System.now()).await?;
     say(format_args!("The token of {} is stored. A running daemon uses it at the next probe.", named.name));
+    Ok(0)
+}
+
+fn rotate_key(configured: &Configured) -> anyhow::Result<u8> {
+    let Loaded { config, .. } = loaded(&configured.file)?;
+    let Rotated { tokens, damaged } = app::rotate_key(&config)?;
+    say(format_args!("{} encrypted with a new key in {}.", count(tokens, "refresh token"), config.storage.encryption_key_file.display()));
+    if damaged > 0 {
+        say(format_args!("{} could not be decrypted and stay as they were.", count(damaged, "row")));
+    }
+    say(
+        "Links that were mailed before open nothing any more; consentry reauth-link NAME makes others. Copies of the old key still open old copies of the database.",
+    );
     Ok(0)
 }
 

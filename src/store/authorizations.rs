@@ -90,6 +90,13 @@ fn bound(id: &str, integration: &str) -> String {
     format!("consentry authorization\0{id}\0{integration}")
 }
 
+/// Row id, binding and encrypted secret of the sign-ins that are under way.
+pub(super) fn rows(c: &rusqlite::Connection) -> Result<Vec<(i64, String, Vec<u8>)>, StoreError> {
+    let mut statement = c.prepare("SELECT rowid, id, integration, sealed FROM authorizations WHERE used_at IS NULL")?;
+    let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, bound(&r.get::<_, String>(1)?, &r.get::<_, String>(2)?), r.get(3)?));
+    Ok(statement.query_map([], row)?.collect::<Result<_, _>>()?)
+}
+
 impl Store {
     /// Saves a sign-in that begins.
     ///

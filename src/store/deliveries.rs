@@ -55,6 +55,13 @@ fn bound(integration: &str, message: &str) -> String {
     format!("consentry token delivery\0{integration}\0{message}")
 }
 
+/// Row id, binding and encrypted message of whatever was not taken yet.
+pub(super) fn rows(c: &Connection) -> Result<Vec<(i64, String, Vec<u8>)>, StoreError> {
+    let mut statement = c.prepare("SELECT rowid, integration, message, sealed FROM deliveries WHERE delivered_at IS NULL")?;
+    let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, bound(&r.get::<_, String>(1)?, &r.get::<_, String>(2)?), r.get(3)?));
+    Ok(statement.query_map([], row)?.collect::<Result<_, _>>()?)
+}
+
 pub(super) fn sealed(key: &Key, integration: &str, new: NewDelivery) -> Result<Sealed, StoreError> {
     let body = key.seal(&new.body, &bound(integration, &new.message))?;
     Ok(Sealed { message: new.message, body })

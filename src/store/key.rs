@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::StoreError;
+use super::{StoreError, rotation};
 use crate::secret::Secret;
 
 const LENGTH: usize = 32;
@@ -53,12 +53,12 @@ impl Key {
         let plain = key.open_in_place(Nonce::try_assume_unique_for_key(nonce).ok()?, Aad::from(bound.as_bytes()), &mut text).ok()?;
         String::from_utf8(plain.to_vec()).ok().map(Secret::new)
     }
+}
 
-    /// Tells keys apart without giving them away.
-    fn fingerprint(&self) -> String {
-        let tag = hmac::sign(&self.derive("consentry key check"), b"");
-        STANDARD.encode(&tag.as_ref()[..16])
-    }
+/// Tells keys apart without giving them away.
+pub(super) fn fingerprint(key: &Key) -> String {
+    let tag = hmac::sign(&key.derive("consentry key check"), b"");
+    STANDARD.encode(&tag.as_ref()[..16])
 }
 
 /// Reads the key file, or makes it where none is needed yet.
@@ -70,35 +70,45 @@ pub(super) fn load_or_create(connection: &Connection, path: &Path) -> Result<Key
     )?;
     let unusable = |text: String| Err(StoreError::Unusable(text));
     let shown = path.display();
-    let key = match std::fs::read_to_string(path) {
-        Ok(text) => parse(&text).ok_or_else(|| {
-            StoreError::Unusable(format!(
-                "{shown} is not an encryption key: 32 bytes in base64 are expected; restore the file from a backup"
-            ))
-        })?,
-        Err(error) if error.kind() == ErrorKind::NotFound && tokens > 0 => {
+    let saved: Option<String> = connection.query_row("SELECT value FROM meta WHERE key = 'key_check'", [], |row| row.get(0)).optional()?;
+    rotation::finish(saved.as_deref(), path)?;
+    let key = match read(path)? {
+        Some(key) => key,
+        None if tokens > 0 => {
             return unusable(format!(
                 "the encryption key {shown} is gone, and the database holds {tokens} refresh tokens that only it can decrypt; \
                  restore the file from a backup, or move the database away and let every integration re-authenticate"
             ));
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => create(path)?,
-        Err(error) => return unusable(format!("cannot read the encryption key {shown}: {error}")),
+        None => create(path)?,
     };
     warn_if_open(path);
-    let saved: Option<String> = connection.query_row("SELECT value FROM meta WHERE key = 'key_check'", [], |row| row.get(0)).optional()?;
     match saved {
-        Some(saved) if saved != key.fingerprint() && tokens > 0 => unusable(format!(
+        Some(saved) if saved != fingerprint(&key) && tokens > 0 => unusable(format!(
             "{shown} is not the key that encrypted the {tokens} refresh tokens in the database; \
              restore the right file from a backup, or move the database away and let every integration re-authenticate"
         )),
         _ => {
             connection.execute(
                 "INSERT INTO meta VALUES ('key_check', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                [key.fingerprint()],
+                [fingerprint(&key)],
             )?;
             Ok(key)
         }
+    }
+}
+
+/// The key of a file, if the file is there.
+pub(super) fn read(path: &Path) -> Result<Option<Key>, StoreError> {
+    let shown = path.display();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text).map(Some).ok_or_else(|| {
+            StoreError::Unusable(format!(
+                "{shown} is not an encryption key: 32 bytes in base64 are expected; restore the file from a backup"
+            ))
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::Unusable(format!("cannot read the encryption key {shown}: {error}"))),
     }
 }
 
@@ -107,7 +117,7 @@ fn parse(text: &str) -> Option<Key> {
     Some(Key(Arc::new(bytes.try_into().ok()?)))
 }
 
-fn create(path: &Path) -> Result<Key, StoreError> {
+pub(super) fn create(path: &Path) -> Result<Key, StoreError> {
     let mut bytes = [0; LENGTH];
     SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::Unusable("no randomness for an encryption key".to_owned()))?;
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(|mut file| {

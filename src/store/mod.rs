@@ -18,6 +18,7 @@ mod authorizations;
 mod deliveries;
 mod key;
 mod notifications;
+mod rotation;
 mod rows;
 mod states;
 mod tokens;
@@ -26,6 +27,7 @@ pub use authorizations::{Authorization, NewAuthorization, RenewedToken, Success,
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
 pub use notifications::{MailAbout, Queued};
+pub use rotation::{Rotated, rotate_key};
 pub use states::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 

@@ -123,6 +123,24 @@ impl Store {
     }
 }
 
+/// The ids of all rows.
+pub(super) fn row_ids(c: &Connection) -> Result<Vec<i64>, StoreError> {
+    let mut statement = c.prepare("SELECT rowid FROM tokens")?;
+    Ok(statement.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// What the encryption of a row is bound to, its current and its previous token, still encrypted.
+pub(super) type Row = (String, Vec<u8>, Option<Vec<u8>>);
+
+/// A row by its id.
+pub(super) fn row(c: &Connection, row_id: i64) -> Result<Row, StoreError> {
+    let sql = "SELECT integration, client_id, tenant, current, previous FROM tokens WHERE rowid = ?1";
+    Ok(c.prepare_cached(sql)?.query_row([row_id], |r| {
+        let id = TokenId { integration: r.get(0)?, client_id: r.get(1)?, tenant: r.get(2)? };
+        Ok((id.bound(), r.get(3)?, r.get(4)?))
+    })?)
+}
+
 /// Encrypts a token for its row.
 pub(super) fn sealed(key: &Key, id: &TokenId, token: &Secret) -> Result<Vec<u8>, StoreError> {
     key.seal(token, &id.bound())

@@ -115,7 +115,7 @@ fn image_and_package_are_of_this_version_and_hold_what_is_there() {
     for wanted in ["FROM scratch", "USER 65532:65532", "\"healthcheck\"]", "org.opencontainers.image.licenses"] {
         assert!(image.contains(wanted), "{wanted}");
     }
-    let entry = image.lines().filter_map(|l| l.strip_prefix("CMD ")).next().expect("a command");
+    let entry = image.lines().find_map(|l| l.strip_prefix("CMD ")).expect("a command");
     flags_exist(serde_json::from_str::<Vec<String>>(entry).expect("JSON").iter().map(String::as_str));
     let assets = manifest.split("\nassets = [").nth(1).expect("assets").split("\n]").next().expect("an end");
     for asset in assets.lines().filter_map(|l| l.trim().strip_prefix("[\"")).filter_map(|l| l.split('"').next()) {

@@ -433,3 +433,28 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
         assert!(text(&output.stderr).contains(said), "{url}: {}", text(&output.stderr));
     }
 }
+
+/// Nobody has to sign in again for a new key; who holds an old link has to ask for another.
+#[tokio::test]
+async fn rotate_key_keeps_the_tokens() {
+    let place = Place::new().await;
+    let link = text(&place.command(&["reauth-link", "northwind"]).await.stdout).trim().to_owned();
+    let mut daemon = place.daemon(&[]);
+    daemon.until(&["ready"]).await;
+    let refused = place.command(&["rotate-key"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("another consentry is running"), "{}", text(&refused.stderr));
+    daemon.terminate().await;
+    let before = std::fs::read(place.folder.path().join("consentry.key")).expect("a key");
+    let rotated = place.command(&["rotate-key"]).await;
+    assert_eq!(rotated.status.code(), Some(0), "{}", text(&rotated.stderr));
+    assert!(text(&rotated.stdout).starts_with("8 refresh tokens encrypted with a new key"), "{}", text(&rotated.stdout));
+    assert_ne!(std::fs::read(place.folder.path().join("consentry.key")).expect("a key"), before);
+    assert_eq!(place.command(&["probe", "northwind"]).await.status.code(), Some(0));
+    let mut daemon = place.daemon(&[]);
+    let url = daemon.url().await;
+    daemon.until(&["ready"]).await;
+    let (_, path) = link.split_once("/reauth/").expect("a link");
+    let page = reqwest::get(format!("{url}/reauth/{path}")).await.expect("an answer");
+    assert_eq!(page.status(), 403);
+}
