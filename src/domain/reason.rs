@@ -161,7 +161,7 @@ reasons! {
         "Re-authenticate: accepting the permissions puts the application back.";
     AppDeleted "app_deleted" Reauthenticate Admins app
         "The enterprise application was deleted."
-        "Re-authenticate, or restore it in the Entra admin center under Enterprise applications > Deleted applications.";
+        "Re-authenticate, or restore it with PowerShell or Graph, as Microsoft's page \"Restore an enterprise application\" says.";
     AppDisabled "app_disabled" EnableApp Admins app
         "The enterprise application is disabled for sign-in."
         "In the Entra admin center open Enterprise applications > Properties and set \"Enabled for users to sign-in\" to Yes.";
