@@ -342,7 +342,8 @@ fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
     println!("Consentry demo: {} integrations with a simulated Microsoft Entra ID. End it with Ctrl-C.\n", SITUATIONS.len());
     println!("  Mailbox       {}/          the admins' mails: open one, press its button, Accept, and see it turn green", simulator.url());
     println!("  Metrics       {daemon}/metrics   look for consentry_check_reason and consentry_integration_up");
-    println!("  Try           consentry probe litware --config.file={}\n", file.display());
+    let program = std::env::current_exe().unwrap_or_else(|_| "consentry".into());
+    println!("  Try           {} probe litware --config.file={}\n", program.display(), file.display());
     println!("During the first minute:");
     for situation in SITUATIONS {
         let when = situation.breaks_after.map_or_else(|| "     ".to_owned(), |s| format!("{s:>3} s"));

@@ -244,6 +244,11 @@ impl Running {
         }
     }
 
+    /// The database, to be closed in the end.
+    pub(super) fn store(&self) -> Store {
+        self.lasting.store.clone()
+    }
+
     /// Stops, and waits until everything that is under way is done.
     pub async fn finish(mut self) {
         self.stop.send_replace(true);

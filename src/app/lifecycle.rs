@@ -25,7 +25,10 @@ pub struct Addresses<'a> {
 pub const DEFAULT: &str = ":10143";
 
 /// Whatever is under way when the end comes has so long to finish; a service manager gives up soon afterwards.
-const END: Duration = Duration::from_secs(9);
+const END: Duration = Duration::from_secs(8);
+
+/// The database has so long to fold its log in.
+const CLOSE: Duration = Duration::from_millis(1500);
 
 struct Signals {
     terminate: Signal,
@@ -72,8 +75,12 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     systemd::stopping();
     tracing::info!("stopping");
     // What is not finished by then is picked up after the next start; nothing is lost.
+    let store = running.store();
     if tokio::time::timeout(END, running.finish()).await.is_err() {
         tracing::warn!("some probes or mails were still under way");
+    }
+    if tokio::time::timeout(CLOSE, store.close()).await.is_err() {
+        tracing::warn!("the database could not be closed in time; its log stays beside it");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Wiring: from a configuration to running parts. Only this module and the command line see both.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -52,6 +53,14 @@ pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entr
 /// It cannot be used; the text says how to go on.
 pub fn store(config: &Config) -> anyhow::Result<Store> {
     Ok(Store::open(&config.storage.path, &config.storage.encryption_key_file)?)
+}
+
+/// Copies the configured database, while a daemon may be at work on it.
+///
+/// # Errors
+/// It cannot be read, or the file is there already or cannot be written.
+pub fn backup(config: &Config, copy: &Path) -> anyhow::Result<()> {
+    Ok(store::backup(&config.storage.path, copy)?)
 }
 
 /// Encrypts everything in the configured database with a new key.

@@ -44,6 +44,8 @@ enum Command {
     ReauthLink(Named),
     /// Prints what has to be registered and granted once for an integration, as text and as a script for Azure CLI.
     Setup(Setup),
+    /// Copies the database, whole, beside a running daemon. The encryption key is not in it.
+    Backup(Backup),
     /// Encrypts the stored tokens with a new key. The daemon must be stopped; links that were mailed before open nothing any more.
     RotateKey(Configured),
     /// Asks a running daemon whether it is well, for containers and supervisors. Exit status 0 or 1.
@@ -56,8 +58,14 @@ enum Command {
 #[derive(Debug, Args)]
 struct Configured {
     /// The configuration file.
-    #[arg(long = "config.file", default_value = "consentry.yml", value_name = "FILE")]
+    #[arg(long = "config.file", default_value_os_t = default_file(), value_name = "FILE")]
     file: PathBuf,
+}
+
+/// `consentry.yml` here; where there is none, the one of a package or a container.
+fn default_file() -> PathBuf {
+    let (here, installed) = (Path::new("consentry.yml"), Path::new("/etc/consentry/consentry.yml"));
+    if !here.exists() && installed.exists() { installed } else { here }.to_owned()
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +145,14 @@ struct Probe {
 }
 
 #[derive(Debug, Args)]
+struct Backup {
+    /// Where the copy goes; a file that is there is not overwritten.
+    copy: PathBuf,
+    #[command(flatten)]
+    config: Configured,
+}
+
+#[derive(Debug, Args)]
 struct TestEmail {
     /// Who gets it.
     address: String,
@@ -208,6 +224,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::ImportToken(named) => import_token(&named).await,
         Command::ReauthLink(named) => reauth_link(&named),
         Command::Setup(setup) => print_setup(&setup),
+        Command::Backup(backup) => make_backup(&backup),
         Command::RotateKey(configured) => rotate_key(&configured),
         Command::Healthcheck(check) => healthcheck::run(&check).await.map(|()| 0),
         #[cfg(feature = "demo")]
@@ -405,6 +422,14 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
     app::store(&config)?.put_token(&target.token_id(), &Secret::new(token), "import", Clock::System.now()).await?;
     say(format_args!("The token of {} is stored. A running daemon uses it at the next probe.", named.name));
+    Ok(0)
+}
+
+fn make_backup(backup: &Backup) -> anyhow::Result<u8> {
+    let Loaded { config, .. } = loaded(&backup.config.file)?;
+    app::backup(&config, &backup.copy)?;
+    let key = config.storage.encryption_key_file.display();
+    say(format_args!("{} holds the whole database. Without {key} its tokens cannot be read: keep that elsewhere.", backup.copy.display()));
     Ok(0)
 }
 

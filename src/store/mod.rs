@@ -8,10 +8,11 @@
 //! file beside the database ensures.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 mod authorizations;
@@ -74,6 +75,8 @@ enum Kind {
     Relaxed,
     /// To survive a power cut.
     Durable,
+    /// Nothing comes after it: the database is closed.
+    Last,
 }
 
 struct Job {
@@ -141,9 +144,21 @@ impl Store {
         std::thread::Builder::new()
             .name("store".to_owned())
             .stack_size(512 * 1024)
-            .spawn(move || serve(&connection, &inbox))
+            .spawn(move || {
+                let last = serve(&connection, &inbox);
+                drop(connection);
+                if let Some(job) = last {
+                    (job.work)(Err(StoreError::Closed))(Ok(()));
+                }
+            })
             .map_err(|e| StoreError::Unusable(format!("cannot start the store's thread: {e}")))?;
         Ok(Self { jobs, key })
+    }
+
+    /// Closes the database once everything that was asked before is done: its log is folded in, and the one file is whole.
+    pub async fn close(&self) {
+        // Its answer is that the store is closed.
+        let _ = self.run(Kind::Last, |_| Ok(())).await;
     }
 
     /// The key, for signing links.
@@ -245,10 +260,14 @@ fn isolated<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result
     result
 }
 
-fn serve(connection: &Connection, inbox: &Receiver<Job>) {
+/// Works until there is nobody left to ask for anything, or until the job after which nothing comes, which it answers.
+fn serve(connection: &Connection, inbox: &Receiver<Job>) -> Option<Job> {
     let mut waiting: Option<Job> = None;
     let mut synced = true;
     while let Some(first) = waiting.take().or_else(|| inbox.recv().ok()) {
+        if first.kind == Kind::Last {
+            return Some(first);
+        }
         let durable = first.kind == Kind::Durable;
         if durable != synced {
             // In WAL mode NORMAL keeps the database whole and syncs at checkpoints only; FULL syncs every commit.
@@ -259,7 +278,7 @@ fn serve(connection: &Connection, inbox: &Receiver<Job>) {
         let mut completions: Vec<Completion> = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next.take() {
-            if job.kind == Kind::Durable && !durable {
+            if job.kind == Kind::Last || (job.kind == Kind::Durable && !durable) {
                 waiting = Some(job);
                 break;
             }
@@ -281,6 +300,26 @@ fn serve(connection: &Connection, inbox: &Receiver<Job>) {
         }
         completions.into_iter().for_each(|complete| complete(fate.clone()));
     }
+    None
+}
+
+/// A copy of a database, whole, while a daemon may be at work on it. The copy is readable for its owner only.
+///
+/// # Errors
+/// The database cannot be read, or the file is there already or cannot be written.
+pub fn backup(database: &Path, copy: &Path) -> Result<(), StoreError> {
+    let unusable = |what: &str, e: &dyn std::fmt::Display| StoreError::Unusable(format!("{what}: {e}"));
+    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .and_then(|c| c.busy_timeout(std::time::Duration::from_secs(10)).map(|()| c))
+        .map_err(|e| unusable(&format!("cannot open the database {}", database.display()), &e))?;
+    let shown = copy.display();
+    // SQLite writes into a file that is there only if it is empty.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(copy).map_err(|e| unusable(&format!("cannot create {shown}"), &e))?;
+    let path = copy.to_str().ok_or_else(|| unusable(&shown.to_string(), &"the path must be UTF-8"))?;
+    connection.execute("VACUUM INTO ?1", [path]).map(drop).map_err(|e| {
+        let _ = std::fs::remove_file(copy);
+        unusable(&format!("cannot copy the database to {shown}"), &e)
+    })
 }
 
 fn commit(connection: &Connection) -> Result<(), StoreError> {

@@ -458,3 +458,30 @@ async fn rotate_key_keeps_the_tokens() {
     let page = reqwest::get(format!("{url}/reauth/{path}")).await.expect("an answer");
     assert_eq!(page.status(), 403);
 }
+
+/// A copy is whole, whether the daemon is at work or has ended; what it leaves behind is one file.
+#[tokio::test]
+async fn backups_are_whole() {
+    let place = Place::new().await;
+    let at = |name: &str| place.folder.path().join(name);
+    let mut daemon = place.daemon(&[]);
+    daemon.until(&["ready"]).await;
+    let copied = place.command(&["backup", at("copy.db").to_str().expect("a path")]).await;
+    assert_eq!(copied.status.code(), Some(0), "{}", text(&copied.stderr));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at("copy.db")).expect("a copy").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = place.command(&["backup", at("copy.db").to_str().expect("a path")]).await;
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("cannot create"), "{}", text(&again.stderr));
+    daemon.terminate().await;
+    assert!(!at("consentry.db-wal").exists(), "the log was not folded in");
+    for copy in ["copy.db", "consentry.db"] {
+        let restored = tempfile::tempdir().expect("a folder");
+        for (from, to) in [(copy, "consentry.db"), ("consentry.key", "consentry.key"), ("consentry.yml", "consentry.yml")] {
+            std::fs::copy(at(from), restored.path().join(to)).expect("copied");
+        }
+        let file = restored.path().join("consentry.yml");
+        let probed = program(&["probe", "northwind"], Some(&file)).output().await.expect("run");
+        assert_eq!(probed.status.code(), Some(0), "{copy}: {}{}", text(&probed.stdout), text(&probed.stderr));
+    }
+}
