@@ -2,7 +2,8 @@
 # A static program on an empty base: nothing but it, the certificate authorities, a user and two folders.
 #
 #   docker build --build-arg REVISION="$(git rev-parse --short=12 HEAD)" -t consentry .
-#   docker run --read-only --tmpfs /tmp -p 10143:10143 -v consentry:/var/lib/consentry -v ./consentry.yml:/etc/consentry/consentry.yml:ro consentry
+#   docker run --read-only -p 127.0.0.1:10143:10143 -v consentry:/var/lib/consentry -v ./etc:/etc/consentry:ro consentry
+#   docker exec CONTAINER consentry probe NAME
 
 FROM rust:1.95-bookworm AS tools
 RUN apt-get update \
@@ -23,7 +24,7 @@ RUN cargo chef cook --release --locked --package consentry --target "$(uname -m)
 COPY . .
 ARG REVISION=unknown
 RUN CONSENTRY_REVISION="$REVISION" cargo build --release --locked --package consentry --target "$(uname -m)-unknown-linux-musl" \
- && install -D "target/$(uname -m)-unknown-linux-musl/release/consentry" /image/consentry \
+ && install -D "target/$(uname -m)-unknown-linux-musl/release/consentry" /image/usr/bin/consentry \
  && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
  && install -D -m 644 config/packaged.yml /image/etc/consentry/consentry.yml \
  && echo 'consentry:x:65532:65532:Consentry:/var/lib/consentry:/sbin/nologin' > /image/etc/passwd \
@@ -42,10 +43,11 @@ LABEL org.opencontainers.image.title="Consentry" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /image/ /
+ENV PATH=/usr/bin
 USER 65532:65532
 WORKDIR /var/lib/consentry
 VOLUME /var/lib/consentry
 EXPOSE 10143
-HEALTHCHECK --interval=30s --timeout=6s --start-period=30s --retries=3 CMD ["/consentry", "healthcheck"]
-ENTRYPOINT ["/consentry"]
+HEALTHCHECK --interval=30s --timeout=6s --start-period=30s --retries=3 CMD ["consentry", "healthcheck"]
+ENTRYPOINT ["/usr/bin/consentry"]
 CMD ["run", "--config.file=/etc/consentry/consentry.yml"]

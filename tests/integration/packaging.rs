@@ -111,8 +111,8 @@ fn the_compose_file_mounts_what_is_there() {
 fn image_and_package_are_of_this_version_and_hold_what_is_there() {
     let (image, manifest) = (read("Dockerfile"), read("Cargo.toml"));
     assert!(image.contains(&format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"))));
-    assert!(read("config/kubernetes.yml").contains(&format!("image: consentry:{}\n", env!("CARGO_PKG_VERSION"))));
-    for wanted in ["FROM scratch", "USER 65532:65532", "\"healthcheck\"]", "org.opencontainers.image.licenses"] {
+    assert!(read("config/kubernetes.yml").contains(&format!("image: registry.example.com/consentry:{}\n", env!("CARGO_PKG_VERSION"))));
+    for wanted in ["FROM scratch", "USER 65532:65532", "[\"consentry\", \"healthcheck\"]", "org.opencontainers.image.licenses"] {
         assert!(image.contains(wanted), "{wanted}");
     }
     let entry = image.lines().find_map(|l| l.strip_prefix("CMD ")).expect("a command");
