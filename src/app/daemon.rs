@@ -85,7 +85,9 @@ impl Daemon {
         families.configuration_state(true, 0);
         families.set_interval(config.probe.interval);
         let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
-        let (store, published) = (store(config)?, Arc::new(Published::default()));
+        let counted = families.clone();
+        let store = store(config)?.observed(Arc::new(move || counted.storage_failed()));
+        let published = Arc::new(Published::default());
         let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
         let (families_too, clock_too) = (families.clone(), clock.clone());
         let lasting =
@@ -222,7 +224,11 @@ impl Running {
         self.notifier = match (earlier, notifier) {
             (None, None) => None,
             (earlier, Some(notifier)) => Some(Worker::after(earlier, |stop| notifier.run(stop))),
-            (earlier @ Some(_), None) => Some(Worker::after(earlier, |_| std::future::ready(()))),
+            (earlier @ Some(_), None) => {
+                // Whatever is left in the outbox waits for nothing while there is no mail.
+                let families = self.lasting.families.clone();
+                Some(Worker::after(earlier, move |_| async move { families.set_queue(0) }))
+            }
         };
         self.handover = Some(Worker::after(self.handover.take(), |stop| handover.run(stop)));
         match listener {

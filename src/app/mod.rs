@@ -63,6 +63,14 @@ pub fn backup(config: &Config, copy: &Path) -> anyhow::Result<()> {
     Ok(store::backup(&config.storage.path, copy)?)
 }
 
+/// The same, written to a stream.
+///
+/// # Errors
+/// It cannot be read, there is no room for a copy beside it, or the stream takes no more.
+pub fn write_backup(config: &Config, stream: &mut impl std::io::Write) -> anyhow::Result<()> {
+    Ok(store::write_backup(&config.storage.path, stream)?)
+}
+
 /// Encrypts everything in the configured database with a new key.
 ///
 /// # Errors

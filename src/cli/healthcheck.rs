@@ -36,14 +36,24 @@ pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<()> {
         .timeout(*timeout)
         .build()
         .context("cannot set up the request")?;
-    let answer = client.get(url.clone()).send().await.map_err(|e| e.without_url()).with_context(|| format!("{url} does not answer"))?;
+    let shown = without_user(url);
+    let answer = client.get(url.clone()).send().await.map_err(|e| e.without_url()).with_context(|| format!("{shown} does not answer"))?;
     match answer.status() {
         status if status.is_success() => Ok(()),
         status @ reqwest::StatusCode::UNAUTHORIZED => {
-            bail!("{url} answers {status}: give the daemon a --health.listen-address, which asks for no user, and ask there")
+            bail!("{shown} answers {status}: give the daemon a --health.listen-address, which asks for no user, and ask there")
         }
-        status => bail!("{url} answers {status}"),
+        status => bail!("{shown} answers {status}"),
     }
+}
+
+/// A user of `--web.config.file` may stand in the URL; the password belongs into no message.
+fn without_user(url: &Url) -> Url {
+    let mut shown = url.clone();
+    // Both fail only for URLs that cannot have a user.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {

@@ -1,6 +1,6 @@
 //! The command line: flags in the Prometheus style, one function a command. Exit statuses: 0 fine, 1 not, 2 wrong usage or could not run.
 
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -146,7 +146,7 @@ struct Probe {
 
 #[derive(Debug, Args)]
 struct Backup {
-    /// Where the copy goes; a file that is there is not overwritten.
+    /// Where the copy goes; a file that is there is not overwritten. `-` is standard output, for containers.
     copy: PathBuf,
     #[command(flatten)]
     config: Configured,
@@ -427,6 +427,14 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
 
 fn make_backup(backup: &Backup) -> anyhow::Result<u8> {
     let Loaded { config, .. } = loaded(&backup.config.file)?;
+    if backup.copy.as_os_str() == "-" {
+        let mut output = std::io::stdout().lock();
+        if output.is_terminal() {
+            bail!("the copy is no text for a terminal; write consentry backup - > FILE");
+        }
+        app::write_backup(&config, &mut output)?;
+        return Ok(0);
+    }
     app::backup(&config, &backup.copy)?;
     let key = config.storage.encryption_key_file.display();
     say(format_args!("{} holds the whole database. Without {key} its tokens cannot be read: keep that elsewhere.", backup.copy.display()));

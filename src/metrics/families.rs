@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::domain::{MailKind, Outcome, Timestamp};
 
@@ -46,6 +46,7 @@ pub struct Families {
     repair: Histogram,
     upstream_requests: IntCounterVec,
     upstream_duration: HistogramVec,
+    storage_errors: IntCounter,
     emails: IntCounterVec,
     emails_failed: IntCounterVec,
     token_queue: IntGauge,
@@ -116,6 +117,11 @@ impl Families {
                 &["endpoint", "code"],
             )?,
             upstream_duration,
+            storage_errors: {
+                let family = IntCounter::new("consentry_storage_errors_total", "Reads and writes that the database refused.")?;
+                registry.register(Box::new(family.clone()))?;
+                family
+            },
             emails: counter("consentry_emails_total", "Mails that the mail server has taken.", &["kind"])?,
             emails_failed: counter("consentry_emails_failed_total", "Attempts to send a mail that failed.", &["kind", "reason"])?,
             reauthentications: counter("consentry_reauthentications_total", "Re-authentications that ended, by result.", &["result"])?,
@@ -199,6 +205,11 @@ impl Families {
     pub fn upstream(&self, endpoint: &str, code: &str, duration: Duration) {
         self.upstream_requests.with_label_values(&[endpoint, code]).inc();
         self.upstream_duration.with_label_values(&[endpoint, code]).observe(duration.as_secs_f64());
+    }
+
+    /// The database refused something.
+    pub fn storage_failed(&self) {
+        self.storage_errors.inc();
     }
 
     /// The mail server took a mail.

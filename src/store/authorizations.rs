@@ -149,7 +149,7 @@ impl Store {
             c.execute("UPDATE authorizations SET used_at = ?1, sealed = x'' WHERE id = ?2", params![now.0, id])?;
             key.open(&sealed, &bound(&id, &integration))
                 .map(Some)
-                .ok_or_else(|| StoreError::Database("a sign-in does not decrypt".to_owned()))
+                .ok_or_else(|| StoreError::Damaged("a sign-in does not decrypt".to_owned()))
         })
         .await
     }

@@ -10,6 +10,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rusqlite::{Connection, OpenFlags};
@@ -48,6 +49,9 @@ pub enum StoreError {
     /// The database refuses.
     #[error("database: {0}")]
     Database(String),
+    /// A row was encrypted with another key, or changed from outside. The database itself is well.
+    #[error("{0}")]
+    Damaged(String),
     /// The database cannot be opened as it is; the text says how to go on.
     #[error("{0}")]
     Unusable(String),
@@ -86,11 +90,15 @@ struct Job {
 
 type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// Is told of everything that the database refuses.
+pub type Observer = Arc<dyn Fn() + Send + Sync>;
+
 /// A handle. Cheap to clone; the last one to go closes the database.
 #[derive(Clone)]
 pub struct Store {
     jobs: SyncSender<Job>,
     key: Key,
+    observer: Option<Observer>,
 }
 
 impl std::fmt::Debug for Store {
@@ -152,7 +160,13 @@ impl Store {
                 }
             })
             .map_err(|e| StoreError::Unusable(format!("cannot start the store's thread: {e}")))?;
-        Ok(Self { jobs, key })
+        Ok(Self { jobs, key, observer: None })
+    }
+
+    /// The same store, of whose failures somebody is told from now on.
+    #[must_use]
+    pub fn observed(self, observer: Observer) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// Closes the database once everything that was asked before is done: its log is folded in, and the one file is whole.
@@ -216,7 +230,11 @@ impl Store {
                     .map_err(|_| StoreError::Closed)?;
             }
         }
-        answer.await.map_err(|_| StoreError::Closed)?
+        let result = answer.await.map_err(|_| StoreError::Closed)?;
+        if let (Err(StoreError::Database(_)), Some(observer)) = (&result, &self.observer) {
+            observer();
+        }
+        result
     }
 }
 
@@ -320,6 +338,24 @@ pub fn backup(database: &Path, copy: &Path) -> Result<(), StoreError> {
         let _ = std::fs::remove_file(copy);
         unusable(&format!("cannot copy the database to {shown}"), &e)
     })
+}
+
+/// The same, written to a stream. The copy lies beside the database meanwhile, because that is where there is room for one and where a
+/// container may write; it loses its name before it is read, so nothing stays behind.
+///
+/// # Errors
+/// The database cannot be read, there is no room for a copy, or the stream takes no more.
+pub fn write_backup(database: &Path, stream: &mut impl std::io::Write) -> Result<(), StoreError> {
+    let mut name = database.as_os_str().to_owned();
+    name.push(format!(".backup-{}", std::process::id()));
+    let copy = PathBuf::from(name);
+    backup(database, &copy)?;
+    let opened = File::open(&copy);
+    let _ = std::fs::remove_file(&copy);
+    opened
+        .and_then(|mut file| std::io::copy(&mut file, stream))
+        .and_then(|_| stream.flush())
+        .map_err(|e| StoreError::Unusable(format!("cannot write the copy: {e}")))
 }
 
 fn commit(connection: &Connection) -> Result<(), StoreError> {

@@ -53,7 +53,7 @@ impl Store {
                 })
                 .optional()?;
             let Some((current, previous, generation)) = row else { return Ok(None) };
-            let damaged = || StoreError::Database(format!("the stored token of {} does not decrypt", id.integration));
+            let damaged = || StoreError::Damaged(format!("the stored token of {} does not decrypt", id.integration));
             let current = key.open(&current, &id.bound()).ok_or_else(damaged)?;
             Ok(Some(StoredToken { current, previous: previous.and_then(|p| key.open(&p, &id.bound())), generation }))
         })

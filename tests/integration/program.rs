@@ -418,11 +418,14 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
     let health = daemon.until(&["listening for health checks only"]).await;
     let health = format!("http://{}", health.split("address=").nth(1).expect("an address").trim());
     daemon.until(&["ready"]).await;
+    let as_somebody = guarded.replace("https://", "https://somebody:hidden@");
     for (url, code, said) in [
         (format!("{health}/-/healthy"), 0, ""),
         (format!("{health}/-/ready"), 0, ""),
         // Its own certificate vouches for another name, and that is no sickness; a user is asked for, and none is known here.
         (format!("{guarded}/-/healthy"), 1, "--health.listen-address"),
+        (format!("{as_somebody}/-/healthy"), 1, "401"),
+        ("http://somebody:hidden@127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
         (format!("{health}/metrics"), 1, "404"),
         ("http://127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
         ("ftp://127.0.0.1/".to_owned(), 1, "http or https"),
@@ -431,6 +434,7 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
         let output = place.command(&["healthcheck", &format!("--url={url}")]).await;
         assert_eq!(output.status.code(), Some(code), "{url}: {}", text(&output.stderr));
         assert!(text(&output.stderr).contains(said), "{url}: {}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("hidden"), "{}", text(&output.stderr));
     }
 }
 
@@ -473,9 +477,14 @@ async fn backups_are_whole() {
     let again = place.command(&["backup", at("copy.db").to_str().expect("a path")]).await;
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again.stderr).contains("cannot create"), "{}", text(&again.stderr));
+    let streamed = place.command(&["backup", "-"]).await;
+    assert_eq!(streamed.status.code(), Some(0), "{}", text(&streamed.stderr));
+    std::fs::write(at("streamed.db"), &streamed.stdout).expect("written");
+    let left = std::fs::read_dir(place.folder.path()).expect("a folder").flatten();
+    assert!(!left.into_iter().any(|f| f.file_name().to_string_lossy().contains("backup")), "a copy was left behind");
     daemon.terminate().await;
     assert!(!at("consentry.db-wal").exists(), "the log was not folded in");
-    for copy in ["copy.db", "consentry.db"] {
+    for copy in ["copy.db", "streamed.db", "consentry.db"] {
         let restored = tempfile::tempdir().expect("a folder");
         for (from, to) in [(copy, "consentry.db"), ("consentry.key", "consentry.key"), ("consentry.yml", "consentry.yml")] {
             std::fs::copy(at(from), restored.path().join(to)).expect("copied");
