@@ -7,7 +7,7 @@ use askama::Template as _;
 use aws_lc_rs::digest;
 
 use crate::clock::moment;
-use crate::domain::{Access, Audience, LinkTarget, MailKind, Notification, Reason, Remedy, Story, Timestamp};
+use crate::domain::{Access, Audience, LinkTarget, MailKind, Notification, Reason, Remedy, Story, Timestamp, about_provisioning};
 
 /// What every mail of this installation has in common.
 #[derive(Debug, Clone, Default)]
@@ -187,10 +187,10 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
         };
     }
     let mut notes = vec![story.reason.advice().to_owned()];
-    if button.is_some() && !story.permissions.is_empty() && story.access == Access::Delegated {
+    if button.is_some() && !story.permissions.is_empty() {
         notes.push(format!("You will be asked for: {}.", story.permissions.join(", ")));
     }
-    notes.push("The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.".to_owned());
+    notes.push(about_provisioning(Some(story.reason)).to_owned());
     notes.extend(words.reference());
     Body { subject, heading, color: "#b42318", lead, facts: words.facts(), button, steps, notes, ..Body::default() }
 }

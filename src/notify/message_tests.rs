@@ -76,6 +76,28 @@ fn only_reauthentication_gets_a_button() {
     }
 }
 
+/// A deleted application has lost its provisioning job; promising that it stays would cost the reader the days in which it can be restored.
+#[test]
+fn a_mail_promises_no_provisioning_that_is_gone() {
+    for reason in Reason::ALL.iter().filter(|r| r.audience() == Audience::Admins) {
+        let gone = matches!(reason, Reason::AppDeleted | Reason::AppMissing);
+        let text = render(&notification(MailKind::Alert, *reason), 0, Some(LINK), &letterhead()).text;
+        assert_eq!(text.contains("stay as they are"), !gone, "{reason:?}");
+        assert_eq!(text.contains("restore that one instead"), gone, "{reason:?}");
+        assert!(text.contains("need not touch"), "{reason:?}");
+    }
+}
+
+#[test]
+fn whoever_is_to_accept_learns_what() {
+    for access in [Access::Delegated, Access::Application] {
+        let mut asking = notification(MailKind::Alert, Reason::ConsentMissing);
+        asking.story.access = access;
+        let mail = render(&asking, 0, Some(LINK), &letterhead());
+        assert!(mail.text.contains("You will be asked for: User.Read, Group.Read.All."), "{access:?}: {}", mail.text);
+    }
+}
+
 #[test]
 fn hostile_names_stay_text() {
     let long = "x".repeat(10_000);

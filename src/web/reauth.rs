@@ -18,7 +18,8 @@ use super::shell::{Notice, Shell, html, style};
 use super::status::Row;
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, Check, Health, Outcome, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, permission_purpose, same_permission,
+    Access, Audience, Check, Health, Outcome, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, about_provisioning, permission_purpose,
+    same_permission,
 };
 use crate::reauth::callback::admin_consent_without_state;
 use crate::reauth::{Completed, Ending, LinkError, Reauthentication, Refusal, Signed};
@@ -138,6 +139,7 @@ struct Landing<'a> {
     way: Way,
     steps: Vec<String>,
     permissions: Vec<(String, &'static str)>,
+    provisioning: &'static str,
     standing: &'a Standing,
 }
 
@@ -194,11 +196,12 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
     };
     let (way, steps) = way(standing, token);
     let permissions = asked(standing).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
-    let since = match standing.health {
-        Health::Broken { since, .. } => Some(moment(since)),
-        _ => None,
+    let (since, reason) = match standing.health {
+        Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
+        _ => (None, None),
     };
-    Landing { shell, name, heading, mood, situation, since, way, steps, permissions, standing }
+    let provisioning = about_provisioning(reason);
+    Landing { shell, name, heading, mood, situation, since, way, steps, permissions, provisioning, standing }
 }
 
 /// What the reader can do about it: a customer's administrator cannot do what is the operators' business.
