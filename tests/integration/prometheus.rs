@@ -37,6 +37,8 @@ const SEEN: &[&str] = &[
     "ConsentryCredentialExpiringSoon",
     "ConsentryUpstreamFailing",
     "ConsentryThrottled",
+    "ConsentryBlind",
+    "ConsentryStorageFailing",
     "ConsentryReloadFailed",
     "ConsentryDown",
     "ConsentryAbsent",
@@ -103,7 +105,11 @@ async fn webhook() -> (String, Told) {
 fn hurried(rules: &str) -> String {
     let mut text = String::new();
     for line in rules.lines() {
-        let line = if line.trim_start().starts_with("for: ") { "        for: 0s".to_owned() } else { line.to_owned() };
+        let waits = ["for: ", "keep_firing_for: ", "interval: "].iter().find(|key| line.trim_start().starts_with(**key));
+        let line = waits.map_or(line.to_owned(), |key| {
+            let (indent, _) = line.split_once(key).expect("the key");
+            format!("{indent}{key}{}", if *key == "interval: " { "1s" } else { "0s" })
+        });
         let line = ["[10m]", "[15m]", "[30m]", "[1h]"].iter().fold(line, |line, range| line.replace(range, "[12s]"));
         text.push_str(&line.replace("> 3 * 86400", "> 0"));
         text.push('\n');
@@ -229,7 +235,7 @@ fn everything() -> Vec<(String, String)> {
         for (index, (title, expression)) in expressions_of_dashboard(file).into_iter().enumerate() {
             let filled = [
                 ("integration=\"$integration\"", "integration=~\"contoso|certified\""),
-                ("$integration", ".+"),
+                ("$integration", ""),
                 ("$job", ".+"),
                 ("$instance", ".+"),
                 ("$app", ".+"),
@@ -307,7 +313,7 @@ fn everybody(place: &Place, act: impl Fn(&consentry::demo::Situation) -> Vec<Act
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prometheus_asks_everything_and_alertmanager_is_told() {
-    if !(available("prometheus") && available("prometheus-alertmanager")) {
+    if !["prometheus", "prometheus-alertmanager"].into_iter().all(available) {
         return;
     }
     let place = fleet().await;
@@ -347,20 +353,32 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
         |endpoint, tenant: Option<&str>, fault| Fault { endpoint, tenant: tenant.map(str::to_owned), contains: None, times: None, fault };
     let strange = FaultKind::Error { status: 400, error: "strange_error".to_owned(), aadsts: Some(999_999), suberror: None };
     place.simulator.fault(fault(Endpoint::Token, Some("alpine.example"), strange));
-    place.simulator.fault(fault(
-        Endpoint::Token,
-        Some("contoso.example"),
-        FaultKind::Status { status: 429, retry_after: Some("1".to_owned()) },
-    ));
-    place.simulator.fault(fault(Endpoint::Graph, None, FaultKind::Status { status: 503, retry_after: None }));
+    for name in &BREAKING[..4] {
+        let throttled = FaultKind::Status { status: 429, retry_after: Some("1".to_owned()) };
+        place.simulator.fault(fault(Endpoint::Token, Some(&situation(name).tenant()), throttled));
+    }
+    let unavailable = || fault(Endpoint::Graph, None, FaultKind::Status { status: 503, retry_after: None });
+    place.simulator.fault(unavailable());
     watch.firing(&["ConsentryUnclassifiedError", "ConsentryThrottled", "ConsentryUpstreamFailing"]).await;
     let operators = "ALERTS{alertname=\"ConsentryOperatorActionRequired\", severity=\"critical\", alertstate=\"firing\"}";
     eventually("the operators hear of the secret", || watch.holds(operators)).await;
     answered.extend(watch.ask_everything().await);
     place.simulator.clear_faults();
+    place.simulator.fault(unavailable());
+    watch.firing(&["ConsentryBlind"]).await;
+    answered.extend(watch.ask_everything().await);
+    place.simulator.clear_faults();
     let secret = "demo-secret".to_owned();
     place.simulator.apply(Action::RemoveSecrets { app: APPLICATION_APP }).expect("removed");
     place.simulator.apply(Action::AddSecret { app: APPLICATION_APP, secret, expires_in_seconds: 86_400 }).expect("renewed");
+    watch.quiet().await;
+
+    // Somebody else holds on to the database, so that it takes nothing.
+    let database = rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
+    database.execute_batch("PRAGMA busy_timeout = 60000; BEGIN IMMEDIATE").expect("held");
+    watch.firing(&["ConsentryStorageFailing"]).await;
+    answered.extend(watch.ask_everything().await);
+    drop(database);
     watch.quiet().await;
 
     // The daemon is gone, and comes back.
@@ -383,8 +401,14 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
 /// what happens only when somebody signs in or a product has a webhook.
 fn silent() -> Vec<String> {
     let all = rules().into_iter().map(|(name, _)| name).filter(|n| !n.contains(':'));
-    let patient =
-        ["ConsentryDown", "ConsentryAbsent", "ConsentryReauthenticationOverdue", "ConsentryEmailQueueGrowing", "ConsentryEmailFailing"];
+    let patient = [
+        "ConsentryDown",
+        "ConsentryAbsent",
+        "ConsentryReauthenticationOverdue",
+        "ConsentryEmailQueueGrowing",
+        "ConsentryEmailFailing",
+        "ConsentryThrottled",
+    ];
     let unseen = all.filter(|n| !SEEN.contains(&n.as_str()) || patient.contains(&n.as_str()));
     let rest = ["fleet.json Re-authentications", "example consentry_config_files_broken", "example consentry_token_delivery_queue_length"];
     unseen.map(|n| format!("rule {n} ")).chain(rest.map(str::to_owned)).collect()
