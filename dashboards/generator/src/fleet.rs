@@ -2,48 +2,69 @@
 
 use serde_json::{Value, json};
 
-use crate::panel::{BAD, CAUTION, GOOD, Item, Panel, UNKNOWN, dashboard as assemble, written};
+use crate::panel::{BAD, BOARDS, CAUTION, GOOD, Item, Panel, UNKNOWN, dashboard as assemble, written};
 
-/// Attaches the application, and keeps the chosen ones.
-const OF_APP: &str = r#"* on (job, instance, integration) group_left (app)
-    consentry_integration_info{FLEET, app=~"$app", integration=~"$integration"}"#;
+/// Of the integrations of the chosen applications whose names hold what was written into the box.
+const PATTERN: &str = r#"integration=~".*$integration.*""#;
+const AND_CHOSEN: &str = r#"and on (job, instance, integration) consentry_integration_info{FLEET, PATTERN, app=~"$app"}"#;
+/// Zero while there is a daemon; nothing, instead of a comforting zero, when none can be asked.
+const OR_ZERO: &str = "or 0 * sum(consentry_build_info{FLEET})";
+/// Reasons of failures. Transient and unknown errors fail nothing, even where they stand beside a failure.
+const FAILING: &str = r#"consentry_check_reason{FLEET, PATTERN, remedy!="wait", reason!="unclassified"}"#;
+
+/// Puts the constants into an expression.
+fn filled(expression: &str) -> String {
+    [("AND_CHOSEN", AND_CHOSEN), ("OR_ZERO", OR_ZERO), ("FAILING", FAILING), ("PATTERN", PATTERN)]
+        .iter()
+        .fold(expression.to_owned(), |text, (name, value)| text.replace(name, value))
+}
 
 /// The board.
 pub fn dashboard() -> Value {
-    let integration = written("integration", "Integration (pattern)", ".+");
+    let integration = written("integration", "Integration (part of the name)", "");
     let items = [now(), broken(), repair(), probing(), upstream(), telling(), daemon()].concat();
     let description = "All integrations that Consentry watches: what is broken, why, since when, and whether watching and telling work.";
-    assemble(("consentry-fleet", "Consentry / Fleet"), description, "now-24h", vec![integration], items)
+    assemble(BOARDS[0], description, "now-24h", vec![integration], items)
 }
 
 fn now() -> Vec<Item> {
     let healthy = Panel::stat("Healthy", "Integrations of which all enabled checks pass.")
-        .now(&format!("sum(consentry_integration_up{{FLEET}} {OF_APP}) or vector(0)"), "healthy")
-        .thresholds(GOOD, &[]);
+        .now(&filled("count(consentry_integration_up{FLEET, PATTERN} == 1 AND_CHOSEN) OR_ZERO"), "healthy")
+        .thresholds(UNKNOWN, &[(1.0, GOOD)])
+        .nothing("no data");
     let broken = Panel::stat("Broken", "Integrations of which something is confirmed broken.")
-        .now(&format!("sum((consentry_integration_up{{FLEET}} == bool 0) {OF_APP}) or vector(0)"), "broken")
-        .thresholds(GOOD, &[(1.0, BAD)]);
+        .now(&filled("count(consentry_integration_up{FLEET, PATTERN} == 0 AND_CHOSEN) OR_ZERO"), "broken")
+        .thresholds(GOOD, &[(1.0, BAD)])
+        .nothing("no data");
     let unknown =
         Panel::stat("Unknown", "Integrations of which nothing conclusive is known yet, because no probe has ended or none could tell.")
             .now(
-                r#"count(consentry_integration_info{FLEET, app=~"$app", integration=~"$integration"}
-                unless on (job, instance, integration) consentry_integration_up{FLEET}) or vector(0)"#,
+                &filled(
+                    r#"count(consentry_integration_info{FLEET, PATTERN, app=~"$app"}
+                    unless on (job, instance, integration) consentry_integration_up{FLEET, PATTERN}) OR_ZERO"#,
+                ),
                 "unknown",
             )
-            .thresholds(GOOD, &[(1.0, CAUTION)]);
+            .thresholds(GOOD, &[(1.0, CAUTION)])
+            .nothing("no data");
     let waiting = Panel::stat("Sign-in needed", "Broken integrations that an administrator's sign-in mends.")
-        .now(&format!("sum(consentry_integration_reauthentication_required{{FLEET}} {OF_APP}) or vector(0)"), "waiting")
-        .thresholds(GOOD, &[(1.0, CAUTION)]);
+        .now(&filled("count(consentry_integration_reauthentication_required{FLEET, PATTERN} == 1 AND_CHOSEN) OR_ZERO"), "waiting")
+        .thresholds(GOOD, &[(1.0, CAUTION)])
+        .nothing("no data");
     let longest = Panel::stat("Broken for longest", "How long the oldest of the present failures has lasted.")
-        .now(&format!("max((time() - consentry_integration_broken_since_timestamp_seconds{{FLEET}}) {OF_APP})"), "longest")
+        .now(
+            &filled("max(time() - consentry_integration_broken_since_timestamp_seconds{FLEET, PATTERN} AND_CHOSEN) OR_ZERO - 1"),
+            "longest",
+        )
         .unit("dtdurations")
-        .nothing("none")
-        .thresholds(UNKNOWN, &[(86_400.0, CAUTION), (604_800.0, BAD)]);
+        .mappings(&[("-1", "nothing", GOOD)])
+        .thresholds(UNKNOWN, &[(86_400.0, CAUTION), (604_800.0, BAD)])
+        .nothing("no data");
     let oldest = Panel::stat(
         "Oldest result",
         "How long ago the integration was probed that waits longest. What the board says is no newer than that.",
     )
-    .now(&format!("max((time() - consentry_integration_last_probe_timestamp_seconds{{FLEET}}) {OF_APP})"), "oldest")
+    .now(&filled("max(time() - consentry_integration_last_probe_timestamp_seconds{FLEET, PATTERN} AND_CHOSEN)"), "oldest")
     .unit("dtdurations")
     .nothing("none");
     let over_time = Panel::lines(
@@ -52,6 +73,7 @@ fn now() -> Vec<Item> {
     )
     .over_time("sum by (state) (instance:consentry_integrations:count{FLEET})", "{{state}}")
     .stacked()
+    .decimals(0)
     .color("healthy", GOOD)
     .color("broken", BAD)
     .color("unknown", CAUTION)
@@ -61,23 +83,50 @@ fn now() -> Vec<Item> {
 }
 
 fn broken() -> Vec<Item> {
-    let reasons = Panel::bars(
-        "By reason",
-        "In how many integrations a check gives this reason, confirmed or not, unknown ones included. A cause that fails several checks counts once.",
-    )
-    .now(r#"topk(15, max by (reason) (sum by (check, reason) (consentry_checks{FLEET, reason!=""})) > 0)"#, "{{reason}}")
-    .nothing("nothing is broken");
-    let apps = Panel::bars("By application", "Confirmed broken integrations of each application, the ten worst.")
-        .now(r#"topk(10, sum by (app) (app:consentry_integrations_broken:count{FLEET, app=~"$app"}) > 0)"#, "{{app}}")
-        .nothing("nothing is broken");
-    let tenants = Panel::bars("By tenant", "Confirmed broken integrations of each tenant, the ten worst.")
+    let reasons = Panel::bars("By reason", "Confirmed broken integrations by reason. One with two causes counts in both.", "reason")
         .now(
-            r#"topk(10, sum by (tenant_id) ((consentry_integration_up{FLEET} == bool 0) * on (job, instance, integration) group_left (tenant_id)
-                consentry_integration_info{FLEET, app=~"$app", integration=~"$integration"}) > 0)"#,
+            &filled(
+                "topk(15, count by (reason) (max by (job, instance, integration, reason) (FAILING
+                and on (job, instance, integration) consentry_integration_broken_since_timestamp_seconds{FLEET, PATTERN} AND_CHOSEN)))",
+            ),
+            "{{reason}}",
+        )
+        .nothing("nothing is broken");
+    let apps = Panel::bars(
+        "By application",
+        "Confirmed broken integrations of each application, the ten worst. Read from a recording rule; the part of the name does not count.",
+        "app",
+    )
+    .now(r#"topk(10, sum by (app) (app:consentry_integrations_broken:count{FLEET, app=~"$app"}) > 0)"#, "{{app}}")
+    .nothing("nothing is broken");
+    let tenants = Panel::bars("By tenant", "Confirmed broken integrations of each tenant, the ten worst.", "tenant_id")
+        .now(
+            &filled(
+                r#"topk(10, count by (tenant_id) (consentry_integration_broken_since_timestamp_seconds{FLEET, PATTERN}
+                * on (job, instance, integration) group_left (tenant_id) consentry_integration_info{FLEET, PATTERN, app=~"$app"}))"#,
+            ),
             "{{tenant_id}}",
         )
         .nothing("nothing is broken");
-    vec![Item::Row("What is broken"), Item::Panel(table()), Item::Panel(reasons), Item::Panel(apps), Item::Panel(tenants)]
+    let silent = Panel::bars(
+        "Could not tell",
+        "Checks that learnt nothing in their last probe, by reason, in all integrations: Entra or Graph did not say. Nobody is mailed for these.",
+        "reason",
+    )
+    .now(
+        r#"topk(10, sum by (reason) (consentry_checks{FLEET, reason=~"throttled|upstream_unavailable|timeout|network_error|invalid_response|unclassified"}) > 0)"#,
+        "{{reason}}",
+    )
+    .thresholds(CAUTION, &[])
+    .nothing("everything could be learnt");
+    vec![
+        Item::Row("What is broken"),
+        Item::Panel(table()),
+        Item::Panel(reasons),
+        Item::Panel(apps),
+        Item::Panel(tenants),
+        Item::Panel(silent),
+    ]
 }
 
 fn table() -> Panel {
@@ -85,21 +134,27 @@ fn table() -> Panel {
         {"title": "Status page", "url": "${__data.fields.url}/integrations/${__data.fields.Integration}", "targetBlank": true},
         {
             "title": "History", "targetBlank": false,
-            "url": "/d/consentry-integration?var-integration=${__data.fields.Integration}&${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${__url_time_range}"
+            "url": format!(
+                "/d/{}?var-integration=${{__data.fields.Integration}}&var-job=${{__data.fields.job}}&var-instance=${{__data.fields.instance}}\
+                 &${{datasource:queryparam}}&${{__url_time_range}}",
+                BOARDS[1].0
+            )
         }
     ]);
     Panel::table(
         "Broken integrations",
-        "The 200 that broke last, once for each reason. An integration's name leads to its page in Consentry and to its history here.",
+        "Those that broke last, once for each reason, 200 rows at most. An integration's name leads to its page in Consentry and to its history here.",
     )
     .now(
-        r#"topk(200, max by (job, instance, integration, reason, remedy, app, display_name, tenant_id, url) (
-            consentry_check_reason{FLEET, integration=~"$integration"}
-              * on (job, instance, integration) group_left () consentry_integration_broken_since_timestamp_seconds{FLEET}
-              * on (job, instance, integration) group_left (app, display_name, tenant_id) consentry_integration_info{FLEET, app=~"$app"}
+        &filled(
+            r#"topk(200, max by (job, instance, integration, reason, remedy, app, display_name, tenant_id, url) (
+            FAILING
+              * on (job, instance, integration) group_left () consentry_integration_broken_since_timestamp_seconds{FLEET, PATTERN}
+              * on (job, instance, integration) group_left (app, display_name, tenant_id) consentry_integration_info{FLEET, PATTERN, app=~"$app"}
               * on (job, instance) group_left (url)
                 (consentry_web_info{FLEET} or on (job, instance) consentry_build_info{FLEET})
         ) * 1000)"#,
+        ),
         "",
     )
     .columns(&[
@@ -111,11 +166,15 @@ fn table() -> Panel {
         ("remedy", "Remedy"),
         ("Value", "Since"),
         ("url", "url"),
+        ("job", "job"),
+        ("instance", "instance"),
     ])
-    .column("Tenant", &[("custom.width", json!(310))])
+    .column("Tenant", &[("custom.width", json!(340))])
     .column("Since", &[("unit", json!("dateTimeFromNow"))])
     .column("Integration", &[("links", page)])
     .column("url", &[("custom.hidden", json!(true))])
+    .column("job", &[("custom.hidden", json!(true))])
+    .column("instance", &[("custom.hidden", json!(true))])
     .sorted("Since", true)
     .nothing("nothing is broken")
 }
@@ -126,20 +185,24 @@ fn repair() -> Vec<Item> {
             "histogram_quantile({q}, sum by (le) (increase(consentry_integration_repair_duration_seconds_bucket{{FLEET}}[$__range]))) >= 0"
         )
     };
-    let median = Panel::stat("Time to repair, median", "How long integrations were broken that were mended within the chosen range.")
+    let median = Panel::stat("Time to repair, median", "How long integrations were broken that were mended within the chosen range, estimated from a histogram. All of them, whatever is chosen above.")
         .now(&quantile("0.5"), "median")
         .unit("dtdurations")
         .nothing("none")
         .size(4, 6);
-    let slow = Panel::stat("Time to repair, 90 %", "Nine of ten repairs within the chosen range took no longer.")
-        .now(&quantile("0.9"), "90 %")
-        .unit("dtdurations")
-        .nothing("none")
-        .size(4, 6);
-    let mended = Panel::stat("Mended", "Integrations that were mended within the chosen range.")
+    let slow = Panel::stat(
+        "Time to repair, 90 %",
+        "Nine of ten repairs within the chosen range took no longer, estimated from a histogram. All of them, whatever is chosen above.",
+    )
+    .now(&quantile("0.9"), "90 %")
+    .unit("dtdurations")
+    .nothing("none")
+    .size(4, 6);
+    let mended = Panel::stat("Mended", "Integrations that were mended within the chosen range, whatever is chosen above.")
         .now("round(sum(increase(consentry_integration_repair_duration_seconds_count{FLEET}[$__range])))", "mended")
         .nothing("none")
-        .thresholds(GOOD, &[])
+        .thresholds(UNKNOWN, &[(1.0, GOOD)])
+        .text_size(40)
         .size(4, 6);
     let signed = Panel::lines("Re-authentications", "How administrators' attempts to re-authenticate ended.")
         .over_time("sum by (result) (increase(consentry_reauthentications_total{FLEET}[$__rate_interval])) > 0", "{{result}}")
@@ -226,13 +289,17 @@ fn daemon() -> Vec<Item> {
     let deliveries = Panel::stat("Tokens waiting", "Renewed refresh tokens that their product has not taken yet.")
         .now("sum(consentry_token_delivery_queue_length{FLEET})", "waiting")
         .thresholds(GOOD, &[(1.0, CAUTION)]);
+    let storage = Panel::stat(
+        "Database errors",
+        "Reads and writes that the database refused within the chosen range. Nobody is told what cannot be saved.",
+    )
+    .now("round(sum(increase(consentry_storage_errors_total{FLEET}[$__range])))", "errors")
+    .thresholds(GOOD, &[(1.0, BAD)]);
     let running = Panel::stat("Running for", "Time since the daemon was started; the shortest of several.")
         .now("min(time() - process_start_time_seconds{FLEET} * on (job, instance) group_left () consentry_build_info{FLEET})", "running")
         .unit("dtdurations");
-    let version = Panel::stat("Version", "Of the daemon.")
-        .now("consentry_build_info{FLEET}", "{{version}} ({{revision}})")
-        .text_mode("name")
-        .size(8, 4);
+    let version =
+        Panel::stat("Version", "Of the daemon.").now("consentry_build_info{FLEET}", "{{version}} ({{revision}})").text_mode("name");
     let memory = Panel::lines("Memory", "Resident memory of the daemon.")
         .over_time("process_resident_memory_bytes{FLEET} * on (job, instance) group_left () consentry_build_info{FLEET}", "{{instance}}")
         .unit("bytes");
@@ -242,17 +309,22 @@ fn daemon() -> Vec<Item> {
             "{{instance}}",
         )
         .unit("none");
-    let credentials = Panel::table("Credentials that expire first", "Certificates of applications and directory readers, the next twenty. A client secret does not say when it expires.")
-        .now(
-            "bottomk(20, min by (app, kind, key_id) (consentry_credential_expiry_timestamp_seconds{FLEET} * on (job, instance, integration) group_left (app)
-                consentry_integration_info{FLEET, app=~\"$app\", integration=~\"$integration\"})) * 1000",
-            "",
-        )
-        .columns(&[("app", "Application"), ("kind", "Kind"), ("key_id", "Thumbprint"), ("Value", "Expires")])
-        .column("Expires", &[("unit", json!("dateTimeFromNow"))])
-        .sorted("Expires", false)
-        .nothing("no certificate is configured")
-        .size(8, 8);
-    let panels = [configuration, broken, deliveries, running, version, memory, cpu, credentials];
+    let credentials = Panel::table(
+        "Credentials that expire first",
+        "Certificates of applications and directory readers, the next twenty. A client secret does not say when it expires.",
+    )
+    .now(
+        &filled(
+            r#"bottomk(20, min by (app, kind, key_id) (consentry_credential_expiry_timestamp_seconds{FLEET, PATTERN}
+                * on (job, instance, integration) group_left (app) consentry_integration_info{FLEET, PATTERN, app=~"$app"})) * 1000"#,
+        ),
+        "",
+    )
+    .columns(&[("app", "Application"), ("kind", "Kind"), ("key_id", "Thumbprint"), ("Value", "Expires")])
+    .column("Expires", &[("unit", json!("dateTimeFromNow"))])
+    .sorted("Expires", false)
+    .nothing("no certificate is configured")
+    .size(8, 8);
+    let panels = [configuration, broken, deliveries, storage, running, version, memory, cpu, credentials];
     [vec![Item::Row("The daemon")], panels.into_iter().map(Item::Panel).collect()].concat()
 }

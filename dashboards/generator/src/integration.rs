@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::panel::{BAD, CAUTION, GOOD, Item, Panel, UNKNOWN, dashboard as assemble, values};
+use crate::panel::{BAD, BOARDS, CAUTION, GOOD, Item, Panel, UNKNOWN, dashboard as assemble, values};
 
 /// The board.
 pub fn dashboard() -> Value {
@@ -10,12 +10,12 @@ pub fn dashboard() -> Value {
     let integration = values("integration", "Integration", query, false);
     let items = [now(), checks(), evidence(), details()].concat();
     let description = "One integration: its checks over time, the reasons, permissions, groups, credentials and probes.";
-    assemble(("consentry-integration", "Consentry / Integration"), description, "now-7d", vec![integration], items)
+    assemble(BOARDS[1], description, "now-7d", vec![integration], items)
 }
 
 fn now() -> Vec<Item> {
-    let state = Panel::stat("State", "Whether all enabled checks pass.")
-        .now(r#"max(consentry_integration_up{FLEET, integration="$integration"})"#, "state")
+    let state = Panel::stat("State", "Whether all enabled checks pass; of several instances, in the worst.")
+        .now(r#"min(consentry_integration_up{FLEET, integration="$integration"})"#, "state")
         .mappings(&[("0", "broken", BAD), ("1", "healthy", GOOD)])
         .thresholds(UNKNOWN, &[])
         .nothing("unknown");
@@ -25,10 +25,15 @@ fn now() -> Vec<Item> {
         .thresholds(UNKNOWN, &[])
         .nothing("unknown");
     let since = Panel::stat("Broken for", "How long the present failure has lasted.")
-        .now(r#"max(time() - consentry_integration_broken_since_timestamp_seconds{FLEET, integration="$integration"})"#, "broken for")
+        .now(
+            r#"max(time() - consentry_integration_broken_since_timestamp_seconds{FLEET, integration="$integration"})
+                or -max(consentry_integration_up{FLEET, integration="$integration"} == 1)"#,
+            "broken for",
+        )
         .unit("dtdurations")
-        .thresholds(GOOD, &[(0.0, BAD)])
-        .nothing("not broken");
+        .mappings(&[("-1", "not broken", GOOD)])
+        .thresholds(BAD, &[])
+        .nothing("unknown");
     let probed = Panel::stat("Last probe", "When the last probe ended.")
         .now(r#"max(consentry_integration_last_probe_timestamp_seconds{FLEET, integration="$integration"}) * 1000"#, "last probe")
         .unit("dateTimeFromNow")
@@ -36,9 +41,10 @@ fn now() -> Vec<Item> {
     let groups = Panel::stat("Groups", "Groups that the integration's own token sees, counted up to 1000.")
         .now(r#"max(consentry_groups_visible{FLEET, integration="$integration"})"#, "groups")
         .nothing("unknown");
-    let expiry = Panel::stat("Credential expires", "The first of its certificates. A client secret does not say when it expires.")
-        .now(r#"min(consentry_credential_expiry_timestamp_seconds{FLEET, integration="$integration"}) * 1000"#, "expires")
-        .unit("dateTimeFromNow")
+    let expiry = Panel::stat("Credential expires in", "The first of its certificates. A client secret does not say when it expires.")
+        .now(r#"min(consentry_credential_expiry_timestamp_seconds{FLEET, integration="$integration"}) - time()"#, "expires in")
+        .unit("dtdurations")
+        .thresholds(BAD, &[(259_200.0, CAUTION), (2_592_000.0, GOOD)])
         .nothing("not known");
     let stats = [state, waiting, since, probed, groups, expiry];
     [vec![Item::Row("Now")], stats.into_iter().map(Item::Panel).collect()].concat()
@@ -47,15 +53,22 @@ fn now() -> Vec<Item> {
 fn checks() -> Vec<Item> {
     let checks = Panel::timeline(
         "Checks",
-        "What each check found, as far as it could tell. The last conclusive result stays while nothing can be learnt.",
+        "What each check found, as far as it could tell; the worst of each moment, so that a short failure is seen in a long range. The last conclusive result stays while nothing can be learnt.",
     )
-    .over_time(r#"max by (check) (consentry_check_success{FLEET, integration="$integration"})"#, "{{check}}")
+    .over_time(
+        r#"min by (check) (min_over_time(consentry_check_success{FLEET, integration="$integration"}[$__rate_interval]))"#,
+        "{{check}}",
+    )
     .unit("none")
     .mappings(&[("0", "fail", BAD), ("1", "pass", GOOD)]);
     let reasons = Panel::timeline("Reasons", "Why a check failed or could not tell. No line means that nothing was the matter.")
-        .over_time(r#"max by (check, reason) (consentry_check_reason{FLEET, integration="$integration"})"#, "{{check}}: {{reason}}")
+        .over_time(
+            r#"max by (check, reason) (max_over_time(consentry_check_reason{FLEET, integration="$integration"}[$__rate_interval]))"#,
+            "{{check}}: {{reason}}",
+        )
         .unit("none")
         .mappings(&[("1", "yes", CAUTION)])
+        .without_words()
         .nothing("nothing was the matter");
     [vec![Item::Row("Checks and reasons")], vec![Item::Panel(checks), Item::Panel(reasons)]].concat()
 }
@@ -63,14 +76,15 @@ fn checks() -> Vec<Item> {
 fn evidence() -> Vec<Item> {
     let permissions = Panel::timeline("Permissions", "Each required permission: granted or taken away.")
         .over_time(
-            r#"max by (resource, permission, grant) (consentry_permission_granted{FLEET, integration="$integration"})"#,
-            "{{permission}} ({{grant}})",
+            r#"min by (resource, permission, grant) (min_over_time(consentry_permission_granted{FLEET, integration="$integration"}[$__rate_interval]))"#,
+            "{{resource}} {{permission}} ({{grant}})",
         )
         .unit("none")
         .mappings(&[("0", "missing", BAD), ("1", "granted", GOOD)])
         .size(24, 8);
     let groups = Panel::lines("Visible groups", "Groups that the integration's own token sees, counted up to 1000.")
-        .over_time(r#"max(consentry_groups_visible{FLEET, integration="$integration"})"#, "groups");
+        .over_time(r#"max(consentry_groups_visible{FLEET, integration="$integration"})"#, "groups")
+        .decimals(0);
     let duration = Panel::lines("Length of probes", "How long the last probe took.")
         .over_time(r#"max(consentry_integration_probe_duration_seconds{FLEET, integration="$integration"})"#, "length")
         .unit("s");

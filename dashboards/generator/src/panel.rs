@@ -6,6 +6,12 @@ use serde_json::{Map, Value, json};
 /// Width of a dashboard in grid units.
 const WIDTH: u32 = 24;
 
+/// The boards, by uid and title.
+pub const BOARDS: [(&str, &str); 2] = [("consentry-fleet", "Consentry / Fleet"), ("consentry-integration", "Consentry / Integration")];
+
+/// What a link to another board hands on.
+pub const CHOSEN: &str = "${datasource:queryparam}&${job:queryparam}&${instance:queryparam}";
+
 /// The matchers that every selector starts with. `FLEET` in an expression stands for them.
 const FLEET: &str = r#"job=~"$job", instance=~"$instance""#;
 
@@ -31,6 +37,7 @@ pub struct Panel {
     overrides: Vec<Value>,
     options: Value,
     transformations: Vec<Value>,
+    interval: Option<&'static str>,
 }
 
 /// What a dashboard consists of, from the top to the bottom.
@@ -75,14 +82,17 @@ impl Panel {
             overrides: Vec::new(),
             options,
             transformations: Vec::new(),
+            interval: None,
         }
     }
 
     /// One number.
     pub fn stat(title: &'static str, description: &'static str) -> Self {
         let reduce = json!({"calcs": ["lastNotNull"], "fields": "", "values": false});
-        let options =
-            json!({"reduceOptions": reduce, "colorMode": "value", "graphMode": "none", "textMode": "value", "justifyMode": "auto"});
+        let options = json!({
+            "reduceOptions": reduce, "colorMode": "value", "graphMode": "none", "textMode": "value", "justifyMode": "auto",
+            "orientation": "auto", "wideLayout": true, "showPercentChange": false, "percentChangeColorMode": "standard"
+        });
         Self::new("stat", title, description, (4, 4), options)
     }
 
@@ -97,21 +107,24 @@ impl Panel {
         panel
     }
 
-    /// A bar for each series, longest first.
-    pub fn bars(title: &'static str, description: &'static str) -> Self {
+    /// A bar for each value of a label, longest first.
+    pub fn bars(title: &'static str, description: &'static str, label: &str) -> Self {
         let reduce = json!({"calcs": ["lastNotNull"], "fields": "", "values": false});
         let options = json!({
             "reduceOptions": reduce, "orientation": "horizontal", "displayMode": "basic", "valueMode": "color",
-            "showUnfilled": true, "minVizHeight": 16, "namePlacement": "auto", "sizing": "auto"
+            "showUnfilled": true, "namePlacement": "top", "sizing": "manual", "minVizWidth": 8, "minVizHeight": 16, "maxVizHeight": 28,
+            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": false, "calcs": []}
         });
-        let mut panel = Self::new("bargauge", title, description, (8, 8), options);
+        let mut panel = Self::new("bargauge", title, description, (6, 9), options);
         panel.defaults.insert("min".to_owned(), json!(0));
+        // Grafana leaves the name of a single bar out, unless it is asked for.
+        panel.defaults.insert("displayName".to_owned(), json!(format!("${{__field.labels.{label}}}")));
         panel.thresholds(BAD, &[])
     }
 
     /// What was the case when, a line for each series.
     pub fn timeline(title: &'static str, description: &'static str) -> Self {
-        let legend = json!({"displayMode": "list", "placement": "bottom", "showLegend": false});
+        let legend = json!({"displayMode": "list", "placement": "bottom", "showLegend": false, "calcs": []});
         let options = json!({
             "mergeValues": true, "showValue": "auto", "rowHeight": 0.8, "alignValue": "left", "legend": legend,
             "tooltip": {"mode": "single", "sort": "none"}
@@ -125,7 +138,8 @@ impl Panel {
 
     /// A table of what is the case now.
     pub fn table(title: &'static str, description: &'static str) -> Self {
-        let options = json!({"showHeader": true, "cellHeight": "sm", "footer": {"show": false, "reducer": ["sum"], "fields": ""}});
+        let options =
+            json!({"showHeader": true, "frameIndex": 0, "cellHeight": "sm", "footer": {"show": false, "reducer": ["sum"], "fields": ""}});
         let mut panel = Self::new("table", title, description, (24, 10), options);
         panel.custom = object(json!({"align": "auto", "filterable": true, "inspect": false}));
         panel
@@ -167,6 +181,24 @@ impl Panel {
         self
     }
 
+    /// Digits behind the point.
+    pub fn decimals(mut self, count: u32) -> Self {
+        self.defaults.insert("decimals".to_owned(), json!(count));
+        self
+    }
+
+    /// The colours say it all; no words inside a timeline's bars.
+    pub fn without_words(mut self) -> Self {
+        self.options["showValue"] = json!("never");
+        self
+    }
+
+    /// Numbers no larger than those beside them, in a panel that is higher.
+    pub fn text_size(mut self, pixels: u32) -> Self {
+        self.options["text"] = json!({"valueSize": pixels});
+        self
+    }
+
     /// Shown in text mode: a series' name besides its value, or instead of it.
     pub fn text_mode(mut self, mode: &str) -> Self {
         self.options["textMode"] = json!(mode);
@@ -182,15 +214,18 @@ impl Panel {
     /// The lines stand on each other.
     pub fn stacked(mut self) -> Self {
         self.custom.insert("stacking".to_owned(), json!({"mode": "normal", "group": "A"}));
-        self.custom.insert("fillOpacity".to_owned(), json!(40));
+        self.custom.insert("fillOpacity".to_owned(), json!(70));
+        // The edge of an empty layer would look like a layer.
+        self.custom.insert("lineWidth".to_owned(), json!(0));
         self
     }
 
-    /// Bars over time, for things that happen now and then.
+    /// Bars over time, for things that happen now and then. No bar is narrower than five minutes: `$__rate_interval` is several steps long,
+    /// so one event would make several bars.
     pub fn over_time_bars(mut self) -> Self {
         self.custom.insert("drawStyle".to_owned(), json!("bars"));
-        self.custom.insert("fillOpacity".to_owned(), json!(80));
-        self.stacked()
+        self.interval = Some("5m");
+        self.decimals(0).nothing("none").stacked()
     }
 
     /// A colour for the series of this name.
@@ -260,12 +295,16 @@ impl Panel {
             self.defaults.insert("custom".to_owned(), Value::Object(self.custom));
         }
         let (w, h) = self.size;
-        json!({
+        let mut panel = json!({
             "id": id, "type": self.kind, "title": self.title, "description": self.description, "datasource": datasource(),
             "gridPos": {"x": x, "y": y, "w": w, "h": h},
             "fieldConfig": {"defaults": self.defaults, "overrides": self.overrides},
             "options": self.options, "targets": self.targets, "transformations": self.transformations
-        })
+        });
+        if let Some(interval) = self.interval {
+            panel["interval"] = json!(interval);
+        }
+        panel
     }
 }
 
@@ -333,14 +372,18 @@ pub fn dashboard((uid, title): (&str, &str), description: &str, range: &str, own
         "builtIn": 1, "datasource": {"type": "grafana", "uid": "-- Grafana --"}, "enable": true, "hide": true,
         "iconColor": "rgba(0, 211, 255, 1)", "name": "Annotations & Alerts", "type": "dashboard"
     });
-    let others = json!({
-        "type": "dashboards", "title": "Consentry", "tags": ["consentry"], "asDropdown": false, "includeVars": true, "keepTime": true,
-        "targetBlank": false, "icon": "external link", "tooltip": "", "url": ""
-    });
+    // Not all variables: `integration` is a pattern on one board and a name on the other.
+    let link = |(uid, title): &(&str, &str)| {
+        json!({
+            "type": "link", "title": title, "tags": [], "asDropdown": false, "includeVars": false, "keepTime": true, "targetBlank": false,
+            "icon": "dashboard", "tooltip": "", "url": format!("/d/{uid}?{CHOSEN}&${{app:queryparam}}")
+        })
+    };
+    let links: Vec<Value> = BOARDS.iter().filter(|(other, _)| *other != uid).map(link).collect();
     json!({
         "uid": uid, "title": title, "description": description, "tags": ["consentry"], "schemaVersion": 42, "version": 1, "editable": false,
         "graphTooltip": 1, "refresh": "1m", "time": {"from": range, "to": "now"}, "timezone": "browser", "fiscalYearStartMonth": 0,
-        "liveNow": false, "weekStart": "", "preload": false, "annotations": {"list": [annotation]}, "links": [others],
+        "liveNow": false, "weekStart": "", "preload": false, "annotations": {"list": [annotation]}, "links": links,
         "timepicker": {}, "templating": {"list": variables(own)}, "panels": lay_out(items)
     })
 }

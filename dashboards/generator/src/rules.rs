@@ -1,4 +1,5 @@
-//! What Grafana's dashboard-linter asks of a dashboard (its rules of version 0.3), and what on-call people ask besides.
+//! What Grafana's dashboard-linter asks of a dashboard (its default rules of 2025, <https://github.com/grafana/dashboard-linter>), and what
+//! on-call people ask besides. That every expression is PromQL, a real Prometheus says (`tests/integration/prometheus.rs`).
 
 use serde_json::Value;
 
@@ -28,8 +29,14 @@ fn every_panel_says_what_it_shows() {
                 assert!(panel[key].as_str().is_some_and(|t| t.len() > 3), "{name}: {key}");
             }
             let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().expect("a unit");
-            let known = ["short", "none", "s", "bytes", "ops", "reqps", "percentunit", "dtdurations", "dateTimeFromNow"];
-            assert!(known.contains(&unit), "{name}: {unit}");
+            let known = ["short", "none", "s", "bytes", "ops", "reqps", "percentunit", "dtdurations", "dateTimeFromNow", "dateTimeAsIso"];
+            let overridden = panel["fieldConfig"]["overrides"].as_array().expect("overrides").iter().flat_map(|o| {
+                let properties = o["properties"].as_array().expect("properties").iter();
+                properties.filter(|p| p["id"] == "unit").map(|p| p["value"].as_str().expect("a unit"))
+            });
+            for unit in std::iter::once(unit).chain(overridden) {
+                assert!(known.contains(&unit), "{name}: {unit}");
+            }
             assert_eq!(panel["datasource"]["uid"], "${datasource}", "{name}");
             assert!(!expressions(panel).is_empty(), "{name} asks nothing");
         }
@@ -70,6 +77,7 @@ fn every_selector_is_of_the_chosen_job_and_instance() {
                     let is_metric = word.contains("consentry_") || word.starts_with("process_");
                     assert!(!is_metric || expression.contains(&format!("{word}{{")), "{name}: {word} has no selector");
                 }
+                counters_are_compared_over_time(&name, expression);
                 for function in ["rate(", "irate("] {
                     let ranges = expression.split(function).skip(1).filter_map(|rest| rest.split(['[', ']']).nth(1));
                     ranges.for_each(|range| assert_eq!(range, "$__rate_interval", "{name}: {expression}"));
@@ -79,6 +87,24 @@ fn every_selector_is_of_the_chosen_job_and_instance() {
     }
 }
 
+/// What only ever grows says nothing by itself.
+fn counters_are_compared_over_time(name: &str, expression: &str) {
+    for (at, word) in expression.match_indices('{').map(|(end, _)| {
+        let start = expression[..end].rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':'))).map_or(0, |i| i + 1);
+        (start, &expression[start..end])
+    }) {
+        let counter = ["_total", "_bucket", "_sum", "_count"].iter().any(|ending| word.ends_with(ending));
+        let before = expression[..at].trim_end_matches('(').rsplit(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        assert!(!counter || matches!(before, "rate" | "irate" | "increase"), "{name}: {word} is a counter, and {before} is asked of it");
+    }
+}
+
+#[test]
+fn a_bare_counter_is_found() {
+    counters_are_compared_over_time("good", "sum by (le) (rate(a_bucket{x=\"y\"}[5m])) / increase(b_total{}[1h]) + c{}");
+    assert!(std::panic::catch_unwind(|| counters_are_compared_over_time("bad", "sum(rate(a_total{}[5m])) + sum(b_total{})")).is_err());
+}
+
 #[test]
 fn variables_are_as_everywhere() {
     for (_, dashboard) in dashboards() {
@@ -86,12 +112,17 @@ fn variables_are_as_everywhere() {
         let names: Vec<&str> = variables.iter().filter_map(|v| v["name"].as_str()).collect();
         assert_eq!(names, ["datasource", "job", "instance", "app", "integration"]);
         assert_eq!(variables[0]["label"], "Data source");
+        assert_eq!((&variables[0]["type"], &variables[0]["query"]), (&Value::from("datasource"), &Value::from("prometheus")));
         for (variable, label) in [(&variables[1], "Job"), (&variables[2], "Instance")] {
+            assert_eq!(variable["type"], "query");
             assert_eq!(variable["label"], label);
             assert_eq!((&variable["multi"], &variable["allValue"]), (&Value::Bool(true), &Value::from(".+")));
         }
         for variable in variables.iter().filter(|v| v["type"] == "query") {
             assert_eq!(variable["refresh"], 2, "{}", variable["name"]);
+            let query = variable["query"].as_str().and_then(|q| q.strip_prefix("label_values(")?.strip_suffix(')')).expect("label_values");
+            let (series, label) = query.rsplit_once(", ").expect("series and label");
+            assert!(series.starts_with("consentry_") && label.chars().all(|c| c.is_ascii_alphabetic()), "{query}");
             assert_eq!(variable["datasource"]["uid"], "${datasource}");
         }
         assert_eq!(dashboard["editable"], false);
