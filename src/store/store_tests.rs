@@ -173,7 +173,29 @@ async fn tokens_are_encrypted_rotated_and_bound() {
         .expect("copied");
     drop(copied);
     let stolen = open(&folder).expect("a database").token(&token_id("other")).await;
-    assert!(matches!(stolen, Err(StoreError::Database(_))), "{stolen:?}");
+    assert!(matches!(stolen, Err(StoreError::Damaged(_))), "{stolen:?}");
+}
+
+/// One damaged row is one integration's trouble; a database that refuses is everybody's.
+#[tokio::test]
+async fn what_the_database_refuses_is_told() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let folder = folder();
+    let told = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&told);
+    let observer: Observer = Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let store = open(&folder).expect("a database").observed(observer);
+    let acme = token_id("acme");
+    store.put_token(&acme, &Secret::new("token"), "import", Timestamp::from_seconds(1)).await.expect("stored");
+    let raw = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
+    raw.execute("UPDATE tokens SET current = x'00'", []).expect("damaged");
+    assert!(matches!(store.token(&acme).await, Err(StoreError::Damaged(_))));
+    assert_eq!(told.load(Ordering::Relaxed), 0);
+    raw.execute("ALTER TABLE tokens RENAME TO elsewhere", []).expect("gone");
+    assert!(matches!(store.token(&acme).await, Err(StoreError::Database(_))));
+    assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

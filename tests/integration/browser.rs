@@ -85,9 +85,17 @@ impl Browser {
         self.client.find(Locator::Css("body")).await.expect("a body").text().await.expect("text")
     }
 
+    /// Clicks once it is there. A page that is just being replaced by the next takes its elements along; then the next one's counts.
     async fn click(&self, css: &str) {
-        let element = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await.unwrap_or_else(|e| panic!("{css}: {e}"));
-        element.click().await.unwrap_or_else(|e| panic!("{css}: {e}"));
+        for _ in 0..10 {
+            let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
+            match found.unwrap_or_else(|e| panic!("{css}: {e}")).click().await {
+                Ok(()) => return,
+                Err(error) if error.to_string().contains("stale element") => {}
+                Err(error) => panic!("{css}: {error}"),
+            }
+        }
+        panic!("{css} is replaced all the time");
     }
 
     /// Presses the page's button with the keyboard alone.
