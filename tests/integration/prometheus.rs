@@ -58,7 +58,7 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() 
     tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
-/// A program of the Prometheus family, once it says where it listens.
+/// A program of the Prometheus family, once it says where it listens and is ready: before, it answers with 503.
 async fn listening(program: &str, arguments: &[String]) -> (Child, String) {
     let mut child = Command::new(program)
         .args(arguments)
@@ -80,6 +80,8 @@ async fn listening(program: &str, arguments: &[String]) -> (Child, String) {
     };
     // Its log goes on; a full pipe would stop it.
     tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    let ready = format!("{url}/-/ready");
+    eventually(&format!("{program} is ready"), || async { reqwest::get(&ready).await.is_ok_and(|a| a.status().is_success()) }).await;
     (child, url)
 }
 
