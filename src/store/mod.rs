@@ -143,6 +143,9 @@ impl Store {
     /// # Errors
     /// The database is newer than this program, damaged, or encrypted with another key; the text says how to go on.
     pub fn open(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
+        // Readable for its owner only, whatever the umask; SQLite gives its log the same mode.
+        let made = OpenOptions::new().create(true).append(true).mode(0o600).open(database);
+        made.map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))?;
         let connection = Connection::open(database)
             .and_then(|c| prepare(&c).map(|()| c))
             .map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))?;

@@ -204,7 +204,10 @@ async fn a_wrong_or_lost_key_is_told() {
     let folder = folder();
     let key = folder.path().join("c.key");
     let store = open(&folder).expect("a database");
-    assert_eq!(std::fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600);
+    let database = ["c.db", "c.db-wal"].map(|name| folder.path().join(name));
+    for file in [&key, &database[0], &database[1]] {
+        assert_eq!(std::fs::metadata(file).expect("a file").permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
     drop(store);
     std::fs::remove_file(&key).expect("removed");
     let store = open(&folder).expect("without tokens a new key is as good");
