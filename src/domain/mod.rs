@@ -25,7 +25,7 @@ pub use integration::{
 };
 pub use notification::{LinkTarget, MailKind, Notification, Story};
 pub use permission::permission_purpose;
-pub use reason::{Audience, Check, Reason, Remedy, about_provisioning};
+pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
 pub use time::Timestamp;
 pub use verdict::{CheckState, Health, IntegrationState, Thresholds, Verdict, fold, spare};

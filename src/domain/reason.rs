@@ -257,19 +257,22 @@ reasons! {
         "Look the error code up; reason_overrides can teach Consentry its meaning.";
 }
 
-/// What becomes of SCIM provisioning when somebody re-authenticates; `broken` is why, if anything is. The job belongs to the service
-/// principal: it is gone with a deleted one and comes back when that is restored, within 30 days of its deletion.
-/// <https://learn.microsoft.com/en-us/entra/identity/enterprise-apps/restore-application>
-pub const fn about_provisioning(broken: Option<Reason>) -> &'static str {
-    match broken {
-        Some(Reason::AppMissing | Reason::AppDeleted) => {
-            "Accepting makes a new enterprise application. If provisioning was set up on the deleted one, restore that one instead, which is possible for 30 days: its set-up and its SCIM token come back with it. Otherwise you need not touch the SCIM token."
-        }
-        _ => "The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.",
-    }
-}
+/// What re-authenticating leaves alone, where [`Reason::before_accepting`] says nothing else.
+pub const PROVISIONING_STAYS: &str = "The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.";
 
 impl Reason {
+    /// What must be known before anybody accepts. The provisioning job belongs to the service principal: it is gone with a deleted one, and
+    /// comes back when that is restored, within 30 days of its deletion.
+    /// <https://learn.microsoft.com/en-us/entra/identity/enterprise-apps/restore-application>
+    pub const fn before_accepting(self) -> Option<&'static str> {
+        match self {
+            Self::AppMissing | Self::AppDeleted => Some(
+                "Accepting makes a new enterprise application. If provisioning was set up on the deleted one, restore that one instead, which is possible for 30 days: its set-up and its SCIM token come back with it. Otherwise you need not touch the SCIM token.",
+            ),
+            _ => None,
+        }
+    }
+
     /// The reason with this label.
     pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|r| r.label() == label)

@@ -7,7 +7,7 @@ use askama::Template as _;
 use aws_lc_rs::digest;
 
 use crate::clock::moment;
-use crate::domain::{Access, Audience, LinkTarget, MailKind, Notification, Reason, Remedy, Story, Timestamp, about_provisioning};
+use crate::domain::{Access, Audience, LinkTarget, MailKind, Notification, PROVISIONING_STAYS, Reason, Remedy, Story, Timestamp};
 
 /// What every mail of this installation has in common.
 #[derive(Debug, Clone, Default)]
@@ -190,7 +190,10 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
     if button.is_some() && !story.permissions.is_empty() {
         notes.push(format!("You will be asked for: {}.", story.permissions.join(", ")));
     }
-    notes.push(about_provisioning(Some(story.reason)).to_owned());
+    match story.reason.before_accepting() {
+        Some(warning) => lead.push(warning.to_owned()),
+        None => notes.push(PROVISIONING_STAYS.to_owned()),
+    }
     notes.extend(words.reference());
     Body { subject, heading, color: "#b42318", lead, facts: words.facts(), button, steps, notes, ..Body::default() }
 }

@@ -85,6 +85,8 @@ fn a_mail_promises_no_provisioning_that_is_gone() {
         assert_eq!(text.contains("stay as they are"), !gone, "{reason:?}");
         assert_eq!(text.contains("restore that one instead"), gone, "{reason:?}");
         assert!(text.contains("need not touch"), "{reason:?}");
+        let (warning, button) = (text.find("restore that one instead"), text.find(LINK));
+        assert!(!gone || warning < button, "{reason:?}: told after the button that it leads away from");
     }
 }
 

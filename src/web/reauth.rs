@@ -18,7 +18,7 @@ use super::shell::{Notice, Shell, html, style};
 use super::status::Row;
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, Check, Health, Outcome, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, about_provisioning, permission_purpose,
+    Access, Audience, Check, Health, Outcome, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, permission_purpose,
     same_permission,
 };
 use crate::reauth::callback::admin_consent_without_state;
@@ -139,7 +139,7 @@ struct Landing<'a> {
     way: Way,
     steps: Vec<String>,
     permissions: Vec<(String, &'static str)>,
-    provisioning: &'static str,
+    provisioning: Option<&'static str>,
     standing: &'a Standing,
 }
 
@@ -191,6 +191,7 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
                 ),
             ];
             situation.extend(advice(reason, app));
+            situation.extend(reason.before_accepting().map(str::to_owned));
             (format!("{app} has lost access for {customer}"), "bad", situation)
         }
     };
@@ -200,7 +201,7 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
     };
-    let provisioning = about_provisioning(reason);
+    let provisioning = reason.and_then(Reason::before_accepting).is_none().then_some(PROVISIONING_STAYS);
     Landing { shell, name, heading, mood, situation, since, way, steps, permissions, provisioning, standing }
 }
 
