@@ -9,8 +9,9 @@ use url::Url;
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
     /// What to ask: /-/healthy, or /-/ready, of the daemon or of its --health.listen-address.
+    // Not parsed by clap, which would print one that is wrong, with the password that may stand in it.
     #[arg(long, default_value = "http://127.0.0.1:10143/-/healthy", value_name = "URL")]
-    url: Url,
+    url: String,
     /// How long to wait for the answer.
     #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
@@ -19,27 +20,28 @@ pub(super) struct Healthcheck {
     _config: Option<std::path::PathBuf>,
 }
 
-/// Says nothing when all is well.
+/// Says nothing when all is well. Answers the exit status: 2 for wrong usage.
 ///
 /// # Errors
 /// There is no daemon, or it is not well.
-pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<()> {
+pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<u8> {
     let Healthcheck { url, timeout, .. } = check;
-    if !matches!(url.scheme(), "http" | "https") {
-        bail!("--url must be an http or https URL, such as http://127.0.0.1:10143/-/healthy");
-    }
+    let Some(url) = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")) else {
+        eprintln!("consentry: --url must be an http or https URL, such as http://127.0.0.1:10143/-/healthy");
+        return Ok(2);
+    };
     // A certificate is made out to the name that others use, not to loopback; and nothing secret is said here.
     let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .tls_danger_accept_invalid_certs(is_loopback(url))
+        .tls_danger_accept_invalid_certs(is_loopback(&url))
         .timeout(*timeout)
         .build()
         .context("cannot set up the request")?;
-    let shown = without_user(url);
+    let shown = without_user(&url);
     let answer = client.get(url.clone()).send().await.map_err(|e| e.without_url()).with_context(|| format!("{shown} does not answer"))?;
     match answer.status() {
-        status if status.is_success() => Ok(()),
+        status if status.is_success() => Ok(0),
         status @ reqwest::StatusCode::UNAUTHORIZED => {
             bail!("{shown} answers {status}: give the daemon a --health.listen-address, which asks for no user, and ask there")
         }

@@ -226,7 +226,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Setup(setup) => print_setup(&setup),
         Command::Backup(backup) => make_backup(&backup),
         Command::RotateKey(configured) => rotate_key(&configured),
-        Command::Healthcheck(check) => healthcheck::run(&check).await.map(|()| 0),
+        Command::Healthcheck(check) => healthcheck::run(&check).await,
         #[cfg(feature = "demo")]
         Command::Demo(demo) => {
             telemetry::start(demo.logging.level, demo.logging.format);

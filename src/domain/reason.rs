@@ -266,8 +266,12 @@ impl Reason {
     /// <https://learn.microsoft.com/en-us/entra/identity/enterprise-apps/restore-application>
     pub const fn before_accepting(self) -> Option<&'static str> {
         match self {
-            Self::AppMissing | Self::AppDeleted => Some(
-                "Accepting makes a new enterprise application. If provisioning was set up on the deleted one, restore that one instead, which is possible for 30 days: its set-up and its SCIM token come back with it. Otherwise you need not touch the SCIM token.",
+            Self::AppDeleted => Some(
+                "A new consent makes a new enterprise application. If provisioning was set up on the deleted one, restore that one instead, which is possible for 30 days: its set-up and its SCIM token come back with it and need not be touched.",
+            ),
+            // It may have been deleted long ago, or just now where no directory reader can see it.
+            Self::AppMissing => Some(
+                "A new consent makes a new enterprise application. If the old one was deleted less than 30 days ago and provisioning was set up on it, restore that one instead: its set-up and its SCIM token come back with it and need not be touched. If it cannot be restored, provisioning has to be set up again.",
             ),
             _ => None,
         }

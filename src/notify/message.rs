@@ -192,6 +192,7 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
     }
     match story.reason.before_accepting() {
         Some(warning) => lead.push(warning.to_owned()),
+        None if story.reason.remedy() == Remedy::ReviewProvisioning => {}
         None => notes.push(PROVISIONING_STAYS.to_owned()),
     }
     notes.extend(words.reference());

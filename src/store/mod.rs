@@ -143,9 +143,14 @@ impl Store {
     /// # Errors
     /// The database is newer than this program, damaged, or encrypted with another key; the text says how to go on.
     pub fn open(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
-        // Readable for its owner only, whatever the umask; SQLite gives its log the same mode.
-        let made = OpenOptions::new().create(true).append(true).mode(0o600).open(database);
-        made.map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))?;
+        // A new one is readable for its owner only, whatever the umask; SQLite gives its log the same mode. One that is there is left alone:
+        // closing a file ends the locks that this process has on it.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(database) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())));
+            }
+            _ => {}
+        }
         let connection = Connection::open(database)
             .and_then(|c| prepare(&c).map(|()| c))
             .map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))?;
@@ -344,14 +349,16 @@ pub fn backup(database: &Path, copy: &Path) -> Result<(), StoreError> {
 }
 
 /// The same, written to a stream. The copy lies beside the database meanwhile, because that is where there is room for one and where a
-/// container may write; it loses its name before it is read, so nothing stays behind.
+/// container may write. It loses its name before it is read; a program that is killed meanwhile leaves it behind.
 ///
 /// # Errors
 /// The database cannot be read, there is no room for a copy, or the stream takes no more.
 pub fn write_backup(database: &Path, stream: &mut impl std::io::Write) -> Result<(), StoreError> {
-    let mut name = database.as_os_str().to_owned();
-    name.push(format!(".backup-{}", std::process::id()));
-    let copy = PathBuf::from(name);
+    let copy = beside(database, &format!(".backup-{}", std::process::id()));
+    // In a container, another process had this number before.
+    for left in [&copy, &beside(&copy, "-journal")] {
+        let _ = std::fs::remove_file(left);
+    }
     backup(database, &copy)?;
     let opened = File::open(&copy);
     let _ = std::fs::remove_file(&copy);

@@ -201,7 +201,8 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
     };
-    let provisioning = reason.and_then(Reason::before_accepting).is_none().then_some(PROVISIONING_STAYS);
+    let otherwise = reason.is_some_and(|r| r.before_accepting().is_some() || r.remedy() == Remedy::ReviewProvisioning);
+    let provisioning = (!otherwise).then_some(PROVISIONING_STAYS);
     Landing { shell, name, heading, mood, situation, since, way, steps, permissions, provisioning, standing }
 }
 

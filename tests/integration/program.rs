@@ -428,7 +428,8 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
         ("http://somebody:hidden@127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
         (format!("{health}/metrics"), 1, "404"),
         ("http://127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
-        ("ftp://127.0.0.1/".to_owned(), 1, "http or https"),
+        ("ftp://127.0.0.1/".to_owned(), 2, "http or https"),
+        ("http://somebody:hidden@127.0.0.1:99999/".to_owned(), 2, "--url"),
         ("nonsense".to_owned(), 2, "--url"),
     ] {
         let output = place.command(&["healthcheck", &format!("--url={url}")]).await;

@@ -110,7 +110,7 @@ fn broken() -> Vec<Item> {
         .nothing("nothing is broken");
     let silent = Panel::bars(
         "Could not tell",
-        "Checks that learnt nothing in their last probe, by reason, in all integrations: Entra or Graph did not say. Nobody is mailed for these.",
+        "Checks that learnt nothing in their last probe, by reason, in all integrations. No administrator is mailed for these.",
         "reason",
     )
     .now(
