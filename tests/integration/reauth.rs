@@ -110,6 +110,10 @@ async fn consent_and_app_come_back() {
         broken(&site, integration).await;
         let mut visitor = Visitor::new();
         let link = site.mailed_link(integration);
+        // A deleted application has taken its provisioning along, which the page must not call untouched.
+        let page = visitor.get(&link).await.body;
+        let deleted = integration == "litware";
+        assert_eq!((page.contains("restore that one instead"), page.contains("stay as they are")), (deleted, !deleted), "{page}");
         let callback = visitor.accept(&link).await;
         let result = visitor.get(&callback).await.location();
         site.fleet.pass(3 * MINUTE).await;
