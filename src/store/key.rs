@@ -82,7 +82,7 @@ pub(super) fn load_or_create(connection: &Connection, path: &Path) -> Result<Key
         }
         None => create(path)?,
     };
-    warn_if_open(path);
+    warn_if_open(path, "the encryption key");
     match saved {
         Some(saved) if saved != fingerprint(&key) && tokens > 0 => unusable(format!(
             "{shown} is not the key that encrypted the {tokens} refresh tokens in the database; \
@@ -135,9 +135,9 @@ pub(super) fn create(path: &Path) -> Result<Key, StoreError> {
     }
 }
 
-fn warn_if_open(path: &Path) {
+pub(super) fn warn_if_open(path: &Path, what: &str) {
     let mode = std::fs::metadata(path).map(|m| m.permissions().mode() & 0o777).unwrap_or(0o600);
     if mode & 0o077 != 0 {
-        tracing::warn!(file = %path.display(), mode = format!("{mode:o}"), "others may read the encryption key; chmod 600 it");
+        tracing::warn!(file = %path.display(), mode = format!("{mode:o}"), "others may read {what}; chmod 600 it");
     }
 }

@@ -143,13 +143,13 @@ impl Store {
     /// # Errors
     /// The database is newer than this program, damaged, or encrypted with another key; the text says how to go on.
     pub fn open(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
-        // A new one is readable for its owner only, whatever the umask; SQLite gives its log the same mode. One that is there is left alone:
-        // closing a file ends the locks that this process has on it.
+        // A new one is readable for its owner only, whatever the umask; SQLite gives its log the same mode. One that is there is not opened
+        // here: closing a file ends the locks that this process has on it.
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(database) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())));
             }
-            _ => {}
+            _ => key::warn_if_open(database, "the database"),
         }
         let connection = Connection::open(database)
             .and_then(|c| prepare(&c).map(|()| c))
