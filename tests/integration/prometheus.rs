@@ -1,6 +1,6 @@
 //! A real Prometheus scrapes the program, evaluates the rules and tells a real Alertmanager; every question of every panel is asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::process::Stdio;
@@ -215,6 +215,59 @@ impl Watch {
         }
     }
 
+    /// What the panel of this title shows: each series with the values of these labels.
+    async fn panel(&self, board: usize, title: &str, (integration, app): (&str, &str), label: &str) -> BTreeMap<String, f64> {
+        let all = expressions_of_dashboard(BOARDS[board]);
+        let (_, expression) = all.into_iter().find(|(t, _)| t == title).unwrap_or_else(|| panic!("no panel {title}"));
+        let series = self.query(&filled(&expression, integration, app)).await;
+        let one = |s: &Value| {
+            let value = s["value"][1].as_str().and_then(|v| v.parse().ok()).expect("a number");
+            (s["metric"][label].as_str().unwrap_or_default().to_owned(), value)
+        };
+        series.iter().map(one).collect()
+    }
+
+    /// Boards say what is the case while the customers of [`BREAKING`] are broken, and fabrikam with adatum because of their application.
+    async fn boards_tell_the_truth(&self) {
+        let all = ("", ".+");
+        eventually("eight are broken", || async { self.panel(0, "Broken", all, "").await.values().eq([&8.0]) }).await;
+        for (board, title, chosen, expected) in [
+            (0, "Healthy", all, 3.0),
+            (0, "Unknown", all, 0.0),
+            // The others need more than a sign-in.
+            (0, "Sign-in needed", all, 3.0),
+            (0, "Broken", ("toso", ".+"), 1.0),
+            (0, "Broken", ("northwind", ".+"), 0.0),
+            (0, "Broken", ("", "sequr"), 6.0),
+            (0, "Broken", ("", "rota"), 2.0),
+            (0, "Broken", ("contoso", "rota"), 0.0),
+            (0, "Healthy", ("", "certified"), 1.0),
+            (1, "State", ("contoso", ".+"), 0.0),
+            (1, "State", ("northwind", ".+"), 1.0),
+            (1, "Broken for", ("northwind", ".+"), -1.0),
+            (1, "Re-authentication", ("wingtip", ".+"), 0.0),
+        ] {
+            let shown = self.panel(board, title, chosen, "").await;
+            assert!(shown.values().eq([&expected]), "{title} of {chosen:?}: {shown:?}");
+        }
+        let names: BTreeSet<String> = BREAKING.iter().chain(&["fabrikam"]).map(|n| (*n).to_owned()).collect();
+        assert_eq!(self.panel(0, "Broken integrations", all, "integration").await.into_keys().collect::<BTreeSet<_>>(), names);
+        // Recording rules follow with the next evaluation.
+        let apps = BTreeMap::from([("sequr".to_owned(), 6.0), ("rota".to_owned(), 2.0)]);
+        eventually("six of one application and two of the other", || async { self.panel(0, "By application", all, "app").await == apps })
+            .await;
+        let reasons = self.panel(0, "By reason", all, "reason").await;
+        // adatum has no directory reader, so its application looks disabled, as wingtip's is.
+        for name in BREAKING.iter().filter(|n| **n != "adatum") {
+            let (reason, count) = (situation(name).reason.expect("a reason").label(), if *name == "wingtip" { 2.0 } else { 1.0 });
+            assert_eq!(reasons.get(reason), Some(&count), "{name}: {reasons:?}");
+        }
+        assert!((reasons.values().sum::<f64>() - 8.0).abs() < 0.1, "one cause each: {reasons:?}");
+        let tenants = self.panel(0, "By tenant", all, "tenant_id").await;
+        assert!(tenants.len() == 8 && tenants.values().all(|n| (n - 1.0).abs() < 0.1), "{tenants:?}");
+        assert_eq!(self.panel(0, "Could not tell", all, "reason").await, BTreeMap::new());
+    }
+
     /// Asks everything that panels, rules and the catalogue ask; answers what had an answer.
     async fn ask_everything(&self) -> BTreeSet<String> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
@@ -230,23 +283,30 @@ impl Watch {
     }
 }
 
+const BOARDS: [&str; 2] = ["dashboards/fleet.json", "dashboards/integration.json"];
+
+/// An expression of a board with its variables filled in. `integration` is a part of names on the fleet's board and a name on the other.
+fn filled(expression: &str, integration: &str, app: &str) -> String {
+    let values = [
+        ("$integration", integration),
+        ("$job", ".+"),
+        ("$instance", ".+"),
+        ("$app", app),
+        ("$__rate_interval", "15s"),
+        ("$__range", "5m"),
+    ];
+    let filled = values.iter().fold(expression.to_owned(), |e, (variable, value)| e.replace(variable, value));
+    assert!(!filled.contains('$'), "{filled}");
+    filled
+}
+
 /// Every expression with a name: boards with their variables filled in, rules, and the catalogue's examples.
 fn everything() -> Vec<(String, String)> {
     let mut all = Vec::new();
-    for file in ["dashboards/fleet.json", "dashboards/integration.json"] {
+    for file in BOARDS {
         for (index, (title, expression)) in expressions_of_dashboard(file).into_iter().enumerate() {
-            let filled = [
-                ("integration=\"$integration\"", "integration=~\"contoso|certified\""),
-                ("$integration", ""),
-                ("$job", ".+"),
-                ("$instance", ".+"),
-                ("$app", ".+"),
-                ("$__rate_interval", "15s"),
-                ("$__range", "5m"),
-            ];
-            let expression = filled.iter().fold(expression, |e, (variable, value)| e.replace(variable, value));
-            assert!(!expression.contains('$'), "{title}: {expression}");
-            all.push((format!("{file} {title} {index}"), expression));
+            let of_two = expression.replace("integration=\"$integration\"", "integration=~\"contoso|certified\"");
+            all.push((format!("{file} {title} {index}"), filled(&of_two, "", ".+")));
         }
     }
     all.extend(rules().into_iter().map(|(name, expression)| (format!("rule {name} {}", expression.len()), expression)));
@@ -337,6 +397,7 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     let first = [&SEEN[..4], &["ConsentryReloadFailed", "ConsentryEmailFailing", "ConsentryEmailQueueGrowing"]].concat();
     watch.firing(&first).await;
     watch.told("firing", &first).await;
+    watch.boards_tell_the_truth().await;
     let mut answered = watch.ask_everything().await;
 
     // All of it is mended.
