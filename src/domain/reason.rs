@@ -257,7 +257,7 @@ reasons! {
         "Look the error code up; reason_overrides can teach Consentry its meaning.";
 }
 
-/// What re-authenticating leaves alone, where [`Reason::before_accepting`] says nothing else.
+/// What re-authenticating leaves alone, for reasons of which [`Reason::leaves_provisioning`] holds.
 pub const PROVISIONING_STAYS: &str = "The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.";
 
 impl Reason {
@@ -275,6 +275,11 @@ impl Reason {
             ),
             _ => None,
         }
+    }
+
+    /// Whether [`PROVISIONING_STAYS`] may be said: not where it is gone with the application, nor where it is what is broken.
+    pub fn leaves_provisioning(self) -> bool {
+        self.before_accepting().is_none() && self.remedy() != Remedy::ReviewProvisioning
     }
 
     /// The reason with this label.

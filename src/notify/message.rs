@@ -190,10 +190,9 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
     if button.is_some() && !story.permissions.is_empty() {
         notes.push(format!("You will be asked for: {}.", story.permissions.join(", ")));
     }
-    match story.reason.before_accepting() {
-        Some(warning) => lead.push(warning.to_owned()),
-        None if story.reason.remedy() == Remedy::ReviewProvisioning => {}
-        None => notes.push(PROVISIONING_STAYS.to_owned()),
+    lead.extend(story.reason.before_accepting().map(str::to_owned));
+    if story.reason.leaves_provisioning() {
+        notes.push(PROVISIONING_STAYS.to_owned());
     }
     notes.extend(words.reference());
     Body { subject, heading, color: "#b42318", lead, facts: words.facts(), button, steps, notes, ..Body::default() }
@@ -249,7 +248,7 @@ fn operator(words: &Words<'_>, link: Option<&str>) -> Body {
         subject: format!("[Consentry] {} ({}, first seen at {})", reason.sentence().trim_end_matches('.'), words.app, words.name),
         heading: reason.sentence().to_owned(),
         color: "#b54708",
-        lead: vec![reason.advice().to_owned()],
+        lead: std::iter::once(reason.advice()).chain(reason.before_accepting()).map(str::to_owned).collect(),
         facts: words.facts(),
         button,
         notes,

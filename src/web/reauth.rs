@@ -201,8 +201,7 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
     };
-    let otherwise = reason.is_some_and(|r| r.before_accepting().is_some() || r.remedy() == Remedy::ReviewProvisioning);
-    let provisioning = (!otherwise).then_some(PROVISIONING_STAYS);
+    let provisioning = reason.is_none_or(Reason::leaves_provisioning).then_some(PROVISIONING_STAYS);
     Landing { shell, name, heading, mood, situation, since, way, steps, permissions, provisioning, standing }
 }
 

@@ -464,6 +464,15 @@ async fn rotate_key_keeps_the_tokens() {
     assert_eq!(page.status(), 403);
 }
 
+#[tokio::test]
+async fn a_database_that_others_may_read_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::new().await;
+    let database = place.folder.path().join("consentry.db");
+    std::fs::set_permissions(database, std::fs::Permissions::from_mode(0o644)).expect("a database");
+    place.daemon(&[]).until(&["others may read the database; chmod 600 it"]).await;
+}
+
 /// A copy is whole, whether the daemon is at work or has ended; what it leaves behind is one file.
 #[tokio::test]
 async fn backups_are_whole() {

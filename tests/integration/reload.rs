@@ -66,6 +66,12 @@ impl Changing {
         text.lines().find_map(|l| l.strip_prefix(&format!("{series} "))).map(str::to_owned)
     }
 
+    /// Waits until a series has this value.
+    async fn becomes(&self, series: &str, value: &str) {
+        let asked = async { while self.metric(series).await.as_deref() != Some(value) {} };
+        tokio::time::timeout(std::time::Duration::from_secs(30), asked).await.unwrap_or_else(|_| panic!("{series} never is {value}"));
+    }
+
     /// Waits until an integration has been probed by this process.
     async fn probed(&mut self, name: &str) {
         self.daemon.until(&["probed", &format!("integration={name} ")]).await;
@@ -201,6 +207,11 @@ async fn everything_else_follows_too() {
     for _ in 0..3 {
         assert_eq!(changing.reload().await.0, 200);
     }
+    changing.becomes("consentry_email_queue_length", "1").await;
+    // Without mail nothing waits to be sent, and no alert about it fires; with it, the same mail waits again.
+    changing.write(&format!("{before}reauthentication:{after}"));
+    assert_eq!(changing.reload().await.0, 200);
+    changing.becomes("consentry_email_queue_length", "0").await;
     changing.place.simulator.mailbox().set_faults(entra_sim::MailFaults::default());
     changing.write(&whole.replace("from: Consentry <consentry@demo.example>", "from: New <new@demo.example>"));
     assert!(whole.contains(&port));
