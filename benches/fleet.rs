@@ -78,7 +78,7 @@ async fn prepare(size: usize) {
     let store = app::store(&config).expect("a database");
     for (integration, token) in config.integrations.iter().zip(&tokens) {
         let id = TokenId { integration: integration.name.clone(), client_id: APP.to_string(), tenant: integration.tenant.clone() };
-        store.put_token(&id, &Secret::new(token.as_str()), "import", Clock::System.now()).await.expect("stored");
+        store.put_token(&id, &Secret::new(token.as_str()), "import", Clock::system().now()).await.expect("stored");
     }
     drop(store);
     simulator.take_requests();
@@ -93,7 +93,7 @@ async fn prepare(size: usize) {
 async fn measured(folder: &str) {
     let config = load(&std::path::Path::new(folder).join("consentry.yml")).expect("valid").config;
     let size = config.integrations.len() as u64;
-    let daemon = Daemon::wire(&config, Clock::System, app::Front::default()).await.expect("a daemon");
+    let daemon = Daemon::wire(&config, Clock::system(), app::Front::default()).await.expect("a daemon");
     let process = std::sync::Arc::clone(&daemon.process);
     let (before, started) = (cpu(), Instant::now());
     let running = daemon.start(Listeners::default());

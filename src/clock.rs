@@ -2,42 +2,92 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use crate::domain::Timestamp;
 
 /// A source of the present moment. Cheap to clone; clones of a manual clock share their hands.
-#[derive(Debug, Clone, Default)]
+///
+/// There are two times. [`Clock::now`] is the wall clock: what is saved, shown and signed; somebody may set it back or ahead. [`Clock::steady`]
+/// only ever goes forward, at the same pace: what waits, waits on this one.
+#[derive(Debug, Clone)]
 pub enum Clock {
     /// The machine's.
-    #[default]
-    System,
+    System(Origin),
     /// Stands still until it is set.
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<Hands>),
+}
+
+/// When a process began, on both clocks of the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    instant: Instant,
+    wall: Timestamp,
+}
+
+/// A manual clock: the steady time, and by how much the wall clock was set ahead (or back), in milliseconds.
+#[derive(Debug, Default)]
+pub struct Hands {
+    steady: AtomicI64,
+    stepped: AtomicI64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
 }
 
 impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self::System(Origin { instant: Instant::now(), wall: wall() })
+    }
+
     /// A clock that stands at a moment.
     pub fn manual(at: Timestamp) -> Self {
-        Self::Manual(Arc::new(AtomicI64::new(at.0)))
+        Self::Manual(Arc::new(Hands { steady: AtomicI64::new(at.0), stepped: AtomicI64::new(0) }))
     }
 
-    /// The present moment.
+    /// The present moment on the wall clock.
     pub fn now(&self) -> Timestamp {
         match self {
-            Self::System => {
-                let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-            }
-            Self::Manual(hands) => Timestamp(hands.load(Ordering::SeqCst)),
+            Self::System(_) => wall(),
+            Self::Manual(hands) => Timestamp(hands.steady.load(Ordering::SeqCst) + hands.stepped.load(Ordering::SeqCst)),
         }
     }
 
-    /// Sets a manual clock; the machine's cannot be set.
-    pub fn set(&self, at: Timestamp) {
-        if let Self::Manual(hands) = self {
-            hands.store(at.0, Ordering::SeqCst);
+    /// The present moment on a clock that nobody sets. It agrees with the wall clock as that stood when the process began.
+    pub fn steady(&self) -> Timestamp {
+        match self {
+            Self::System(origin) => origin.wall.plus(origin.instant.elapsed()),
+            Self::Manual(hands) => Timestamp(hands.steady.load(Ordering::SeqCst)),
         }
     }
+
+    /// Where the wall clock will stand, as far as can be known, when the steady one stands at `at`.
+    pub fn wall_at(&self, at: Timestamp) -> Timestamp {
+        Timestamp(at.0.saturating_add(self.now().0.saturating_sub(self.steady().0)))
+    }
+
+    /// Sets a manual clock, so that its steady time is `at`; the machine's cannot be set.
+    pub fn set(&self, at: Timestamp) {
+        if let Self::Manual(hands) = self {
+            hands.steady.store(at.0, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the wall clock of a manual clock ahead, or back, by so many milliseconds, as an administrator or NTP does.
+    pub fn step(&self, milliseconds: i64) {
+        if let Self::Manual(hands) = self {
+            hands.stepped.fetch_add(milliseconds, Ordering::SeqCst);
+        }
+    }
+}
+
+fn wall() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// A moment as people and programs write it (RFC 3339, UTC, whole seconds).

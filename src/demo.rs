@@ -294,7 +294,7 @@ pub async fn sign_in(simulator: &Simulator, store: &Store) -> anyhow::Result<()>
         let answer = simulator.apply(Action::IssueRefreshToken { tenant: situation.tenant(), app: APP, user: None })?;
         let token = answer["refresh_token"].as_str().context("the simulator gave no token")?;
         let id = TokenId { integration: situation.name.to_owned(), client_id: APP.to_string(), tenant: situation.tenant() };
-        store.put_token(&id, &Secret::new(token), "import", crate::clock::Clock::System.now()).await?;
+        store.put_token(&id, &Secret::new(token), "import", crate::clock::Clock::system().now()).await?;
     }
     Ok(())
 }

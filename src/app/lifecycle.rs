@@ -53,7 +53,7 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     let signals = Signals::new()?;
     let _lock = DaemonLock::take(&config.storage.path)?;
     let listeners = listeners(&config, addresses, handed).await?;
-    let daemon = Daemon::wire(&config, Clock::System, front).await?;
+    let daemon = Daemon::wire(&config, Clock::system(), front).await?;
     let reloader = Reloader::new(sources, &config);
     // Everything else that is needed of it lives in the parts now.
     drop(config);

@@ -300,7 +300,7 @@ fn is_path(text: &str) -> bool {
 async fn run_daemon(run: Run) -> anyhow::Result<u8> {
     let options = web_options(&run)?;
     if run.check {
-        let gate = app::gate(run.web_config.as_deref(), Clock::System);
+        let gate = app::gate(run.web_config.as_deref(), Clock::system());
         if let Err(error) = &gate {
             eprintln!("{error}");
         }
@@ -381,7 +381,7 @@ async fn test_email(test: &TestEmail) -> anyhow::Result<u8> {
     let Loaded { config, .. } = loaded(&test.config.file)?;
     let email = config.email.as_ref().context("the configuration has no email section")?;
     let settings = app::smtp(email).context("the configured mail transport is not usable in this version")?;
-    let now = Clock::System.now();
+    let now = Clock::system().now();
     let link = config.reauthentication.public_url.as_ref().map(|u| format!("{u}/reauth/sample?token=sample"));
     let alert = format!("test-{}", uuid::Uuid::new_v4());
     let notification = Notification { alert, sequence: 0, kind: MailKind::Test, recipient: test.address.clone(), story: sample_story(now) };
@@ -420,7 +420,7 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
         bail!("standard input must hold one refresh token and nothing else");
     }
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
-    app::store(&config)?.put_token(&target.token_id(), &Secret::new(token), "import", Clock::System.now()).await?;
+    app::store(&config)?.put_token(&target.token_id(), &Secret::new(token), "import", Clock::system().now()).await?;
     say(format_args!("The token of {} is stored. A running daemon uses it at the next probe.", named.name));
     Ok(0)
 }
@@ -468,6 +468,6 @@ fn reauth_link(named: &Named) -> anyhow::Result<u8> {
     let store = app::store(&config)?;
     let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
-    say(links.make(&target.token_id(), Clock::System.now()));
+    say(links.make(&target.token_id(), Clock::system().now()));
     Ok(0)
 }

@@ -143,7 +143,7 @@ async fn attempt(entra: &Entra, client_id: &str, credential: &ClientCredential, 
     let mut untold = String::new();
     for tenant in tenants.take(TRIES) {
         let client =
-            Client { tenant, client_id, credential, now_seconds: Clock::System.now().0 / 1000, deadline: Instant::now() + PATIENCE };
+            Client { tenant, client_id, credential, now_seconds: Clock::system().now().0 / 1000, deadline: Instant::now() + PATIENCE };
         let Err(fault) = entra.client_credentials(client, &entra.graph_scope()).await else { return Tried::Accepted(tenant.to_owned()) };
         if matches!(fault.reason, Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid) {
             return Tried::Refused(Finding {

@@ -23,7 +23,7 @@ pub(super) async fn run(config: &Config, integration: &Integration, output: Outp
         .into_iter()
         .find(|t| t.name == integration.name)
         .ok_or_else(|| anyhow::anyhow!("the integration has no application"))?;
-    let prober = Prober::new(app::entra(config, None)?, app::store(config)?, Clock::System);
+    let prober = Prober::new(app::entra(config, None)?, app::store(config)?, Clock::system());
     let probed = prober.probe(&target, false, config.probe.timeout).await;
     let diagnosis = diagnose(&target.profile, &probed.evidence);
     match output {

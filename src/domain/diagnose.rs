@@ -430,7 +430,7 @@ fn judge_visible(profile: &Profile, groups: &Groups) -> Judged {
         let note = Some(format!("{} groups visible, at least {} expected", groups.visible, profile.groups.minimum));
         return (Outcome::Fail(Reason::GroupsNotVisible), Details { note, ..Details::default() });
     }
-    let missing: Vec<String> = groups.required.iter().filter(|g| !g.visible).map(|g| g.name.clone()).collect();
+    let missing: Vec<String> = groups.required.iter().filter(|g| !g.visible()).map(|g| g.name.clone()).collect();
     if missing.is_empty() {
         return (Outcome::Pass, Details::default());
     }

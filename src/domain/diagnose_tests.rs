@@ -26,7 +26,7 @@ fn fault(reason: Reason) -> Fault {
 }
 
 fn seen(visible: u32, hq: bool) -> Groups {
-    Groups { visible, required: vec![RequiredGroup { name: "HQ".to_owned(), visible: hq }] }
+    Groups { visible, required: vec![RequiredGroup { name: "HQ".to_owned(), ids: hq.then(|| "g1".to_owned()).into_iter().collect() }] }
 }
 
 fn token(scopes: &[&str]) -> OwnToken {

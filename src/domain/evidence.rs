@@ -124,8 +124,16 @@ pub enum OwnToken {
 pub struct RequiredGroup {
     /// As configured.
     pub name: String,
+    /// Object ids of the groups that are meant, as the integration's own token sees them: none when it is not visible, several when
+    /// several bear the required name. A group that is required by its id matches that id only.
+    pub ids: Vec<String>,
+}
+
+impl RequiredGroup {
     /// Seen by the integration's own token.
-    pub visible: bool,
+    pub fn visible(&self) -> bool {
+        !self.ids.is_empty()
+    }
 }
 
 /// Groups that the integration's own token sees.

@@ -13,6 +13,7 @@ mod notification;
 mod permission;
 mod reason;
 mod schedule;
+mod text;
 mod time;
 mod verdict;
 
@@ -27,5 +28,6 @@ pub use notification::{LinkTarget, MailKind, Notification, Story};
 pub use permission::permission_purpose;
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
+pub use text::{foreign, one_line};
 pub use time::Timestamp;
-pub use verdict::{CheckState, Health, IntegrationState, Thresholds, Verdict, fold, spare};
+pub use verdict::{CheckState, GoodView, Health, IntegrationState, Thresholds, Verdict, fold, spare};

@@ -15,6 +15,8 @@ pub enum MailKind {
     Changed,
     /// It works again.
     Resolved,
+    /// Somebody has renewed consent or token.
+    Reauthenticated,
     /// For those who run Consentry.
     Operator,
     /// A sample.
@@ -23,7 +25,8 @@ pub enum MailKind {
 
 impl MailKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [Self::Alert, Self::Reminder, Self::Changed, Self::Resolved, Self::Operator, Self::Test];
+    pub const ALL: [Self; 7] =
+        [Self::Alert, Self::Reminder, Self::Changed, Self::Resolved, Self::Reauthenticated, Self::Operator, Self::Test];
 
     /// The label value and header word.
     pub const fn label(self) -> &'static str {
@@ -32,6 +35,7 @@ impl MailKind {
             Self::Reminder => "reminder",
             Self::Changed => "changed",
             Self::Resolved => "resolved",
+            Self::Reauthenticated => "reauthenticated",
             Self::Operator => "operator",
             Self::Test => "test",
         }
@@ -89,6 +93,10 @@ pub struct Story {
     pub link: LinkTarget,
     /// A mail address that the mail server refuses: then this tells the operators so.
     pub undeliverable: Option<String>,
+    /// Who re-authenticated, for [`MailKind::Reauthenticated`].
+    pub by: Option<String>,
+    /// From which address, as far as it is known: an address, or `through ADDRESS`.
+    pub origin: Option<String>,
 }
 
 /// A mail to one person.

@@ -237,6 +237,9 @@ reasons! {
     ConfigurationInvalid "configuration_invalid" FixConfiguration Operators any
         "Entra says that the request itself is wrong."
         "Compare the app registration (redirect URI, permissions, audience) and the configuration.";
+    CredentialUnreadable "credential_unreadable" FixConfiguration Operators any
+        "A secret, certificate, key or token of ours cannot be read, so Entra was not asked."
+        "Read the evidence: it names the file and the error. Restore the file or its permissions, or raise the limit of open files.";
     Throttled "throttled" Wait Operators any
         "Entra or Graph asks for fewer requests."
         "Wait; probes slow down by themselves.";
@@ -294,7 +297,7 @@ impl Reason {
 
     /// Makes a check unknown wherever it appears.
     pub const fn is_inconclusive(self) -> bool {
-        self.is_transient() || matches!(self, Self::Unclassified)
+        self.is_transient() || matches!(self, Self::Unclassified | Self::CredentialUnreadable)
     }
 
     /// Says that the upstream as a whole is in trouble, not one tenant.

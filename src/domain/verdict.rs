@@ -69,6 +69,15 @@ pub enum Health {
     },
 }
 
+/// What the integration's own token saw when `group_access` passed last: a new token that sees less does not replace it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoodView {
+    /// Groups, counted up to 1000.
+    pub groups: u32,
+    /// The required groups that were visible, as configured.
+    pub required: Vec<String>,
+}
+
 /// Everything remembered of an integration between probes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IntegrationState {
@@ -98,6 +107,8 @@ pub struct IntegrationState {
     pub permissions: Vec<PermissionState>,
     /// A lasting fault of the directory reader.
     pub reader_fault: Option<Reason>,
+    /// What the own token saw when it was well last.
+    pub good_view: Option<GoodView>,
     /// The last day, hour by hour.
     pub day: Day,
 }

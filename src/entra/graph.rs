@@ -154,8 +154,12 @@ impl Entra {
                 "groups are listed without their names: the permission to read them is missing",
             ));
         }
-        let visible = |g: &GroupRef| seen.has(g) || looked_up.iter().any(|l| l.name == g.text() && l.visible);
-        let required = policy.required.iter().map(|g| RequiredGroup { name: g.text().to_owned(), visible: visible(g) }).collect();
+        let ids = |g: &GroupRef| {
+            let seen = seen.matching(g);
+            let looked_up = looked_up.iter().filter(|l| seen.is_empty() && l.name == g.text()).flat_map(|l| l.ids.clone());
+            seen.iter().cloned().chain(looked_up).collect()
+        };
+        let required = policy.required.iter().map(|g| RequiredGroup { name: g.text().to_owned(), ids: ids(g) }).collect();
         Ok(Groups { visible: u32::try_from(seen.count.min(COUNT_LIMIT)).unwrap_or(u32::MAX), required })
     }
 
@@ -176,12 +180,15 @@ impl Entra {
             }
             for (index, group) in chunk.iter().enumerate() {
                 let Some(answer) = answers.remove(&format!("g{index}")) else { continue };
-                let visible = match (answer.found(asker.caller)?, group) {
-                    (Some(body), GroupRef::Id(_)) => body["displayName"].is_string(),
-                    (Some(body), GroupRef::Name(_)) => body["value"].as_array().is_some_and(|v| !v.is_empty()),
-                    (None, _) => false,
+                let id = |object: &Value| {
+                    object["displayName"].is_string().then(|| object["id"].as_str().map(str::to_ascii_lowercase)).flatten()
                 };
-                found.push(RequiredGroup { name: group.text().to_owned(), visible });
+                let ids = match (answer.found(asker.caller)?, group) {
+                    (Some(body), GroupRef::Id(_)) => id(&body).into_iter().collect(),
+                    (Some(body), GroupRef::Name(_)) => body["value"].as_array().into_iter().flatten().filter_map(id).collect(),
+                    (None, _) => Vec::new(),
+                };
+                found.push(RequiredGroup { name: group.text().to_owned(), ids });
             }
         }
         Ok((found, page))
@@ -233,7 +240,8 @@ struct Seen {
     count: usize,
     nameless: usize,
     ids: HashSet<String>,
-    names: HashSet<String>,
+    /// Object ids by name, in lower case.
+    names: HashMap<String, Vec<String>>,
 }
 
 impl Seen {
@@ -247,17 +255,23 @@ impl Seen {
                 continue;
             };
             self.count += 1;
-            self.ids.insert(id.to_ascii_lowercase());
-            self.names.insert(name.to_lowercase());
+            let id = id.to_ascii_lowercase();
+            self.names.entry(name.to_lowercase()).or_default().push(id.clone());
+            self.ids.insert(id);
         }
         Ok(())
     }
 
     /// `$filter=displayName eq` ignores case; so does this.
     fn has(&self, group: &GroupRef) -> bool {
+        !self.matching(group).is_empty()
+    }
+
+    /// Object ids of the groups that are meant.
+    fn matching(&self, group: &GroupRef) -> Vec<String> {
         match group {
-            GroupRef::Id(id) => self.ids.contains(&id.to_ascii_lowercase()),
-            GroupRef::Name(name) => self.names.contains(&name.to_lowercase()),
+            GroupRef::Id(id) => self.ids.get(&id.to_ascii_lowercase()).cloned().into_iter().collect(),
+            GroupRef::Name(name) => self.names.get(&name.to_lowercase()).cloned().unwrap_or_default(),
         }
     }
 }

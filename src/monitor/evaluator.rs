@@ -480,6 +480,8 @@ impl Tracked {
             at: now,
             link: if reason.remedy() == crate::domain::Remedy::Reauthenticate { watched.link.clone() } else { LinkTarget::None },
             undeliverable: None,
+            by: None,
+            origin: None,
         }
     }
 }

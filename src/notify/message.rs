@@ -7,7 +7,9 @@ use askama::Template as _;
 use aws_lc_rs::digest;
 
 use crate::clock::moment;
-use crate::domain::{Access, Audience, LinkTarget, MailKind, Notification, PROVISIONING_STAYS, Reason, Remedy, Story, Timestamp};
+use crate::domain::{
+    Access, Audience, LinkTarget, MailKind, Notification, PROVISIONING_STAYS, Reason, Remedy, Story, Timestamp, foreign, one_line,
+};
 
 /// What every mail of this installation has in common.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +89,9 @@ fn body(notification: &Notification, link: Option<&str>, letterhead: &Letterhead
         (MailKind::Operator, None) => operator(&story, link),
         (MailKind::Resolved, None) if notification.story.reason.audience() == Audience::Operators => cause_over(&story),
         (MailKind::Resolved, None) => resolved(&story),
-        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => admin(&story, notification.kind, link),
+        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Reauthenticated | MailKind::Test, None) => {
+            admin(&story, notification.kind, link)
+        }
     };
     body.subject = one_line(&body.subject, 150);
     body.contact = match &letterhead.support_contact {
@@ -124,7 +128,7 @@ impl<'a> Words<'a> {
                 Reason::PermissionUnexpected => "Permissions that are not needed",
                 _ => "Missing permissions",
             };
-            facts.push((what, story.items.iter().map(|i| one_line(i, 80)).collect::<Vec<_>>().join(", ")));
+            facts.push((what, story.items.iter().map(|i| foreign(i, 80)).collect::<Vec<_>>().join(", ")));
         }
         if let Some(until) = story.restorable_until {
             facts.push(("Can be restored until", moment(until)));
@@ -271,18 +275,6 @@ fn undeliverable(words: &Words<'_>, address: &str) -> Body {
     }
 }
 
-/// One line without control characters and without marks that turn the direction of writing, cut to a length.
-fn one_line(text: &str, limit: usize) -> String {
-    let hostile =
-        |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-    let spaced: String = text.chars().map(|c| if hostile(c) { ' ' } else { c }).collect();
-    let words = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(limit) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None => words,
-    }
-}
-
 /// A story for `test-email`: what an admin would read.
 pub fn sample_story(now: Timestamp) -> Story {
     Story {
@@ -302,6 +294,8 @@ pub fn sample_story(now: Timestamp) -> Story {
         at: now,
         link: LinkTarget::Builtin,
         undeliverable: None,
+        by: None,
+        origin: None,
     }
 }
 

@@ -234,7 +234,7 @@ mod tests {
     fn the_reference_implementation_verifies_our_signature() {
         let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let token = TokenId { integration: "acme".to_owned(), client_id: "c".to_owned(), tenant: "t".to_owned() };
-        let now = Clock::System.now();
+        let now = Clock::system().now();
         let new = message(&token, &Secret::new("0.refresh"), now);
         let signature = sign(&secret, &new.message, now.0 / 1000, new.body.expose()).expect("signed");
         let mut headers = http::HeaderMap::new();

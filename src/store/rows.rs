@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Check, CheckState, Day, Details, Grant, IntegrationState, LinkTarget, Outcome, PermissionState, Reason, Story, Timestamp,
-    Verdict,
+    Access, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, LinkTarget, Outcome, PermissionState, Reason, Story,
+    Timestamp, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -28,6 +28,14 @@ pub(super) struct StateRow {
     reader_fault: Option<String>,
     #[serde(default)]
     day: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    good_view: Option<GoodViewRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GoodViewRow {
+    groups: u32,
+    required: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -82,6 +90,7 @@ pub(super) fn state_to_json(state: &IntegrationState) -> String {
         permissions: state.permissions.iter().map(permission_row).collect(),
         reader_fault: state.reader_fault.map(|r| r.label().to_owned()),
         day: state.day.to_text(),
+        good_view: state.good_view.as_ref().map(|v| GoodViewRow { groups: v.groups, required: v.required.clone() }),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -109,6 +118,7 @@ pub(super) fn state_from_json(json: &str) -> Option<IntegrationState> {
         permissions: row.permissions.into_iter().map(permission_state).collect(),
         reader_fault: row.reader_fault.as_deref().and_then(Reason::from_label),
         day: Day::from_text(&row.day).unwrap_or_default(),
+        good_view: row.good_view.map(|v| GoodView { groups: v.groups, required: v.required }),
     })
 }
 
@@ -187,6 +197,10 @@ struct StoryRow {
     url: Option<String>,
     #[serde(default)]
     undeliverable: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
 }
 
 /// A story as JSON.
@@ -213,6 +227,8 @@ pub(super) fn story_to_json(story: &Story) -> String {
         builtin_link: story.link == LinkTarget::Builtin,
         url,
         undeliverable: story.undeliverable.clone(),
+        by: story.by.clone(),
+        origin: story.origin.clone(),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -242,5 +258,7 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         at: Timestamp(row.at),
         link,
         undeliverable: row.undeliverable,
+        by: row.by,
+        origin: row.origin,
     })
 }

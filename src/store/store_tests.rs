@@ -38,6 +38,8 @@ fn story() -> Story {
         at: NOW,
         link: LinkTarget::Builtin,
         undeliverable: None,
+        by: None,
+        origin: None,
     }
 }
 

@@ -190,7 +190,7 @@ mod tests {
             "basic_auth_users: {alice: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}\nrate_limit: {interval: 1s}\n";
         let (old, young) = (Duration::from_secs(60), Duration::ZERO);
         at(folder.path(), users, old);
-        let gate = Gate::load(Some(&folder.path().join("web.yml")), Clock::System).expect("good");
+        let gate = Gate::load(Some(&folder.path().join("web.yml")), Clock::system()).expect("good");
         let asks = || !gate.current().config.users.is_empty();
         assert!(asks());
         for (text, age, expected) in [
