@@ -5,8 +5,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use consentry::domain::{
-    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, Profile, RequiredPermissions, RoleEvidence, Thresholds,
-    Timestamp, diagnose, fold,
+    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, ProbeEnd, Profile, RequiredPermissions, RoleEvidence,
+    Thresholds, Timestamp, diagnose, fold,
 };
 use consentry::metrics::{Facts, Families, Format, Published, write};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -38,7 +38,9 @@ fn fleet(size: usize) -> Published {
     let published = Published::default();
     let diagnosis = diagnose(&profile(), &evidence());
     let now = Timestamp::from_seconds(1_790_000_000);
-    let state = fold(IntegrationState::default(), &diagnosis, Duration::from_millis(250), Thresholds { failure: 2, success: 1 }, now);
+    let end = ProbeEnd { at: now, duration: Duration::from_millis(250), elapsed: Duration::ZERO, renewed: false };
+    let state =
+        fold(IntegrationState::default(), &diagnosis, &end, Thresholds { failure: 2, success: 1, lasting: Duration::from_secs(3600) });
     for index in 0..size {
         let facts = Facts {
             name: format!("customer-{index:05}"),
@@ -47,6 +49,7 @@ fn fleet(size: usize) -> Published {
             tenant: "11111111-1111-1111-1111-111111111111".to_owned(),
             display_name: format!("Customer number {index}"),
             access: Access::Delegated,
+            reader: None,
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
             checks: profile().checks,
             credentials: Vec::new(),

@@ -97,7 +97,7 @@ impl Daemon {
         let nudge = Arc::clone(&lasting.outbox.nudge);
         let told = (families.clone(), Arc::clone(&published));
         let evaluator = Evaluator::start(store.clone(), change.policy, told, nudge, change.watched).await?;
-        let schedule = Schedule::new(change.schedule, queue, clock.now());
+        let schedule = Schedule::new(change.schedule, queue, &evaluator.never_probed(), clock.steady());
         let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
         if let Some(reauthentication) = &pages.reauthentication {
             reauthentication.unproved().await?.iter().for_each(|name| monitor.prove(name));

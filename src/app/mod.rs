@@ -192,6 +192,7 @@ fn watched(config: &Config, texts: &HashMap<&str, SharedTexts>, integration: &In
             display_name: integration.display_name.clone(),
             access: app.access,
             labels: integration.labels.clone(),
+            reader: integration.reader.as_deref().map(Into::into),
             checks: integration.profile.checks.clone(),
             credentials: Vec::new(),
         },

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use super::reauthentication::finder;
+use crate::clock::moment;
 use crate::config::Config;
-use crate::domain::IntegrationState;
+use crate::domain::{Check, CheckState, IntegrationState, KnownGroup, Outcome, Timestamp, one_line};
 use crate::entra::ClientCredential;
+use crate::metrics::Facts;
 use crate::monitor::{Monitor, Target, Targets, Watched};
 use crate::store::Store;
 use crate::web::{CredentialRecord, Detail, Lookup, MailRecord, Records, Remember, Row};
 
 /// What the pages ask the monitor.
 pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets: &Targets) -> Lookup {
-    let [rows, next, details, probe, now, prove] = [(); 6].map(|()| monitor.clone());
+    let [rows, next, paused, details, probe, now, prove] = [(); 7].map(|()| monitor.clone());
     Lookup {
         rows: Box::new(move || rows.evaluator().each(row)),
         next_probe: Box::new(move |name| next.next_probe(name)),
+        paused_until: Box::new(move |name| paused.paused_until(name)),
         detail: Box::new(move |name| details.evaluator().one(name, detail)),
         records: records(store, targets),
         probe: Box::new(move |name| probe.probe_soon(name)),
@@ -36,7 +39,7 @@ fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
         app: Arc::clone(&watched.app_display_name),
         // People know a tenant by its domain.
         tenant: watched.tenant.clone(),
-        health: state.confirmed_health(),
+        health: state.confirmed_health(&watched.facts.checks),
         checks: watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect(),
         last_probe: state.last_probe,
         day: state.day,
@@ -55,14 +58,32 @@ fn detail(watched: &Watched, tenant_guid: Option<&str>, state: &IntegrationState
         access: facts.access,
         reader: watched.reader.clone(),
         labels: facts.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        health: state.confirmed_health(),
-        checks: facts.checks.iter().filter_map(|c| state.check(*c).cloned()).collect(),
+        health: state.confirmed_health(&facts.checks),
+        reader_fault: state.reader_fault,
+        enabled: facts.checks.clone(),
+        checks: checks(facts, state),
         permissions: state.permissions.clone(),
         groups_visible: state.groups_visible,
         last_probe: state.last_probe,
         duration_ms: state.duration.as_millis(),
         day: state.day,
     }
+}
+
+/// The enabled checks as they were seen last. A group that has another id than before passes, and is shown: the product's rules may be
+/// bound to the id.
+fn checks(facts: &Facts, state: &IntegrationState) -> Vec<CheckState> {
+    let mut checks: Vec<CheckState> = facts.checks.iter().filter_map(|c| state.check(*c).cloned()).collect();
+    let replaced = state.known_groups.iter().filter_map(|g| Some((g, g.replaced_by.as_ref()?)));
+    let note = |(group, (id, since)): (&KnownGroup, &(String, Timestamp))| {
+        let (name, since) = (one_line(&group.name, 80), moment(*since));
+        format!("the group {name:?} is another one since {since}: its id is {id}, and was {}", group.id)
+    };
+    let notes: Vec<String> = replaced.map(note).collect();
+    for check in checks.iter_mut().filter(|c| c.check == Check::GroupAccess && c.outcome == Outcome::Pass && !notes.is_empty()) {
+        check.details.note = Some(check.details.note.iter().chain(&notes).cloned().collect::<Vec<_>>().join("; "));
+    }
+    checks
 }
 
 fn records(store: &Store, targets: &Targets) -> Box<Remember> {

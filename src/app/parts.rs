@@ -17,7 +17,7 @@ use crate::reauth::{Handover, Reauthentication};
 use crate::store::Store;
 use crate::web::{self, Guard, Process, Served};
 
-/// Not knowing for so many intervals is told to the operators.
+/// Not knowing for so many intervals counts: operators are notified, and what the admins alone can end is a failure.
 const LASTING_INTERVALS: u32 = 12;
 
 /// What no reload replaces.
@@ -135,11 +135,14 @@ impl Pages {
 
 fn policy(config: &Config) -> Policy {
     Policy {
-        thresholds: Thresholds { failure: config.probe.failure_threshold, success: config.probe.success_threshold },
+        thresholds: Thresholds {
+            failure: config.probe.failure_threshold,
+            success: config.probe.success_threshold,
+            lasting: config.probe.interval.saturating_mul(LASTING_INTERVALS),
+        },
         mail: config.email.is_some(),
         operators: config.email.as_ref().map(|e| e.operators.clone()).unwrap_or_default(),
         send_resolved: config.email.as_ref().is_some_and(|e| e.send_resolved),
-        lasting: config.probe.interval.saturating_mul(LASTING_INTERVALS),
     }
 }
 

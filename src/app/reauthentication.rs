@@ -109,7 +109,7 @@ fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Stan
         permissions: watched.permissions.to_vec(),
         elsewhere: extra.and_then(|e| e.elsewhere.clone()),
         admin_consent: extra.and_then(|e| e.admin_consent.clone()),
-        health: state.health(),
+        health: state.health(&watched.facts.checks),
         checks,
         last_probe: state.last_probe.filter(|_| !matches!(monitor.proof(name), Some(false))),
         proving: monitor.proof(name).is_some(),

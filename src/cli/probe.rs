@@ -56,8 +56,8 @@ fn text(integration: &Integration, diagnosis: &Diagnosis) -> String {
 
 /// Why, evidence, and what to do, line by line; empty while it passes.
 fn explanation(result: &CheckResult) -> Vec<String> {
-    let Some(reason) = result.outcome.reason() else { return Vec::new() };
     let details = &result.details;
+    let Some(reason) = result.outcome.reason() else { return details.note.iter().cloned().collect() };
     let mut lines = vec![format!("{}: {}", reason.label(), reason.sentence())];
     if !details.items.is_empty() {
         lines.push(details.items.join(", "));

@@ -64,10 +64,10 @@ impl Day {
         self.moved_to(now).cells
     }
 
-    /// A clock that was set back moves nothing.
+    /// A clock that was set back moves nothing; the cells are those of the last hours by the clock as it is now.
     fn moved_to(self, now: Timestamp) -> Self {
-        let hour = now.0.div_euclid(HOUR_MS).max(self.hour);
-        let passed = usize::try_from(hour - self.hour).unwrap_or(HOURS).min(HOURS);
+        let hour = now.0.div_euclid(HOUR_MS);
+        let passed = usize::try_from(hour.saturating_sub(self.hour).max(0)).unwrap_or(HOURS).min(HOURS);
         let mut cells = [Cell::Empty; HOURS];
         cells[..HOURS - passed].copy_from_slice(&self.cells[passed..]);
         Self { hour, cells }

@@ -5,9 +5,10 @@
 //! nothing to be learnt is unknown with the token's reason. When directory and token both speak, the directory wins on
 //! presence and consent, the token on access. A reader that may not read never breaks an integration.
 
-use super::evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, ResourceGrants, RoleEvidence};
+use super::evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence};
 use super::integration::{Access, Grant, OPENID_SCOPES, Profile, same_permission};
 use super::reason::{Check, Reason};
+use super::text::one_line;
 use super::time::Timestamp;
 
 /// The result of one check.
@@ -107,6 +108,10 @@ pub struct Diagnosis {
     pub permissions: Vec<PermissionState>,
     /// Groups seen.
     pub groups_visible: Option<u32>,
+    /// The required groups, where groups were listed.
+    pub required_groups: Vec<RequiredGroup>,
+    /// The primary reason was seen in the directory.
+    pub exact: bool,
     /// What keeps the directory reader from reading, if anything does: for the operators, never a failure of the integration.
     pub reader_fault: Option<Fault>,
     /// The directory was to be asked and did not answer conclusively: what is known of it stays.
@@ -128,7 +133,9 @@ impl Diagnosis {
             return Outcome::Fail(reason);
         }
         let unknown = self.checks.iter().map(|c| c.outcome).find(|o| matches!(o, Outcome::Unknown(_)));
-        unknown.unwrap_or(Outcome::Pass)
+        // Nothing was looked at: that is no good news.
+        let otherwise = if self.checks.is_empty() { Outcome::Unknown(Reason::Unclassified) } else { Outcome::Pass };
+        unknown.unwrap_or(otherwise)
     }
 }
 
@@ -139,31 +146,52 @@ pub fn diagnose(profile: &Profile, evidence: &Evidence) -> Diagnosis {
     let presence = judge_presence(evidence);
     let (consent, permissions) = judge_consent(profile, evidence, &presence);
     let access = judge_groups(profile, evidence, presence.0, consent.0);
-    let checks = profile.checks.iter().filter_map(|check| {
+    let checks = profile.checks.iter().map(|check| {
         let (outcome, details) = match check {
             Check::EnterpriseApp => presence.clone(),
             Check::Consent => consent.clone(),
             Check::GroupAccess => access.clone(),
-            Check::Provisioning | Check::Credential => return None,
+            Check::Provisioning | Check::Credential => not_run(),
         };
-        Some(CheckResult { check: *check, outcome, details })
+        CheckResult { check: *check, outcome, details }
     });
+    let checks: Vec<CheckResult> = checks.collect();
+    let groups = evidence.groups.as_ref().and_then(|g| g.as_ref().ok());
     Diagnosis {
-        checks: checks.collect(),
+        exact: is_exact(&checks, evidence.directory.as_ref()),
+        checks,
         permissions,
-        groups_visible: evidence.groups.as_ref().and_then(|g| g.as_ref().ok()).map(|g| g.visible),
+        groups_visible: groups.map(|g| g.visible),
+        required_groups: groups.map(|g| g.required.clone()).unwrap_or_default(),
         reader_fault: evidence.directory.as_ref().and_then(reader_fault),
         directory_silent: evidence.directory.as_ref().is_some_and(|d| {
             let faults = [d.presence.as_ref().err(), d.delegated.as_ref().err(), d.application.as_ref().err()];
-            faults.into_iter().flatten().any(|f| f.reason.is_inconclusive())
+            faults.into_iter().flatten().any(|f| f.reason.is_inconclusive() && f.reason != Reason::CredentialUnreadable)
         }),
+    }
+}
+
+/// A check that is asked for and that nobody looks at is unknown: it neither passes nor disappears.
+fn not_run() -> Judged {
+    let note = "this check is not run by this version";
+    (Outcome::Unknown(Reason::Unclassified), Details { note: Some(note.to_owned()), ..Details::default() })
+}
+
+/// Whether the primary reason was seen in the directory, and not told by the token endpoint alone.
+fn is_exact(checks: &[CheckResult], directory: Option<&Directory>) -> bool {
+    let primary = checks.iter().find_map(|c| if let Outcome::Fail(reason) = c.outcome { Some(reason) } else { None });
+    match (primary, directory) {
+        (Some(reason), Some(directory)) if reason.is_presence() => directory.presence.is_ok(),
+        (Some(reason), Some(directory)) if reason.is_consent() => directory.delegated.is_ok() && directory.application.is_ok(),
+        _ => false,
     }
 }
 
 /// A lasting fault of the reader itself.
 fn reader_fault(directory: &Directory) -> Option<Fault> {
     let faults = [directory.presence.as_ref().err(), directory.delegated.as_ref().err(), directory.application.as_ref().err()];
-    faults.into_iter().flatten().find(|f| !f.reason.is_inconclusive() && f.reason != Reason::TenantMissing).cloned()
+    let lasting = |f: &&Fault| !f.reason.is_inconclusive() || f.reason == Reason::CredentialUnreadable;
+    faults.into_iter().flatten().filter(lasting).find(|f| f.reason != Reason::TenantMissing).cloned()
 }
 
 /// What a fault makes of a check that it leaves without evidence.
@@ -432,9 +460,17 @@ fn judge_visible(profile: &Profile, groups: &Groups) -> Judged {
     }
     let missing: Vec<String> = groups.required.iter().filter(|g| !g.visible()).map(|g| g.name.clone()).collect();
     if missing.is_empty() {
-        return (Outcome::Pass, Details::default());
+        return (Outcome::Pass, Details { note: several_of_one_name(&groups.required), ..Details::default() });
     }
     (Outcome::Fail(Reason::GroupMissing), Details::items(missing))
+}
+
+/// Names are not unique: which of two groups of a required name is meant, only the product knows.
+fn several_of_one_name(groups: &[RequiredGroup]) -> Option<String> {
+    let several = groups.iter().filter(|g| g.ids.len() > 1);
+    let note = |g: &RequiredGroup| format!("{} groups bear the name {:?}: {}", g.ids.len(), one_line(&g.name, 80), g.ids.join(", "));
+    let notes: Vec<String> = several.map(note).collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@
 //! readable in one place and testable as tables.
 
 mod alert;
+mod cause;
 mod day;
 mod diagnose;
 mod evidence;
+mod flapping;
+mod fold;
 mod integration;
 mod notification;
 mod permission;
@@ -17,10 +20,13 @@ mod text;
 mod time;
 mod verdict;
 
-pub use alert::{Alert, Notice, cause_key, decide};
+pub use alert::{Alert, Notice, decide};
+pub use cause::{Cause, Progress, Suffering, cause_key, lasting_key};
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
+pub use flapping::Recent;
+pub use fold::{ProbeEnd, fold, within_grace_period};
 pub use integration::{
     Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission,
 };
@@ -30,4 +36,4 @@ pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
 pub use text::{foreign, one_line};
 pub use time::Timestamp;
-pub use verdict::{CheckState, GoodView, Health, IntegrationState, Thresholds, Verdict, fold, spare};
+pub use verdict::{Blind, CheckState, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict};

@@ -93,6 +93,8 @@ pub struct Story {
     pub link: LinkTarget,
     /// A mail address that the mail server refuses: then this tells the operators so.
     pub undeliverable: Option<String>,
+    /// So many integrations suffer from it by now, where operators are notified of a cause again.
+    pub affected: Option<u32>,
     /// Who re-authenticated, for [`MailKind::Reauthenticated`].
     pub by: Option<String>,
     /// From which address, as far as it is known: an address, or `through ADDRESS`.

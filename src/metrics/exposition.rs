@@ -8,6 +8,11 @@ use super::families::Families;
 use super::published::{FAMILIES, Published, escape};
 use crate::domain::{Check, Reason};
 
+const READER_FAULTS: (&str, &str) = (
+    "consentry_directory_reader_faults",
+    "In how many tenants a directory reader could not read at the last probe; no series while there is none.",
+);
+
 /// How the exposition is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -44,7 +49,7 @@ pub fn negotiate(accept: Option<&str>) -> Format {
 
 /// The whole exposition. Waits for nothing but a pointer copy.
 pub fn write(families: &Families, published: &Published, format: Format) -> String {
-    let (entries, counts) = published.read();
+    let (entries, counts, faults) = published.read();
     let mut out = String::with_capacity(32 * 1024 + entries.len() * 2600);
     for (index, (name, help)) in FAMILIES.iter().enumerate() {
         header(&mut out, name, help, "gauge");
@@ -65,6 +70,10 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
             let _ =
                 writeln!(out, "consentry_checks{{check=\"{}\",reason=\"{}\"}} {count}", check.label(), reason.map_or("", Reason::label));
         }
+    }
+    header(&mut out, READER_FAULTS.0, READER_FAULTS.1, "gauge");
+    for (reader, reason, tenants) in faults {
+        let _ = writeln!(out, "{}{{reader=\"{}\",reason=\"{}\"}} {tenants}", READER_FAULTS.0, escape(&reader), reason.label());
     }
     for family in families.gather() {
         write_family(&mut out, &family, format);
@@ -148,6 +157,7 @@ mod tests {
             tenant: "t".to_owned(),
             display_name: display_name.to_owned(),
             access: Access::Delegated,
+            reader: None,
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
             checks: vec![Check::GroupAccess],
             credentials: vec![CredentialExpiry {
@@ -167,6 +177,7 @@ mod tests {
             since: at,
             success: Some(false),
             last_success: Some(at),
+            blind: None,
         };
         let permission = PermissionState {
             resource: "microsoft_graph".to_owned(),

@@ -57,6 +57,8 @@ pub struct Facts {
     pub access: Access,
     /// Configured labels.
     pub labels: BTreeMap<String, String>,
+    /// Name of its directory reader.
+    pub reader: Option<Arc<str>>,
     /// Enabled checks.
     pub checks: Vec<Check>,
     /// Until when the credentials are good that say so.
@@ -69,6 +71,15 @@ pub(super) struct Entry {
     text: Box<str>,
     ends: [u32; FAMILIES.len()],
     outcomes: Vec<(Check, Option<Reason>)>,
+    fault: Option<ReaderFault>,
+}
+
+/// A directory reader that cannot read in a tenant.
+#[derive(Debug, Clone)]
+struct ReaderFault {
+    reader: Arc<str>,
+    reason: Reason,
+    tenant: String,
 }
 
 impl Entry {
@@ -81,10 +92,15 @@ impl Entry {
 /// How many checks are in each state.
 pub(super) type Counts = BTreeMap<(Check, Option<Reason>), i64>;
 
+/// In how many tenants a directory reader cannot read, and why.
+pub(super) type Faults = Vec<(Arc<str>, Reason, usize)>;
+
 #[derive(Debug, Default)]
 struct Fleet {
     entries: BTreeMap<String, Arc<Entry>>,
     counts: Counts,
+    /// Integrations by tenant, for each reader and reason.
+    faults: BTreeMap<(Arc<str>, Reason), BTreeMap<String, usize>>,
 }
 
 /// What the evaluator publishes and everybody else reads.
@@ -98,6 +114,9 @@ impl Published {
         let mut fleet = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for key in &entry.outcomes {
             *fleet.counts.entry(*key).or_default() += 1;
+        }
+        if let Some(ReaderFault { reader, reason, tenant }) = entry.fault.clone() {
+            *fleet.faults.entry((reader, reason)).or_default().entry(tenant).or_default() += 1;
         }
         if let Some(old) = fleet.entries.insert(facts.name.clone(), entry) {
             forget(&mut fleet, &old);
@@ -117,16 +136,29 @@ impl Published {
         self.0.read().unwrap_or_else(PoisonError::into_inner).entries.get(name).cloned()
     }
 
-    /// All entries and the counts of checks by state. The lock is held for the copying of pointers only.
-    pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts) {
+    /// All entries, the counts of checks by state, and the faults of directory readers. The lock is held for the copying of pointers only.
+    pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts, Faults) {
         let fleet = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        (fleet.entries.values().cloned().collect(), fleet.counts.clone())
+        let faults = fleet.faults.iter().map(|((reader, reason), tenants)| (Arc::clone(reader), *reason, tenants.len()));
+        (fleet.entries.values().cloned().collect(), fleet.counts.clone(), faults.collect())
     }
 }
 
 fn forget(fleet: &mut Fleet, old: &Entry) {
     for key in &old.outcomes {
         *fleet.counts.entry(*key).or_default() -= 1;
+    }
+    let Some(ReaderFault { reader, reason, tenant }) = &old.fault else { return };
+    let key = (Arc::clone(reader), *reason);
+    let Some(tenants) = fleet.faults.get_mut(&key) else { return };
+    if let Some(count) = tenants.get_mut(tenant) {
+        *count -= 1;
+        if *count == 0 {
+            tenants.remove(tenant);
+        }
+    }
+    if tenants.is_empty() {
+        fleet.faults.remove(&key);
     }
 }
 
@@ -162,7 +194,9 @@ fn render(facts: &Facts, state: &IntegrationState) -> Entry {
     }
     let outcome = |o: Outcome| o.reason();
     let outcomes = state.checks.iter().map(|c| (c.check, outcome(c.outcome))).collect();
-    Entry { text: text.into_boxed_str(), ends, outcomes }
+    let fault = facts.reader.as_ref().zip(state.reader_fault);
+    let fault = fault.map(|(reader, reason)| ReaderFault { reader: Arc::clone(reader), reason, tenant: facts.tenant.clone() });
+    Entry { text: text.into_boxed_str(), ends, outcomes, fault }
 }
 
 fn write_family(out: &mut String, family: &str, facts: &Facts, state: &IntegrationState) {

@@ -12,11 +12,12 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::domain::{
-    Alert, Audience, CredentialExpiry, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome, Reason,
-    Story, Thresholds, Timestamp, Verdict, cause_key, decide, fold, spare,
+    Alert, Audience, Cause, CredentialExpiry, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome,
+    ProbeEnd, Progress, Reason, Story, Suffering, Thresholds, Timestamp, Verdict, cause_key, decide, fold, lasting_key,
+    within_grace_period,
 };
 use crate::metrics::{Facts, Families, Published};
-use crate::store::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration, Store, StoreError};
+use crate::store::{CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration, Store, StoreError};
 
 /// Who is told, and when something counts.
 #[derive(Debug, Clone)]
@@ -29,8 +30,6 @@ pub struct Policy {
     pub operators: Vec<String>,
     /// Whether recovery is told.
     pub send_resolved: bool,
-    /// Not knowing for so long is told to the operators.
-    pub lasting: Duration,
 }
 
 /// What the evaluator needs to know of an integration.
@@ -63,8 +62,12 @@ pub struct Seen {
     pub credentials: Vec<CredentialExpiry>,
     /// Length of the probe.
     pub duration: Duration,
+    /// When it ended, on a clock that nobody sets.
+    pub steady: Timestamp,
     /// What fails is not held against the integration: it was re-authenticated a moment ago.
-    pub spare: bool,
+    pub grace: bool,
+    /// It was re-authenticated before the probe began.
+    pub renewed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +78,8 @@ struct Tracked {
     credentials: Vec<CredentialExpiry>,
     alert: Option<OpenAlert>,
     causes: BTreeSet<String>,
+    /// When the last probe of this process ended, on a clock that nobody sets.
+    probed: Option<Timestamp>,
 }
 
 /// See the module.
@@ -87,6 +92,8 @@ pub struct Evaluator {
     outbox: Arc<Notify>,
     tracked: Mutex<HashMap<String, Tracked>>,
     causes: tokio::sync::Mutex<HashMap<String, Cause>>,
+    /// Of whom nothing is known, and why.
+    suffering: Mutex<Suffering>,
     /// Held for reading while a result is folded in, and for writing while it changes what is configured.
     steady: tokio::sync::RwLock<()>,
 }
@@ -123,16 +130,18 @@ impl Evaluator {
         if policy.mail {
             forget_untold(store.untold().await?, &policy, &mut tracked, &mut causes);
         }
+        let suffering = Mutex::new(suffering(&tracked));
         let (policy, tracked, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(tracked), tokio::sync::Mutex::new(causes));
-        Ok(Self { store, policy, published, families, outbox, tracked, causes, steady: tokio::sync::RwLock::default() })
+        Ok(Self { store, policy, published, families, outbox, tracked, causes, suffering, steady: tokio::sync::RwLock::default() })
     }
 
     /// Waits until nothing is being folded in, then watches these integrations and no others. What is known of those that stay, stays;
-    /// of those that come (back), what was saved is taken over. `swap` is called in the same moment.
+    /// of those that come (back), what was saved is taken over. `swap` is called in the same moment, with the names
+    /// of those of which no result is known.
     ///
     /// # Errors
     /// The database refuses; then nothing has changed.
-    pub async fn reconfigure(&self, policy: Policy, watched: Vec<Watched>, swap: impl FnOnce()) -> Result<(), StoreError> {
+    pub async fn reconfigure(&self, policy: Policy, watched: Vec<Watched>, swap: impl FnOnce(&HashSet<String>)) -> Result<(), StoreError> {
         let _alone = self.steady.write().await;
         let mut causes = self.causes.lock().await;
         let fresh: Vec<String> = {
@@ -173,8 +182,10 @@ impl Evaluator {
         }
         keep_members(&mut causes, |name| tracked.contains_key(name));
         forget_untold(untold, &self.policy(), &mut tracked, &mut causes);
+        *self.suffering.lock().unwrap_or_else(PoisonError::into_inner) = suffering(&tracked);
+        let never_probed = never_probed(&tracked);
         drop(tracked);
-        swap();
+        swap(&never_probed);
         Ok(())
     }
 
@@ -211,40 +222,85 @@ impl Evaluator {
         self.lock().get(name).map(|t| look(&t.watched, t.tenant_guid.as_deref(), &t.state))
     }
 
+    /// Integrations of which no result is known.
+    pub fn never_probed(&self) -> HashSet<String> {
+        never_probed(&self.lock())
+    }
+
+    /// The wall clock was set: no moment that is remembered lies in the future.
+    pub fn heal(&self, now: Timestamp) {
+        let mut tracked = self.lock();
+        for entry in tracked.values_mut().filter(|entry| entry.state.is_ahead_of(now)) {
+            entry.state.cap(now);
+            self.published.set(&entry.facts(), &entry.state);
+        }
+    }
+
     /// The present state of an integration.
     pub fn state(&self, name: &str) -> Option<IntegrationState> {
         self.lock().get(name).map(|t| t.state.clone())
     }
 
     /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
+    ///
+    /// What was observed is published before it is saved: a database that does not answer must not keep a gauge green.
     pub async fn apply(&self, _: &Steady<'_>, name: &str, diagnosis: &Diagnosis, seen: Seen, now: Timestamp) -> History {
         let Some(before) = self.lock().get(name).cloned() else { return History::default() };
         let mut after = before.clone();
         after.tenant_guid = seen.tenant_guid.or(after.tenant_guid);
         after.credentials = seen.credentials;
-        after.state = fold(after.state, diagnosis, seen.duration, self.policy().thresholds, now);
-        if seen.spare {
-            after.state = spare(&before.state, after.state);
+        let elapsed = self.elapsed(&before, seen.steady, now);
+        after.probed = Some(seen.steady);
+        let end = ProbeEnd { at: now, duration: seen.duration, elapsed, renewed: seen.renewed };
+        after.state = fold(after.state, diagnosis, &end, self.policy().thresholds);
+        if seen.grace {
+            after.state = within_grace_period(&before.state, after.state);
         }
+        self.publish(name, &before, &after, now);
         if let Err(error) = self.settle(&before, &mut after, now).await {
-            // The state is known, only nobody could be told: the next probe decides again.
+            // The state is known, only nobody could be notified: the next probe decides again.
             tracing::error!(integration = name, %error, "cannot save the result of a probe");
             (after.alert, after.causes) = (before.alert.clone(), before.causes.clone());
+            after.state.alert_exact = before.state.alert_exact;
         }
-        log_changes(name, &before.state, &after.state);
-        if let (Verdict::Broken { since, .. }, Verdict::Healthy) = (before.state.verdict, after.state.verdict) {
-            self.families.repaired(now.since(since));
-        }
-        self.published.set(&after.facts(), &after.state);
+        log_verdict(name, before.state.verdict, after.state.verdict);
         let history = History::of(&after.state);
-        self.lock().insert(name.to_owned(), after);
+        if let Some(entry) = self.lock().get_mut(name) {
+            *entry = after;
+        }
         history
     }
 
-    /// Decides who must be told and saves everything in one transaction.
+    /// Shows what a probe has seen, to everybody who reads.
+    fn publish(&self, name: &str, before: &Tracked, after: &Tracked, now: Timestamp) {
+        log_checks(name, &before.state, &after.state);
+        if let (Verdict::Broken { since, .. }, Verdict::Healthy) = (before.state.verdict, after.state.verdict) {
+            self.families.repaired(now.since(since));
+        }
+        let (old, new) = (ignorance(&before.state), ignorance(&after.state));
+        self.suffering.lock().unwrap_or_else(PoisonError::into_inner).note(&after.watched.tenant, old, new);
+        self.published.set(&after.facts(), &after.state);
+        if let Some(entry) = self.lock().get_mut(name) {
+            entry.state = after.state.clone();
+        }
+    }
+
+    /// Time since the probe before, on a clock that nobody sets. After a restart there is only the wall clock, which is believed within the
+    /// longest pause between two probes.
+    fn elapsed(&self, before: &Tracked, steady: Timestamp, now: Timestamp) -> Duration {
+        let longest = self.policy().thresholds.lasting / 3;
+        match (before.probed, before.state.last_probe) {
+            (Some(probed), _) => steady.since(probed),
+            (None, Some(last)) => now.since(last).min(longest),
+            (None, None) => Duration::ZERO,
+        }
+    }
+
+    /// Decides who must be notified and saves everything in one transaction.
     async fn settle(&self, before: &Tracked, after: &mut Tracked, now: Timestamp) -> Result<(), StoreError> {
-        let told_before = before.alert.as_ref().map_or(Alert::Resolved, |a| Alert::Firing { reason: a.reason });
-        let (_, notice) = decide(told_before, &after.state.verdict);
+        let exact = before.state.alert_exact;
+        let open = before.alert.as_ref().map_or(Alert::Resolved, |a| Alert::Firing { reason: a.reason, exact });
+        let (next, notice) = decide(open, &after.state.verdict, after.state.exact);
         let mut notifications = Vec::new();
         let mut events = Vec::new();
         if let Some(notice) = notice {
@@ -252,7 +308,11 @@ impl Evaluator {
             events.push(event);
             notifications.extend(mails);
         }
-        let wanted = self.wanted_causes(before, after, now);
+        if let (Alert::Firing { reason, exact }, Some(open)) = (next, &mut after.alert) {
+            open.reason = reason;
+            after.state.alert_exact = exact;
+        }
+        let wanted = self.wanted_causes(before, after);
         if wanted.keys().eq(before.causes.iter()) {
             return self.save(after, events, Vec::new(), notifications, now).await;
         }
@@ -336,18 +396,29 @@ impl Evaluator {
     }
 
     /// The causes that this integration suffers from now, each with its reason.
-    fn wanted_causes(&self, before: &Tracked, after: &Tracked, now: Timestamp) -> std::collections::BTreeMap<String, Reason> {
+    fn wanted_causes(&self, before: &Tracked, after: &Tracked) -> std::collections::BTreeMap<String, Reason> {
         let watched = &after.watched;
         let key = |reason| cause_key(reason, &watched.facts.app, &watched.tenant, watched.reader.as_deref());
-        let broken = after.alert.as_ref().map(|a| a.reason);
+        let broken = after.alert.as_ref().and_then(|a| Some((key(a.reason)?, a.reason)));
         // Seen twice, like every failure.
         let reader = after.state.reader_fault.filter(|_| before.state.reader_fault.is_some());
-        let unknown = match (after.state.unknown_since, after.state.overall()) {
-            (Some(since), Some(Outcome::Unknown(reason))) if now.since(since) >= self.policy().lasting => Some(reason),
-            _ => None,
-        };
         let reader = reader.and_then(|r| Some((reader_key(watched, r)?, r)));
-        [broken, unknown].into_iter().flatten().filter_map(|r| Some((key(r)?, r))).chain(reader).collect()
+        let unknown = ignorance(&after.state).and_then(|reason| Some((self.unknown_key(before, after, reason)?, reason)));
+        [broken, unknown, reader].into_iter().flatten().collect()
+    }
+
+    /// The cause of an ignorance that has lasted long enough to be somebody's business. Whoever belongs to one stays while it lasts.
+    fn unknown_key(&self, before: &Tracked, after: &Tracked, reason: Reason) -> Option<String> {
+        let (watched, thresholds) = (&after.watched, self.policy().thresholds);
+        if reason == Reason::CredentialUnreadable {
+            let confirmed = after.state.unknowns >= thresholds.failure;
+            return cause_key(reason, &watched.facts.app, &watched.tenant, watched.reader.as_deref()).filter(|_| confirmed);
+        }
+        if after.state.unknown_for < thresholds.lasting {
+            return None;
+        }
+        let suffering = self.suffering.lock().unwrap_or_else(PoisonError::into_inner);
+        lasting_key(reason, &watched.tenant, &suffering, before.causes.iter().map(String::as_str))
     }
 
     async fn change_causes(
@@ -361,33 +432,62 @@ impl Evaluator {
         let (mut changes, mut mails, policy) = (Vec::new(), Vec::new(), self.policy());
         let name = &after.watched.facts.name;
         for (key, reason) in wanted.iter().filter(|(key, _)| !before.causes.contains(*key)) {
-            if causes.contains_key(key) {
-                changes.push(CauseChange::Join(key.clone()));
+            let story = after.story(*reason, now);
+            let Some(cause) = causes.get(key) else {
+                let cause = opened(key, *reason, story, now);
+                mails.extend(notify(&cause.alert, 0, &policy.operators, &cause.story, |_| MailKind::Operator));
+                changes.push(CauseChange::Open(Box::new(cause)));
                 continue;
-            }
-            let cause = Cause {
-                key: key.clone(),
-                alert: Uuid::new_v4().to_string(),
-                reason: *reason,
-                story: after.story(*reason, now),
-                since: now,
-                members: vec![name.clone()],
             };
-            mails.extend(notify(&cause.alert, 0, &policy.operators, &cause.story, |_| MailKind::Operator));
-            changes.push(CauseChange::Open(Box::new(cause)));
+            let (progress, again) = cause.progress.joined(cause.members.len() + 1, now);
+            if again {
+                let story = Story { affected: Some(progress.size), ..story.clone() };
+                mails.extend(notify(&cause.alert, cause.progress.notices, &policy.operators, &story, |_| MailKind::Operator));
+            }
+            changes.push(CauseChange::Join(key.clone(), Box::new((progress, again.then_some(story)))));
         }
         for key in before.causes.iter().filter(|key| !wanted.contains_key(*key)) {
             match causes.get(key) {
                 Some(cause) if cause.members.iter().all(|m| m == name) => {
                     let told = if policy.send_resolved { self.store.told(&cause.alert).await? } else { Vec::new() };
-                    mails.extend(notify(&cause.alert, 1, &told, &Story { at: now, ..cause.story.clone() }, |_| MailKind::Resolved));
+                    let story = Story { at: now, ..cause.story.clone() };
+                    mails.extend(notify(&cause.alert, cause.progress.notices, &told, &story, |_| MailKind::Resolved));
                     changes.push(CauseChange::Close(key.clone()));
                 }
-                _ => changes.push(CauseChange::Leave(key.clone())),
+                cause => {
+                    let named = cause.is_some_and(|c| c.story.integration == *name);
+                    changes.push(CauseChange::Leave(key.clone(), named.then_some(now)));
+                }
             }
         }
         Ok((changes, mails))
     }
+}
+
+/// A cause with its first member.
+fn opened(key: &str, reason: Reason, story: Story, now: Timestamp) -> Cause {
+    let (key, alert, members) = (key.to_owned(), Uuid::new_v4().to_string(), HashSet::from([story.integration.clone()]));
+    Cause { key, alert, reason, story, since: now, members, progress: Progress::opened(now) }
+}
+
+/// Why nothing is known of an integration, while nothing is.
+fn ignorance(state: &IntegrationState) -> Option<Reason> {
+    match state.overall() {
+        Some(Outcome::Unknown(reason)) => Some(reason),
+        _ => None,
+    }
+}
+
+fn suffering(tracked: &HashMap<String, Tracked>) -> Suffering {
+    let mut suffering = Suffering::default();
+    for entry in tracked.values() {
+        suffering.note(&entry.watched.tenant, None, ignorance(&entry.state));
+    }
+    suffering
+}
+
+fn never_probed(tracked: &HashMap<String, Tracked>) -> HashSet<String> {
+    tracked.iter().filter(|(_, entry)| entry.state.last_probe.is_none()).map(|(name, _)| name.clone()).collect()
 }
 
 /// Names, and tenants with client ids.
@@ -440,7 +540,7 @@ impl Tracked {
         };
         let causes = causes.filter(|c| c.members.contains(&watched.facts.name)).map(|c| c.key.clone()).collect();
         let watched = Arc::new(watched);
-        Self { state, tenant_guid, credentials: Vec::new(), alert, causes, watched: Arc::clone(&watched) }.watching(watched)
+        Self { state, tenant_guid, credentials: Vec::new(), alert, causes, probed: None, watched: Arc::clone(&watched) }.watching(watched)
     }
 
     /// The same with other properties. A check that was switched off leaves with its results.
@@ -482,6 +582,7 @@ impl Tracked {
             undeliverable: None,
             by: None,
             origin: None,
+            affected: None,
         }
     }
 }
@@ -512,14 +613,18 @@ fn notify(alert: &str, sequence: u32, people: &[String], story: &Story, kind: im
 fn remember(causes: &mut HashMap<String, Cause>, change: CauseChange, integration: &str) {
     match change {
         CauseChange::Open(cause) => drop(causes.insert(cause.key.clone(), *cause)),
-        CauseChange::Join(key) => {
+        CauseChange::Join(key, change) => {
             if let Some(cause) = causes.get_mut(&key) {
-                cause.members.push(integration.to_owned());
+                let (progress, story) = *change;
+                cause.members.insert(integration.to_owned());
+                cause.progress = progress;
+                cause.story = story.unwrap_or_else(|| cause.story.clone());
             }
         }
-        CauseChange::Leave(key) => {
+        CauseChange::Leave(key, named_left) => {
             if let Some(cause) = causes.get_mut(&key) {
-                cause.members.retain(|m| m != integration);
+                cause.members.remove(integration);
+                cause.progress.named_left = named_left.or(cause.progress.named_left);
             }
         }
         CauseChange::Close(key) => drop(causes.remove(&key)),
@@ -527,7 +632,7 @@ fn remember(causes: &mut HashMap<String, Cause>, change: CauseChange, integratio
 }
 
 /// One line for every change worth reading; probes that change nothing are silent.
-fn log_changes(name: &str, before: &IntegrationState, after: &IntegrationState) {
+fn log_checks(name: &str, before: &IntegrationState, after: &IntegrationState) {
     for check in &after.checks {
         let old = before.check(check.check).map(|c| c.outcome);
         if old == Some(check.outcome) {
@@ -550,7 +655,10 @@ fn log_changes(name: &str, before: &IntegrationState, after: &IntegrationState) 
             ),
         }
     }
-    match (before.verdict, after.verdict) {
+}
+
+fn log_verdict(name: &str, before: Verdict, after: Verdict) {
+    match (before, after) {
         (old, new) if old == new => {}
         (_, Verdict::Broken { reason, .. }) => {
             tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken");

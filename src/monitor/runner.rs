@@ -93,8 +93,11 @@ pub struct Shift {
     pub changed: usize,
 }
 
-/// A clock that jumps must not make the loop sleep through a slot.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// The loop goes round at least so often: that is how it is known to be alive, and how a clock that was set is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// A wall clock that moves by so much at once was set by somebody; less is the work of NTP.
+const STEP_MS: i64 = 2_000;
 
 /// Probes the fleet. Cheap to clone.
 #[derive(Clone)]
@@ -113,6 +116,8 @@ struct Inner {
     proofs: Mutex<HashMap<String, Proving>>,
     /// When the loop last went round.
     beat: Mutex<Instant>,
+    /// How far the wall clock was ahead of the steady one, in milliseconds.
+    offset: Mutex<i64>,
 }
 
 impl std::fmt::Debug for Monitor {
@@ -126,7 +131,8 @@ impl Monitor {
     pub fn new(schedule: Schedule, setup: Setup, evaluator: Evaluator, families: Families, clock: Clock) -> Self {
         let (schedule, setup) = (Mutex::new(schedule), RwLock::new(Arc::new(setup)));
         let (nudge, ended, proofs, beat) = (Notify::new(), Notify::new(), Mutex::default(), Mutex::new(Instant::now()));
-        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, proofs, beat }) }
+        let offset = Mutex::new(clock.now().0 - clock.steady().0);
+        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, proofs, beat, offset }) }
     }
 
     fn setup(&self) -> Arc<Setup> {
@@ -144,9 +150,9 @@ impl Monitor {
         let differs = |name: &&String| setup.targets.get(*name) != earlier.targets.get(*name);
         let changed: HashSet<String> = setup.targets.keys().filter(differs).cloned().collect();
         let queue: Vec<(String, String)> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
-        let swap = || {
+        let swap = |never_probed: &HashSet<String>| {
             self.proofs().retain(|name, _| setup.targets.contains_key(name));
-            self.schedule().reconfigure(change.schedule, queue, &changed, self.inner.clock.now());
+            self.schedule().reconfigure(change.schedule, queue, (&changed, never_probed), self.inner.clock.steady());
             *self.inner.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         };
         self.inner.evaluator.reconfigure(change.policy, change.watched, swap).await?;
@@ -169,7 +175,7 @@ impl Monitor {
         if !self.setup().targets.contains_key(name) {
             return;
         }
-        let now = self.inner.clock.now();
+        let now = self.inner.clock.steady();
         self.proofs().insert(name.to_owned(), Proving { since: now, seen: false });
         self.schedule().follow(name, &PROOF.map(|pause| now.plus(pause)));
         self.inner.nudge.notify_one();
@@ -177,23 +183,21 @@ impl Monitor {
 
     /// Probes an integration now, out of turn.
     pub fn probe_soon(&self, name: &str) {
-        self.schedule().follow(name, &[self.inner.clock.now()]);
+        self.schedule().follow(name, &[self.inner.clock.steady()]);
         self.inner.nudge.notify_one();
     }
 
     /// Probes an integration now, out of turn, and waits until a probe that began afterwards has ended; not longer than two probes may take.
     pub async fn probe_now(&self, name: &str) {
-        let asked = self.inner.clock.now();
+        let asked = self.inner.clock.steady();
         self.schedule().follow(name, &[asked]);
         self.inner.nudge.notify_one();
         let ended = async {
             loop {
                 let wait = self.inner.ended.notified();
-                let state = self.inner.evaluator.state(name);
                 // An older probe may still have been in flight.
-                // Both are cut to whole milliseconds.
-                let begun = |at: Timestamp, length: Duration| at.0 - i64::try_from(length.as_millis()).unwrap_or(0) + 2;
-                if state.is_none_or(|s| s.last_probe.is_some_and(|at| begun(at, s.duration) >= asked.0)) {
+                let is_there = self.setup().targets.contains_key(name);
+                if !is_there || self.schedule().last_started(name).is_some_and(|started| started >= asked) {
                     break;
                 }
                 wait.await;
@@ -202,9 +206,29 @@ impl Monitor {
         drop(tokio::time::timeout(2 * self.setup().rhythm.timeout, ended).await);
     }
 
+    /// Until when an integration waits because its tenant asked for a pause (`Retry-After`).
+    pub fn paused_until(&self, name: &str) -> Option<Timestamp> {
+        let clock = &self.inner.clock;
+        self.schedule().paused_until(name, clock.steady()).map(|until| clock.wall_at(until))
+    }
+
+    /// Somebody has set the wall clock. Nothing that waits is disturbed, because it waits on the other clock; what is remembered is made
+    /// to agree.
+    fn notice_step(&self) {
+        let offset = self.inner.clock.now().0 - self.inner.clock.steady().0;
+        let before = std::mem::replace(&mut *self.inner.offset.lock().unwrap_or_else(PoisonError::into_inner), offset);
+        let step = offset - before;
+        if step.abs() < STEP_MS {
+            return;
+        }
+        let direction = if step > 0 { "ahead" } else { "back" };
+        tracing::warn!(seconds = step.abs() / 1000, direction, "the clock of this machine was set");
+        self.inner.evaluator.heal(self.inner.clock.now());
+    }
+
     /// Whether the loop goes round as it should.
     pub fn is_alive(&self) -> bool {
-        self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < 2 * LONGEST_SLEEP
+        self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < 6 * LONGEST_SLEEP
     }
 
     /// How many integrations are probed.
@@ -214,7 +238,7 @@ impl Monitor {
 
     /// When an integration is probed next.
     pub fn next_probe(&self, name: &str) -> Option<Timestamp> {
-        self.schedule().due(name)
+        self.schedule().due(name).map(|due| self.inner.clock.wall_at(due))
     }
 
     /// Whether an integration is being proved, and if so whether a probe that began afterwards has ended.
@@ -248,7 +272,8 @@ impl Monitor {
         let mut probes = JoinSet::new();
         loop {
             *self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            let now = self.inner.clock.now();
+            self.notice_step();
+            let now = self.inner.clock.steady();
             let concurrency = self.setup().rhythm.concurrency;
             let started = self.schedule().start(concurrency, now);
             for (name, due) in started {
@@ -272,41 +297,51 @@ impl Monitor {
         while probes.join_next().await.is_some() {}
     }
 
-    /// Lives through the time until `end` on a manual clock: every probe that falls due, one after the other.
+    /// Lives through the time until `end` (of the steady clock) on a manual clock: every probe that falls due, one after the other.
     pub async fn run_until(&self, end: Timestamp) {
+        let clock = &self.inner.clock;
         loop {
+            self.notice_step();
             let next = self.schedule().next().filter(|next| *next <= end);
             let Some(next) = next else { break };
-            self.inner.clock.set(next.max(self.inner.clock.now()));
-            let started = self.schedule().start(1, self.inner.clock.now());
+            clock.set(next.max(clock.steady()));
+            let started = self.schedule().start(1, clock.steady());
             for (name, due) in started {
                 self.probe(&name, due).await;
             }
         }
-        self.inner.clock.set(end.max(self.inner.clock.now()));
+        clock.set(end.max(clock.steady()));
     }
 
     /// One probe, from evidence to verdict.
     async fn probe(&self, name: &str, due: Timestamp) {
         let (inner, setup) = (&self.inner, self.setup());
-        let Some(target) = setup.targets.get(name) else { return self.schedule().lost(name, inner.clock.now()) };
-        let (started, stopwatch) = (inner.clock.now(), Instant::now());
+        let clock = &inner.clock;
+        let Some(target) = setup.targets.get(name) else { return self.schedule().lost(name, clock.steady()) };
+        let (started, stopwatch) = (clock.steady(), Instant::now());
         let probed = setup.prober.probe(target, inner.evaluator.wants_tenant_guid(name), setup.rhythm.timeout).await;
         let steady = inner.evaluator.steady().await;
         if self.setup().targets.get(name) != Some(target) {
-            self.schedule().lost(name, inner.clock.now());
+            self.schedule().lost(name, clock.steady());
             inner.nudge.notify_one();
             inner.ended.notify_waiters();
             return;
         }
         let diagnosis = diagnose(&target.profile, &probed.evidence);
-        let (duration, now) = (stopwatch.elapsed(), inner.clock.now());
+        let duration = stopwatch.elapsed();
         let proving = self.proofs().get(name).copied();
         let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started.since(p.since) >= PROOF[PROOF.len() - 1]));
         // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
-        let spare = proving.is_some() && !owed.is_some_and(|(_, last)| last);
-        let seen = Seen { tenant_guid: probed.tenant_guid, credentials: target.credential_expiries(), duration, spare };
-        let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, now).await;
+        let grace = proving.is_some() && !owed.is_some_and(|(_, last)| last);
+        let seen = Seen {
+            tenant_guid: probed.tenant_guid,
+            credentials: target.credential_expiries(),
+            duration,
+            steady: clock.steady(),
+            grace,
+            renewed: owed.is_some(),
+        };
+        let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, clock.now()).await;
         drop(steady);
         if let Some(owed) = owed {
             self.proved(&setup, target, &probed.evidence, diagnosis.overall() == Outcome::Pass, owed).await;
@@ -315,7 +350,7 @@ impl Monitor {
         inner.families.probe(diagnosis.overall(), duration, started.since(due));
         let trouble = probed.evidence.faults().iter().any(|f| f.reason.is_upstream_trouble());
         let ended = Ended { history, retry_after: probed.evidence.retry_after(), trouble, started };
-        self.schedule().ended(name, ended, inner.clock.now());
+        self.schedule().ended(name, ended, clock.steady());
         inner.nudge.notify_one();
         inner.ended.notify_waiters();
     }

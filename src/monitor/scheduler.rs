@@ -1,6 +1,7 @@
-//! Who is due: a queue in memory, rebuilt from names alone after a restart. Knows no clock; time is an argument.
+//! Who is due: a queue in memory, rebuilt from names alone after a restart. Knows no clock; time is an argument, and it is the time of a
+//! clock that nobody sets.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::domain::{History, Pace, SchedulePolicy, Timestamp, first_due, next_due};
@@ -10,6 +11,8 @@ use crate::domain::{History, Pace, SchedulePolicy, Timestamp, first_due, next_du
 struct Place {
     tenant: String,
     due: Timestamp,
+    /// When the last probe that has ended was started.
+    started: Option<Timestamp>,
 }
 
 /// A probe that ended, as the schedule sees it.
@@ -34,45 +37,62 @@ pub struct Schedule {
     policy: SchedulePolicy,
     places: HashMap<String, Place>,
     queue: BTreeSet<(Timestamp, String)>,
+    /// Integrations of which no result is known: they are probed as soon as there is room, behind those that are due.
+    fresh: VecDeque<String>,
     in_flight: HashSet<String>,
     paused: HashMap<String, Timestamp>,
     /// Moments at which an integration is probed out of turn, in order.
     followed: HashMap<String, Vec<Timestamp>>,
+    /// A person asked for their next probe: it is made once although the tenant asked for a pause.
+    insisted: HashSet<String>,
     pace: Pace,
 }
 
 impl Schedule {
-    /// A queue of integrations (name, tenant), each in its own slot.
-    pub fn new(policy: SchedulePolicy, integrations: impl IntoIterator<Item = (String, String)>, now: Timestamp) -> Self {
+    /// A queue of integrations (name, tenant), each in its own slot; those in `fresh` come as soon as there is room.
+    pub fn new(
+        policy: SchedulePolicy,
+        integrations: impl IntoIterator<Item = (String, String)>,
+        fresh: &HashSet<String>,
+        now: Timestamp,
+    ) -> Self {
         let mut schedule = Self {
             policy,
             places: HashMap::new(),
             queue: BTreeSet::new(),
+            fresh: VecDeque::new(),
             in_flight: HashSet::new(),
             paused: HashMap::new(),
             followed: HashMap::new(),
+            insisted: HashSet::new(),
             pace: Pace::default(),
         };
         for (name, tenant) in integrations {
+            if fresh.contains(&name) {
+                schedule.places.insert(name.clone(), Place { tenant, due: now, started: None });
+                schedule.fresh.push_back(name);
+                continue;
+            }
             let due = first_due(&name, &policy, now);
             schedule.queue.insert((due, name.clone()));
-            schedule.places.insert(name, Place { tenant, due });
+            schedule.places.insert(name, Place { tenant, due, started: None });
         }
         schedule
     }
 
-    /// Queues these integrations (name, tenant) and no others. Whoever is new is probed soon, and whoever is named in `changed` is, too: one
-    /// at once, some spread over the retry interval, a big fleet over its interval. Probes in flight go on.
+    /// Queues these integrations (name, tenant) and no others. Those in `fresh` come as soon as there is room; whoever is named in `changed`
+    /// besides is probed soon: one at once, some spread over the retry interval, a big fleet over its interval. Probes in flight go on.
     pub fn reconfigure(
         &mut self,
         policy: SchedulePolicy,
         integrations: impl IntoIterator<Item = (String, String)>,
-        changed: &HashSet<String>,
+        (changed, fresh): (&HashSet<String>, &HashSet<String>),
         now: Timestamp,
     ) {
         let moved = policy != self.policy;
         self.policy = policy;
         self.queue.clear();
+        self.fresh.clear();
         let mut earlier = std::mem::take(&mut self.places);
         let mut soon = Vec::new();
         for (name, tenant) in integrations {
@@ -81,14 +101,18 @@ impl Schedule {
                 Some(place) if !moved => place.due,
                 _ => first_due(&name, &policy, now),
             };
-            // What was asked for is not forgotten because the rhythm has changed.
-            let due = self.followed.get(&name).and_then(|moments| moments.first()).map_or(due, |moment| due.min(*moment));
-            if old.is_none() || changed.contains(&name) {
+            // What was asked for is not forgotten because the intervals have changed.
+            let asked = self.followed.get(&name).and_then(|moments| moments.first());
+            let due = asked.map_or(due, |moment| due.min(*moment));
+            if fresh.contains(&name) && asked.is_none() {
+                self.fresh.push_back(name.clone());
+            } else if old.is_none() || changed.contains(&name) {
                 soon.push(name.clone());
             }
-            self.places.insert(name, Place { tenant, due });
+            self.places.insert(name, Place { tenant, due, started: old.and_then(|place| place.started) });
         }
         self.followed.retain(|name, _| self.places.contains_key(name));
+        self.insisted.retain(|name| self.places.contains_key(name));
         let fleet = u32::try_from(self.places.len().max(1)).unwrap_or(u32::MAX);
         let few = u32::try_from(soon.len().max(1)).unwrap_or(u32::MAX);
         let step = (policy.retry_interval / few).max((policy.interval / fleet).min(GENTLE));
@@ -97,8 +121,10 @@ impl Schedule {
                 p.due = p.due.min(now.plus(step.saturating_mul(place)));
             }
         }
-        let waiting = self.places.iter().filter(|(name, _)| !self.in_flight.contains(*name));
+        let fresh: HashSet<&String> = self.fresh.iter().collect();
+        let waiting = self.places.iter().filter(|(name, _)| !self.in_flight.contains(*name) && !fresh.contains(name));
         self.queue.extend(waiting.map(|(name, place)| (place.due, name.clone())));
+        self.fresh.retain(|name| !self.in_flight.contains(name));
     }
 
     /// A probe ended that says nothing of what is configured now: another one follows at once, if there still is one to follow.
@@ -108,31 +134,61 @@ impl Schedule {
     }
 
     /// Takes the integrations that are due, the longest waiting first, with the moment each was due at; no more than may be in
-    /// flight. A tenant that asked for a pause gets it.
+    /// flight. A tenant that asked for a pause gets it, but for what a person asks for once. Where there is room left, those come of which
+    /// nothing is known.
     pub fn start(&mut self, concurrency: usize, now: Timestamp) -> Vec<(String, Timestamp)> {
         let mut started = Vec::new();
         let room = self.pace.concurrency(concurrency).saturating_sub(self.in_flight.len());
         while started.len() < room {
-            let Some((due, name)) = self.queue.first().cloned().filter(|(due, _)| *due <= now) else { break };
-            self.queue.pop_first();
-            let tenant = self.places.get(&name).map(|p| p.tenant.clone()).unwrap_or_default();
-            if let Some(until) = self.paused.get(&tenant).copied() {
-                if until > now {
-                    self.put(&name, until);
-                    continue;
-                }
-                self.paused.remove(&tenant);
+            let Some((due, name)) = self.next_waiting(now) else { break };
+            if let Some(until) = self.pause(&name, now).filter(|_| !self.insisted.contains(&name)) {
+                self.put(&name, until);
+                continue;
             }
+            self.insisted.remove(&name);
             self.in_flight.insert(name.clone());
             started.push((name, due));
         }
         started
     }
 
+    /// The next one that is due, otherwise one of which nothing is known.
+    fn next_waiting(&mut self, now: Timestamp) -> Option<(Timestamp, String)> {
+        if self.queue.first().is_some_and(|(due, _)| *due <= now) {
+            return self.queue.pop_first();
+        }
+        let name = self.fresh.pop_front()?;
+        let due = self.places.get(&name).map_or(now, |place| place.due);
+        Some((due.min(now), name))
+    }
+
+    /// Until when an integration's tenant asked for a pause.
+    fn pause(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
+        let tenant = &self.places.get(name)?.tenant;
+        let until = *self.paused.get(tenant)?;
+        if until <= now {
+            self.paused.remove(tenant);
+            return None;
+        }
+        Some(until)
+    }
+
+    /// Until when an integration waits because its tenant asked for a pause.
+    pub fn paused_until(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
+        self.places.get(name).and_then(|place| self.paused.get(&place.tenant)).copied().filter(|until| *until > now)
+    }
+
+    /// When the last probe of an integration that has ended was started.
+    pub fn last_started(&self, name: &str) -> Option<Timestamp> {
+        self.places.get(name)?.started
+    }
+
     /// Notes that a probe ended and queues the next one.
     pub fn ended(&mut self, name: &str, ended: Ended, now: Timestamp) {
         self.in_flight.remove(name);
-        let Some(place) = self.places.get(name) else { return };
+        let Some(place) = self.places.get_mut(name) else { return };
+        place.started = Some(ended.started);
+        let place = place.clone();
         let before = self.pace.stretch();
         self.pace.record(&place.tenant, ended.trouble);
         let mut due = next_due(name, &self.policy, &ended.history, self.pace.stretch(), ended.started, now);
@@ -147,7 +203,8 @@ impl Schedule {
             let until = now.plus(wait);
             let paused = self.paused.entry(place.tenant.clone()).or_insert(until);
             *paused = (*paused).max(until);
-            due = due.max(*paused);
+            // What a person has asked for meanwhile is still made once.
+            due = if self.insisted.contains(name) { due } else { due.max(*paused) };
         }
         self.put(name, due);
         if before > 1 && self.pace.stretch() == 1 {
@@ -174,12 +231,15 @@ impl Schedule {
     }
 
     /// Probes an integration at these moments, besides its own and those that were asked for before. One that is in flight comes again
-    /// afterwards.
+    /// afterwards. A person asks for it: the first of these probes is made although the tenant has asked for a pause.
     pub fn follow(&mut self, name: &str, moments: &[Timestamp]) {
         let Some(place) = self.places.get(name) else { return };
         let (due, first) = (place.due, moments.first().copied());
-        if let Some(first) = first.filter(|first| *first < due && !self.in_flight.contains(name)) {
+        self.insisted.insert(name.to_owned());
+        let fresh = self.fresh.iter().position(|waiting| waiting == name);
+        if let Some(first) = first.filter(|first| (*first < due || fresh.is_some()) && !self.in_flight.contains(name)) {
             self.queue.remove(&(due, name.to_owned()));
+            fresh.map(|index| self.fresh.remove(index));
             self.put(name, first);
         }
         let followed = self.followed.entry(name.to_owned()).or_default();
@@ -198,9 +258,9 @@ impl Schedule {
         self.places.get(name).filter(|_| !self.in_flight.contains(name)).map(|p| p.due)
     }
 
-    /// When somebody is due next.
+    /// When somebody is due next: a moment in the past while somebody waits of whom nothing is known.
     pub fn next(&self) -> Option<Timestamp> {
-        self.queue.first().map(|(due, _)| *due)
+        if self.fresh.is_empty() { self.queue.first().map(|(due, _)| *due) } else { Some(Timestamp(i64::MIN)) }
     }
 
     /// Probes in flight.
@@ -225,7 +285,7 @@ mod tests {
     const START: Timestamp = Timestamp(1_700_000_000_000);
 
     fn fleet(size: usize) -> Schedule {
-        Schedule::new(POLICY, (0..size).map(|i| (format!("i{i}"), format!("t{}", i / 10))), START)
+        Schedule::new(POLICY, (0..size).map(|i| (format!("i{i}"), format!("t{}", i / 10))), &HashSet::new(), START)
     }
 
     fn well(started: Timestamp) -> Ended {
@@ -270,16 +330,15 @@ mod tests {
     #[test]
     fn a_tenant_gets_the_pause_it_asked_for() {
         let names = [("a", "t"), ("b", "t"), ("c", "u")];
-        let mut schedule = Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), START);
+        let mut schedule = Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), &HashSet::new(), START);
         let started = |schedule: &mut Schedule, now| schedule.start(10, now).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
         schedule.follow("a", &[START]);
         assert_eq!(started(&mut schedule, START), ["a"]);
-        schedule.follow("b", &[START]);
         schedule.follow("c", &[START]);
         schedule.ended("a", Ended { retry_after: Some(Duration::from_secs(900)), ..well(START) }, START);
-        assert_eq!(started(&mut schedule, START), ["c"], "the other integration of the tenant waits, too");
+        assert_eq!(started(&mut schedule, START), ["c"], "another tenant does not wait");
         let almost = START.plus(Duration::from_secs(899));
-        assert!(started(&mut schedule, almost).is_empty());
+        assert!(started(&mut schedule, almost).is_empty(), "the other integration of the tenant waits, too");
         let mut after = started(&mut schedule, START.plus(Duration::from_secs(900)));
         after.sort();
         assert_eq!(after, ["a", "b"]);
@@ -309,11 +368,12 @@ mod tests {
     #[test]
     fn the_fleet_changes_while_it_is_probed() {
         let named = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), "t".to_owned())).collect::<Vec<_>>();
-        let mut schedule = Schedule::new(POLICY, named(&["a", "b", "c"]), START);
+        let mut schedule = Schedule::new(POLICY, named(&["a", "b", "c"]), &HashSet::new(), START);
         let (a, b) = (schedule.due("a"), schedule.due("b"));
         schedule.follow("c", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1, "c is in flight");
-        schedule.reconfigure(POLICY, named(&["a", "b", "d", "e"]), &HashSet::from(["b".to_owned()]), START);
+        let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<HashSet<String>>();
+        schedule.reconfigure(POLICY, named(&["a", "b", "d", "e"]), (&set(&["b"]), &set(&["d"])), START);
         assert_eq!(schedule.due("a"), a, "who stays keeps its place");
         assert!(schedule.due("b") <= b);
         let second = START.plus(Duration::from_secs(1));
@@ -325,19 +385,58 @@ mod tests {
         schedule.lost("b", second);
         assert_eq!(schedule.start(10, second), [("b".to_owned(), second)]);
         // One that is in flight while it stays is neither forgotten nor probed twice at a time.
-        schedule.reconfigure(POLICY, named(&["b"]), &HashSet::from(["b".to_owned()]), second);
+        schedule.reconfigure(POLICY, named(&["b"]), (&set(&["b"]), &set(&[])), second);
         assert!(schedule.start(10, second).is_empty());
         schedule.ended("b", well(second), second);
         assert!(schedule.due("b").is_some());
     }
 
-    /// A big fleet that comes all at once is spread out.
+    /// Of whom nothing is known, that one is probed as soon as there is room, behind those that are due; the others keep their slots.
     #[test]
-    fn many_newcomers_do_not_come_at_once() {
-        let mut schedule = Schedule::new(POLICY, Vec::new(), START);
-        schedule.reconfigure(POLICY, (0..3_000).map(|i| (format!("i{i}"), "t".to_owned())), &HashSet::new(), START);
-        let first = schedule.start(10_000, START.plus(Duration::from_secs(10))).len();
-        assert!((50..300).contains(&first), "{first} within ten seconds: a hundred are their share");
+    fn those_of_which_nothing_is_known_come_as_soon_as_there_is_room() {
+        let names: Vec<(String, String)> = (0..30).map(|i| (format!("i{i}"), format!("t{i}"))).collect();
+        let fresh: HashSet<String> = (10..30).map(|i| format!("i{i}")).collect();
+        let mut schedule = Schedule::new(POLICY, names.clone(), &fresh, START);
+        let slots: Vec<_> = (0..10).map(|i| schedule.due(&format!("i{i}"))).collect();
+        schedule.follow("i3", &[START]);
+        assert!(schedule.next().is_some_and(|next| next <= START));
+        let first: Vec<String> = schedule.start(8, START).into_iter().map(|(name, _)| name).collect();
+        assert_eq!((first[0].as_str(), first.len()), ("i3", 8), "whoever is due comes first");
+        assert!(first[1..].iter().all(|name| fresh.contains(name)), "{first:?}");
+        for name in &first {
+            schedule.ended(name, well(START), START);
+        }
+        let (mut rounds, mut probed) = (0, first.len());
+        while schedule.next().is_some_and(|next| next <= START) {
+            let started = schedule.start(8, START);
+            probed += started.len();
+            rounds += 1;
+            started.iter().for_each(|(name, _)| schedule.ended(name, well(START), START));
+        }
+        assert_eq!((rounds, probed), (2, 21), "all of them, no more at once than may be");
+        let kept = (0..10).filter(|i| *i != 3).all(|i| schedule.due(&format!("i{i}")) == slots[i]);
+        assert!(kept, "the others keep their slots");
+        schedule.reconfigure(POLICY, names, (&HashSet::new(), &HashSet::from(["i5".to_owned()])), START);
+        assert_eq!(schedule.start(8, START), [("i5".to_owned(), START)], "nothing is known of it any more");
+    }
+
+    #[test]
+    fn what_a_person_asks_for_is_made_once_in_spite_of_a_pause() {
+        let mut schedule = Schedule::new(POLICY, [("a".to_owned(), "t".to_owned())], &HashSet::new(), START);
+        let at = |seconds| START.plus(Duration::from_secs(seconds));
+        let asked_to_wait = |started| Ended { retry_after: Some(Duration::from_secs(3600)), ..well(started) };
+        schedule.follow("a", &[START]);
+        assert_eq!(schedule.start(10, START).len(), 1);
+        schedule.ended("a", asked_to_wait(START), START);
+        assert_eq!((schedule.start(10, at(60)).len(), schedule.paused_until("a", at(60))), (0, Some(at(3600))));
+        schedule.follow("a", &[at(60), at(75)]);
+        assert_eq!(schedule.start(10, at(60)).len(), 1, "once");
+        schedule.ended("a", asked_to_wait(at(60)), at(60));
+        assert_eq!(schedule.start(10, at(80)).len(), 0, "and not again");
+        assert_eq!(schedule.start(10, at(3660)).len(), 1, "after the pause");
+        schedule.follow("a", &[at(3661)]);
+        schedule.ended("a", asked_to_wait(at(3660)), at(3662));
+        assert_eq!(schedule.start(10, at(3662)).len(), 1, "asked for while another probe was in flight");
     }
 
     #[test]

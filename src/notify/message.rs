@@ -130,6 +130,9 @@ impl<'a> Words<'a> {
             };
             facts.push((what, story.items.iter().map(|i| foreign(i, 80)).collect::<Vec<_>>().join(", ")));
         }
+        if let Some(affected) = story.affected {
+            facts.push(("Integrations that suffer from it", affected.to_string()));
+        }
         if let Some(until) = story.restorable_until {
             facts.push(("Can be restored until", moment(until)));
         }
@@ -296,6 +299,7 @@ pub fn sample_story(now: Timestamp) -> Story {
         undeliverable: None,
         by: None,
         origin: None,
+        affected: None,
     }
 }
 

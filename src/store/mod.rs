@@ -30,7 +30,7 @@ pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
 pub use notifications::{MailAbout, Queued};
 pub use rotation::{Rotated, rotate_key};
-pub use states::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
+pub use states::{CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 
 const MIGRATIONS: &[&str] = &[
@@ -38,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_reauthentication.sql"),
     include_str!("migrations/0003_mails_about.sql"),
     include_str!("migrations/0004_suspended.sql"),
+    include_str!("migrations/0008_causes.sql"),
 ];
 
 /// So many writes are committed together at most.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, LinkTarget, Outcome, PermissionState, Reason, Story,
-    Timestamp, Verdict,
+    Access, Blind, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, KnownGroup, LinkTarget, Named, Outcome,
+    PermissionState, Reason, Recent, Story, Timestamp, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -30,7 +30,34 @@ pub(super) struct StateRow {
     day: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     good_view: Option<GoodViewRow>,
+    #[serde(default)]
+    unknown_for_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    named: Option<(String, bool)>,
+    #[serde(default)]
+    exact: bool,
+    #[serde(default)]
+    alert_exact: bool,
+    #[serde(default)]
+    recent: String,
+    #[serde(default)]
+    flapping: bool,
+    #[serde(default)]
+    renewed: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    known_groups: Vec<KnownGroupRow>,
 }
+
+#[derive(Serialize, Deserialize)]
+struct KnownGroupRow {
+    name: String,
+    id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaced_by: Option<(String, i64)>,
+}
+
+/// Reason, since when, and for how many milliseconds.
+type BlindRow = (String, i64, u64);
 
 #[derive(Serialize, Deserialize)]
 struct GoodViewRow {
@@ -56,6 +83,8 @@ struct CheckRow {
     note: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     restorable_until: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blind: Option<BlindRow>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,12 +114,20 @@ pub(super) fn state_to_json(state: &IntegrationState) -> String {
         unknown_since: state.unknown_since.map(|t| t.0),
         candidate: state.candidate.map(|(r, n)| (r.label().to_owned(), n)),
         last_probe: state.last_probe.map(|t| t.0),
-        duration_ms: u64::try_from(state.duration.as_millis()).unwrap_or(u64::MAX),
+        duration_ms: millis(state.duration),
         groups_visible: state.groups_visible,
         permissions: state.permissions.iter().map(permission_row).collect(),
         reader_fault: state.reader_fault.map(|r| r.label().to_owned()),
         day: state.day.to_text(),
         good_view: state.good_view.as_ref().map(|v| GoodViewRow { groups: v.groups, required: v.required.clone() }),
+        unknown_for_ms: millis(state.unknown_for),
+        named: state.named.map(|n| (n.reason.label().to_owned(), n.exact)),
+        exact: state.exact,
+        alert_exact: state.alert_exact,
+        recent: state.recent.to_text(),
+        flapping: state.flapping,
+        renewed: state.renewed,
+        known_groups: state.known_groups.iter().map(known_group_row).collect(),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -119,7 +156,29 @@ pub(super) fn state_from_json(json: &str) -> Option<IntegrationState> {
         reader_fault: row.reader_fault.as_deref().and_then(Reason::from_label),
         day: Day::from_text(&row.day).unwrap_or_default(),
         good_view: row.good_view.map(|v| GoodView { groups: v.groups, required: v.required }),
+        unknown_for: Duration::from_millis(row.unknown_for_ms),
+        named: row.named.and_then(|(reason, exact)| Some(Named { reason: Reason::from_label(&reason)?, exact })),
+        exact: row.exact,
+        alert_exact: row.alert_exact,
+        recent: Recent::from_text(&row.recent),
+        flapping: row.flapping,
+        renewed: row.renewed,
+        known_groups: row.known_groups.into_iter().map(known_group).collect(),
     })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn known_group_row(group: &KnownGroup) -> KnownGroupRow {
+    let replaced_by = group.replaced_by.as_ref().map(|(id, since)| (id.clone(), since.0));
+    KnownGroupRow { name: group.name.clone(), id: group.id.clone(), replaced_by }
+}
+
+fn known_group(row: KnownGroupRow) -> KnownGroup {
+    let replaced_by = row.replaced_by.map(|(id, since)| (id, Timestamp(since)));
+    KnownGroup { name: row.name, id: row.id, replaced_by }
 }
 
 fn check_row(state: &CheckState) -> CheckRow {
@@ -136,6 +195,7 @@ fn check_row(state: &CheckState) -> CheckRow {
         request_id: details.request_id.clone(),
         note: details.note.clone(),
         restorable_until: details.restorable_until.map(|t| t.0),
+        blind: state.blind.map(|b| (b.reason.label().to_owned(), b.since.0, millis(b.waited))),
     }
 }
 
@@ -160,6 +220,10 @@ fn check_state(row: CheckRow) -> Option<CheckState> {
         since: Timestamp(row.since),
         success: row.success,
         last_success: row.last_success.map(Timestamp),
+        blind: row.blind.and_then(|(reason, since, waited)| {
+            let reason = Reason::from_label(&reason)?;
+            Some(Blind { reason, since: Timestamp(since), waited: Duration::from_millis(waited) })
+        }),
     })
 }
 
@@ -201,6 +265,8 @@ struct StoryRow {
     by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    affected: Option<u32>,
 }
 
 /// A story as JSON.
@@ -229,6 +295,7 @@ pub(super) fn story_to_json(story: &Story) -> String {
         undeliverable: story.undeliverable.clone(),
         by: story.by.clone(),
         origin: story.origin.clone(),
+        affected: story.affected,
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -260,5 +327,6 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         undeliverable: row.undeliverable,
         by: row.by,
         origin: row.origin,
+        affected: row.affected,
     })
 }

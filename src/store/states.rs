@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{state_from_json, state_to_json, story_from_json, story_to_json};
 use super::{Kind, Store, StoreError, notifications};
-use crate::domain::{IntegrationState, Notification, Reason, Story, Timestamp};
+use crate::domain::{Cause, IntegrationState, Notification, Progress, Reason, Story, Timestamp};
 
 /// An alert that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,32 +36,15 @@ pub struct SavedIntegration {
     pub alert: Option<OpenAlert>,
 }
 
-/// What operators were told of as one thing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
-    /// See [`crate::domain::cause_key`].
-    pub key: String,
-    /// The alert's id.
-    pub alert: String,
-    /// The common reason.
-    pub reason: Reason,
-    /// What was told.
-    pub story: Story,
-    /// When it was opened.
-    pub since: Timestamp,
-    /// Integrations that suffer from it.
-    pub members: Vec<String>,
-}
-
 /// A change to the causes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CauseChange {
     /// Opens a cause with its first member.
     Open(Box<Cause>),
-    /// One more suffers from it.
-    Join(String),
-    /// One fewer does.
-    Leave(String),
+    /// One more suffers from it: what the operators are notified of now, and the story of the mail if they are notified again.
+    Join(String, Box<(Progress, Option<Story>)>),
+    /// One fewer does; the moment, if it is the one that the last mail names.
+    Leave(String, Option<Timestamp>),
     /// Nobody does any more.
     Close(String),
 }
@@ -130,16 +113,20 @@ impl Store {
             let mut statement =
                 c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
             let integrations = statement.query_map([], saved_integration)?.collect::<Result<Vec<_>, _>>()?;
-            let mut statement = c.prepare("SELECT key, alert, reason, story, since FROM causes")?;
-            let causes =
-                statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get::<_, String>(3)?, r.get(4)?)))?;
+            let mut statement = c.prepare("SELECT key, alert, reason, story, since, notices, notified_at, size, named_left FROM causes")?;
+            let progress = |r: &rusqlite::Row<'_>| {
+                let (notified, named_left) = (Timestamp(r.get(6)?), r.get::<_, Option<i64>>(8)?.map(Timestamp));
+                Ok::<_, rusqlite::Error>(Progress { notices: r.get(5)?, notified, size: r.get(7)?, named_left })
+            };
+            let causes = statement
+                .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get::<_, String>(3)?, r.get(4)?, progress(r)?)))?;
             let mut members = c.prepare("SELECT integration FROM cause_members WHERE key = ?1")?;
             let mut loaded = Vec::new();
             for cause in causes {
-                let (key, alert, reason, story, since): (String, String, String, String, i64) = cause?;
+                let (key, alert, reason, story, since, progress): (String, String, String, String, i64, Progress) = cause?;
                 let (Some(reason), Some(story)) = (Reason::from_label(&reason), story_from_json(&story)) else { continue };
-                let members = members.query_map([&key], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?;
-                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since), members });
+                let members = members.query_map([&key], |r| r.get(0))?.collect::<Result<_, _>>()?;
+                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since), members, progress });
             }
             Ok((integrations, loaded))
         })
@@ -293,18 +280,45 @@ pub(super) fn save_event(c: &Connection, integration: &str, event: &Event) -> Re
 fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result<(), StoreError> {
     match change {
         CauseChange::Open(cause) => {
+            let progress = &cause.progress;
             c.execute(
-                "INSERT INTO causes (key, alert, reason, story, since) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (key) DO UPDATE SET alert = excluded.alert, reason = excluded.reason, story = excluded.story, since = excluded.since",
-                params![cause.key, cause.alert, cause.reason.label(), story_to_json(&cause.story), cause.since.0],
+                "INSERT INTO causes (key, alert, reason, story, since, notices, notified_at, size, named_left) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                 ON CONFLICT (key) DO UPDATE SET alert = excluded.alert, reason = excluded.reason, story = excluded.story, since = excluded.since,
+                     notices = excluded.notices, notified_at = excluded.notified_at, size = excluded.size, named_left = excluded.named_left",
+                params![
+                    cause.key,
+                    cause.alert,
+                    cause.reason.label(),
+                    story_to_json(&cause.story),
+                    cause.since.0,
+                    progress.notices,
+                    progress.notified.0,
+                    progress.size,
+                    progress.named_left.map(|at| at.0)
+                ],
             )?;
             c.execute("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)", params![cause.key, integration])?;
         }
-        CauseChange::Join(key) => {
-            c.execute("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)", params![key, integration])?;
+        CauseChange::Join(key, change) => {
+            let (progress, story) = &**change;
+            c.prepare_cached("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)")?.execute(params![key, integration])?;
+            c.prepare_cached(
+                "UPDATE causes SET notices = ?2, notified_at = ?3, size = ?4, named_left = ?5, story = coalesce(?6, story) WHERE key = ?1",
+            )?
+            .execute(params![
+                key,
+                progress.notices,
+                progress.notified.0,
+                progress.size,
+                progress.named_left.map(|at| at.0),
+                story.as_ref().map(story_to_json)
+            ])?;
         }
-        CauseChange::Leave(key) => {
-            c.execute("DELETE FROM cause_members WHERE key = ?1 AND integration = ?2", params![key, integration])?;
+        CauseChange::Leave(key, named_left) => {
+            c.prepare_cached("DELETE FROM cause_members WHERE key = ?1 AND integration = ?2")?.execute(params![key, integration])?;
+            if let Some(at) = named_left {
+                c.execute("UPDATE causes SET named_left = ?2 WHERE key = ?1", params![key, at.0])?;
+            }
         }
         CauseChange::Close(key) => {
             c.execute("DELETE FROM causes WHERE key = ?1", params![key])?;

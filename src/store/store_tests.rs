@@ -1,9 +1,11 @@
 //! The store on real files.
 
+use std::collections::HashSet;
+
 use tempfile::TempDir;
 
 use super::*;
-use crate::domain::{Access, IntegrationState, LinkTarget, MailKind, Notification, Reason, Story, Timestamp, Verdict};
+use crate::domain::{Access, Cause, IntegrationState, LinkTarget, MailKind, Notification, Progress, Reason, Story, Timestamp, Verdict};
 use crate::secret::Secret;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -40,6 +42,7 @@ fn story() -> Story {
         undeliverable: None,
         by: None,
         origin: None,
+        affected: None,
     }
 }
 
@@ -69,20 +72,22 @@ async fn what_a_probe_changes_survives() {
         reason: Reason::ClientCredentialExpired,
         story: story(),
         since: NOW,
-        members: vec!["acme".to_owned()],
+        members: HashSet::from(["acme".to_owned()]),
+        progress: Progress::opened(NOW),
     };
+    let grown = Progress { notices: 2, size: 2, named_left: None, notified: Timestamp(NOW.0 + 5) };
     let written = record(
         vec![notification(0, "ada@example.com")],
-        vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join("app:x".to_owned())],
+        vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join("app:x".to_owned(), Box::new((grown.clone(), None)))],
     );
     open(&folder).expect("a new database").save_probe(written.clone()).await.expect("saved");
     let store = open(&folder).expect("the same database");
-    assert_eq!(store.load().await.expect("loaded"), (vec![written.integration.clone()], vec![cause]));
+    assert_eq!(store.load().await.expect("loaded"), (vec![written.integration.clone()], vec![Cause { progress: grown, ..cause }]));
     assert_eq!(store.events("acme").await.expect("events"), written.events);
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert_eq!(due.iter().map(|q| &q.notification).collect::<Vec<_>>(), [&written.notifications[0]]);
     store
-        .save_probe(record(vec![], vec![CauseChange::Leave("app:x".to_owned()), CauseChange::Close("app:x".to_owned())]))
+        .save_probe(record(vec![], vec![CauseChange::Leave("app:x".to_owned(), Some(NOW)), CauseChange::Close("app:x".to_owned())]))
         .await
         .expect("saved");
     assert_eq!(store.load().await.expect("loaded").1, vec![]);

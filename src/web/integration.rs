@@ -14,7 +14,7 @@ use super::server::Served;
 use super::shell::{Notice, Shell, html};
 use super::status::{Pill, Strip, When, private, state_word};
 use crate::clock::{ago, moment};
-use crate::domain::{Access, Audience, CheckState, Day, Health, PermissionState, Reason, Timestamp};
+use crate::domain::{Access, Audience, Check, CheckState, Day, Health, Outcome, PermissionState, Reason, Timestamp};
 use crate::reauth::DeliveryState;
 
 /// What the monitor holds of an integration.
@@ -36,10 +36,14 @@ pub struct Detail {
     pub access: Access,
     /// Name of its directory reader.
     pub reader: Option<String>,
+    /// Why the reader cannot read, if it cannot.
+    pub reader_fault: Option<Reason>,
     /// Configured labels.
     pub labels: Vec<(String, String)>,
     /// What is held to be true of it.
     pub health: Health,
+    /// The enabled checks.
+    pub enabled: Vec<Check>,
     /// What the last probe saw, check by check.
     pub checks: Vec<CheckState>,
     /// Required permissions as last known.
@@ -102,6 +106,7 @@ struct CheckLine {
     pill: Pill,
     question: &'static str,
     sentence: Option<&'static str>,
+    reason: Option<ReasonLine>,
     advice: Option<String>,
     evidence: Vec<(&'static str, String)>,
     since: When,
@@ -136,6 +141,8 @@ struct IntegrationPage<'d> {
     detail: &'d Detail,
     headline: String,
     since: Option<When>,
+    reader: Option<ReasonLine>,
+    waits_until: Option<When>,
     checks: Vec<CheckLine>,
     strip: Strip,
     last: Option<When>,
@@ -170,11 +177,7 @@ fn page<'d>(
     now: Timestamp,
 ) -> IntegrationPage<'d> {
     let when = |at| When::of(at, now);
-    let (headline, since) = match detail.health {
-        Health::Working => ("All checks pass.".to_owned(), None),
-        Health::Broken { reason, since } => (reason.sentence().to_owned(), Some(when(since))),
-        Health::Unknown { .. } => ("Not enough is known yet.".to_owned(), None),
-    };
+    let since = if let Health::Broken { since, .. } = detail.health { Some(when(since)) } else { None };
     let events = records.events.into_iter().map(|(kind, at, detail)| EventLine { what: event_words(&kind, &detail), at: when(at) });
     let mails = records.mails.into_iter().map(|mail| MailLine {
         fate: match (mail.sent, mail.given_up) {
@@ -190,12 +193,14 @@ fn page<'d>(
         root: "../",
         name,
         icon: state_word(detail.health),
-        headline,
+        headline: headline(detail),
         since,
+        reader: detail.reader_fault.map(ReasonLine::of),
         checks: check_lines(&detail.checks, &detail.app, now),
         strip: Strip::of(&detail.day, now),
         last: detail.last_probe.map(when),
         next: (served.monitor.next_probe)(name).map(when),
+        waits_until: (served.monitor.paused_until)(name).map(when),
         token: records.token.map(|(source, at, by)| (source, when(at), by)),
         token_file: records.token_file,
         delivery: delivery.map(|d| delivery_words(&d, now)),
@@ -207,6 +212,44 @@ fn page<'d>(
         telemetry_path: format!("../{}", served.process.options.telemetry_path.trim_start_matches('/')),
     }
 }
+
+/// What stands on top. Nothing is said to pass while a check is unknown.
+fn headline(detail: &Detail) -> String {
+    let (unknown, failing): (Vec<&CheckState>, Vec<&CheckState>) = {
+        let not_passing = detail.checks.iter().filter(|c| c.outcome != Outcome::Pass);
+        not_passing.partition(|c| matches!(c.outcome, Outcome::Unknown(_)))
+    };
+    match (detail.health, failing.first().and_then(|c| c.outcome.reason())) {
+        (Health::Broken { reason, .. }, _) => reason.sentence().to_owned(),
+        (_, Some(reason)) => format!("Seen in the last probe: {} It counts once it is seen again.", reason.sentence()),
+        (Health::Working, None) => "All checks pass.".to_owned(),
+        (Health::Unknown { .. }, None) if detail.checks.is_empty() => "Not probed yet.".to_owned(),
+        (Health::Unknown { .. }, None) => {
+            let known: Vec<Check> = detail.checks.iter().map(|c| c.check).collect();
+            let never_run = detail.enabled.iter().filter(|c| !known.contains(c)).map(|c| c.title());
+            let names: Vec<&str> = unknown.iter().map(|c| c.check.title()).chain(never_run).collect();
+            format!("Not known now: {}.", names.join(", "))
+        }
+    }
+}
+
+/// A reason beside its words: its label, as in the metrics, and its runbook.
+struct ReasonLine {
+    label: &'static str,
+    sentence: &'static str,
+    advice: &'static str,
+    runbook: String,
+}
+
+impl ReasonLine {
+    fn of(reason: Reason) -> Self {
+        let label = reason.label();
+        Self { label, sentence: reason.sentence(), advice: reason.advice(), runbook: format!("{RUNBOOKS}{label}.md") }
+    }
+}
+
+/// Where the runbooks are, as in `dashboards/rules.yml`.
+const RUNBOOKS: &str = "https://github.com/consentry/consentry/blob/main/docs/runbooks/";
 
 /// What became of the renewed token at the product that uses it.
 fn delivery_words(state: &DeliveryState, now: Timestamp) -> String {
@@ -251,6 +294,7 @@ fn check_line(state: &CheckState, said: bool, app: &str, now: Timestamp) -> Chec
     CheckLine {
         pill: Pill::of(state.check, state.outcome),
         question: question(state.check),
+        reason: reason.map(ReasonLine::of),
         sentence: reason.map(|r| if said { "For the same reason." } else { r.sentence() }),
         advice: reason.filter(|_| !said).map(what_to_do),
         evidence,

@@ -83,6 +83,8 @@ pub struct Lookup {
     pub rows: Box<dyn Fn() -> Vec<Row> + Send + Sync>,
     /// When an integration is probed next.
     pub next_probe: Box<FindBy<Timestamp>>,
+    /// Until when an integration waits because its tenant asked for a pause.
+    pub paused_until: Box<FindBy<Timestamp>>,
     /// Everything that is known of an integration.
     pub detail: Box<FindBy<Detail>>,
     /// What the database remembers of an integration.

@@ -24,5 +24,6 @@ mod reload;
 mod secrets;
 mod systemd;
 mod tools;
+mod truth;
 mod visitor;
 mod web_config;

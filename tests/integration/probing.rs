@@ -158,7 +158,7 @@ async fn states_survive_a_restart() {
     assert_eq!(events.iter().map(|e| (e.kind.as_str(), e.detail.as_str())).next(), Some(("broken", Reason::AppDeleted.label())));
 }
 
-/// A week in seconds: 2,016 probes an integration, nothing told, nothing lost.
+/// A week in seconds: a probe at once and 2,016 in its slots, nobody notified, nothing lost.
 #[tokio::test]
 async fn a_simulated_week() {
     let simulator = crate::harness::tenants(entra_sim::Options::default()).await;
@@ -170,7 +170,7 @@ async fn a_simulated_week() {
         fleet.pass(24 * 60 * MINUTE).await;
     }
     assert_eq!((fleet.up("northwind").as_deref(), fleet.told()), (Some("1"), vec![]));
-    let passed = "consentry_probes_total{result=\"pass\"} 2016";
+    let passed = "consentry_probes_total{result=\"pass\"} 2017";
     assert!(fleet.exposition().lines().any(|l| l == passed), "{passed}");
 }
 

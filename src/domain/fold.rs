@@ -1,0 +1,265 @@
+//! From probe to probe: folding results into what is known of an integration.
+
+use std::time::Duration;
+
+use super::diagnose::{CheckResult, Diagnosis, Outcome, PermissionState};
+use super::evidence::RequiredGroup;
+use super::reason::{Audience, Check, Reason};
+use super::time::Timestamp;
+use super::verdict::{Blind, CheckState, GoodView, IntegrationState, KnownGroup, Named, Thresholds, Verdict};
+
+/// The end of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeEnd {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Its length.
+    pub duration: Duration,
+    /// Time since the probe before, counted on a clock that nobody sets. Zero for the first.
+    pub elapsed: Duration,
+    /// The integration was re-authenticated before this probe began, and no good probe has been seen since.
+    pub renewed: bool,
+}
+
+/// The state after one more probe.
+pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, probe: &ProbeEnd, thresholds: Thresholds) -> IntegrationState {
+    let now = probe.at;
+    let checks: Vec<CheckState> = diagnosis.checks.iter().map(|result| fold_check(old.check(result.check), result, probe)).collect();
+    let known_groups = fold_groups(&old.known_groups, &diagnosis.required_groups, now);
+    let good_view = good_view(&checks, diagnosis).or(old.good_view);
+    let mut state = IntegrationState {
+        checks,
+        known_groups,
+        good_view,
+        last_probe: Some(now),
+        duration: probe.duration,
+        groups_visible: diagnosis.groups_visible.or(old.groups_visible),
+        day: old.day.noted(diagnosis.overall(), now),
+        permissions: fold_permissions(&old.permissions, &diagnosis.permissions),
+        reader_fault: if diagnosis.directory_silent { old.reader_fault } else { diagnosis.reader_fault.as_ref().map(|f| f.reason) },
+        renewed: old.renewed || probe.renewed,
+        ..old
+    };
+    match judged(&state, thresholds.lasting) {
+        Judged::Pass => fold_pass(&mut state, thresholds),
+        Judged::Fail(reason) => {
+            state.recent = state.recent.with(false);
+            let since = fold_row(&mut state, now);
+            let seen = Named { reason, exact: diagnosis.exact };
+            state.verdict = fold_failure(&mut state, seen, since, thresholds, diagnosis.directory_silent);
+        }
+        Judged::Lasting(blind) => {
+            fold_row(&mut state, blind.since);
+            state.failures = state.failures.max(thresholds.failure);
+            let seen = Named { reason: blind.reason, exact: false };
+            state.verdict = fold_failure(&mut state, seen, blind.since, thresholds, diagnosis.directory_silent);
+        }
+        // Not knowing is no news: it neither confirms nor ends a failure.
+        Judged::Unknown => {
+            state.unknowns = state.unknowns.saturating_add(1);
+            state.unknown_for = match state.unknown_since {
+                Some(_) => state.unknown_for.saturating_add(probe.elapsed),
+                None => Duration::ZERO,
+            };
+            state.unknown_since.get_or_insert(now);
+        }
+    }
+    state
+}
+
+/// A state in which a failure is seen but not counted: shortly after a re-authentication, consent is still spreading through
+/// Entra, and neither confirms a failure nor changes what is held to be true.
+pub fn within_grace_period(before: &IntegrationState, after: IntegrationState) -> IntegrationState {
+    let fails = matches!(after.overall(), Some(Outcome::Fail(_)));
+    if !fails && after.verdict == before.verdict || after.overall() == Some(Outcome::Pass) {
+        return after;
+    }
+    IntegrationState {
+        verdict: before.verdict,
+        exact: before.exact,
+        named: before.named,
+        failures: before.failures,
+        failing_since: before.failing_since,
+        candidate: before.candidate,
+        recent: before.recent,
+        flapping: before.flapping,
+        ..after
+    }
+}
+
+/// What a probe says of the integration as a whole.
+enum Judged {
+    Pass,
+    Fail(Reason),
+    /// Nothing could be learnt for so long, for a reason of the admins', that it counts as failing.
+    Lasting(Blind),
+    Unknown,
+}
+
+/// The earliest check that fails, or has been unknown for so long that it counts as failing, decides. A lasting ignorance counts only
+/// while the probe shows its reason: a transient fault turns nothing.
+fn judged(state: &IntegrationState, lasting: Duration) -> Judged {
+    for check in &state.checks {
+        match (check.outcome, check.blind) {
+            (Outcome::Fail(reason), _) => return Judged::Fail(reason),
+            (Outcome::Unknown(reason), Some(blind)) if is_admins(reason) && blind.waited >= lasting => return Judged::Lasting(blind),
+            _ => {}
+        }
+    }
+    let passes = !state.checks.is_empty() && state.checks.iter().all(|c| c.outcome == Outcome::Pass);
+    if passes { Judged::Pass } else { Judged::Unknown }
+}
+
+fn is_admins(reason: Reason) -> bool {
+    reason.audience() == Audience::Admins
+}
+
+/// From flapping an integration comes back after so many good probes in a row.
+const STEADY: u32 = 5;
+
+fn fold_pass(state: &mut IntegrationState, thresholds: Thresholds) {
+    state.recent = state.recent.with(true);
+    (state.successes, state.failures, state.unknowns) = (state.successes.saturating_add(1), 0, 0);
+    (state.failing_since, state.unknown_since, state.candidate, state.named) = (None, None, None, None);
+    state.unknown_for = Duration::ZERO;
+    let enough = match (state.flapping, state.renewed) {
+        (true, true) => 1,
+        (true, false) => STEADY.max(thresholds.success),
+        (false, _) => thresholds.success,
+    };
+    state.renewed = false;
+    if state.successes >= enough || state.verdict == Verdict::Unknown {
+        state.verdict = Verdict::Healthy;
+        state.exact = false;
+        if std::mem::take(&mut state.flapping) {
+            state.recent = Default::default();
+        }
+    }
+}
+
+/// One more failing probe in the row; answers since when the row lasts.
+fn fold_row(state: &mut IntegrationState, since: Timestamp) -> Timestamp {
+    (state.failures, state.successes, state.unknowns) = (state.failures.saturating_add(1), 0, 0);
+    (state.unknown_since, state.unknown_for) = (None, Duration::ZERO);
+    *state.failing_since.get_or_insert(since)
+}
+
+fn fold_failure(state: &mut IntegrationState, seen: Named, since: Timestamp, thresholds: Thresholds, silent: bool) -> Verdict {
+    state.flapping = state.flapping || state.recent.flaps();
+    let named = state.named.map_or(seen, |row| better(row, seen, silent));
+    state.named = Some(named);
+    let Verdict::Broken { reason, since: known_since } = state.verdict else {
+        if state.failures < thresholds.failure && !state.flapping {
+            return state.verdict;
+        }
+        state.exact = named.exact;
+        return Verdict::Broken { reason: named.reason, since };
+    };
+    let known = Named { reason, exact: state.exact };
+    let seen = better(known, seen, silent);
+    if seen.reason == known.reason || (seen.exact && !known.exact && says_the_same(known.reason, seen.reason)) {
+        // The same, perhaps from a better source or said more exactly.
+        (state.candidate, state.exact) = (None, known.exact || seen.exact);
+        return Verdict::Broken { reason: seen.reason, since: known_since };
+    }
+    // Another reason counts only when it, too, has been seen often enough: replicas disagree for a while.
+    let times = match state.candidate {
+        Some((candidate, times)) if candidate == seen.reason => times + 1,
+        _ => 1,
+    };
+    if times >= thresholds.failure {
+        (state.candidate, state.exact) = (None, seen.exact);
+        return Verdict::Broken { reason: seen.reason, since };
+    }
+    state.candidate = Some((seen.reason, times));
+    state.verdict
+}
+
+/// What a weaker source says while the stronger one is away never renames what that one has said.
+fn better(known: Named, seen: Named, silent: bool) -> Named {
+    match () {
+        () if seen.reason == known.reason => Named { exact: known.exact || seen.exact, ..seen },
+        () if known.exact && silent => known,
+        () => seen,
+    }
+}
+
+/// Whether one reason may be the other, said less exactly by a weaker source.
+pub(super) fn says_the_same(weaker: Reason, stronger: Reason) -> bool {
+    let one_of = |reasons: [Reason; 2]| reasons.contains(&weaker) && reasons.contains(&stronger);
+    one_of([Reason::AppMissing, Reason::AppDeleted]) || one_of([Reason::ConsentMissing, Reason::PermissionMissing])
+}
+
+fn fold_check(old: Option<&CheckState>, result: &CheckResult, probe: &ProbeEnd) -> CheckState {
+    let success = match result.outcome {
+        Outcome::Pass => Some(true),
+        Outcome::Fail(_) => Some(false),
+        Outcome::Unknown(_) => old.and_then(|o| o.success),
+    };
+    let same = old.filter(|o| o.outcome == result.outcome);
+    CheckState {
+        check: result.check,
+        outcome: result.outcome,
+        details: result.details.clone(),
+        since: same.map_or(probe.at, |o| o.since),
+        success,
+        last_success: if result.outcome == Outcome::Pass { Some(probe.at) } else { old.and_then(|o| o.last_success) },
+        blind: fold_blind(old.and_then(|o| o.blind), result.outcome, probe),
+    }
+}
+
+/// Counted from the first unknown with a reason of the admins' to the next conclusive result; transient unknowns in between neither end
+/// nor restart it.
+fn fold_blind(old: Option<Blind>, outcome: Outcome, probe: &ProbeEnd) -> Option<Blind> {
+    let Outcome::Unknown(reason) = outcome else { return None };
+    let waited = old.map(|b| Blind { waited: b.waited.saturating_add(probe.elapsed), ..b });
+    match (waited, is_admins(reason)) {
+        (Some(blind), true) => Some(Blind { reason, ..blind }),
+        (None, true) => Some(Blind { reason, since: probe.at, waited: Duration::ZERO }),
+        (blind, false) => blind,
+    }
+}
+
+/// A permission about which nothing could be learnt keeps its last known state.
+fn fold_permissions(old: &[PermissionState], new: &[PermissionState]) -> Vec<PermissionState> {
+    let known = |n: &PermissionState| {
+        let before = old.iter().find(|o| o.resource == n.resource && o.permission == n.permission && o.grant == n.grant);
+        n.granted.or_else(|| before.and_then(|o| o.granted))
+    };
+    new.iter().map(|n| PermissionState { granted: known(n), ..n.clone() }).collect()
+}
+
+/// The ids with which groups that are required by name were seen first. One that is required by its id needs no memory.
+fn fold_groups(old: &[KnownGroup], seen: &[RequiredGroup], now: Timestamp) -> Vec<KnownGroup> {
+    if seen.is_empty() {
+        return old.to_vec();
+    }
+    let by_name = seen.iter().filter(|g| !g.ids.iter().any(|id| id.eq_ignore_ascii_case(&g.name)));
+    let fold = |group: &RequiredGroup| {
+        let known = old.iter().find(|k| k.name == group.name);
+        let (Some(known), Some(first)) = (known, group.ids.first()) else {
+            let first = group.ids.first().map(|id| KnownGroup { name: group.name.clone(), id: id.clone(), replaced_by: None });
+            return known.cloned().or(first);
+        };
+        let is = |id: &String| group.ids.contains(id);
+        let replaced_by = match &known.replaced_by {
+            _ if is(&known.id) => None,
+            Some((id, since)) if is(id) => Some((id.clone(), *since)),
+            _ => Some((first.clone(), now)),
+        };
+        Some(KnownGroup { replaced_by, ..known.clone() })
+    };
+    by_name.filter_map(fold).collect()
+}
+
+/// What the own token sees while it is well.
+fn good_view(checks: &[CheckState], diagnosis: &Diagnosis) -> Option<GoodView> {
+    let groups = diagnosis.groups_visible?;
+    let well = checks.iter().any(|c| c.check == Check::GroupAccess && c.outcome == Outcome::Pass);
+    let required = || diagnosis.required_groups.iter().filter(|g| g.visible()).map(|g| g.name.clone()).collect();
+    well.then(|| GoodView { groups, required: required() })
+}
+
+#[cfg(test)]
+#[path = "fold_tests.rs"]
+mod tests;

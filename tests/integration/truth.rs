@@ -1,0 +1,251 @@
+//! Nothing that is broken is called healthy, nothing of ours is held against a customer, and a clock that is set disturbs nothing.
+
+use std::time::Duration;
+
+use consentry::demo;
+use entra_sim::{Action, Endpoint, Fault, FaultKind, Options, TokenDeath};
+
+use crate::harness::{Fleet, MINUTE, PUBLIC_URL, USUAL, header, tenants};
+use crate::visitor::{Site, Visitor};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The demo's fleet with another text in its configuration.
+async fn fleet(old: &str, new: &str) -> Fleet {
+    let simulator = tenants(Options::default()).await;
+    let text = demo::configuration(&simulator, PUBLIC_URL, USUAL);
+    assert!(text.contains(old), "{old:?} is not in the configuration");
+    let fleet = Fleet::with(simulator, &text.replace(old, new)).await;
+    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    fleet
+}
+
+fn checks(name: &str, checks: &str) -> (String, String) {
+    (format!("{{name: {name},"), format!("{{checks: {checks}, name: {name},"))
+}
+
+fn kill_token(tenant: &str) -> Action {
+    Action::KillRefreshTokens { tenant: tenant.to_owned(), app: demo::APP, death: TokenDeath::Revoked }
+}
+
+fn away(tenant: Option<&str>) -> Fault {
+    let fault = FaultKind::Status { status: 503, retry_after: None };
+    Fault { endpoint: Endpoint::Any, tenant: tenant.map(str::to_owned), contains: None, times: None, fault }
+}
+
+/// A dead token leaves consent unknown. Only the admins can end that, so after twelve intervals they are notified of it.
+#[tokio::test]
+async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_intervals() {
+    let (old, new) = checks("contoso", "[enterprise_app, consent]");
+    let fleet = fleet(&old, &new).await;
+    fleet.pass(6 * MINUTE).await;
+    fleet.act(vec![kill_token("contoso.example")]);
+    fleet.pass(50 * MINUTE).await;
+    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("1"), vec![]), "not yet");
+    assert_eq!(fleet.reasons("contoso"), [("consent".to_owned(), "token_revoked".to_owned())]);
+    let fleet = fleet.restart().await;
+    fleet.pass(25 * MINUTE).await;
+    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("0"), vec!["alert to it@contoso.example".to_owned()]));
+    assert!(fleet.mails()[0].1.text.contains("https://consentry.example.com/reauth/contoso?token="));
+    let required = fleet.series("consentry_integration_reauthentication_required", "contoso");
+    assert!(required[0].ends_with(" 1"), "{required:?}");
+    fleet.pass(3 * HOUR).await;
+    assert_eq!(fleet.told().len(), 1, "once");
+    fleet.import_token("contoso").await;
+    fleet.pass(10 * MINUTE).await;
+    assert_eq!(
+        (fleet.up("contoso").as_deref(), fleet.kinds("it@contoso.example")),
+        (Some("1"), vec!["alert".to_owned(), "resolved".to_owned()])
+    );
+}
+
+/// Something passes and fails in turn: that is broken, and it ends when it has been well for a while.
+#[tokio::test]
+async fn flapping_is_broken() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    let hide = |hidden| Action::HideGroups { tenant: "contoso.example".to_owned(), value: hidden };
+    // A failure is looked at again after half a minute: by then it is well.
+    let flap = async |times: usize| {
+        for _ in 0..times {
+            fleet.act(vec![hide(true)]);
+            let due = fleet.daemon.monitor.next_probe("contoso").expect("a probe is due");
+            fleet.daemon.monitor.run_until(due).await;
+            fleet.act(vec![hide(false)]);
+            let due = fleet.daemon.monitor.next_probe("contoso").expect("a probe is due");
+            fleet.daemon.monitor.run_until(due).await;
+        }
+        fleet.pass(Duration::from_secs(1)).await;
+    };
+    flap(4).await;
+    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("1"), vec![]), "four failures");
+    flap(1).await;
+    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("0"), vec!["alert to it@contoso.example".to_owned()]));
+    fleet.pass(20 * MINUTE).await;
+    assert_eq!(
+        (fleet.up("contoso").as_deref(), fleet.kinds("it@contoso.example").last().map(String::as_str)),
+        (Some("1"), Some("resolved"))
+    );
+}
+
+/// One tenant that lingers in trouble does not silence another one's; three make it the fleet's.
+#[tokio::test]
+async fn each_tenant_in_trouble_is_notified_of_until_it_is_the_whole_fleet() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    let about = |fleet: &Fleet| -> Vec<String> {
+        fleet.mails().iter().map(|(_, m)| header(m, "X-Consentry-Integration").expect("a header")).collect()
+    };
+    fleet.simulator.fault(away(Some("contoso.example")));
+    fleet.pass(80 * MINUTE).await;
+    assert_eq!(about(&fleet), ["contoso"]);
+    fleet.simulator.fault(away(Some("tailspin.example")));
+    fleet.pass(80 * MINUTE).await;
+    assert_eq!(about(&fleet), ["contoso", "tailspin"], "the second one, too");
+    assert!(fleet.mails().iter().all(|(to, _)| to == "operators@demo.example"));
+    fleet.simulator.clear_faults();
+    fleet.pass(20 * MINUTE).await;
+    assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator", "resolved", "resolved"]);
+    fleet.simulator.fault(away(None));
+    fleet.pass(3 * HOUR).await;
+    assert_eq!(fleet.mails().len(), 5, "everybody: one mail");
+}
+
+/// The probe that confirms a deletion cannot ask the directory, and the next one can: one alert, no `changed`.
+#[tokio::test]
+async fn one_deletion_is_one_mail() {
+    for first in ["deleted", "missing"] {
+        let fleet = Fleet::start().await;
+        fleet.pass(6 * MINUTE).await;
+        let graph_is_away = || {
+            let (fault, tenant) = (FaultKind::Status { status: 503, retry_after: None }, Some("litware.example".to_owned()));
+            fleet.simulator.fault(Fault { endpoint: Endpoint::Graph, tenant, contains: None, times: None, fault });
+        };
+        fleet.act(vec![Action::DeleteApp { tenant: "litware.example".to_owned(), app: demo::APP }]);
+        if first == "missing" {
+            graph_is_away();
+        }
+        let next = || fleet.daemon.monitor.next_probe("litware").expect("a probe is due");
+        fleet.daemon.monitor.run_until(next()).await;
+        if first == "deleted" {
+            graph_is_away();
+        }
+        fleet.daemon.monitor.run_until(next()).await;
+        fleet.pass(Duration::from_secs(1)).await;
+        assert_eq!(fleet.told(), ["alert to it@litware.example"], "{first}");
+        fleet.simulator.clear_faults();
+        fleet.pass(30 * MINUTE).await;
+        assert_eq!(fleet.told(), ["alert to it@litware.example"], "{first}");
+        assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"), "{first}: {:?}", fleet.reasons("litware"));
+    }
+}
+
+/// Checks that nobody runs are unknown, and nothing is said to pass.
+#[tokio::test]
+async fn a_check_that_is_not_run_passes_nothing() {
+    for list in ["[credential]", "[enterprise_app, provisioning]"] {
+        let (old, new) = checks("contoso", list);
+        let site = Site::with("", |text| text.replace(&old, &new)).await;
+        site.fleet.pass(6 * MINUTE).await;
+        assert_eq!(site.fleet.up("contoso"), None, "{list}");
+        assert!(!site.fleet.reasons("contoso").is_empty(), "{list}");
+        let page = Visitor::new().get(&format!("{}/integrations/contoso", site.url)).await.body;
+        assert!(page.contains("Not known now:") && !page.contains("All checks pass"), "{list}: {page}");
+        let json = Visitor::new().get(&format!("{}/api/v1/integrations/contoso", site.url)).await.body;
+        assert!(json.contains("\"state\":\"unknown\""), "{json}");
+    }
+}
+
+/// The wall clock is set back and ahead: probes go on, nobody is notified, and nothing is remembered from the future.
+#[tokio::test]
+async fn a_clock_that_is_set_disturbs_nothing() {
+    for hours in [-1, 24 * 365, -24] {
+        let (old, new) = checks("contoso", "[enterprise_app, consent]");
+        let fleet = fleet(&old, &new).await;
+        fleet.act(vec![kill_token("contoso.example")]);
+        fleet.pass(12 * MINUTE).await;
+        let probes = |fleet: &Fleet| {
+            let text = fleet.exposition();
+            let lines = text.lines().filter_map(|l| l.strip_prefix("consentry_probes_total")?.rsplit_once(' '));
+            lines.map(|(_, count)| count.parse::<f64>().expect("a count")).sum::<f64>()
+        };
+        let before = probes(&fleet);
+        fleet.clock.step(hours * 3_600_000);
+        fleet.pass(12 * MINUTE).await;
+        let size = demo::SITUATIONS.len() as f64;
+        assert!(probes(&fleet) >= before + 2.0 * size - 2.0, "{hours} h: probed on");
+        assert_eq!(fleet.told(), Vec::<String>::new(), "{hours} h: twelve intervals are not over");
+        let now = fleet.clock.now().seconds();
+        let text = fleet.exposition();
+        let moments = text.lines().filter(|l| l.starts_with("consentry_") && l.contains("_timestamp_seconds{integration"));
+        for line in moments {
+            let at: f64 = line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a moment");
+            assert!(at <= now, "{hours} h: {line} is later than {now}");
+        }
+        let next = fleet.daemon.monitor.next_probe("contoso").expect("due");
+        assert!(next.seconds() - now <= 301.0 && next.seconds() >= now - 1.0, "{hours} h: the next probe is shown by the clock as it is");
+    }
+}
+
+/// A required name is borne by another group than before: it passes, and says so; two groups of one name are said, too.
+#[tokio::test]
+async fn a_group_that_was_replaced_under_its_name_is_shown() {
+    let site = Site::start().await;
+    site.fleet.pass(6 * MINUTE).await;
+    let group = |name: &str| Action::AddGroup { tenant: "contoso.example".to_owned(), name: name.to_owned(), id: None };
+    let page = async || Visitor::new().get(&format!("{}/integrations/contoso", site.url)).await.body;
+    assert!(!page().await.contains("is another one"), "nothing to say yet");
+    site.fleet.act(vec![group("Door access - HQ")]);
+    site.fleet.pass(6 * MINUTE).await;
+    assert!(page().await.contains("2 groups bear the name"), "two of one name");
+    site.fleet.act(vec![Action::DeleteGroup { tenant: "contoso.example".to_owned(), name: "Door access - HQ".to_owned() }]);
+    site.fleet.act(vec![group("Door access - HQ")]);
+    site.fleet.pass(6 * MINUTE).await;
+    assert_eq!(site.fleet.up("contoso").as_deref(), Some("1"));
+    let shown = page().await;
+    assert!(shown.contains("is another one since") && shown.contains("its id is"), "{shown}");
+}
+
+/// A directory reader that cannot read is in the metrics and on the page, besides the mail.
+#[tokio::test]
+async fn a_readers_fault_is_visible() {
+    let site = Site::start().await;
+    site.fleet.pass(6 * MINUTE).await;
+    let series = |site: &Site| {
+        let text = site.fleet.exposition();
+        text.lines().filter(|l| l.starts_with("consentry_directory_reader_faults{")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(series(&site), Vec::<String>::new());
+    site.fleet.act(vec![Action::RevokeConsent { tenant: "litware.example".to_owned(), app: demo::READER }]);
+    site.fleet.pass(90 * MINUTE).await;
+    assert_eq!(series(&site), ["consentry_directory_reader_faults{reader=\"reader\",reason=\"reader_permission_missing\"} 1"]);
+    let page = Visitor::new().get(&format!("{}/integrations/litware", site.url)).await.body;
+    assert!(page.contains("<code>reader_permission_missing</code>") && page.contains("runbooks/reader_permission_missing.md"), "{page}");
+}
+
+/// Of a new integration something is known as soon as may be, not at its slot.
+#[tokio::test]
+async fn a_new_integration_is_probed_at_once() {
+    let fleet = Fleet::start().await;
+    fleet.pass(Duration::from_secs(1)).await;
+    assert!(demo::SITUATIONS.iter().all(|s| fleet.up(s.name).as_deref() == Some("1")), "everybody within a second");
+}
+
+/// One 429 with a long Retry-After: what a person asks for is done once all the same, and the page says what is waited for.
+#[tokio::test]
+async fn a_persons_act_may_ask_once_in_spite_of_a_pause() {
+    let site = Site::start().await;
+    site.fleet.pass(6 * MINUTE).await;
+    let fault = FaultKind::Status { status: 429, retry_after: Some("3600".to_owned()) };
+    let tenant = Some("contoso.example".to_owned());
+    site.fleet.simulator.fault(Fault { endpoint: Endpoint::Token, tenant, contains: None, times: Some(1), fault });
+    site.fleet.pass(6 * MINUTE).await;
+    assert!(!site.fleet.reasons("contoso").is_empty(), "throttled");
+    site.fleet.pass(10 * MINUTE).await;
+    let page = Visitor::new().get(&format!("{}/integrations/contoso", site.url)).await.body;
+    assert!(page.contains("asked for a pause"), "{page}");
+    let posted = Visitor::new().post(&format!("{}/integrations/contoso/probe", site.url), &[], &[]).await;
+    assert_eq!(posted.status, 303);
+    site.fleet.pass(Duration::from_secs(1)).await;
+    assert_eq!(site.fleet.reasons("contoso"), vec![], "probed at once");
+}
