@@ -9,6 +9,7 @@ mod day;
 mod diagnose;
 mod evidence;
 mod integration;
+mod mail_address;
 mod notification;
 mod permission;
 mod reason;
@@ -24,7 +25,8 @@ pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, Requi
 pub use integration::{
     Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission,
 };
-pub use notification::{LinkTarget, MailKind, Notification, Story};
+pub use mail_address::{parse_hello, parse_mail_address, parse_mail_host, parse_mailbox};
+pub use notification::{LinkTarget, MailKind, Notification, Obstacle, Story, Undeliverable};
 pub use permission::permission_purpose;
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, LinkTarget, Outcome, PermissionState, Reason, Story,
-    Timestamp, Verdict,
+    Access, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, LinkTarget, Obstacle, Outcome, PermissionState, Reason,
+    Story, Timestamp, Undeliverable, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -198,6 +198,8 @@ struct StoryRow {
     #[serde(default)]
     undeliverable: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    obstacle: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
@@ -226,7 +228,8 @@ pub(super) fn story_to_json(story: &Story) -> String {
         at: story.at.0,
         builtin_link: story.link == LinkTarget::Builtin,
         url,
-        undeliverable: story.undeliverable.clone(),
+        undeliverable: story.undeliverable.as_ref().map(|u| u.address.clone()),
+        obstacle: story.undeliverable.as_ref().map(|u| u.obstacle.label().to_owned()),
         by: story.by.clone(),
         origin: story.origin.clone(),
     };
@@ -241,6 +244,8 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         (false, Some(url)) => LinkTarget::Url(url),
         (false, None) => LinkTarget::None,
     };
+    // Before there was a word for the obstacle it was always the recipient.
+    let obstacle = row.obstacle.as_deref().and_then(Obstacle::from_label).unwrap_or(Obstacle::Recipient);
     Some(Story {
         integration: row.integration,
         display_name: row.display_name,
@@ -257,7 +262,7 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         since: Timestamp(row.since),
         at: Timestamp(row.at),
         link,
-        undeliverable: row.undeliverable,
+        undeliverable: row.undeliverable.map(|address| Undeliverable { address, obstacle }),
         by: row.by,
         origin: row.origin,
     })
