@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::message::{Letterhead, fingerprint, render};
 use super::retry::{AFTER_SILENCE, History, LATELY, Next, SILENCES, next};
-use super::smtp::{Blame, Dictated, Failure, SmtpSettings, Undelivered, dictate};
+use super::smtp::{Blame, Dictated, Failure, SmtpSettings, Undelivered, dictate, on_the_wire};
 use crate::clock::Clock;
 use crate::domain::{LinkTarget, MailKind, Notification, Obstacle, Story, Timestamp, Undeliverable, one_line};
 use crate::metrics::Families;
@@ -289,8 +289,7 @@ impl Notifier {
     async fn failed(&self, queued: &Queued, failure: Failure, dialogue: &[String], noted: bool) -> Result<(), StoreError> {
         let notification = &queued.notification;
         self.families.email_failed(notification.kind, failure.kind);
-        let said = dialogue.last().map(|line| line.trim_start_matches(['<', '!', ' '])).unwrap_or_default();
-        let problem = one_line(&said.replace(&notification.recipient, &masked(&notification.recipient)), PROBLEM);
+        let problem = problem(dialogue, &notification.recipient);
         let now = self.clock.now();
         let others = match failure.blame {
             Blame::Recipient => self.store.other_mails(&notification.recipient, now.minus(LATELY)).await?,
@@ -370,6 +369,14 @@ fn flattened(result: Result<Result<(), StoreError>, JoinError>) -> Result<(), St
     result.map_err(|e| StoreError::Database(e.to_string())).and_then(|sent| sent)
 }
 
+/// The end of a dialogue in one line, without the recipient's address.
+fn problem(dialogue: &[String], recipient: &str) -> String {
+    let last = dialogue.last().map(|line| line.trim_start_matches(['<', '!', ' '])).unwrap_or_default();
+    let forms = [Some(recipient.to_owned()), on_the_wire(recipient)];
+    let said = forms.into_iter().flatten().fold(last.to_owned(), |text, form| text.replace(&form, &masked(recipient)));
+    one_line(&said, PROBLEM)
+}
+
 /// An address as a log may show it.
 fn masked(address: &str) -> String {
     let (local, domain) = address.split_once('@').unwrap_or((address, ""));
@@ -384,5 +391,12 @@ mod tests {
     #[test]
     fn logs_show_no_addresses() {
         assert_eq!(masked("ada@example.com"), "a***@example.com");
+        for (recipient, said, expected) in [
+            ("ada@example.com", "< 550 5.1.1 <ada@example.com> unknown", "550 5.1.1 <a***@example.com> unknown"),
+            ("ada@m\u{fc}nchen.example", "< 550 ada@xn--mnchen-3ya.example", "550 a***@m\u{fc}nchen.example"),
+            ("ada@example.com", "! the server took too long to answer", "the server took too long to answer"),
+        ] {
+            assert_eq!(problem(&[said.to_owned()], recipient), expected);
+        }
     }
 }

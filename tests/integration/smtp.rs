@@ -372,7 +372,7 @@ async fn connections_are_limited() {
     }
 }
 
-async fn database(place: &Place, question: &str) -> i64 {
+fn database(place: &Place, question: &str) -> i64 {
     let connection = rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
     connection.query_row(question, [], |r| r.get(0)).expect("an answer")
 }
@@ -380,7 +380,7 @@ async fn database(place: &Place, question: &str) -> i64 {
 /// Asks the daemon until the database says so.
 async fn until(place: &Place, url: &str, question: &str) {
     let patience = tokio::time::timeout(Duration::from_secs(60), async {
-        while database(place, question).await != 1 {
+        while database(place, question) != 1 {
             assert_eq!(reqwest::get(format!("{url}/-/healthy")).await.expect("an answer").status(), 200);
         }
     });
@@ -407,7 +407,7 @@ async fn an_answer_that_is_cut_off_is_remembered() {
             daemon.terminate().await;
         }
         let state = "SELECT count(*) FROM notifications WHERE sent_at IS NULL AND given_up_at IS NULL AND unanswered = 1";
-        assert_eq!(database(&place, state).await, 1, "violent: {violent}");
+        assert_eq!(database(&place, state), 1, "violent: {violent}");
         place.simulator.mailbox().set_faults(MailFaults::default());
         let mut daemon = place.daemon(&[]);
         let url = daemon.url().await;
@@ -415,7 +415,7 @@ async fn an_answer_that_is_cut_off_is_remembered() {
         (situation("litware").breaks)("litware.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
         until(&place, &url, "SELECT count(*) FROM notifications WHERE sent_at IS NOT NULL").await;
         let contoso = place.simulator.mailbox().all().iter().filter(|m| m.to == [ADMIN]).count();
-        assert_eq!((contoso, database(&place, state).await), (1, 1), "violent: {violent}");
+        assert_eq!((contoso, database(&place, state)), (1, 1), "violent: {violent}");
         daemon.terminate().await;
     }
 }

@@ -412,6 +412,10 @@ async fn within_silence(finding: impl Future<Output = bool>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+
     use super::super::reply::Assembly;
     use super::*;
 
@@ -441,5 +445,59 @@ mod tests {
         talk.hide("geheim");
         talk.heard(&reply(&["535-5.7.8 not known:", "535 consentry/geheim"]));
         assert_eq!(talk.into_lines(), ["< 535 5.7.8 not known:", "< 535 consentry/<secret>"]);
+    }
+
+    /// What becomes of a mail when the server answers its end after so many seconds, and then hangs up.
+    async fn ended(after: u64, said: &'static [u8]) -> Result<(), Failure> {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let mut session = Session { wire: Wire::new(ours).boxed(), offers: Offers::default() };
+        let mut talk = Talk::default();
+        let server = async move {
+            tokio::time::sleep(Duration::from_secs(after)).await;
+            theirs.write_all(said).await.expect("said");
+        };
+        tokio::join!(session.end(&mut talk), server).0
+    }
+
+    /// RFC 5321 section 4.5.3.2.6: a server may think for ten minutes. From the dot on, no answer is no refusal.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_mail_has_ten_minutes() {
+        use EmailFailure::{Other, Rejected, Timeout};
+        let failed = |kind, blame| Err(Failure { kind, blame });
+        for (sentence, after, said, expected) in [
+            ("at once", 0, &b"250 taken\r\n"[..], Ok(())),
+            ("after 95 seconds", 95, b"250 taken\r\n", Ok(())),
+            ("after nearly ten minutes", 599, b"250\r\n", Ok(())),
+            ("too late", 601, b"250 taken\r\n", failed(Timeout, Blame::Unanswered)),
+            ("hung up", 95, b"", failed(Other, Blame::Unanswered)),
+            ("hung up in the middle", 95, b"250-tak", failed(Other, Blame::Unanswered)),
+            ("nonsense", 1, b"hello\r\n", failed(Other, Blame::Unanswered)),
+            ("later, please", 1, b"451 4.3.0 later\r\n", failed(Other, Blame::Transport)),
+            ("shutting down", 1, b"421 bye\r\n", failed(Other, Blame::Transport)),
+            ("refused", 1, b"554 no\r\n", failed(Rejected, Blame::Content)),
+        ] {
+            assert_eq!(ended(after, said).await, expected, "{sentence}");
+        }
+    }
+
+    /// RFC 5321 section 4.5.3.2.1: five minutes for a greeting, whatever a second look finds that is none.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_greeter_is_waited_for() {
+        for (sentence, after, other_way, expected) in [
+            ("slow", 299, false, Ok(())),
+            ("too slow", 301, false, Err(EmailFailure::Timeout)),
+            ("it speaks another way", 299, true, Err(EmailFailure::Tls)),
+            ("quick enough for nobody to look", 9, true, Ok(())),
+        ] {
+            let (ours, mut theirs) = tokio::io::duplex(4096);
+            let mut wire = Wire::new(ours);
+            let mut talk = Talk::default();
+            let server = async move {
+                tokio::time::sleep(Duration::from_secs(after)).await;
+                theirs.write_all(b"220 hello\r\n").await.expect("said");
+            };
+            let (greeted, ()) = tokio::join!(greeting(&mut wire, &mut talk, async { other_way }), server);
+            assert_eq!(greeted.map_err(|failure| failure.kind), expected, "{sentence}");
+        }
     }
 }

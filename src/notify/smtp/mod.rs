@@ -162,6 +162,11 @@ impl Dictated {
     }
 }
 
+/// A recipient as servers repeat it, where that is not how it was written.
+pub(super) fn on_the_wire(address: &str) -> Option<String> {
+    recipient(address).ok().map(|sent| sent.to_string()).filter(|sent| sent != address)
+}
+
 /// What is left to say once the outcome is saved.
 pub(super) struct Farewell(Session);
 
