@@ -34,7 +34,7 @@ pub mod tokens;
 
 pub use actions::Action;
 pub use faults::{Endpoint, Fault, FaultKind};
-pub use mailbox::{Mail, MailFaults, Mailbox};
+pub use mailbox::{Mail, MailFaults, Mailbox, ScriptedReply};
 pub use model::{GRAPH_APP_ID, IdTokenFlaw, TokenDeath, World};
 pub use server::LogEntry;
 pub use smtp::SmtpOptions;

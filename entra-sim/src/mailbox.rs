@@ -76,6 +76,52 @@ pub struct MailFaults {
     pub drop_after_data: bool,
     /// Say nothing at all.
     pub hang: bool,
+    /// Greet after so many milliseconds.
+    pub greets_after_ms: u64,
+    /// Take the mail, and never say so.
+    pub hang_after_data: bool,
+    /// Never answer QUIT.
+    pub hang_at_quit: bool,
+    /// Say this right behind the 220 to STARTTLS, without TLS, as somebody in between would.
+    pub behind_starttls: Option<String>,
+    /// Say everything byte by byte.
+    pub split: bool,
+    /// What AUTH LOGIN asks with, before base64.
+    pub challenges: Option<[String; 2]>,
+    /// Answers of one's own choice. The first that fits counts.
+    pub replies: Vec<ScriptedReply>,
+}
+
+/// An answer in place of the usual one. Where it is as positive as that, what was asked for is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScriptedReply {
+    /// `GREETING`, a command's first word, or `.` for the end of a mail.
+    pub command: String,
+    /// Only for these recipients; empty: for all.
+    pub recipients: Vec<String>,
+    /// The whole reply without its last line end. Each character is one byte (Latin-1).
+    pub reply: String,
+}
+
+impl MailFaults {
+    /// Answers in place of the usual ones: command and reply.
+    pub fn replying(replies: &[(&str, &str)]) -> Self {
+        let scripted = |(command, reply): &(&str, &str)| ScriptedReply {
+            command: (*command).to_owned(),
+            recipients: Vec::new(),
+            reply: (*reply).to_owned(),
+        };
+        Self { replies: replies.iter().map(scripted).collect(), ..Self::default() }
+    }
+
+    /// The answer to a command, if it is not the usual one.
+    pub(crate) fn reply(&self, command: &str, recipients: &[String]) -> Option<&str> {
+        let fits = |r: &&ScriptedReply| {
+            r.command == command && (r.recipients.is_empty() || recipients.iter().any(|recipient| r.recipients.contains(recipient)))
+        };
+        self.replies.iter().find(fits).map(|r| r.reply.as_str())
+    }
 }
 
 /// All mails, newest last.
@@ -83,12 +129,36 @@ pub struct MailFaults {
 pub struct Mailbox {
     mails: Mutex<Vec<Mail>>,
     faults: Mutex<MailFaults>,
+    commands: Mutex<Vec<String>>,
+    connections: Mutex<Connections>,
     count: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    open: usize,
+    most: usize,
+}
+
+/// A connection that is open for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct OpenConnection<'a>(&'a Mailbox);
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.connections).open -= 1;
+    }
 }
 
 impl Default for Mailbox {
     fn default() -> Self {
-        Self { mails: Mutex::default(), faults: Mutex::default(), count: watch::channel(0).0 }
+        Self {
+            mails: Mutex::default(),
+            faults: Mutex::default(),
+            commands: Mutex::default(),
+            connections: Mutex::default(),
+            count: watch::channel(0).0,
+        }
     }
 }
 
@@ -110,6 +180,27 @@ impl Mailbox {
         let mut watch = self.count.subscribe();
         // The sender lives as long as `self`.
         let _ = watch.wait_for(|have| *have >= count).await;
+    }
+
+    /// Every command so far, of all connections.
+    pub fn commands(&self) -> Vec<String> {
+        lock(&self.commands).clone()
+    }
+
+    pub(crate) fn hear(&self, command: &str) {
+        lock(&self.commands).push(command.to_owned());
+    }
+
+    /// The largest number of connections that were open at once.
+    pub fn most_connections(&self) -> usize {
+        lock(&self.connections).most
+    }
+
+    pub(crate) fn connected(&self) -> OpenConnection<'_> {
+        let mut connections = lock(&self.connections);
+        connections.open += 1;
+        connections.most = connections.most.max(connections.open);
+        OpenConnection(self)
     }
 
     /// The present misbehaviour.

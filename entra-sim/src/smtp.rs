@@ -1,5 +1,5 @@
 //! A small SMTP server (RFC 5321) that accepts everything into the [`Mailbox`], with STARTTLS (RFC 3207), implicit TLS,
-//! and AUTH PLAIN and LOGIN (RFC 4954).
+//! and AUTH PLAIN and LOGIN (RFC 4954). [`MailFaults`] makes it misbehave.
 
 use std::sync::Arc;
 
@@ -36,6 +36,7 @@ pub async fn serve(listener: TcpListener, mailbox: Arc<Mailbox>, options: SmtpOp
     while let Ok((stream, _)) = listener.accept().await {
         let (mailbox, options) = (Arc::clone(&mailbox), options.clone());
         tokio::spawn(async move {
+            let _open = mailbox.connected();
             if mailbox.faults().refuse {
                 return;
             }
@@ -68,6 +69,22 @@ struct Envelope {
     to: Vec<String>,
 }
 
+/// What a session goes on with.
+enum Next {
+    Command,
+    Tls,
+    End,
+}
+
+struct Session<'a, S> {
+    stream: BufStream<S>,
+    mailbox: &'a Mailbox,
+    options: &'a SmtpOptions,
+    tls: bool,
+    user: Option<String>,
+    envelope: Envelope,
+}
+
 /// One session; hands the stream back when the client asked for STARTTLS.
 async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
@@ -76,68 +93,154 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     tls: bool,
     greet: bool,
 ) -> std::io::Result<Option<S>> {
-    let mut stream = BufStream::new(stream);
-    if mailbox.faults().hang {
+    let mut session = Session { stream: BufStream::new(stream), mailbox, options, tls, user: None, envelope: Envelope::default() };
+    let faults = mailbox.faults();
+    if faults.hang {
         std::future::pending::<()>().await;
     }
     if greet {
-        say(&mut stream, "220 localhost ESMTP entra-sim").await?;
+        tokio::time::sleep(std::time::Duration::from_millis(faults.greets_after_ms)).await;
+        if !session.answer("GREETING", "220 localhost ESMTP entra-sim").await? {
+            return Ok(None);
+        }
     }
-    let mut user: Option<String> = None;
-    let mut envelope = Envelope::default();
-    while let Some(line) = read_line(&mut stream).await? {
-        let upper = line.to_ascii_uppercase();
-        let command = upper.split_whitespace().next().unwrap_or_default();
-        match command {
-            "EHLO" => say(&mut stream, &capabilities(options, tls)).await?,
-            "HELO" | "RSET" | "NOOP" => {
-                envelope = Envelope::default();
-                say(&mut stream, "250 OK").await?;
-            }
-            "STARTTLS" if options.tls.is_some() && !tls => {
-                say(&mut stream, "220 Go ahead").await?;
-                return Ok(Some(stream.into_inner()));
-            }
-            "AUTH" => {
-                let given = authenticate(&mut stream, &line).await?;
-                let good = given.filter(|g| options.credentials.as_ref().is_none_or(|c| c == g));
-                user = good.map(|(name, _)| name);
-                say(&mut stream, if user.is_some() { "235 2.7.0 Accepted" } else { "535 5.7.8 Authentication credentials invalid" })
-                    .await?;
-            }
-            "MAIL" if options.credentials.is_some() && user.is_none() => say(&mut stream, "530 5.7.0 Authentication required").await?,
-            "MAIL" => {
-                envelope = Envelope { from: Some(address(&line)), to: Vec::new() };
-                say(&mut stream, "250 2.1.0 OK").await?;
-            }
-            "RCPT" if mailbox.faults().reject.contains(&address(&line)) => say(&mut stream, "550 5.1.1 No such user").await?,
-            "RCPT" => {
-                envelope.to.push(address(&line));
-                say(&mut stream, "250 2.1.5 OK").await?;
-            }
-            "DATA" if envelope.to.is_empty() => say(&mut stream, "503 5.5.1 RCPT first").await?,
-            "DATA" => {
-                say(&mut stream, "354 End data with <CR><LF>.<CR><LF>").await?;
-                let raw = read_message(&mut stream).await?;
-                let faults = mailbox.faults();
-                if !faults.temporary {
-                    let from = envelope.from.take().unwrap_or_default();
-                    mailbox.add(Mail { from, to: std::mem::take(&mut envelope.to), raw, tls, user: user.clone() });
-                }
-                match faults {
-                    MailFaults { drop_after_data: true, .. } => return Ok(None),
-                    MailFaults { temporary: true, .. } => say(&mut stream, "451 4.3.0 Try again later").await?,
-                    _ => say(&mut stream, "250 2.0.0 Taken").await?,
-                }
-            }
-            "QUIT" => {
-                say(&mut stream, "221 2.0.0 Bye").await?;
-                return Ok(None);
-            }
-            _ => say(&mut stream, "500 5.5.1 Command unknown").await?,
+    while let Some(line) = read_line(&mut session.stream).await? {
+        mailbox.hear(&line);
+        match session.command(&line).await? {
+            Next::Command => {}
+            Next::Tls => return Ok(Some(session.stream.into_inner())),
+            Next::End => return Ok(None),
         }
     }
     Ok(None)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    /// Gives the usual answer, or the one that is scripted. Answers whether it was as positive as the usual one.
+    async fn answer(&mut self, command: &str, usual: &str) -> std::io::Result<bool> {
+        let faults = self.mailbox.faults();
+        let reply = faults.reply(command, &self.envelope.to).unwrap_or(usual);
+        self.say(reply).await?;
+        Ok(reply.as_bytes().first() == usual.as_bytes().first())
+    }
+
+    async fn say(&mut self, text: &str) -> std::io::Result<()> {
+        let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).chain(*b"\r\n").collect();
+        let piece = if self.mailbox.faults().split { 1 } else { bytes.len() };
+        for part in bytes.chunks(piece) {
+            self.stream.write_all(part).await?;
+            self.stream.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, line: &str) -> std::io::Result<Next> {
+        let upper = line.to_ascii_uppercase();
+        let command = upper.split_whitespace().next().unwrap_or_default();
+        match command {
+            "EHLO" => {
+                let usual = capabilities(self.options, self.tls);
+                self.answer(command, &usual).await?;
+            }
+            "HELO" | "RSET" | "NOOP" => {
+                self.envelope = Envelope::default();
+                self.answer(command, "250 OK").await?;
+            }
+            "STARTTLS" if self.options.tls.is_some() && !self.tls => return self.start_tls().await,
+            "AUTH" => self.log_in(line).await?,
+            "MAIL" if self.options.credentials.is_some() && self.user.is_none() => self.say("530 5.7.0 Authentication required").await?,
+            "MAIL" => {
+                if self.answer(command, "250 2.1.0 OK").await? {
+                    self.envelope = Envelope { from: Some(address(line)), to: Vec::new() };
+                }
+            }
+            "RCPT" if self.mailbox.faults().reject.contains(&address(line)) => self.say("550 5.1.1 No such user").await?,
+            "RCPT" => {
+                self.envelope.to.push(address(line));
+                if !self.answer(command, "250 2.1.5 OK").await? {
+                    self.envelope.to.pop();
+                }
+            }
+            "DATA" if self.envelope.to.is_empty() => self.say("503 5.5.1 RCPT first").await?,
+            "DATA" => return self.take_mail().await,
+            "QUIT" => {
+                if self.mailbox.faults().hang_at_quit {
+                    std::future::pending::<()>().await;
+                }
+                self.answer(command, "221 2.0.0 Bye").await?;
+                return Ok(Next::End);
+            }
+            _ => self.say("500 5.5.1 Command unknown").await?,
+        }
+        Ok(Next::Command)
+    }
+
+    async fn start_tls(&mut self) -> std::io::Result<Next> {
+        let behind = self.mailbox.faults().behind_starttls.map(|text| format!("\r\n{text}")).unwrap_or_default();
+        let good = self.answer("STARTTLS", &format!("220 Go ahead{behind}")).await?;
+        Ok(if good { Next::Tls } else { Next::Command })
+    }
+
+    async fn log_in(&mut self, line: &str) -> std::io::Result<()> {
+        let given = self.authenticate(line).await?;
+        let good = given.filter(|g| self.options.credentials.as_ref().is_none_or(|c| c == g));
+        let usual = if good.is_some() { "235 2.7.0 Accepted" } else { "535 5.7.8 Authentication credentials invalid" };
+        let accepted = self.answer("AUTH", usual).await? && good.is_some();
+        self.user = good.filter(|_| accepted).map(|(name, _)| name);
+        Ok(())
+    }
+
+    async fn take_mail(&mut self) -> std::io::Result<Next> {
+        if !self.answer("DATA", "354 End data with <CR><LF>.<CR><LF>").await? {
+            return Ok(Next::Command);
+        }
+        let raw = read_message(&mut self.stream).await?;
+        let faults = self.mailbox.faults();
+        let refused = faults.temporary || faults.reply(".", &self.envelope.to).is_some_and(|r| !r.starts_with('2'));
+        let to = self.envelope.to.clone();
+        if !refused {
+            let from = self.envelope.from.take().unwrap_or_default();
+            self.mailbox.add(Mail { from, to, raw, tls: self.tls, user: self.user.clone() });
+        }
+        match faults {
+            MailFaults { drop_after_data: true, .. } => return Ok(Next::End),
+            MailFaults { hang_after_data: true, .. } => std::future::pending::<()>().await,
+            MailFaults { temporary: true, .. } => self.say("451 4.3.0 Try again later").await?,
+            _ => {
+                self.answer(".", "250 2.0.0 Taken").await?;
+            }
+        }
+        self.envelope = Envelope::default();
+        Ok(Next::Command)
+    }
+
+    async fn authenticate(&mut self, line: &str) -> std::io::Result<Option<(String, String)>> {
+        let mut words = line.split_whitespace().skip(1);
+        let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
+        let initial = words.next().map(str::to_owned);
+        let decode = |text: &str| STANDARD.decode(text.trim()).ok().and_then(|b| String::from_utf8(b).ok());
+        if mechanism == "PLAIN" {
+            let response = match initial {
+                Some(response) => response,
+                None => self.challenge("").await?,
+            };
+            let text = decode(&response).unwrap_or_default();
+            let mut parts = text.split('\0').skip(1);
+            return Ok(parts.next().zip(parts.next()).map(|(u, p)| (u.to_owned(), p.to_owned())));
+        }
+        let [first, second] = self.mailbox.faults().challenges.unwrap_or_else(|| ["Username:", "Password:"].map(str::to_owned));
+        let name = match initial {
+            Some(name) => name,
+            None => self.challenge(&first).await?,
+        };
+        let password = self.challenge(&second).await?;
+        Ok(decode(&name).zip(decode(&password)))
+    }
+
+    async fn challenge(&mut self, prompt: &str) -> std::io::Result<String> {
+        self.say(&format!("334 {}", STANDARD.encode(prompt))).await?;
+        Ok(read_line(&mut self.stream).await?.unwrap_or_default())
+    }
 }
 
 fn capabilities(options: &SmtpOptions, tls: bool) -> String {
@@ -150,44 +253,8 @@ fn capabilities(options: &SmtpOptions, tls: bool) -> String {
     lines.iter().enumerate().map(|(i, l)| format!("250{}{l}", if i == last { ' ' } else { '-' })).collect::<Vec<_>>().join("\r\n")
 }
 
-async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut BufStream<S>,
-    line: &str,
-) -> std::io::Result<Option<(String, String)>> {
-    let mut words = line.split_whitespace().skip(1);
-    let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
-    let initial = words.next().map(str::to_owned);
-    let decode = |text: &str| STANDARD.decode(text.trim()).ok().and_then(|b| String::from_utf8(b).ok());
-    if mechanism == "PLAIN" {
-        let response = match initial {
-            Some(response) => response,
-            None => challenge(stream, "").await?,
-        };
-        let text = decode(&response).unwrap_or_default();
-        let mut parts = text.split('\0').skip(1);
-        return Ok(parts.next().zip(parts.next()).map(|(u, p)| (u.to_owned(), p.to_owned())));
-    }
-    let name = match initial {
-        Some(name) => name,
-        None => challenge(stream, "Username:").await?,
-    };
-    let password = challenge(stream, "Password:").await?;
-    Ok(decode(&name).zip(decode(&password)))
-}
-
-async fn challenge<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>, prompt: &str) -> std::io::Result<String> {
-    say(stream, &format!("334 {}", STANDARD.encode(prompt))).await?;
-    Ok(read_line(stream).await?.unwrap_or_default())
-}
-
 fn address(line: &str) -> String {
     line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(a, _)| a.to_owned()).unwrap_or_default()
-}
-
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>, text: &str) -> std::io::Result<()> {
-    stream.write_all(text.as_bytes()).await?;
-    stream.write_all(b"\r\n").await?;
-    stream.flush().await
 }
 
 async fn read_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>) -> std::io::Result<Option<String>> {

@@ -221,6 +221,8 @@ pub fn smtp(email: &Email) -> Option<SmtpSettings> {
         },
         ca_file: smtp.ca_file.clone(),
         credentials: smtp.credentials.clone(),
+        hello: smtp.hello.clone(),
+        connections: smtp.connections,
     })
 }
 

@@ -107,6 +107,7 @@ fn records(store: &Store, targets: &Targets) -> Box<Remember> {
                 created: m.created,
                 sent: m.sent,
                 given_up: m.given_up,
+                problem: m.problem,
             };
             Records {
                 events: events.into_iter().map(|e| (e.kind, e.at, e.detail)).collect(),

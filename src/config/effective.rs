@@ -117,6 +117,8 @@ fn smtp(smtp: &Smtp) -> Value {
     section.insert("port".to_owned(), json!(smtp.port));
     section.insert("tls".to_owned(), json!(tls_word));
     section.extend(tls(smtp.ca_file.as_deref()).map(|tls| ("tls_config".to_owned(), tls)));
+    section.extend(smtp.hello.as_ref().map(|name| ("hello".to_owned(), json!(name))));
+    section.insert("connections".to_owned(), json!(smtp.connections));
     if let Some((name, password)) = &smtp.credentials {
         section.insert("username".to_owned(), json!(name));
         secret(&mut section, "password", password);

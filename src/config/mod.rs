@@ -132,6 +132,10 @@ pub struct Smtp {
     pub ca_file: Option<PathBuf>,
     /// User name and password.
     pub credentials: Option<(String, SecretSource)>,
+    /// The name for EHLO; otherwise this machine's.
+    pub hello: Option<String>,
+    /// Connections at once, at most.
+    pub connections: usize,
 }
 
 /// The re-authentication links.

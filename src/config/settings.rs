@@ -12,7 +12,7 @@ use super::apps;
 use super::reader::{At, Findings, Section};
 use super::tree::Node;
 use super::{Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream};
-use crate::domain::Reason;
+use crate::domain::{Reason, parse_hello};
 use crate::secret::Secret;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -260,6 +260,8 @@ fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
     let default_port = if tls == SmtpTls::Implicit { 465 } else { 587 };
     let port = section.or("port", default_port, |at| at.integer(1, 65_535));
     let ca_file = ca_file(&mut section);
+    let hello = section.get("hello").and_then(|at| hello(&at));
+    let connections = section.or("connections", 2, |at| at.integer(1, 50)) as usize;
     let username = section.get("username").and_then(|at| at.non_empty());
     let password = section.secret("password", "password_file");
     if let Some(at) = section.get("oauth2") {
@@ -287,7 +289,16 @@ fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
         section.at.warn("the password crosses the network unprotected; use tls: starttls or implicit");
     }
     section.finish();
-    Some(Smtp { host: host?, port: u16::try_from(port).ok()?, tls, ca_file, credentials })
+    Some(Smtp { host: host?, port: u16::try_from(port).ok()?, tls, ca_file, credentials, hello, connections })
+}
+
+/// The name for EHLO. A bare one is taken, because some relays inside a network know no other.
+fn hello(at: &At<'_, '_>) -> Option<String> {
+    let name = parse_hello(&at.non_empty()?).map_err(|problem| at.problem(problem)).ok()?;
+    if !name.starts_with('[') && !name.contains('.') {
+        at.warn("is no full host name; many mail servers refuse it. Write it like consentry.example.com");
+    }
+    Some(name)
 }
 
 fn reauthentication(section: Option<Section<'_, '_>>) -> Reauthentication {

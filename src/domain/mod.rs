@@ -12,6 +12,7 @@ mod evidence;
 mod flapping;
 mod fold;
 mod integration;
+mod mail_address;
 mod notification;
 mod permission;
 mod reason;
@@ -30,7 +31,8 @@ pub use fold::{ProbeEnd, fold, within_grace_period};
 pub use integration::{
     Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission,
 };
-pub use notification::{LinkTarget, MailKind, Notification, Story};
+pub use mail_address::{parse_hello, parse_mail_address, parse_mail_host, parse_mailbox};
+pub use notification::{LinkTarget, MailKind, Notification, Obstacle, Story, Undeliverable};
 pub use permission::permission_purpose;
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};

@@ -58,6 +58,45 @@ pub enum LinkTarget {
     None,
 }
 
+/// A mail that did not reach its reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undeliverable {
+    /// To whom it was.
+    pub address: String,
+    /// What stands in its way.
+    pub obstacle: Obstacle,
+}
+
+/// Why a mail does not reach its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The mail server refuses this recipient for good.
+    Recipient,
+    /// The mail server refuses this mail for good, after it has read it.
+    Content,
+    /// The mail server took the mail and never said whether it accepts it: it may have arrived.
+    Silence,
+}
+
+impl Obstacle {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Recipient, Self::Content, Self::Silence];
+
+    /// The word under which it is saved.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Recipient => "recipient",
+            Self::Content => "content",
+            Self::Silence => "silence",
+        }
+    }
+
+    /// The obstacle with this label.
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|o| o.label() == label)
+    }
+}
+
 /// What happened, to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Story {
@@ -91,8 +130,8 @@ pub struct Story {
     pub at: Timestamp,
     /// Where the button leads.
     pub link: LinkTarget,
-    /// A mail address that the mail server refuses: then this tells the operators so.
-    pub undeliverable: Option<String>,
+    /// A mail that could not be delivered: then this tells the operators so.
+    pub undeliverable: Option<Undeliverable>,
     /// So many integrations suffer from it by now, where operators are notified of a cause again.
     pub affected: Option<u32>,
     /// Who re-authenticated, for [`MailKind::Reauthenticated`].

@@ -8,7 +8,8 @@ use aws_lc_rs::digest;
 
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, LinkTarget, MailKind, Notification, PROVISIONING_STAYS, Reason, Remedy, Story, Timestamp, foreign, one_line,
+    Access, Audience, LinkTarget, MailKind, Notification, Obstacle, PROVISIONING_STAYS, Reason, Remedy, Story, Timestamp, Undeliverable,
+    foreign, one_line,
 };
 
 /// What every mail of this installation has in common.
@@ -85,7 +86,7 @@ pub(super) fn fingerprint(recipient: &str) -> String {
 fn body(notification: &Notification, link: Option<&str>, letterhead: &Letterhead) -> Body {
     let story = Words::of(&notification.story);
     let mut body = match (notification.kind, &notification.story.undeliverable) {
-        (_, Some(address)) => undeliverable(&story, address),
+        (_, Some(undelivered)) => undeliverable(&story, undelivered),
         (MailKind::Operator, None) => operator(&story, link),
         (MailKind::Resolved, None) if notification.story.reason.audience() == Audience::Operators => cause_over(&story),
         (MailKind::Resolved, None) => resolved(&story),
@@ -263,16 +264,30 @@ fn operator(words: &Words<'_>, link: Option<&str>) -> Body {
     }
 }
 
-fn undeliverable(words: &Words<'_>, address: &str) -> Body {
+fn undeliverable(words: &Words<'_>, undelivered: &Undeliverable) -> Body {
+    let address = one_line(&undelivered.address, 120);
+    let (heading, lead) = match undelivered.obstacle {
+        Obstacle::Recipient => (
+            format!("The mail server refuses {address}"),
+            "A mail to this address was refused for good again and again; after eight refusals it is given up. Correct the address in the \
+             configuration.",
+        ),
+        Obstacle::Content => (
+            format!("The mail server refuses a mail to {address}"),
+            "The mail server read the mail to the end and refused it for good; after eight refusals it is given up. The log of the mail \
+             server says why: a filter for spam or links, or a policy about its size.",
+        ),
+        Obstacle::Silence => (
+            format!("Nobody knows whether a mail to {address} has arrived"),
+            "Three times the mail server took the whole mail and did not say whether it accepts it, so it is not sent again. It may have \
+             arrived; ask the recipient, and look into the log of the mail server.",
+        ),
+    };
     Body {
         subject: format!("[Consentry] A mail about {} cannot be delivered", words.name),
-        heading: format!("The mail server refuses {}", one_line(address, 120)),
+        heading,
         color: "#b54708",
-        lead: vec![
-            "A mail to this address was refused for good several times and has been given up. Correct the address in the configuration."
-                .to_owned(),
-            format!("It was about: {}", words.story.reason.sentence()),
-        ],
+        lead: vec![lead.to_owned(), format!("It was about: {}", words.story.reason.sentence())],
         facts: words.facts(),
         ..Body::default()
     }

@@ -133,3 +133,18 @@ fn message_ids_are_stable_and_thread() {
     assert_ne!(id(0, 0, "bob@example.com").0, first);
     assert!(first.starts_with("<a1.0.") && first.ends_with("@example.com>") && !first.contains("ada"), "{first}");
 }
+
+/// Operators learn what stood in a mail's way, because each obstacle asks for something else.
+#[test]
+fn an_undelivered_mail_says_what_is_in_its_way() {
+    for (obstacle, word) in [
+        (Obstacle::Recipient, "Correct the address"),
+        (Obstacle::Content, "refused it for good"),
+        (Obstacle::Silence, "It may have arrived"),
+    ] {
+        let mut n = notification(MailKind::Operator, Reason::TokenRevoked);
+        n.story.undeliverable = Some(Undeliverable { address: "gone@example.com".to_owned(), obstacle });
+        let mail = render(&n, 0, None, &letterhead());
+        assert!(mail.text.contains(word) && mail.text.contains("gone@example.com"), "{obstacle:?}: {}", mail.text);
+    }
+}

@@ -1,29 +1,69 @@
 //! Draining the outbox: oldest first, growing pauses while the mail server is away, nothing lost, nothing sent twice.
 //!
-//! A mail is marked as sent as soon as the server has taken it. A crash in between repeats it once, with the same
-//! `Message-ID`.
+//! That a mail is being handed over is saved before the dot that ends it, and that it was taken before the farewell. So a crash, a server that
+//! breaks off, or one that never answers leaves a mail of which it is known that it may have arrived: it is tried again after an hour, with the
+//! same `Message-ID`, and three times at most. What follows from a failure is decided in [`super::retry`].
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinError, JoinSet};
 
 use super::message::{Letterhead, fingerprint, render};
-use super::smtp::{SmtpSettings, deliver};
+use super::retry::{AFTER_SILENCE, History, LATELY, Next, SILENCES, next};
+use super::smtp::{Blame, Dictated, Failure, SmtpSettings, Undelivered, dictate, on_the_wire};
 use crate::clock::Clock;
-use crate::domain::{LinkTarget, MailKind, Notification, Story, Timestamp};
-use crate::metrics::{EmailFailure, Families};
-use crate::store::{Queued, Store, StoreError};
+use crate::domain::{LinkTarget, MailKind, Notification, Obstacle, Story, Timestamp, Undeliverable, one_line};
+use crate::metrics::Families;
+use crate::store::{FailedAttempt, OtherMails, Queued, Store, StoreError};
 
 /// What becomes of mails, whoever sends them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Outbox {
     /// Nudged when mails were saved.
     pub nudge: Arc<Notify>,
-    /// Mails that the server has taken and the database could not mark yet: they are marked, never sent again.
-    taken: Arc<Mutex<HashSet<i64>>>,
+    /// What has become of mails and the database could not save yet: it is saved before anything else is done with them.
+    unsaved: Arc<Mutex<HashMap<i64, Unsaved>>>,
+    /// Mails that are being sent, by this notifier or by one that has been replaced meanwhile.
+    under_way: Arc<Mutex<HashSet<i64>>>,
+}
+
+/// What the database does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsaved {
+    /// The server has taken the mail.
+    Sent,
+    /// The mail was handed over and no answer came.
+    HandedOver,
+}
+
+impl Outbox {
+    fn unsaved(&self) -> MutexGuard<'_, HashMap<i64, Unsaved>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a mail, unless it is under way already.
+    fn claim(&self, id: i64) -> Option<Claim> {
+        self.under_way().insert(id).then(|| Claim { outbox: self.clone(), id })
+    }
+}
+
+/// A mail that is under way for as long as this lives.
+struct Claim {
+    outbox: Outbox,
+    id: i64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.outbox.under_way().remove(&self.id);
+    }
 }
 
 /// Makes the signed link of an integration, good from now on.
@@ -48,11 +88,24 @@ impl std::fmt::Debug for NotifierSettings {
     }
 }
 
-/// Mails handed over at once.
-const AT_ONCE: u32 = 8;
+/// So many waiting mails are looked at together; how many are sent at once is configured.
+const LOOKED_AT: u32 = 64;
 
-/// A refused recipient is tried so many times.
-const REJECTIONS: u32 = 4;
+/// After the order to stop, a mail has so long to come to the point from which on it may have arrived; then it stays in the queue.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// After the order to stop, an answer is waited for so long. It is less than what the end of the process allows; after a reload the mail goes on
+/// by itself.
+const LAST_ANSWER: Duration = Duration::from_secs(6);
+
+/// While mails are under way, others are looked for this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Nobody sleeps longer than this, whatever the next mail's time is.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// So much of a mail server's words is kept.
+const PROBLEM: usize = 300;
 
 /// Nothing is older than this and still kept, once it was delivered.
 const KEEP: Duration = Duration::from_secs(90 * 86_400);
@@ -65,23 +118,26 @@ pub struct Notifier {
     families: Families,
     clock: Clock,
     outbox: Outbox,
+    /// One for each connection that is open, farewells included.
+    connections: Arc<Semaphore>,
 }
 
 impl Notifier {
     /// Puts the parts together.
     pub fn new(settings: NotifierSettings, store: Store, families: Families, clock: Clock, outbox: Outbox) -> Self {
-        Self { settings: Arc::new(settings), store, families, clock, outbox }
+        let connections = Arc::new(Semaphore::new(settings.smtp.connections.max(1)));
+        Self { settings: Arc::new(settings), store, families, clock, outbox, connections }
     }
 
-    /// Runs until told to stop; a mail that is being handed over is finished first.
+    /// Runs until told to stop; a mail that is being handed over is finished first, as far as that takes seconds.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         if let Ok(Some(at)) = self.store.last_mail().await {
-            self.families.set_last_email(at);
+            // Noted while the wall clock was ahead, it would hide for years that no mail goes through.
+            self.families.set_last_email(at.min(self.clock.now()));
         }
         loop {
-            let going_on = stop.clone();
-            let wait = match self.drain_while(|| !*going_on.borrow()).await {
-                Ok(next) => next.map_or(Duration::from_secs(3600), |n| n.since(self.clock.now()).max(Duration::from_millis(100))),
+            let wait = match self.drain_while(stop.clone()).await {
+                Ok(next) => next.map_or(LONGEST_SLEEP, |n| n.since(self.clock.now()).clamp(Duration::from_millis(100), LONGEST_SLEEP)),
                 Err(error) => {
                     tracing::error!(%error, "cannot read the outbox");
                     Duration::from_secs(5)
@@ -100,37 +156,82 @@ impl Notifier {
     /// # Errors
     /// The database refuses.
     pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.drain_while(|| true).await
+        let (_going_on, stop) = watch::channel(false);
+        self.drain_while(stop).await
     }
 
-    /// The same, a batch at a time, for as long as it should go on.
-    async fn drain_while(&self, go_on: impl Fn() -> bool) -> Result<Option<Timestamp>, StoreError> {
-        self.store.prune_notifications(self.clock.now().minus(KEEP)).await?;
-        loop {
-            let due = self.store.due_notifications(self.clock.now(), AT_ONCE).await?;
-            self.families.set_queue(self.store.outbox().await?.1);
-            if due.is_empty() || !go_on() {
-                return Ok(self.store.outbox().await?.0);
-            }
-            let mut attempts = JoinSet::new();
-            for queued in due {
-                let notifier = self.clone();
-                attempts.spawn(async move { notifier.send(&queued).await });
-            }
-            // Every attempt is finished before an error is told: dropping one would leave a mail sent and not marked.
-            let mut outcome = Ok(());
-            while let Some(result) = attempts.join_next().await {
-                outcome = outcome.and(result.map_err(|e| StoreError::Database(e.to_string())).and_then(|sent| sent));
-            }
-            outcome?;
+    /// The same, until it should stop. As many mails are under way as connections are allowed; a slow one holds up no other for longer than
+    /// its connection.
+    async fn drain_while(&self, stop: watch::Receiver<bool>) -> Result<Option<Timestamp>, StoreError> {
+        let now = self.clock.now();
+        self.store.prune_notifications(now.minus(KEEP)).await?;
+        let healed = self.store.heal_mail_times(now).await?;
+        if healed > 0 {
+            tracing::info!(mails = healed, "the wall clock was set; times of mails that lay too far ahead are corrected");
         }
+        let (mut attempts, mut outcome) = (JoinSet::new(), Ok(()));
+        let last_answer = stopped(stop.clone(), LAST_ANSWER);
+        tokio::pin!(last_answer);
+        loop {
+            // Every attempt is finished before an error is told: dropping one would leave a mail sent and not marked.
+            if outcome.is_ok() && !*stop.borrow() {
+                outcome = self.start_due(&mut attempts, &stop).await;
+            }
+            tokio::select! {
+                biased;
+                ended = attempts.join_next() => match ended {
+                    Some(result) => outcome = outcome.and(flattened(result)),
+                    None => break,
+                },
+                () = &mut last_answer => {
+                    attempts.detach_all();
+                    break;
+                }
+                () = self.outbox.nudge.notified() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+        outcome?;
+        let (next, waiting) = self.store.outbox().await?;
+        self.families.set_queue(waiting);
+        Ok(next)
     }
 
-    async fn send(&self, queued: &Queued) -> Result<(), StoreError> {
+    /// Starts what is due, as far as there is room.
+    async fn start_due(&self, attempts: &mut JoinSet<Result<(), StoreError>>, stop: &watch::Receiver<bool>) -> Result<(), StoreError> {
+        let room = self.settings.smtp.connections.max(1).saturating_sub(attempts.len());
+        if room == 0 {
+            return Ok(());
+        }
+        let busy = u32::try_from(self.outbox.under_way().len()).unwrap_or(u32::MAX);
+        let due = self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?;
+        self.families.set_queue(self.store.outbox().await?.1);
+        let claimed = due.into_iter().filter_map(|queued| Some((self.outbox.claim(queued.id)?, queued)));
+        for (claim, queued) in claimed.take(room) {
+            let (notifier, stop) = (self.clone(), stop.clone());
+            attempts.spawn(async move {
+                // It waits for farewells at most, which are short. Nobody closes it.
+                let Ok(connection) = Arc::clone(&notifier.connections).acquire_owned().await else { return Ok(()) };
+                let sent = notifier.send(&queued, connection, stop).await;
+                drop(claim);
+                sent
+            });
+        }
+        Ok(())
+    }
+
+    async fn send(&self, queued: &Queued, connection: OwnedSemaphorePermit, stop: watch::Receiver<bool>) -> Result<(), StoreError> {
         let notification = &queued.notification;
         let now = self.clock.now();
-        if self.lock_taken().contains(&queued.id) {
-            return self.mark(queued.id, now).await;
+        let unsaved = self.outbox.unsaved().get(&queued.id).copied();
+        match unsaved {
+            Some(Unsaved::Sent) => return self.mark_sent(queued.id, now).await,
+            Some(Unsaved::HandedOver) => return self.mark_handed_over(queued.id, now).await,
+            None => {}
+        }
+        if queued.unanswered >= SILENCES {
+            // The last time this process ended while it waited for the answer.
+            return self.give_up(queued, Obstacle::Silence, "no answer came when it was handed over").await;
         }
         let link = match &notification.story.link {
             LinkTarget::Builtin => (self.settings.link)(&notification.story.integration, now),
@@ -138,57 +239,116 @@ impl Notifier {
             LinkTarget::None => None,
         };
         let mail = render(notification, queued.first_sequence, link.as_deref(), &self.settings.letterhead);
-        let delivery = deliver(&self.settings.smtp, notification, &mail, now).await;
-        let (kind, to, integration) = (notification.kind, masked(&notification.recipient), &notification.story.integration);
-        let now = self.clock.now();
-        match delivery.outcome {
-            Ok(()) => {
-                self.lock_taken().insert(queued.id);
-                self.families.email_sent(kind, now);
-                // Marked before anything else: a crash in between would repeat it.
-                self.mark(queued.id, now).await?;
-                tracing::info!(%integration, kind = kind.label(), %to, "mail sent");
-            }
-            Err(failure) => {
-                self.families.email_failed(kind, failure);
-                let last = delivery.dialogue.last().map(|l| l.replace(&notification.recipient, &to)).unwrap_or_default();
-                let rejected = failure == EmailFailure::Rejected;
-                if rejected && queued.rejections + 1 >= REJECTIONS {
-                    tracing::error!(%integration, kind = kind.label(), %to, error = last, "mail given up: the server refuses the recipient");
-                    self.store.give_up(queued.id, now, self.tell_operators(notification)).await?;
-                } else {
-                    let due = now.plus(pause(if rejected { queued.rejections } else { queued.attempts }, rejected));
-                    tracing::warn!(%integration, kind = kind.label(), %to, reason = failure.label(), error = last, "mail not sent; it stays queued");
-                    self.store.mark_failed(queued.id, due, rejected).await?;
-                }
-            }
-        }
+        let dictated = tokio::select! {
+            dictated = dictate(&self.settings.smtp, notification, &mail, now) => dictated,
+            // Nothing has arrived yet, and the mail stays in the queue.
+            () = stopped(stop, GRACE) => return Ok(()),
+        };
+        let outcome = match dictated {
+            Ok(dictated) => self.hand_over(queued, dictated, connection).await,
+            Err(Undelivered { failure, dialogue }) => self.failed(queued, failure, &dialogue, false).await,
+        };
         self.families.set_queue(self.store.outbox().await?.1);
-        Ok(())
+        outcome
     }
 
-    fn lock_taken(&self) -> std::sync::MutexGuard<'_, HashSet<i64>> {
-        self.outbox.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// From the dot that ends the mail to the note of what became of it.
+    async fn hand_over(&self, queued: &Queued, dictated: Dictated, connection: OwnedSemaphorePermit) -> Result<(), StoreError> {
+        // A database that is full must silence nobody: the mail is sent, and this process remembers what it could not save.
+        let noted = self.store.mark_handed_over(queued.id, self.clock.now(), AFTER_SILENCE).await;
+        let (delivery, farewell) = dictated.end().await;
+        let notification = &queued.notification;
+        let outcome = match delivery.outcome {
+            Ok(()) => {
+                let now = self.clock.now();
+                self.outbox.unsaved().insert(queued.id, Unsaved::Sent);
+                self.families.email_sent(notification.kind, now);
+                let marked = self.mark_sent(queued.id, now).await;
+                if marked.is_ok() {
+                    let (integration, to) = (&notification.story.integration, masked(&notification.recipient));
+                    tracing::info!(%integration, kind = notification.kind.label(), %to, "mail sent");
+                }
+                marked
+            }
+            Err(failure) if failure.blame == Blame::Unanswered && noted.is_err() => {
+                self.families.email_failed(notification.kind, failure.kind);
+                self.outbox.unsaved().insert(queued.id, Unsaved::HandedOver);
+                self.mark_handed_over(queued.id, self.clock.now()).await
+            }
+            Err(failure) => self.failed(queued, failure, &delivery.dialogue, noted.is_ok()).await,
+        };
+        // Manners take seconds and hold up nobody: neither the next mail nor the end of the process.
+        tokio::spawn(async move {
+            farewell.say().await;
+            drop(connection);
+        });
+        outcome
     }
 
-    async fn mark(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+    /// Counts and saves a failure, and decides what follows. `noted` says that the mail is saved as being handed over.
+    async fn failed(&self, queued: &Queued, failure: Failure, dialogue: &[String], noted: bool) -> Result<(), StoreError> {
+        let notification = &queued.notification;
+        self.families.email_failed(notification.kind, failure.kind);
+        let problem = problem(dialogue, &notification.recipient);
+        let now = self.clock.now();
+        let others = match failure.blame {
+            Blame::Recipient => self.store.other_mails(&notification.recipient, now.minus(LATELY)).await?,
+            Blame::Content | Blame::Transport | Blame::Unanswered => OtherMails { taken: true, failing: false },
+        };
+        let history = History {
+            attempts: queued.attempts,
+            rejections: queued.rejections,
+            first_rejection: queued.first_rejection,
+            unanswered: queued.unanswered + 1,
+        };
+        let (pause, told) = match next(failure.blame, history, others, now) {
+            Next::Again(pause) => (pause, None),
+            Next::AgainAndTell(pause, obstacle) => (pause, Some(obstacle)),
+            Next::GiveUp(obstacle) => return self.give_up(queued, obstacle, &problem).await,
+        };
+        let (integration, to) = (&notification.story.integration, masked(&notification.recipient));
+        let (kind, reason) = (notification.kind.label(), failure.label());
+        tracing::warn!(%integration, kind, %to, reason, error = problem, "mail not sent; it stays queued");
+        let rejected = matches!(failure.blame, Blame::Recipient | Blame::Content);
+        let answered = noted && failure.blame != Blame::Unanswered;
+        let tell = told.map(|obstacle| self.tell_operators(notification, obstacle)).unwrap_or_default();
+        self.store.mark_failed(queued.id, FailedAttempt { at: now, pause, rejected, answered, problem }, tell).await
+    }
+
+    async fn give_up(&self, queued: &Queued, obstacle: Obstacle, problem: &str) -> Result<(), StoreError> {
+        let notification = &queued.notification;
+        let (integration, to) = (&notification.story.integration, masked(&notification.recipient));
+        let (kind, obstacle_label) = (notification.kind.label(), obstacle.label());
+        tracing::error!(%integration, kind, %to, obstacle = obstacle_label, error = problem, "mail given up");
+        let tell = self.tell_operators(notification, obstacle);
+        self.store.give_up(queued.id, self.clock.now(), problem.to_owned(), tell).await
+    }
+
+    async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         self.store.mark_sent(id, now).await?;
-        self.lock_taken().remove(&id);
+        self.outbox.unsaved().remove(&id);
         Ok(())
     }
 
-    /// The operators hear that an address is refused; an operator's own refused address tells the others, once.
-    fn tell_operators(&self, refused: &Notification) -> Vec<Notification> {
-        if refused.story.undeliverable.is_some() {
+    async fn mark_handed_over(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        self.store.mark_handed_over(id, now, AFTER_SILENCE).await?;
+        self.outbox.unsaved().remove(&id);
+        Ok(())
+    }
+
+    /// The operators hear that a mail is not delivered; that of an operator tells the others, once.
+    fn tell_operators(&self, undelivered: &Notification, obstacle: Obstacle) -> Vec<Notification> {
+        if undelivered.story.undeliverable.is_some() {
             return Vec::new();
         }
-        let others = self.settings.operators.iter().filter(|o| **o != refused.recipient);
-        let story = Story { undeliverable: Some(refused.recipient.clone()), link: LinkTarget::None, ..refused.story.clone() };
+        let others = self.settings.operators.iter().filter(|o| **o != undelivered.recipient);
+        let undeliverable = Some(Undeliverable { address: undelivered.recipient.clone(), obstacle });
+        let story = Story { undeliverable, link: LinkTarget::None, ..undelivered.story.clone() };
         others
             .map(|operator| Notification {
-                // One notice for each refused address.
-                alert: format!("undeliverable-{}-{}", refused.alert, fingerprint(&refused.recipient)),
-                sequence: refused.sequence,
+                // One notice for each address.
+                alert: format!("undeliverable-{}-{}", undelivered.alert, fingerprint(&undelivered.recipient)),
+                sequence: undelivered.sequence,
                 kind: MailKind::Operator,
                 recipient: operator.clone(),
                 story: story.clone(),
@@ -197,12 +357,24 @@ impl Notifier {
     }
 }
 
-/// The pause after the attempt that came after `before` others: doubling from five seconds to five minutes; a refused
-/// recipient is tried more slowly.
-fn pause(before: u32, rejected: bool) -> Duration {
-    let (first, most) = if rejected { (60, 3600) } else { (5, 300) };
-    let factor = if rejected { 5_u64 } else { 2 }.saturating_pow(before.min(10));
-    Duration::from_secs(first * factor).min(Duration::from_secs(most))
+/// Ends so long after the order to stop.
+async fn stopped(mut stop: watch::Receiver<bool>, grace: Duration) {
+    // Whoever could give the order and has gone has given it.
+    let _ = stop.wait_for(|stopped| *stopped).await.map(drop);
+    tokio::time::sleep(grace).await;
+}
+
+/// A task that ends by itself has answered; one that was ended has left its mail in the queue.
+fn flattened(result: Result<Result<(), StoreError>, JoinError>) -> Result<(), StoreError> {
+    result.map_err(|e| StoreError::Database(e.to_string())).and_then(|sent| sent)
+}
+
+/// The end of a dialogue in one line, without the recipient's address.
+fn problem(dialogue: &[String], recipient: &str) -> String {
+    let last = dialogue.last().map(|line| line.trim_start_matches(['<', '!', ' '])).unwrap_or_default();
+    let forms = [Some(recipient.to_owned()), on_the_wire(recipient)];
+    let said = forms.into_iter().flatten().fold(last.to_owned(), |text, form| text.replace(&form, &masked(recipient)));
+    one_line(&said, PROBLEM)
 }
 
 /// An address as a log may show it.
@@ -217,14 +389,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow() {
-        let seconds = |rejected| (0..8).map(|n| pause(n, rejected).as_secs()).collect::<Vec<_>>();
-        assert_eq!(seconds(false), [5, 10, 20, 40, 80, 160, 300, 300]);
-        assert_eq!(seconds(true)[..4], [60, 300, 1500, 3600]);
-    }
-
-    #[test]
     fn logs_show_no_addresses() {
         assert_eq!(masked("ada@example.com"), "a***@example.com");
+        for (recipient, said, expected) in [
+            ("ada@example.com", "< 550 5.1.1 <ada@example.com> unknown", "550 5.1.1 <a***@example.com> unknown"),
+            ("ada@m\u{fc}nchen.example", "< 550 ada@xn--mnchen-3ya.example", "550 a***@m\u{fc}nchen.example"),
+            ("ada@example.com", "! the server took too long to answer", "the server took too long to answer"),
+        ] {
+            assert_eq!(problem(&[said.to_owned()], recipient), expected);
+        }
     }
 }

@@ -28,7 +28,7 @@ mod tokens;
 pub use authorizations::{Authorization, NewAuthorization, RenewedToken, Success, VERIFYING};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
-pub use notifications::{MailAbout, Queued};
+pub use notifications::{FailedAttempt, MailAbout, OtherMails, Queued};
 pub use rotation::{Rotated, rotate_key};
 pub use states::{CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
@@ -38,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_reauthentication.sql"),
     include_str!("migrations/0003_mails_about.sql"),
     include_str!("migrations/0004_suspended.sql"),
+    include_str!("migrations/0005_mail_attempts.sql"),
     include_str!("migrations/0008_causes.sql"),
 ];
 

@@ -1,5 +1,7 @@
 //! The outbox: mails from the decision to the delivery.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, params};
 
 use super::rows::{story_from_json, story_to_json};
@@ -17,8 +19,36 @@ pub struct Queued {
     pub first_sequence: u32,
     /// Attempts so far.
     pub attempts: u32,
-    /// Attempts that ended with the server refusing this recipient for good.
+    /// Attempts that ended with the server refusing recipient or mail for good.
     pub rejections: u32,
+    /// When the first of them was.
+    pub first_rejection: Option<Timestamp>,
+    /// How often it was handed over without an answer: it may have arrived.
+    pub unanswered: u32,
+}
+
+/// An attempt that failed, as it is saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// When.
+    pub at: Timestamp,
+    /// The next one comes after this.
+    pub pause: Duration,
+    /// The server refused recipient or mail for good.
+    pub rejected: bool,
+    /// It was noted that the mail is being handed over, and the server has answered after all.
+    pub answered: bool,
+    /// Why, for people.
+    pub problem: String,
+}
+
+/// What is known of other mails than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherMails {
+    /// The server has taken one since then.
+    pub taken: bool,
+    /// One to somebody else waits after a failed attempt.
+    pub failing: bool,
 }
 
 /// Saves a notification; the same notice to the same person is saved once.
@@ -33,7 +63,8 @@ pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result
 /// Waiting mails in the order in which they were decided; a later mail of an alert waits for the earlier ones to the same person.
 const DUE: &str = "
     SELECT id, alert, sequence, recipient, kind, story, attempts, rejections,
-           (SELECT min(f.sequence) FROM notifications f WHERE f.alert = n.alert AND f.recipient = n.recipient)
+           (SELECT min(f.sequence) FROM notifications f WHERE f.alert = n.alert AND f.recipient = n.recipient),
+           first_rejected_at, unanswered
     FROM notifications n
     WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0 AND due_at <= ?1
       AND NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
@@ -53,10 +84,12 @@ pub struct MailAbout {
     pub sent: Option<Timestamp>,
     /// It was given up.
     pub given_up: bool,
+    /// Why it waits, or was given up, in the mail server's words.
+    pub problem: Option<String>,
 }
 
 /// The expression is that of the index.
-pub(super) const ABOUT: &str = "SELECT kind, recipient, created_at, sent_at, given_up_at FROM notifications
+pub(super) const ABOUT: &str = "SELECT kind, recipient, created_at, sent_at, given_up_at, problem FROM notifications
     WHERE json_extract(story, '$.integration') = ?1 ORDER BY id DESC LIMIT 50";
 
 impl Store {
@@ -69,12 +102,12 @@ impl Store {
         self.read(move |c| {
             let mut statement = c.prepare_cached(ABOUT)?;
             let mail = |r: &rusqlite::Row<'_>| {
-                Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?, r.get::<_, Option<i64>>(3)?, r.get::<_, Option<i64>>(4)?))
+                Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?, r.get::<_, Option<i64>>(3)?, r.get::<_, Option<i64>>(4)?, r.get(5)?))
             };
             let mails = statement.query_map([name], mail)?.collect::<Result<Vec<_>, _>>()?;
-            let known = mails.into_iter().filter_map(|(kind, recipient, created, sent, given_up)| {
+            let known = mails.into_iter().filter_map(|(kind, recipient, created, sent, given_up, problem)| {
                 let (created, sent, given_up) = (Timestamp(created), sent.map(Timestamp), given_up.is_some());
-                Some(MailAbout { kind: MailKind::from_label(&kind)?, recipient, created, sent, given_up })
+                Some(MailAbout { kind: MailKind::from_label(&kind)?, recipient, created, sent, given_up, problem })
             });
             Ok(known.collect())
         })
@@ -94,7 +127,15 @@ impl Store {
                 let (kind, story): (String, String) = (r.get(4)?, r.get(5)?);
                 let (Some(kind), Some(story)) = (MailKind::from_label(&kind), story_from_json(&story)) else { continue };
                 let notification = Notification { alert: r.get(1)?, sequence: r.get(2)?, kind, recipient: r.get(3)?, story };
-                due.push(Queued { id: r.get(0)?, notification, first_sequence: r.get(8)?, attempts: r.get(6)?, rejections: r.get(7)? });
+                due.push(Queued {
+                    id: r.get(0)?,
+                    notification,
+                    first_sequence: r.get(8)?,
+                    attempts: r.get(6)?,
+                    rejections: r.get(7)?,
+                    first_rejection: r.get::<_, Option<i64>>(9)?.map(Timestamp),
+                    unanswered: r.get(10)?,
+                });
             }
             Ok(due)
         })
@@ -116,40 +157,96 @@ impl Store {
         .await
     }
 
+    /// The mail is about to be handed over. From here on it may have arrived, so it is not sent again before `pause` is over, whatever
+    /// becomes of this process.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn mark_handed_over(&self, id: i64, now: Timestamp, pause: Duration) -> Result<(), StoreError> {
+        self.write(move |c| {
+            let sql = "UPDATE notifications SET due_at = ?1, pause = ?2, unanswered = unanswered + 1 WHERE id = ?3";
+            c.prepare_cached(sql)?.execute(params![now.plus(pause).0, millis(pause), id])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The mail was taken by the server.
     ///
     /// # Errors
     /// The database refuses; then the mail will be sent again, with the same `Message-ID`.
     pub async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |c| {
-            c.prepare_cached("UPDATE notifications SET sent_at = ?1, attempts = attempts + 1 WHERE id = ?2")?
+            c.prepare_cached("UPDATE notifications SET sent_at = ?1, attempts = attempts + 1, problem = NULL WHERE id = ?2")?
                 .execute(params![now.0, id])?;
             Ok(())
         })
         .await
     }
 
-    /// The attempt failed; the next is at `due`.
+    /// The attempt failed; the next is after a pause. `tell` goes to the operators at once.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn mark_failed(&self, id: i64, due: Timestamp, rejected: bool) -> Result<(), StoreError> {
+    pub async fn mark_failed(&self, id: i64, failed: FailedAttempt, tell: Vec<Notification>) -> Result<(), StoreError> {
         self.write(move |c| {
-            let sql = "UPDATE notifications SET due_at = ?1, attempts = attempts + 1, rejections = rejections + ?2 WHERE id = ?3";
-            c.prepare_cached(sql)?.execute(params![due.0, rejected, id])?;
-            Ok(())
+            let sql = "UPDATE notifications SET due_at = ?1, pause = ?2, attempts = attempts + 1, rejections = rejections + ?3,
+                           first_rejected_at = iif(?3, coalesce(first_rejected_at, ?4), first_rejected_at),
+                           unanswered = max(unanswered - ?5, 0), problem = ?6
+                       WHERE id = ?7";
+            let FailedAttempt { at, pause, rejected, answered, problem } = &failed;
+            c.prepare_cached(sql)?.execute(params![at.plus(*pause).0, millis(*pause), rejected, at.0, answered, problem, id])?;
+            tell.iter().try_for_each(|n| insert(c, n, *at))
         })
         .await
     }
 
-    /// The recipient does not exist, said the server, again and again: `tell` goes to the operators instead.
+    /// The mail will not be delivered, or nobody will ever know: `tell` goes to the operators instead.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn give_up(&self, id: i64, now: Timestamp, tell: Vec<Notification>) -> Result<(), StoreError> {
+    pub async fn give_up(&self, id: i64, now: Timestamp, problem: String, tell: Vec<Notification>) -> Result<(), StoreError> {
         self.write(move |c| {
-            c.execute("UPDATE notifications SET given_up_at = ?1, attempts = attempts + 1 WHERE id = ?2", params![now.0, id])?;
+            let sql = "UPDATE notifications SET given_up_at = ?1, attempts = attempts + 1, problem = ?2 WHERE id = ?3";
+            c.prepare_cached(sql)?.execute(params![now.0, problem, id])?;
             tell.iter().try_for_each(|n| insert(c, n, now))
+        })
+        .await
+    }
+
+    /// What has become of other mails than those to this person: it tells a recipient that is refused from a server that refuses everybody.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn other_mails(&self, recipient: &str, since: Timestamp) -> Result<OtherMails, StoreError> {
+        let recipient = recipient.to_owned();
+        self.read(move |c| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM notifications WHERE sent_at >= ?1),
+                              EXISTS (SELECT 1 FROM notifications WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0
+                                      AND attempts > 0 AND recipient <> ?2)";
+            let found = c
+                .prepare_cached(sql)?
+                .query_row(params![since.0, recipient], |r| Ok(OtherMails { taken: r.get(0)?, failing: r.get(1)? }))?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Brings times that were noted while the wall clock was ahead back to what they may be: a mail is due after its pause at the latest, and nothing
+    /// has happened later than now. Answers how many mails had such times.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn heal_mail_times(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.write_relaxed(move |c| {
+            let due = "UPDATE notifications SET due_at = ?1 + pause
+                       WHERE sent_at IS NULL AND given_up_at IS NULL AND due_at > ?1 + pause";
+            let past =
+                "UPDATE notifications SET created_at = min(created_at, ?1), sent_at = min(sent_at, ?1), given_up_at = min(given_up_at, ?1),
+                            first_rejected_at = min(first_rejected_at, ?1)
+                        WHERE created_at > ?1 OR sent_at > ?1 OR given_up_at > ?1 OR first_rejected_at > ?1";
+            let healed = c.prepare_cached(due)?.execute([now.0])?;
+            Ok(healed + c.prepare_cached(past)?.execute([now.0])?)
         })
         .await
     }
@@ -175,4 +272,8 @@ impl Store {
         })
         .await
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

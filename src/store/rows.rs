@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Blind, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, KnownGroup, LinkTarget, Named, Outcome,
-    PermissionState, Reason, Recent, Story, Timestamp, Verdict,
+    Access, Blind, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, KnownGroup, LinkTarget, Named, Obstacle, Outcome,
+    PermissionState, Reason, Recent, Story, Timestamp, Undeliverable, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -262,6 +262,8 @@ struct StoryRow {
     #[serde(default)]
     undeliverable: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    obstacle: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
@@ -292,7 +294,8 @@ pub(super) fn story_to_json(story: &Story) -> String {
         at: story.at.0,
         builtin_link: story.link == LinkTarget::Builtin,
         url,
-        undeliverable: story.undeliverable.clone(),
+        undeliverable: story.undeliverable.as_ref().map(|u| u.address.clone()),
+        obstacle: story.undeliverable.as_ref().map(|u| u.obstacle.label().to_owned()),
         by: story.by.clone(),
         origin: story.origin.clone(),
         affected: story.affected,
@@ -308,6 +311,8 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         (false, Some(url)) => LinkTarget::Url(url),
         (false, None) => LinkTarget::None,
     };
+    // Before there was a word for the obstacle it was always the recipient.
+    let obstacle = row.obstacle.as_deref().and_then(Obstacle::from_label).unwrap_or(Obstacle::Recipient);
     Some(Story {
         integration: row.integration,
         display_name: row.display_name,
@@ -324,7 +329,7 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         since: Timestamp(row.since),
         at: Timestamp(row.at),
         link,
-        undeliverable: row.undeliverable,
+        undeliverable: row.undeliverable.map(|address| Undeliverable { address, obstacle }),
         by: row.by,
         origin: row.origin,
         affected: row.affected,

@@ -97,6 +97,8 @@ pub struct MailRecord {
     pub sent: Option<Timestamp>,
     /// It was given up.
     pub given_up: bool,
+    /// Why it waits, or was given up, in the mail server's words.
+    pub problem: Option<String>,
 }
 
 /// Reads the records of an integration.
@@ -182,8 +184,8 @@ fn page<'d>(
     let mails = records.mails.into_iter().map(|mail| MailLine {
         fate: match (mail.sent, mail.given_up) {
             (Some(at), _) => format!("sent {}", ago(at, now)),
-            (None, true) => "given up: the address was refused".to_owned(),
-            (None, false) => "waiting".to_owned(),
+            (None, true) => mail.problem.map_or_else(|| "given up".to_owned(), |problem| format!("given up: {problem}")),
+            (None, false) => mail.problem.map_or_else(|| "waiting".to_owned(), |problem| format!("waiting: {problem}")),
         },
         kind: mail.kind,
         recipient: mail.recipient,

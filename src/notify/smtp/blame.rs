@@ -1,0 +1,197 @@
+//! Whom a refusal is about. Pure: a step of the dialogue and a reply, nothing else.
+//!
+//! The step alone says little: servers that mind our name, our sender address or a missing login often say so only when the recipient is
+//! named. The enhanced status code (RFC 3463, RFC 5248) says it; where there is none, the code and well-known words have to do.
+
+use super::reply::{Enhanced, Reply};
+use crate::metrics::EmailFailure;
+
+/// Whom a failed attempt is about, and so whether trying again may ever help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The recipient does not exist, does not take mail, or cannot be written to.
+    Recipient,
+    /// This mail, which the server has read and refuses for good.
+    Content,
+    /// Us, the server or the network: it waits until that is repaired.
+    Transport,
+    /// Nobody knows: the mail was handed over, and no answer has come.
+    Unanswered,
+}
+
+/// Why an attempt failed: for counting, and for what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// The metric's word.
+    pub kind: EmailFailure,
+    /// Whom it is about.
+    pub blame: Blame,
+}
+
+impl Failure {
+    /// A failure that says nothing about recipient or mail.
+    pub(super) const fn transport(kind: EmailFailure) -> Self {
+        Self { kind, blame: Blame::Transport }
+    }
+
+    /// The metric's word.
+    pub const fn label(self) -> &'static str {
+        self.kind.label()
+    }
+}
+
+/// The steps at which a mail can be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// `MAIL FROM`.
+    Sender,
+    /// `RCPT TO`.
+    Recipient,
+    /// `DATA` and its end.
+    Data,
+}
+
+/// What a refusal at a step means.
+pub(super) fn judge(step: Step, reply: &Reply) -> Failure {
+    match step {
+        // A mail that is refused counts as rejected in any case; one that is refused because of us waits.
+        Step::Data if reply.is_permanent() && is_about_us(reply) => Failure::transport(EmailFailure::Rejected),
+        Step::Data if reply.is_permanent() => Failure { kind: EmailFailure::Rejected, blame: Blame::Content },
+        _ if wants_login(reply) => Failure::transport(EmailFailure::Auth),
+        Step::Recipient if reply.is_permanent() && names_mailbox(reply) => {
+            Failure { kind: EmailFailure::Rejected, blame: Blame::Recipient }
+        }
+        Step::Sender | Step::Recipient | Step::Data => Failure::transport(EmailFailure::Other),
+    }
+}
+
+/// A login is missing, too weak or wrong (RFC 4954 section 6). Whom the mail is to does not matter then.
+fn wants_login(reply: &Reply) -> bool {
+    matches!(reply.code, 530 | 534 | 535 | 538)
+}
+
+/// Whether a permanent refusal of `RCPT` is about that mailbox.
+fn names_mailbox(reply: &Reply) -> bool {
+    match reply.enhanced {
+        Some(code) if code.class == 5 => match code.subject {
+            // RFC 3463 section 3.2: no such mailbox, no such domain, bad syntax, moved; 5.1.10 is a domain that takes no mail (RFC 7505
+            // section 4.2).
+            1 => matches!(code.detail, 1 | 2 | 3 | 6 | 10),
+            // The mailbox' own state (RFC 3463 section 3.3).
+            2 => true,
+            // What Exchange Online says of an address that it does not know.
+            4 => code.detail == 1,
+            _ => false,
+        },
+        // A temporary state under a permanent code contradicts itself.
+        Some(_) => false,
+        // RFC 5321 section 4.2.3: mailbox unavailable, user not local, mailbox name not allowed. Servers without enhanced codes use 550 for
+        // everything else, too.
+        None => matches!(reply.code, 550 | 551 | 553) && !speaks_of_us(reply),
+    }
+}
+
+/// Whether a refusal after `DATA` is about us: login, relaying, policy towards the sender, quota, or the order of commands.
+fn is_about_us(reply: &Reply) -> bool {
+    let Some(Enhanced { subject, detail, .. }) = reply.enhanced else {
+        return wants_login(reply) || reply.code == 503 || speaks_of_us(reply);
+    };
+    wants_login(reply)
+        || match subject {
+            // Our sender address (RFC 3463 section 3.2), and Exchange Online's daily limit.
+            1 => matches!(detail, 7 | 8 | 90),
+            // The server itself (section 3.4), except for a mail that is too big for it.
+            3 => detail != 4,
+            // Gmail's quota.
+            4 => detail == 5,
+            // The protocol (section 3.6), security and policy (section 3.8).
+            5 | 7 => true,
+            _ => false,
+        }
+}
+
+/// Words of servers that send no enhanced codes (Exim, older Sendmail) and mean us and not the recipient.
+fn speaks_of_us(reply: &Reply) -> bool {
+    const WORDS: [&str; 9] = [
+        "sender verify",
+        "sender address",
+        "relaying",
+        "relay not permitted",
+        "relay access",
+        "relay denied",
+        "authentication required",
+        "not authenticated",
+        "helo",
+    ];
+    let text = reply.words();
+    WORDS.iter().any(|word| text.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply::Assembly;
+    use super::*;
+
+    fn reply(text: &str) -> Reply {
+        Assembly::default().take(text.as_bytes()).expect("a reply").expect("one line")
+    }
+
+    #[test]
+    fn whom_refusals_are_about() {
+        use Blame::{Content, Recipient, Transport};
+        use EmailFailure::{Auth, Other, Rejected};
+        let rows = [
+            ("no such user", Step::Recipient, "550 5.1.1 No such user", Rejected, Recipient),
+            ("no such domain", Step::Recipient, "550 5.1.2 Bad destination system", Rejected, Recipient),
+            ("bad syntax", Step::Recipient, "501 5.1.3 Bad recipient address syntax", Rejected, Recipient),
+            ("moved", Step::Recipient, "551 5.1.6 Moved", Rejected, Recipient),
+            ("a domain that takes no mail", Step::Recipient, "556 5.1.10 Null MX", Rejected, Recipient),
+            ("a disabled mailbox", Step::Recipient, "550 5.2.1 Mailbox disabled", Rejected, Recipient),
+            ("a full mailbox", Step::Recipient, "552 5.2.2 Mailbox full", Rejected, Recipient),
+            (
+                "Exchange Online and an unknown address",
+                Step::Recipient,
+                "550 5.4.1 Recipient address rejected: Access denied",
+                Rejected,
+                Recipient,
+            ),
+            ("no enhanced code", Step::Recipient, "550 No such user", Rejected, Recipient),
+            ("a code alone", Step::Recipient, "550", Rejected, Recipient),
+            ("not local", Step::Recipient, "551 User not local", Rejected, Recipient),
+            ("name not allowed", Step::Recipient, "553 Mailbox name not allowed", Rejected, Recipient),
+            ("our name", Step::Recipient, "504 5.5.2 <consentry>: Helo command rejected: need fully-qualified hostname", Other, Transport),
+            ("our name without a code", Step::Recipient, "550 HELO should be a FQDN", Other, Transport),
+            ("our sender address", Step::Recipient, "550 5.1.8 <c@x.example>: Sender address rejected: Domain not found", Other, Transport),
+            ("our sender address, Exim", Step::Recipient, "550 Sender verify failed", Other, Transport),
+            ("relaying", Step::Recipient, "554 5.7.1 <a@b.example>: Relay access denied", Other, Transport),
+            ("relaying, Exim", Step::Recipient, "550 relay not permitted", Other, Transport),
+            ("relaying, Sendmail", Step::Recipient, "550 Relaying denied", Other, Transport),
+            ("quota", Step::Recipient, "550 5.4.5 Daily sending quota exceeded", Other, Transport),
+            ("no login, in the order of commands", Step::Recipient, "503 5.5.1 Authentication first", Other, Transport),
+            ("no login", Step::Recipient, "530 5.7.0 Authentication required", Auth, Transport),
+            ("554 says nothing about a mailbox", Step::Recipient, "554 Transaction failed", Other, Transport),
+            ("an IP address is no code", Step::Recipient, "550 5.7.1.9 is on a list", Rejected, Recipient),
+            ("5.7 in the text is no code", Step::Recipient, "550 5.1.1 <u5.7.1@x.example> unknown", Rejected, Recipient),
+            ("codes that contradict each other", Step::Recipient, "550 4.2.2 Mailbox full", Other, Transport),
+            ("greylisting", Step::Recipient, "450 4.7.1 Greylisted", Other, Transport),
+            ("a mailbox that is full for now", Step::Recipient, "452 4.2.2 Mailbox full", Other, Transport),
+            ("a sender is no word about the recipient", Step::Sender, "550 5.1.1 Who are you", Other, Transport),
+            ("a sender that is refused", Step::Sender, "550 5.1.8 Bad sender", Other, Transport),
+            ("a sender without a login", Step::Sender, "530 5.7.0 Authentication required", Auth, Transport),
+            ("spam", Step::Data, "554 5.6.0 Content refused", Rejected, Content),
+            ("no reason", Step::Data, "554 Transaction failed", Rejected, Content),
+            ("a code alone at the end", Step::Data, "550", Rejected, Content),
+            ("too big", Step::Data, "552 5.3.4 Message too big", Rejected, Content),
+            ("policy", Step::Data, "550 5.7.1 Message refused", Rejected, Transport),
+            ("a quota at the end", Step::Data, "550 5.4.5 Quota exceeded", Rejected, Transport),
+            ("Exchange Online's quota", Step::Data, "550 5.1.90 Daily limit", Rejected, Transport),
+            ("relaying at the end", Step::Data, "554 Relaying denied", Rejected, Transport),
+            ("a system that takes nothing", Step::Data, "554 5.3.2 System not accepting mail", Rejected, Transport),
+            ("a login at the end", Step::Data, "530 5.7.0 Authentication required", Rejected, Transport),
+            ("later", Step::Data, "451 4.3.0 Try again later", Other, Transport),
+        ];
+        for (sentence, step, text, kind, blame) in rows {
+            assert_eq!(judge(step, &reply(text)), Failure { kind, blame }, "{sentence}: {text}");
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! The dialogue with a mail server, step by step, and what of it may be shown.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lettre::transport::smtp::authentication::{Credentials, Mechanism};
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+
+use super::blame::{Blame, Failure, Step, judge};
+use super::compose::{Letter, a_label};
+use super::reply::Reply;
+use super::stream::{Break, Duplex, NoTls, Wire, connect, limit, protect, tls_config};
+use super::{Protection, SmtpSettings, hello};
+use crate::domain::parse_mail_host;
+use crate::metrics::EmailFailure;
+
+/// The dialogue so far. Secrets are never put into it, and are taken out of what the server says.
+#[derive(Default)]
+pub(super) struct Talk {
+    lines: Vec<String>,
+    secrets: Vec<String>,
+}
+
+impl Talk {
+    pub(super) fn note(&mut self, line: impl Into<String>) {
+        self.lines.push(line.into());
+    }
+
+    /// A server may repeat what it was told.
+    fn hide(&mut self, secret: &str) {
+        // A secret of a letter or two would take words apart and hide nothing.
+        if secret.len() >= 4 {
+            self.secrets.push(secret.to_owned());
+        }
+    }
+
+    fn heard(&mut self, reply: &Reply) {
+        for line in &reply.lines {
+            let shown = self.secrets.iter().fold(line.clone(), |text, secret| text.replace(secret.as_str(), "<secret>"));
+            self.lines.push(format!("< {} {shown}", reply.code).trim_end().to_owned());
+        }
+    }
+
+    /// Notes that nothing more can be said or heard. `otherwise` is what a broken connection means at this step.
+    fn broke(&mut self, broken: &Break, otherwise: EmailFailure) -> Failure {
+        self.note(format!("! {broken}"));
+        Failure::transport(if matches!(broken, Break::Timeout) { EmailFailure::Timeout } else { otherwise })
+    }
+
+    pub(super) fn into_lines(self) -> Vec<String> {
+        self.lines
+    }
+}
+
+/// What the server offers (RFC 5321 section 4.1.1.1).
+#[derive(Debug, Default)]
+struct Offers {
+    starttls: bool,
+    utf8: bool,
+    eight_bit: bool,
+    size: bool,
+    plain: bool,
+    login: bool,
+}
+
+impl Offers {
+    /// From the lines of an answer to EHLO; the first is a greeting.
+    fn of(reply: &Reply) -> Self {
+        let mut offers = Self::default();
+        for line in reply.lines.iter().skip(1) {
+            // Old servers write AUTH=LOGIN.
+            let line = line.to_ascii_uppercase().replace("AUTH=", "AUTH ");
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("STARTTLS") => offers.starttls = true,
+                Some("SMTPUTF8") => offers.utf8 = true,
+                Some("8BITMIME") => offers.eight_bit = true,
+                Some("SIZE") => offers.size = true,
+                Some("AUTH") => words.for_each(|mechanism| match mechanism {
+                    "PLAIN" => offers.plain = true,
+                    "LOGIN" => offers.login = true,
+                    _ => {}
+                }),
+                _ => {}
+            }
+        }
+        offers
+    }
+}
+
+/// A server that has let us in.
+pub(super) struct Session {
+    wire: Wire<Box<dyn Duplex>>,
+    offers: Offers,
+}
+
+impl Session {
+    /// Connects, greets, protects, logs in: everything before the mail.
+    pub(super) async fn open(settings: &SmtpSettings, talk: &mut Talk) -> Result<Self, Failure> {
+        let host = parse_mail_host(&settings.host).map_err(str::to_owned).and_then(|host| a_label(&host)).map_err(|problem| {
+            talk.note(format!("! the mail server's host {problem}"));
+            Failure::transport(EmailFailure::Connect)
+        })?;
+        talk.note(format!("* connecting to {host}:{}", settings.port));
+        let stream = connect(&host, settings.port).await.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
+        let local = stream.local_addr().ok().map(|address| address.ip());
+        let door = Door { settings, host: &host, local };
+        let mut session = match settings.protection {
+            // Boxed, because a handshake is large and an outbox has many mails.
+            Protection::Implicit => Box::pin(door.implicit(stream, talk)).await?,
+            Protection::Starttls | Protection::None => Box::pin(door.plain(stream, talk)).await?,
+        };
+        session.log_in(settings, talk).await?;
+        Ok(session)
+    }
+
+    async fn log_in(&mut self, settings: &SmtpSettings, talk: &mut Talk) -> Result<(), Failure> {
+        let Some((name, password)) = &settings.credentials else { return Ok(()) };
+        let refused = Failure::transport(EmailFailure::Auth);
+        let password = password.read().map_err(|e| {
+            talk.note(format!("! {e}"));
+            refused
+        })?;
+        let credentials = Credentials::new(name.clone(), password.expose().to_owned());
+        for text in [password.expose().to_owned(), STANDARD.encode(password.expose())] {
+            talk.hide(&text);
+        }
+        let mut mechanisms = Vec::new();
+        if self.offers.plain {
+            mechanisms.push(Mechanism::Plain);
+        }
+        if self.offers.login {
+            mechanisms.push(Mechanism::Login);
+        }
+        if mechanisms.is_empty() {
+            talk.note(
+                "! the server offers no login with user name and password (AUTH PLAIN or LOGIN); remove username, or use another server",
+            );
+        }
+        for mechanism in mechanisms {
+            talk.note(format!("> AUTH {mechanism} (as {name}, password not shown)"));
+            let reply = self.authenticate(mechanism, &credentials, talk).await?;
+            talk.heard(&reply);
+            match reply.code {
+                235 => return Ok(()),
+                // RFC 4954 section 4: a mechanism that the server does not know after all.
+                504 => {}
+                400..500 => return Err(Failure::transport(EmailFailure::Other)),
+                _ => return Err(refused),
+            }
+        }
+        Err(refused)
+    }
+
+    /// One exchange of RFC 4954 section 4. The challenges of LOGIN are answered in their order, whatever they say: servers translate and misspell
+    /// them.
+    async fn authenticate(&mut self, mechanism: Mechanism, credentials: &Credentials, talk: &mut Talk) -> Result<Reply, Failure> {
+        let answer = |challenge: Option<&str>| mechanism.response(credentials, challenge).map(|text| STANDARD.encode(text));
+        let (first, answers) = match mechanism {
+            Mechanism::Login => ("AUTH LOGIN".to_owned(), vec![answer(Some("Username")), answer(Some("Password"))]),
+            Mechanism::Plain | Mechanism::Xoauth2 => {
+                let initial = answer(None);
+                let command = initial.as_ref().map(|text| format!("AUTH {mechanism} {text}")).unwrap_or_default();
+                // A server may ask for it although it was there already.
+                (command, vec![initial])
+            }
+        };
+        if let Some(Ok(text)) = answers.last() {
+            talk.hide(text);
+        }
+        let mut reply = self.say(&first, talk).await?;
+        for answer in answers {
+            if reply.code != 334 {
+                break;
+            }
+            let text = answer.map_err(|e| {
+                talk.note(format!("! {e}"));
+                Failure::transport(EmailFailure::Auth)
+            })?;
+            reply = self.say(&text, talk).await?;
+        }
+        Ok(reply)
+    }
+
+    /// Says what is not shown.
+    async fn say(&mut self, secret: &str, talk: &mut Talk) -> Result<Reply, Failure> {
+        self.wire.command(secret, limit::HELLO).await.map_err(|broken| talk.broke(&broken, EmailFailure::Other))
+    }
+
+    /// Hands a mail over, all but the dot that ends it: until that is sent, the server forgets everything when the connection ends
+    /// (RFC 5321 section 4.1.1.4).
+    pub(super) async fn dictate(&mut self, letter: &Letter, talk: &mut Talk) -> Result<(), Failure> {
+        let mut parameters = String::new();
+        if self.offers.size {
+            // RFC 1870 section 5: the size as it crosses the network, give or take the dots.
+            parameters.push_str(&format!(" SIZE={}", letter.bytes.len()));
+        }
+        if self.offers.eight_bit && !letter.bytes.is_ascii() {
+            parameters.push_str(" BODY=8BITMIME");
+        }
+        if letter.needs_utf8() {
+            if !self.offers.utf8 {
+                talk.note("! the address needs SMTPUTF8, which the server does not offer");
+                let blame = if letter.to.is_ascii() { Blame::Transport } else { Blame::Recipient };
+                return Err(Failure { kind: EmailFailure::Rejected, blame });
+            }
+            parameters.push_str(" SMTPUTF8");
+        }
+        self.step(Step::Sender, &format!("MAIL FROM:<{}>{parameters}", letter.from), talk).await?;
+        self.step(Step::Recipient, &format!("RCPT TO:<{}>", letter.to), talk).await?;
+        self.step(Step::Data, "DATA", talk).await?;
+        talk.note(format!("> (the mail, {} bytes)", letter.bytes.len()));
+        let Err(broken) = self.wire.write(&letter.bytes, limit::BLOCK).await else { return Ok(()) };
+        // Whoever refuses a mail in the middle of it says why before he hangs up.
+        if let Ok(reply) = self.wire.reply(limit::QUIT).await
+            && !reply.is_positive()
+        {
+            talk.heard(&reply);
+            return Err(judge(Step::Data, &reply));
+        }
+        Err(talk.broke(&broken, EmailFailure::Other))
+    }
+
+    async fn step(&mut self, step: Step, command: &str, talk: &mut Talk) -> Result<(), Failure> {
+        talk.note(format!("> {command}"));
+        let (within, expected) = match step {
+            Step::Sender => (limit::MAIL, 200..300),
+            Step::Recipient => (limit::RCPT, 200..300),
+            Step::Data => (limit::DATA, 354..355),
+        };
+        let reply = self.wire.command(command, within).await.map_err(|broken| talk.broke(&broken, EmailFailure::Other))?;
+        talk.heard(&reply);
+        if expected.contains(&reply.code) { Ok(()) } else { Err(judge(step, &reply)) }
+    }
+
+    /// Sends the dot that ends the mail and waits for the answer: from here on the mail may have arrived, whatever is heard.
+    pub(super) async fn end(&mut self, talk: &mut Talk) -> Result<(), Failure> {
+        let answer = match self.wire.write(b".\r\n", limit::BLOCK).await {
+            Ok(()) => self.wire.reply(limit::END).await,
+            Err(broken) => Err(broken),
+        };
+        match answer {
+            Ok(reply) => {
+                talk.heard(&reply);
+                if reply.is_positive() { Ok(()) } else { Err(judge(Step::Data, &reply)) }
+            }
+            Err(broken) => {
+                talk.note(format!("! {broken}; whether the mail was taken is not known"));
+                let kind = if matches!(broken, Break::Timeout) { EmailFailure::Timeout } else { EmailFailure::Other };
+                Err(Failure { kind, blame: Blame::Unanswered })
+            }
+        }
+    }
+
+    /// Takes leave (RFC 5321 section 4.1.1.10). How that goes changes nothing.
+    pub(super) async fn quit(mut self) {
+        let _ = self.wire.command("QUIT", limit::QUIT).await;
+    }
+}
+
+/// The way in: greeting, name, TLS.
+struct Door<'a> {
+    settings: &'a SmtpSettings,
+    host: &'a str,
+    local: Option<IpAddr>,
+}
+
+impl Door<'_> {
+    fn tls(&self, talk: &mut Talk) -> Result<Arc<ClientConfig>, Failure> {
+        tls_config(self.settings.ca_file.as_deref()).map_err(|text| {
+            talk.note(format!("! {text}"));
+            Failure::transport(EmailFailure::Tls)
+        })
+    }
+
+    /// TLS from the first byte (RFC 8314 section 3.3).
+    async fn implicit(&self, stream: TcpStream, talk: &mut Talk) -> Result<Session, Failure> {
+        let config = self.tls(talk)?;
+        let handshake = async { tokio::time::timeout(limit::GREETING, protect(stream, self.host, config)).await };
+        let outcome = unless(handshake, self.speaks_plainly()).await;
+        let no_tls = match outcome {
+            Some(Ok(Ok(stream))) => {
+                talk.note("* TLS is up");
+                let mut wire = Wire::new(stream).boxed();
+                greeting(&mut wire, talk, std::future::pending()).await?;
+                let offers = self.introduce(&mut wire, talk).await?;
+                return Ok(Session { wire, offers });
+            }
+            Some(Err(_)) => return Err(talk.broke(&Break::Timeout, EmailFailure::Connect)),
+            Some(Ok(Err(error))) => Some(error),
+            None => None,
+        };
+        let spoken = no_tls.as_ref().is_some_and(|error| error.spoken);
+        if let Some(NoTls { text, .. }) = &no_tls {
+            talk.note(format!("! {text}"));
+        }
+        // Bytes that are no TLS are a greeting as a rule; only a server that does greet without TLS makes that certain.
+        if no_tls.is_none() || (!spoken && within_silence(self.speaks_plainly()).await) {
+            talk.note("! the server speaks without TLS at this port; use tls: starttls (587 as a rule), or the port of implicit TLS (465 as a rule)");
+        }
+        Err(Failure::transport(EmailFailure::Tls))
+    }
+
+    /// No TLS from the first byte; STARTTLS (RFC 3207) where it is asked for.
+    async fn plain(&self, stream: TcpStream, talk: &mut Talk) -> Result<Session, Failure> {
+        let mut wire = Wire::new(stream);
+        greeting(&mut wire, talk, self.speaks_tls()).await?;
+        let offers = self.introduce(&mut wire, talk).await?;
+        if self.settings.protection == Protection::None {
+            return Ok(Session { wire: wire.boxed(), offers });
+        }
+        let failed = Failure::transport(EmailFailure::Tls);
+        if !offers.starttls {
+            talk.note("! the server does not offer STARTTLS; use tls: implicit, or tls: none on a trusted network");
+            return Err(failed);
+        }
+        talk.note("> STARTTLS");
+        let reply = wire.command("STARTTLS", limit::TLS).await.map_err(|broken| talk.broke(&broken, EmailFailure::Tls))?;
+        talk.heard(&reply);
+        if reply.code != 220 {
+            return Err(failed);
+        }
+        // What stands behind the 220 already was said before TLS, by whoever sits in between (RFC 3207 section 6). Nothing of it is read later.
+        let Some(stream) = wire.into_silent() else {
+            talk.note("! the server has gone on without TLS after its 220; somebody may be between it and us");
+            return Err(failed);
+        };
+        let config = self.tls(talk)?;
+        let stream = match tokio::time::timeout(limit::TLS, protect(stream, self.host, config)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                talk.note(format!("! {}", error.text));
+                return Err(failed);
+            }
+            Err(_) => return Err(talk.broke(&Break::Timeout, EmailFailure::Tls)),
+        };
+        talk.note("* TLS is up");
+        // RFC 3207 section 4.2: what was learnt before TLS is forgotten.
+        let mut wire = Wire::new(stream).boxed();
+        let offers = self.introduce(&mut wire, talk).await?;
+        Ok(Session { wire, offers })
+    }
+
+    /// EHLO, or HELO where the server does not know that (RFC 5321 section 3.2).
+    async fn introduce<S: Duplex>(&self, wire: &mut Wire<S>, talk: &mut Talk) -> Result<Offers, Failure> {
+        let name = hello::name(self.settings.hello.as_deref(), self.local).await;
+        for command in ["EHLO", "HELO"] {
+            let command = format!("{command} {name}");
+            talk.note(format!("> {command}"));
+            let reply = wire.command(&command, limit::HELLO).await.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
+            talk.heard(&reply);
+            match reply.code {
+                200..300 if command.starts_with('E') => return Ok(Offers::of(&reply)),
+                200..300 => return Ok(Offers::default()),
+                500 | 502 => {}
+                _ => break,
+            }
+        }
+        Err(Failure::transport(EmailFailure::Connect))
+    }
+
+    /// Whether a second connection finds TLS from the first byte.
+    async fn speaks_tls(&self) -> bool {
+        let Ok(config) = tls_config(self.settings.ca_file.as_deref()) else { return false };
+        let Ok(stream) = connect(self.host, self.settings.port).await else { return false };
+        match protect(stream, self.host, config).await {
+            Ok(_) => true,
+            Err(error) => error.spoken,
+        }
+    }
+
+    /// Whether a second connection is greeted without TLS.
+    async fn speaks_plainly(&self) -> bool {
+        let Ok(stream) = connect(self.host, self.settings.port).await else { return false };
+        Wire::new(stream).reply(limit::GREETING).await.is_ok()
+    }
+}
+
+/// The server's first words.
+async fn greeting<S: Duplex>(wire: &mut Wire<S>, talk: &mut Talk, tls: impl Future<Output = bool>) -> Result<(), Failure> {
+    let Some(heard) = unless(wire.reply(limit::GREETING), tls).await else {
+        talk.note("! the server waits for TLS at this port; use tls: implicit, or the port of STARTTLS (587 as a rule)");
+        return Err(Failure::transport(EmailFailure::Tls));
+    };
+    let reply = heard.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
+    talk.heard(&reply);
+    if reply.code == 220 { Ok(()) } else { Err(Failure::transport(EmailFailure::Connect)) }
+}
+
+/// What comes of the work; `None` when the server is silent and a second look finds that it speaks another way. A slow server finds nothing.
+async fn unless<T>(work: impl Future<Output = T>, otherwise: impl Future<Output = bool>) -> Option<T> {
+    let look = async {
+        tokio::time::sleep(limit::SILENCE).await;
+        if !otherwise.await {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = look => None,
+    }
+}
+
+/// Whether something is found soon.
+async fn within_silence(finding: impl Future<Output = bool>) -> bool {
+    tokio::time::timeout(limit::SILENCE, finding).await.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::super::reply::Assembly;
+    use super::*;
+
+    fn reply(lines: &[&str]) -> Reply {
+        let mut assembly = Assembly::default();
+        lines.iter().find_map(|line| assembly.take(line.as_bytes()).expect("a line")).expect("a reply")
+    }
+
+    #[test]
+    fn what_servers_offer() {
+        for (sentence, lines, plain, login, starttls) in [
+            ("nothing", &["250 localhost"][..], false, false, false),
+            ("both", &["250-localhost", "250-STARTTLS", "250 AUTH PLAIN LOGIN"], true, true, true),
+            ("in small letters", &["250-localhost", "250-starttls", "250 auth login"], false, true, true),
+            ("the old way", &["250-localhost", "250 AUTH=LOGIN PLAIN"], true, true, false),
+            ("something else", &["250-localhost", "250 AUTH CRAM-MD5 XOAUTH2"], false, false, false),
+            ("the greeting is no offer", &["250-STARTTLS", "250 8BITMIME"], false, false, false),
+        ] {
+            let offers = Offers::of(&reply(lines));
+            assert_eq!((offers.plain, offers.login, offers.starttls), (plain, login, starttls), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_repeats_a_secret_shows_none() {
+        let mut talk = Talk::default();
+        talk.hide("geheim");
+        talk.heard(&reply(&["535-5.7.8 not known:", "535 consentry/geheim"]));
+        assert_eq!(talk.into_lines(), ["< 535 5.7.8 not known:", "< 535 consentry/<secret>"]);
+    }
+
+    /// What becomes of a mail when the server answers its end after so many seconds, and then hangs up.
+    async fn ended(after: u64, said: &'static [u8]) -> Result<(), Failure> {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let mut session = Session { wire: Wire::new(ours).boxed(), offers: Offers::default() };
+        let mut talk = Talk::default();
+        let server = async move {
+            tokio::time::sleep(Duration::from_secs(after)).await;
+            theirs.write_all(said).await.expect("said");
+        };
+        tokio::join!(session.end(&mut talk), server).0
+    }
+
+    /// RFC 5321 section 4.5.3.2.6: a server may think for ten minutes. From the dot on, no answer is no refusal.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_mail_has_ten_minutes() {
+        use EmailFailure::{Other, Rejected, Timeout};
+        let failed = |kind, blame| Err(Failure { kind, blame });
+        for (sentence, after, said, expected) in [
+            ("at once", 0, &b"250 taken\r\n"[..], Ok(())),
+            ("after 95 seconds", 95, b"250 taken\r\n", Ok(())),
+            ("after nearly ten minutes", 599, b"250\r\n", Ok(())),
+            ("too late", 601, b"250 taken\r\n", failed(Timeout, Blame::Unanswered)),
+            ("hung up", 95, b"", failed(Other, Blame::Unanswered)),
+            ("hung up in the middle", 95, b"250-tak", failed(Other, Blame::Unanswered)),
+            ("nonsense", 1, b"hello\r\n", failed(Other, Blame::Unanswered)),
+            ("later, please", 1, b"451 4.3.0 later\r\n", failed(Other, Blame::Transport)),
+            ("shutting down", 1, b"421 bye\r\n", failed(Other, Blame::Transport)),
+            ("refused", 1, b"554 no\r\n", failed(Rejected, Blame::Content)),
+        ] {
+            assert_eq!(ended(after, said).await, expected, "{sentence}");
+        }
+    }
+
+    /// RFC 5321 section 4.5.3.2.1: five minutes for a greeting, whatever a second look finds that is none.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_greeter_is_waited_for() {
+        for (sentence, after, other_way, expected) in [
+            ("slow", 299, false, Ok(())),
+            ("too slow", 301, false, Err(EmailFailure::Timeout)),
+            ("it speaks another way", 299, true, Err(EmailFailure::Tls)),
+            ("quick enough for nobody to look", 9, true, Ok(())),
+        ] {
+            let (ours, mut theirs) = tokio::io::duplex(4096);
+            let mut wire = Wire::new(ours);
+            let mut talk = Talk::default();
+            let server = async move {
+                tokio::time::sleep(Duration::from_secs(after)).await;
+                theirs.write_all(b"220 hello\r\n").await.expect("said");
+            };
+            let (greeted, ()) = tokio::join!(greeting(&mut wire, &mut talk, async { other_way }), server);
+            assert_eq!(greeted.map_err(|failure| failure.kind), expected, "{sentence}");
+        }
+    }
+}
