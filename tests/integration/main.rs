@@ -22,6 +22,7 @@ mod prometheus;
 mod reauth;
 mod reload;
 mod secrets;
+mod storage;
 mod systemd;
 mod tools;
 mod visitor;
