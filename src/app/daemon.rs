@@ -9,7 +9,6 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::parts::{Lasting, Parts};
-use super::store;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::{Families, Published};
@@ -86,7 +85,8 @@ impl Daemon {
         families.set_interval(config.probe.interval);
         let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
         let counted = families.clone();
-        let store = store(config)?.observed(Arc::new(move || counted.storage_failed()));
+        let store = Store::open(&config.storage.path, &config.storage.encryption_key_file)?;
+        let store = store.observed(Arc::new(move || counted.storage_failed()));
         let published = Arc::new(Published::default());
         let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
         let (families_too, clock_too) = (families.clone(), clock.clone());
@@ -96,7 +96,7 @@ impl Daemon {
         let queue: Vec<_> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
         let nudge = Arc::clone(&lasting.outbox.nudge);
         let told = (families.clone(), Arc::clone(&published));
-        let evaluator = Evaluator::start(store.clone(), change.policy, told, nudge, change.watched).await?;
+        let evaluator = Evaluator::start(store.clone(), change.policy, told, nudge, change.watched, clock.now()).await?;
         let schedule = Schedule::new(change.schedule, queue, &evaluator.never_probed(), clock.steady());
         let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
         if let Some(reauthentication) = &pages.reauthentication {
@@ -104,6 +104,8 @@ impl Daemon {
         }
         let (asking, requests) = mpsc::channel(8);
         let process = Arc::new(Process::new((families, published, clock), front.options, gate, ask(asking)));
+        let health = store.watch();
+        process.watch_storage(Box::new(move || health().problem()));
         let sites = Sites::new(&pages.served(config, &process, &monitor, &store)?);
         Ok(Self { monitor, notifier, handover, sites, process, store, lasting, requests })
     }

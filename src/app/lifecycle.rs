@@ -51,9 +51,11 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     // First of all: it changes the environment.
     let handed = systemd::sockets()?;
     let signals = Signals::new()?;
-    let _lock = DaemonLock::take(&config.storage.path)?;
+    let lock = DaemonLock::take(&config.storage.path)?;
     let listeners = listeners(&config, addresses, handed).await?;
     let daemon = Daemon::wire(&config, Clock::system(), front).await?;
+    // Held to the end; the store sees to it that it goes on keeping others out.
+    daemon.store.guard(lock.clone());
     let reloader = Reloader::new(sources, &config);
     // Everything else that is needed of it lives in the parts now.
     drop(config);

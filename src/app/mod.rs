@@ -15,7 +15,7 @@ use crate::notify::{Letterhead, Protection, SmtpSettings};
 use crate::reauth::{self, Links};
 use crate::secret::Secret;
 pub use crate::store::Rotated;
-use crate::store::{self, DaemonLock, Store};
+use crate::store::{self, Store};
 
 mod daemon;
 mod lifecycle;
@@ -47,12 +47,12 @@ pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entr
     Ok(Entra::new(door, hosts(config), Arc::new(config.reason_overrides.clone())))
 }
 
-/// Opens the configured database.
+/// Opens the configured database for a command, which may work beside a daemon.
 ///
 /// # Errors
 /// It cannot be used; the text says how to go on.
 pub fn store(config: &Config) -> anyhow::Result<Store> {
-    Ok(Store::open(&config.storage.path, &config.storage.encryption_key_file)?)
+    Ok(Store::open_for_command(&config.storage.path, &config.storage.encryption_key_file)?)
 }
 
 /// Copies the configured database, while a daemon may be at work on it.
@@ -74,9 +74,8 @@ pub fn write_backup(config: &Config, stream: &mut impl std::io::Write) -> anyhow
 /// Encrypts everything in the configured database with a new key.
 ///
 /// # Errors
-/// A daemon runs on it, or database or key cannot be used; then the old key still counts.
+/// A daemon or a command has it open, or database or key cannot be used; then the old key still counts.
 pub fn rotate_key(config: &Config) -> anyhow::Result<Rotated> {
-    let _lock = DaemonLock::take(&config.storage.path)?;
     Ok(store::rotate_key(&config.storage.path, &config.storage.encryption_key_file)?)
 }
 

@@ -114,8 +114,9 @@ impl Evaluator {
         (families, published): (Families, Arc<Published>),
         outbox: Arc<Notify>,
         watched: Vec<Watched>,
+        now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let (saved, causes) = store.load().await?;
+        let (saved, causes) = store.load(now).await?;
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         store.keep_only(identities(&watched)).await?;
         let mut tracked = HashMap::with_capacity(watched.len());
@@ -141,7 +142,13 @@ impl Evaluator {
     ///
     /// # Errors
     /// The database refuses; then nothing has changed.
-    pub async fn reconfigure(&self, policy: Policy, watched: Vec<Watched>, swap: impl FnOnce(&HashSet<String>)) -> Result<(), StoreError> {
+    pub async fn reconfigure(
+        &self,
+        policy: Policy,
+        watched: Vec<Watched>,
+        now: Timestamp,
+        swap: impl FnOnce(&HashSet<String>),
+    ) -> Result<(), StoreError> {
         let _alone = self.steady.write().await;
         let mut causes = self.causes.lock().await;
         let fresh: Vec<String> = {
@@ -150,7 +157,7 @@ impl Evaluator {
             watched.iter().filter(|w| !known(w)).map(|w| w.facts.name.clone()).collect()
         };
         let comes = !fresh.is_empty();
-        let saved = self.store.load_named(fresh).await?;
+        let saved = self.store.load_named(fresh, now).await?;
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         let identities = identities(&watched);
         let left: Vec<String> = self.lock().keys().filter(|name| !identities.contains_key(*name)).cloned().collect();

@@ -155,7 +155,7 @@ impl Monitor {
             self.schedule().reconfigure(change.schedule, queue, (&changed, never_probed), self.inner.clock.steady());
             *self.inner.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         };
-        self.inner.evaluator.reconfigure(change.policy, change.watched, swap).await?;
+        self.inner.evaluator.reconfigure(change.policy, change.watched, self.inner.clock.now(), swap).await?;
         self.inner.nudge.notify_one();
         Ok(Shift { changed: changed.len() - added.len(), added, removed })
     }

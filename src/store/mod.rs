@@ -1,37 +1,48 @@
 //! The embedded store: states, alerts, events, notifications, encrypted refresh tokens. SQLite behind one narrow interface.
 //!
-//! One thread owns the connection. Writes that arrive together are committed together, each behind a savepoint of its
+//! One thread owns the connection that writes. Writes that arrive together are committed together, each behind a savepoint of its
 //! own. A write is answered only after its commit: what the store confirms survives `kill -9`, and where somebody is told
-//! because of it, a power cut.
+//! because of it, a power cut. Another thread reads, so that no page waits for a write.
 //!
-//! Several processes may have one database open (`import-token` beside the daemon); only one daemon may, which the lock
-//! file beside the database ensures.
+//! Several processes may have one database open (`import-token` beside the daemon); only one daemon may, and nobody beside a rotation of
+//! the key: `locks` sees to that. `files` and `worker` look after the files of an open database.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 mod authorizations;
+mod backup;
 mod deliveries;
+mod files;
 mod key;
+mod locks;
 mod notifications;
 mod rotation;
 mod rows;
 mod states;
 mod tokens;
+mod worker;
 
 pub use authorizations::{Authorization, NewAuthorization, RenewedToken, Success, VERIFYING};
+pub use backup::{backup, write_backup};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
+pub use locks::DaemonLock;
 pub use notifications::{FailedAttempt, MailAbout, OtherMails, Queued};
 pub use rotation::{Rotated, rotate_key};
 pub use states::{CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
+
+use locks::CommandLock;
+use worker::{Custody, GROUP, Job, Kind, Message, Shared, Work};
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
@@ -42,8 +53,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_causes.sql"),
 ];
 
-/// So many writes are committed together at most.
-const GROUP: usize = 256;
+/// So many jobs wait for a thread at most; whoever comes then waits for a place.
+const QUEUE: usize = 4 * GROUP;
+
+/// While a database is opened, another process is waited for so long.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A command waits so long for what another one may be making.
+const MAKING: Duration = Duration::from_secs(1);
 
 /// Why the store cannot do something.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,7 +68,7 @@ pub enum StoreError {
     /// The database refuses.
     #[error("database: {0}")]
     Database(String),
-    /// A row was encrypted with another key, or changed from outside. The database itself is well.
+    /// A row was encrypted with another key, or changed from outside. The database itself is well; the text says whose row it is.
     #[error("{0}")]
     Damaged(String),
     /// The database cannot be opened as it is; the text says how to go on.
@@ -68,68 +85,59 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// Work on the store's thread; what it returns is called with the fate of the commit.
-type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Completion + Send>;
-
-/// What a job asks of its commit. What a probe merely repeats every few minutes is not worth a disk sync each; what somebody is
-/// told because of it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Nothing: it changes nothing.
-    Read,
-    /// To survive the end of this process.
-    Relaxed,
-    /// To survive a power cut.
-    Durable,
-    /// Nothing comes after it: the database is closed.
-    Last,
-}
-
-struct Job {
-    kind: Kind,
-    work: Work,
-}
-
-type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
 /// Is told of everything that the database refuses.
 pub type Observer = Arc<dyn Fn() + Send + Sync>;
+
+/// Whether the files of the database are what and where they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// They are.
+    Well,
+    /// One was deleted or replaced, and is about to be restored.
+    Displaced,
+    /// Another daemon has taken the lock, which was removed.
+    Contested,
+    /// Another database was written into the open file. Nothing is saved any more.
+    Overwritten,
+}
+
+impl StoreHealth {
+    /// What is wrong, in a sentence; nothing when all is well.
+    pub fn problem(self) -> Option<&'static str> {
+        match self {
+            Self::Well => None,
+            Self::Displaced => Some("The database file is not in its place; it is being restored."),
+            Self::Contested => Some("Another daemon has the lock of the database."),
+            Self::Overwritten => Some("The database was overwritten while it was in use; start Consentry again."),
+        }
+    }
+}
+
+/// What a process may do to a database that it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rights {
+    /// Everything: no other process can be about to do the same.
+    Daemon,
+    /// A command while no daemon runs: makes what was never there, and replaces nothing.
+    Alone,
+    /// A command beside a daemon: uses what is there.
+    Beside,
+}
 
 /// A handle. Cheap to clone; the last one to go closes the database.
 #[derive(Clone)]
 pub struct Store {
-    jobs: SyncSender<Job>,
+    writes: Sender<Job>,
+    reads: Sender<Message>,
+    write_places: Arc<Semaphore>,
+    read_places: Arc<Semaphore>,
     key: Key,
-    observer: Option<Observer>,
+    shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Store")
-    }
-}
-
-/// Held by the one daemon on a database.
-#[derive(Debug)]
-pub struct DaemonLock(#[expect(dead_code, reason = "held for its lock, which ends with it")] File);
-
-impl DaemonLock {
-    /// Takes the lock.
-    ///
-    /// # Errors
-    /// Another daemon holds it, or the file cannot be made.
-    pub fn take(database: &Path) -> Result<Self, StoreError> {
-        let path = beside(database, ".lock");
-        let unusable = |e: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot lock {}: {e}", path.display()));
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| unusable(&e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Unusable(format!(
-                "another consentry is running on {}; stop it first, or give this one a database of its own",
-                database.display()
-            ))),
-            Err(TryLockError::Error(error)) => Err(unusable(&error)),
-        }
     }
 }
 
@@ -139,44 +147,76 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// A new name in a folder survives a power cut only once the folder is on disk, too.
+fn sync_folder(file: &Path) -> std::io::Result<()> {
+    let folder = file.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all()
+}
+
 impl Store {
-    /// Opens or creates a database and the key beside it.
+    /// Opens or creates a database and the key beside it, for a daemon, which has its lock.
     ///
     /// # Errors
     /// The database is newer than this program, damaged, or encrypted with another key; the text says how to go on.
     pub fn open(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
-        // A new one is readable for its owner only, whatever the umask; SQLite gives its log the same mode. One that is there is not opened
-        // here: closing a file ends the locks that this process has on it.
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(database) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())));
-            }
-            _ => key::warn_if_open(database, "the database"),
-        }
-        let connection = Connection::open(database)
-            .and_then(|c| prepare(&c).map(|()| c))
-            .map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))?;
-        migrate(&connection, database)?;
-        let key = key::load_or_create(&connection, key_file)?;
-        let (jobs, inbox) = sync_channel(4 * GROUP);
-        std::thread::Builder::new()
-            .name("store".to_owned())
-            .stack_size(512 * 1024)
-            .spawn(move || {
-                let last = serve(&connection, &inbox);
-                drop(connection);
-                if let Some(job) = last {
-                    (job.work)(Err(StoreError::Closed))(Ok(()));
+        let (connection, key) = connect(database, key_file, Rights::Daemon)?;
+        let files = files::Files::of(database, &connection)?;
+        Self::start(database, connection, key, Custody::Daemon(files))
+    }
+
+    /// Opens a database for a command, which may work beside a daemon and beside other commands. It makes database and key only when
+    /// neither is there and no daemon runs.
+    ///
+    /// # Errors
+    /// As for [`Store::open`]; the key is being replaced; a daemon runs and what it uses is gone.
+    pub fn open_for_command(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
+        let lock = CommandLock::share(database)?;
+        let begun = Instant::now();
+        loop {
+            let daemon = DaemonLock::attempt(database)?;
+            let rights = if daemon.is_some() { Rights::Alone } else { Rights::Beside };
+            match connect(database, key_file, rights) {
+                // Another command may be making what this one needs.
+                Err(_) if rights == Rights::Beside && begun.elapsed() < MAKING => std::thread::sleep(MAKING / 20),
+                connected => {
+                    let (connection, key) = connected?;
+                    return Self::start(database, connection, key, Custody::Command(lock));
                 }
-            })
-            .map_err(|e| StoreError::Unusable(format!("cannot start the store's thread: {e}")))?;
-        Ok(Self { jobs, key, observer: None })
+            }
+        }
+    }
+
+    fn start(database: &Path, connection: Connection, key: Key, custody: Custody) -> Result<Self, StoreError> {
+        let reader = connect_reader(database)?;
+        let shared = Arc::<Shared>::default();
+        let (writes, reads) = worker::start((connection, reader), &key, custody, Arc::clone(&shared))
+            .map_err(|e| StoreError::Unusable(format!("cannot start a thread of the store: {e}")))?;
+        let [write_places, read_places] = [(); 2].map(|()| Arc::new(Semaphore::new(QUEUE)));
+        Ok(Self { writes, reads, write_places, read_places, key, shared })
     }
 
     /// The same store, of whose failures somebody is told from now on.
     #[must_use]
     pub fn observed(self, observer: Observer) -> Self {
-        Self { observer: Some(observer), ..self }
+        // Whoever came first is told.
+        let _ = self.shared.observer.set(observer);
+        self
+    }
+
+    /// The daemon's lock is looked after with the files from now on.
+    pub fn guard(&self, lock: DaemonLock) {
+        let _ = self.shared.lock.set(lock);
+    }
+
+    /// Whether the files of the database are what and where they should be, as of the last look.
+    pub fn health(&self) -> StoreHealth {
+        self.shared.health()
+    }
+
+    /// The same for somebody who must not keep the database open.
+    pub fn watch(&self) -> impl Fn() -> StoreHealth + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.health()
     }
 
     /// Closes the database once everything that was asked before is done: its log is folded in, and the one file is whole.
@@ -228,53 +268,123 @@ impl Store {
                 let _ = reply.send(if kind == Kind::Read { result } else { committed.and(result) });
             })
         });
-        let (jobs, job) = (self.jobs.clone(), Job { kind, work });
-        // The channel is full only while the disk is slower than the probes; then waiting here is the right brake.
-        match jobs.try_send(job) {
-            Ok(()) => {}
-            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
-            Err(std::sync::mpsc::TrySendError::Full(job)) => {
-                tokio::task::spawn_blocking(move || jobs.send(job))
-                    .await
-                    .map_err(|_| StoreError::Closed)?
-                    .map_err(|_| StoreError::Closed)?;
-            }
+        let asked = Instant::now();
+        let places = if kind == Kind::Read { &self.read_places } else { &self.write_places };
+        // All places are taken only while the disk is slower than the probes, or the database is locked; then waiting here is the right brake.
+        let place = Arc::clone(places).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let job = Job { kind, work, asked, place };
+        let sent = match kind {
+            Kind::Read => self.reads.send(Message::Read(job)).is_ok(),
+            Kind::Relaxed | Kind::Durable | Kind::Last => self.writes.send(job).is_ok(),
+        };
+        if !sent {
+            return Err(StoreError::Closed);
         }
         let result = answer.await.map_err(|_| StoreError::Closed)?;
-        if let (Err(StoreError::Database(_)), Some(observer)) = (&result, &self.observer) {
-            observer();
+        if matches!(result, Err(StoreError::Database(_))) {
+            self.shared.failed();
         }
         result
     }
 }
 
+/// Opens a database, brings it up to date, and reads its key, as far as the rights go.
+fn connect(database: &Path, key_file: &Path, rights: Rights) -> Result<(Connection, Key), StoreError> {
+    match rights {
+        Rights::Daemon | Rights::Alone => make_file(database)?,
+        Rights::Beside if !database.exists() => {
+            return Err(StoreError::Unusable(format!(
+                "the database {} is gone while a daemon is at work on it; the daemon restores it within seconds, then try again",
+                database.display()
+            )));
+        }
+        Rights::Beside => {}
+    }
+    let connection = connect_writer(database)?;
+    migrate(&connection, database, rights)?;
+    let key = key::load_or_create(&connection, key_file, rights)?;
+    Ok((connection, key))
+}
+
+/// A new one is readable for its owner only, whatever the umask; SQLite gives its log the same mode. One that is there is not opened
+/// here: closing a file ends the locks that this process has on it.
+fn make_file(database: &Path) -> Result<(), StoreError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(database) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))
+        }
+        _ => {
+            key::warn_if_open(database, "the database");
+            Ok(())
+        }
+    }
+}
+
+/// A connection to a file that is there.
+fn connect_writer(database: &Path) -> Result<Connection, StoreError> {
+    Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .and_then(|c| prepare(&c).map(|()| c))
+        .map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))
+}
+
+/// The same for reading. The last connection that is closed folds the log in; that is the other one.
+fn connect_reader(database: &Path) -> Result<Connection, StoreError> {
+    let connection = connect_writer(database)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(std::time::Duration::from_secs(10))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.busy_timeout(OPEN_PATIENCE)?;
+    let begun = Instant::now();
+    // SQLite waits for nobody who changes the mode in the same moment.
+    while let Err(error) = connection.pragma_update(None, "journal_mode", "WAL") {
+        if !worker::is_locked(&error) || begun.elapsed() >= OPEN_PATIENCE {
+            return Err(error);
+        }
+        std::thread::sleep(OPEN_PATIENCE / 400);
+    }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // What a token was encrypted to before is not to be found in free pages.
+    connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "cache_size", -1024)?;
     connection.pragma_update(None, "wal_autocheckpoint", 256)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
 
-fn migrate(connection: &Connection, database: &Path) -> Result<(), StoreError> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let version = usize::try_from(version).unwrap_or(usize::MAX);
+fn migrate(connection: &Connection, database: &Path, rights: Rights) -> Result<(), StoreError> {
+    let schema = || -> rusqlite::Result<usize> {
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        Ok(usize::try_from(version).unwrap_or(usize::MAX))
+    };
+    let version = schema()?;
     if version > MIGRATIONS.len() {
-        connection.execute_batch("ROLLBACK")?;
         return Err(StoreError::Unusable(format!(
             "{} was written by a newer consentry (schema {version}, this one knows {}); run the newer version or restore a backup",
             database.display(),
             MIGRATIONS.len()
         )));
     }
-    for migration in &MIGRATIONS[version..] {
+    if version == MIGRATIONS.len() {
+        return Ok(());
+    }
+    if rights == Rights::Beside {
+        return Err(StoreError::Unusable(format!(
+            "{} is in use by a daemon of an older consentry; restart that daemon first",
+            database.display()
+        )));
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    // Another process may have been faster.
+    for migration in MIGRATIONS.get(schema()?..).unwrap_or_default() {
         connection.execute_batch(migration)?;
     }
-    connection.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    if schema()? < MIGRATIONS.len() {
+        connection.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    }
     connection.execute_batch("COMMIT")?;
     Ok(())
 }
@@ -286,98 +396,6 @@ fn isolated<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result
     let end = if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
     connection.execute_batch(end)?;
     result
-}
-
-/// Works until there is nobody left to ask for anything, or until the job after which nothing comes, which it answers.
-fn serve(connection: &Connection, inbox: &Receiver<Job>) -> Option<Job> {
-    let mut waiting: Option<Job> = None;
-    let mut synced = true;
-    while let Some(first) = waiting.take().or_else(|| inbox.recv().ok()) {
-        if first.kind == Kind::Last {
-            return Some(first);
-        }
-        let durable = first.kind == Kind::Durable;
-        if durable != synced {
-            // In WAL mode NORMAL keeps the database whole and syncs at checkpoints only; FULL syncs every commit.
-            let _ = connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" });
-            synced = durable;
-        }
-        let mut fate = connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
-        let mut completions: Vec<Completion> = Vec::new();
-        let mut next = Some(first);
-        while let Some(job) = next.take() {
-            if job.kind == Kind::Last || (job.kind == Kind::Durable && !durable) {
-                waiting = Some(job);
-                break;
-            }
-            // Outside a transaction a savepoint would commit by itself: then no job is run.
-            let usable = if job.kind == Kind::Read { Ok(connection) } else { fate.as_ref().map(|()| connection).map_err(Clone::clone) };
-            completions.push((job.work)(usable));
-            if fate.is_ok() && connection.is_autocommit() {
-                // SQLite rolls everything back by itself when the disk is full or fails.
-                fate = Err(StoreError::Database("the transaction was rolled back; is the disk full?".to_owned()));
-            }
-            if completions.len() < GROUP {
-                next = inbox.try_recv().ok();
-            }
-        }
-        let fate = fate.and_then(|()| commit(connection));
-        if fate.is_err() {
-            // A disk that is full of our own log gets it back.
-            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        }
-        completions.into_iter().for_each(|complete| complete(fate.clone()));
-    }
-    None
-}
-
-/// A copy of a database, whole, while a daemon may be at work on it. The copy is readable for its owner only.
-///
-/// # Errors
-/// The database cannot be read, or the file is there already or cannot be written.
-pub fn backup(database: &Path, copy: &Path) -> Result<(), StoreError> {
-    let unusable = |what: &str, e: &dyn std::fmt::Display| StoreError::Unusable(format!("{what}: {e}"));
-    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        .and_then(|c| c.busy_timeout(std::time::Duration::from_secs(10)).map(|()| c))
-        .map_err(|e| unusable(&format!("cannot open the database {}", database.display()), &e))?;
-    let shown = copy.display();
-    // SQLite writes into a file that is there only if it is empty.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(copy).map_err(|e| unusable(&format!("cannot create {shown}"), &e))?;
-    let path = copy.to_str().ok_or_else(|| unusable(&shown.to_string(), &"the path must be UTF-8"))?;
-    connection.execute("VACUUM INTO ?1", [path]).map(drop).map_err(|e| {
-        let _ = std::fs::remove_file(copy);
-        unusable(&format!("cannot copy the database to {shown}"), &e)
-    })
-}
-
-/// The same, written to a stream. The copy lies beside the database meanwhile, because that is where there is room for one and where a
-/// container may write. It loses its name before it is read; a program that is killed meanwhile leaves it behind.
-///
-/// # Errors
-/// The database cannot be read, there is no room for a copy, or the stream takes no more.
-pub fn write_backup(database: &Path, stream: &mut impl std::io::Write) -> Result<(), StoreError> {
-    let copy = beside(database, &format!(".backup-{}", std::process::id()));
-    // In a container, another process had this number before.
-    for left in [&copy, &beside(&copy, "-journal")] {
-        let _ = std::fs::remove_file(left);
-    }
-    backup(database, &copy)?;
-    let opened = File::open(&copy);
-    let _ = std::fs::remove_file(&copy);
-    opened
-        .and_then(|mut file| std::io::copy(&mut file, stream))
-        .and_then(|_| stream.flush())
-        .map_err(|e| StoreError::Unusable(format!("cannot write the copy: {e}")))
-}
-
-fn commit(connection: &Connection) -> Result<(), StoreError> {
-    connection.execute_batch("COMMIT").map_err(|error| {
-        // A transaction left behind would swallow what comes later.
-        if !connection.is_autocommit() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        StoreError::from(error)
-    })
 }
 
 #[cfg(test)]

@@ -4,11 +4,20 @@
 //! two is right after a crash in between, the database says: it keeps a fingerprint of its key.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::key::{Key, create, fingerprint, load_or_create, read};
-use super::{StoreError, authorizations, beside, deliveries, migrate, prepare, tokens};
+use super::key::{Key, KeyFile, create, fingerprint, load_or_create, read};
+use super::locks::Solitude;
+use super::{Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens};
+
+/// Every column that holds something encrypted; all are of type BLOB, and no other is. Each has its lines in [`seal_anew`].
+#[cfg(test)]
+const SEALED: &[(&str, &str)] = &[("authorizations", "sealed"), ("deliveries", "sealed"), ("tokens", "current"), ("tokens", "previous")];
+
+/// The log goes once nobody reads in it; after a rotation nobody should.
+const TRUNCATING: Duration = Duration::from_secs(10);
 
 /// What a rotation has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,67 +28,112 @@ pub struct Rotated {
     pub damaged: usize,
 }
 
-/// Replaces the key of a database on which no daemon runs: whoever calls this holds its lock.
+/// Replaces the key of a database on which neither a daemon nor a command is at work.
 ///
 /// # Errors
-/// The database or the key cannot be used or written; then the old key still counts.
+/// Somebody has the database open; database or key cannot be used or written: then the old key still counts.
 pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreError> {
-    let connection = Connection::open(database)
-        .and_then(|c| prepare(&c).map(|()| c))
-        .map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))?;
-    migrate(&connection, database)?;
-    // What the old key encrypted is not to be found in free pages.
-    connection.pragma_update(None, "secure_delete", true)?;
-    let old = load_or_create(&connection, key_file)?;
-    let beside = successor(key_file);
-    // Left by a rotation that was cut off before it changed anything; whoever holds the lock may say so.
-    if beside.exists() {
-        std::fs::remove_file(&beside).map_err(|e| StoreError::Unusable(format!("cannot remove {}: {e}", beside.display())))?;
+    if !database.exists() {
+        return Err(StoreError::Unusable(format!("there is no database {}, so no key to replace", database.display())));
     }
-    let new = create(&beside)?;
-    connection.execute_batch("BEGIN EXCLUSIVE")?;
-    let rotated = seal_anew(&connection, &old, &new).and_then(|rotated| {
+    let _alone = Solitude::take(database)?;
+    let connection = connect_writer(database)?;
+    migrate(&connection, database, Rights::Daemon)?;
+    let old = load_or_create(&connection, key_file, Rights::Daemon)?;
+    let waiting = successor(key_file);
+    // Left by a rotation that was cut off before it changed anything; whoever is alone may say so.
+    if std::fs::symlink_metadata(&waiting).is_ok() {
+        std::fs::remove_file(&waiting).map_err(|e| StoreError::Unusable(format!("cannot remove {}: {e}", waiting.display())))?;
+    }
+    let new = create(&waiting)?;
+    let begun = connection.execute_batch("BEGIN EXCLUSIVE").map_err(StoreError::from);
+    let rotated = begun.and_then(|()| seal_anew(&connection, &old, &new)).and_then(|rotated| {
         connection.execute_batch("COMMIT")?;
         Ok(rotated)
     });
+    // The new key stays where it is: a commit that failed on the disk may turn out to be there after all, and then it is the right one. The next
+    // rotation removes it.
     let rotated = rotated.inspect_err(|_| {
         let _ = connection.execute_batch("ROLLBACK");
-        let _ = std::fs::remove_file(&beside);
     })?;
-    // Another command that opened the database meanwhile may have done this already.
-    put_in_place(&beside, key_file).or_else(|error| match read(key_file) {
-        Ok(Some(key)) if fingerprint(&key) == fingerprint(&new) => Ok(()),
+    // Another command that opens the database from here on may do this first.
+    put_in_place(&waiting, key_file).or_else(|error| match read(key_file) {
+        Ok(KeyFile::Whole(key)) if fingerprint(&key) == fingerprint(&new) => Ok(()),
         _ => Err(error),
     })?;
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    leave_nothing(&connection)?;
     Ok(rotated)
 }
 
-/// Where a new key waits until the database is saved.
+/// What the old key encrypted is not to be found in free pages, between rows, or in the log.
+fn leave_nothing(connection: &Connection) -> Result<(), StoreError> {
+    // Since `secure_delete` was set, nothing is left in the file; before, something may have been. This takes room, which may not be there.
+    if let Err(error) = connection.execute_batch("VACUUM") {
+        tracing::warn!(%error, "the database is not compacted; what the old key encrypted may be in its free pages");
+    }
+    let begun = Instant::now();
+    loop {
+        let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if !busy {
+            return Ok(());
+        }
+        if begun.elapsed() >= TRUNCATING {
+            tracing::warn!("another process reads the database; what the old key encrypted stays in its log until that has ended");
+            return Ok(());
+        }
+    }
+}
+
+/// Where a new key waits until the database is saved: beside the file itself, links followed.
 fn successor(key_file: &Path) -> PathBuf {
-    beside(key_file, ".new")
+    beside(&itself(key_file), ".new")
+}
+
+fn itself(key_file: &Path) -> PathBuf {
+    std::fs::canonicalize(key_file).unwrap_or_else(|_| key_file.to_owned())
 }
 
 fn put_in_place(new: &Path, key_file: &Path) -> Result<(), StoreError> {
-    let moved = std::fs::rename(new, key_file).and_then(|()| {
-        let folder = key_file.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(folder)?.sync_all()
-    });
-    moved.map_err(|e| StoreError::Unusable(format!("cannot move {} to {}: {e}; do it by hand", new.display(), key_file.display())))
+    let place = itself(key_file);
+    let moved = std::fs::rename(new, &place).and_then(|()| sync_folder(&place));
+    moved.map_err(|e| {
+        StoreError::Unusable(format!(
+            "the database is encrypted with the new key, but {} cannot be moved to {}: {e}; do it by hand",
+            new.display(),
+            place.display()
+        ))
+    })
 }
 
-/// After a crash: the key that waits takes its place if the database was saved with it. Otherwise it is left alone: a rotation
-/// may be at work.
-pub(super) fn finish(saved: Option<&str>, key_file: &Path) -> Result<(), StoreError> {
+/// After a crash: the key that waits takes its place if the database was saved with it; it counts even where it cannot be moved. Otherwise it
+/// is left alone: a rotation may be at work.
+pub(super) fn finish(mark: Option<&str>, key_file: &Path) -> Option<Key> {
     let waiting = successor(key_file);
-    let Ok(Some(new)) = read(&waiting) else { return Ok(()) };
-    if saved != Some(fingerprint(&new).as_str()) {
-        return Ok(());
+    let Ok(KeyFile::Whole(new)) = read(&waiting) else { return None };
+    if mark != Some(fingerprint(&new).as_str()) {
+        return None;
     }
-    tracing::warn!(file = %key_file.display(), "the encryption key is replaced: a rotation was interrupted");
-    put_in_place(&waiting, key_file)
+    match put_in_place(&waiting, key_file) {
+        Ok(()) => tracing::warn!(file = %key_file.display(), "the encryption key is replaced: a rotation was interrupted"),
+        Err(error) => tracing::warn!(%error, "a rotation was interrupted"),
+    }
+    Some(new)
 }
 
+/// How many rows only the key can decrypt and somebody would miss: refresh tokens, and those on their way to a product.
+pub(super) fn count(c: &Connection) -> Result<i64, StoreError> {
+    let sql = "SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM deliveries WHERE delivered_at IS NULL)";
+    Ok(c.query_row(sql, [], |row| row.get(0))?)
+}
+
+/// Whether a key, known by its fingerprint, is one that a rotation has replaced.
+pub(super) fn replaced(c: &Connection, fingerprint: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT value FROM meta WHERE key = 'key_checks_before'";
+    let before: Option<String> = c.query_row(sql, [], |row| row.get(0)).optional()?;
+    Ok(before.is_some_and(|all| all.lines().any(|one| one == fingerprint)))
+}
+
+/// Everything that is encrypted, once more. Whatever is encrypted in a table of its own has to come here.
 fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError> {
     let mut rotated = Rotated { tokens: 0, damaged: 0 };
     let anew = |sealed: &[u8], bound: &str| old.open(sealed, bound).map(|plain| new.seal(&plain, bound)).transpose();
@@ -106,6 +160,10 @@ fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError
         }
     }
     c.execute("UPDATE meta SET value = ?1 WHERE key = 'key_check'", [fingerprint(new)])?;
+    c.execute(
+        "INSERT INTO meta VALUES ('key_checks_before', ?1) ON CONFLICT (key) DO UPDATE SET value = value || char(10) || excluded.value",
+        [fingerprint(old)],
+    )?;
     Ok(rotated)
 }
 
@@ -206,5 +264,87 @@ mod tests {
         assert_eq!(place.rotate(), Rotated { tokens: 1, damaged: 1 });
         let store = place.open().expect("a database");
         assert_eq!(store.token(&id("acme")).await.expect("read").expect("a token").current.expose(), "acme-2");
+    }
+
+    /// The database alone says which key is right, and nobody but a rotation changes what it says.
+    #[tokio::test]
+    async fn nothing_is_written_with_a_key_that_was_replaced() {
+        let place = Place::new().await;
+        let before = place.open().expect("a database");
+        place.rotate();
+        let refused = before.put_token(&id("acme"), &Secret::new("with the old key"), "import", Timestamp::from_seconds(3_000)).await;
+        assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
+        drop(before);
+        place.assert_readable().await;
+    }
+
+    #[tokio::test]
+    async fn an_old_key_is_called_an_old_key() {
+        let place = Place::new().await;
+        let keys = |place: &Place| std::fs::read(place.path("c.key")).expect("a key");
+        let oldest = keys(&place);
+        place.rotate();
+        let older = keys(&place);
+        place.rotate();
+        let right = keys(&place);
+        for (key, older) in [(oldest, true), (older, true), (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_vec(), false)] {
+            std::fs::write(place.path("c.key"), key).expect("written");
+            let error = place.open().map(drop).expect_err("a wrong key opens it").to_string();
+            assert_eq!(error.contains("it is an older one"), older, "{error}");
+        }
+        std::fs::write(place.path("c.key"), right).expect("written");
+        place.assert_readable().await;
+    }
+
+    /// Killed while the new key was being written: whatever stands there, the old key counts.
+    #[tokio::test]
+    async fn a_new_key_that_is_not_whole_is_no_key() {
+        for half in ["", "AAAA", "\u{0}\u{0}\u{0}\u{0}"] {
+            let place = Place::new().await;
+            std::fs::write(place.path("c.key.new"), half).expect("written");
+            place.assert_readable().await;
+            assert_eq!(place.rotate(), Rotated { tokens: 2, damaged: 0 });
+            assert!(!place.path("c.key.new").exists());
+            place.assert_readable().await;
+        }
+    }
+
+    /// The key file is a link, as configurations are deployed: the file itself is replaced, and the link stays.
+    #[tokio::test]
+    async fn a_key_behind_a_link_is_replaced_where_it_is() {
+        let place = Place::new().await;
+        std::fs::create_dir(place.path("keys")).expect("a folder");
+        std::fs::rename(place.path("c.key"), place.path("keys/the.key")).expect("moved");
+        std::os::unix::fs::symlink(place.path("keys/the.key"), place.path("c.key")).expect("a link");
+        place.rotate();
+        assert!(std::fs::symlink_metadata(place.path("c.key")).expect("a link").is_symlink());
+        place.assert_readable().await;
+    }
+
+    /// A command that has the database open is waited for, and named when it goes on for too long.
+    #[tokio::test]
+    async fn a_rotation_waits_for_commands() {
+        let place = Place::new().await;
+        let command = Store::open_for_command(&place.path("c.db"), &place.path("c.key")).expect("a command");
+        let error = rotate_key(&place.path("c.db"), &place.path("c.key")).expect_err("a command is at work").to_string();
+        assert!(error.contains("is in use by"), "{error}");
+        command.close().await;
+        assert_eq!(place.rotate(), Rotated { tokens: 2, damaged: 0 });
+        place.assert_readable().await;
+    }
+
+    /// Whoever adds a column of encrypted bytes has to add it to the rotation.
+    #[tokio::test]
+    async fn every_encrypted_column_is_encrypted_anew() {
+        let place = Place::new().await;
+        drop(place.open().expect("a database"));
+        let connection = Connection::open(place.path("c.db")).expect("opened");
+        let sql = "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
+                   WHERE m.type = 'table' AND c.type = 'BLOB' ORDER BY 1, 2";
+        let mut statement = connection.prepare(sql).expect("a query");
+        let columns = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("columns");
+        let columns: Vec<(String, String)> = columns.collect::<Result<_, _>>().expect("columns");
+        let named: Vec<(&str, &str)> = columns.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
+        assert_eq!(named, SEALED);
     }
 }

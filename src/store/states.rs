@@ -104,18 +104,19 @@ impl Store {
         .await
     }
 
-    /// Everything that was saved, at the start.
+    /// Everything that was saved, at the start. No time in it is later than now: somebody may have set the clock back.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn load(&self) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
-        self.read(|c| {
+    pub async fn load(&self, now: Timestamp) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
+        self.read(move |c| {
             let mut statement =
                 c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
-            let integrations = statement.query_map([], saved_integration)?.collect::<Result<Vec<_>, _>>()?;
+            let integrations = statement.query_map([], |row| saved_integration(row, now))?.collect::<Result<Vec<_>, _>>()?;
             let mut statement = c.prepare("SELECT key, alert, reason, story, since, notices, notified_at, size, named_left FROM causes")?;
+            let moment = |at: i64| Timestamp(at).min(now);
             let progress = |r: &rusqlite::Row<'_>| {
-                let (notified, named_left) = (Timestamp(r.get(6)?), r.get::<_, Option<i64>>(8)?.map(Timestamp));
+                let (notified, named_left) = (moment(r.get(6)?), r.get::<_, Option<i64>>(8)?.map(moment));
                 Ok::<_, rusqlite::Error>(Progress { notices: r.get(5)?, notified, size: r.get(7)?, named_left })
             };
             let causes = statement
@@ -125,24 +126,25 @@ impl Store {
             for cause in causes {
                 let (key, alert, reason, story, since, progress): (String, String, String, String, i64, Progress) = cause?;
                 let (Some(reason), Some(story)) = (Reason::from_label(&reason), story_from_json(&story)) else { continue };
+                let story = Story { since: story.since.min(now), at: story.at.min(now), ..story };
                 let members = members.query_map([&key], |r| r.get(0))?.collect::<Result<_, _>>()?;
-                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since), members, progress });
+                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since).min(now), members, progress });
             }
             Ok((integrations, loaded))
         })
         .await
     }
 
-    /// What was saved of some integrations.
+    /// What was saved of some integrations; no time in it is later than now.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn load_named(&self, names: Vec<String>) -> Result<Vec<SavedIntegration>, StoreError> {
+    pub async fn load_named(&self, names: Vec<String>, now: Timestamp) -> Result<Vec<SavedIntegration>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations WHERE name = ?1",
             )?;
-            let mut load = |name: &String| Ok(statement.query_row([name], saved_integration).optional()?);
+            let mut load = |name: &String| Ok(statement.query_row([name], |row| saved_integration(row, now)).optional()?);
             names.iter().filter_map(|name| load(name).transpose()).collect()
         })
         .await
@@ -227,17 +229,23 @@ impl Store {
     }
 }
 
-fn saved_integration(row: &rusqlite::Row<'_>) -> rusqlite::Result<SavedIntegration> {
+fn saved_integration(row: &rusqlite::Row<'_>, now: Timestamp) -> rusqlite::Result<SavedIntegration> {
     let (alert, reason): (Option<String>, Option<String>) = (row.get(4)?, row.get(5)?);
     let (since, notices): (Option<i64>, u32) = (row.get(6)?, row.get(7)?);
     let alert = alert.zip(reason.as_deref().and_then(Reason::from_label)).zip(since);
     Ok(SavedIntegration {
         name: row.get(0)?,
         identity: row.get(1)?,
-        state: state_from_json(&row.get::<_, String>(2)?).unwrap_or_default(),
+        state: not_after(now, state_from_json(&row.get::<_, String>(2)?).unwrap_or_default()),
         tenant_guid: row.get(3)?,
-        alert: alert.map(|((id, reason), since)| OpenAlert { id, reason, since: Timestamp(since), notices }),
+        alert: alert.map(|((id, reason), since)| OpenAlert { id, reason, since: Timestamp(since).min(now), notices }),
     })
+}
+
+/// What was saved while the clock stood ahead has happened, but not in the future: whatever is compared with it would wait until then.
+fn not_after(now: Timestamp, mut state: IntegrationState) -> IntegrationState {
+    state.cap(now);
+    state
 }
 
 fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), StoreError> {

@@ -75,14 +75,14 @@ async fn what_a_probe_changes_survives() {
         members: HashSet::from(["acme".to_owned()]),
         progress: Progress::opened(NOW),
     };
-    let grown = Progress { notices: 2, size: 2, named_left: None, notified: Timestamp(NOW.0 + 5) };
+    let grown = Progress { notices: 2, size: 2, named_left: None, notified: Timestamp(NOW.0 - 5) };
     let written = record(
         vec![notification(0, "ada@example.com")],
         vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join("app:x".to_owned(), Box::new((grown.clone(), None)))],
     );
     open(&folder).expect("a new database").save_probe(written.clone()).await.expect("saved");
     let store = open(&folder).expect("the same database");
-    assert_eq!(store.load().await.expect("loaded"), (vec![written.integration.clone()], vec![Cause { progress: grown, ..cause }]));
+    assert_eq!(store.load(NOW).await.expect("loaded"), (vec![written.integration.clone()], vec![Cause { progress: grown, ..cause }]));
     assert_eq!(store.events("acme").await.expect("events"), written.events);
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert_eq!(due.iter().map(|q| &q.notification).collect::<Vec<_>>(), [&written.notifications[0]]);
@@ -90,7 +90,7 @@ async fn what_a_probe_changes_survives() {
         .save_probe(record(vec![], vec![CauseChange::Leave("app:x".to_owned(), Some(NOW)), CauseChange::Close("app:x".to_owned())]))
         .await
         .expect("saved");
-    assert_eq!(store.load().await.expect("loaded").1, vec![]);
+    assert_eq!(store.load(NOW).await.expect("loaded").1, vec![]);
 }
 
 #[tokio::test]
@@ -412,4 +412,291 @@ fn mails_about_an_integration_are_found_by_an_index() {
     let plan: String =
         connection.query_row(&format!("EXPLAIN QUERY PLAN {}", notifications::ABOUT), ["acme"], |row| row.get(3)).expect("a plan");
     assert!(plan.contains("USING INDEX notifications_about"), "{plan}");
+}
+
+/// Told of everything that the database refuses or makes somebody wait for.
+fn listened(store: Store) -> (Store, Arc<tokio::sync::Notify>) {
+    let heard = Arc::new(tokio::sync::Notify::new());
+    let notify = Arc::clone(&heard);
+    (store.observed(Arc::new(move || notify.notify_one())), heard)
+}
+
+/// Nothing here takes as long; it only ends a test that would hang.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+async fn becomes(store: &Store, health: StoreHealth) {
+    soon(async {
+        while store.health() != health {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+fn raw(folder: &TempDir) -> Connection {
+    Connection::open(folder.path().join("c.db")).expect("opened")
+}
+
+/// A backup tool, or somebody with a shell, has it locked.
+#[tokio::test]
+async fn reads_go_on_and_writes_wait_while_another_process_has_the_database_locked() {
+    let folder = folder();
+    let (store, heard) = listened(open(&folder).expect("a database"));
+    let (acme, beta) = (token_id("acme"), token_id("beta"));
+    store.put_token(&acme, &Secret::new("first"), "import", NOW).await.expect("stored");
+    let other = raw(&folder);
+    other.execute_batch("BEGIN EXCLUSIVE").expect("locked");
+    let token = Secret::new("second");
+    let write = store.put_token(&beta, &token, "import", NOW);
+    let mut write = std::pin::pin!(write);
+    let read = tokio::time::timeout(Duration::from_secs(3), async {
+        assert_eq!(store.token(&acme).await.expect("read").expect("a token").current.expose(), "first");
+        store.outbox().await.expect("read")
+    });
+    tokio::select! {
+        biased;
+        early = &mut write => panic!("a locked database was written to: {early:?}"),
+        read = read => assert_eq!(read.expect("without waiting for the write").1, 0),
+    }
+    tokio::select! {
+        biased;
+        early = &mut write => panic!("a locked database was written to: {early:?}"),
+        () = soon(heard.notified()) => {}
+    }
+    other.execute_batch("ROLLBACK").expect("free again");
+    soon(write).await.expect("written once it was free");
+    assert_eq!(store.token(&beta).await.expect("read").expect("a token").current.expose(), "second");
+}
+
+#[tokio::test]
+async fn closing_leaves_one_file() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    store.put_token(&token_id("acme"), &Secret::new("token"), "import", NOW).await.expect("stored");
+    store.outbox().await.expect("read");
+    store.close().await;
+    assert!(!folder.path().join("c.db-wal").exists(), "the log is folded in");
+    assert!(matches!(store.outbox().await, Err(StoreError::Closed)));
+    assert!(matches!(store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await, Err(StoreError::Closed)));
+}
+
+/// What somebody does to the files under a running daemon, and whether a file is kept that was put there.
+#[tokio::test]
+async fn files_that_were_moved_away_or_replaced_are_restored() {
+    type Deed = fn(&Path);
+    let cases: [(&str, Deed, bool); 5] = [
+        ("the database is deleted", |p| std::fs::remove_file(p).expect("removed"), false),
+        (
+            "all three files are deleted",
+            |p| ["", "-wal", "-shm"].iter().for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed")),
+            false,
+        ),
+        ("the log is deleted", |p| ["-wal", "-shm"].iter().for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed")), false),
+        ("the database is moved away", |p| std::fs::rename(p, beside(p, ".old")).expect("moved"), false),
+        (
+            "another file is moved over it",
+            |p| {
+                std::fs::write(beside(p, ".strange"), "somebody's backup").expect("written");
+                std::fs::rename(beside(p, ".strange"), p).expect("moved");
+            },
+            true,
+        ),
+    ];
+    for (what, deed, kept) in cases {
+        let folder = folder();
+        let database = folder.path().join("c.db");
+        let (store, heard) = listened(open(&folder).expect("a database"));
+        store.guard(DaemonLock::take(&database).expect("a lock"));
+        store.put_token(&token_id("acme"), &Secret::new("before"), "import", NOW).await.expect("stored");
+        deed(&database);
+        soon(heard.notified()).await;
+        assert_eq!(store.health(), StoreHealth::Displaced, "{what}");
+        store.put_token(&token_id("beta"), &Secret::new("after"), "import", NOW).await.expect("stored");
+        becomes(&store, StoreHealth::Well).await;
+        let strangers: Vec<PathBuf> = std::fs::read_dir(folder.path())
+            .expect("a folder")
+            .map(|f| f.expect("a file").path())
+            .filter(|p| p.to_string_lossy().contains(".replaced-"))
+            .collect();
+        assert_eq!(strangers.len(), usize::from(kept), "{what}: {strangers:?}");
+        for stranger in strangers {
+            assert_eq!(std::fs::read_to_string(stranger).expect("readable"), "somebody's backup", "{what}");
+        }
+        store.close().await;
+        let again = open(&folder).expect("the restored database");
+        for (name, token) in [("acme", "before"), ("beta", "after")] {
+            assert_eq!(again.token(&token_id(name)).await.expect("read").expect("a token").current.expose(), token, "{what}");
+        }
+        let check: String = raw(&folder).query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
+        assert_eq!(check, "ok", "{what}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&database).expect("a file").permissions());
+        assert_eq!(mode & 0o777, 0o600, "{what}");
+    }
+}
+
+/// It goes on trying; what was written meanwhile is there in the end.
+#[tokio::test]
+async fn a_folder_that_was_moved_away_is_waited_for() {
+    let outer = folder();
+    let inner = outer.path().join("state");
+    std::fs::create_dir(&inner).expect("a folder");
+    let (database, key) = (inner.join("c.db"), inner.join("c.key"));
+    let (store, heard) = listened(Store::open(&database, &key).expect("a database"));
+    store.guard(DaemonLock::take(&database).expect("a lock"));
+    std::fs::rename(&inner, outer.path().join("away")).expect("moved");
+    soon(heard.notified()).await;
+    assert_eq!(store.health(), StoreHealth::Displaced);
+    store.put_token(&token_id("acme"), &Secret::new("meanwhile"), "import", NOW).await.expect("stored");
+    std::fs::rename(outer.path().join("away"), &inner).expect("moved back");
+    becomes(&store, StoreHealth::Well).await;
+    store.close().await;
+    let again = Store::open(&database, &key).expect("the database");
+    assert_eq!(again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "meanwhile");
+}
+
+/// The file keeps its inode, and what was in it is gone: nothing is written into what stands there now.
+#[tokio::test]
+async fn a_file_that_was_overwritten_in_place_is_left_alone() {
+    let folder = folder();
+    let database = folder.path().join("c.db");
+    let copy = folder.path().join("copy.db");
+    let (store, heard) = listened(open(&folder).expect("a database"));
+    store.guard(DaemonLock::take(&database).expect("a lock"));
+    store.put_token(&token_id("acme"), &Secret::new("first"), "import", NOW).await.expect("stored");
+    super::backup(&database, &copy).expect("a backup");
+    store.put_token(&token_id("beta"), &Secret::new("second"), "import", NOW).await.expect("stored");
+    let wanted = std::fs::read(&copy).expect("readable");
+    std::fs::write(&database, &wanted).expect("overwritten");
+    soon(heard.notified()).await;
+    becomes(&store, StoreHealth::Overwritten).await;
+    let refused = store.put_token(&token_id("beta"), &Secret::new("third"), "import", NOW).await;
+    assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
+    assert!(matches!(store.outbox().await, Err(StoreError::Database(_))));
+    store.close().await;
+    assert_eq!(std::fs::read(&database).expect("readable"), wanted, "the backup stays as it was put there");
+    let again = open(&folder).expect("the backup");
+    assert_eq!(again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "first");
+    assert_eq!(again.token(&token_id("beta")).await.expect("read"), None, "no old log was played into it");
+}
+
+/// A command makes a key only where there never was one and no daemon runs.
+#[tokio::test]
+async fn a_command_makes_no_second_key() {
+    let folder = folder();
+    let (database, key) = (folder.path().join("c.db"), folder.path().join("c.key"));
+    let command = || Store::open_for_command(&database, &key);
+    let lock = DaemonLock::take(&database).expect("a daemon");
+    let text = command().expect_err("nothing is there yet").to_string();
+    assert!(text.contains("c.db"), "{text}");
+    assert!(!key.exists() && !database.exists());
+    drop(lock);
+    drop(command().expect("no daemon: the first key"));
+    assert!(command().is_ok());
+    std::fs::remove_file(&key).expect("removed");
+    for daemon in [None, Some(())] {
+        let _lock = daemon.map(|()| DaemonLock::take(&database).expect("a daemon"));
+        let text = command().expect_err("the key is gone").to_string();
+        assert!(text.contains("c.key") && text.contains("restore"), "{text}");
+        assert!(!key.exists(), "a second key");
+    }
+}
+
+#[test]
+fn processes_that_start_at_once_make_one_key() {
+    for empty in [false, true] {
+        let folder = folder();
+        if empty {
+            // Left by one that was killed before it wrote anything.
+            std::fs::write(folder.path().join("c.key"), "").expect("written");
+        }
+        let prints: Vec<String> = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..4).map(|_| scope.spawn(|| key::fingerprint(open(&folder).expect("a database").key()))).collect();
+            started.into_iter().map(|s| s.join().expect("opened")).collect()
+        });
+        assert!(prints.iter().all(|p| *p == prints[0]), "{prints:?}");
+        let left = std::fs::read_dir(folder.path()).expect("a folder").flatten();
+        assert!(!left.into_iter().any(|f| f.file_name().to_string_lossy().contains("draft")), "a draft was left behind");
+    }
+}
+
+/// A command beside a daemon of an older version must not change the tables under it.
+#[test]
+fn a_command_brings_nothing_up_to_date_under_a_daemon() {
+    let folder = folder();
+    let (database, key) = (folder.path().join("c.db"), folder.path().join("c.key"));
+    drop(open(&folder).expect("a database"));
+    raw(&folder).pragma_update(None, "user_version", 3).expect("changed");
+    let _daemon = DaemonLock::take(&database).expect("a daemon");
+    let text = Store::open_for_command(&database, &key).expect_err("older").to_string();
+    assert!(text.contains("restart that daemon"), "{text}");
+}
+
+/// A row that was written over, or deleted, is not to be found in the file.
+#[tokio::test]
+async fn old_ciphertext_does_not_survive() {
+    let folder = folder();
+    let (store, id) = (open(&folder).expect("a database"), token_id("acme"));
+    let sealed = || -> Vec<u8> {
+        raw(&folder).query_row("SELECT current FROM tokens WHERE integration = 'acme'", [], |row| row.get(0)).expect("a token")
+    };
+    let long = |letter: &str| Secret::new(letter.repeat(1_500));
+    store.put_token(&id, &long("a"), "import", NOW).await.expect("stored");
+    let first = sealed();
+    store.put_token(&id, &Secret::new("short"), "import", NOW).await.expect("stored");
+    let second = sealed();
+    store.close().await;
+    rotate_key(&folder.path().join("c.db"), &folder.path().join("c.key")).expect("rotated");
+    let bytes = ["c.db", "c.db-wal"].map(|name| std::fs::read(folder.path().join(name)).unwrap_or_default()).concat();
+    for old in [&first[..32], &second[..]] {
+        assert!(!bytes.windows(old.len()).any(|w| w == old), "what an old key, or an old token, was encrypted to");
+    }
+}
+
+/// Saved while the clock stood ahead by a year.
+#[tokio::test]
+async fn nothing_that_was_saved_lies_in_the_future() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let ahead = |at: Timestamp| at.plus(Duration::from_secs(365 * 86_400));
+    let mut written = record(vec![], vec![]);
+    let late = ahead(NOW);
+    let check = crate::domain::CheckState {
+        check: crate::domain::Check::GroupAccess,
+        outcome: crate::domain::Outcome::Pass,
+        details: crate::domain::Details::default(),
+        since: late,
+        success: Some(true),
+        last_success: Some(late),
+    };
+    written.integration.state = IntegrationState {
+        checks: vec![check],
+        verdict: Verdict::Broken { reason: Reason::TokenRevoked, since: late },
+        failing_since: Some(late),
+        unknown_since: Some(late),
+        last_probe: Some(late),
+        ..IntegrationState::default()
+    };
+    written.integration.alert = Some(OpenAlert { id: "a1".to_owned(), reason: Reason::TokenRevoked, since: late, notices: 1 });
+    let cause = Cause {
+        key: "app:x".to_owned(),
+        alert: "a2".to_owned(),
+        reason: Reason::ClientCredentialExpired,
+        story: Story { since: late, at: late, ..story() },
+        since: late,
+        members: vec!["acme".to_owned()],
+    };
+    written.causes = vec![CauseChange::Open(Box::new(cause))];
+    store.save_probe(written).await.expect("saved");
+    let (loaded, causes) = store.load(NOW).await.expect("loaded");
+    let named = store.load_named(vec!["acme".to_owned()], NOW).await.expect("loaded");
+    assert_eq!(loaded, named);
+    let state = &loaded[0].state;
+    assert_eq!((state.last_probe, state.failing_since, state.unknown_since), (Some(NOW), Some(NOW), Some(NOW)));
+    assert_eq!((state.checks[0].since, state.checks[0].last_success), (NOW, Some(NOW)));
+    assert_eq!(state.verdict, Verdict::Broken { reason: Reason::TokenRevoked, since: NOW });
+    assert_eq!(loaded[0].alert.as_ref().map(|a| a.since), Some(NOW));
+    assert_eq!((causes[0].since, causes[0].story.since, causes[0].story.at), (NOW, NOW, NOW));
+    assert_eq!(store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe, Some(late), "what is past stays as it is");
 }

@@ -53,7 +53,13 @@ impl Store {
                 })
                 .optional()?;
             let Some((current, previous, generation)) = row else { return Ok(None) };
-            let damaged = || StoreError::Damaged(format!("the stored token of {} does not decrypt", id.integration));
+            let damaged = || {
+                StoreError::Damaged(format!(
+                    "the stored token of {} does not decrypt: it was written with another key, or changed from outside; \
+                     restore the key, or re-authenticate",
+                    id.integration
+                ))
+            };
             let current = key.open(&current, &id.bound()).ok_or_else(damaged)?;
             Ok(Some(StoredToken { current, previous: previous.and_then(|p| key.open(&p, &id.bound())), generation }))
         })

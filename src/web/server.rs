@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -45,6 +45,9 @@ impl Default for WebOptions {
     }
 }
 
+/// What is wrong with the database, in a sentence; nothing when all is well.
+pub type StorageProblem = Box<dyn Fn() -> Option<&'static str> + Send + Sync>;
+
 /// What lasts as long as the process, whatever its configuration.
 pub struct Process {
     /// Counters of the process.
@@ -64,6 +67,8 @@ pub struct Process {
     /// Reads the configuration again; the answer is what is wrong with it.
     pub reload: Box<Later<Result<(), String>>>,
     scrapes: Option<Arc<Semaphore>>,
+    /// Says what is wrong with the database, if anything is.
+    storage: OnceLock<StorageProblem>,
     /// What is wrong with files, so that what stands in them is not in effect.
     trouble: Mutex<Vec<String>>,
 }
@@ -84,11 +89,17 @@ impl Process {
     ) -> Self {
         let scrapes = (options.max_requests > 0).then(|| Arc::new(Semaphore::new(options.max_requests)));
         let (guesses, ready, trouble) = (Guesses::default(), AtomicBool::new(false), Mutex::default());
-        Self { families, published, clock, guesses, ready, options, gate, reload, scrapes, trouble }
+        Self { families, published, clock, guesses, ready, options, gate, reload, scrapes, storage: OnceLock::new(), trouble }
     }
 }
 
 impl Process {
+    /// The process is ready only while this finds nothing wrong with the database.
+    pub fn watch_storage(&self, problem: StorageProblem) {
+        // The first one stays.
+        drop(self.storage.set(problem));
+    }
+
     /// The pages say from now on what is wrong with the files of the configuration.
     pub fn set_trouble(&self, trouble: Vec<String>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
@@ -255,6 +266,9 @@ async fn reload(State(served): State<Arc<Served>>, headers: HeaderMap) -> Respon
 }
 
 async fn ready(State(served): State<Arc<Served>>) -> Response {
+    if let Some(problem) = served.process.storage.get().and_then(|problem| problem()) {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response();
+    }
     if served.process.ready.load(Ordering::Relaxed) {
         return "Consentry is ready.\n".into_response();
     }

@@ -72,7 +72,7 @@ async fn verdict_event_and_mail_are_one() {
     daemon.until(&["integration is broken", "integration=contoso"]).await;
     daemon.kill().await;
     let store = app::store(&load(&place.file()).expect("valid").config).expect("the database");
-    let (states, _) = store.load().await.expect("states");
+    let (states, _) = store.load(consentry::clock::Clock::system().now()).await.expect("states");
     let contoso = states.iter().find(|s| s.name == "contoso").expect("saved");
     assert!(contoso.alert.is_some());
     assert_eq!(store.events("contoso").await.expect("events")[0].kind, "broken");

@@ -23,6 +23,7 @@ mod reauth;
 mod reload;
 mod secrets;
 mod smtp;
+mod storage;
 mod systemd;
 mod tools;
 mod truth;

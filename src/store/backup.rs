@@ -1,0 +1,64 @@
+//! Copies of a database.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::files::IMPRINT;
+use super::locks::CommandLock;
+use super::{StoreError, beside};
+
+fn unusable(what: &str, e: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Unusable(format!("{what}: {e}"))
+}
+
+/// Writes everything that a connection sees into a new file, readable for its owner only. Nothing is left of a copy that fails.
+pub(super) fn copy(connection: &Connection, copy: &Path) -> Result<(), StoreError> {
+    let shown = copy.display();
+    // SQLite writes into a file that is there only if it is empty.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(copy).map_err(|e| unusable(&format!("cannot create {shown}"), &e))?;
+    let path = copy.to_str().ok_or_else(|| unusable(&shown.to_string(), &"the path must be UTF-8"))?;
+    connection.execute("VACUUM INTO ?1", [path]).map(drop).map_err(|e| {
+        let _ = std::fs::remove_file(copy);
+        unusable(&format!("cannot copy the database to {shown}"), &e)
+    })
+}
+
+/// A copy of a database, whole, while a daemon may be at work on it. The copy is readable for its owner only.
+///
+/// # Errors
+/// The database cannot be read, or the file is there already or cannot be written.
+pub fn backup(database: &Path, file: &Path) -> Result<(), StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let _lock = CommandLock::share(database)?;
+    let connection = Connection::open_with_flags(database, flags)
+        .and_then(|c| c.busy_timeout(Duration::from_secs(10)).map(|()| c))
+        .map_err(|e| unusable(&format!("cannot open the database {}", database.display()), &e))?;
+    copy(&connection, file)?;
+    // A copy that is put over the open database must not be taken for it. It is whole with the mark, too.
+    let _ = Connection::open_with_flags(file, flags).and_then(|c| c.execute("DELETE FROM meta WHERE key = ?1", [IMPRINT]));
+    Ok(())
+}
+
+/// The same, written to a stream. The copy lies beside the database meanwhile, because that is where there is room for one and where a
+/// container may write. It loses its name before it is read; a program that is killed meanwhile leaves it behind.
+///
+/// # Errors
+/// The database cannot be read, there is no room for a copy, or the stream takes no more.
+pub fn write_backup(database: &Path, stream: &mut impl std::io::Write) -> Result<(), StoreError> {
+    let copy = beside(database, &format!(".backup-{}", std::process::id()));
+    // In a container, another process had this number before.
+    for left in [&copy, &beside(&copy, "-journal")] {
+        let _ = std::fs::remove_file(left);
+    }
+    backup(database, &copy)?;
+    let opened = File::open(&copy);
+    let _ = std::fs::remove_file(&copy);
+    opened
+        .and_then(|mut file| std::io::copy(&mut file, stream))
+        .and_then(|_| stream.flush())
+        .map_err(|e| StoreError::Unusable(format!("cannot write the copy: {e}")))
+}

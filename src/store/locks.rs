@@ -1,0 +1,284 @@
+//! Who may have a database open: one daemon, any number of commands beside it, and for a new encryption key nobody else.
+//!
+//! Two files lie beside the database. `.lock` is locked by the daemon, and for a moment by a command that wants to know whether there is
+//! one. `.commands` is locked by every command, together with others (flock(2), shared), and by a rotation of the key for itself alone.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{StoreError, beside};
+
+/// A command holds the daemon's lock while it opens the database; a daemon waits for that, and not for another daemon.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// Commands and a rotation wait so long for each other.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Held by the one daemon on a database. Clones hold it together.
+#[derive(Debug, Clone)]
+pub struct DaemonLock(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    /// Held for its lock, which ends with it.
+    file: Mutex<File>,
+}
+
+impl DaemonLock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// Another daemon holds it, or the file cannot be made.
+    pub fn take(database: &Path) -> Result<Self, StoreError> {
+        let path = lock_file(database, ".lock");
+        match within(MOMENT, || lock(&path, Mode::Alone))? {
+            Some(file) => Ok(Self(Arc::new(Held { path, file: Mutex::new(file) }))),
+            None => Err(StoreError::Unusable(format!(
+                "another consentry is running on {}{}; stop it first, or give this one a database of its own",
+                database.display(),
+                holders(&path).map(|who| format!(": {who}")).unwrap_or_default()
+            ))),
+        }
+    }
+
+    /// The lock, if it is to be had at once.
+    pub(super) fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
+        let path = lock_file(database, ".lock");
+        let file = lock(&path, Mode::Alone)?;
+        Ok(file.map(|file| Self(Arc::new(Held { path, file: Mutex::new(file) }))))
+    }
+
+    /// A lock on a file that was removed keeps nobody out: makes the file again, and locks it.
+    ///
+    /// # Errors
+    /// Another daemon was faster, or the file cannot be made.
+    pub(super) fn renew(&self) -> Result<(), StoreError> {
+        let Held { path, file } = &*self.0;
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_at(&file, path) {
+            return Ok(());
+        }
+        let Some(new) = lock(path, Mode::Alone)? else {
+            let who = holders(path).map(|who| format!(": {who}")).unwrap_or_default();
+            return Err(StoreError::Unusable(format!("{} was removed, and another consentry has taken it{who}", path.display())));
+        };
+        *file = new;
+        tracing::warn!(file = %path.display(), "the lock of the database was removed; it is made again");
+        Ok(())
+    }
+}
+
+/// Held by a command while it has the database open.
+#[derive(Debug)]
+pub(super) struct CommandLock(#[expect(dead_code, reason = "held for its lock, which ends with it")] File);
+
+impl CommandLock {
+    /// Together with other commands.
+    ///
+    /// # Errors
+    /// The encryption key is being replaced, or the file cannot be made.
+    pub(super) fn share(database: &Path) -> Result<Self, StoreError> {
+        Self::wait(database, Mode::Together)
+    }
+
+    /// Without any other command.
+    ///
+    /// # Errors
+    /// Another command is at work, or the file cannot be made.
+    pub(super) fn alone(database: &Path) -> Result<Self, StoreError> {
+        Self::wait(database, Mode::Alone)
+    }
+
+    /// Without any other command, if that is to be had at once.
+    pub(super) fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
+        Ok(lock(&lock_file(database, ".commands"), Mode::Alone)?.map(Self))
+    }
+
+    fn wait(database: &Path, mode: Mode) -> Result<Self, StoreError> {
+        let path = lock_file(database, ".commands");
+        match within(PATIENCE, || lock(&path, mode))? {
+            Some(file) => Ok(Self(file)),
+            None => Err(StoreError::Unusable(format!(
+                "{} is in use by {}; try again when that has ended",
+                database.display(),
+                holders(&path).unwrap_or_else(|| "another consentry command".to_owned())
+            ))),
+        }
+    }
+}
+
+/// Nobody else has the database open: no daemon, no command.
+#[derive(Debug)]
+pub(super) struct Solitude {
+    #[expect(dead_code, reason = "held for its lock, which ends with it")]
+    daemon: DaemonLock,
+    #[expect(dead_code, reason = "held for its lock, which ends with it")]
+    commands: CommandLock,
+}
+
+impl Solitude {
+    /// # Errors
+    /// A daemon runs, or a command goes on for too long.
+    pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
+        Ok(Self { daemon: DaemonLock::take(database)?, commands: CommandLock::alone(database)? })
+    }
+}
+
+/// Links are followed, so that two names of one database have one lock.
+fn lock_file(database: &Path, suffix: &str) -> PathBuf {
+    match std::fs::canonicalize(database) {
+        Ok(file) => beside(&file, suffix),
+        Err(_) => beside(database, suffix),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Alone,
+    Together,
+}
+
+/// Tries until it is granted, for some time.
+fn within<T>(time: Duration, attempt: impl Fn() -> Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    let begun = Instant::now();
+    loop {
+        let granted = attempt()?;
+        if granted.is_some() || begun.elapsed() >= time {
+            return Ok(granted);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// A lock, if it is to be had at once. The file is never removed by this program: who waits on a removed file waits for nobody.
+fn lock(path: &Path, mode: Mode) -> Result<Option<File>, StoreError> {
+    let unusable = |e: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot lock {}: {e}", path.display()));
+    for _ in 0..16 {
+        let file = open(path).map_err(|e| unusable(&e))?;
+        let locked = match mode {
+            Mode::Alone => file.try_lock(),
+            Mode::Together => file.try_lock_shared(),
+        };
+        match locked {
+            Ok(()) if is_at(&file, path) => return Ok(Some(file)),
+            // It was removed in between.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(unusable(&error)),
+        }
+    }
+    Ok(None)
+}
+
+/// One that was made by another user can be locked as long as it can be read.
+fn open(path: &Path) -> std::io::Result<File> {
+    let made = OpenOptions::new().create(true).append(true).open(path);
+    made.or_else(|e| if e.kind() == ErrorKind::PermissionDenied { File::open(path) } else { Err(e) })
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(there)) => identity(open) == identity(there),
+        _ => false,
+    }
+}
+
+/// Who holds locks on a file, where the system says so (proc_locks(5)): "process 4242 (consentry probe)".
+fn holders(path: &Path) -> Option<String> {
+    let inode = std::fs::metadata(path).ok()?.ino();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let mut processes: Vec<u32> = locks.lines().filter_map(|line| holder(line, inode)).collect();
+    processes.sort_unstable();
+    processes.dedup();
+    let named: Vec<String> = processes.into_iter().map(named).collect();
+    (!named.is_empty()).then(|| named.join(", "))
+}
+
+/// The process of a line about a file: `1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF`.
+fn holder(line: &str, inode: u64) -> Option<u32> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, _, process, file, ..] = words[..] else { return None };
+    let found: u64 = file.rsplit(':').next()?.parse().ok()?;
+    if found == inode { process.parse().ok() } else { None }
+}
+
+/// A process with its program and its command; arguments may be secret, a command is not.
+fn named(process: u32) -> String {
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line).into_owned();
+    let mut arguments = line.split('\0');
+    let program = arguments.next().and_then(|p| p.rsplit('/').next()).unwrap_or_default();
+    let is_command = |a: &&str| a.starts_with(|c: char| c.is_ascii_lowercase()) && a.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let command = arguments.next().filter(is_command);
+    match (program, command) {
+        ("", _) => format!("process {process}"),
+        (program, None) => format!("process {process} ({program})"),
+        (program, Some(command)) => format!("process {process} ({program} {command})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_of_a_lock() {
+        for (line, expected) in [
+            ("1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF", Some(4242)),
+            ("2: FLOCK  ADVISORY  READ 7 fd:01:131 0 EOF", Some(7)),
+            ("3: -> FLOCK  ADVISORY  WRITE 8 fd:01:131 0 EOF", None),
+            ("4: POSIX  ADVISORY  WRITE 9 fd:01:131 0 EOF", None),
+            ("5: FLOCK  ADVISORY  WRITE 4242 fd:01:1310 0 EOF", None),
+            ("6: FLOCK  ADVISORY  WRITE -1 fd:01:131 0 EOF", None),
+            ("", None),
+        ] {
+            assert_eq!(holder(line, 131), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn one_daemon_and_many_commands_and_a_rotation_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = folder.path().join("c.db");
+        let daemon = DaemonLock::take(&database).expect("the first");
+        let text = DaemonLock::take(&database).expect_err("the second").to_string();
+        assert!(text.contains("another consentry is running"), "{text}");
+        let commands = [CommandLock::share(&database), CommandLock::share(&database)];
+        assert!(commands.iter().all(Result::is_ok), "commands work beside each other and beside a daemon");
+        assert!(CommandLock::attempt(&database).expect("asked").is_none());
+        assert!(Solitude::take(&database).is_err(), "a daemon is in the way");
+        drop(commands);
+        drop(daemon);
+        let alone = Solitude::take(&database).expect("nobody is in the way");
+        assert!(lock(&beside(&database, ".commands"), Mode::Together).expect("asked").is_none(), "a command waits for a rotation");
+        drop(alone);
+        assert!(CommandLock::share(&database).is_ok());
+    }
+
+    /// A removed lock file lets a second daemon in, unless it is made again at once.
+    #[test]
+    fn a_removed_lock_is_made_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (database, file) = (folder.path().join("c.db"), folder.path().join("c.db.lock"));
+        let daemon = DaemonLock::take(&database).expect("the first");
+        daemon.renew().expect("nothing to do");
+        std::fs::remove_file(&file).expect("removed");
+        daemon.renew().expect("made again");
+        assert!(DaemonLock::attempt(&database).expect("asked").is_none());
+        std::fs::remove_file(&file).expect("removed");
+        let second = DaemonLock::attempt(&database).expect("asked");
+        assert!(second.is_some(), "removed, and not looked at since");
+        let text = daemon.renew().expect_err("contested").to_string();
+        assert!(text.contains("another consentry has taken it"), "{text}");
+        drop(second);
+        daemon.renew().expect("made again");
+    }
+}

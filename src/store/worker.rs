@@ -1,0 +1,476 @@
+//! The threads of the store. One writes, and commits together what arrives together; one reads beside it, because readers need not wait for
+//! a writer (<https://sqlite.org/wal.html>).
+//!
+//! The writer waits for a database that another process has locked, for some time, and says so. Between two groups of writes it looks whether
+//! the files are still in their place, and puts them back.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::files::{Files, Finding};
+use super::key::{self, Key};
+use super::locks::{CommandLock, DaemonLock};
+use super::{Observer, StoreError, StoreHealth, connect_reader, connect_writer};
+
+/// So many writes are committed together at most.
+pub(super) const GROUP: usize = 256;
+
+/// The files are looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One attempt to begin a transaction waits so long for another process; then that is said, and it is tried again.
+const STEP: Duration = Duration::from_secs(1);
+
+/// A write waits so long for another process in all.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A read waits so long; whoever asks for a page would rather see it without that part.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What cannot be put back is tried again so much later; a full disk need not be filled every second.
+const RESTORE_PAUSE: Duration = Duration::from_secs(10);
+
+/// A command that has the lost file open may finish first: what it writes would be lost with that file.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(40);
+
+/// Work on a thread of the store; what it returns is called with the fate of the commit.
+pub(super) type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Completion + Send>;
+
+pub(super) type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// What a job asks of its commit. What a probe merely repeats every few minutes is not worth a disk sync each; what somebody is
+/// told because of it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing: it changes nothing.
+    Read,
+    /// To survive the end of this process.
+    Relaxed,
+    /// To survive a power cut.
+    Durable,
+    /// Nothing comes after it: the database is closed.
+    Last,
+}
+
+/// Something to do, and its place in the queue, which is given back once it was done.
+pub(super) struct Job {
+    pub(super) kind: Kind,
+    pub(super) work: Work,
+    pub(super) asked: Instant,
+    #[expect(dead_code, reason = "held for its place, which is given back with it")]
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+/// What the handles and the threads share.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) observer: OnceLock<Observer>,
+    pub(super) lock: OnceLock<DaemonLock>,
+    health: AtomicU8,
+}
+
+impl Shared {
+    /// The database refuses, or makes somebody wait.
+    pub(super) fn failed(&self) {
+        if let Some(observer) = self.observer.get() {
+            observer();
+        }
+    }
+
+    pub(super) fn health(&self) -> StoreHealth {
+        match self.health.load(Ordering::Relaxed) {
+            0 => StoreHealth::Well,
+            1 => StoreHealth::Displaced,
+            2 => StoreHealth::Contested,
+            _ => StoreHealth::Overwritten,
+        }
+    }
+
+    fn set_health(&self, health: StoreHealth) {
+        let number = match health {
+            StoreHealth::Well => 0,
+            StoreHealth::Displaced => 1,
+            StoreHealth::Contested => 2,
+            StoreHealth::Overwritten => 3,
+        };
+        self.health.store(number, Ordering::Relaxed);
+    }
+}
+
+/// What the store holds on to as long as the database is open.
+pub(super) enum Custody {
+    /// A daemon looks after the files.
+    Daemon(Files),
+    /// A command keeps a rotation of the key away.
+    Command(CommandLock),
+}
+
+/// What goes to the reading thread.
+pub(super) enum Message {
+    Read(Job),
+    /// From now on this connection.
+    Switch(Box<Connection>),
+    Last,
+}
+
+/// Starts both threads. They end when nobody is left who could ask for something, or with a job of [`Kind::Last`].
+pub(super) fn start(
+    (writer, reader): (Connection, Connection),
+    key: &Key,
+    custody: Custody,
+    shared: Arc<Shared>,
+) -> std::io::Result<(Sender<Job>, Sender<Message>)> {
+    let (writes, inbox) = channel();
+    let (reads, read_inbox) = channel();
+    let reading = Reader { connection: reader, locked: Episode::new("reads"), shared: Arc::clone(&shared) };
+    let reader = spawn("store-reader", move || reading.serve(&read_inbox))?;
+    let (files, command) = match custody {
+        Custody::Daemon(files) => (Some(files), None),
+        Custody::Command(lock) => (None, Some(lock)),
+    };
+    let fingerprint = key::fingerprint(key);
+    let mut writer = Writer {
+        connection: writer,
+        inbox,
+        reads: reads.clone(),
+        files,
+        fingerprint,
+        shared,
+        synced: true,
+        locked: Episode::new("writes"),
+        lost: None,
+    };
+    spawn("store", move || {
+        let last = writer.serve();
+        writer.close(reader);
+        drop(writer);
+        drop(command);
+        if let Some(job) = last {
+            (job.work)(Err(StoreError::Closed))(Ok(()));
+        }
+    })?;
+    Ok((writes, reads))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(512 * 1024).spawn(work)
+}
+
+/// A time in which another process has the database locked: it is told when it begins and when it ends.
+struct Episode {
+    what: &'static str,
+    since: Option<Instant>,
+}
+
+impl Episode {
+    fn new(what: &'static str) -> Self {
+        Self { what, since: None }
+    }
+
+    fn goes_on(&mut self, asked: Instant, shared: &Shared) {
+        if self.since.is_none() {
+            self.since = Some(asked);
+            shared.failed();
+            let (what, waited_ms) = (self.what, asked.elapsed().as_millis());
+            tracing::warn!(waited_ms, "another process has locked the database; {what} wait for it");
+        }
+    }
+
+    fn ends(&mut self) {
+        if let Some(since) = self.since.take() {
+            let (what, waited_ms) = (self.what, since.elapsed().as_millis());
+            tracing::warn!(waited_ms, "the database is free again; {what} go on");
+        }
+    }
+}
+
+pub(super) fn is_locked(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+struct Reader {
+    connection: Connection,
+    locked: Episode,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    fn serve(mut self, inbox: &Receiver<Message>) {
+        while let Ok(message) = inbox.recv() {
+            match message {
+                Message::Read(job) => {
+                    let usable = self.usable(job.asked);
+                    (job.work)(usable.map(|()| &self.connection))(Ok(()));
+                }
+                Message::Switch(connection) => self.connection = *connection,
+                Message::Last => return,
+            }
+        }
+    }
+
+    /// Waits until the database can be read, but no longer than anybody has waited who asked.
+    fn usable(&mut self, asked: Instant) -> Result<(), StoreError> {
+        refuse_overwritten(&self.shared)?;
+        // Whoever stood in the queue for long has a moment left, unless the database is known to be locked.
+        let least = if self.locked.since.is_some() { Duration::ZERO } else { READ_PATIENCE / 5 };
+        self.connection.busy_timeout(READ_PATIENCE.saturating_sub(asked.elapsed()).max(least))?;
+        match self.connection.pragma_query_value(None, "schema_version", |row| row.get::<_, i64>(0)) {
+            Ok(_) => {
+                self.locked.ends();
+                Ok(())
+            }
+            Err(error) => {
+                if is_locked(&error) {
+                    self.locked.goes_on(asked, &self.shared);
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Files that are not in their place.
+struct Lost {
+    since: Instant,
+    /// When it is tried again.
+    next: Instant,
+    /// They are back; one more look has to confirm it.
+    restored: bool,
+    /// What was logged last.
+    told: String,
+}
+
+struct Writer {
+    connection: Connection,
+    inbox: Receiver<Job>,
+    reads: Sender<Message>,
+    files: Option<Files>,
+    fingerprint: String,
+    shared: Arc<Shared>,
+    synced: bool,
+    locked: Episode,
+    lost: Option<Lost>,
+}
+
+impl Writer {
+    /// Works until there is nobody left to ask for anything, or until the job after which nothing comes, which it answers.
+    fn serve(&mut self) -> Option<Job> {
+        let mut waiting: Option<Job> = None;
+        let mut looked = Instant::now();
+        // What opening has left there may be any age.
+        let _ = self.connection.busy_timeout(STEP);
+        loop {
+            let next = waiting.take().map_or_else(|| self.inbox.recv_timeout(LOOK), Ok);
+            match &next {
+                Ok(job) if job.kind == Kind::Last => return next.ok(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                _ => {}
+            }
+            if looked.elapsed() >= LOOK {
+                self.look(false);
+                looked = Instant::now();
+            }
+            if let Ok(job) = next {
+                waiting = self.group(job);
+            }
+        }
+    }
+
+    /// The reader goes first: whoever closes the database last folds its log in.
+    fn close(&mut self, reader: JoinHandle<()>) {
+        self.look(true);
+        let _ = self.reads.send(Message::Last);
+        let _ = reader.join();
+    }
+
+    /// One transaction. Answers the job that has to wait for the next one.
+    fn group(&mut self, first: Job) -> Option<Job> {
+        let durable = first.kind == Kind::Durable;
+        if durable != self.synced {
+            // In WAL mode NORMAL keeps the database whole and syncs at checkpoints only; FULL syncs every commit.
+            let _ = self.connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" });
+            self.synced = durable;
+        }
+        let mut fate = self.begin();
+        let mut completions: Vec<Completion> = Vec::new();
+        let (mut next, mut waiting) = (Some(first), None);
+        while let Some(job) = next.take() {
+            if job.kind == Kind::Last || (job.kind == Kind::Durable && !durable) {
+                waiting = Some(job);
+                break;
+            }
+            // Outside a transaction a savepoint would commit by itself: then no job is run.
+            let usable = fate.as_ref().map(|()| &self.connection).map_err(Clone::clone);
+            completions.push((job.work)(usable));
+            if fate.is_ok() && self.connection.is_autocommit() {
+                // SQLite rolls everything back by itself when the disk is full or fails.
+                fate = Err(StoreError::Database("the transaction was rolled back; is the disk full?".to_owned()));
+            }
+            if completions.len() < GROUP {
+                next = self.inbox.try_recv().ok();
+            }
+        }
+        let fate = fate.and_then(|()| commit(&self.connection));
+        if fate.is_err() && self.locked.since.is_none() && self.shared.health() != StoreHealth::Overwritten {
+            // A disk that is full of our own log gets it back.
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
+        if let Some(files) = &mut self.files {
+            files.written();
+        }
+        completions.into_iter().for_each(|complete| complete(fate.clone()));
+        waiting
+    }
+
+    /// Begins a transaction, and waits for another process that has the database locked, for some time.
+    fn begin(&mut self) -> Result<(), StoreError> {
+        refuse_overwritten(&self.shared)?;
+        if self.shared.lock.get().is_some() && self.files.as_mut().is_some_and(Files::overwritten) {
+            self.stop_writing();
+            refuse_overwritten(&self.shared)?;
+        }
+        let asked = Instant::now();
+        loop {
+            let attempt = Instant::now();
+            match self.connection.execute_batch("BEGIN IMMEDIATE") {
+                Ok(()) => break,
+                Err(error) if is_locked(&error) && asked.elapsed() < WRITE_PATIENCE => {
+                    // SQLite does not wait at all where it sees that waiting is no use.
+                    std::thread::sleep((STEP / 20).saturating_sub(attempt.elapsed()));
+                    if asked.elapsed() >= STEP {
+                        self.locked.goes_on(asked, &self.shared);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.locked.ends();
+        // Nothing is encrypted with a key that was replaced meanwhile, whoever removed the locks that forbid it.
+        match key::mark(&self.connection) {
+            Ok(Some(mark)) if mark != self.fingerprint => {
+                let _ = self.connection.execute_batch("ROLLBACK");
+                Err(StoreError::Database("the encryption key was replaced under this process; start it again".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks after the files, as long as this is the one process that may: it has the daemon's lock. At the end nobody is waited for.
+    fn look(&mut self, end: bool) {
+        let (Some(files), Some(lock)) = (&mut self.files, self.shared.lock.get()) else { return };
+        let contested = lock.renew().err();
+        if self.shared.health() == StoreHealth::Overwritten {
+            return;
+        }
+        if files.overwritten() {
+            return self.stop_writing();
+        }
+        match (files.look(), contested) {
+            (Finding::Displaced(what), _) => self.put_back(what, end),
+            (Finding::InPlace, Some(error)) => {
+                if self.shared.health() != StoreHealth::Contested {
+                    tracing::error!(%error, "the lock of the database is lost; a second daemon on one database damages what both know");
+                }
+                self.shared.set_health(StoreHealth::Contested);
+            }
+            (Finding::InPlace, None) => {
+                if self.shared.health() != StoreHealth::Well {
+                    tracing::info!("the files of the database are in their place");
+                }
+                self.lost = None;
+                self.shared.set_health(StoreHealth::Well);
+            }
+        }
+    }
+
+    fn put_back(&mut self, what: &'static str, end: bool) {
+        let Some(files) = &self.files else { return };
+        let now = Instant::now();
+        self.shared.set_health(StoreHealth::Displaced);
+        let lost = self.lost.get_or_insert_with(|| Lost { since: now, next: now, restored: false, told: String::new() });
+        if lost.told.is_empty() || lost.restored {
+            self.shared.failed();
+            lost.told = what.to_owned();
+            // Lost again as soon as it was back: on a file system whose inodes do not last, this would never end.
+            let next = if lost.restored { now + RESTORE_PAUSE } else { now };
+            (lost.restored, lost.since, lost.next) = (false, now, next);
+            tracing::error!(
+                file = %files.database().display(),
+                "{what} while it was in use; it is restored from what is still open. To restore a backup, stop the daemon, put the backup in the place of the database, remove the files -wal and -shm beside it, and start the daemon"
+            );
+        }
+        if now < lost.next && !end {
+            return;
+        }
+        // A command that still works on the old file may finish.
+        let command = CommandLock::attempt(files.database());
+        if matches!(command, Ok(None)) && lost.since.elapsed() < COMMAND_PATIENCE && !end {
+            return;
+        }
+        let restored = files.restore(&self.connection).and_then(|kept| {
+            let connection = connect_writer(files.database())?;
+            connection.busy_timeout(STEP)?;
+            Ok((kept, Files::of(files.database(), &connection)?, connect_reader(files.database())?, connection))
+        });
+        drop(command);
+        match restored {
+            Ok((kept, files, reader, writer)) => {
+                tracing::warn!(
+                    file = %files.database().display(),
+                    kept = kept.map(|path| path.display().to_string()),
+                    "the database is restored; a file that was put in its place is kept under another name"
+                );
+                (self.connection, self.files, self.synced) = (writer, Some(files), true);
+                let _ = self.reads.send(Message::Switch(Box::new(reader)));
+                lost.restored = true;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if lost.told != text {
+                    self.shared.failed();
+                    tracing::error!(%error, "the database cannot be restored yet; what is written meanwhile is lost if this process ends");
+                }
+                (lost.told, lost.next) = (text, now + RESTORE_PAUSE);
+            }
+        }
+    }
+
+    /// Another database was written into the open file. What was in it is gone, and what is there now is not ours to write into.
+    fn stop_writing(&mut self) {
+        let Some(files) = &self.files else { return };
+        self.shared.set_health(StoreHealth::Overwritten);
+        self.shared.failed();
+        // Closing would fold our log into what stands there now.
+        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        let log = files.set_log_aside().map(|path| path.display().to_string()).unwrap_or_else(|error| error.to_string());
+        tracing::error!(
+            file = %files.database().display(),
+            log,
+            "the database was overwritten in place while it was in use, and cannot be restored; nothing is saved any more. Start the daemon again to go on with what is there now. To restore a backup, stop the daemon first"
+        );
+    }
+}
+
+fn refuse_overwritten(shared: &Shared) -> Result<(), StoreError> {
+    if shared.health() == StoreHealth::Overwritten {
+        return Err(StoreError::Database("the file was overwritten while it was in use; start consentry again".to_owned()));
+    }
+    Ok(())
+}
+
+fn commit(connection: &Connection) -> Result<(), StoreError> {
+    connection.execute_batch("COMMIT").map_err(|error| {
+        // A transaction left behind would swallow what comes later.
+        if !connection.is_autocommit() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        StoreError::from(error)
+    })
+}
