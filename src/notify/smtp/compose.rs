@@ -32,8 +32,14 @@ impl Letter {
 /// The message with its headers (contract: stable `Message-ID`, thread, `Auto-Submitted` of RFC 3834, Consentry's own).
 ///
 /// # Errors
-/// The recipient is no address, or the message cannot be built, for people.
-pub(super) fn compose(settings: &SmtpSettings, notification: &Notification, mail: &Rendered, now: Timestamp) -> Result<Letter, String> {
+/// The message cannot be built, for people.
+pub(super) fn compose(
+    settings: &SmtpSettings,
+    to: Address,
+    notification: &Notification,
+    mail: &Rendered,
+    now: Timestamp,
+) -> Result<Letter, String> {
     let from = sendable(&settings.from)?;
     let date = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(now.0).unwrap_or(0));
     let own = |name: &str, value: &str| -> Result<HeaderValue, String> {
