@@ -5,6 +5,7 @@
 //! readable in one place and testable as tables.
 
 mod alert;
+mod contradiction;
 mod day;
 mod diagnose;
 mod evidence;
