@@ -201,6 +201,12 @@ pub enum Action {
         tenant: String,
         value: bool,
     },
+    /// Lists come in pages of so many items at most, or as they are asked for.
+    LimitPages {
+        tenant: String,
+        #[serde(default)]
+        size: Option<usize>,
+    },
     /// Replaces the provisioning jobs of an app with raw Graph objects.
     SetProvisioningJobs {
         tenant: String,
@@ -320,6 +326,7 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
         }
         Action::DeleteGroup { tenant, name } => tenant_mut(world, &tenant)?.groups.retain(|g| g.name != name),
         Action::HideGroups { tenant, value } => tenant_mut(world, &tenant)?.groups.iter_mut().for_each(|g| g.hidden = value),
+        Action::LimitPages { tenant, size } => tenant_mut(world, &tenant)?.page_size = size,
         Action::SetProvisioningJobs { tenant, app, jobs } => {
             tenant_mut(world, &tenant)?.jobs.insert(app, jobs);
         }

@@ -65,6 +65,27 @@ pub enum FaultKind {
         /// Sent as `application/json`.
         text: String,
     },
+    /// This answer, as it stands: what a proxy, a gateway or another version of the service would send.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// Headers besides `Content-Type`.
+        #[serde(default)]
+        headers: Vec<(String, String)>,
+        /// Value of `Content-Type`.
+        #[serde(default = "json_type")]
+        content_type: String,
+        /// The body. Inside a batch it is embedded as JSON where it is JSON, and as a text where it is not.
+        #[serde(default)]
+        body: String,
+    },
+    /// The right answer, with the first occurrence of a text in its body replaced.
+    Rewrite {
+        /// What is replaced; an empty text puts the other one in front.
+        find: String,
+        /// What stands there instead.
+        replace: String,
+    },
     /// The token endpoint's error with this AADSTS code, or Graph's error with this code.
     Error {
         /// HTTP status.
@@ -78,6 +99,10 @@ pub enum FaultKind {
         #[serde(default)]
         suberror: Option<String>,
     },
+}
+
+fn json_type() -> String {
+    "application/json".to_owned()
 }
 
 /// A fault and the requests that it meets.

@@ -61,6 +61,7 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
                 .any(|(k, v)| k.eq_ignore_ascii_case("ConsistencyLevel") && v.as_str().is_some_and(|v| v.eq_ignore_ascii_case("eventual")))
         });
         let tenant = caller.tenant.to_string();
+        let honest = || single(world, caller, &GraphRequest { method, target: &target, eventual, graph: request.graph });
         let reply = match faults.take(Endpoint::BatchItem, &[&tenant], &target) {
             Some(FaultKind::Status { status, retry_after }) => {
                 let reply = fault_status(status);
@@ -70,12 +71,15 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
                 }
             }
             Some(FaultKind::Error { status, error, .. }) => Reply::graph_error(status, &error, "Simulated fault."),
-            Some(FaultKind::Body { text }) => Reply { status: 200, headers: Vec::new(), content_type: "application/json", body: text },
-            _ => single(world, caller, &GraphRequest { method, target: &target, eventual, graph: request.graph }),
+            Some(FaultKind::Body { text }) => Reply::raw(200, Vec::new(), "application/json".to_owned(), text),
+            Some(FaultKind::Html { status }) => Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned()),
+            Some(FaultKind::Answer { status, headers, content_type, body }) => Reply::raw(status, headers, content_type, body),
+            Some(FaultKind::Rewrite { find, replace }) => honest().rewritten(&find, &replace),
+            _ => honest(),
         };
         let mut headers = json!({"Content-Type": reply.content_type});
         for (name, value) in &reply.headers {
-            headers[*name] = json!(value);
+            headers[&**name] = json!(value);
         }
         let body = serde_json::from_str(&reply.body).unwrap_or(Value::String(reply.body));
         responses.push(json!({"id": id, "status": reply.status, "headers": headers, "body": body}));
@@ -179,7 +183,13 @@ impl Context<'_> {
             Err(message) => return Reply::graph_error(400, "Request_UnsupportedQuery", &message),
         };
         let items = items.into_iter().filter(|i| filter.as_ref().is_none_or(|f| f.matches(i))).collect();
-        let page = Page { query: self.query, eventual: self.request.eventual, graph: self.request.graph, target: self.request.target };
+        let page = Page {
+            query: self.query,
+            eventual: self.request.eventual,
+            graph: self.request.graph,
+            target: self.request.target,
+            most: self.tenant.page_size,
+        };
         page.answer(items).unwrap_or_else(|e| *e)
     }
 

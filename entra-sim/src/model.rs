@@ -265,6 +265,8 @@ pub struct Tenant {
     pub block_apps: bool,
     /// User consent is switched off: only administrators consent (AADSTS90094).
     pub user_consent_off: bool,
+    /// Lists come in pages of so many items at most, whatever `$top` asks for.
+    pub page_size: Option<usize>,
     /// `synchronization/jobs` by service principal app id, as raw Graph JSON.
     pub jobs: HashMap<Uuid, Vec<serde_json::Value>>,
 }

@@ -112,6 +112,8 @@ pub struct Page<'a> {
     pub graph: &'a str,
     /// Path and query of the request, for the next link.
     pub target: &'a str,
+    /// The service may answer with fewer items than were asked for.
+    pub most: Option<usize>,
 }
 
 impl Page<'_> {
@@ -142,6 +144,7 @@ impl Page<'_> {
             Some(Ok(top)) if (1..=999).contains(&top) => top,
             Some(_) => return bad("Request_UnsupportedQuery", "Invalid page size specified. Must be between 1 and 999 inclusive."),
         };
+        let size = self.most.map_or(size, |most| size.min(most.max(1)));
         let start = match self.query.get("$skiptoken").map(|t| t.trim_start_matches("SIM").parse::<usize>()) {
             None => 0,
             Some(Ok(start)) if start <= items.len() => start,

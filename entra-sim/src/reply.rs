@@ -1,5 +1,7 @@
 //! What an endpoint answers, before HTTP: status, headers, text.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -11,9 +13,9 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// Headers besides `Content-Type`.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// `Content-Type`.
-    pub content_type: &'static str,
+    pub content_type: Cow<'static, str>,
     /// Body.
     pub body: String,
 }
@@ -21,28 +23,41 @@ pub struct Reply {
 impl Reply {
     /// A JSON answer.
     pub fn json(status: u16, body: &Value) -> Self {
-        Self { status, headers: Vec::new(), content_type: "application/json; charset=utf-8", body: body.to_string() }
+        Self { status, headers: Vec::new(), content_type: "application/json; charset=utf-8".into(), body: body.to_string() }
     }
 
     /// A page.
     pub fn html(status: u16, body: String) -> Self {
-        Self { status, headers: Vec::new(), content_type: "text/html; charset=utf-8", body }
+        Self { status, headers: Vec::new(), content_type: "text/html; charset=utf-8".into(), body }
     }
 
     /// Plain text.
     pub fn text(status: u16, body: String) -> Self {
-        Self { status, headers: Vec::new(), content_type: "text/plain; charset=utf-8", body }
+        Self { status, headers: Vec::new(), content_type: "text/plain; charset=utf-8".into(), body }
     }
 
     /// 302.
     pub fn redirect(location: String) -> Self {
-        Self { status: 302, headers: vec![("Location", location)], content_type: "text/plain", body: String::new() }
+        Self { status: 302, headers: vec![("Location".into(), location)], content_type: "text/plain".into(), body: String::new() }
     }
 
     /// With one more header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// An answer that somebody else has written.
+    pub fn raw(status: u16, headers: Vec<(String, String)>, content_type: String, body: String) -> Self {
+        let headers = headers.into_iter().map(|(name, value)| (Cow::Owned(name), value)).collect();
+        Self { status, headers, content_type: Cow::Owned(content_type), body }
+    }
+
+    /// The same with the first occurrence of a text in its body replaced.
+    #[must_use]
+    pub fn rewritten(mut self, find: &str, replace: &str) -> Self {
+        self.body = self.body.replacen(find, replace, 1);
         self
     }
 

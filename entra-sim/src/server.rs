@@ -202,7 +202,7 @@ fn login(shared: &Shared, received: &Received) -> Reply {
 }
 
 async fn faulty(shared: &Shared, received: &Received, graph: bool, fault: FaultKind) -> Result<Response<Body>, std::io::Error> {
-    let json = |text: String| respond(Reply { status: 200, headers: Vec::new(), content_type: "application/json", body: text });
+    let json = |text: String| respond(Reply::raw(200, Vec::new(), "application/json".to_owned(), text));
     Ok(match fault {
         FaultKind::Status { status, retry_after } => {
             let reply = if graph {
@@ -233,6 +233,8 @@ async fn faulty(shared: &Shared, received: &Received, graph: bool, fault: FaultK
         FaultKind::Html { status } => respond(Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned())),
         FaultKind::Redirect { location } => respond(Reply::redirect(location)),
         FaultKind::Body { text } => json(text),
+        FaultKind::Answer { status, headers, content_type, body } => respond(Reply::raw(status, headers, content_type, body)),
+        FaultKind::Rewrite { find, replace } => respond(honest(shared, received, graph).rewritten(&find, &replace)),
         FaultKind::Error { status, error, .. } if graph => respond(Reply::graph_error(status, &error, "Simulated fault.")),
         FaultKind::Error { status, error, aadsts, suberror } => {
             respond(Reply::entra_error(&shared.world(), status, &error, aadsts.unwrap_or(0), "Simulated fault.", suberror.as_deref()))
@@ -309,9 +311,9 @@ fn control(shared: &Shared, received: &Received, rest: &str) -> Reply {
 }
 
 fn respond(reply: Reply) -> Response<Body> {
-    let mut builder = Response::builder().status(reply.status).header("Content-Type", reply.content_type);
+    let mut builder = Response::builder().status(reply.status).header("Content-Type", &*reply.content_type);
     for (name, value) in reply.headers {
-        builder = builder.header(name, value);
+        builder = builder.header(&*name, value);
     }
     builder.body(Body::from(reply.body)).unwrap_or_else(|_| Response::new(Body::empty()))
 }

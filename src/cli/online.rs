@@ -145,7 +145,7 @@ async fn attempt(entra: &Entra, client_id: &str, credential: &ClientCredential, 
         let client =
             Client { tenant, client_id, credential, now_seconds: Clock::system().now().0 / 1000, deadline: Instant::now() + PATIENCE };
         let Err(fault) = entra.client_credentials(client, &entra.graph_scope()).await else { return Tried::Accepted(tenant.to_owned()) };
-        if matches!(fault.reason, Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid) {
+        if fault.reason.is_our_side() || fault.reason == Reason::CredentialUnreadable {
             return Tried::Refused(Finding {
                 about: String::new(),
                 expected: format!("a token for {client_id} in {tenant}"),

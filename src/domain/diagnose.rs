@@ -5,6 +5,7 @@
 //! nothing to be learnt is unknown with the token's reason. When directory and token both speak, the directory wins on
 //! presence and consent, the token on access. A reader that may not read never breaks an integration.
 
+use super::contradiction::{about_consent, about_presence, roles_outweigh, scopes_outweigh, token_issued};
 use super::evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence};
 use super::integration::{Access, Grant, OPENID_SCOPES, Profile, same_permission};
 use super::reason::{Check, Reason};
@@ -158,16 +159,14 @@ pub fn diagnose(profile: &Profile, evidence: &Evidence) -> Diagnosis {
     let checks: Vec<CheckResult> = checks.collect();
     let groups = evidence.groups.as_ref().and_then(|g| g.as_ref().ok());
     Diagnosis {
-        exact: is_exact(&checks, evidence.directory.as_ref()),
+        exact: is_exact(&checks, evidence),
         checks,
         permissions,
         groups_visible: groups.map(|g| g.visible),
         required_groups: groups.map(|g| g.required.clone()).unwrap_or_default(),
         reader_fault: evidence.directory.as_ref().and_then(reader_fault),
-        directory_silent: evidence.directory.as_ref().is_some_and(|d| {
-            let faults = [d.presence.as_ref().err(), d.delegated.as_ref().err(), d.application.as_ref().err()];
-            faults.into_iter().flatten().any(|f| f.reason.is_inconclusive() && f.reason != Reason::CredentialUnreadable)
-        }),
+        directory_silent: evidence.directory.as_ref().is_some_and(|d| d.faults().iter().any(|f| is_passing(f)))
+            || about_presence(evidence).is_some(),
     }
 }
 
@@ -178,20 +177,23 @@ fn not_run() -> Judged {
 }
 
 /// Whether the primary reason was seen in the directory, and not told by the token endpoint alone.
-fn is_exact(checks: &[CheckResult], directory: Option<&Directory>) -> bool {
+fn is_exact(checks: &[CheckResult], evidence: &Evidence) -> bool {
     let primary = checks.iter().find_map(|c| if let Outcome::Fail(reason) = c.outcome { Some(reason) } else { None });
-    match (primary, directory) {
-        (Some(reason), Some(directory)) if reason.is_presence() => directory.presence.is_ok(),
+    match (primary, &evidence.directory) {
+        (Some(reason), Some(directory)) if reason.is_presence() => directory.knows_presence(),
         (Some(reason), Some(directory)) if reason.is_consent() => directory.delegated.is_ok() && directory.application.is_ok(),
         _ => false,
     }
 }
 
+/// A fault that says nothing of the reader: it may read again in a moment. A credential of ours that cannot be read is no such fault.
+fn is_passing(fault: &Fault) -> bool {
+    fault.reason.is_inconclusive() && fault.reason != Reason::CredentialUnreadable
+}
+
 /// A lasting fault of the reader itself.
 fn reader_fault(directory: &Directory) -> Option<Fault> {
-    let faults = [directory.presence.as_ref().err(), directory.delegated.as_ref().err(), directory.application.as_ref().err()];
-    let lasting = |f: &&Fault| !f.reason.is_inconclusive() || f.reason == Reason::CredentialUnreadable;
-    faults.into_iter().flatten().filter(lasting).find(|f| f.reason != Reason::TenantMissing).cloned()
+    directory.faults().into_iter().filter(|f| !is_passing(f)).find(|f| f.reason != Reason::TenantMissing).cloned()
 }
 
 /// What a fault makes of a check that it leaves without evidence.
@@ -211,6 +213,9 @@ fn own_faults(evidence: &Evidence) -> Vec<&Fault> {
 }
 
 fn judge_presence(evidence: &Evidence) -> Judged {
+    if let Some(fault) = about_presence(evidence) {
+        return (Outcome::Unknown(fault.reason), Details::of(&fault));
+    }
     let directory = evidence.directory.as_ref().map(|d| &d.presence);
     match directory {
         Some(Ok(Presence::Absent)) => return (Outcome::Fail(Reason::AppMissing), Details::default()),
@@ -223,10 +228,9 @@ fn judge_presence(evidence: &Evidence) -> Judged {
         Some(Ok(Presence::Present { enabled: false, .. })) => return (Outcome::Fail(Reason::AppDisabled), Details::default()),
         Some(Ok(Presence::Present { .. })) => return (Outcome::Pass, Details::default()),
         Some(Err(fault)) if fault.reason == Reason::TenantMissing => return (Outcome::Fail(fault.reason), Details::of(fault)),
-        Some(Err(_)) | None => {}
+        Some(Ok(Presence::Unclear(_)) | Err(_)) | None => {}
     }
-    let issued = matches!(evidence.app_only, Some(Ok(_))) || matches!(evidence.own_token, OwnToken::Granted { .. });
-    if issued {
+    if token_issued(evidence) {
         return (Outcome::Pass, Details::default());
     }
     let faults = own_faults(evidence);
@@ -237,7 +241,7 @@ fn judge_presence(evidence: &Evidence) -> Judged {
         return (Outcome::Fail(fault.reason), Details::of(fault));
     }
     // The directory was to answer this; that it could not is why nothing is known.
-    if let Some(Err(fault)) = directory {
+    if let Some(Ok(Presence::Unclear(fault)) | Err(fault)) = directory {
         return (Outcome::Unknown(fault.reason), Details::of(fault));
     }
     match faults.first() {
@@ -262,9 +266,11 @@ fn judge_consent(profile: &Profile, evidence: &Evidence, presence: &Judged) -> (
         return ((Outcome::Fail(reason), presence.1.clone()), permission_states(profile, &Known::Silent, &Known::Silent));
     }
     let delegated = delegated_grants(profile, evidence);
-    let application = application_grants(evidence);
+    let application = application_grants(profile, evidence);
     let states = permission_states(profile, &delegated, &application);
-    (weigh_consent(profile, &delegated, &application, &states), states)
+    let (outcome, mut details) = weigh_consent(profile, &delegated, &application, &states);
+    details.note = details.note.or_else(|| about_consent(&profile.required, evidence));
+    ((outcome, details), states)
 }
 
 fn weigh_consent(profile: &Profile, delegated: &Known<'_>, application: &Known<'_>, states: &[PermissionState]) -> Judged {
@@ -305,7 +311,9 @@ fn delegated_grants<'a>(profile: &Profile, evidence: &'a Evidence) -> Known<'a> 
         OwnToken::Granted { principal, .. } => principal.as_deref(),
         _ => None,
     };
-    if let Some(Ok(grants)) = evidence.directory.as_ref().map(|d| &d.delegated) {
+    let believed = about_presence(evidence).is_none() && !scopes_outweigh(&profile.required, evidence);
+    let listed = evidence.directory.as_ref().map(|d| &d.delegated).filter(|_| believed);
+    if let Some(Ok(grants)) = listed {
         // Whose token it is decides which grants count. While that is unknown, nobody's grant is held against them.
         let counts = |p: &Option<String>| {
             p.is_none() || principal.is_none() || p.as_deref().zip(principal).is_some_and(|(p, own)| p.eq_ignore_ascii_case(own))
@@ -346,8 +354,14 @@ fn or_directory(evidence: &Evidence, own: Judged) -> Judged {
     }
 }
 
-fn application_grants<'e>(evidence: &'e Evidence) -> Known<'e> {
-    if let Some(Ok(grants)) = evidence.directory.as_ref().map(|d| &d.application) {
+fn application_grants<'e>(profile: &Profile, evidence: &'e Evidence) -> Known<'e> {
+    let contradiction = about_presence(evidence);
+    if let (Some(fault), None) = (&contradiction, &evidence.app_only) {
+        return Known::Not((Outcome::Unknown(fault.reason), Details::of(fault)));
+    }
+    let believed = contradiction.is_none() && !roles_outweigh(&profile.required, evidence);
+    let listed = evidence.directory.as_ref().map(|d| &d.application).filter(|_| believed);
+    if let Some(Ok(grants)) = listed {
         return Known::Granted(grants.iter().map(|r| (r.resource.as_str(), r.application.iter().map(String::as_str).collect())).collect());
     }
     match &evidence.app_only {

@@ -28,9 +28,9 @@ impl Fault {
 }
 
 impl Fault {
-    /// Whether the tenant asked for a pause.
+    /// Whether the tenant asked for a pause. A refusal with a meaning of its own is no pause, whatever headers came along.
     pub fn asks_to_wait(&self) -> bool {
-        self.reason == Reason::Throttled || self.retry_after.is_some()
+        self.reason == Reason::Throttled || (self.retry_after.is_some() && self.reason.is_inconclusive())
     }
 }
 
@@ -51,6 +51,8 @@ pub enum Presence {
     },
     /// It is not there.
     Absent,
+    /// It is not among the live ones, and what was to say more failed or says the opposite.
+    Unclear(Fault),
 }
 
 /// One delegated grant.
@@ -85,10 +87,28 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// A directory that could not be asked at all.
+    pub fn failed(fault: Fault) -> Self {
+        Self { presence: Err(fault.clone()), delegated: Err(fault.clone()), application: Err(fault) }
+    }
+
+    /// Whether it says what has become of the application: present, deleted, or not there.
+    pub const fn knows_presence(&self) -> bool {
+        matches!(self.presence, Ok(Presence::Present { .. } | Presence::Deleted { .. } | Presence::Absent))
+    }
+
+    /// Why questions were not answered.
+    pub fn faults(&self) -> Vec<&Fault> {
+        let presence = match &self.presence {
+            Err(fault) | Ok(Presence::Unclear(fault)) => Some(fault),
+            Ok(_) => None,
+        };
+        [presence, self.delegated.as_ref().err(), self.application.as_ref().err()].into_iter().flatten().collect()
+    }
+
     /// The answer with which the tenant asked for a pause, if it did.
     pub fn pause(&self) -> Option<Fault> {
-        let faults = [self.presence.as_ref().err(), self.delegated.as_ref().err(), self.application.as_ref().err()];
-        faults.into_iter().flatten().find(|f| f.asks_to_wait()).cloned()
+        self.faults().into_iter().find(|f| f.asks_to_wait()).cloned()
     }
 }
 
@@ -161,8 +181,7 @@ pub struct Evidence {
 impl Evidence {
     /// Every fault in it.
     pub fn faults(&self) -> Vec<&Fault> {
-        let directory =
-            self.directory.iter().flat_map(|d| [d.presence.as_ref().err(), d.delegated.as_ref().err(), d.application.as_ref().err()]);
+        let directory = self.directory.iter().flat_map(|d| d.faults().into_iter().map(Some));
         let own = match &self.own_token {
             OwnToken::Refused(fault) => vec![Some(fault)],
             OwnToken::Granted { scopes, .. } => scopes.iter().map(|(_, s)| s.as_ref().err()).collect(),

@@ -6,6 +6,7 @@
 
 mod alert;
 mod cause;
+mod contradiction;
 mod day;
 mod diagnose;
 mod evidence;

@@ -1,13 +1,13 @@
 //! Entra's error numbers and what they mean here. Generated once from Microsoft's reference and kept by hand since.
 //!
-//! Source: Microsoft, `reference-error-codes.md` of the identity platform documentation, and the articles of its support
-//! knowledge base. Microsoft declares the numbers unstable: a number that is not here falls back to `error` and `suberror`
+//! Source: Microsoft, `reference-error-codes.md` of the identity platform documentation, the articles of its support
+//! knowledge base, and, for the last part, public reports. Microsoft declares the numbers unstable: a number that is not here falls back to `error` and `suberror`
 //! (see [`super::classify`]), and `reason_overrides` can mend the table without a release.
 
 #[allow(clippy::wildcard_imports, clippy::enum_glob_use)] // The table reads better without a prefix on each of its rows.
 use crate::domain::Reason::{self, *};
 
-/// Number and meaning, sorted by theme. Looked up by scanning: errors are rare.
+/// Number and meaning, sorted by theme; what Microsoft does not list stands at the end. Looked up by scanning: errors are rare.
 #[rustfmt::skip]
 pub const AADSTS: &[(u32, Reason)] = &[
     // Refresh token or code: expired, revoked, corrupted.
@@ -242,4 +242,87 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (90091, UpstreamUnavailable), // GraphServiceUnreachable
     (90051, ConfigurationInvalid), // InvalidNationalCloudId
     (90092, Unclassified), // GraphNonRetryableError
+    // Not on Microsoft's page: seen in public reports and in public collections of sign-in log results (2025).
+    // The refresh token has outlived its longest time, or the sign-in frequency of a policy.
+    (700_081, TokenExpired),
+    (70045, TokenExpired),
+    (700_083, TokenExpired),
+    // The grant belongs to another client or tenant, or is malformed.
+    (700_007, TokenInvalid),
+    (7_000_012, TokenInvalid),
+    (7_000_015, TokenInvalid),
+    (7_000_026, TokenInvalid),
+    // The person must do something: device, location, method, browser, notice, age.
+    (50187, InteractionRequired),
+    (50201, InteractionRequired),
+    (50202, InteractionRequired),
+    (50204, InteractionRequired),
+    (53006, InteractionRequired),
+    (53007, InteractionRequired),
+    (53008, InteractionRequired),
+    (54008, InteractionRequired),
+    (54009, InteractionRequired),
+    (50015, InteractionRequired),
+    (50077, InteractionRequired),
+    (50081, InteractionRequired),
+    (135_011, InteractionRequired),
+    (130_007, InteractionRequired),
+    (501_312, InteractionRequired),
+    (501_313, InteractionRequired),
+    // A policy says no, and would say so again.
+    (530_002, AccessBlocked),
+    (530_031, AccessBlocked),
+    (530_033, AccessBlocked),
+    (53005, AccessBlocked),
+    (130_501, AccessBlocked),
+    (90084, AccessBlocked),
+    (500_024, AccessBlocked),
+    // The account is not in the tenant (any more), or was a personal one.
+    (16003, AccountDisabled),
+    (50177, AccountDisabled),
+    (50178, AccountDisabled),
+    (50197, AccountDisabled),
+    (500_200, AccountDisabled),
+    (500_201, AccountDisabled),
+    (500_202, AccountDisabled),
+    (500_204, AccountDisabled),
+    // Nobody has consented.
+    (650_011, ConsentMissing),
+    (900_942, ConsentMissing),
+    // The application is disabled in this tenant.
+    (7_000_116, AppDisabled),
+    // Its service principal is not in this tenant.
+    (7_000_217, AppMissing),
+    // The client's certificate, assertion or federated credential is not accepted.
+    (500_183, ClientCredentialInvalid),
+    (700_028, ClientCredentialInvalid),
+    (700_029, ClientCredentialInvalid),
+    (7_000_213, ClientCredentialInvalid),
+    (9_002_323, ClientCredentialInvalid),
+    (7_000_219, ClientCredentialInvalid),
+    (50048, ClientCredentialInvalid),
+    (7_000_221, ClientCredentialInvalid),
+    (7_000_225, ClientCredentialInvalid),
+    (7_000_226, ClientCredentialInvalid),
+    (7_000_227, ClientCredentialInvalid),
+    (7_000_211, ClientCredentialInvalid),
+    (7_000_212, ClientCredentialInvalid),
+    // Passing trouble at Microsoft's side.
+    (50004, UpstreamUnavailable),
+    (90030, UpstreamUnavailable),
+    (90031, UpstreamUnavailable),
+    (90032, UpstreamUnavailable),
+    (90035, UpstreamUnavailable),
+    (90039, UpstreamUnavailable),
+    (90045, UpstreamUnavailable),
+    (90202, UpstreamUnavailable),
+    (40014, UpstreamUnavailable),
+    (1_002_022, UpstreamUnavailable),
+    (1_003_030, UpstreamUnavailable),
+    // The request or the registration is wrong.
+    (9_002_319, ConfigurationInvalid),
+    (9_002_331, ConfigurationInvalid),
+    (9_002_332, ConfigurationInvalid),
+    (90027, ConfigurationInvalid),
+    (1_002_026, ConfigurationInvalid),
 ];

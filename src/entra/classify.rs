@@ -26,8 +26,10 @@ pub struct EntraError {
     #[serde(deserialize_with = "numbers")]
     pub error_codes: Vec<u32>,
     /// `suberror`.
+    #[serde(deserialize_with = "word")]
     pub suberror: Option<String>,
     /// For Microsoft's support.
+    #[serde(deserialize_with = "word")]
     pub correlation_id: Option<String>,
 }
 
@@ -36,10 +38,25 @@ fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::
     Ok(Value::deserialize(deserializer)?.as_str().unwrap_or_default().to_owned())
 }
 
-/// Numbers, also where they are written as texts.
+/// A text or a number, as both are seen; null and anything else count as absent.
+fn word<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    })
+}
+
+/// Numbers, also where they are written as texts, or one alone without a list.
 fn numbers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
-    let number = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).or_else(|| v.as_str()?.parse().ok());
-    Ok(Value::deserialize(deserializer)?.as_array().map(|a| a.iter().take(10).filter_map(number).collect()).unwrap_or_default())
+    let number = |v: &Value| {
+        let written = || v.as_str()?.trim().trim_start_matches("AADSTS").parse().ok();
+        v.as_u64().and_then(|n| u32::try_from(n).ok()).or_else(written)
+    };
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Array(list) => list.iter().take(10).filter_map(number).collect(),
+        alone => number(&alone).into_iter().collect(),
+    })
 }
 
 impl std::fmt::Display for EntraError {
@@ -51,13 +68,21 @@ impl std::fmt::Display for EntraError {
 impl oauth2::ErrorResponse for EntraError {}
 
 impl EntraError {
-    /// The numbers, from the list or else from the description.
-    fn codes(&self) -> Vec<u32> {
-        if !self.error_codes.is_empty() {
-            return self.error_codes.clone();
-        }
-        aadsts_numbers(&self.error_description)
+    /// Reads an error body. What is no such body has no word and no number.
+    pub(super) fn parse(body: &[u8]) -> Self {
+        serde_json::from_slice(without_mark(body)).unwrap_or_default()
     }
+
+    /// The numbers, from the list or else from the description. Zero is no number.
+    fn codes(&self) -> Vec<u32> {
+        let listed: Vec<u32> = self.error_codes.iter().copied().filter(|code| *code != 0).collect();
+        if listed.is_empty() { aadsts_numbers(&self.error_description) } else { listed }
+    }
+}
+
+/// Without the byte order mark that some servers write before JSON (RFC 8259 section 8.1 lets parsers ignore it).
+pub(super) fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// The AADSTS numbers in a description, which holds names of people and is good for nothing else.
@@ -88,37 +113,53 @@ fn token_reason(status: u16, error: &EntraError, codes: &[u32], overrides: &Hash
         return (None, Reason::Throttled);
     }
     let damaged = error.error == "invalid_grant";
-    let meaning = |code: &u32| {
-        let known = overrides.get(code).copied().or_else(|| AADSTS.iter().find(|(c, _)| c == code).map(|(_, r)| *r))?;
-        let reason = match (*code, damaged) {
+    let meaning = |code: u32| {
+        let known = overrides.get(&code).copied().or_else(|| table(code))?;
+        Some(match (code, damaged) {
             // A damaged refresh token or code; with another `error` it is the request that is malformed.
-            (9_002_313 | 90023, true) if !overrides.contains_key(code) => Reason::TokenInvalid,
-            (9_002_313, false) if !overrides.contains_key(code) => Reason::ConfigurationInvalid,
+            (9_002_313 | 90023, true) if !overrides.contains_key(&code) => Reason::TokenInvalid,
+            (9_002_313, false) if !overrides.contains_key(&code) => Reason::ConfigurationInvalid,
             _ => known,
-        };
-        Some((Some(*code), reason))
+        })
     };
-    let mut known: Vec<(Option<u32>, Reason)> = codes.iter().filter_map(meaning).collect();
-    known.sort_by_key(|(code, reason)| (reason.is_inconclusive(), *code == Some(GENERIC)));
-    if let Some(first) = known.first() {
-        return *first;
+    if let Some((code, reason)) = most_telling(codes, meaning) {
+        return (Some(code), reason);
     }
-    if status >= 500 {
-        return (None, Reason::UpstreamUnavailable);
-    }
-    (None, fallback(&error.error, error.suberror.as_deref().unwrap_or_default()))
+    let reason = match status {
+        500.. => Reason::UpstreamUnavailable,
+        407 => Reason::NetworkError,
+        408 => Reason::Timeout,
+        // Not the token endpoint's shape: something between answered in its place.
+        _ if error.error.is_empty() && codes.is_empty() => Reason::InvalidResponse,
+        _ => fallback(&error.error, error.suberror.as_deref().unwrap_or_default(), codes),
+    };
+    (None, reason)
+}
+
+fn table(code: u32) -> Option<Reason> {
+    AADSTS.iter().find(|(known, _)| *known == code).map(|(_, reason)| *reason)
+}
+
+/// The number that says most among several: a passing fault does not hide a lasting one, and a general one comes last.
+fn most_telling(codes: &[u32], meaning: impl Fn(u32) -> Option<Reason>) -> Option<(u32, Reason)> {
+    let known = codes.iter().filter_map(|code| Some((*code, meaning(*code)?)));
+    known.min_by_key(|(code, reason)| (reason.is_inconclusive(), *code == GENERIC))
+}
+
+/// What AADSTS numbers mean by the table, wherever they were read. `None` when it knows none of them.
+pub fn meaning_of(codes: &[u32]) -> Option<Reason> {
+    most_telling(codes, table).map(|(_, reason)| reason)
 }
 
 /// What `error` and `suberror` say when no number is known (Microsoft, `reference-error-codes.md`).
-fn fallback(error: &str, suberror: &str) -> Reason {
+fn fallback(error: &str, suberror: &str, codes: &[u32]) -> Reason {
     match (error, suberror) {
-        (_, "basic_action" | "additional_action" | "user_password_expired") | ("interaction_required" | "login_required", _) => {
-            Reason::InteractionRequired
-        }
+        (_, "basic_action" | "additional_action" | "user_password_expired") => Reason::InteractionRequired,
         (_, "message_only" | "protection_policy_required" | "client_mismatch" | "device_authentication_failed") => Reason::AccessBlocked,
         (_, "consent_required") | ("consent_required", _) => Reason::ConsentMissing,
+        ("interaction_required" | "login_required", _) => Reason::InteractionRequired,
         ("invalid_grant", "token_expired") => Reason::TokenExpired,
-        ("invalid_grant", _) => Reason::TokenInvalid,
+        ("invalid_grant", _) => codes.first().map_or(Reason::TokenInvalid, |code| unknown_grant(*code, suberror)),
         ("invalid_client", _) => Reason::ClientCredentialInvalid,
         ("invalid_resource" | "invalid_scope" | "invalid_request" | "unsupported_grant_type" | "unsupported_response_type", _) => {
             Reason::ConfigurationInvalid
@@ -126,6 +167,20 @@ fn fallback(error: &str, suberror: &str) -> Reason {
         ("invalid_tenant", _) => Reason::TenantMissing,
         ("temporarily_unavailable" | "server_error", _) => Reason::UpstreamUnavailable,
         _ => Reason::Unclassified,
+    }
+}
+
+/// `invalid_grant` with a number that nobody knows. `error` alone would say that the token is damaged, but Entra answers so, too, when a
+/// device, a policy or a consent stands in the way (Microsoft, `reference-error-codes.md`, "Handling error codes in your application"), and
+/// new numbers are mostly about those. A new sign-in helps where anything does, so that is what is asked for, and nothing is said of the token.
+/// Numbers about the application, the protocol, other identity providers and services on premises are no business of a person who signs in.
+fn unknown_grant(code: u32, suberror: &str) -> Reason {
+    let about_the_person =
+        matches!(code, 16_000..=16_999 | 50_000..=54_999 | 65_000..=65_999 | 130_000..=139_999 | 500_000..=549_999 | 650_000..=659_999);
+    match code {
+        40_000..=40_999 | 80_000..=81_999 | 90_000..=90_999 | 900_000..=909_999 | 1_000_000..=9_999_999 => Reason::Unclassified,
+        _ if suberror == "bad_token" && !about_the_person => Reason::TokenInvalid,
+        _ => Reason::InteractionRequired,
     }
 }
 
@@ -138,16 +193,27 @@ pub enum GraphCaller {
     Reader,
 }
 
-/// What an error of Graph means, for a whole answer or an item of a batch (Microsoft Graph, `concepts/errors.md`).
+/// `error.code` of an object that is not there (Microsoft Graph, `concepts/errors.md`): the only 404 that says so.
+pub(super) const NOT_FOUND: &str = "Request_ResourceNotFound";
+
+/// The error of a claims challenge (Microsoft, `claims-challenge.md`).
+const CHALLENGE: &str = "insufficient_claims";
+
+/// What an error of Graph means, for a whole answer or an item of a batch (Microsoft Graph, `concepts/errors.md`). A refusal counts only in
+/// Graph's own shape, JSON with a text as `error.code`: a proxy that inspects TLS answers 401, 403 and 404, too, and nobody in the tenant can
+/// do anything about that.
 pub fn classify_graph(status: u16, body: &Value, caller: GraphCaller) -> Fault {
     let error = &body["error"];
-    let code = error["code"].as_str().unwrap_or_default();
     let inner = if error["innerError"].is_object() { &error["innerError"] } else { &error["innererror"] };
+    let request_id = inner["request-id"].as_str().map(clean);
+    if matches!(status, 401 | 403) && mentions(body, 0, &is_challenge) {
+        return Fault { request_id, ..challenge(status, caller) };
+    }
+    let Some(code) = error["code"].as_str() else { return not_from_graph(status) };
     let reader = caller == GraphCaller::Reader;
     let reason = match (status, code) {
-        (429 | 509, _) => Reason::Throttled,
-        (500.., _) | (400, "Directory_ExpiredPageToken") => Reason::UpstreamUnavailable,
-        (200..400, _) => Reason::InvalidResponse,
+        (424, _) if mentions(error, 0, &is_throttling) => Reason::Throttled,
+        (424, _) | (400, "Directory_ExpiredPageToken") => Reason::UpstreamUnavailable,
         (401 | 403, _) if reader => Reason::ReaderPermissionMissing,
         (403, "Authorization_IdentityNotFound") => Reason::AppMissing,
         (403, "Authorization_IdentityDisabled") => Reason::AppDisabled,
@@ -155,15 +221,67 @@ pub fn classify_graph(status: u16, body: &Value, caller: GraphCaller) -> Fault {
         (401, _) => Reason::TokenInvalid,
         (404, "Directory_ObjectNotFound") => Reason::TenantMissing,
         (400, "Request_BadRequest") => Reason::ConfigurationInvalid,
-        _ => Reason::Unclassified,
+        _ => of_status(status).unwrap_or(Reason::Unclassified),
     };
     Fault {
         reason,
         code: (!code.is_empty()).then(|| clean(code)),
-        request_id: inner["request-id"].as_str().map(clean),
+        request_id,
         detail: format!("Graph answered {status}"),
         retry_after: None,
     }
+}
+
+/// Continuous access evaluation: the person must sign in again, the token is not damaged (Microsoft, `claims-challenge.md`). A reader has
+/// nobody who could; a token of its own that is refused is a permission that it lacks.
+pub(super) fn challenge(status: u16, caller: GraphCaller) -> Fault {
+    let reason = match caller {
+        GraphCaller::Own => Reason::InteractionRequired,
+        GraphCaller::Reader => Reason::ReaderPermissionMissing,
+    };
+    let detail = format!("Graph answered {status} with a claims challenge");
+    Fault { code: Some(CHALLENGE.to_owned()), ..Fault::new(reason, detail) }
+}
+
+/// Whether a `WWW-Authenticate`, or a text in a body, carries a claims challenge.
+pub(super) fn is_challenge(text: &str) -> bool {
+    text.contains(CHALLENGE)
+}
+
+/// An error that Graph did not write.
+fn not_from_graph(status: u16) -> Fault {
+    let reason = of_status(status).unwrap_or(Reason::InvalidResponse);
+    Fault::new(reason, format!("{status} came without Graph's error body: something between may have answered in its place"))
+}
+
+/// What the status alone says, whoever wrote it.
+const fn of_status(status: u16) -> Option<Reason> {
+    match status {
+        429 | 509 => Some(Reason::Throttled),
+        407 => Some(Reason::NetworkError),
+        408 => Some(Reason::Timeout),
+        500.. => Some(Reason::UpstreamUnavailable),
+        0..400 => Some(Reason::InvalidResponse),
+        _ => None,
+    }
+}
+
+/// Whether a text or number anywhere inside is the one that is looked for. Deeper than any real error goes nobody looks.
+fn mentions(value: &Value, depth: usize, wanted: &dyn Fn(&str) -> bool) -> bool {
+    const DEEPEST: usize = 16;
+    match value {
+        _ if depth > DEEPEST => false,
+        Value::String(text) => wanted(text),
+        Value::Number(number) => wanted(&number.to_string()),
+        Value::Array(items) => items.iter().any(|item| mentions(item, depth + 1, wanted)),
+        Value::Object(fields) => fields.values().any(|field| mentions(field, depth + 1, wanted)),
+        Value::Null | Value::Bool(_) => false,
+    }
+}
+
+/// The status or code of a throttled request, as an error about another one names it.
+fn is_throttling(text: &str) -> bool {
+    text == "429" || text.eq_ignore_ascii_case("TooManyRequests") || text.to_ascii_lowercase().contains("throttl")
 }
 
 /// A word from outside, made fit for a log line.

@@ -40,7 +40,9 @@ fn confusing_neighbours() {
         ("unknown number, consent", 400, entra("invalid_grant", &[999_999], "consent_required"), ConsentMissing),
         ("unknown number, bad token", 400, entra("invalid_grant", &[999_999], "bad_token"), TokenInvalid),
         ("unknown number, token expired", 400, entra("invalid_grant", &[999_999], "token_expired"), TokenExpired),
-        ("unknown number, invalid_grant alone", 400, entra("invalid_grant", &[999_999], ""), TokenInvalid),
+        ("unknown number, invalid_grant alone", 400, entra("invalid_grant", &[999_999], ""), InteractionRequired),
+        ("no number, invalid_grant alone", 400, entra("invalid_grant", &[], ""), TokenInvalid),
+        ("zero is no number", 400, entra("invalid_grant", &[0], ""), TokenInvalid),
         ("unknown number, unauthorized_client", 400, entra("unauthorized_client", &[999_999], ""), Unclassified),
         ("unknown number, invalid_client", 401, entra("invalid_client", &[], ""), ClientCredentialInvalid),
         ("unknown number, tenant", 400, entra("invalid_tenant", &[], ""), TenantMissing),
@@ -48,6 +50,76 @@ fn confusing_neighbours() {
         ("nothing known at all", 400, entra("something_new", &[], ""), Unclassified),
     ] {
         assert_eq!(classify_token(status, &error, &HashMap::new()).reason, expected, "{sentence}");
+    }
+}
+
+/// What nobody knows yet: a number of a device, a policy or a consent never says that a token is damaged.
+#[test]
+fn unknown_numbers_do_the_least_harm() {
+    use Reason::*;
+    for (sentence, status, error, expected) in [
+        ("an unknown policy", 400, entra("invalid_grant", &[53_099], ""), InteractionRequired),
+        ("an unknown policy that a sign-in does not change", 400, entra("invalid_grant", &[53_099], "message_only"), AccessBlocked),
+        ("an unknown policy, said to be a bad token", 400, entra("invalid_grant", &[530_099], "bad_token"), InteractionRequired),
+        ("an unknown device", 400, entra("invalid_grant", &[135_099], "device_authentication_failed"), AccessBlocked),
+        ("an unknown device, without more", 400, entra("invalid_grant", &[135_099], ""), InteractionRequired),
+        ("an unknown account trouble", 400, entra("invalid_grant", &[50_999], ""), InteractionRequired),
+        ("an unknown consent trouble", 400, entra("invalid_grant", &[65_999], ""), InteractionRequired),
+        ("an unknown consent trouble that says so", 400, entra("invalid_grant", &[650_999], "consent_required"), ConsentMissing),
+        ("an unknown grant", 400, entra("invalid_grant", &[700_999], ""), InteractionRequired),
+        ("an unknown grant that is said to be bad", 400, entra("invalid_grant", &[700_999], "bad_token"), TokenInvalid),
+        ("an unknown application trouble", 400, entra("invalid_grant", &[7_000_999], ""), Unclassified),
+        ("an unknown trouble of the protocol", 400, entra("invalid_grant", &[90_999], ""), Unclassified),
+        ("an unknown federation trouble", 400, entra("invalid_grant", &[1_002_999], ""), Unclassified),
+        ("interaction that only shows a message", 400, entra("interaction_required", &[53_099], "message_only"), AccessBlocked),
+        ("interaction for a consent", 400, entra("interaction_required", &[999_999], "consent_required"), ConsentMissing),
+        ("an unknown number while the service is down", 503, entra("invalid_grant", &[53_099], ""), UpstreamUnavailable),
+        ("a known one among unknown ones", 400, entra("invalid_grant", &[999_999, 530_002], ""), AccessBlocked),
+        ("a proxy asks for its own sign-in", 407, entra("", &[], ""), NetworkError),
+        ("a gateway has waited long enough", 408, entra("", &[], ""), Timeout),
+        ("403 without any word of Entra's", 403, entra("", &[], ""), InvalidResponse),
+        ("404 without any word of Entra's", 404, entra("", &[], ""), InvalidResponse),
+    ] {
+        assert_eq!(classify_token(status, &error, &HashMap::new()).reason, expected, "{sentence}");
+    }
+}
+
+#[test]
+fn errors_are_read_as_microsoft_writes_them() {
+    use Reason::*;
+    for (sentence, body, expected) in [
+        ("as documented", r#"{"error":"invalid_grant","error_codes":[50173],"suberror":"bad_token"}"#, TokenRevoked),
+        ("a byte order mark", "\u{feff}{\"error\":\"invalid_grant\",\"error_codes\":[50173]}", TokenRevoked),
+        ("a numeric suberror", r#"{"error":"invalid_grant","error_codes":[700082],"suberror":7}"#, TokenExpired),
+        ("a suberror that is null", r#"{"error":"invalid_grant","error_codes":[700082],"suberror":null}"#, TokenExpired),
+        ("a suberror that is an object", r#"{"error":"invalid_grant","error_codes":[700082],"suberror":{}}"#, TokenExpired),
+        ("ids as numbers", r#"{"error":"invalid_grant","error_codes":[50057],"correlation_id":12,"trace_id":null}"#, AccountDisabled),
+        ("codes as texts", r#"{"error":"invalid_grant","error_codes":["50057"]}"#, AccountDisabled),
+        ("codes as texts with their prefix", r#"{"error":"invalid_grant","error_codes":["AADSTS50057"]}"#, AccountDisabled),
+        ("one code without a list", r#"{"error":"invalid_grant","error_codes":50057}"#, AccountDisabled),
+        ("codes that are null", r#"{"error":"invalid_grant","error_codes":null,"error_description":"AADSTS50057: x"}"#, AccountDisabled),
+        ("a gateway's JSON", r#"{"message":"Forbidden"}"#, InvalidResponse),
+        ("another API's JSON", r#"{"error":{"code":403,"message":"Forbidden"}}"#, InvalidResponse),
+        ("a page", "<html></html>", InvalidResponse),
+        ("nothing", "", InvalidResponse),
+    ] {
+        assert_eq!(classify_token(400, &EntraError::parse(body.as_bytes()), &HashMap::new()).reason, expected, "{sentence}");
+    }
+    let numeric = EntraError::parse(br#"{"error":"invalid_grant","error_codes":[50057],"correlation_id":12}"#);
+    assert_eq!(classify_token(400, &numeric, &HashMap::new()).request_id.as_deref(), Some("12"));
+}
+
+#[test]
+fn several_numbers_say_the_most_telling() {
+    use Reason::*;
+    for (codes, expected) in [
+        (vec![70002, 70008], Some(TokenExpired)),
+        (vec![90033, 530_002], Some(AccessBlocked)),
+        (vec![999_999], None),
+        (vec![], None),
+        (vec![70002], Some(ClientCredentialInvalid)),
+    ] {
+        assert_eq!(meaning_of(&codes), expected, "{codes:?}");
     }
 }
 
@@ -91,12 +163,81 @@ fn graph_errors() {
         (509, "", own, Throttled),
         (302, "", own, InvalidResponse),
         (403, "", own, GroupAccessDenied),
+        (407, "UnknownError", own, NetworkError),
+        (408, "UnknownError", reader, Timeout),
+        (424, "UnknownError", own, UpstreamUnavailable),
+        (424, "TooManyRequests", own, Throttled),
+        (410, "Gone", own, Unclassified),
     ] {
         let body = json!({"error": {"code": code, "message": "geheim", "innererror": {"request-id": "r-1"}}});
         let fault = classify_graph(status, &body, caller);
         assert_eq!(fault.reason, expected, "{status} {code} {caller:?}");
         assert_eq!(fault.request_id.as_deref(), Some("r-1"));
         assert!(!fault.detail.contains("geheim"));
+    }
+}
+
+/// Whatever stands between answers with these statuses, too. Only Graph's own shape counts as its word.
+#[test]
+fn refusals_that_graph_did_not_write() {
+    use Reason::*;
+    let (own, reader) = (GraphCaller::Own, GraphCaller::Reader);
+    let shapes = [
+        Value::Null,
+        json!("<html>Blocked by your organization</html>"),
+        json!({}),
+        json!([]),
+        json!({"message": "Forbidden"}),
+        json!({"error": "Forbidden"}),
+        json!({"error": {"code": 403, "message": "Forbidden"}}),
+        json!({"error": {"code": null}}),
+        json!({"error": {"message": "Forbidden"}}),
+        json!({"Error": {"Code": "Authorization_RequestDenied"}}),
+    ];
+    for body in &shapes {
+        for (status, expected) in [
+            (302, InvalidResponse),
+            (400, InvalidResponse),
+            (401, InvalidResponse),
+            (403, InvalidResponse),
+            (404, InvalidResponse),
+            (407, NetworkError),
+            (408, Timeout),
+            (410, InvalidResponse),
+            (424, InvalidResponse),
+            (429, Throttled),
+            (451, InvalidResponse),
+            (502, UpstreamUnavailable),
+            (503, UpstreamUnavailable),
+        ] {
+            for caller in [own, reader] {
+                assert_eq!(classify_graph(status, body, caller).reason, expected, "{status} {body} {caller:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn claims_challenges_and_nested_throttling() {
+    use Reason::*;
+    let (own, reader) = (GraphCaller::Own, GraphCaller::Reader);
+    let challenged = json!({"error": {"code": "insufficient_claims", "message": "", "innerError": {"request-id": "r-1"}}});
+    let inside = json!({"error": {"code": "Forbidden", "message": "", "innerError": {"code": "insufficient_claims"}}});
+    let oauth = json!({"error": "insufficient_claims", "claims": "e30="});
+    for (sentence, status, body, caller, expected) in [
+        ("a challenge with 401", 401, &challenged, own, InteractionRequired),
+        ("a challenge with 403", 403, &challenged, own, InteractionRequired),
+        ("a challenge deep inside", 403, &inside, own, InteractionRequired),
+        ("a challenge in OAuth's shape", 403, &oauth, own, InteractionRequired),
+        ("a challenge to a reader", 403, &challenged, reader, ReaderPermissionMissing),
+        ("the word with another status", 404, &challenged, own, Unclassified),
+    ] {
+        assert_eq!(classify_graph(status, body, caller).reason, expected, "{sentence}");
+    }
+    assert_eq!(classify_graph(403, &challenged, own).request_id.as_deref(), Some("r-1"));
+    for inner in [json!({"code": "429"}), json!({"status": 429}), json!({"code": "Request_ThrottledTemporarily"})] {
+        let body = json!({"error": {"code": "FailedDependency", "message": "", "innerError": inner}});
+        assert_eq!(classify_graph(424, &body, own).reason, Throttled, "{body}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a directory reader asks of a tenant: one `$batch`, and one more request only when the application is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Entra;
 use super::classify::GraphCaller;
-use super::graph::{Asker, BATCH_LIMIT, BatchItem, ItemAnswer, encode, literal};
+use super::graph::{Asker, BATCH_LIMIT, BatchItem, ItemAnswer, PAGE_LIMIT, encode, literal};
 use crate::domain::{Directory, Fault, Presence, Reason, RequiredPermissions, ResourceGrants, ScopeGrant, Timestamp};
 
 /// App id of Microsoft Graph, the same in every tenant and cloud (Microsoft Graph, `concepts/paging.md`).
@@ -130,20 +130,24 @@ impl Entra {
         let asker = Asker { token, caller: GraphCaller::Reader, deadline: question.deadline };
         let mut answers = match self.batch(asker, &questions(question, cache)).await {
             Ok(answers) => answers,
-            Err(fault) => return Directory { presence: Err(fault.clone()), delegated: Err(fault.clone()), application: Err(fault) },
+            Err(fault) => return Directory::failed(fault),
         };
-        let presence = match answers.remove("app").map(|a| a.found(asker.caller)) {
+        let shown = match answers.remove("app").map(|a| a.found(asker.caller)) {
             Some(Ok(Some(object))) => presence(&object),
             Some(Ok(None)) => self.deleted(asker, question.app_id).await,
             Some(Err(fault)) => Err(fault),
-            None => Err(Fault::new(Reason::InvalidResponse, "no answer about the service principal")),
+            None => Err(invalid("no answer about the service principal")),
         };
+        // Told apart: a list that is empty, and one of an application that is not there.
+        let grants = self.listed(asker, answers.remove("grants")).await;
+        let roles = self.listed(asker, answers.remove("roles")).await;
+        let (presence, grants, roles) = agreed(shown, grants, roles);
         let resources = match resources(question, cache, &mut answers) {
             Ok(resources) => resources,
             Err(fault) => return Directory { presence, delegated: Err(fault.clone()), application: Err(fault) },
         };
-        let delegated = self.listed(asker, answers.remove("grants")).await.and_then(|items| delegated(&items, &resources));
-        let application = self.listed(asker, answers.remove("roles")).await.and_then(|items| application(&items, &resources));
+        let delegated = grants.and_then(|items| delegated(&items, &resources));
+        let application = roles.and_then(|items| application(&items, &resources));
         if has_nameless_roles(&application, question) {
             cache.forget_roles();
         }
@@ -161,38 +165,92 @@ impl Entra {
             self.hosts.graph,
             encode(&format!("appId eq {}", literal(app_id)))
         );
-        let body = match self.get(asker, &url).await {
-            Ok(body) => body,
-            Err(fault) if fault.reason == Reason::ReaderPermissionMissing => return Ok(Presence::Absent),
-            // Not knowing whether it can be restored is not knowing what to tell the admin.
-            Err(fault) => return Err(fault),
+        let found = match self.get(asker, &url).await {
+            Ok(page) => self.pages(asker, page).await,
+            Err(fault) => Err(fault),
         };
-        let times = body["value"].as_array().into_iter().flatten();
-        let deleted = times.map(|i| i["deletedDateTime"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()));
-        Ok(match deleted.max() {
-            Some(newest) => Presence::Deleted { restorable_until: newest.map(|t| Timestamp(t.as_millisecond()).plus(RESTORABLE)) },
-            None => Presence::Absent,
-        })
-    }
-
-    /// All items of a collection whose first page came in a batch.
-    async fn listed(&self, asker: Asker<'_>, first: Option<ItemAnswer>) -> Result<Vec<Value>, Fault> {
-        let mut items = Vec::new();
-        let Some(answer) = first else { return Ok(items) };
-        // 404: the application is gone, and so are its grants.
-        let Some(mut page) = answer.found(asker.caller)? else { return Ok(items) };
-        for _ in 0..BATCH_LIMIT {
-            match &page["value"] {
-                Value::Array(values) => items.extend(values.iter().cloned()),
-                _ => return Err(Fault::new(Reason::InvalidResponse, "a list has no value")),
-            }
-            match self.next_link(&page)?.map(str::to_owned) {
-                Some(next) => page = self.get(asker, &next).await?,
-                None => return Ok(items),
+        match found {
+            Ok(items) => Ok(newest_deletion(&items)),
+            Err(fault) if fault.reason == Reason::ReaderPermissionMissing => Ok(Presence::Absent),
+            Err(fault) if fault.reason == Reason::TenantMissing => Err(fault),
+            // Not knowing whether it can be restored is not knowing what to tell the admin.
+            Err(fault) => {
+                let detail =
+                    format!("the directory does not show the application, and whether it was deleted cannot be read: {}", fault.detail);
+                Ok(Presence::Unclear(Fault { detail, ..fault }))
             }
         }
+    }
+
+    /// All items of a collection whose first page came in a batch; `None` when Graph says that the object they belong to does not exist.
+    async fn listed(&self, asker: Asker<'_>, first: Option<ItemAnswer>) -> Result<Option<Vec<Value>>, Fault> {
+        let answer = first.ok_or_else(|| invalid("no answer about a list of permissions"))?;
+        match answer.found(asker.caller)? {
+            Some(page) => self.pages(asker, page).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The items of a page and of those that follow it.
+    async fn pages(&self, asker: Asker<'_>, mut page: Value) -> Result<Vec<Value>, Fault> {
+        let (mut items, mut links) = (Vec::new(), HashSet::new());
+        for _ in 0..PAGE_LIMIT {
+            match &page["value"] {
+                Value::Array(values) => items.extend(values.iter().cloned()),
+                _ => return Err(invalid("a list has no value")),
+            }
+            let Some(next) = self.next_link(&page)?.map(str::to_owned) else { return Ok(items) };
+            if !links.insert(next.clone()) {
+                break;
+            }
+            page = self.get(asker, &next).await?;
+        }
         // Half a list would make missing what stands in the other half.
-        Err(Fault::new(Reason::InvalidResponse, "a list has too many pages"))
+        Err(invalid("a list has too many pages, or leads back to one that was read"))
+    }
+}
+
+fn invalid(detail: &str) -> Fault {
+    Fault::new(Reason::InvalidResponse, detail)
+}
+
+/// The items of a list, `None` where Graph says that what they belong to does not exist.
+type Listed = Result<Option<Vec<Value>>, Fault>;
+
+/// What the answers of one batch say together. They were read by one caller at one time, so that they have to agree: an application that is
+/// shown has lists, even if they are empty, and one that is not there has none. Where they do not, a replica is behind or something between
+/// answers in Graph's place, and neither side is believed.
+fn agreed(
+    shown: Result<Presence, Fault>,
+    grants: Listed,
+    roles: Listed,
+) -> (Result<Presence, Fault>, Result<Vec<Value>, Fault>, Result<Vec<Value>, Fault>) {
+    let lists_something = |list: &Listed| matches!(list, Ok(Some(items)) if !items.is_empty());
+    let shown = match shown {
+        Ok(Presence::Absent) if lists_something(&grants) || lists_something(&roles) => {
+            Ok(Presence::Unclear(invalid("the directory does not show the application, and lists permissions of it")))
+        }
+        other => other,
+    };
+    let missing = match &shown {
+        Ok(Presence::Present { .. }) => {
+            Err(invalid("the directory shows the application, and says of its permissions that there is no such application"))
+        }
+        Ok(Presence::Unclear(fault)) | Err(fault) => Err(fault.clone()),
+        // It is gone, and its permissions with it.
+        Ok(Presence::Absent | Presence::Deleted { .. }) => Ok(Vec::new()),
+    };
+    let settled = |list: Listed| list.and_then(|items| items.map_or_else(|| missing.clone(), Ok));
+    let (grants, roles) = (settled(grants), settled(roles));
+    (shown, grants, roles)
+}
+
+/// What the list of deleted service principals says of the one that was filtered for. It may have been deleted more than once.
+fn newest_deletion(items: &[Value]) -> Presence {
+    let deleted = items.iter().map(|i| i["deletedDateTime"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()));
+    match deleted.max() {
+        Some(newest) => Presence::Deleted { restorable_until: newest.map(|t| Timestamp(t.as_millisecond()).plus(RESTORABLE)) },
+        None => Presence::Absent,
     }
 }
 
@@ -234,12 +292,15 @@ fn resources(
         let name = required.resource.clone();
         if let Some(answer) = answers.remove(&format!("res{index}")) {
             let Some(body) = answer.found(GraphCaller::Reader)? else { continue };
-            let object = if body["value"].is_array() { body["value"][0].clone() } else { body };
+            let object = if body["value"].is_array() { body["value"][0].clone() } else { body.clone() };
             if object.is_null() {
+                if body["@odata.nextLink"].is_string() {
+                    return Err(invalid("a service principal is on no page that was read"));
+                }
                 continue;
             }
             let resource = cache.put(question.tenant, &name, &object);
-            found.push((name, resource.ok_or_else(|| Fault::new(Reason::InvalidResponse, "a service principal has no id"))?));
+            found.push((name, resource.ok_or_else(|| invalid("a service principal has no id"))?));
         } else if let Some(resource) = cache.get(question.tenant, &name) {
             found.push((name, resource));
         }
@@ -249,7 +310,7 @@ fn resources(
 
 fn presence(object: &Value) -> Result<Presence, Fault> {
     if object["id"].as_str().is_none() {
-        return Err(Fault::new(Reason::InvalidResponse, "a service principal has no id"));
+        return Err(invalid("a service principal has no id"));
     }
     let by_microsoft = object["disabledByMicrosoftStatus"].as_str().filter(|s| !s.is_empty() && *s != "NotDisabled");
     let by_owner = (object["isDisabled"] == true).then_some("deactivated by the owner of the app registration");
@@ -276,9 +337,10 @@ fn entry<'g>(
 fn delegated(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<ResourceGrants>, Fault> {
     let mut grants = Vec::new();
     for item in items {
-        let id = item["resourceId"].as_str().ok_or_else(|| Fault::new(Reason::InvalidResponse, "a grant has no resourceId"))?;
-        let principal =
-            if item["consentType"] == "AllPrincipals" { None } else { Some(item["principalId"].as_str().unwrap_or_default().to_owned()) };
+        let id = item["resourceId"].as_str().ok_or_else(|| invalid("a grant has no resourceId"))?;
+        // Whatever is not for everybody is for one person, who may be unknown to us.
+        let everybody = item["consentType"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("AllPrincipals"));
+        let principal = (!everybody).then(|| item["principalId"].as_str().unwrap_or_default().to_owned());
         // Leading blanks, double blanks, null: as found in the wild (Microsoft Graph, `oauth2permissiongrant.md`, and replies seen in the field).
         let scopes = item["scope"].as_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         entry(&mut grants, resources, id).0.delegated.push(ScopeGrant { principal, scopes });
@@ -289,7 +351,7 @@ fn delegated(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<Re
 fn application(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<ResourceGrants>, Fault> {
     let mut grants = Vec::new();
     for item in items {
-        let id = item["resourceId"].as_str().ok_or_else(|| Fault::new(Reason::InvalidResponse, "an assignment has no resourceId"))?;
+        let id = item["resourceId"].as_str().ok_or_else(|| invalid("an assignment has no resourceId"))?;
         let role = item["appRoleId"].as_str().unwrap_or_default().to_ascii_lowercase();
         let (grant, resource) = entry(&mut grants, resources, id);
         // All zeros is "default access": no role (Microsoft Graph, `approleassignment.md`). A role that is no longer defined is reported by its id.
@@ -346,12 +408,78 @@ mod tests {
             json!({"resourceId": "g", "consentType": "AllPrincipals", "scope": " User.Read  Group.Read.All"}),
             json!({"resourceId": "G", "consentType": "Principal", "principalId": "ada", "scope": null}),
             json!({"resourceId": "other", "consentType": "AllPrincipals", "scope": "x"}),
+            json!({"resourceId": "G", "consentType": "allprincipals", "principalId": null, "scope": "Mail.Read"}),
+            json!({"resourceId": "G", "consentType": null, "principalId": null, "scope": "Mail.Send"}),
         ];
         let grants = delegated(&items, &resources).expect("grants");
         assert_eq!(grants[0].delegated[0].scopes, ["User.Read", "Group.Read.All"]);
         assert_eq!((grants[0].delegated[1].principal.as_deref(), grants[0].delegated[1].scopes.len()), (Some("ada"), 0));
+        assert_eq!((grants[0].delegated[2].principal.as_deref(), &*grants[0].delegated[2].scopes), (None, &["Mail.Read".to_owned()][..]));
+        assert_eq!(grants[0].delegated[3].principal.as_deref(), Some(""), "nobody's");
         assert_eq!(grants[1].resource, "other");
         let roles = [json!({"resourceId": "G", "appRoleId": "R1"}), json!({"resourceId": "G", "appRoleId": "gone"})];
         assert_eq!(application(&roles, &resources).expect("roles")[0].application, ["Group.Read.All", "gone"]);
+    }
+
+    #[test]
+    fn answers_of_one_batch_have_to_agree() {
+        let present = || Ok(Presence::Present { enabled: true, blocked: None });
+        let deleted = || Ok(Presence::Deleted { restorable_until: None });
+        let down = || Fault::new(Reason::UpstreamUnavailable, "");
+        let some = || Ok(Some(vec![json!({"id": "1"})]));
+        let empty = || Ok(Some(Vec::new()));
+        let none = || Ok(None);
+        let nonsense = Err(Reason::InvalidResponse);
+        let unclear = |reason| Ok(Err(reason));
+        for (sentence, shown, grants, roles, expected) in [
+            ("all is well", present(), some(), empty(), (Ok(Ok(true)), Ok(1), Ok(0))),
+            ("no permissions at all", present(), empty(), empty(), (Ok(Ok(true)), Ok(0), Ok(0))),
+            ("shown, and its grants do not exist", present(), none(), some(), (Ok(Ok(true)), nonsense, Ok(1))),
+            ("shown, and its roles do not exist", present(), some(), none(), (Ok(Ok(true)), Ok(1), nonsense)),
+            ("gone, and all lists with it", Ok(Presence::Absent), none(), none(), (Ok(Ok(false)), Ok(0), Ok(0))),
+            ("gone, and the lists are empty", Ok(Presence::Absent), empty(), empty(), (Ok(Ok(false)), Ok(0), Ok(0))),
+            ("gone, and yet it has grants", Ok(Presence::Absent), some(), none(), (unclear(Reason::InvalidResponse), Ok(1), nonsense)),
+            ("gone, and yet it has roles", Ok(Presence::Absent), none(), some(), (unclear(Reason::InvalidResponse), nonsense, Ok(1))),
+            ("among the deleted items", deleted(), none(), none(), (Ok(Ok(false)), Ok(0), Ok(0))),
+            (
+                "gone, and the deleted items cannot be read",
+                Ok(Presence::Unclear(down())),
+                none(),
+                none(),
+                (unclear(Reason::UpstreamUnavailable), Err(Reason::UpstreamUnavailable), Err(Reason::UpstreamUnavailable)),
+            ),
+            (
+                "nothing is known of it, and its lists do not exist",
+                Err(down()),
+                none(),
+                some(),
+                (Err(Reason::UpstreamUnavailable), Err(Reason::UpstreamUnavailable), Ok(1)),
+            ),
+            ("a list fails", present(), Err(down()), empty(), (Ok(Ok(true)), Err(Reason::UpstreamUnavailable), Ok(0))),
+        ] {
+            let (presence, grants, roles) = agreed(shown, grants, roles);
+            let presence = presence.map_err(|f| f.reason).map(|p| match p {
+                Presence::Unclear(fault) => Err(fault.reason),
+                Presence::Present { .. } => Ok(true),
+                Presence::Absent | Presence::Deleted { .. } => Ok(false),
+            });
+            let length = |list: Result<Vec<Value>, Fault>| list.map(|items| items.len()).map_err(|f| f.reason);
+            assert_eq!((presence, length(grants), length(roles)), expected, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn the_newest_deletion_counts() {
+        let deletion = |at: &str| json!({"id": "x", "deletedDateTime": at});
+        for (items, expected) in [
+            (vec![], Presence::Absent),
+            (vec![json!({"id": "x"})], Presence::Deleted { restorable_until: None }),
+            (
+                vec![deletion("2026-01-01T00:00:00Z"), deletion("2026-03-01T00:00:00Z"), json!({"id": "y"})],
+                Presence::Deleted { restorable_until: Some(Timestamp::from_seconds(1_772_323_200).plus(RESTORABLE)) },
+            ),
+        ] {
+            assert_eq!(newest_deletion(&items), expected);
+        }
     }
 }

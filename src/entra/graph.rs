@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded::byte_serialize;
 
 use super::Entra;
-use super::classify::{GraphCaller, classify_graph};
+use super::classify::{GraphCaller, NOT_FOUND, challenge, classify_graph, is_challenge};
 use super::http::{Answer, Endpoint, Outgoing, parse_retry_after};
 use crate::domain::{Fault, GroupPolicy, GroupRef, Groups, Reason, RequiredGroup};
 
@@ -18,8 +18,8 @@ pub(super) const BATCH_LIMIT: usize = 20;
 /// Groups are counted up to here.
 const COUNT_LIMIT: usize = 1000;
 
-/// Pages may be empty and still have a successor; somewhere it ends.
-const PAGE_LIMIT: usize = 20;
+/// Pages may be empty or small and still have a successor; somewhere it ends.
+pub(super) const PAGE_LIMIT: usize = 20;
 
 /// One request of a batch.
 pub(super) struct BatchItem {
@@ -31,17 +31,25 @@ pub(super) struct BatchItem {
 pub(super) struct ItemAnswer {
     status: u16,
     retry_after: Option<Duration>,
+    challenged: bool,
     body: Value,
 }
 
 impl ItemAnswer {
-    /// The body of a success; `None` for 404 of an object; otherwise what the error means.
+    /// The body of a success; `None` for an object of which Graph says that it does not exist; otherwise what the error means. Any other 404
+    /// is a replica's, a proxy's or a wrong address, and says nothing about the object.
     pub(super) fn found(self, caller: GraphCaller) -> Result<Option<Value>, Fault> {
         match self.status {
             200..300 if self.body.is_object() => Ok(Some(self.body)),
-            404 if self.body["error"]["code"] != "Directory_ObjectNotFound" => Ok(None),
+            404 if self.body["error"]["code"] == NOT_FOUND => Ok(None),
+            status @ (401 | 403) if self.challenged => Err(challenge(status, caller)),
             status => Err(Fault { retry_after: self.retry_after, ..classify_graph(status, &self.body, caller) }),
         }
+    }
+
+    /// Whether the tenant, or the service as a whole, asks to wait.
+    const fn asks_to_wait(&self) -> bool {
+        matches!(self.status, 424 | 429 | 500..)
     }
 }
 
@@ -98,19 +106,18 @@ impl Entra {
             body: Some(("application/json", json!({ "requests": requests }).to_string().into_bytes())),
             deadline: asker.deadline,
         };
-        let body = graph_body(&self.door.send(outgoing).await?, asker.caller)?;
-        let Value::Object(mut body) = body else { return Err(invalid("a batch answer is not an object")) };
-        let Some(Value::Array(responses)) = body.remove("responses") else { return Err(invalid("a batch answer has no responses")) };
-        let answers: HashMap<String, ItemAnswer> = responses.into_iter().take(BATCH_LIMIT).filter_map(item_answer).collect();
-        match items.iter().find(|i| !answers.contains_key(&i.id)) {
-            Some(_) => Err(invalid("a batch answer leaves out a request")),
-            None => Ok(answers),
-        }
+        let answer = self.door.send(outgoing).await?;
+        // Older descriptions answer 424 for the whole when items failed; the items say why.
+        let body = match answer.json() {
+            Some(body) if answer.status.as_u16() == 424 && body["responses"].is_array() => body,
+            _ => graph_body(&answer, asker.caller)?,
+        };
+        batch_answers(body, items, answer.date())
     }
 
     /// A next link, if it stays on the Graph host: the token goes nowhere else.
     pub(super) fn next_link<'v>(&self, page: &'v Value) -> Result<Option<&'v str>, Fault> {
-        let Some(link) = page["@odata.nextLink"].as_str() else { return Ok(None) };
+        let Some(link) = page["@odata.nextLink"].as_str().filter(|link| !link.is_empty()) else { return Ok(None) };
         let parsed = url::Url::parse(link).ok().zip(url::Url::parse(&self.hosts.graph).ok());
         let inside = parsed.is_some_and(|(link, graph)| link.origin() == graph.origin() && link.path().starts_with("/v1.0/"));
         if inside { Ok(Some(link)) } else { Err(invalid("a next link leads away from Graph")) }
@@ -123,54 +130,33 @@ impl Entra {
     /// What Graph's refusal means.
     pub async fn groups(&self, token: &str, policy: &GroupPolicy, deadline: Instant) -> Result<Groups, Fault> {
         let asker = Asker { token, caller: GraphCaller::Own, deadline };
-        let mut seen = Seen::default();
+        let mut listing = Listing::of(policy);
         let mut page = self.get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.hosts.graph)).await?;
-        let mut looked_up: Vec<RequiredGroup> = Vec::new();
-        let mut whole = false;
-        for _ in 0..PAGE_LIMIT {
-            seen.add(&page)?;
-            let next = self.next_link(&page)?.map(str::to_owned);
-            let missing: Vec<&GroupRef> =
-                policy.required.iter().filter(|g| !seen.has(g) && !looked_up.iter().any(|l| l.name == g.text())).collect();
-            match next {
-                Some(next) if !missing.is_empty() => {
-                    let (found, next_page) = self.look_up(asker, &missing, &next).await?;
-                    looked_up.extend(found);
-                    page = next_page;
-                }
-                Some(next) if seen.count < COUNT_LIMIT => page = self.get(asker, &next).await?,
-                _ => {
-                    whole = true;
+        loop {
+            listing.add(&page)?;
+            let Some(next) = self.next_link(&page)?.map(str::to_owned) else { break };
+            let wanted = listing.to_look_up();
+            if wanted.is_empty() {
+                if !listing.follows(&next)? {
                     break;
                 }
+                page = self.get(asker, &next).await?;
+            } else {
+                listing.links.insert(next.clone());
+                page = self.look_up(asker, &mut listing, &wanted, &next).await?;
             }
         }
-        if !whole {
-            return Err(invalid("the list of groups has too many pages"));
-        }
-        if seen.count == 0 && seen.nameless > 0 {
-            return Err(Fault::new(
-                Reason::GroupAccessDenied,
-                "groups are listed without their names: the permission to read them is missing",
-            ));
-        }
-        let ids = |g: &GroupRef| {
-            let seen = seen.matching(g);
-            let looked_up = looked_up.iter().filter(|l| seen.is_empty() && l.name == g.text()).flat_map(|l| l.ids.clone());
-            seen.iter().cloned().chain(looked_up).collect()
-        };
-        let required = policy.required.iter().map(|g| RequiredGroup { name: g.text().to_owned(), ids: ids(g) }).collect();
-        Ok(Groups { visible: u32::try_from(seen.count.min(COUNT_LIMIT)).unwrap_or(u32::MAX), required })
+        listing.groups()
     }
 
-    /// Asks after groups that were not on the first page, and for the next page, in as few batches as possible.
-    async fn look_up(&self, asker: Asker<'_>, missing: &[&GroupRef], next: &str) -> Result<(Vec<RequiredGroup>, Value), Fault> {
+    /// Asks after required groups, and for the next page, in as few batches as possible.
+    async fn look_up(&self, asker: Asker<'_>, listing: &mut Listing<'_>, wanted: &[usize], next: &str) -> Result<Value, Fault> {
         let relative = next.split_once("/v1.0").map_or("", |(_, rest)| rest);
         let mut page = Value::Null;
-        let mut found = Vec::new();
-        for (round, chunk) in missing.chunks(BATCH_LIMIT - 1).enumerate() {
+        for (round, chunk) in wanted.chunks(BATCH_LIMIT - 1).enumerate() {
+            let groups = chunk.iter().filter_map(|index| Some((*index, listing.policy.required.get(*index)?)));
             let mut items: Vec<BatchItem> =
-                chunk.iter().enumerate().map(|(i, group)| BatchItem { id: format!("g{i}"), url: group_url(group) }).collect();
+                groups.map(|(index, group)| BatchItem { id: format!("g{index}"), url: group_url(group) }).collect();
             if round == 0 {
                 items.push(BatchItem { id: "next".to_owned(), url: relative.to_owned() });
             }
@@ -178,21 +164,39 @@ impl Entra {
             if let Some(answer) = answers.remove("next") {
                 page = answer.found(asker.caller)?.ok_or_else(|| invalid("the next page is gone"))?;
             }
-            for (index, group) in chunk.iter().enumerate() {
+            for index in chunk {
                 let Some(answer) = answers.remove(&format!("g{index}")) else { continue };
-                let id = |object: &Value| {
-                    object["displayName"].is_string().then(|| object["id"].as_str().map(str::to_ascii_lowercase)).flatten()
-                };
-                let ids = match (answer.found(asker.caller)?, group) {
-                    (Some(body), GroupRef::Id(_)) => id(&body).into_iter().collect(),
-                    (Some(body), GroupRef::Name(_)) => body["value"].as_array().into_iter().flatten().filter_map(id).collect(),
-                    (None, _) => Vec::new(),
-                };
-                found.push(RequiredGroup { name: group.text().to_owned(), ids });
+                match answer.found(asker.caller) {
+                    Ok(found) => listing.looked_up(*index, found)?,
+                    // It was seen on a page; that others of its name were not found is no reason to know nothing.
+                    Err(fault) if listing.has_seen(*index) && !fault.asks_to_wait() => listing.looked_up(*index, None)?,
+                    Err(fault) => return Err(fault),
+                }
             }
         }
-        Ok((found, page))
+        Ok(page)
     }
+}
+
+/// The answers of a batch by id. What an item asks to wait counts for all that failed with it: they are asked again together
+/// (Microsoft Graph, `concepts/json-batching.md`, "Responses for batched requests that are throttled").
+fn batch_answers(body: Value, items: &[BatchItem], date: Option<&str>) -> Result<HashMap<String, ItemAnswer>, Fault> {
+    let Value::Object(mut body) = body else { return Err(invalid("a batch answer is not an object")) };
+    let Some(Value::Array(responses)) = body.remove("responses") else { return Err(invalid("a batch answer has no responses")) };
+    let mut answers: HashMap<String, ItemAnswer> =
+        responses.into_iter().take(BATCH_LIMIT).filter_map(|item| item_answer(item, date)).collect();
+    let longest = answers.values().filter_map(|a| a.retry_after).max();
+    answers.values_mut().filter(|a| a.asks_to_wait()).for_each(|a| a.retry_after = longest);
+    if items.iter().all(|i| answers.contains_key(&i.id)) {
+        return Ok(answers);
+    }
+    if answers.values().any(|a| a.status == 429) {
+        return Err(Fault {
+            retry_after: longest,
+            ..Fault::new(Reason::Throttled, "Graph answered a part of a batch and throttled the rest")
+        });
+    }
+    Err(invalid("a batch answer leaves out a request"))
 }
 
 fn group_url(group: &GroupRef) -> String {
@@ -202,51 +206,79 @@ fn group_url(group: &GroupRef) -> String {
     }
 }
 
-fn item_answer(item: Value) -> Option<(String, ItemAnswer)> {
-    let id = item["id"].as_str()?.to_owned();
-    let status = u16::try_from(item["status"].as_u64()?).ok()?;
-    let header = item["headers"].as_object().and_then(|h| h.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after")));
-    let retry_after =
-        header.and_then(|(_, value)| parse_retry_after(&value.as_str().map_or_else(|| value.to_string(), str::to_owned), None));
-    let Value::Object(mut item) = item else { return None };
-    Some((id, ItemAnswer { status, retry_after, body: item.remove("body").unwrap_or_default() }))
+fn item_answer(mut item: Value, date: Option<&str>) -> Option<(String, ItemAnswer)> {
+    let id = as_text(&item["id"])?;
+    let status = as_text(&item["status"])?.parse().ok()?;
+    let header = |name: &str| {
+        let headers = item["headers"].as_object()?;
+        headers.iter().find(|(written, _)| written.eq_ignore_ascii_case(name)).and_then(|(_, value)| as_text(value))
+    };
+    let own_date = header("date");
+    let retry_after = header("retry-after").and_then(|value| parse_retry_after(&value, own_date.as_deref().or(date)));
+    let challenged = header("www-authenticate").is_some_and(|value| is_challenge(&value));
+    Some((id, ItemAnswer { status, retry_after, challenged, body: item["body"].take() }))
+}
+
+/// A text, or a number where it stands for one.
+fn as_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
 }
 
 /// The JSON object of a success, or what the error means.
 fn graph_body(answer: &Answer, caller: GraphCaller) -> Result<Value, Fault> {
     let status = answer.status.as_u16();
-    let parsed = serde_json::from_slice::<Value>(&answer.body);
+    let parsed = answer.json();
     if !answer.status.is_success() {
-        let mut fault = classify_graph(status, &parsed.unwrap_or_default(), caller);
-        fault.request_id = fault.request_id.or_else(|| answer.request_id());
-        fault.retry_after = answer.retry_after();
-        let challenge =
-            answer.headers.get_all("www-authenticate").iter().any(|v| v.to_str().is_ok_and(|v| v.contains("insufficient_claims")));
-        if status == 401 && challenge && caller == GraphCaller::Own {
-            // Continuous access evaluation: the person must sign in again, the token is not damaged (Microsoft, `claims-challenge.md`).
-            fault.reason = Reason::InteractionRequired;
-        }
-        return Err(fault);
+        let mut challenges = answer.headers.get_all("www-authenticate").iter().filter_map(|v| v.to_str().ok());
+        let fault = if matches!(status, 401 | 403) && challenges.any(is_challenge) {
+            challenge(status, caller)
+        } else {
+            classify_graph(status, &parsed.unwrap_or_default(), caller)
+        };
+        let request_id = fault.request_id.clone().or_else(|| answer.request_id());
+        return Err(Fault { request_id, retry_after: answer.retry_after(), ..fault });
     }
     match parsed {
-        Ok(value) if value.is_object() => Ok(value),
+        Some(value) if value.is_object() => Ok(value),
         _ => Err(Fault { request_id: answer.request_id(), ..invalid("Graph answered with something else than a JSON object") }),
     }
 }
 
-/// What the pages showed so far.
-#[derive(Default)]
-struct Seen {
+/// The groups that the pages showed so far, and what look-ups said of the required ones.
+struct Listing<'p> {
+    policy: &'p GroupPolicy,
     count: usize,
     nameless: usize,
+    pages: usize,
     ids: HashSet<String>,
-    /// Object ids by name, in lower case.
+    /// Object ids by name, in lower case: `$filter=displayName eq` ignores case, and so does this.
     names: HashMap<String, Vec<String>>,
+    links: HashSet<String>,
+    /// By index of the required group: the object ids that a look-up found.
+    looked_up: HashMap<usize, Vec<String>>,
 }
 
-impl Seen {
+impl<'p> Listing<'p> {
+    fn of(policy: &'p GroupPolicy) -> Self {
+        Self {
+            policy,
+            count: 0,
+            nameless: 0,
+            pages: 0,
+            ids: HashSet::new(),
+            names: HashMap::new(),
+            links: HashSet::new(),
+            looked_up: HashMap::new(),
+        }
+    }
+
     fn add(&mut self, page: &Value) -> Result<(), Fault> {
         let groups = page["value"].as_array().ok_or_else(|| invalid("a list of groups has no value"))?;
+        self.pages += 1;
         for group in groups {
             let id = group["id"].as_str().ok_or_else(|| invalid("a group has no id"))?;
             // Null properties are no nameless group: the token may see a membership, but not the group (Microsoft Graph, `permissions-overview.md`).
@@ -254,25 +286,99 @@ impl Seen {
                 self.nameless += 1;
                 continue;
             };
-            self.count += 1;
             let id = id.to_ascii_lowercase();
-            self.names.entry(name.to_lowercase()).or_default().push(id.clone());
-            self.ids.insert(id);
+            // A page that comes twice counts once.
+            if self.ids.insert(id.clone()) {
+                self.count += 1;
+                self.names.entry(name.to_lowercase()).or_default().push(id);
+            }
         }
         Ok(())
     }
 
-    /// `$filter=displayName eq` ignores case; so does this.
-    fn has(&self, group: &GroupRef) -> bool {
-        !self.matching(group).is_empty()
+    /// Indices of the required groups to ask after, once it is known that the first page is not the whole list. Ids that were seen are settled.
+    /// Names are asked after in any case: another group of the same name may stand on a page that is never read, and whether the group that
+    /// was seen first is still there depends on it. It costs no round trip, because the next page comes in the same batch.
+    fn to_look_up(&self) -> Vec<usize> {
+        let open = |(index, group): (usize, &GroupRef)| {
+            let settled = self.looked_up.contains_key(&index) || (matches!(group, GroupRef::Id(_)) && self.has_seen(index));
+            (!settled).then_some(index)
+        };
+        self.policy.required.iter().enumerate().filter_map(open).collect()
     }
 
-    /// Object ids of the groups that are meant.
+    /// Whether a page showed the required group with this index.
+    fn has_seen(&self, index: usize) -> bool {
+        self.policy.required.get(index).is_some_and(|group| !self.matching(group).is_empty())
+    }
+
+    /// What a look-up found; `None` when Graph says that there is no such group.
+    fn looked_up(&mut self, index: usize, found: Option<Value>) -> Result<(), Fault> {
+        let id = |object: &Value| object["displayName"].is_string().then(|| object["id"].as_str().map(str::to_ascii_lowercase)).flatten();
+        let ids = match (found, self.policy.required.get(index)) {
+            (Some(body), Some(GroupRef::Id(asked))) => {
+                let ids: Vec<String> = id(&body).into_iter().collect();
+                if ids.iter().any(|id| !id.eq_ignore_ascii_case(asked)) {
+                    return Err(invalid("Graph answered with another group than the one asked for"));
+                }
+                ids
+            }
+            (Some(body), _) => {
+                let listed = body["value"].as_array().ok_or_else(|| invalid("a list of groups has no value"))?;
+                listed.iter().filter_map(id).collect()
+            }
+            (None, _) => Vec::new(),
+        };
+        self.looked_up.insert(index, ids);
+        Ok(())
+    }
+
+    /// Whether to follow a next link, once the required groups are settled. A list that cannot be followed to its end, because a link comes
+    /// back or there are too many small pages, is no fault where as many groups were seen as have to be.
+    fn follows(&mut self, next: &str) -> Result<bool, Fault> {
+        if self.count >= COUNT_LIMIT {
+            return Ok(false);
+        }
+        let repeated = !self.links.insert(next.to_owned());
+        if !repeated && self.pages < PAGE_LIMIT {
+            return Ok(true);
+        }
+        if self.count >= self.policy.minimum as usize {
+            return Ok(false);
+        }
+        Err(invalid(if repeated {
+            "the list of groups leads back to a page that was read"
+        } else {
+            "the list of groups has too many pages"
+        }))
+    }
+
+    /// Object ids of the groups that are meant, as far as the pages showed them. An id means the group with that id, whatever others are
+    /// called, and a name never means an id.
     fn matching(&self, group: &GroupRef) -> Vec<String> {
         match group {
             GroupRef::Id(id) => self.ids.get(&id.to_ascii_lowercase()).cloned().into_iter().collect(),
             GroupRef::Name(name) => self.names.get(&name.to_lowercase()).cloned().unwrap_or_default(),
         }
+    }
+
+    fn groups(self) -> Result<Groups, Fault> {
+        if self.count == 0 && self.nameless > 0 {
+            return Err(Fault::new(
+                Reason::GroupAccessDenied,
+                "groups are listed without their names: the permission to read them is missing",
+            ));
+        }
+        let required = self.policy.required.iter().enumerate().map(|(index, group)| {
+            let mut ids = self.matching(group);
+            for id in self.looked_up.get(&index).into_iter().flatten() {
+                if !ids.contains(id) {
+                    ids.push(id.clone());
+                }
+            }
+            RequiredGroup { name: group.text().to_owned(), ids }
+        });
+        Ok(Groups { visible: u32::try_from(self.count.min(COUNT_LIMIT)).unwrap_or(u32::MAX), required: required.collect() })
     }
 }
 
@@ -286,18 +392,197 @@ mod tests {
         assert_eq!(url, "/groups?$select=id,displayName&$filter=displayName%20eq%20%27O%27%27Brien%20%26%20sons%2B1%27");
     }
 
+    fn by_id(id: &str) -> GroupRef {
+        GroupRef::Id(id.to_owned())
+    }
+
+    fn by_name(name: &str) -> GroupRef {
+        GroupRef::Name(name.to_owned())
+    }
+
+    fn policy(minimum: u32, required: Vec<GroupRef>) -> GroupPolicy {
+        GroupPolicy { minimum, required }
+    }
+
+    /// Object ids found for each required group.
+    fn ids(listing: Listing<'_>) -> Vec<Vec<String>> {
+        listing.groups().expect("groups").required.into_iter().map(|g| g.ids).collect()
+    }
+
     #[test]
     fn null_names_are_no_groups() {
-        let mut seen = Seen::default();
-        seen.add(&json!({"value": [{"id": "A", "displayName": "HQ"}, {"id": "b", "displayName": null}]})).expect("a page");
-        assert_eq!((seen.count, seen.nameless), (1, 1));
-        assert!(
-            seen.has(&GroupRef::Name("hq".to_owned()))
-                && seen.has(&GroupRef::Id("a".to_owned()))
-                && !seen.has(&GroupRef::Id("b".to_owned()))
-        );
+        let policy = policy(1, vec![by_name("hq"), by_id("a"), by_id("b")]);
+        let mut listing = Listing::of(&policy);
+        listing.add(&json!({"value": [{"id": "A", "displayName": "HQ"}, {"id": "b", "displayName": null}]})).expect("a page");
+        assert_eq!((listing.count, listing.nameless), (1, 1));
+        assert_eq!(ids(listing), [vec!["a".to_owned()], vec!["a".to_owned()], vec![]]);
         for page in [json!({}), json!({"value": "x"}), json!({"value": [1]}), json!({"value": [{"displayName": "x"}]})] {
-            assert_eq!(Seen::default().add(&page).map_err(|f| f.reason), Err(Reason::InvalidResponse), "{page}");
+            assert_eq!(Listing::of(&policy).add(&page).map_err(|f| f.reason), Err(Reason::InvalidResponse), "{page}");
+        }
+    }
+
+    #[test]
+    fn ids_are_ids_and_names_are_names() {
+        let (one, two, three) =
+            ("11111111-0000-0000-0000-000000000001", "22222222-0000-0000-0000-000000000002", "33333333-0000-0000-0000-3");
+        let group = |id: &str, name: &str| json!({"id": id, "displayName": name});
+        let found = |groups: Vec<Value>| Some(json!({ "value": groups }));
+        for (sentence, required, page, looked_up, expected) in [
+            ("an id on the page", by_id(one), vec![group(one, "HQ")], None, vec![one]),
+            ("an id in capitals", by_id(&two.to_uppercase()), vec![group(two, "HQ")], None, vec![two]),
+            ("an id that is gone, and its name with another", by_id(one), vec![group(two, "HQ")], None, vec![]),
+            ("a group that is called like another's id", by_id(one), vec![group(two, one)], None, vec![]),
+            ("a name that looks like an id", by_name(one), vec![group(one, "HQ"), group(two, one)], None, vec![two]),
+            ("a name in other letters", by_name("door ACCESS"), vec![group(one, "Door Access")], None, vec![one]),
+            ("a name with umlauts", by_name("TÜREN"), vec![group(one, "Türen")], None, vec![one]),
+            ("two of one name on a page", by_name("HQ"), vec![group(one, "HQ"), group(two, "hq")], None, vec![one, two]),
+            (
+                "the second in a look-up",
+                by_name("HQ"),
+                vec![group(one, "HQ")],
+                Some(found(vec![group(one, "HQ"), group(two, "HQ")])),
+                vec![one, two],
+            ),
+            (
+                "both in a look-up only",
+                by_name("HQ"),
+                vec![group(three, "X")],
+                Some(found(vec![group(one, "HQ"), group(two, "HQ")])),
+                vec![one, two],
+            ),
+            ("not found by a look-up", by_name("HQ"), vec![group(three, "X")], Some(found(vec![])), vec![]),
+            ("an id that only the look-up shows", by_id(one), vec![], Some(Some(group(one, "HQ"))), vec![one]),
+            ("an id that does not exist", by_id(one), vec![], Some(None), vec![]),
+            ("an id that may not be seen", by_id(one), vec![], Some(Some(json!({"id": one, "displayName": null}))), vec![]),
+        ] {
+            let policy = policy(0, vec![required]);
+            let mut listing = Listing::of(&policy);
+            listing.add(&json!({ "value": page })).expect("a page");
+            if let Some(answer) = looked_up {
+                listing.looked_up(0, answer).expect("an answer");
+            }
+            assert_eq!(ids(listing), [expected.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()], "{sentence}");
+        }
+    }
+
+    #[test]
+    fn look_ups_that_make_no_sense() {
+        let policy = policy(0, vec![by_id("a"), by_name("HQ")]);
+        for (index, answer) in
+            [(0, json!({"id": "b", "displayName": "HQ"})), (1, json!({"value": {}})), (1, json!({"id": "a", "displayName": "HQ"}))]
+        {
+            let refused = Listing::of(&policy).looked_up(index, Some(answer.clone()));
+            assert_eq!(refused.map_err(|f| f.reason), Err(Reason::InvalidResponse), "{answer}");
+        }
+    }
+
+    #[test]
+    fn names_are_looked_up_where_a_page_is_not_the_whole_list() {
+        let policy = policy(0, vec![by_name("HQ"), by_name("Lab"), by_id("a"), by_id("z")]);
+        let mut listing = Listing::of(&policy);
+        listing.add(&json!({"value": [{"id": "a", "displayName": "HQ"}]})).expect("a page");
+        assert_eq!(listing.to_look_up(), [0, 1, 3], "an id that was seen is settled; another group may bear a name that was seen");
+        for index in [0, 1, 3] {
+            listing.looked_up(index, if index == 3 { None } else { Some(json!({"value": []})) }).expect("an answer");
+        }
+        assert!(listing.to_look_up().is_empty(), "nobody is asked after twice");
+    }
+
+    #[test]
+    fn lists_without_an_end() {
+        let groups = |range: std::ops::Range<u32>| json!({"value": range.map(|n| json!({"id": n.to_string(), "displayName": "g"})).collect::<Vec<_>>()});
+        for (sentence, minimum, pages, repeats, expected) in [
+            ("a short list goes on", 1, vec![groups(0..5)], false, Ok(true)),
+            ("an empty page goes on", 1, vec![groups(0..0)], false, Ok(true)),
+            ("as many as are counted", 1, vec![groups(0..999), groups(999..1000)], false, Ok(false)),
+            ("a link that comes back, with enough groups", 3, vec![groups(0..3)], true, Ok(false)),
+            ("a link that comes back, with too few", 4, vec![groups(0..3)], true, Err(Reason::InvalidResponse)),
+            ("a page that comes back counts once", 4, vec![groups(0..3), groups(0..3)], true, Err(Reason::InvalidResponse)),
+            ("many small pages, with enough groups", 20, (0..20).map(|n| groups(n..n + 1)).collect(), false, Ok(false)),
+            ("many small pages, with too few", 21, (0..20).map(|n| groups(n..n + 1)).collect(), false, Err(Reason::InvalidResponse)),
+            ("many empty pages", 1, (0..20).map(|_| groups(0..0)).collect(), false, Err(Reason::InvalidResponse)),
+            ("many empty pages, where none is expected", 0, (0..20).map(|_| groups(0..0)).collect(), false, Ok(false)),
+        ] {
+            let policy = policy(minimum, Vec::new());
+            let mut listing = Listing::of(&policy);
+            pages.iter().for_each(|page| listing.add(page).expect("a page"));
+            if repeats {
+                listing.links.insert("next".to_owned());
+            }
+            assert_eq!(listing.follows("next").map_err(|f| f.reason), expected, "{sentence}");
+        }
+    }
+
+    fn item(id: &str) -> BatchItem {
+        BatchItem { id: id.to_owned(), url: String::new() }
+    }
+
+    /// A batch of one item with this status, headers and body: what is found, or why nothing is.
+    fn found(status: u16, headers: Value, body: Value, caller: GraphCaller) -> Result<Option<Value>, Reason> {
+        let answer = json!({"responses": [{"id": "x", "status": status, "headers": headers, "body": body}]});
+        let mut answers = batch_answers(answer, &[item("x")], None).map_err(|f| f.reason)?;
+        answers.remove("x").expect("an answer").found(caller).map_err(|f| f.reason)
+    }
+
+    #[test]
+    fn absence_is_believed_from_graph_only() {
+        use Reason::*;
+        let error = |code: &str| json!({"error": {"code": code, "message": ""}});
+        for (sentence, status, body, expected) in [
+            ("an object", 200, json!({"id": "1"}), Ok(Some(json!({"id": "1"})))),
+            ("Graph says that it is not there", 404, error("Request_ResourceNotFound"), Ok(None)),
+            ("the tenant is not there", 404, error("Directory_ObjectNotFound"), Err(TenantMissing)),
+            ("404 with another code", 404, error("UnknownError"), Err(Unclassified)),
+            ("404 with an empty code", 404, error(""), Err(Unclassified)),
+            ("404 of a gateway", 404, json!({"message": "no route"}), Err(InvalidResponse)),
+            ("404 with a page", 404, json!("<html>Not found</html>"), Err(InvalidResponse)),
+            ("404 with the code in another place", 404, json!({"code": "Request_ResourceNotFound"}), Err(InvalidResponse)),
+            ("404 without a body", 404, Value::Null, Err(InvalidResponse)),
+            ("the code with another status", 400, error("Request_ResourceNotFound"), Err(Unclassified)),
+            ("200 with a page", 200, json!("<html>Sign in</html>"), Err(InvalidResponse)),
+            ("403 with a page", 403, json!("<html>Blocked</html>"), Err(InvalidResponse)),
+            ("403 of Graph", 403, error("Authorization_RequestDenied"), Err(GroupAccessDenied)),
+            ("424 for a throttled one", 424, error("TooManyRequests"), Err(Throttled)),
+        ] {
+            assert_eq!(found(status, json!({}), body, GraphCaller::Own), expected, "{sentence}");
+        }
+        let challenge = json!({"www-authenticate": "Bearer realm=\"\", error=\"insufficient_claims\", claims=\"e30=\""});
+        assert_eq!(found(403, challenge.clone(), Value::Null, GraphCaller::Own), Err(InteractionRequired));
+        assert_eq!(found(401, challenge, json!("<html>"), GraphCaller::Reader), Err(ReaderPermissionMissing));
+    }
+
+    #[test]
+    fn the_longest_pause_of_a_batch_counts() {
+        let throttled =
+            |after: Value| json!({"status": 429, "headers": {"Retry-After": after}, "body": {"error": {"code": "TooManyRequests"}}});
+        let with_id = |id: &str, mut item: Value| {
+            item["id"] = json!(id);
+            item
+        };
+        let items = [item("a"), item("b"), item("c")];
+        let wait = |answers: &mut HashMap<String, ItemAnswer>, id: &str| {
+            answers.remove(id).expect("an answer").found(GraphCaller::Own).expect_err("a fault").retry_after
+        };
+        let body = json!({"responses": [
+            with_id("a", throttled(json!("10"))),
+            with_id("b", throttled(json!(600))),
+            with_id("c", json!({"status": "503", "body": {"error": {"code": "UnknownError"}}})),
+        ]});
+        let mut answers = batch_answers(body, &items, None).expect("answers");
+        for id in ["a", "b", "c"] {
+            assert_eq!(wait(&mut answers, id), Some(Duration::from_secs(600)), "{id}");
+        }
+        let date = Some("Wed, 21 Oct 2026 07:28:00 GMT");
+        let body = json!({"responses": [with_id("a", throttled(json!("Wed, 21 Oct 2026 07:28:30 GMT")))]});
+        let mut answers = batch_answers(body, &items[..1], date).expect("answers");
+        assert_eq!(wait(&mut answers, "a"), Some(Duration::from_secs(30)), "by the clock of the whole answer");
+        let part = json!({"responses": [with_id("a", throttled(json!(77)))]});
+        let fault = batch_answers(part, &items, None).err().expect("items are missing");
+        assert_eq!((fault.reason, fault.retry_after), (Reason::Throttled, Some(Duration::from_secs(77))));
+        let part = json!({"responses": [{"id": "a", "status": 200, "body": {}}]});
+        assert_eq!(batch_answers(part, &items, None).err().map(|f| f.reason), Some(Reason::InvalidResponse));
+        for nonsense in [json!([]), json!({}), json!({"responses": {}}), json!({"responses": [7, null, {"id": null}]})] {
+            assert_eq!(batch_answers(nonsense, &items, None).err().map(|f| f.reason), Some(Reason::InvalidResponse));
         }
     }
 }

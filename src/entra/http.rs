@@ -1,13 +1,18 @@
-//! Sending one request: deadline, body cap, no redirects, what the answer asks us to wait, and a report to the observer.
+//! Sending one request: deadline, body cap, no redirects, what the answer asks us to wait, and a report to the observer. The clients that
+//! the whole program sends with are made here, so that one rule says what goes through a proxy.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use url::{Host, Url};
 use uuid::Uuid;
 
+use super::classify::without_mark;
 use crate::domain::{Fault, Reason};
 
 /// No answer of Entra or Graph that a probe asks for comes near this size.
@@ -52,10 +57,77 @@ pub struct DoorOptions<'a> {
     pub idle_connections: usize,
 }
 
+/// Whether a URL leads to this machine itself: `localhost` and what ends in it (RFC 6761 section 6.3), 127.0.0.0/8 and `::1` (RFC 6890),
+/// also as an IPv4-mapped address.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback() || address.to_ipv4_mapped().is_some_and(|mapped| mapped.is_loopback()),
+        None => false,
+    }
+}
+
+/// The HTTP clients of the program. Plain http is allowed on loopback because nobody else can read it there, so what goes there never goes
+/// through a proxy: neither through a configured one nor through that of `HTTP_PROXY` and its relatives. Redirects are not followed.
+#[derive(Clone)]
+pub struct HttpClients {
+    elsewhere: reqwest::Client,
+    loopback: reqwest::Client,
+}
+
+impl std::fmt::Debug for HttpClients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A proxy's password may stand in its URL.
+        f.write_str("HttpClients")
+    }
+}
+
+impl HttpClients {
+    /// Builds the clients. `timeout` is for a whole request, where the caller has no deadline of its own.
+    ///
+    /// # Errors
+    /// The proxy or the certificate file is unusable; the text names it.
+    pub fn new(options: &DoorOptions<'_>, timeout: Option<Duration>) -> anyhow::Result<Self> {
+        let mut elsewhere = builder(options, timeout)?;
+        if let Some(url) = options.proxy_url {
+            elsewhere = elsewhere.proxy(reqwest::Proxy::all(url)?);
+        }
+        let loopback = builder(options, timeout)?.no_proxy();
+        Ok(Self { elsewhere: elsewhere.build()?, loopback: loopback.build()? })
+    }
+
+    /// The client that may carry a request to this URL.
+    pub fn of(&self, url: &str) -> &reqwest::Client {
+        if Url::parse(url).is_ok_and(|url| is_loopback(&url)) { &self.loopback } else { &self.elsewhere }
+    }
+}
+
+fn builder(options: &DoorOptions<'_>, timeout: Option<Duration>) -> anyhow::Result<reqwest::ClientBuilder> {
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(10))
+        .pool_idle_timeout(Duration::from_secs(60))
+        .pool_max_idle_per_host(options.idle_connections.clamp(1, 64))
+        .user_agent(concat!("consentry/", env!("CARGO_PKG_VERSION")));
+    if let Some(timeout) = timeout {
+        builder = builder.timeout(timeout);
+    }
+    if let Some(path) = options.ca_file {
+        let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).with_context(|| format!("cannot use {}", path.display()))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    Ok(builder)
+}
+
 /// The HTTP client. Cheap to clone.
 #[derive(Clone)]
 pub struct Door {
-    client: reqwest::Client,
+    clients: HttpClients,
     observer: Observer,
 }
 
@@ -87,10 +159,17 @@ pub(crate) struct Answer {
 impl Answer {
     /// What the answer asks us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        self.headers
-            .get("retry-after")
-            .and_then(|v| v.to_str().ok())
-            .and_then(|v| parse_retry_after(v, self.headers.get("date").and_then(|d| d.to_str().ok())))
+        self.headers.get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| parse_retry_after(v, self.date()))
+    }
+
+    /// `Date`, by the upstream's clock.
+    pub(crate) fn date(&self) -> Option<&str> {
+        self.headers.get("date").and_then(|date| date.to_str().ok())
+    }
+
+    /// The body as JSON, whatever its content type says; a byte order mark before it is ignored.
+    pub(crate) fn json(&self) -> Option<Value> {
+        serde_json::from_slice(without_mark(&self.body)).ok()
     }
 
     /// The id that Microsoft's support asks for.
@@ -120,19 +199,7 @@ impl Door {
     /// # Errors
     /// The proxy or the certificate file is unusable.
     pub fn new(options: &DoorOptions<'_>, observer: Observer) -> anyhow::Result<Self> {
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(10))
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(options.idle_connections.clamp(1, 64))
-            .user_agent(concat!("consentry/", env!("CARGO_PKG_VERSION")));
-        if let Some(url) = options.proxy_url {
-            builder = builder.proxy(reqwest::Proxy::all(url)?);
-        }
-        if let Some(path) = options.ca_file {
-            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&std::fs::read(path)?)?);
-        }
-        Ok(Self { client: builder.build()?, observer })
+        Ok(Self { clients: HttpClients::new(options, None)?, observer })
     }
 
     /// Sends a request and reads the whole answer.
@@ -149,7 +216,8 @@ impl Door {
     }
 
     async fn exchange(&self, outgoing: Outgoing<'_>) -> Result<Answer, Fault> {
-        let mut request = self.client.request(outgoing.method, outgoing.url).header("accept", "application/json");
+        let client = self.clients.of(outgoing.url);
+        let mut request = client.request(outgoing.method, outgoing.url).header("accept", "application/json");
         request = request.header("client-request-id", Uuid::new_v4().to_string());
         for (name, value) in outgoing.headers {
             request = request.header(name, value);
@@ -184,6 +252,12 @@ fn transport_fault(error: &reqwest::Error) -> Fault {
         text.push_str(&cause.to_string());
         source = cause.source();
     }
+    if out_of_descriptors(error) || (error.is_connect() && no_descriptor_is_left()) {
+        return Fault::new(
+            Reason::CredentialUnreadable,
+            format!("no file descriptor is left, raise the limit (ulimit -n, LimitNOFILE): {text}"),
+        );
+    }
     if error.is_timeout() {
         return Fault::new(Reason::Timeout, format!("no answer in time: {text}"));
     }
@@ -193,9 +267,103 @@ fn transport_fault(error: &reqwest::Error) -> Fault {
     Fault::new(Reason::NetworkError, if text.is_empty() { "the connection failed".to_owned() } else { text })
 }
 
+/// `ENFILE` and `EMFILE`, the same numbers on every Unix (POSIX, `errno.h`; their values are those of Version 7).
+const OUT_OF_DESCRIPTORS: [i32; 2] = [23, 24];
+
+/// Whether this process, or the machine, has no descriptor left: said by an error, or by one that it was caused by.
+fn out_of_descriptors(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            // What an I/O error wraps is not among its sources.
+            let wrapped = io.get_ref().is_some_and(|inner| out_of_descriptors(inner));
+            if wrapped || io.raw_os_error().is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code)) {
+                return true;
+            }
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// The resolver hides why it fails: without a descriptor it says that the name is not known for now. So it is tried.
+fn no_descriptor_is_left() -> bool {
+    std::fs::File::open("/dev/null").is_err_and(|error| out_of_descriptors(&error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loopback_in_all_its_spellings() {
+        for (url, expected) in [
+            ("http://localhost:8080/x", true),
+            ("http://LOCALHOST/", true),
+            ("http://localhost./", true),
+            ("https://sim.localhost/", true),
+            ("https://a.b.localhost./", true),
+            ("http://127.0.0.1/", true),
+            ("http://127.8.9.10:1/", true),
+            ("http://127.1/", true),
+            ("http://2130706433/", true),
+            ("http://[::1]:3000/", true),
+            ("http://[::ffff:127.0.0.1]/", true),
+            ("http://[0:0:0:0:0:ffff:7f00:2]/", true),
+            ("https://login.microsoftonline.com/", false),
+            ("https://localhost.example.com/", false),
+            ("https://notlocalhost/", false),
+            ("http://128.0.0.1/", false),
+            ("http://[::2]/", false),
+            ("http://[::ffff:10.0.0.1]/", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).expect(url)), expected, "{url}");
+        }
+    }
+
+    /// A proxy that nobody needs to be there: what goes to loopback does not ask for it.
+    #[tokio::test]
+    async fn loopback_is_never_proxied() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let address = server.local_addr().expect("an address");
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address");
+        let answering = tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let (mut stream, _) = server.accept().await.expect("a connection");
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.expect("a request");
+            stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await.expect("an answer");
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let proxy = format!("http://{closed}");
+        let clients = HttpClients::new(&DoorOptions { proxy_url: Some(&proxy), ..DoorOptions::default() }, None).expect("clients");
+        let url = format!("http://{address}/secret");
+        let status = clients.of(&url).get(&url).send().await.map(|answer| answer.status().as_u16());
+        assert_eq!(status.ok(), Some(204));
+        assert!(answering.await.expect("answered").starts_with("GET /secret "), "the request line of an origin, not of a proxy");
+        assert!(clients.of("http://example.com/").get("http://example.com/").send().await.is_err(), "others go through the proxy");
+    }
+
+    #[test]
+    fn descriptors_are_missed_wherever_an_error_says_so() {
+        fn io(code: i32) -> std::io::Error {
+            std::io::Error::from_raw_os_error(code)
+        }
+        fn wrapped(inner: std::io::Error) -> std::io::Error {
+            std::io::Error::other(inner)
+        }
+        for (sentence, error, expected) in [
+            ("this process has none left", io(24), true),
+            ("the machine has none left", io(23), true),
+            ("nobody listens", io(111), false),
+            ("inside another error", wrapped(io(24)), true),
+            ("twice inside", wrapped(wrapped(io(24))), true),
+            ("another one inside", wrapped(io(2)), false),
+        ] {
+            assert_eq!(out_of_descriptors(&error), expected, "{sentence}");
+        }
+        assert!(!no_descriptor_is_left());
+    }
 
     #[test]
     fn retry_after_in_all_its_forms() {

@@ -18,9 +18,9 @@ mod token;
 
 pub use aadsts::AADSTS;
 pub use authorize::{SignIn, admin_consent_url};
-pub use classify::{GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token};
+pub use classify::{GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token, meaning_of};
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
-pub use http::{Door, DoorOptions, Endpoint, Observer};
+pub use http::{Door, DoorOptions, Endpoint, HttpClients, Observer, is_loopback};
 pub use id_token::{Expected, IdTokenError, Person};
 pub use token::{Client, ClientCredential, CodeGrant, Granted};
 

@@ -47,9 +47,10 @@ impl Entra {
             Outgoing { endpoint: Endpoint::Openid, method: Method::GET, url, headers: Vec::new(), bearer: None, body: None, deadline };
         let answer = self.door.send(outgoing).await?;
         if !answer.status.is_success() {
-            let error: EntraError = serde_json::from_slice(&answer.body).unwrap_or_default();
-            return Err(classify_token(answer.status.as_u16(), &error, &self.overrides));
+            let fault = classify_token(answer.status.as_u16(), &EntraError::parse(&answer.body), &self.overrides);
+            let request_id = fault.request_id.clone().or_else(|| answer.request_id());
+            return Err(Fault { request_id, retry_after: answer.retry_after(), ..fault });
         }
-        serde_json::from_slice(&answer.body).map_err(|_| Fault::new(Reason::InvalidResponse, "an OpenID document is not JSON"))
+        answer.json().ok_or_else(|| Fault::new(Reason::InvalidResponse, "an OpenID document is not JSON"))
     }
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::Entra;
 use super::assertion::client_assertion;
-use super::classify::{EntraError, classify_token};
+use super::classify::{EntraError, classify_token, without_mark};
 use super::http::{Answer, Endpoint, Outgoing};
 use crate::domain::{Fault, Reason};
 use crate::secret::{Secret, SecretSource};
@@ -181,12 +181,12 @@ impl Entra {
         match client.credential {
             ClientCredential::None => Ok((oauth, Vec::new())),
             ClientCredential::Secret(source) => {
-                let secret = source.read().map_err(|e| Fault::new(Reason::ClientCredentialInvalid, e.to_string()))?;
+                let secret = source.read().map_err(|e| Fault::new(Reason::CredentialUnreadable, e.to_string()))?;
                 Ok((oauth.set_client_secret(ClientSecret::new(secret.expose().to_owned())), Vec::new()))
             }
             ClientCredential::Certificate { certificate_file, private_key_file } => {
                 let assertion = client_assertion(client.client_id, &endpoint, certificate_file, private_key_file, client.now_seconds)
-                    .map_err(|e| Fault::new(Reason::ClientCredentialInvalid, e))?;
+                    .map_err(|e| Fault::new(Reason::CredentialUnreadable, e))?;
                 let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
                 Ok((oauth, vec![("client_assertion_type", kind), ("client_assertion", assertion)]))
             }
@@ -220,6 +220,7 @@ fn not_a_token_answer(seen: &Seen) -> Fault {
         429 => Reason::Throttled,
         500.. => Reason::UpstreamUnavailable,
         407 => Reason::NetworkError,
+        408 => Reason::Timeout,
         _ => Reason::InvalidResponse,
     };
     let detail = format!("the token endpoint answered {} with something else than a token or an error", seen.status);
@@ -246,6 +247,49 @@ fn granted(response: &Response) -> Granted {
         object_id: claims.as_ref().and_then(|c| c["oid"].as_str()).map(str::to_owned),
         id_token: response.extra_fields().id_token.as_deref().map(Secret::new),
     }
+}
+
+/// Longer than any access token lives (28 hours, Microsoft, `concept-continuous-access-evaluation.md`); it only bounds what is cached.
+const LONGEST_LIFE_SECONDS: u64 = 7 * 86_400;
+
+/// An answer of the token endpoint as the `oauth2` crate wants it: Microsoft writes numbers as texts in places, and null or a list where
+/// RFC 6749 section 5.1 has a text. What matters stays strict: an access token is a text that is not empty. What is no JSON object stays as
+/// it is, and is refused by the crate.
+fn normalised(body: Vec<u8>) -> Vec<u8> {
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(without_mark(&body)) else { return body };
+    if let Some(written) = fields.remove("expires_in")
+        && let Some(seconds) = whole_seconds(&written)
+    {
+        fields.insert("expires_in".to_owned(), seconds.min(LONGEST_LIFE_SECONDS).into());
+    }
+    for name in ["access_token", "refresh_token", "id_token"] {
+        if fields.get(name).is_some_and(|value| value.as_str().is_some_and(str::is_empty)) {
+            fields.remove(name);
+        }
+    }
+    for name in ["refresh_token", "id_token"] {
+        if fields.get(name).is_some_and(|value| !value.is_string()) {
+            fields.remove(name);
+        }
+    }
+    match fields.remove("scope") {
+        Some(Value::String(words)) => drop(fields.insert("scope".to_owned(), words.into())),
+        Some(Value::Array(words)) => {
+            let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+            fields.insert("scope".to_owned(), words.join(" ").into());
+        }
+        _ => {}
+    }
+    if fields.contains_key("access_token") && !fields.get("token_type").is_some_and(Value::is_string) {
+        fields.insert("token_type".to_owned(), "Bearer".into());
+    }
+    serde_json::to_vec(&fields).unwrap_or(body)
+}
+
+/// Seconds, as a number or as a text; what lies after the point does not count.
+fn whole_seconds(value: &Value) -> Option<u64> {
+    let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse::<f64>().ok())?;
+    (seconds.is_finite() && seconds >= 0.0).then_some(seconds as u64)
 }
 
 /// Claims of an access token, for diagnosis only: its signature is Graph's business (Microsoft, `access-tokens.md`).
@@ -307,7 +351,7 @@ impl<'a> Wire<'a> {
         let seen = Seen { status: answer.status.as_u16(), request_id: answer.request_id(), retry_after: answer.retry_after() };
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
         let Answer { status, body, .. } = answer;
-        let mut response = HttpResponse::new(body);
+        let mut response = HttpResponse::new(normalised(body));
         *response.status_mut() = status;
         Ok(response)
     }
@@ -319,5 +363,89 @@ impl<'c> oauth2::AsyncHttpClient<'c> for Wire<'_> {
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(self.exchange(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the crate makes of an answer: lifetime in seconds, scopes, whether there is a refresh token. `None` when it is no token answer.
+    fn read(body: &[u8]) -> Option<(u64, Option<Vec<String>>, bool)> {
+        let response: Response = serde_json::from_slice(&normalised(body.to_vec())).ok()?;
+        let granted = granted(&response);
+        Some((granted.expires_in.as_secs(), granted.scopes, granted.refresh_token.is_some()))
+    }
+
+    #[test]
+    fn answers_are_read_as_microsoft_writes_them() {
+        let scopes = || Some(vec!["User.Read".to_owned(), "Group.Read.All".to_owned()]);
+        for (sentence, changed, expected) in [
+            ("as documented", json!({}), Some((3599, scopes(), true))),
+            ("a lifetime as a text", json!({"expires_in": "4011"}), Some((4011, scopes(), true))),
+            ("a lifetime as a text with blanks", json!({"expires_in": " 4011 "}), Some((4011, scopes(), true))),
+            ("a lifetime with a fraction", json!({"expires_in": 4011.7}), Some((4011, scopes(), true))),
+            ("a lifetime that is null", json!({"expires_in": null}), Some((3599, scopes(), true))),
+            ("a lifetime that is nonsense", json!({"expires_in": "soon"}), Some((3599, scopes(), true))),
+            ("a negative lifetime", json!({"expires_in": -5}), Some((3599, scopes(), true))),
+            ("a lifetime without end", json!({"expires_in": 1e30}), Some((LONGEST_LIFE_SECONDS, scopes(), true))),
+            ("another lifetime as a text", json!({"ext_expires_in": "86399"}), Some((3599, scopes(), true))),
+            ("a type in lower case", json!({"token_type": "bearer"}), Some((3599, scopes(), true))),
+            ("a type in capitals", json!({"token_type": "BEARER"}), Some((3599, scopes(), true))),
+            ("no type", json!({"token_type": null}), Some((3599, scopes(), true))),
+            ("scopes as a list", json!({"scope": ["User.Read", "Group.Read.All"]}), Some((3599, scopes(), true))),
+            ("scopes that are null", json!({"scope": null}), Some((3599, None, true))),
+            ("a refresh token that is null", json!({"refresh_token": null}), Some((3599, scopes(), false))),
+            ("an empty refresh token", json!({"refresh_token": ""}), Some((3599, scopes(), false))),
+            ("an id_token that is null", json!({"id_token": null}), Some((3599, scopes(), true))),
+            ("an access token that is a number", json!({"access_token": 5}), None),
+            ("an access token that is null", json!({"access_token": null}), None),
+            ("an empty access token", json!({"access_token": ""}), None),
+        ] {
+            let mut answer = json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "opaque", "refresh_token": "0.A",
+                "scope": "User.Read Group.Read.All", "id_token": "a.b.c"});
+            for (name, value) in changed.as_object().into_iter().flatten() {
+                answer[name] = value.clone();
+            }
+            assert_eq!(read(answer.to_string().as_bytes()), expected, "{sentence}");
+            assert_eq!(read(format!("\u{feff}{answer}").as_bytes()), expected, "{sentence}, after a byte order mark");
+        }
+        for nonsense in ["", "[]", "null", "<html></html>", "{", "{}"] {
+            assert_eq!(read(nonsense.as_bytes()), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_credential_that_cannot_be_read_was_never_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("empty"), "\n").expect("written");
+        std::fs::write(path("text"), "no certificate").expect("written");
+        std::fs::write(path("binary"), [0xff, 0xfe, 0x00]).expect("written");
+        let hosts = crate::entra::Hosts { login: "http://127.0.0.1:1".to_owned(), graph: "http://127.0.0.1:1".to_owned() };
+        let observer = Arc::new(|_: crate::entra::Endpoint, _: &str, _: Duration| {});
+        let door = crate::entra::Door::new(&crate::entra::DoorOptions::default(), observer).expect("a client");
+        let entra = Entra::new(door, hosts, Arc::default());
+        let secret = |name: &str| ClientCredential::Secret(SecretSource::File(path(name)));
+        let pair = |certificate: &str, key: &str| ClientCredential::Certificate {
+            certificate_file: path(certificate),
+            private_key_file: path(key),
+        };
+        for (sentence, credential, named) in [
+            ("no secret file", secret("missing"), "missing"),
+            ("an empty secret file", secret("empty"), "empty"),
+            ("a secret file that is no text", secret("binary"), "binary"),
+            ("a folder", secret("."), ""),
+            ("no certificate", pair("missing", "text"), "missing"),
+            ("a certificate file without one", pair("text", "text"), "text"),
+            ("an empty certificate file", pair("empty", "text"), "empty"),
+        ] {
+            let client = Client { tenant: "t", client_id: "c", credential: &credential, now_seconds: 0, deadline: Instant::now() };
+            let fault = entra.client(client).map(|_| ()).expect_err(sentence);
+            assert_eq!(fault.reason, Reason::CredentialUnreadable, "{sentence}");
+            assert!(fault.detail.contains(&*path(named).to_string_lossy()), "{sentence}: {}", fault.detail);
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::domain::{Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Profile, Reason, RoleEvidence, Timestamp};
 use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
 use crate::secret::{Secret, SecretError, SecretSource};
-use crate::store::{Store, StoredToken, TokenId};
+use crate::store::{Store, StoreError, StoredToken, TokenId};
 
 /// A directory reader's client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,8 +132,7 @@ impl Prober {
         let question =
             DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.profile.required, deadline };
         let (directory, cached) = self.read_directory(target, reader, question).await;
-        let faults = [directory.presence.as_ref().err(), directory.delegated.as_ref().err(), directory.application.as_ref().err()];
-        let refused = faults.into_iter().flatten().any(|f| f.reason == Reason::ReaderPermissionMissing);
+        let refused = directory.faults().iter().any(|f| f.reason == Reason::ReaderPermissionMissing);
         if !refused {
             return directory;
         }
@@ -146,7 +145,7 @@ impl Prober {
     async fn read_directory(&self, target: &Target, reader: &ReaderClient, question: DirectoryQuestion<'_>) -> (Directory, bool) {
         match self.reader_token(target, reader, question.deadline).await {
             Ok((token, cached)) => (self.entra.directory(token.expose(), question, &self.resources).await, cached),
-            Err(fault) => (Directory { presence: Err(fault.clone()), delegated: Err(fault.clone()), application: Err(fault) }, false),
+            Err(fault) => (Directory::failed(fault), false),
         }
     }
 
@@ -184,6 +183,9 @@ impl Prober {
     ) -> (Option<Result<Vec<RoleEvidence>, Fault>>, Option<Secret>) {
         let delegated = target.profile.access == Access::Delegated;
         let directory_spoke = directory.is_some_and(|d| d.presence.is_ok() && d.application.is_ok());
+        // "Nothing is granted" counts only as long as no token says otherwise, so the tokens are asked.
+        let lists_roles =
+            directory_spoke && directory.is_some_and(|d| d.application.as_ref().is_ok_and(|g| g.iter().any(|g| !g.application.is_empty())));
         if delegated && (directory_spoke || matches!(*target.credential, ClientCredential::None)) {
             return (None, None);
         }
@@ -198,7 +200,7 @@ impl Prober {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
                 roles.push(RoleEvidence { resource: required.resource.clone(), roles: Ok(granted.roles.clone()) });
-            } else if !directory_spoke && !required.application.is_empty() {
+            } else if !lists_roles && !required.application.is_empty() {
                 let other = self.entra.client_credentials(target.client(now, deadline), &scope).await;
                 roles.push(RoleEvidence { resource: required.resource.clone(), roles: other.map(|g| g.roles) });
             }
@@ -232,13 +234,13 @@ impl Prober {
                 {
                     return Own { token: OwnToken::Missing, access_token: None };
                 }
-                // A mount that is away or a mode that is wrong is our trouble; no admin can mend it.
-                Err(error) => return refused(Fault::new(Reason::Unclassified, error.to_string())),
+                // A mount that is away, a mode that is wrong or a file that is empty is our trouble; no admin can do anything about it.
+                Err(error) => return refused(Fault::new(Reason::CredentialUnreadable, error.to_string())),
             },
             None => match self.store.token(&target.token_id()).await {
                 Ok(Some(stored)) => self.refresh_stored(target, stored, deadline).await,
                 Ok(None) => return Own { token: OwnToken::Missing, access_token: None },
-                Err(error) => return refused(Fault::new(Reason::Unclassified, format!("the stored token cannot be read: {error}"))),
+                Err(error) => return refused(store_fault(&error)),
             },
         };
         match granted {
@@ -307,7 +309,17 @@ const fn is_about_the_token(reason: Reason) -> bool {
     matches!(reason, Reason::TokenInvalid | Reason::TokenExpired | Reason::TokenRevoked)
 }
 
+/// Why a stored token cannot be had. A row that does not decrypt needs the right key or a new sign-in, and Entra has nothing to do with it;
+/// a database that does not answer is known elsewhere, and passes.
+fn store_fault(error: &StoreError) -> Fault {
+    match error {
+        StoreError::Damaged(what) => Fault::new(Reason::CredentialUnreadable, what.clone()),
+        _ => Fault::new(Reason::Unclassified, format!("the stored token cannot be read: {error}")),
+    }
+}
+
 /// A reader that is not installed, disabled or blocked in the tenant may not read it: its own troubles are not the integration's.
+/// Whatever is known to be about the tenant, about our own files or about the network stays what it is.
 fn reader_fault(fault: Fault) -> Fault {
     let reason = match fault.reason {
         Reason::TenantMissing | Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => {
@@ -317,4 +329,43 @@ fn reader_fault(fault: Fault) -> Fault {
         _ => Reason::ReaderPermissionMissing,
     };
     Fault { reason, ..fault }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ours_is_not_entras() {
+        for (sentence, error, expected) in [
+            (
+                "a row that does not decrypt",
+                StoreError::Damaged("the stored token of acme does not decrypt".to_owned()),
+                Reason::CredentialUnreadable,
+            ),
+            ("a database that is locked", StoreError::Database("database is locked".to_owned()), Reason::Unclassified),
+            ("a store that is closed", StoreError::Closed, Reason::Unclassified),
+        ] {
+            let fault = store_fault(&error);
+            assert_eq!(fault.reason, expected, "{sentence}");
+            assert!(fault.reason.is_inconclusive() && !fault.detail.is_empty(), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_reader_s_own_troubles_are_its_permissions() {
+        for (reason, expected) in [
+            (Reason::AppMissing, Reason::ReaderPermissionMissing),
+            (Reason::AppDisabled, Reason::ReaderPermissionMissing),
+            (Reason::AccessBlocked, Reason::ReaderPermissionMissing),
+            (Reason::ConsentMissing, Reason::ReaderPermissionMissing),
+            (Reason::TenantMissing, Reason::TenantMissing),
+            (Reason::ClientCredentialExpired, Reason::ClientCredentialExpired),
+            (Reason::CredentialUnreadable, Reason::CredentialUnreadable),
+            (Reason::Throttled, Reason::Throttled),
+            (Reason::InvalidResponse, Reason::InvalidResponse),
+        ] {
+            assert_eq!(reader_fault(Fault::new(reason, "")).reason, expected, "{reason:?}");
+        }
+    }
 }

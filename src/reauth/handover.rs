@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +13,7 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, rfc3339};
 use crate::domain::Timestamp;
+use crate::entra::{DoorOptions, HttpClients};
 use crate::metrics::Families;
 use crate::secret::{Secret, SecretSource};
 use crate::store::{NewDelivery, Store, StoreError, TokenId, WaitingDelivery};
@@ -88,7 +88,7 @@ struct Inner {
     store: Store,
     families: Families,
     clock: Clock,
-    client: reqwest::Client,
+    clients: HttpClients,
     hooks: Hooks,
     wake: Arc<Notify>,
 }
@@ -112,17 +112,8 @@ impl Handover {
         ca_file: Option<&Path>,
         wake: Arc<Notify>,
     ) -> anyhow::Result<Self> {
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(TIMEOUT)
-            .user_agent(concat!("consentry/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = ca_file {
-            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem)?);
-        }
-        let client = builder.build()?;
-        Ok(Self { inner: Arc::new(Inner { store, families, clock, client, hooks, wake }) })
+        let clients = HttpClients::new(&DoorOptions { ca_file, ..DoorOptions::default() }, Some(TIMEOUT))?;
+        Ok(Self { inner: Arc::new(Inner { store, families, clock, clients, hooks, wake }) })
     }
 
     /// Runs until told to stop. An attempt that is cut off by that is made again, with the same message id.
@@ -208,7 +199,8 @@ impl Inner {
         let body = waiting.body.as_ref().ok_or("it does not decrypt; the integration has to be re-authenticated")?.expose();
         let seconds = self.clock.now().0.div_euclid(1000);
         let request = self
-            .client
+            .clients
+            .of(&hook.url)
             .post(&hook.url)
             .header("content-type", "application/json")
             .header("webhook-id", &waiting.message)

@@ -2,7 +2,7 @@
 
 use super::callback::RedirectError;
 use crate::domain::{Fault, Reason};
-use crate::entra::AADSTS;
+use crate::entra::meaning_of;
 
 /// How a re-authentication ended, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum Refusal {
     AdminApproval,
     /// The application asks for assignment, and this person is not assigned.
     NotAssigned,
+    /// The account is disabled, deleted, or may not sign in any more.
+    AccountUnusable,
     /// A policy of the organization forbids the sign-in.
     Blocked,
     /// The enterprise application is switched off in the organization.
@@ -86,6 +88,7 @@ impl Refusal {
             | Self::ConsentRefused
             | Self::AdminApproval
             | Self::NotAssigned
+            | Self::AccountUnusable
             | Self::Blocked
             | Self::AppDisabled
             | Self::MoreNeeded => Ending::Denied,
@@ -103,6 +106,7 @@ impl Refusal {
             Self::ConsentRefused => "consent_refused",
             Self::AdminApproval => "admin_approval_required",
             Self::NotAssigned => "not_assigned",
+            Self::AccountUnusable => "account_unusable",
             Self::Blocked => "blocked",
             Self::AppDisabled => "app_disabled",
             Self::MoreNeeded => "more_needed",
@@ -128,6 +132,7 @@ impl Refusal {
             Self::ConsentRefused => "The permissions were not accepted",
             Self::AdminApproval => "An administrator has to accept this",
             Self::NotAssigned => "This account may not use the application",
+            Self::AccountUnusable => "This account cannot sign in",
             Self::Blocked => "A policy of your organization blocks this sign-in",
             Self::AppDisabled => "The application is switched off in your organization",
             Self::MoreNeeded => "Microsoft asks for a further step",
@@ -160,6 +165,9 @@ impl Refusal {
             }
             Self::NotAssigned => {
                 "Your organization lets only assigned people use this application. Sign in with an account that is assigned to it, or assign yours under Enterprise applications > Users and groups; nothing has been changed."
+            }
+            Self::AccountUnusable => {
+                "Microsoft says that the account is disabled, or no longer in the organization. Nothing has been changed. Try again with another account of the organization, best a service account."
             }
             Self::Blocked => {
                 "Conditional Access does not let the application have a token for this account. Sign in with another account, or let an administrator look at the policy; nothing has been changed."
@@ -211,13 +219,14 @@ impl Refusal {
         if let Some(known) = refused.codes.iter().find_map(|code| Self::of_code(*code)) {
             return known;
         }
-        let meaning = |code: &u32| AADSTS.iter().find(|(known, _)| known == code).map(|(_, reason)| *reason);
         // "Access denied" says that somebody did; a number says why.
-        if let Some(known) = refused.codes.iter().filter_map(meaning).find_map(Self::of_reason) {
+        if let Some(known) = meaning_of(&refused.codes).and_then(Self::of_reason) {
             return known;
         }
         match refused.error.as_str() {
             "access_denied" if refused.cancelled => Self::Cancelled,
+            // There is a cause, and nobody here knows it. That it was the permissions would be a guess, unless it is a number of consent's.
+            "access_denied" if refused.codes.iter().any(|code| !matches!(code, 65_000..=65_999 | 650_000..=659_999)) => Self::MoreNeeded,
             "access_denied" | "consent_required" | "permission_denied" => Self::ConsentRefused,
             "interaction_required" | "login_required" => Self::MoreNeeded,
             "invalid_request"
@@ -249,7 +258,13 @@ impl Refusal {
             | Reason::TenantMissing => Self::Misconfigured,
             Reason::AccessBlocked => Self::Blocked,
             Reason::AppDisabled | Reason::AppBlocked => Self::AppDisabled,
-            Reason::InteractionRequired => Self::MoreNeeded,
+            Reason::AccountDisabled => Self::AccountUnusable,
+            Reason::GroupAccessDenied => Self::NotAssigned,
+            Reason::TokenInvalid => Self::Invalid,
+            // A session that ended between two pages: signing in once more begins a new one.
+            Reason::InteractionRequired | Reason::TokenExpired | Reason::TokenRevoked => Self::MoreNeeded,
+            // Microsoft was not asked: a file of ours cannot be read.
+            Reason::CredentialUnreadable => Self::Storage,
             _ => return None,
         })
     }
@@ -261,10 +276,10 @@ impl Refusal {
             65004 => Self::ConsentRefused,
             90093 | 90094 | 90095 | 900_941 | 900_981 => Self::AdminApproval,
             50105 | 501_051 => Self::NotAssigned,
-            16000 | 50020 | 50034 | 50143 | 51004 | 90072 | 700_005 => Self::WrongTenant,
+            16000 | 16003 | 50020 | 50034 | 50143 | 50177 | 50178 | 50197 | 51004 | 90072 | 700_005 => Self::WrongTenant,
             50002 | 53003 | 500_021 | 500_022 | 500_212 | 500_213 => Self::Blocked,
             7_000_112 => Self::AppDisabled,
-            500_200 | 500_201 => Self::PersonalAccount,
+            500_200 | 500_201 | 500_202 | 500_204 => Self::PersonalAccount,
             50089 | 70008 => Self::Expired,
             54005 | 70000 | 9_002_313 => Self::Invalid,
             _ => return None,
@@ -283,6 +298,7 @@ mod tests {
             Refusal::ConsentRefused,
             Refusal::AdminApproval,
             Refusal::NotAssigned,
+            Refusal::AccountUnusable,
             Refusal::Blocked,
             Refusal::AppDisabled,
             Refusal::MoreNeeded,
@@ -321,6 +337,20 @@ mod tests {
             ("switched off", redirect("access_denied", false, &[7_000_112]), Refusal::AppDisabled),
             ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
             ("Conditional Access", redirect("access_denied", false, &[530_032]), Refusal::Blocked),
+            ("a policy about devices", redirect("access_denied", false, &[530_002]), Refusal::Blocked),
+            ("a policy, and Cancel was pressed on its page", redirect("access_denied", true, &[530_002]), Refusal::Blocked),
+            ("switched off, by its other number", redirect("unauthorized_client", false, &[7_000_116]), Refusal::AppDisabled),
+            ("an account of another directory", redirect("access_denied", false, &[50_177]), Refusal::WrongTenant),
+            ("an account that is not in the tenant", redirect("access_denied", false, &[16_003]), Refusal::WrongTenant),
+            ("a personal account", redirect("invalid_request", false, &[500_202]), Refusal::PersonalAccount),
+            ("a disabled account", redirect("access_denied", false, &[50_057]), Refusal::AccountUnusable),
+            ("a device", redirect("interaction_required", false, &[53_006]), Refusal::MoreNeeded),
+            ("an unknown number is no refused permission", redirect("access_denied", false, &[53_999]), Refusal::MoreNeeded),
+            ("an unknown number of consent's", redirect("access_denied", false, &[65_999]), Refusal::ConsentRefused),
+            ("an unknown number, and Cancel", redirect("access_denied", true, &[53_999]), Refusal::Cancelled),
+            ("a general number beside a telling one", redirect("access_denied", false, &[70_002, 530_033]), Refusal::Blocked),
+            ("passing trouble", redirect("server_error", false, &[90_031]), Refusal::Upstream),
+            ("declined without a number", redirect("access_denied", false, &[]), Refusal::ConsentRefused),
             ("a second factor", redirect("interaction_required", false, &[50076]), Refusal::MoreNeeded),
             ("the request is wrong", redirect("invalid_scope", false, &[]), Refusal::Misconfigured),
             ("a new word", redirect("something_new", false, &[]), Refusal::Upstream),
@@ -335,6 +365,12 @@ mod tests {
             (Reason::ClientCredentialExpired, Some("AADSTS7000222"), Refusal::Misconfigured),
             (Reason::TokenExpired, Some("AADSTS70008"), Refusal::Expired),
             (Reason::TokenInvalid, Some("AADSTS54005"), Refusal::Invalid),
+            (Reason::AppDisabled, Some("AADSTS7000116"), Refusal::AppDisabled),
+            (Reason::AccessBlocked, Some("AADSTS530002"), Refusal::Blocked),
+            (Reason::AccountDisabled, Some("AADSTS500341"), Refusal::AccountUnusable),
+            (Reason::TokenInvalid, Some("AADSTS7000012"), Refusal::Invalid),
+            (Reason::CredentialUnreadable, None, Refusal::Storage),
+            (Reason::InvalidResponse, None, Refusal::Upstream),
         ] {
             assert_eq!(Refusal::of_fault(&fault(reason, code)), expected, "{reason:?} {code:?}");
         }

@@ -225,7 +225,7 @@ async fn an_unreadable_token_file_invites_nobody() {
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
     fleet.pass(20 * MINUTE).await;
-    assert!(fleet.reasons("contoso").iter().all(|(_, r)| r == "unclassified"), "{:?}", fleet.reasons("contoso"));
+    assert!(fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"), "{:?}", fleet.reasons("contoso"));
     assert_eq!(fleet.told(), Vec::<String>::new());
     std::fs::create_dir(files.path().join("gone")).expect("the mount is back");
     fleet.pass(20 * MINUTE).await;

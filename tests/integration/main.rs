@@ -8,6 +8,7 @@ mod certificates;
 mod config;
 mod crash;
 mod documents;
+mod evidence;
 mod handover;
 mod harness;
 mod hostile;
