@@ -11,6 +11,7 @@ mod documents;
 mod handover;
 mod harness;
 mod hostile;
+mod inputs;
 mod layers;
 mod listener;
 mod metrics;
