@@ -1,11 +1,11 @@
-# syntax=docker/dockerfile:1
 # A static program on an empty base: nothing but it, the certificate authorities, a user and two folders.
 #
 #   docker build --build-arg REVISION="$(git rev-parse --short=12 HEAD)" -t consentry .
 #   docker run --read-only -p 127.0.0.1:10143:10143 -v consentry:/var/lib/consentry -v ./etc:/etc/consentry:ro consentry
 #   docker exec CONTAINER consentry probe NAME
 
-FROM rust:1.95-bookworm AS tools
+# The digest is that of the list of architectures, so that all of them build from it. That of a newer image: docker buildx imagetools inspect rust:1.95-bookworm
+FROM rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS tools
 RUN apt-get update \
  && apt-get install -y --no-install-recommends musl-tools ca-certificates \
  && rm -rf /var/lib/apt/lists/* \

@@ -6,6 +6,7 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let command = consentry::cli::Cli::parse();
+    hide_memory();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_stack_size(1024 * 1024).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -21,3 +22,15 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Every command holds secrets in memory: no core file of it is written, and no other process of the same user may attach to it or read
+/// its memory (Linux, `PR_SET_DUMPABLE(2const)`). A kernel or sandbox that refuses is no reason not to run.
+#[cfg(target_os = "linux")]
+fn hide_memory() {
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        eprintln!("consentry: other processes of this user may read this one's memory: {error}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn hide_memory() {}

@@ -1,15 +1,20 @@
 //! Secrets: values that reach the wire and the encrypted column, and nothing else.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// A secret text. `Debug` hides it; there is no `Display`.
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
+
+/// A secret text. `Debug` hides it; there is no `Display`. Its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// The text, for the wire.
@@ -34,14 +39,35 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    /// The present secret, without the line end that editors add.
+    /// The present secret: one line. Of a file, a byte order mark and blanks at the ends are left out, because editors and shells add
+    /// them.
     ///
     /// # Errors
-    /// The file cannot be read, is not text, or holds nothing.
+    /// The file cannot be read, holds nothing, or holds what cannot be a secret. The secret is in none of the messages.
     pub fn read(&self) -> Result<Secret, SecretError> {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
-            Self::File(path) => read_file(path),
+            Self::File(path) => {
+                let bytes = bytes_of(path)?;
+                let named = |fault| SecretError::Malformed { path: path.clone(), fault };
+                let text = decoded(&bytes).and_then(one_line).map_err(named)?;
+                if text.is_empty() { Err(SecretError::Empty(path.clone())) } else { Ok(Secret::new(text)) }
+            }
+        }
+    }
+
+    /// The present text of several lines, such as PEM: without byte order mark, otherwise as it is.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not UTF-8, or holds nothing.
+    pub fn read_text(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Inline(secret) => Ok(secret.clone()),
+            Self::File(path) => {
+                let bytes = bytes_of(path)?;
+                let text = decoded(&bytes).map_err(|fault| SecretError::Malformed { path: path.clone(), fault })?;
+                if trimmed(text).is_empty() { Err(SecretError::Empty(path.clone())) } else { Ok(Secret::new(text)) }
+            }
         }
     }
 }
@@ -60,15 +86,149 @@ pub enum SecretError {
     /// The file holds only white space.
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
+    /// What the file holds cannot be a secret.
+    #[error("{} {fault}", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        fault: Malformed,
+    },
 }
 
-fn read_file(path: &Path) -> Result<Secret, SecretError> {
-    let text = std::fs::read_to_string(path).map_err(|source| SecretError::Read { path: path.to_owned(), source })?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.trim().is_empty() {
-        return Err(SecretError::Empty(path.to_owned()));
+/// Why a text cannot be a secret, and what to do about it: what is to be said after the place where it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Two bytes a character: PowerShell's `>` writes this.
+    #[error("is UTF-16; save it as UTF-8")]
+    Utf16,
+    /// Another encoding, or no text at all.
+    #[error("is not UTF-8 text; save it as UTF-8")]
+    NotUtf8,
+    /// More than a secret can have.
+    #[error("is larger than 1 MiB; a secret is one line")]
+    TooLong,
+    /// A line break inside.
+    #[error("holds several lines; a secret is one line")]
+    Lines,
+    /// Something inside that nobody sees.
+    #[error("holds a control character or one that cannot be seen; write the secret again without it")]
+    Invisible,
+    /// Quotes of a shell, of JSON or of an environment file.
+    #[error("has quotes around the secret; remove the quotes")]
+    Quotes,
+    /// Nothing but blanks.
+    #[error("holds nothing; a refresh token is needed")]
+    Nothing,
+    /// A token is one word.
+    #[error("holds blanks between other characters; a refresh token is one word")]
+    Blanks,
+    /// The whole answer of a token endpoint, most likely.
+    #[error("holds JSON; give the value of refresh_token alone, without its quotes")]
+    Json,
+    /// A JSON Web Token.
+    #[error("holds an access token or id token (a JSON Web Token); give the refresh_token of the same answer")]
+    AccessToken,
+}
+
+/// A secret or certificate has a few kilobytes; a device or a log file named by mistake does not fill the memory.
+const MOST: u64 = 1024 * 1024;
+
+fn bytes_of(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let failed = |source| SecretError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // Room for all of it at once: a buffer that grows leaves copies behind.
+    let size = file.metadata().map_or(0, |m| m.len()).min(MOST);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 2));
+    file.take(MOST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MOST {
+        return Err(SecretError::Malformed { path: path.to_owned(), fault: Malformed::TooLong });
     }
-    Ok(Secret::new(text))
+    Ok(bytes)
+}
+
+/// The text of a file, without byte order mark. A byte order mark of UTF-16 tells that encoding; without one, the zero bytes that every
+/// character of ASCII brings do (Unicode, section 23.8).
+pub(crate) fn decoded(bytes: &[u8]) -> Result<&str, Malformed> {
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) || bytes.iter().take(4).any(|b| *b == 0) {
+        return Err(Malformed::Utf16);
+    }
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8)
+}
+
+/// Characters that nobody sees and that no secret has: marks of byte order, of direction, and of places where a line may break.
+fn is_invisible(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+}
+
+/// Without what editors, shells and web pages leave at the ends.
+pub(crate) fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c))
+}
+
+/// A secret as files and variables hold it: blanks at the ends go, quotes around and what cannot be seen is refused. Blanks inside stay:
+/// pass phrases have them. Empty stays empty.
+pub(crate) fn one_line(text: &str) -> Result<&str, Malformed> {
+    let text = trimmed(text);
+    visible(text)?;
+    let mut ends = text.chars();
+    let quotes = [('"', '"'), ('\'', '\''), ('`', '`'), ('\u{201C}', '\u{201D}'), ('\u{201E}', '\u{201C}'), ('\u{2018}', '\u{2019}')];
+    match (ends.next(), ends.next_back()) {
+        (Some(first), Some(last)) if quotes.contains(&(first, last)) => Err(Malformed::Quotes),
+        _ => Ok(text),
+    }
+}
+
+/// A secret as it stands in the configuration: its blanks and quotes are meant, because YAML has its own. Line breaks and what cannot be
+/// seen are not.
+pub(crate) fn visible(text: &str) -> Result<(), Malformed> {
+    if text.contains(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) {
+        return Err(Malformed::Lines);
+    }
+    if text.chars().any(is_invisible) { Err(Malformed::Invisible) } else { Ok(()) }
+}
+
+/// A refresh token as somebody hands it over. What it says of a failure never holds the token.
+///
+/// # Errors
+/// It is something else, such as an access token: Entra would refuse it, and the customer would be blamed.
+pub fn refresh_token(bytes: &[u8]) -> Result<Secret, Malformed> {
+    let text = trimmed(decoded(bytes)?);
+    if text.is_empty() {
+        return Err(Malformed::Nothing);
+    }
+    // Without its quotes, so that the answer is the same for a quoted one.
+    let bare = text.trim_matches(['"', '\'']);
+    if bare.starts_with(['{', '[']) {
+        return Err(Malformed::Json);
+    }
+    if is_jwt(bare.strip_prefix("Bearer ").unwrap_or(bare)) {
+        return Err(Malformed::AccessToken);
+    }
+    let text = one_line(text)?;
+    if text.contains(char::is_whitespace) { Err(Malformed::Blanks) } else { Ok(Secret::new(text)) }
+}
+
+/// The refresh token that a file holds.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn read_refresh_token(path: &Path) -> Result<Secret, SecretError> {
+    refresh_token(&bytes_of(path)?).map_err(|fault| match fault {
+        Malformed::Nothing => SecretError::Empty(path.to_owned()),
+        fault => SecretError::Malformed { path: path.to_owned(), fault },
+    })
+}
+
+/// Whether a text is a JSON Web Token (RFC 7519; RFC 7515 section 7.1 has three parts, RFC 7516 section 7.1 five). Entra's refresh tokens
+/// have dots, too, but begin with a version of one digit (`0.AX….AgAB…`), which is no header.
+fn is_jwt(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    let base64url = |part: &&str| part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    let Some(header) = parts.first().filter(|_| parts.len() > 1) else { return false };
+    let is_header = URL_SAFE_NO_PAD.decode(header).is_ok_and(|json| json.starts_with(b"{"));
+    is_header || (matches!(parts.len(), 3 | 5) && header.len() > 2 && parts.iter().all(base64url))
 }
 
 #[cfg(test)]
@@ -79,5 +239,116 @@ mod tests {
     fn debug_hides_the_text() {
         let source = SecretSource::Inline(Secret::new("hunter2"));
         assert!(!format!("{source:?}").contains("hunter2"));
+    }
+
+    fn utf16(text: &str, mark: bool) -> Vec<u8> {
+        let mark = if mark { vec![0xFF, 0xFE] } else { Vec::new() };
+        mark.into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
+    }
+
+    /// Files as editors, shells and web pages leave them.
+    #[test]
+    fn secret_files_are_read_as_they_were_meant_or_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        let text = |t: &str| t.as_bytes().to_vec();
+        let cases: Vec<(&str, Vec<u8>, Result<&str, Malformed>)> = vec![
+            ("a plain one", text("hunter2"), Ok("hunter2")),
+            ("a line end", text("hunter2\n"), Ok("hunter2")),
+            ("a line end of Windows", text("hunter2\r\n"), Ok("hunter2")),
+            ("several line ends", text("\n\nhunter2\n\n"), Ok("hunter2")),
+            ("a byte order mark", text("\u{FEFF}hunter2"), Ok("hunter2")),
+            ("a byte order mark and a line end", text("\u{FEFF}hunter2\r\n"), Ok("hunter2")),
+            ("two byte order marks", text("\u{FEFF}\u{FEFF}hunter2"), Ok("hunter2")),
+            ("blanks and tabs at the ends", text(" \thunter2\t "), Ok("hunter2")),
+            ("no-break spaces at the ends", text("\u{A0}hunter2\u{A0}"), Ok("hunter2")),
+            ("zero-width spaces at the ends", text("\u{200B}hunter2\u{200B}"), Ok("hunter2")),
+            ("a zero byte at the end", text("hunter2\0"), Ok("hunter2")),
+            ("blanks inside", text("correct horse battery"), Ok("correct horse battery")),
+            ("a quote inside", text("hun\"ter2"), Ok("hun\"ter2")),
+            ("a quote at the beginning alone", text("\"hunter2"), Ok("\"hunter2")),
+            ("letters beyond ASCII", text("schlüssel"), Ok("schlüssel")),
+            ("double quotes around", text("\"hunter2\""), Err(Malformed::Quotes)),
+            ("double quotes around and a line end", text("\"hunter2\"\n"), Err(Malformed::Quotes)),
+            ("single quotes around", text("'hunter2'"), Err(Malformed::Quotes)),
+            ("typographic quotes around", text("\u{201C}hunter2\u{201D}"), Err(Malformed::Quotes)),
+            ("two lines", text("hunter2\nhunter3"), Err(Malformed::Lines)),
+            ("two lines of an old Mac", text("hunter2\rhunter3"), Err(Malformed::Lines)),
+            ("a tab inside", text("hunter2\thunter3"), Err(Malformed::Invisible)),
+            ("a zero-width space inside", text("hunter\u{200B}2"), Err(Malformed::Invisible)),
+            ("an escape inside", text("hunter\u{1b}2"), Err(Malformed::Invisible)),
+            ("UTF-16 with its mark", utf16("hunter2", true), Err(Malformed::Utf16)),
+            ("UTF-16 without its mark", utf16("hunter2", false), Err(Malformed::Utf16)),
+            ("UTF-16, big end first", vec![0xFE, 0xFF, 0, b'h', 0, b'i'], Err(Malformed::Utf16)),
+            ("Latin-1", vec![b's', b'c', b'h', 0xFC], Err(Malformed::NotUtf8)),
+            ("a log file", vec![b'x'; 1024 * 1024 + 1], Err(Malformed::TooLong)),
+        ];
+        for (what, bytes, expected) in cases {
+            std::fs::write(&path, bytes).expect("written");
+            let read = SecretSource::File(path.clone()).read();
+            match (read, expected) {
+                (Ok(secret), Ok(expected)) => assert_eq!(secret.expose(), expected, "{what}"),
+                (Err(SecretError::Malformed { path: named, fault }), Err(expected)) => {
+                    assert_eq!((&named, fault), (&path, expected), "{what}");
+                    let said = SecretError::Malformed { path: named, fault }.to_string();
+                    assert!(said.contains(&path.display().to_string()) && !said.contains("hunter"), "{what}: {said}");
+                }
+                (other, _) => panic!("{what}: {other:?}"),
+            }
+        }
+        for nothing in ["", "\n", " \t\r\n", "\u{FEFF}", "\u{FEFF}\r\n", "\u{A0}"] {
+            std::fs::write(&path, nothing).expect("written");
+            assert!(matches!(SecretSource::File(path.clone()).read(), Err(SecretError::Empty(_))), "{nothing:?}");
+            assert!(matches!(SecretSource::File(path.clone()).read_text(), Err(SecretError::Empty(_))), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn texts_of_several_lines_keep_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key.pem");
+        std::fs::write(&path, "\u{FEFF}-----BEGIN X-----\r\nAA==\r\n-----END X-----\r\n").expect("written");
+        let read = SecretSource::File(path.clone()).read_text().expect("text");
+        assert_eq!(read.expose(), "-----BEGIN X-----\r\nAA==\r\n-----END X-----\r\n");
+        std::fs::write(&path, utf16("-----BEGIN X-----", true)).expect("written");
+        let error = SecretSource::File(path).read_text().expect_err("UTF-16");
+        assert!(error.to_string().ends_with("key.pem is UTF-16; save it as UTF-8"), "{error}");
+    }
+
+    /// What people paste where a refresh token is asked for.
+    #[test]
+    fn only_what_may_be_a_refresh_token_is_taken() {
+        let jwt = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiIwMDAwMDAwMyJ9.c2lnbmF0dXJl";
+        let cases: &[(&str, &str, Result<&str, Malformed>)] = &[
+            ("an opaque token", "OAQABAAEAAAD--DLA3VO7QrddgJg7Wevr", Ok("OAQABAAEAAAD--DLA3VO7QrddgJg7Wevr")),
+            ("a token of today with its three parts", "0.AXEA-hSk.AgABAwEAAAAmoFfG_x", Ok("0.AXEA-hSk.AgABAwEAAAAmoFfG_x")),
+            ("the same of the next version", "1.AXEA-hSk.AgABAwEAAAAmoFfG_x", Ok("1.AXEA-hSk.AgABAwEAAAAmoFfG_x")),
+            ("a byte order mark and a line end", "\u{FEFF}0.AXEA\r\n", Ok("0.AXEA")),
+            ("blanks at the ends", " \t0.AXEA\u{A0} ", Ok("0.AXEA")),
+            ("nothing", "", Err(Malformed::Nothing)),
+            ("blanks alone", " \r\n", Err(Malformed::Nothing)),
+            ("an access token", jwt, Err(Malformed::AccessToken)),
+            ("an access token in quotes", "\"eyJhIjoxfQ.eyJhIjoxfQ.AA\"", Err(Malformed::AccessToken)),
+            ("an access token as a header has it", "Bearer eyJhIjoxfQ.eyJhIjoxfQ.AA", Err(Malformed::AccessToken)),
+            ("an access token without signature", "eyJhbGciOiJub25lIn0.eyJhIjoxfQ.", Err(Malformed::AccessToken)),
+            ("an encrypted token", "eyJhbGciOiJkaXIifQ..aXY.Y2lwaGVy.dGFn", Err(Malformed::AccessToken)),
+            ("three dotted parts of base64url", "aGVhZGVy.cGF5bG9hZA.c2ln", Err(Malformed::AccessToken)),
+            ("an answer of the token endpoint", "{\"refresh_token\": \"0.AXEA\"}", Err(Malformed::Json)),
+            ("the same on several lines", "{\n  \"refresh_token\": \"0.AXEA\"\n}", Err(Malformed::Json)),
+            ("a list", "[\"0.AXEA\"]", Err(Malformed::Json)),
+            ("quotes around", "\"0.AXEA\"", Err(Malformed::Quotes)),
+            ("single quotes around", "'0.AXEA'", Err(Malformed::Quotes)),
+            ("two tokens", "0.AXEA\n0.AXEB", Err(Malformed::Lines)),
+            ("a header before it", "refresh_token: 0.AXEA", Err(Malformed::Blanks)),
+            ("a control character", "0.AX\u{7}EA", Err(Malformed::Invisible)),
+            ("a zero-width space inside", "0.AX\u{200B}EA", Err(Malformed::Invisible)),
+        ];
+        for (what, text, expected) in cases {
+            let read = refresh_token(text.as_bytes());
+            assert_eq!(read.as_ref().map(Secret::expose), expected.as_ref().copied(), "{what}");
+            assert!(read.err().is_none_or(|fault| !fault.to_string().contains("AXEA")), "{what}");
+        }
+        assert_eq!(refresh_token(&utf16("0.AXEA", true)).err(), Some(Malformed::Utf16));
+        assert_eq!(refresh_token(&[b'0', b'.', 0xE4]).err(), Some(Malformed::NotUtf8));
     }
 }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use zeroize::Zeroizing;
 
 use crate::app::{self, Rotated};
 use crate::clock::Clock;
 use crate::config::{Config, Integration, Loaded, Problem, Sources, load};
 use crate::domain::{Access, MailKind, Notification};
 use crate::notify::{deliver, render, sample_story};
-use crate::secret::Secret;
+use crate::secret::refresh_token;
 use crate::telemetry::{self, LogFormat, LogLevel};
 use crate::web::{WebOptions, path_of};
 
@@ -400,6 +401,9 @@ async fn test_email(test: &TestEmail) -> anyhow::Result<u8> {
     }
 }
 
+/// Entra's refresh tokens have one to three thousand bytes.
+const LONGEST_TOKEN: usize = 64 * 1024;
+
 async fn import_token(named: &Named) -> anyhow::Result<u8> {
     let Loaded { config, .. } = loaded(&named.config.file)?;
     let integration = integration(&config, &named.name)?;
@@ -413,14 +417,15 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
             path.display()
         );
     }
-    let mut text = String::new();
-    std::io::stdin().take(64 * 1024).read_to_string(&mut text).context("cannot read standard input")?;
-    let token = text.trim();
-    if token.is_empty() || token.contains(char::is_whitespace) {
-        bail!("standard input must hold one refresh token and nothing else");
+    let mut input = Zeroizing::new(Vec::with_capacity(LONGEST_TOKEN + 2));
+    std::io::stdin().take(LONGEST_TOKEN as u64 + 1).read_to_end(&mut input).context("cannot read standard input")?;
+    if input.len() > LONGEST_TOKEN {
+        bail!("standard input is longer than any refresh token; it must hold one and nothing else");
     }
+    let token = refresh_token(&input)
+        .map_err(|fault| anyhow::anyhow!("standard input {fault}; it must hold one refresh token and nothing else"))?;
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
-    app::store(&config)?.put_token(&target.token_id(), &Secret::new(token), "import", Clock::system().now()).await?;
+    app::store(&config)?.put_token(&target.token_id(), &token, "import", Clock::system().now()).await?;
     say(format_args!("The token of {} is stored. A running daemon uses it at the next probe.", named.name));
     Ok(0)
 }

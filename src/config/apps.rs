@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::permissions::{permission, resource};
 use super::reader::{At, Findings, Section};
 use super::settings::{is_loopback, mail_address};
-use super::values::{is_label_name, is_name, is_permission, nearest, parse_guid, parse_tenant};
+use super::values::{hidden_path, is_label_name, is_name, is_no_tenant, nearest, parse_guid, parse_tenant, shown_url};
 use super::{App, Credential, Integration, Reader, ReauthenticationMode, TokenWebhook, read_tree};
 use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions, same_permission};
+use crate::secret::{self, SecretError, SecretSource};
 
 /// An application together with whether it could be read whole: integrations may refer to it either way.
 pub(super) struct Known<T> {
@@ -29,16 +31,22 @@ pub(super) fn readers(at: &At<'_, '_>) -> BTreeMap<String, Option<Reader>> {
     at.named().iter().map(|(name, at)| (name.clone(), read(at))).collect()
 }
 
-pub(super) fn apps(at: &At<'_, '_>) -> BTreeMap<String, Known<App>> {
-    at.named().iter().map(|(name, at)| (name.clone(), Known { value: app(name, at) })).collect()
+/// `graph_url` is where the configured cloud has Microsoft Graph: one of the names of that resource.
+pub(super) fn apps(at: &At<'_, '_>, graph_url: &str) -> BTreeMap<String, Known<App>> {
+    at.named().iter().map(|(name, at)| (name.clone(), Known { value: app(name, at, graph_url) })).collect()
 }
 
 /// A GUID or verified domain.
 pub(super) fn tenant(at: &At<'_, '_>) -> Option<String> {
-    at.parsed("is neither a tenant GUID nor a verified domain such as contoso.onmicrosoft.com", parse_tenant)
+    at.checked(|text| {
+        if is_no_tenant(text) {
+            return Err("stands for many tenants or for personal accounts; write the one tenant's GUID or verified domain");
+        }
+        parse_tenant(text).ok_or("is neither a tenant GUID nor a verified domain such as contoso.onmicrosoft.com")
+    })
 }
 
-fn app(name: &str, at: &At<'_, '_>) -> App {
+fn app(name: &str, at: &At<'_, '_>, graph_url: &str) -> App {
     let mut section = at.section();
     // What is wrong is noted; the value returned for it is never used, because a configuration with problems is refused.
     let client_id = section.required("client_id").and_then(|at| at.guid()).unwrap_or_default();
@@ -47,11 +55,13 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
         section.or("access", Access::Delegated, |at| at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)]));
     let credential = section.or("credential", Credential::None, credential);
     if let Some(at) = section.get("home_tenant_id") {
-        at.guid();
+        if at.guid().is_some_and(|id| is_no_tenant(&id)) {
+            at.problem("is the tenant of personal accounts; write the one where the app is registered");
+        }
         at.unbuilt();
     }
-    let required: Vec<RequiredPermissions> =
-        section.get("required_permissions").map(|at| at.items().iter().filter_map(permissions).collect()).unwrap_or_default();
+    let required = section.get("required_permissions").map(|at| at.items()).unwrap_or_default();
+    let required: Vec<RequiredPermissions> = required.iter().filter_map(|at| permissions(at, graph_url)).collect();
     let unexpected_fails = section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
     let token_webhook = section.get("token_webhook").and_then(|at| token_webhook(&at));
     let reauthentication = section.or("reauthentication", ReauthenticationMode::Builtin, reauthentication);
@@ -75,32 +85,67 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
 /// Where a product takes renewed refresh tokens: they leave this machine protected or not at all.
 fn token_webhook(at: &At<'_, '_>) -> Option<TokenWebhook> {
     let mut hook = at.section();
-    let hint = "must be an https URL such as https://app.example.com/hooks/azure-token (http is allowed on loopback only)";
-    let url = hook.required("url").and_then(|at| {
-        at.parsed(hint, |t| {
-            let url = url::Url::parse(t).ok().filter(url::Url::has_host)?;
-            (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url))).then(|| url.to_string())
-        })
-    });
+    let url = hook.required("url").and_then(|at| webhook_url(&at));
     let given = hook.has("secret") || hook.has("secret_file");
     let secret = hook.secret("secret", "secret_file");
     if !given {
         hook.at.problem("secret_file is missing; it is required");
     }
-    if let Some(text) = secret.as_ref().and_then(|s| s.read().ok()) {
-        use base64::Engine as _;
-        let key = text.expose().trim().strip_prefix("whsec_").and_then(|t| base64::engine::general_purpose::STANDARD.decode(t).ok());
-        if key.is_none_or(|k| k.is_empty()) {
-            hook.at.problem(
-                "the secret must be whsec_ followed by base64 (Standard Webhooks); make one with: echo whsec_$(openssl rand -base64 32)",
-            );
-        }
+    if let Some(message) = secret.as_ref().and_then(|s| s.read().ok()).and_then(|s| signing_key_fault(s.expose())) {
+        hook.at.problem(message);
     }
     hook.finish();
     Some(TokenWebhook { url: url?, secret: secret? })
 }
 
-fn credential(at: &At<'_, '_>) -> Option<Credential> {
+/// A webhook's URL. Its path and query may be a key to the product, so that no message shows them.
+fn webhook_url(at: &At<'_, '_>) -> Option<String> {
+    let text = at.text()?;
+    let found = shown_url(&text).and_then(|url| {
+        let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
+        let hint = "must be an https URL such as https://app.example.com/hooks/azure-token (http is allowed on loopback only)";
+        if safe && url.has_host() { Ok(url.to_string()) } else { Err(hint) }
+    });
+    match found {
+        Ok(url) => Some(url),
+        Err(message) => {
+            at.problem(format!("{} {message}", hidden_path(&text)));
+            None
+        }
+    }
+}
+
+/// What is wrong with a secret for signing, if anything is. Standard Webhooks (its specification, "Signature scheme") asks for 24 to 64
+/// bytes.
+fn signing_key_fault(text: &str) -> Option<&'static str> {
+    use base64::Engine as _;
+    let key = text.strip_prefix("whsec_").and_then(|t| base64::engine::general_purpose::STANDARD.decode(t).ok());
+    match key.map(|key| key.len()) {
+        None => {
+            Some("the secret must be whsec_ followed by base64 (Standard Webhooks); make one with: echo whsec_$(openssl rand -base64 32)")
+        }
+        Some(0..24) => Some(
+            "the secret is shorter than 24 bytes, so that signatures can be forged; make one with: echo whsec_$(openssl rand -base64 32)",
+        ),
+        Some(24..=64) => None,
+        Some(_) => Some(
+            "the secret is longer than 64 bytes, which Standard Webhooks forbids; make one with: echo whsec_$(openssl rand -base64 32)",
+        ),
+    }
+}
+
+/// A client secret. In the portal its id stands beside its value, and stays there when the value is not shown any more.
+pub(super) fn client_secret(section: &mut Section<'_, '_>) -> Option<SecretSource> {
+    let source = section.secret("client_secret", "client_secret_file")?;
+    if source.read().is_ok_and(|secret| parse_guid(secret.expose()).is_some()) {
+        section
+            .at
+            .warn("the client secret looks like a GUID: its id was copied instead of its value; make a new secret and copy the value");
+    }
+    Some(source)
+}
+
+pub(super) fn credential(at: &At<'_, '_>) -> Option<Credential> {
     if let super::tree::Value::Scalar(text) = &at.node.value {
         if text == "none" {
             return Some(Credential::None);
@@ -109,7 +154,7 @@ fn credential(at: &At<'_, '_>) -> Option<Credential> {
         return None;
     }
     let mut section = at.section();
-    let secret = section.secret("client_secret", "client_secret_file");
+    let secret = client_secret(&mut section);
     let certificate =
         (section.get("certificate_file").map(|at| at.readable_file()), section.get("private_key_file").map(|at| at.readable_file()));
     let federated = section.get("federated_token_file");
@@ -164,19 +209,19 @@ fn certificate_credential(at: &At<'_, '_>, (certificate_file, private_key_file):
     Some(Credential::Certificate { certificate_file, private_key_file })
 }
 
-fn permissions(at: &At<'_, '_>) -> Option<RequiredPermissions> {
+fn permissions(at: &At<'_, '_>, graph_url: &str) -> Option<RequiredPermissions> {
     let mut section = at.section();
-    let resource = section.required("resource").and_then(|at| at.non_empty()).map(|r| parse_guid(&r).unwrap_or(r));
-    // Microsoft Graph by its well-known app id is Microsoft Graph.
-    let resource = resource.map(|r| if r == "00000003-0000-0000-c000-000000000000" { "microsoft_graph".to_owned() } else { r });
+    let named =
+        section.required("resource").filter(|at| at.non_empty().is_some()).and_then(|at| at.checked(|text| resource(text, graph_url)));
     let mut values = |key| {
-        let read =
-            |at: &At<'_, '_>| at.parsed("is not a permission value such as Group.Read.All", |t| is_permission(t).then(|| t.to_owned()));
-        section.get(key).map(|at| at.items().iter().filter_map(read).collect::<Vec<_>>()).unwrap_or_default()
+        let items = section.get(key).map(|at| at.items()).unwrap_or_default();
+        // Which spellings are good is not known while the resource is wrong.
+        let Some(of) = named.as_deref() else { return Vec::new() };
+        items.iter().filter_map(|at| at.checked(|text| permission(text, of, graph_url))).collect::<Vec<_>>()
     };
     let (delegated, application) = (values("delegated"), values("application"));
     section.finish();
-    Some(RequiredPermissions { resource: resource?, delegated, application })
+    Some(RequiredPermissions { resource: named?, delegated, application })
 }
 
 /// One entry a resource, each permission once.
@@ -206,18 +251,24 @@ fn reauthentication(at: &At<'_, '_>) -> Option<ReauthenticationMode> {
             .map(|admin| if admin { ReauthenticationMode::AdminConsent } else { ReauthenticationMode::Builtin });
     }
     let mut section = at.section();
-    let url = section
-        .required("url")
-        .and_then(|at| at.parsed("must be an https URL; placeholders: {tenant_id}, {client_id}, {name}, {app}", valid_template));
+    let url = section.required("url").and_then(|at| at.checked(valid_template));
     section.finish();
     url.map(ReauthenticationMode::Url)
 }
 
-/// A link template: an http or https URL once its placeholders are filled in, without unknown placeholders.
-fn valid_template(text: &str) -> Option<String> {
+/// A link template: an http or https URL once its placeholders are filled in, without unknown placeholders. It goes out as it is
+/// written, so it holds nothing that a URL cannot hold.
+///
+/// # Errors
+/// What is wrong with it.
+fn valid_template(text: &str) -> Result<String, &'static str> {
+    const HINT: &str = "must be an https URL; placeholders: {tenant_id}, {client_id}, {name}, {app}";
     let filled = ["{tenant_id}", "{client_id}", "{name}", "{app}"].iter().fold(text.to_owned(), |t, p| t.replace(p, "x"));
-    let url = url::Url::parse(&filled).ok()?;
-    (matches!(url.scheme(), "http" | "https") && url.has_host() && !filled.contains(['{', '}'])).then(|| text.to_owned())
+    if filled.contains(|c: char| matches!(c, '{' | '}') || c.is_whitespace() || c.is_control()) || url::Url::parse(&filled).is_err() {
+        return Err(HINT);
+    }
+    let url = shown_url(&filled)?;
+    if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(text.to_owned()) } else { Err(HINT) }
 }
 
 /// Integrations of all files together.
@@ -294,9 +345,9 @@ impl<'k> Integrations<'k> {
         if admins.is_empty() {
             at.warn("admins is empty: the operators get the link instead");
         }
-        let refresh_token_file = section.get("refresh_token_file").and_then(|at| at.path());
+        let refresh_token_file = section.get("refresh_token_file").and_then(|at| token_file(&at));
         let groups = section.get("groups").map_or(GroupPolicy { minimum: 1, required: Vec::new() }, |at| groups(&at));
-        let (checks, later_checks) = checks(&mut section);
+        let checks = checks(&mut section);
         if let Some(at) = section.get("credential_expiry_warning") {
             at.duration_or_zero();
             at.unbuilt();
@@ -313,25 +364,13 @@ impl<'k> Integrations<'k> {
         let profile =
             Profile { access: known.access, checks, required: known.required.clone(), unexpected_fails: known.unexpected_fails, groups };
         let display_name = display_name.unwrap_or_else(|| name.clone());
-        Some(Integration {
-            name,
-            display_name,
-            app,
-            tenant: tenant?,
-            reader,
-            admins,
-            refresh_token_file,
-            labels,
-            enabled,
-            profile,
-            later_checks,
-        })
+        Some(Integration { name, display_name, app, tenant: tenant?, reader, admins, refresh_token_file, labels, enabled, profile })
     }
 
     fn claim(&mut self, name: &str, at: &At<'_, '_>) {
         let place = format!("{}:{}", at.file.display(), at.node.line);
         if let Some(first) = self.places.get(name) {
-            at.problem(format!("duplicate name {name:?}; it is already used at {first}"));
+            at.problem(format!("duplicate name {}; it is already used at {first}", at.written()));
         } else {
             self.places.insert(name.to_owned(), place);
         }
@@ -352,7 +391,7 @@ fn known_name<'a>(at: &At<'_, '_>, names: impl Iterator<Item = &'a str> + Clone,
         return Some(text);
     }
     let meant = nearest(&text, names).map(|n| format!("; did you mean {n}?")).unwrap_or_else(|| format!("; define it under {section}"));
-    at.problem(format!("unknown {what} {text:?}{meant}"));
+    at.problem(format!("unknown {what} {}{meant}", at.written()));
     None
 }
 
@@ -366,31 +405,44 @@ fn groups(at: &At<'_, '_>) -> GroupPolicy {
     GroupPolicy { minimum, required }
 }
 
-/// The checks that are run, and those that are asked for but not built yet.
-fn checks(section: &mut Section<'_, '_>) -> (Vec<Check>, Vec<Check>) {
+/// A token that somebody else keeps. One that is not there yet is a customer who has not signed in yet; one that cannot be used is told
+/// here, but does not keep the others from being probed.
+fn token_file(at: &At<'_, '_>) -> Option<PathBuf> {
+    let path = at.path()?;
+    match secret::read_refresh_token(&path) {
+        Ok(_) => {}
+        Err(SecretError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => at.warn(error.to_string()),
+    }
+    Some(path)
+}
+
+/// The checks that are asked for. Those that this version does not run are among them: their result is unknown, and nothing passes
+/// without it.
+fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
     let words: Vec<(&str, Check)> = Check::ALL.iter().map(|c| (c.label(), *c)).collect();
     let Some(at) = section.get("checks") else {
-        return (vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess], Vec::new());
+        return vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess];
     };
-    let (mut checks, mut later) = (Vec::new(), Vec::new());
+    let mut checks = Vec::new();
     for item in at.items() {
-        match item.one_of(&words) {
-            Some(check @ (Check::Provisioning | Check::Credential)) => {
-                let mut named = item.clone();
-                named.path = format!("{} ({})", at.path, check.label());
-                named.unbuilt();
-                later.push(check);
-            }
-            Some(check) if checks.contains(&check) => item.problem("is listed twice"),
-            Some(check) => checks.push(check),
-            None => {}
+        let Some(check) = item.one_of(&words) else { continue };
+        if checks.contains(&check) {
+            item.problem("is listed twice");
+            continue;
         }
+        if matches!(check, Check::Provisioning | Check::Credential) {
+            let mut named = item.clone();
+            named.path = format!("{} ({})", at.path, check.label());
+            named.unbuilt();
+        }
+        checks.push(check);
     }
     if at.items().is_empty() {
         at.problem("is empty; list at least one check, or remove the key for the default");
     }
     checks.sort();
-    (checks, later)
+    checks
 }
 
 fn labels(at: &At<'_, '_>) -> BTreeMap<String, String> {
@@ -415,5 +467,53 @@ fn warn_about_evidence(at: &At<'_, '_>, app: &App, reader: bool, checks: &[Check
     }
     if app.credential == Credential::None && blind(|r| &r.application) {
         at.warn("application permissions of a public client are seen by a directory_reader only; without one they are not checked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_for_signing_have_the_length_that_the_standard_asks_for() {
+        use base64::Engine as _;
+        let of = |length: usize| format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(vec![7; length]));
+        for (text, expected) in [
+            (of(24), None),
+            (of(32), None),
+            (of(64), None),
+            (of(23), Some("shorter than 24")),
+            (of(1), Some("shorter than 24")),
+            ("whsec_".to_owned(), Some("shorter than 24")),
+            (of(65), Some("longer than 64")),
+            ("whsec_!".to_owned(), Some("followed by base64")),
+            (of(32).replace("whsec_", ""), Some("followed by base64")),
+        ] {
+            let fault = signing_key_fault(&text);
+            assert!(
+                fault.is_some() == expected.is_some() && fault.unwrap_or_default().contains(expected.unwrap_or_default()),
+                "{text}: {fault:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn link_templates_hold_what_a_link_may_hold() {
+        for (text, good) in [
+            ("https://dash.example.com/azure?tenant={tenant_id}&integration={name}", true),
+            ("https://{name}.example.com/", true),
+            ("http://localhost:3000/{app}/{client_id}", true),
+            ("https://example.com/{tenant}", false),
+            ("https://user:hunter@dash.example.com/{name}", false),
+            ("https://user@dash.example.com/{name}", false),
+            ("https://{name}@dash.example.com/", false),
+            ("https://@dash.example.com/{name}", false),
+            ("https://dash.example.com/a b", false),
+            ("https://dash.example.com/\n{name}", false),
+            ("javascript:alert(1)", false),
+            ("dash.example.com/{name}", false),
+        ] {
+            assert_eq!(valid_template(text).is_ok(), good, "{text}");
+        }
     }
 }

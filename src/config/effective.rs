@@ -4,11 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{App, Config, Credential, Email, Integration, ReauthenticationMode, Smtp, SmtpTls, format_duration};
+use super::values::hidden_path;
+use super::{App, Config, Credential, Email, HIDDEN, Integration, ReauthenticationMode, Smtp, SmtpTls, format_duration};
 use crate::domain::{Check, GroupRef, RequiredPermissions};
 use crate::secret::SecretSource;
-
-const HIDDEN: &str = "<secret>";
 
 /// The effective configuration as YAML.
 pub fn effective(config: &Config) -> String {
@@ -129,7 +128,7 @@ fn smtp(smtp: &Smtp) -> Value {
 fn app(app: &App) -> Value {
     let required = |r: &RequiredPermissions| json!({"resource": r.resource, "delegated": r.delegated, "application": r.application});
     let webhook = app.token_webhook.as_ref().map(|hook| {
-        let mut section = Map::from_iter([("url".to_owned(), json!(without_keys(&hook.url)))]);
+        let mut section = Map::from_iter([("url".to_owned(), json!(hidden_path(&hook.url)))]);
         secret(&mut section, "secret", &hook.secret);
         section
     });
@@ -150,7 +149,6 @@ fn app(app: &App) -> Value {
 }
 
 fn integration(integration: &Integration) -> Value {
-    let checks = integration.profile.checks.iter().chain(&integration.later_checks);
     without_nulls(json!({
         "name": integration.name,
         "display_name": integration.display_name,
@@ -163,7 +161,7 @@ fn integration(integration: &Integration) -> Value {
             "minimum": integration.profile.groups.minimum,
             "required": integration.profile.groups.required.iter().map(GroupRef::text).collect::<Vec<_>>(),
         },
-        "checks": checks.map(|c: &Check| c.label()).collect::<Vec<_>>(),
+        "checks": integration.profile.checks.iter().map(|c: &Check| c.label()).collect::<Vec<_>>(),
         "labels": integration.labels,
         "enabled": integration.enabled,
     }))

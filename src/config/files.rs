@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::reader::{Environment, Files, Listing, Problem, literal_start, matching};
+use super::reader::{Environment, Files, Listing, Problem, literal_start, matching, read_text, unreadable};
 use super::{Loaded, load_with};
 
 /// How files look from outside. Equal looks mean equal contents, unless one has changed within two seconds of being looked at: file
@@ -96,7 +96,7 @@ impl Sources {
     pub fn load(path: &Path, environment: Environment<'_>) -> Result<(Loaded, Self), Vec<Problem>> {
         let (texts, lists) = (RefCell::new(BTreeMap::new()), RefCell::new(BTreeMap::new()));
         let text = |file: &Path| {
-            let text = std::fs::read_to_string(file)?;
+            let text = read_text(file)?;
             texts.borrow_mut().insert(file.to_owned(), text.clone());
             Ok(text)
         };
@@ -108,10 +108,10 @@ impl Sources {
         let loaded = load_with(path, environment, Files { text: &text, list: &list })?;
         let (texts, lists) = (texts.into_inner(), lists.into_inner());
         let others: Vec<PathBuf> = loaded.config.upstream.ca_file.iter().cloned().collect();
-        let read = texts.iter().filter(|(file, _)| *file != path).map(|(file, text)| (file.clone(), Some(text.clone())));
+        let parsed = texts.iter().filter(|(file, _)| *file != path).map(|(file, text)| (file.clone(), Ok(text.clone())));
         // What was parsed, not what is there by now: that is for the first look to find out.
         let seen = Disk {
-            digests: digests(&read.chain(others.iter().map(|file| (file.clone(), std::fs::read_to_string(file).ok()))).collect()),
+            digests: digests(&parsed.chain(read(&others)).collect()),
             lists: lists.iter().map(|(pattern, listing)| (pattern.clone(), Ok(listing.clone()))).collect(),
         };
         let patterns = lists.into_iter().map(|(pattern, listing)| (pattern, listing.files)).collect();
@@ -174,7 +174,7 @@ impl Sources {
         let candidates: BTreeMap<PathBuf, &str> = texts
             .iter()
             .filter(|(path, _)| (changed(path) || self.broken.contains_key(*path)) && !self.others.contains(path))
-            .filter_map(|(path, text)| Some((path.clone(), text.as_deref()?)))
+            .filter_map(|(path, text)| Some((path.clone(), text.as_deref().ok()?)))
             .collect();
         let earlier = std::mem::replace(&mut self.seen, disk);
         let others = self.others.iter().any(|path| earlier.digests.get(path) != self.seen.digests.get(path));
@@ -191,7 +191,7 @@ impl Sources {
     /// Takes over every candidate that is good.
     fn settle(
         &mut self,
-        disk: &BTreeMap<PathBuf, Option<String>>,
+        disk: &Texts,
         candidates: &BTreeMap<PathBuf, &str>,
         environment: Environment<'_>,
         now: Instant,
@@ -263,15 +263,17 @@ impl Sources {
     }
 
     /// What is wrong with files before anybody reads what stands in them.
-    fn unusable(&self, disk: &BTreeMap<PathBuf, Option<String>>, candidates: &BTreeMap<PathBuf, &str>) -> Broken {
+    fn unusable(&self, disk: &Texts, candidates: &BTreeMap<PathBuf, &str>) -> Broken {
         let mut broken = Broken::new();
         for (folder, error) in self.seen.lists.values().flatten().flat_map(|listing| &listing.unreadable) {
             broken.insert(folder.clone(), vec![problem(folder, format!("cannot look into it: {error}"))]);
         }
         for (path, text) in disk {
             let had_content = || self.kept(path).is_some_and(|t| !t.trim().is_empty());
-            if text.is_none() && !self.others.contains(path) {
-                broken.insert(path.clone(), vec![problem(path, "cannot read the file")]);
+            if let Err(error) = text
+                && !self.others.contains(path)
+            {
+                broken.insert(path.clone(), vec![error.clone()]);
             } else if candidates.get(path).is_some_and(|t| t.trim().is_empty()) && had_content() {
                 broken.insert(path.clone(), vec![problem(path, "is empty; write [] for a file without integrations")]);
             }
@@ -339,18 +341,20 @@ fn blamed(files: &BTreeMap<PathBuf, &str>, problems: Vec<Problem>) -> Broken {
     by_file
 }
 
-/// Texts on disk; `None` for one that cannot be read.
-fn read(files: &[PathBuf]) -> BTreeMap<PathBuf, Option<String>> {
-    files.iter().map(|path| (path.clone(), std::fs::read_to_string(path).ok())).collect()
+/// Texts on disk, or why one cannot be read.
+type Texts = BTreeMap<PathBuf, Result<String, Problem>>;
+
+fn read(files: &[PathBuf]) -> Texts {
+    files.iter().map(|path| (path.clone(), read_text(path).map_err(|error| unreadable(path, &error)))).collect()
 }
 
-fn digests(texts: &BTreeMap<PathBuf, Option<String>>) -> BTreeMap<PathBuf, Option<u64>> {
+fn digests(texts: &Texts) -> BTreeMap<PathBuf, Option<u64>> {
     let digest = |text: &String| {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         hasher.finish()
     };
-    texts.iter().map(|(path, text)| (path.clone(), text.as_ref().map(digest))).collect()
+    texts.iter().map(|(path, text)| (path.clone(), text.as_ref().ok().map(digest))).collect()
 }
 
 fn compressed(text: &str) -> Vec<u8> {

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::domain::{Check, Profile, Reason};
+use crate::domain::{Profile, Reason};
 use crate::secret::{Secret, SecretSource};
 
 mod apps;
 mod effective;
 mod files;
+mod permissions;
 mod reader;
 mod settings;
 mod tree;
@@ -22,8 +23,11 @@ mod web;
 pub use effective::effective;
 pub use files::{ABSENCE, Followed, Looks, Sources};
 pub use reader::{Environment, Files, Listing, Problem};
-pub use values::{format_duration, parse_duration};
+pub use values::{format_duration, parse_duration, shown_url};
 pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
+
+/// What stands where a secret would.
+const HIDDEN: &str = "<secret>";
 
 /// Everything that the configuration says, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,8 +246,6 @@ pub struct Integration {
     pub enabled: bool,
     /// What diagnosing needs.
     pub profile: Profile,
-    /// Checks that are asked for but not built yet.
-    pub later_checks: Vec<Check>,
 }
 
 /// A configuration that was read, with what should be said about it.
@@ -280,19 +282,17 @@ pub fn load_with(path: &Path, environment: Environment<'_>, files: Files<'_>) ->
 }
 
 fn read_tree(path: &Path, findings: &reader::Findings<'_>) -> Option<tree::Node> {
-    let problem = |line, column, message| {
-        findings.problem(Problem { file: path.display().to_string(), line, column, path: String::new(), message });
-    };
     match findings.text(path) {
         Ok(text) => match tree::parse(&text) {
             Ok(node) => Some(node),
-            Err(error) => {
-                problem(error.line, error.column, format!("not valid YAML: {}", error.message));
+            Err(tree::SyntaxError { line, column, message }) => {
+                let (file, message) = (path.display().to_string(), format!("not valid YAML: {message}"));
+                findings.problem(Problem { file, line, column, path: String::new(), message });
                 None
             }
         },
         Err(error) => {
-            problem(0, 0, format!("cannot read the file: {error}"));
+            findings.problem(reader::unreadable(path, &error));
             None
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::tree::{Node, Value};
 use super::values::{expand, nearest, parse_duration, parse_guid};
-use crate::secret::{Secret, SecretSource};
+use crate::secret::{self, Malformed, Secret, SecretError, SecretSource};
 
 /// Something wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +46,56 @@ pub struct Files<'e> {
 
 impl Files<'static> {
     /// From the disk.
-    pub const DISK: Self = Self { text: &|path| std::fs::read_to_string(path), list: &matching };
+    pub const DISK: Self = Self { text: &read_text, list: &matching };
+}
+
+/// Where and why a file is not text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotText {
+    /// 1-based.
+    pub line: u64,
+    /// 1-based, in characters.
+    pub column: u64,
+    /// What it is instead.
+    fault: Malformed,
+}
+
+impl std::fmt::Display for NotText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.fault {
+            Malformed::Utf16 => f.write_str("the file is UTF-16; save it as UTF-8"),
+            _ => f.write_str("here the file is not UTF-8 (Latin-1 or another encoding?); save it as UTF-8"),
+        }
+    }
+}
+
+impl std::error::Error for NotText {}
+
+/// The text of a configuration file, without the byte order mark that editors on Windows put before it.
+///
+/// # Errors
+/// It cannot be read, or holds another encoding: then the error is a [`NotText`], which knows where.
+pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
+    let bytes = std::fs::read(path)?;
+    secret::decoded(&bytes).map(str::to_owned).map_err(|fault| {
+        let good = match std::str::from_utf8(&bytes) {
+            Err(error) if fault != Malformed::Utf16 => String::from_utf8_lossy(&bytes[..error.valid_up_to()]),
+            _ => "".into(),
+        };
+        let last = good.trim_start_matches('\u{FEFF}').rsplit('\n').next().unwrap_or_default();
+        let (line, column) = (1 + good.matches('\n').count() as u64, 1 + last.chars().count() as u64);
+        std::io::Error::new(std::io::ErrorKind::InvalidData, NotText { line, column, fault })
+    })
+}
+
+/// What keeps a file from being read, with its place where it has one.
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    let not_text = error.get_ref().and_then(|inner| inner.downcast_ref::<NotText>());
+    let (line, column, message) = match not_text {
+        Some(place) => (place.line, place.column, place.to_string()),
+        None => (0, 0, format!("cannot read the file: {error}")),
+    };
+    Problem { file: path.display().to_string(), line, column, path: String::new(), message }
 }
 
 /// Files that match a pattern.
@@ -222,12 +271,15 @@ impl<'n, 'e> At<'n, 'e> {
     }
 
     /// The scalar as it stands in the file, quoted and shortened: never with the environment's values in it, which may be
-    /// secrets, and never with the user information of a URL.
-    fn written(&self) -> String {
+    /// secrets, and never with the user information of a URL, with or without its slashes.
+    pub fn written(&self) -> String {
         let Value::Scalar(raw) = &self.node.value else { return "this".to_owned() };
-        let hidden = match raw.split_once("://").zip(raw.rfind('@')) {
-            Some(((scheme, _), at)) => format!("{scheme}://<secret>{}", &raw[at..]),
-            None => raw.clone(),
+        let hidden = match raw.find(':').zip(raw.rfind('@')) {
+            Some((colon, at)) if colon < at => {
+                let slashes = if raw[colon..].starts_with("://") { "//" } else { "" };
+                format!("{}{slashes}{}{}", &raw[..=colon], super::HIDDEN, &raw[at..])
+            }
+            _ => raw.clone(),
         };
         let short: String = hidden.chars().take(80).collect();
         if short.len() < hidden.len() { format!("{short:?}…") } else { format!("{short:?}") }
@@ -245,12 +297,44 @@ impl<'n, 'e> At<'n, 'e> {
 
     /// A text that a parser understands; otherwise the hint says what would be right. The text itself is shown, so this is not for secrets.
     pub fn parsed<T>(&self, hint: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        let text = self.text()?;
-        let value = parse(&text);
-        if value.is_none() {
-            self.problem(format!("{} {hint}", self.written()));
+        self.checked(|text| parse(text).ok_or(hint))
+    }
+
+    /// The same where the parser itself says what is wrong.
+    pub fn checked<T, E: std::fmt::Display>(&self, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        match parse(&self.text()?) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                // The value may be right but for what a block scalar adds.
+                let block = matches!(&self.node.value, Value::Scalar(raw) if raw.ends_with('\n'));
+                let hint = if block { "; it ends with a line break: write |- instead of |" } else { "" };
+                self.problem(format!("{} {error}{hint}", self.written()));
+                None
+            }
         }
-        value
+    }
+
+    /// A secret that stands in the configuration. One that comes from the environment is read like one from a file: whoever put it there
+    /// may have left a line end or quotes. One that is written here means what it says, but for line breaks.
+    fn inline_secret(&self) -> Option<SecretSource> {
+        let text = self.non_empty()?;
+        let from_environment = matches!(&self.node.value, Value::Scalar(raw) if raw.contains("${"));
+        let checked = if from_environment { secret::one_line(&text) } else { secret::visible(&text).map(|()| text.as_str()) };
+        match checked {
+            Ok("") => {
+                self.problem("is empty; give a value or remove the key");
+                None
+            }
+            Ok(text) => Some(SecretSource::Inline(Secret::new(text))),
+            Err(Malformed::Lines) if secret::visible(text.trim_end_matches('\n')).is_ok() => {
+                self.problem("ends with a line break; write |- instead of | (or >-), or put the value on the line of its key");
+                None
+            }
+            Err(fault) => {
+                self.problem(fault.to_string());
+                None
+            }
+        }
     }
 
     /// A GUID.
@@ -276,12 +360,13 @@ impl<'n, 'e> At<'n, 'e> {
     /// A duration above zero.
     pub fn duration(&self) -> Option<Duration> {
         let hint = "is not a duration above zero; write it like 300ms, 30s, 5m, 1h or 1d";
-        self.parsed(hint, |t| parse_duration(t).filter(|d| !d.is_zero()))
+        self.checked(|t| parse_duration(t).filter(|d| !d.is_zero()).ok_or(hint).and_then(not_endless))
     }
 
     /// A duration where zero means off.
     pub fn duration_or_zero(&self) -> Option<Duration> {
-        self.parsed("is not a duration; write it like 300ms, 30s, 5m, 1h or 1d, or 0 for off", parse_duration)
+        let hint = "is not a duration; write it like 300ms, 30s, 5m, 1h or 1d, or 0 for off";
+        self.checked(|t| parse_duration(t).ok_or(hint).and_then(not_endless))
     }
 
     /// One of some words.
@@ -367,6 +452,12 @@ impl<'n, 'e> At<'n, 'e> {
     }
 }
 
+/// Times that nobody lives to see overflow the sums that are made with them.
+fn not_endless(duration: Duration) -> Result<Duration, &'static str> {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    if duration <= CENTURY { Ok(duration) } else { Err("is longer than 100y; write a shorter one") }
+}
+
 /// A mapping with known keys: what is never asked for is unknown.
 pub struct Section<'n, 'e> {
     /// Where it is.
@@ -404,11 +495,15 @@ impl<'n, 'e> Section<'n, 'e> {
                 at.problem(format!("is given as well as {inline}; keep one of the two"));
                 None
             }
-            (Some(at), None) => at.non_empty().map(|text| SecretSource::Inline(Secret::new(text))),
+            (Some(at), None) => at.inline_secret(),
             (None, Some(at)) => {
                 let source = SecretSource::File(at.path()?);
                 match source.read() {
                     Ok(_) => Some(source),
+                    Err(error @ SecretError::Malformed { .. }) => {
+                        at.problem(error.to_string());
+                        None
+                    }
                     Err(error) => {
                         at.problem(format!("{error}; put the secret into that file or correct the path"));
                         None

@@ -4,18 +4,21 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use lettre::Address;
 use lettre::message::Mailbox;
 use url::{Host, Url};
 
 use super::apps;
 use super::reader::{At, Findings, Section};
 use super::tree::Node;
+use super::values::shown_url;
 use super::{Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream};
-use crate::domain::{Reason, parse_hello};
+use crate::domain::{Reason, parse_hello, parse_mail_address, parse_mailbox};
 use crate::secret::Secret;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+/// The longest that a link may be good.
+const LONGEST_LINK: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<Config> {
     let mut top = At::root(root, file, findings).section();
@@ -30,7 +33,7 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<
     let has_public_url = section.as_ref().is_some_and(|s| s.has("public_url"));
     let reauthentication = reauthentication(section);
     let readers = top.get("directory_readers").map(|at| apps::readers(&at)).unwrap_or_default();
-    let apps = top.get("apps").map(|at| apps::apps(&at)).unwrap_or_default();
+    let apps = top.get("apps").map(|at| apps::apps(&at, &cloud.graph_url)).unwrap_or_default();
     let mut integrations = apps::Integrations::new(&apps, &readers);
     if let Some(at) = top.get("integrations") {
         integrations.read(&at);
@@ -108,11 +111,13 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 
 /// An http or https URL that may have a path. Without trailing slash.
 fn web_url(at: &At<'_, '_>) -> Option<String> {
-    at.parsed("must be an http or https URL without query, such as https://consentry.example.com", |text| {
-        let url = Url::parse(text).ok()?;
+    const HINT: &str = "must be an http or https URL without query, such as https://consentry.example.com";
+    at.checked(|text| {
+        Url::parse(text).map_err(|_| HINT)?;
+        let url = shown_url(text)?;
         let good = matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() && url.fragment().is_none();
         // As the parser writes it: scheme and host in lower case.
-        good.then(|| url.as_str().trim_end_matches('/').to_owned())
+        good.then(|| url.as_str().trim_end_matches('/').to_owned()).ok_or(HINT)
     })
 }
 
@@ -186,13 +191,21 @@ fn storage_section(section: Option<Section<'_, '_>>, file: &Path) -> Option<Stor
     Some(storage)
 }
 
-/// A bare mail address.
+/// A bare mail address, in the spelling in which mail is sent to it.
 pub(super) fn mail_address(at: &At<'_, '_>) -> Option<String> {
-    at.parsed("is not a mail address; write it like it-admin@example.com", |t| t.trim().parse::<Address>().ok().map(|a| a.to_string()))
+    at.checked(|text| {
+        // The reason says what to write instead.
+        parse_mail_address(text.trim()).map_err(|why| format!("is not a mail address: it {why}"))
+    })
 }
 
+/// A mail address with or without a name before it. The address is held to the same rules as a bare one.
 fn mailbox(at: &At<'_, '_>) -> Option<Mailbox> {
-    at.parsed("is not a mail address; write it like Consentry <consentry@example.com>", |t| t.parse().ok())
+    at.checked(|text| {
+        let (name, address) = parse_mailbox(text).map_err(|why| format!("is not a mail address: it {why}"))?;
+        let unusable = |_| "is not a mail address; write it like Consentry <consentry@example.com>".to_owned();
+        Ok::<_, String>(Mailbox::new(name, address.parse().map_err(unusable)?))
+    })
 }
 
 /// `None` when something in it is wrong, which is noted.
@@ -208,7 +221,7 @@ fn email(at: &At<'_, '_>) -> Option<Email> {
     let smtp = match (smtp_at, graph_at) {
         (Some(at), None) => smtp(&at).map(Some),
         (None, Some(at)) => {
-            at.unbuilt();
+            graph_mail(&at);
             Some(None)
         }
         (Some(_), Some(at)) => {
@@ -228,6 +241,17 @@ fn email(at: &At<'_, '_>) -> Option<Email> {
     Some(Email { from: from?, reply_to, operators, support_contact, smtp: smtp?, send_resolved })
 }
 
+/// Graph's `sendMail`: validated already.
+fn graph_mail(at: &At<'_, '_>) {
+    let mut graph = at.section();
+    graph.required("tenant_id").map(|at| apps::tenant(&at));
+    graph.required("client_id").map(|at| at.guid());
+    graph.required("credential").map(|at| apps::credential(&at));
+    graph.required("sender").map(|at| mail_address(&at));
+    graph.finish();
+    at.unbuilt();
+}
+
 /// Keys of grouping, reminders and the brake: validated already.
 fn unbuilt_mail_keys(section: &mut Section<'_, '_>) {
     if let Some(at) = section.get("group_wait") {
@@ -236,7 +260,9 @@ fn unbuilt_mail_keys(section: &mut Section<'_, '_>) {
     }
     if let Some(at) = section.get("reminders") {
         for item in at.items() {
-            item.duration();
+            if item.duration().is_some_and(|pause| pause < SECONDS(3600)) {
+                item.warn("a reminder within an hour of the last mail leaves nobody the time to act; 1d is usual");
+            }
         }
         at.unbuilt();
     }
@@ -245,15 +271,52 @@ fn unbuilt_mail_keys(section: &mut Section<'_, '_>) {
         let share = |t: &str| t.parse::<f64>().ok().filter(|s| (0.0..=1.0).contains(s));
         brake.get("share").map(|at| at.parsed("must be a share from 0 to 1, such as 0.25", share));
         brake.get("minimum").map(|at| at.integer(1, 1_000_000));
-        brake.get("hold").map(|at| at.duration());
+        brake.get("hold").map(|at| at.duration_or_zero());
         brake.finish();
         at.unbuilt();
     }
 }
 
+/// A mail server's name or address, alone.
+///
+/// # Errors
+/// What stands beside it, and where that belongs.
+fn mail_host(text: &str) -> Result<String, String> {
+    let example = "write the name or address alone, such as host: smtp.example.com";
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    if text.contains(char::is_whitespace) {
+        return Err(format!("holds blanks; {example}"));
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let tls = if matches!(scheme, "smtps" | "ssl" | "tls") { ", and beside it tls: implicit" } else { "" };
+        let host = rest.rsplit('@').next().unwrap_or_default().split(['/', ':', '?']).next().unwrap_or_default();
+        return Err(format!("is a URL; write the name alone, host: {host}{tls}"));
+    }
+    if text.contains('@') {
+        return Err(format!("holds a user name or a mail address; {example}, and the user under username"));
+    }
+    if let Some(address) = text.strip_prefix('[') {
+        let address = address.split(']').next().unwrap_or_default();
+        return Err(format!("has brackets; write the address alone, host: \"{address}\", and a port under port"));
+    }
+    if let Some((host, port)) = text.rsplit_once(':') {
+        let port = if port.is_empty() { "587" } else { port };
+        return Err(format!("names a port; write host: {host} and beside it port: {port}"));
+    }
+    // The same rules as in URLs, which are those of the servers' names in certificates; a name with letters beyond ASCII goes out in its
+    // ASCII form (RFC 5891).
+    match Host::parse(text) {
+        Ok(Host::Domain(_)) if text.is_ascii() => Ok(text.to_owned()),
+        Ok(Host::Domain(name)) => Ok(name),
+        _ => Err(format!("is no host name; {example}")),
+    }
+}
+
 fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
     let mut section = at.section();
-    let host = section.required("host").and_then(|at| at.non_empty());
+    let host = section.required("host").filter(|at| at.non_empty().is_some()).and_then(|at| at.checked(mail_host));
     let tls = section.or("tls", SmtpTls::Starttls, |at| {
         at.one_of(&[("starttls", SmtpTls::Starttls), ("implicit", SmtpTls::Implicit), ("none", SmtpTls::None)])
     });
@@ -268,7 +331,7 @@ fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
         let mut oauth2 = at.section();
         oauth2.required("tenant_id").map(|at| apps::tenant(&at));
         oauth2.required("client_id").map(|at| at.guid());
-        oauth2.secret("client_secret", "client_secret_file");
+        apps::client_secret(&mut oauth2);
         oauth2.finish();
         at.unbuilt();
     }
@@ -311,7 +374,14 @@ fn reauthentication(section: Option<Section<'_, '_>>) -> Reauthentication {
             }
             Some(url)
         });
-        settings.link_ttl = section.or("link_ttl", settings.link_ttl, At::duration);
+        settings.link_ttl = section.or("link_ttl", settings.link_ttl, |at| {
+            at.duration().filter(|ttl| {
+                if *ttl > LONGEST_LINK {
+                    at.problem("is longer than 30d: whoever finds the mail until then can use its link; write 30d or less");
+                }
+                *ttl <= LONGEST_LINK
+            })
+        });
         settings.listen_address = section.get("listen_address").and_then(|at| {
             at.parsed("is not an address; write it like :8443 or 127.0.0.1:8443", |t| {
                 let (host, port) = t.rsplit_once(':')?;
@@ -333,4 +403,47 @@ fn overrides(at: &At<'_, '_>) -> HashMap<u32, Reason> {
         Some((number?, at.one_of(&words)?))
     };
     at.named().into_iter().filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mail_hosts_are_names_or_addresses_alone() {
+        for (text, expected) in [
+            ("smtp.example.com", Ok("smtp.example.com")),
+            ("SMTP.example.com", Ok("SMTP.example.com")),
+            ("smtp.example.com.", Ok("smtp.example.com.")),
+            ("mail_relay", Ok("mail_relay")),
+            ("localhost", Ok("localhost")),
+            ("192.0.2.1", Ok("192.0.2.1")),
+            ("2001:db8::1", Ok("2001:db8::1")),
+            ("::1", Ok("::1")),
+            ("smtp.müller.example", Ok("smtp.xn--mller-kva.example")),
+            ("smtp.example.com:587", Err("host: smtp.example.com and beside it port: 587")),
+            ("192.0.2.1:25", Err("host: 192.0.2.1 and beside it port: 25")),
+            ("smtp.example.com:", Err("host: smtp.example.com and beside it port: 587")),
+            ("[::1]:587", Err("host: \"::1\", and a port under port")),
+            ("[::1]", Err("has brackets")),
+            ("smtp://smtp.example.com", Err("host: smtp.example.com")),
+            ("smtp://smtp.example.com:587/", Err("host: smtp.example.com")),
+            ("smtps://user:hunter@smtp.example.com:465", Err("host: smtp.example.com, and beside it tls: implicit")),
+            ("https://smtp.example.com", Err("is a URL")),
+            ("smtp.example.com ", Err("holds blanks")),
+            (" smtp.example.com", Err("holds blanks")),
+            ("smtp example.com", Err("holds blanks")),
+            ("smtp.example.com\n", Err("holds blanks")),
+            ("smtp.example.com\u{a0}", Err("holds blanks")),
+            ("user@smtp.example.com", Err("user under username")),
+            ("smtp.example.com/relay", Err("is no host name")),
+            ("smtp,example.com|x", Err("is no host name")),
+        ] {
+            match (mail_host(text), expected) {
+                (Ok(host), Ok(expected)) => assert_eq!(host, expected, "{text}"),
+                (Err(said), Err(expected)) => assert!(said.contains(expected) && !said.contains("hunter"), "{text}: {said}"),
+                (host, _) => panic!("{text}: {host:?}"),
+            }
+        }
+    }
 }

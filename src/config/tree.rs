@@ -3,8 +3,8 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_yaml::Spanned;
-use serde_yaml::options::DuplicateKeyPolicy;
+use serde_yaml::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
+use serde_yaml::{Error as YamlError, Options, Spanned};
 
 /// A value with its place.
 #[derive(Debug, Clone)]
@@ -43,25 +43,88 @@ pub struct SyntaxError {
     pub message: String,
 }
 
+/// What aliases and merge keys may add to a file, in bytes: a few lines can otherwise stand for terabytes.
+const EXPANSION: usize = 64 * 1024 * 1024;
+
+/// What a value costs at the most while it is read, besides its text: an event of the parser and a [`Node`].
+const NODE: usize = 256;
+
+/// Nobody writes a configuration that is deeper; readers are recursive.
+const DEPTH: usize = 64;
+
 /// Parses a document.
 ///
 /// # Errors
-/// The text is not YAML, or holds more than one document.
+/// The text is not YAML, holds more than one document, or stands for much more than what is written.
 pub fn parse(text: &str) -> Result<Node, SyntaxError> {
-    let mut options = serde_yaml::Options::default();
-    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
-    // A fleet of a hundred thousand integrations is a legitimate file; aliases stay limited.
-    options.budget = None;
-    let mut node: Node = serde_yaml::from_str_with_options::<Option<Raw>>(text, options)
+    let mut node: Node = serde_yaml::from_str_with_options::<Option<Raw>>(text, options(text.len()))
         .map(|raw| raw.map_or(Node { line: 1, column: 1, value: Value::Null, typed: None }, |r| r.0))
         .map_err(|error| {
             let place = error.location();
-            let message = error.without_snippet().to_string();
-            let first = message.lines().next().unwrap_or_default().to_owned();
-            SyntaxError { line: place.map_or(0, |l| l.line()), column: place.map_or(0, |l| l.column()), message: first }
+            let (line, column) = (place.map_or(0, |l| l.line()), place.map_or(0, |l| l.column()));
+            SyntaxError { line, column, message: plainly(error.without_snippet()) }
         })?;
     restore(&mut node, text);
     Ok(node)
+}
+
+/// How a file of so many bytes is read. What is written is not limited, because a fleet of a hundred thousand integrations is a
+/// legitimate file; what it is expanded to is. Defaults that each integration merges grow with the file, so their number may, too.
+fn options(length: usize) -> Options {
+    let values = EXPANSION / NODE + length / 4;
+    let mut options = Options::default();
+    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
+    // Scalars are kept as written; whoever reads them says what is wrong with `.inf`, and where.
+    options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
+    options.alias_limits.max_total_replayed_events = values;
+    let mut budget = serde_yaml::Budget::default();
+    budget.max_total_scalar_bytes = length + EXPANSION;
+    // An anchor around another one keeps its own copy of everything inside.
+    budget.max_recorded_anchor_events = values;
+    budget.max_recorded_anchor_bytes = length + EXPANSION;
+    budget.max_depth = DEPTH;
+    budget.max_events = usize::MAX;
+    budget.max_nodes = usize::MAX;
+    budget.max_aliases = usize::MAX;
+    budget.max_anchors = usize::MAX;
+    budget.max_merge_keys = usize::MAX;
+    budget.enforce_alias_anchor_ratio = false;
+    options.budget = Some(budget);
+    options
+}
+
+/// What is wrong, in plain words and without any value of the file: it may be a secret.
+fn plainly(error: &YamlError) -> String {
+    use serde_yaml::budget::BudgetBreach;
+    let plain = match error {
+        YamlError::AliasError { error, .. } | YamlError::WithSnippet { error, .. } => return plainly(error),
+        YamlError::MultipleDocuments { .. } => {
+            "it holds more than one YAML document; keep one, and remove the line --- that begins the next".to_owned()
+        }
+        YamlError::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("lists and mappings are nested more than {DEPTH} deep"),
+        YamlError::Budget { .. }
+        | YamlError::AliasReplayLimitExceeded { .. }
+        | YamlError::AliasReplayCounterOverflow { .. }
+        | YamlError::AliasReplayStackDepthExceeded { .. }
+        | YamlError::AliasExpansionLimitExceeded { .. } => {
+            format!("aliases and merge keys (*name, <<) stand for more than {} MB; write fewer of them", EXPANSION / 1024 / 1024)
+        }
+        YamlError::RecursiveReferencesRequireWeakTypes { .. } => "an alias (*name) stands inside the value that it repeats".to_owned(),
+        YamlError::UnknownAnchor { .. } => "an alias (*name) refers to an anchor (&name) that is not defined above it".to_owned(),
+        YamlError::MergeValueNotMapOrSeqOfMaps { .. } => "<< takes a mapping, or a list of mappings".to_owned(),
+        YamlError::InvalidBinaryBase64 { .. } | YamlError::BinaryNotUtf8 { .. } => {
+            "a value tagged !!binary is no base64 of text; remove the tag".to_owned()
+        }
+        YamlError::InvalidScalar { .. } | YamlError::TaggedScalarCannotDeserializeIntoString { .. } => {
+            "a value is not of the kind that its tag (!!name) says; remove the tag".to_owned()
+        }
+        // The parser's own words are about its grammar and quote nothing.
+        YamlError::ExternalMessage { .. } | YamlError::Eof { .. } | YamlError::Unexpected { .. } | YamlError::IndentationError { .. } => {
+            error.to_string()
+        }
+        _ => "a value cannot be read; write it in quotes".to_owned(),
+    };
+    plain.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Puts scalars back as they were written.
@@ -204,5 +267,81 @@ mod tests {
         let error = parse("a:\n  b: [1\n").expect_err("unclosed");
         assert_eq!((error.line, error.column), (2, 6));
         assert!(matches!(parse("").map(|n| n.value), Ok(Value::Null)));
+    }
+
+    /// What does not fit a number of 64 bits is text; so is what is no number at all.
+    #[test]
+    fn numbers_that_are_none_stay_as_written() {
+        for text in [".inf", "-.inf", ".nan", "1e999", "99999999999999999999999999", "0o17", "1_000", "+5"] {
+            let tree = parse(&format!("a: {text}\n")).expect("YAML");
+            let Value::Mapping(entries) = &tree.value else { panic!("a mapping") };
+            assert_eq!(scalar(&entries[0].1), (text, 1, 4));
+        }
+    }
+
+    #[test]
+    fn errors_are_told_in_plain_words_and_quote_nothing() {
+        let deep = format!("{}hunter", "- ".repeat(70));
+        for (text, line, expected) in [
+            ("a: hunter\n---\nb: hunter\n", 2, "more than one YAML document"),
+            ("a: *hunter\n", 1, "anchor"),
+            ("a: {<<: hunter}\n", 1, "<< takes a mapping"),
+            ("a: !!int hunter\n", 1, "remove the tag"),
+            ("a: !!bool hunter\n", 1, "remove the tag"),
+            ("a: !!binary hunter-\n", 1, "remove the tag"),
+            ("a: \"hunter\n", 1, ""),
+            ("a: hunter\n b: hunter: hunter\n", 2, ""),
+            (deep.as_str(), 1, "nested more than 64 deep"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.message.contains(expected) && !error.message.contains("hunter"), "{text}: {}", error.message);
+            assert!(error.line >= line && error.column > 0, "{text}: {}:{}", error.line, error.column);
+        }
+    }
+
+    /// Files of a few kilobytes that stand for gigabytes, each in another way.
+    #[test]
+    fn bombs_are_refused_before_they_go_off() {
+        let scalar = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(10_000));
+        let escaped = format!("a: &a \"{}\"\nb: [{}]\n", "\\u00e4".repeat(20_000), "*a, ".repeat(10_000));
+        let nested = |join: &str| {
+            let mut text = "a0: &a0 {k: hunter}\n".to_owned();
+            for level in 1..12 {
+                let previous = vec![format!("*a{}", level - 1); 10].join(", ");
+                text.push_str(&format!("a{level}: &a{level} {}\n", join.replace("ALIASES", &previous)));
+            }
+            text
+        };
+        let keys: String = (0..2000).map(|n| format!("k{n}: v, ")).collect();
+        let merged = format!("a: &a {{{keys}}}\nb: {{<<: [{}]}}\n", vec!["*a"; 2000].join(", "));
+        // Every anchor that is open keeps a copy of what is merged inside all of them.
+        let open: String = (0..50).map(|n| format!("x{n}: &x{n} {{")).collect();
+        let copied = format!("a: &a {{{keys}}}\n{open}<<: [{}]{}\n", vec!["*a"; 50].join(", "), "}".repeat(50));
+        for (what, text) in [
+            ("one long scalar", scalar),
+            ("one long scalar with escapes", escaped),
+            ("lists of lists", nested("[ALIASES]")),
+            ("merged lists of mappings", nested("{l: [ALIASES]}")),
+            ("one mapping merged many times", merged),
+            ("anchors around anchors", copied),
+        ] {
+            let error = parse(&text).expect_err(what);
+            assert!(error.message.contains("more than 64 MB"), "{what}: {}", error.message);
+            assert!(error.line > 0, "{what}");
+        }
+    }
+
+    /// Defaults that every integration of a big fleet merges.
+    #[test]
+    fn shared_defaults_are_no_bomb() {
+        let mut text = "d: &d {app: a, admins: [it@example.com], groups: {minimum: 1}, checks: [consent]}\nl:\n".to_owned();
+        for n in 0..30_000 {
+            text.push_str(&format!("  - {{<<: *d, name: customer-{n}, tenant_id: contoso{n}.onmicrosoft.com}}\n"));
+        }
+        let tree = parse(&text).expect("a file");
+        let Value::Mapping(entries) = &tree.value else { panic!("a mapping") };
+        let Value::Sequence(items) = &entries[1].1.value else { panic!("a list") };
+        let Value::Mapping(last) = &items[29_999].value else { panic!("a mapping") };
+        assert_eq!((items.len(), last.len()), (30_000, 6));
     }
 }

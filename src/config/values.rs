@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use url::Url;
 use uuid::Uuid;
 
 /// Prometheus' duration grammar: `1d12h`, `5m`, `300ms`; units in falling order, each at most once; `0`.
@@ -49,6 +50,36 @@ pub fn format_duration(duration: Duration) -> String {
 /// A GUID in its usual form, lower-cased.
 pub fn parse_guid(text: &str) -> Option<String> {
     (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten().map(|id| id.to_string())
+}
+
+/// Words and a tenant id that stand for many tenants, or for personal accounts, in URLs of Entra (Microsoft,
+/// `v2-protocols.md` and `id-token-claims-reference.md`): nothing of a customer's can be probed there.
+pub fn is_no_tenant(text: &str) -> bool {
+    ["common", "organizations", "consumers", "9188040d-6c67-4c5b-b112-36a304b66dad"].iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
+/// A URL that people or webhooks see.
+///
+/// # Errors
+/// It is no URL, or it holds a user name or password, which everybody would see who sees the URL. The user information is looked for in
+/// the text, too: the parser leaves an empty one out.
+pub fn shown_url(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "is not a URL")?;
+    let after_scheme = text.split_once(':').map_or("", |(_, rest)| rest).trim_start_matches(['/', '\\']);
+    let authority = after_scheme.split(['/', '\\', '?', '#']).next().unwrap_or_default();
+    if !url.username().is_empty() || url.password().is_some() || authority.contains('@') {
+        return Err("must not hold a user name or password: whoever sees the URL would see them");
+    }
+    Ok(url)
+}
+
+/// A URL whose path and query may hold a secret, as others may see it: scheme, host and port.
+pub fn hidden_path(url: &str) -> String {
+    let Ok(parsed) = Url::parse(url) else { return super::HIDDEN.to_owned() };
+    let Some(host) = parsed.host_str() else { return super::HIDDEN.to_owned() };
+    let port = parsed.port().map(|p| format!(":{p}")).unwrap_or_default();
+    let bare = matches!(parsed.path(), "" | "/") && parsed.query().is_none() && parsed.fragment().is_none();
+    format!("{}://{host}{port}/{}", parsed.scheme(), if bare { "" } else { super::HIDDEN })
 }
 
 /// A GUID or a verified domain.
@@ -140,6 +171,50 @@ mod tests {
             assert_eq!(parse_duration(text), expected.map(Duration::from_millis), "{text}");
         }
         assert_eq!(format_duration(Duration::from_secs(90_061)), "1d1h1m1s");
+    }
+
+    #[test]
+    fn urls_that_people_see_hold_no_user() {
+        for (text, expected) in [
+            ("https://consentry.example.com", true),
+            ("https://consentry.example.com/a@b?c=d@e", true),
+            ("https://consentry.example.com:8443/base", true),
+            ("https://user@consentry.example.com", false),
+            ("https://user:hunter@consentry.example.com/", false),
+            ("https://:hunter@consentry.example.com/", false),
+            ("https://@consentry.example.com/", false),
+            ("https:user:hunter@consentry.example.com/", false),
+            ("https:\\\\user@consentry.example.com/", false),
+            ("consentry.example.com", false),
+            ("", false),
+        ] {
+            assert_eq!(shown_url(text).is_ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_that_may_be_secrets_are_hidden() {
+        for (url, expected) in [
+            ("https://app.example.com/hooks/hunter", "https://app.example.com/<secret>"),
+            ("https://app.example.com?key=hunter", "https://app.example.com/<secret>"),
+            ("https://app.example.com/#hunter", "https://app.example.com/<secret>"),
+            ("https://user:hunter@app.example.com:8443/hunter", "https://app.example.com:8443/<secret>"),
+            ("http://[::1]:9/hunter", "http://[::1]:9/<secret>"),
+            ("https://app.example.com/", "https://app.example.com/"),
+            ("https://app.example.com", "https://app.example.com/"),
+            ("nonsense hunter", "<secret>"),
+            ("mailto:hunter", "<secret>"),
+        ] {
+            assert_eq!(hidden_path(url), expected);
+        }
+    }
+
+    #[test]
+    fn tenants_that_are_none() {
+        for text in ["common", "Organizations", "consumers", "9188040D-6C67-4C5B-B112-36A304B66DAD"] {
+            assert!(is_no_tenant(text), "{text}");
+        }
+        assert!(!is_no_tenant("contoso.onmicrosoft.com") && !is_no_tenant("6f1c0000-0000-0000-0000-000000000001"));
     }
 
     #[test]

@@ -331,7 +331,7 @@ fn pem(section: &mut Section<'_, '_>, inline: &'static str, file: &'static str, 
         (_, Some((path, at))) => {
             files.push(path.clone());
             let source = SecretSource::File(path);
-            match source.read() {
+            match source.read_text() {
                 Ok(_) => Pem::Good(source),
                 Err(error) => {
                     at.problem(format!("{error}; correct the path or the file"));

@@ -32,7 +32,7 @@ pub use fold::{ProbeEnd, fold, within_grace_period};
 pub use integration::{
     Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission,
 };
-pub use mail_address::{parse_hello, parse_mail_address, parse_mail_host, parse_mailbox};
+pub use mail_address::{parse_hello, parse_mail_address, parse_mailbox};
 pub use notification::{LinkTarget, MailKind, Notification, Obstacle, Story, Undeliverable};
 pub use permission::permission_purpose;
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};

@@ -57,13 +57,13 @@ fn named(source: &SecretSource) -> String {
 
 /// PEM certificates of a file or text.
 pub(super) fn certificates(source: &SecretSource) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = source.read().map_err(|error| format!("tls_server_config: {error}"))?;
+    let pem = source.read_text().map_err(|error| format!("tls_server_config: {error}"))?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem.expose().as_bytes()).filter_map(Result::ok).collect();
     if found.is_empty() { Err(format!("tls_server_config: {} holds no PEM certificate", named(source))) } else { Ok(found) }
 }
 
 fn private_key(source: &SecretSource) -> Result<PrivateKeyDer<'static>, String> {
-    let pem = source.read().map_err(|error| format!("tls_server_config: {error}"))?;
+    let pem = source.read_text().map_err(|error| format!("tls_server_config: {error}"))?;
     PrivateKeyDer::from_pem_slice(pem.expose().as_bytes())
         .map_err(|_| format!("tls_server_config: {} holds no private key in PEM without a pass phrase", named(source)))
 }

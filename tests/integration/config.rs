@@ -61,7 +61,7 @@ fn shipped_configurations_are_valid() {
     ] {
         std::fs::copy(shipped.join(name), folder.path().join(name)).expect("copied");
         for secret in secrets {
-            std::fs::write(folder.path().join(secret), "whsec_c2VjcmV0\n").expect("written");
+            std::fs::write(folder.path().join(secret), "whsec_bm90IGEgcmVhbCBzZWNyZXQsIGJ1dCBsb25nIGVub3VnaA==\n").expect("written");
         }
         std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
         let loaded = read(&folder.path().join(name)).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
@@ -132,17 +132,21 @@ fn the_effective_configuration_is_complete() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/consentry.example.yml");
     std::fs::copy(example, folder.path().join("one.yml")).expect("copied");
     for secret in ["sequr-secret", "reader-secret", "smtp-password", "hook-secret"] {
-        std::fs::write(folder.path().join(secret), "whsec_c2VjcmV0\n").expect("written");
+        std::fs::write(folder.path().join(secret), "whsec_bm90IGEgcmVhbCBzZWNyZXQsIGJ1dCBsb25nIGVub3VnaA==\n").expect("written");
     }
     std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
     let first = read(&folder.path().join("one.yml")).expect("valid").config;
     let shown = consentry::config::effective(&first);
-    assert!(!shown.contains("whsec_c2") && shown.contains("smtp-password"), "files are named, what is in them is not: {shown}");
+    assert!(!shown.contains("whsec_bm9") && shown.contains("smtp-password"), "files are named, what is in them is not: {shown}");
     std::fs::write(folder.path().join("two.yml"), &shown).expect("written");
     let second = read(&folder.path().join("two.yml")).unwrap_or_else(|problems| panic!("{problems:#?}\n{shown}")).config;
-    // The proxy's URL is written as a parser does, without its login.
+    // The proxy's URL is written as a parser does, without its login; a webhook's without its path, which may be a key.
     let mut first = first;
+    assert!(shown.contains("https://app.example.com/<secret>") && !shown.contains("azure-token"), "{shown}");
     first.upstream.proxy_url.clone_from(&second.upstream.proxy_url);
+    for (name, app) in &mut first.apps {
+        app.token_webhook.clone_from(&second.apps[name].token_webhook);
+    }
     // What files hold is shown with the rest, so the files are not named again.
     first.integration_files.clear();
     assert_eq!(second, first);

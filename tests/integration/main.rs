@@ -12,6 +12,7 @@ mod evidence;
 mod handover;
 mod harness;
 mod hostile;
+mod inputs;
 mod layers;
 mod listener;
 mod metrics;

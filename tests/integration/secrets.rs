@@ -75,7 +75,7 @@ async fn a_sign_in_shows_no_secret() {
     let place = Place::at(&url).await;
     let text = std::fs::read_to_string(place.file()).expect("readable");
     // Nobody listens there; the URL itself is a secret to many products.
-    let hook = "token_webhook: {url: \"http://127.0.0.1:9/hook?key=geheimer-haken\", secret: whsec_Z2VoZWltZXMgTWVzc2VyMDAwMDAwMDA=}";
+    let hook = "token_webhook: {url: \"http://127.0.0.1:9/geheimer-haken?key=geheimer-haken\", secret: whsec_Z2VoZWltZXMgTWVzc2VyIDAwMDAwMDAwMDAwMDAwMDA=}";
     std::fs::write(place.file(), text.replace("    display_name: Sequr\n", &format!("    display_name: Sequr\n    {hook}\n")))
         .expect("written");
     let mut daemon = place.daemon(&["--log.level=debug", &format!("--web.listen-address=127.0.0.1:{port}")]);

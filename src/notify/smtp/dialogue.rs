@@ -14,7 +14,6 @@ use super::compose::{Letter, a_label};
 use super::reply::Reply;
 use super::stream::{Break, Duplex, NoTls, Wire, connect, limit, protect, tls_config};
 use super::{Protection, SmtpSettings, hello};
-use crate::domain::parse_mail_host;
 use crate::metrics::EmailFailure;
 
 /// The dialogue so far. Secrets are never put into it, and are taken out of what the server says.
@@ -100,7 +99,7 @@ pub(super) struct Session {
 impl Session {
     /// Connects, greets, protects, logs in: everything before the mail.
     pub(super) async fn open(settings: &SmtpSettings, talk: &mut Talk) -> Result<Self, Failure> {
-        let host = parse_mail_host(&settings.host).map_err(str::to_owned).and_then(|host| a_label(&host)).map_err(|problem| {
+        let host = a_label(settings.host.trim_end_matches('.')).map_err(|problem| {
             talk.note(format!("! the mail server's host {problem}"));
             Failure::transport(EmailFailure::Connect)
         })?;
