@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::reader::{At, Findings, Section};
 use super::settings::{is_loopback, mail_address};
 use super::values::{is_label_name, is_name, is_permission, nearest, parse_guid, parse_tenant};
-use super::{App, Credential, Integration, Reader, ReauthenticationMode, TokenWebhook, read_tree};
+use super::{App, Credential, Integration, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook, read_tree};
 use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions, same_permission};
 
 /// An application together with whether it could be read whole: integrations may refer to it either way.
@@ -54,7 +54,13 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
         section.get("required_permissions").map(|at| at.items().iter().filter_map(permissions).collect()).unwrap_or_default();
     let unexpected_fails = section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
     let token_webhook = section.get("token_webhook").and_then(|at| token_webhook(&at));
+    let reauthenticators = section.or("reauthenticators", Reauthenticators::Members, |at| {
+        at.one_of(&[("members", Reauthenticators::Members), ("admins", Reauthenticators::Admins)])
+    });
     let reauthentication = section.or("reauthentication", ReauthenticationMode::Builtin, reauthentication);
+    if reauthenticators == Reauthenticators::Admins && access == Access::Application {
+        section.at.warn("reauthenticators has no effect with access: application: nobody signs in to Consentry there, and Entra lets only administrators accept");
+    }
     if access == Access::Application && credential == Credential::None {
         section.at.problem("access: application needs a credential, such as credential: {client_secret_file: app-secret}");
     }
@@ -65,6 +71,7 @@ fn app(name: &str, at: &At<'_, '_>) -> App {
         display_name,
         credential,
         reauthentication,
+        reauthenticators,
         access,
         required: merged(required).into(),
         unexpected_fails,

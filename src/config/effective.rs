@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{App, Config, Credential, Email, Integration, ReauthenticationMode, Smtp, SmtpTls, format_duration};
+use super::{App, Config, Credential, Email, Integration, ReauthenticationMode, Reauthenticators, Smtp, SmtpTls, format_duration};
 use crate::domain::{Check, GroupRef, RequiredPermissions};
 use crate::secret::SecretSource;
 
@@ -139,6 +139,10 @@ fn app(app: &App) -> Value {
         "required_permissions": app.required.iter().map(required).collect::<Vec<_>>(),
         "unexpected_permissions": if app.unexpected_fails { "fail" } else { "ignore" },
         "token_webhook": webhook,
+        "reauthenticators": match app.reauthenticators {
+            Reauthenticators::Members => "members",
+            Reauthenticators::Admins => "admins",
+        },
         "reauthentication": match &app.reauthentication {
             ReauthenticationMode::Builtin => json!("builtin"),
             ReauthenticationMode::AdminConsent => json!("admin_consent"),

@@ -5,5 +5,5 @@ mod notifier;
 mod smtp;
 
 pub use message::{Letterhead, Rendered, render, sample_story};
-pub use notifier::{LinkMaker, Notifier, NotifierSettings, Outbox};
+pub use notifier::{LinkMade, LinkMaker, Notifier, NotifierSettings, Outbox};
 pub use smtp::{Delivery, Protection, SmtpSettings, deliver, greet};

@@ -20,15 +20,19 @@ mod authorizations;
 mod deliveries;
 mod key;
 mod notifications;
+mod revocations;
 mod rotation;
 mod rows;
 mod states;
 mod tokens;
 
-pub use authorizations::{Authorization, NewAuthorization, RenewedToken, Success, VERIFYING};
+pub use authorizations::{
+    Announcement, Authorization, LastReauthentication, LinkStamp, NewAuthorization, Quota, RenewedToken, Stage, Success, Unproved,
+};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
 pub use notifications::{MailAbout, Queued};
+pub use revocations::LinksState;
 pub use rotation::{Rotated, rotate_key};
 pub use states::{Cause, CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
@@ -38,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_reauthentication.sql"),
     include_str!("migrations/0003_mails_about.sql"),
     include_str!("migrations/0004_suspended.sql"),
+    include_str!("migrations/0007_reauthentications.sql"),
 ];
 
 /// So many writes are committed together at most.
