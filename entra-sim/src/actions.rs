@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::model::{
-    Assignment, GRAPH_PERMISSIONS, Grant, Group, IdTokenFlaw, RefreshToken, Registration, RequiredAccess, Secret, ServicePrincipal, Tenant,
-    TokenDeath, User, World, graph_app_id,
+    Assignment, GLOBAL_ADMINISTRATOR, GRAPH_PERMISSIONS, Grant, Group, IdTokenFlaw, OptionalClaims, RefreshToken, Registration,
+    RequiredAccess, Secret, ServicePrincipal, Tenant, TokenDeath, User, World, graph_app_id,
 };
 
 /// A change. JSON form: `{"action": "disable_app", "tenant": "contoso.example", "app": "<client id>"}`.
@@ -163,6 +163,43 @@ pub enum Action {
         tenant: String,
         user: String,
     },
+    /// Adds an account, `NAME@domain`: answers `{"id": …}`. A guest is managed by another organization.
+    AddUser {
+        tenant: String,
+        name: String,
+        #[serde(default)]
+        admin: bool,
+        #[serde(default)]
+        guest: bool,
+        /// Template ids of directory roles.
+        #[serde(default)]
+        roles: Vec<String>,
+    },
+    /// Replaces the directory roles that an account holds.
+    AssignRoles {
+        tenant: String,
+        user: String,
+        roles: Vec<String>,
+    },
+    /// An account does not see these groups any more.
+    BlindUser {
+        tenant: String,
+        user: String,
+        groups: Vec<String>,
+    },
+    /// Which optional claims tokens carry from now on.
+    OptionalClaims {
+        #[serde(default)]
+        acct: bool,
+        #[serde(default)]
+        wids: bool,
+        #[serde(default)]
+        access_wids: bool,
+    },
+    /// From now on a refresh token works once, or as often as one likes.
+    SingleUseRefreshTokens {
+        value: bool,
+    },
     /// AADSTS50173 for all tokens of the user issued until now.
     RevokeSessions {
         tenant: String,
@@ -312,6 +349,16 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
         }
         Action::EnableUser { tenant, user, value } => user_mut(world, &tenant, &user)?.enabled = value,
         Action::DeleteUser { tenant, user } => user_mut(world, &tenant, &user)?.deleted = true,
+        Action::AddUser { tenant, name, admin, guest, roles } => {
+            let tenant = tenant_mut(world, &tenant)?;
+            let (upn, id) = (format!("{name}@{}", tenant.domain), Uuid::new_v4());
+            tenant.users.push(User { id, admin, guest, roles, ..person(upn, name) });
+            return Ok(json!({ "id": id }));
+        }
+        Action::AssignRoles { tenant, user, roles } => user_mut(world, &tenant, &user)?.roles = roles,
+        Action::BlindUser { tenant, user, groups } => user_mut(world, &tenant, &user)?.blind_to = groups,
+        Action::OptionalClaims { acct, wids, access_wids } => world.optional_claims = OptionalClaims { acct, wids, access_wids },
+        Action::SingleUseRefreshTokens { value } => world.single_use_refresh_tokens = value,
         Action::RevokeSessions { tenant, user } => user_mut(world, &tenant, &user)?.tokens_valid_from = now + SignedDuration::from_secs(1),
         Action::DemandMfa { tenant, value } => tenant_mut(world, &tenant)?.demand_mfa = value,
         Action::BlockByPolicy { tenant, users, apps } => {
@@ -430,21 +477,34 @@ fn edit_consent(
     Ok(())
 }
 
-fn add_tenant(world: &mut World, id: Uuid, domain: &str, name: Option<String>) {
-    let person = |local: &str, admin| User {
+/// A member without any role.
+fn person(upn: String, name: String) -> User {
+    User {
         id: Uuid::new_v4(),
-        upn: format!("{local}@{domain}"),
-        name: format!("{} of {domain}", if admin { "Ada Admin" } else { "Uwe User" }),
-        admin,
+        upn,
+        name,
+        admin: false,
         enabled: true,
         deleted: false,
         tokens_valid_from: Timestamp::UNIX_EPOCH,
+        guest: false,
+        roles: Vec::new(),
+        blind_to: Vec::new(),
+    }
+}
+
+fn add_tenant(world: &mut World, id: Uuid, domain: &str, name: Option<String>) {
+    let admin = User {
+        admin: true,
+        roles: vec![GLOBAL_ADMINISTRATOR.to_owned()],
+        ..person(format!("admin@{domain}"), format!("Ada Admin of {domain}"))
     };
+    let user = person(format!("user@{domain}"), format!("Uwe User of {domain}"));
     let mut tenant = Tenant {
         id,
         domain: domain.to_owned(),
         name: name.unwrap_or_else(|| domain.to_owned()),
-        users: vec![person("admin", true), person("user", false)],
+        users: vec![admin, user],
         ..Tenant::default()
     };
     install(&mut tenant, graph_app_id());

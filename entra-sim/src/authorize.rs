@@ -162,8 +162,11 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     }
     let mut scopes = wanted_scopes(&app, parameters);
     scopes.retain(|s| !parameters.contains_key(&format!("sim_without_{s}")));
+    // Without `prompt=consent` nobody is asked for what the organization has accepted already.
+    let prompted = parameters.get("prompt").is_some_and(|p| p == "consent");
+    let covered = !prompted && account == Account::Own && has_consented(world, &directory, &app, &user, &scopes);
     let needs_admin = |s: &String| GRAPH_PERMISSIONS.iter().any(|(value, _, _, admin)| *admin && value.eq_ignore_ascii_case(s));
-    if !user.admin && (directory.user_consent_off || scopes.iter().any(needs_admin)) {
+    if !covered && !user.admin && (directory.user_consent_off || scopes.iter().any(needs_admin)) {
         return back(
             &redirect,
             parameters,
@@ -173,7 +176,7 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     let principal = (!parameters.contains_key("sim_organization")).then_some(user.id);
     let key = directory.id.to_string();
     // What another organization's admin accepts changes nothing here.
-    let here = account == Account::Own;
+    let here = account == Account::Own && !covered;
     if let Err(message) = if here { consent(world, &key, app.app_id, principal, graph_app_id(), &scopes, &[]) } else { Ok(()) } {
         return error_page(650_053, &message);
     }
@@ -196,6 +199,15 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
         },
     );
     back(&redirect, parameters, &[("code", &code), ("session_state", &Uuid::new_v4().to_string())])
+}
+
+/// Whether standing grants cover what is asked for.
+fn has_consented(world: &World, directory: &Tenant, app: &Registration, user: &User, scopes: &[String]) -> bool {
+    let id = |app_id| directory.principal(app_id).map(|p| p.id);
+    let (Some(client), Some(resource)) = (id(app.app_id), id(graph_app_id())) else { return false };
+    let granted = directory.granted_scopes(client, resource, user.id, world.now());
+    let signing_in = |scope: &String| matches!(scope.as_str(), "openid" | "profile" | "email" | "offline_access");
+    scopes.iter().filter(|s| !signing_in(s)).all(|s| granted.iter().any(|g| g.eq_ignore_ascii_case(s)))
 }
 
 /// The decision on the admin consent page.

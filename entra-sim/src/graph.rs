@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::faults::{Endpoint, FaultKind, Faults};
-use crate::model::{Offer, Registration, ServicePrincipal, Tenant, World};
+use crate::model::{Group, Offer, Registration, ServicePrincipal, Tenant, World};
 use crate::odata::{Filter, Page, select};
 use crate::reply::{Reply, fields};
 use crate::tokens::Caller;
@@ -135,6 +135,7 @@ fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
         ["groups", id] => context.group(id),
         ["organization"] => context.organization(),
         ["me"] => context.me(),
+        ["me", "transitiveMemberOf", "microsoft.graph.directoryRole"] => context.roles(),
         [key] if key.starts_with("servicePrincipals(") => context.service_principal(key),
         ["servicePrincipals", key] => context.service_principal(key),
         [key, "oauth2PermissionGrants"] | ["servicePrincipals", key, "oauth2PermissionGrants"] => context.grants_of(key),
@@ -316,17 +317,23 @@ impl Context<'_> {
     }
 
     fn may_read_groups(&self) -> bool {
-        let person_may = self.caller.user.is_none_or(|u| self.tenant.user(u).is_some_and(|u| u.enabled && !u.deleted));
+        // Guests may not list groups, whatever was consented to.
+        let person_may = self.caller.user.is_none_or(|u| self.tenant.user(u).is_some_and(|u| u.enabled && !u.deleted && !u.guest));
         person_may && self.caller.may(&READ_GROUPS)
+    }
+
+    /// Groups that the caller sees.
+    fn visible_groups(&self) -> impl Iterator<Item = &Group> {
+        let person = self.caller.user.and_then(|u| self.tenant.user(u));
+        self.tenant.groups.iter().filter(move |g| !g.hidden && person.is_none_or(|p| !p.blind_to.contains(&g.name)))
     }
 
     fn groups(&self) -> Reply {
         if !self.may_read_groups() {
             return denied();
         }
-        let visible = self.tenant.groups.iter().filter(|g| !g.hidden);
         self.page(
-            visible
+            self.visible_groups()
                 .map(|g| json!({"id": g.id, "displayName": g.name, "mailEnabled": false, "securityEnabled": true, "groupTypes": []}))
                 .collect(),
         )
@@ -336,7 +343,7 @@ impl Context<'_> {
         if !self.may_read_groups() {
             return denied();
         }
-        let found = Uuid::parse_str(id).ok().and_then(|id| self.tenant.groups.iter().find(|g| g.id == id && !g.hidden));
+        let found = Uuid::parse_str(id).ok().and_then(|id| self.visible_groups().find(|g| g.id == id));
         match found {
             Some(g) => Reply::json(200, &select(json!({"id": g.id, "displayName": g.name}), self.query)),
             None => not_found(id),
@@ -350,7 +357,7 @@ impl Context<'_> {
         if !self.request.eventual {
             return Reply::graph_error(400, "Request_BadRequest", "$count is not currently supported without the ConsistencyLevel header.");
         }
-        Reply::text(200, self.tenant.groups.iter().filter(|g| !g.hidden).count().to_string())
+        Reply::text(200, self.visible_groups().count().to_string())
     }
 
     fn organization(&self) -> Reply {
@@ -364,8 +371,23 @@ impl Context<'_> {
     fn me(&self) -> Reply {
         match self.caller.user.and_then(|u| self.tenant.user(u)) {
             Some(user) if self.caller.may(&["User.Read"]) => {
-                Reply::json(200, &select(json!({"id": user.id, "displayName": user.name, "userPrincipalName": user.upn}), self.query))
+                let kind = if user.guest { "Guest" } else { "Member" };
+                let body = json!({"id": user.id, "displayName": user.name, "userPrincipalName": user.upn, "userType": kind});
+                Reply::json(200, &select(body, self.query))
             }
+            Some(_) => denied(),
+            None => Reply::graph_error(400, "BadRequest", "/me request is only valid with delegated authentication flow."),
+        }
+    }
+
+    fn roles(&self) -> Reply {
+        match self.caller.user.and_then(|u| self.tenant.user(u)) {
+            Some(user) if self.caller.may(&["User.Read"]) => self.page(
+                user.roles
+                    .iter()
+                    .map(|role| json!({"@odata.type": "#microsoft.graph.directoryRole", "id": role, "roleTemplateId": role}))
+                    .collect(),
+            ),
             Some(_) => denied(),
             None => Reply::graph_error(400, "BadRequest", "/me request is only valid with delegated authentication flow."),
         }

@@ -35,7 +35,7 @@ pub mod tokens;
 pub use actions::Action;
 pub use faults::{Endpoint, Fault, FaultKind};
 pub use mailbox::{Mail, MailFaults, Mailbox, ScriptedReply};
-pub use model::{GRAPH_APP_ID, IdTokenFlaw, TokenDeath, World};
+pub use model::{GLOBAL_ADMINISTRATOR, GRAPH_APP_ID, IdTokenFlaw, TokenDeath, World};
 pub use server::LogEntry;
 pub use smtp::SmtpOptions;
 

@@ -322,7 +322,14 @@ fn refresh(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: U
         return refuse(world, 400, "invalid_grant", 70000, "Provided grant is invalid or malformed.", None);
     }
     check_user(world, tenant, known.user, Some(known.issued))?;
-    tokens_for_user(world, keys, request, tenant, app, known.user, None)
+    let reply = tokens_for_user(world, keys, request, tenant, app, known.user, None)?;
+    // Only what was answered counts as used.
+    if world.single_use_refresh_tokens
+        && let Some(used) = world.refresh_tokens.get_mut(&text)
+    {
+        used.dead = Some(TokenDeath::Revoked);
+    }
+    Ok(reply)
 }
 
 fn revoked<T>(world: &World, issued: &str) -> Refused<T> {
@@ -452,11 +459,15 @@ fn tokens_for_user(
     let person = directory.user(user).cloned();
     let offered = |v: &String| matches!(v.as_str(), "openid" | "profile" | "email") || v != "offline_access";
     let scopes: Vec<String> = granted.into_iter().filter(offered).collect();
+    let (guest, roles) = person.as_ref().map(|p| (p.guest, p.roles.clone())).unwrap_or_default();
     let (upn, name) = person.map(|p| (p.upn, p.name)).unwrap_or_default();
     let seconds = now.as_second();
     let lifetime = 4011;
-    let claims = json!({"aud": audience(world, resource, request.graph), "iss": format!("https://sts.windows.net/{tenant}/"), "iat": seconds, "nbf": seconds,
+    let mut claims = json!({"aud": audience(world, resource, request.graph), "iss": format!("https://sts.windows.net/{tenant}/"), "iat": seconds, "nbf": seconds,
         "exp": seconds + lifetime, "appid": app.app_id, "idtyp": "user", "oid": user, "tid": tenant, "scp": scopes.join(" "), "upn": upn, "ver": "1.0"});
+    if world.optional_claims.access_wids {
+        claims["wids"] = json!(roles);
+    }
     let mut body = json!({"token_type": "Bearer", "scope": scopes.join(" "), "expires_in": lifetime, "ext_expires_in": lifetime,
         "access_token": keys.access_token(&claims), "refresh_token": issue_refresh_token(world, tenant, app.app_id, user)});
     let mut id_claims = json!({"aud": app.app_id, "iss": format!("{}/{tenant}/v2.0", request.login), "iat": seconds, "nbf": seconds, "exp": seconds + 3600,
@@ -464,6 +475,7 @@ fn tokens_for_user(
     if let Some(nonce) = code.and_then(|c| c.nonce.clone()) {
         id_claims["nonce"] = json!(nonce);
     }
+    about_person(world, &mut id_claims, guest, &roles);
     // Signing costs a millisecond; Entra, too, adds an id_token only when `openid` is consented or asked for.
     match code.map(|c| c.account) {
         Some(Account::Foreign) => whose(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff"),
@@ -481,6 +493,19 @@ fn tokens_for_user(
         body["client_info"] = json!(URL_SAFE_NO_PAD.encode(json!({"uid": user, "utid": tenant}).to_string()));
     }
     Ok(Reply::json(200, &body))
+}
+
+/// What an id_token says of an account, as far as the registration asks for it. A guest's names the provider at home in any case.
+fn about_person(world: &World, claims: &mut Value, guest: bool, roles: &[String]) {
+    if world.optional_claims.acct {
+        claims["acct"] = json!(u8::from(guest));
+    }
+    if world.optional_claims.wids {
+        claims["wids"] = json!(roles);
+    }
+    if guest {
+        claims["idp"] = json!("https://sts.windows.net/22222222-0000-0000-0000-0000000000ee/");
+    }
 }
 
 /// An account of another tenant: Entra signs for all tenants with the same keys.

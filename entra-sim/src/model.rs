@@ -139,6 +139,26 @@ pub struct User {
     pub deleted: bool,
     /// Refresh tokens issued before this moment are revoked.
     pub tokens_valid_from: Timestamp,
+    /// `userType` is `Guest`: an account that another organization manages.
+    pub guest: bool,
+    /// Template ids of the directory roles that the account holds.
+    pub roles: Vec<String>,
+    /// Names of groups that the account does not see.
+    pub blind_to: Vec<String>,
+}
+
+/// Template id of Global Administrator, as published in Microsoft's list of built-in roles.
+pub const GLOBAL_ADMINISTRATOR: &str = "62e90394-69f5-4237-9190-012177145e10";
+
+/// Which claims tokens carry that a registration may ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OptionalClaims {
+    /// `acct` in id_tokens.
+    pub acct: bool,
+    /// `wids` in id_tokens.
+    pub wids: bool,
+    /// `wids` in access tokens.
+    pub access_wids: bool,
 }
 
 /// A group.
@@ -329,6 +349,10 @@ pub struct World {
     pub id_token_flaw: Option<IdTokenFlaw>,
     /// How long a fresh consent stays unknown to the token endpoint, in seconds.
     pub consent_delay_seconds: i64,
+    /// Which optional claims tokens carry.
+    pub optional_claims: OptionalClaims,
+    /// A refresh token works once: its use kills it.
+    pub single_use_refresh_tokens: bool,
 }
 
 impl World {

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::metrics::{Families, Published};
 use crate::monitor::{Evaluator, Monitor, Schedule, Shift};
 use crate::notify::{Notifier, Outbox};
-use crate::reauth::Handover;
+use crate::reauth::{Handover, Unproved};
 use crate::store::Store;
 use crate::web::{self, Gate, Later, Listener, Process, Sites, WebOptions};
 
@@ -100,7 +100,7 @@ impl Daemon {
         let schedule = Schedule::new(change.schedule, queue, &evaluator.never_probed(), clock.steady());
         let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
         if let Some(reauthentication) = &pages.reauthentication {
-            reauthentication.unproved().await?.iter().for_each(|name| monitor.prove(name));
+            reauthentication.unproved().await?.iter().for_each(|unproved| go_on(&monitor, unproved));
         }
         let (asking, requests) = mpsc::channel(8);
         let process = Arc::new(Process::new((families, published, clock), front.options, gate, ask(asking)));
@@ -129,6 +129,14 @@ impl Daemon {
         tracing::info!("ready");
         let Self { monitor, sites, process, lasting, requests, .. } = self;
         Running { monitor, sites, process, lasting, requests, stop, tasks, reauthentication, notifier, handover: Some(handover) }
+    }
+}
+
+/// Goes on with a proof that an earlier process, or an earlier configuration, has begun: what is left of its time.
+fn go_on(monitor: &Monitor, unproved: &Unproved) {
+    match unproved.renewed {
+        true => monitor.prove(&unproved.integration, unproved.began),
+        false => monitor.verify(&unproved.integration, unproved.began),
     }
 }
 
@@ -219,7 +227,7 @@ impl Running {
         if let Some(reauthentication) = &served.reauthentication {
             // One that comes back while it is being proved goes on with that; whoever was here all the time has had its proof.
             let unproved = reauthentication.unproved().await.unwrap_or_default();
-            unproved.iter().filter(|name| shift.added.contains(*name)).for_each(|name| self.monitor.prove(name));
+            unproved.iter().filter(|u| shift.added.contains(&u.integration)).for_each(|u| go_on(&self.monitor, u));
         }
         self.sites.replace(&served);
         let earlier = self.notifier.take();

@@ -12,6 +12,7 @@ use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts, admin_cons
 use crate::metrics::{Facts, Families};
 use crate::monitor::{ReaderClient, Target, Watched};
 use crate::notify::{Letterhead, Protection, SmtpSettings};
+pub use crate::reauth::Terms;
 use crate::reauth::{self, Links};
 use crate::secret::Secret;
 pub use crate::store::Rotated;

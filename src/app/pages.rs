@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::reauthentication::finder;
+use super::reauthentication::{finder, subjects};
 use crate::clock::moment;
 use crate::config::Config;
 use crate::domain::{Check, CheckState, IntegrationState, KnownGroup, Outcome, Timestamp, one_line};
@@ -14,7 +14,7 @@ use crate::web::{CredentialRecord, Detail, Lookup, MailRecord, Records, Remember
 
 /// What the pages ask the monitor.
 pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets: &Targets) -> Lookup {
-    let [rows, next, paused, details, probe, now, prove] = [(); 7].map(|()| monitor.clone());
+    let [rows, next, paused, details, probe, now, prove, verify] = [(); 8].map(|()| monitor.clone());
     Lookup {
         rows: Box::new(move || rows.evaluator().each(row)),
         next_probe: Box::new(move |name| next.next_probe(name)),
@@ -27,7 +27,9 @@ pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets:
             Box::pin(async move { monitor.probe_now(&name).await })
         }),
         find: finder(config, monitor),
-        prove: Box::new(move |name| prove.prove(name)),
+        prove: Box::new(move |name, began| prove.prove(name, began)),
+        verify: Box::new(move |name, began| verify.verify(name, began)),
+        subject: subjects(config, monitor),
     }
 }
 

@@ -11,9 +11,9 @@ use crate::config::{Cloud, Config, Integration, Upstream, effective};
 use crate::domain::{Reason, SchedulePolicy, Thresholds};
 use crate::entra::Entra;
 use crate::metrics::Families;
-use crate::monitor::{Change, Monitor, Policy, Prober, Rhythm, Setup, Targets};
+use crate::monitor::{Change, Monitor, Policy, Prober, Rhythm, Setup, Target, Targets};
 use crate::notify::{LinkMaker, Notifier, NotifierSettings, Outbox};
-use crate::reauth::{Handover, Reauthentication};
+use crate::reauth::{Handover, Reauthentication, Terms};
 use crate::store::Store;
 use crate::web::{self, Guard, Process, Served};
 
@@ -99,7 +99,8 @@ impl Parts {
         let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
         let shared = (entra, store.clone(), families.clone(), clock.clone());
-        let reauthentication = reauthentication::reauthentication(config, shared, &targets, Arc::clone(&lasting.handed_over));
+        let nudges = (Arc::clone(&lasting.handed_over), Arc::clone(&lasting.outbox.nudge));
+        let reauthentication = reauthentication::reauthentication(config, shared, &targets, nudges);
         let ca_file = config.upstream.ca_file.as_deref();
         let (hooks, wake) = (reauthentication::hooks(config), Arc::clone(&lasting.handed_over));
         Ok(Self {
@@ -107,7 +108,7 @@ impl Parts {
                 targets: Arc::clone(&targets),
                 prober,
                 rhythm: Rhythm { timeout: config.probe.timeout, concurrency: config.probe.concurrency },
-                witness: reauthentication::witness(reauthentication.clone()),
+                witness: reauthentication::witness(config, reauthentication.clone()),
             },
             change: Change { schedule: schedule_policy(config), policy: policy(config), watched },
             notifier: notifier(config, lasting, &targets),
@@ -154,10 +155,18 @@ fn schedule_policy(config: &Config) -> SchedulePolicy {
     }
 }
 
-/// Makes the links of mails.
+/// Makes the links of mails, each in the generation of its moment: a mail that waited for long still brings a good one.
 fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
-    let (links, targets) = (links(config, store), Arc::clone(targets));
-    Arc::new(move |integration, now| Some(links.as_ref()?.make(&targets.get(integration)?.token_id(), now)))
+    let (links, targets, store) = (links(config, store), Arc::clone(targets), store.clone());
+    Arc::new(move |integration, now| {
+        let found = links.clone().zip(targets.get(integration).map(Target::token_id));
+        let store = store.clone();
+        Box::pin(async move {
+            let Some((links, id)) = found else { return Ok(None) };
+            let terms = Terms { generation: store.links(&id.integration).await?.generation, accept_fewer: false };
+            Ok(Some(links.make(&id, terms, now)))
+        })
+    })
 }
 
 fn notifier(config: &Config, lasting: &Lasting, targets: &Targets) -> Option<Notifier> {

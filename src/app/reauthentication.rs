@@ -1,20 +1,20 @@
 //! Wiring of re-authentication: who can be re-authenticated, where, and what the pages say of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::{admin_consent, link_target, links};
 use crate::clock::Clock;
-use crate::config::{App, Config, Integration, ReauthenticationMode};
-use crate::domain::{Access, LinkTarget};
+use crate::config::{App, Config, Integration, ReauthenticationMode, Reauthenticators};
+use crate::domain::{Access, Check, GoodView, LinkTarget, one_line};
 use crate::entra::Entra;
 use crate::metrics::Families;
-use crate::monitor::{Monitor, Proof, Targets, Witness};
-use crate::reauth::{Hook, Hooks, Parts, Reauthentication, Recipient, Registered, Registry};
+use crate::monitor::{Monitor, Proof, Targets, Watched, Witness};
+use crate::reauth::{Hook, Hooks, Parts, Reauthentication, Recipient, Registered, Registry, Seen, Subject};
 use crate::store::Store;
-use crate::web::{Elsewhere, Find, Standing};
+use crate::web::{Elsewhere, Find, FindBy, Standing};
 
 /// Applications whose renewed tokens are handed over, and where.
 fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
@@ -30,12 +30,15 @@ pub(super) fn reauthentication(
     config: &Config,
     (entra, store, families, clock): (Entra, Store, Families, Clock),
     targets: &Targets,
-    handed_over: Arc<Notify>,
+    (handed_over, outbox): (Arc<Notify>, Arc<Notify>),
 ) -> Option<Reauthentication> {
     let links = links(config, &store)?;
     let (targets, webhooks) = (Arc::clone(targets), webhooks(config));
+    let only_admins = |(name, app): (&String, &App)| (app.reauthenticators == Reauthenticators::Admins).then(|| name.clone());
+    let only_admins: HashSet<String> = config.apps.iter().filter_map(only_admins).collect();
     let registry: Registry = Box::new(move |name| {
         let target = targets.get(name)?;
+        let groups = target.profile.checks.contains(&Check::GroupAccess).then(|| target.profile.groups.clone());
         Some(Registered {
             token: target.token_id(),
             credential: Arc::clone(&target.credential),
@@ -43,9 +46,57 @@ pub(super) fn reauthentication(
             required: Arc::clone(&target.profile.required),
             keeps_token: target.refresh_token_file.is_none(),
             hands_over: webhooks.contains_key(&*target.app),
+            groups,
+            admins_only: only_admins.contains(&*target.app),
         })
     });
-    Some(Reauthentication::new(Parts { entra, store, families, links, registry, clock, handed_over }))
+    Some(Reauthentication::new(Parts { entra, store, families, links, registry, clock, handed_over, outbox }))
+}
+
+/// What mails about re-authentications hang on, besides the integration itself.
+#[derive(Clone)]
+struct Mailing {
+    operators: Arc<[String]>,
+    mail: bool,
+    send_resolved: bool,
+}
+
+impl Mailing {
+    fn of(config: &Config) -> Self {
+        let email = config.email.as_ref();
+        Self {
+            operators: email.map(|e| e.operators.clone()).unwrap_or_default().into(),
+            mail: email.is_some(),
+            send_resolved: email.is_some_and(|e| e.send_resolved),
+        }
+    }
+
+    fn subject(&self, watched: &Watched, good_view: Option<GoodView>) -> Subject {
+        Subject {
+            integration: watched.facts.name.clone(),
+            display_name: watched.facts.display_name.clone(),
+            app: watched.app_display_name.to_string(),
+            client_id: watched.facts.client_id.to_string(),
+            tenant: watched.tenant.clone(),
+            access: watched.facts.access,
+            admins: watched.admins.clone(),
+            operators: Arc::clone(&self.operators),
+            mail: self.mail,
+            send_resolved: self.send_resolved,
+            good_view,
+        }
+    }
+}
+
+/// What a sign-in is measured by: what the stored token saw at its last good probe.
+pub(super) fn subjects(config: &Config, monitor: &Monitor) -> Box<FindBy<Subject>> {
+    let (mailing, monitor) = (Mailing::of(config), monitor.clone());
+    Box::new(move |name| {
+        let evaluator = monitor.evaluator();
+        let good_view = evaluator.state(name).and_then(|state| state.good_view);
+        let watched = evaluator.watched(name)?;
+        Some(mailing.subject(&watched, good_view))
+    })
 }
 
 /// Where an integration's renewed token is handed to. One that is switched off for a while keeps what waits for its product.
@@ -61,13 +112,15 @@ pub(super) fn hooks(config: &Config) -> Hooks {
 }
 
 /// What admin consent was worth is seen by probes.
-pub(super) fn witness(reauthentication: Option<Reauthentication>) -> Witness {
+pub(super) fn witness(config: &Config, reauthentication: Option<Reauthentication>) -> Witness {
+    let mailing = Mailing::of(config);
     Arc::new(move |proof: Proof| {
-        let reauthentication = reauthentication.clone();
+        let (reauthentication, mailing) = (reauthentication.clone(), mailing.clone());
         Box::pin(async move {
-            if let Some(reauthentication) = reauthentication {
-                reauthentication.verify(&proof.integration, proof.consent_holds, proof.last).await;
-            }
+            let Some(reauthentication) = reauthentication else { return false };
+            let Proof { integration, consent_holds, passed, last, since, watched } = proof;
+            let subject = watched.map(|watched| mailing.subject(&watched, None));
+            reauthentication.verify(&integration, Seen { consent_holds, passed, last, since }, subject).await
         })
     })
 }
@@ -102,9 +155,9 @@ fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Stan
     let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
     let checks = watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
     Some(Standing {
-        display_name: watched.facts.display_name.clone(),
-        app: watched.app_display_name.to_string(),
-        tenant: watched.tenant.clone(),
+        display_name: one_line(&watched.facts.display_name, 120),
+        app: one_line(&watched.app_display_name, 120),
+        tenant: one_line(&watched.tenant, 253),
         access: watched.facts.access,
         permissions: watched.permissions.to_vec(),
         elsewhere: extra.and_then(|e| e.elsewhere.clone()),
@@ -113,5 +166,6 @@ fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Stan
         checks,
         last_probe: state.last_probe.filter(|_| !matches!(monitor.proof(name), Some(false))),
         proving: monitor.proof(name).is_some(),
+        waits_until: monitor.paused_until(name),
     })
 }

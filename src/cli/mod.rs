@@ -42,7 +42,7 @@ enum Command {
     /// Reads a refresh token on standard input and stores it encrypted.
     ImportToken(Named),
     /// Prints a fresh signed re-authentication link.
-    ReauthLink(Named),
+    ReauthLink(ReauthLink),
     /// Prints what has to be registered and granted once for an integration, as text and as a script for Azure CLI.
     Setup(Setup),
     /// Copies the database, whole, beside a running daemon. The encryption key is not in it.
@@ -170,6 +170,19 @@ struct Named {
 }
 
 #[derive(Debug, Args)]
+struct ReauthLink {
+    #[command(flatten)]
+    named: Named,
+    /// A sign-in through this link is measured by the configuration alone, not by what the stored token saw: for groups that are gone for
+    /// good, and nobody with an administrator's role to say so.
+    #[arg(long, conflicts_with = "revoke")]
+    accept_fewer: bool,
+    /// Ends all links that are out, and the sign-ins that they began, instead of making one.
+    #[arg(long)]
+    revoke: bool,
+}
+
+#[derive(Debug, Args)]
 struct Setup {
     /// Name of the integration.
     name: String,
@@ -223,7 +236,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::TestEmail(test) => test_email(&test).await,
         Command::ImportToken(named) => import_token(&named).await,
-        Command::ReauthLink(named) => reauth_link(&named),
+        Command::ReauthLink(link) => reauth_link(&link).await,
         Command::Setup(setup) => print_setup(&setup),
         Command::Backup(backup) => make_backup(&backup),
         Command::RotateKey(configured) => rotate_key(&configured),
@@ -465,14 +478,23 @@ fn print_setup(setup: &Setup) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn reauth_link(named: &Named) -> anyhow::Result<u8> {
+async fn reauth_link(asked: &ReauthLink) -> anyhow::Result<u8> {
+    let named = &asked.named;
     let Loaded { config, .. } = loaded(&named.config.file)?;
-    if !integration(&config, &named.name)?.enabled {
+    let integration = integration(&config, &named.name)?;
+    let (store, now) = (app::store(&config)?, Clock::system().now());
+    if asked.revoke {
+        store.revoke_links(&named.name, "command", now).await?;
+        say(format_args!("All links of {} that were out are dead, and so are the sign-ins that they began.", named.name));
+        return Ok(0);
+    }
+    if !integration.enabled {
         bail!("{} is not enabled, so no link to it opens anything", named.name);
     }
-    let store = app::store(&config)?;
     let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
-    say(links.make(&target.token_id(), Clock::system().now()));
+    let terms = app::Terms { generation: store.links(&named.name).await?.generation, accept_fewer: asked.accept_fewer };
+    store.link_made(&named.name, if asked.accept_fewer { "command, accept fewer" } else { "command" }, now).await?;
+    say(links.make(&target.token_id(), terms, now));
     Ok(0)
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 
 use crate::app;
-use crate::config::{App, Config, Integration, Reader, ReauthenticationMode};
+use crate::config::{App, Config, Integration, Reader, ReauthenticationMode, Reauthenticators};
 use crate::domain::{Access, Check, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose, same_permission};
 
 /// How it is written.
@@ -153,6 +153,9 @@ fn text(plan: &Plan<'_>) -> String {
             }
         }
     }
+    if app.access == Access::Delegated && app.reauthentication == ReauthenticationMode::Builtin {
+        out.push_str(claims(app.reauthenticators));
+    }
     out.push_str("\n2. What each enabled check needs at least\n");
     for check in checks(integration) {
         let _ = writeln!(out, "   {:<15} {}", check.label(), least(check, plan));
@@ -183,6 +186,22 @@ fn text(plan: &Plan<'_>) -> String {
         let _ = writeln!(out, "   Then the first sign-in: {how}.");
     }
     out
+}
+
+/// What tells guests and administrators apart where Graph may not be asked (Microsoft, `optional-claims-reference.md` for `acct`,
+/// `reference-microsoft-graph-app-manifest.md` for `groupMembershipClaims`, which brings `wids`).
+const fn claims(reauthenticators: Reauthenticators) -> &'static str {
+    match reauthenticators {
+        Reauthenticators::Members => {
+            "   Optional claims (Token configuration), so that guests are told apart where User.Read is not granted: acct in the ID token.\n   \
+             And wids, so that administrators are known: in the manifest, groupMembershipClaims: DirectoryRole.\n"
+        }
+        Reauthenticators::Admins => {
+            "   Optional claims (Token configuration): acct in the ID token, so that guests are told apart.\n   \
+             And wids, without which no sign-in is accepted unless User.Read is granted (reauthenticators: admins): in the manifest,\n   \
+             groupMembershipClaims: DirectoryRole.\n"
+        }
+    }
 }
 
 fn script(plan: &Plan<'_>, text: &str) -> String {

@@ -7,7 +7,7 @@ use super::permissions::{permission, resource};
 use super::reader::{At, Findings, Section};
 use super::settings::{is_loopback, mail_address};
 use super::values::{hidden_path, is_label_name, is_name, is_no_tenant, nearest, parse_guid, parse_tenant, shown_url};
-use super::{App, Credential, Integration, Reader, ReauthenticationMode, TokenWebhook, read_tree};
+use super::{App, Credential, Integration, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook, read_tree};
 use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions, same_permission};
 use crate::secret::{self, SecretError, SecretSource};
 
@@ -64,7 +64,13 @@ fn app(name: &str, at: &At<'_, '_>, graph_url: &str) -> App {
     let required: Vec<RequiredPermissions> = required.iter().filter_map(|at| permissions(at, graph_url)).collect();
     let unexpected_fails = section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
     let token_webhook = section.get("token_webhook").and_then(|at| token_webhook(&at));
+    let reauthenticators = section.or("reauthenticators", Reauthenticators::Members, |at| {
+        at.one_of(&[("members", Reauthenticators::Members), ("admins", Reauthenticators::Admins)])
+    });
     let reauthentication = section.or("reauthentication", ReauthenticationMode::Builtin, reauthentication);
+    if reauthenticators == Reauthenticators::Admins && access == Access::Application {
+        section.at.warn("reauthenticators has no effect with access: application: nobody signs in to Consentry there, and Entra lets only administrators accept");
+    }
     if access == Access::Application && credential == Credential::None {
         section.at.problem("access: application needs a credential, such as credential: {client_secret_file: app-secret}");
     }
@@ -75,6 +81,7 @@ fn app(name: &str, at: &At<'_, '_>, graph_url: &str) -> App {
         display_name,
         credential,
         reauthentication,
+        reauthenticators,
         access,
         required: merged(required).into(),
         unexpected_fails,

@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::values::hidden_path;
-use super::{App, Config, Credential, Email, HIDDEN, Integration, ReauthenticationMode, Smtp, SmtpTls, format_duration};
+use super::{
+    App, Config, Credential, Email, HIDDEN, Integration, ReauthenticationMode, Reauthenticators, Smtp, SmtpTls, format_duration,
+};
 use crate::domain::{Check, GroupRef, RequiredPermissions};
 use crate::secret::SecretSource;
 
@@ -140,6 +142,10 @@ fn app(app: &App) -> Value {
         "required_permissions": app.required.iter().map(required).collect::<Vec<_>>(),
         "unexpected_permissions": if app.unexpected_fails { "fail" } else { "ignore" },
         "token_webhook": webhook,
+        "reauthenticators": match app.reauthenticators {
+            Reauthenticators::Members => "members",
+            Reauthenticators::Admins => "admins",
+        },
         "reauthentication": match &app.reauthentication {
             ReauthenticationMode::Builtin => json!("builtin"),
             ReauthenticationMode::AdminConsent => json!("admin_consent"),

@@ -191,6 +191,15 @@ pub enum ReauthenticationMode {
     Url(String),
 }
 
+/// Whose sign-in re-authenticates an integration. A guest's never does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reauthenticators {
+    /// That of any member of the tenant who may accept the permissions.
+    Members,
+    /// That of an administrator only.
+    Admins,
+}
+
 /// An application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
@@ -204,6 +213,8 @@ pub struct App {
     pub credential: Credential,
     /// Where admins mend it.
     pub reauthentication: ReauthenticationMode,
+    /// Whose sign-in is accepted.
+    pub reauthenticators: Reauthenticators,
     /// Access, permissions and policy shared by its integrations.
     pub access: crate::domain::Access,
     /// What must be granted.

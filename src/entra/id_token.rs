@@ -11,7 +11,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::Value;
 
 use super::Entra;
-use crate::domain::Fault;
+use crate::domain::{Fault, one_line};
 use crate::secret::Secret;
 
 /// The tenant of personal Microsoft accounts (Microsoft, `id-token-claims-reference.md`).
@@ -36,12 +36,26 @@ pub struct Expected<'a> {
 }
 
 /// The person who signed in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Person {
     /// `oid`: stable within the tenant.
     pub object_id: Option<String>,
     /// `preferred_username`: for people to read, never to decide by.
     pub username: Option<String>,
+    /// What the token says of the account.
+    pub claims: PersonClaims,
+}
+
+/// What a token says of the account behind it. Each is there only where the registration asks for it, or where Entra adds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PersonClaims {
+    /// `acct`: whether the account is a guest in the tenant (1) or a member of it (0; Microsoft, `optional-claims-reference.md`).
+    pub guest: Option<bool>,
+    /// `idp`: whether another identity provider than the tenant itself has authenticated the account (Microsoft,
+    /// `id-token-claims-reference.md`: the same as the issuer, or missing, unless the account is of another tenant).
+    pub foreign_provider: Option<bool>,
+    /// `wids`: template ids of the directory roles that the account holds (Microsoft, `access-token-claims-reference.md`).
+    pub roles: Option<Vec<String>>,
 }
 
 /// Why an id_token is not accepted.
@@ -85,8 +99,32 @@ impl Entra {
         if claims["nonce"].as_str() != Some(expected.nonce) {
             return Err(IdTokenError::Invalid("it belongs to another sign-in"));
         }
-        let text = |name: &str| claims[name].as_str().map(|t| t.chars().filter(|c| !c.is_control()).take(256).collect());
-        Ok(Person { object_id: text("oid"), username: text("preferred_username") })
+        let text = |name: &str| claims[name].as_str().map(|t| one_line(t, 256)).filter(|t| !t.is_empty());
+        let about = person_claims(&claims, &configuration.tenant_guid, &configuration.issuer);
+        Ok(Person { object_id: text("oid"), username: text("preferred_username"), claims: about })
+    }
+}
+
+/// What an access token says of the account behind it, where it can be read. It came from the token endpoint itself; its signature is
+/// the resource's business (Microsoft, `access-tokens.md`).
+pub fn claims_about_person(access_token: &Secret) -> PersonClaims {
+    let claims = unverified(access_token.expose()).unwrap_or_default();
+    // The `idp` of these tokens is written in another way than their issuer.
+    PersonClaims { foreign_provider: None, ..person_claims(&claims, "", "") }
+}
+
+fn person_claims(claims: &Value, guid: &str, issuer: &str) -> PersonClaims {
+    let account = match &claims["acct"] {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let own = |provider: &str| provider == issuer || provider.split('/').any(|part| part.eq_ignore_ascii_case(guid));
+    let roles = claims["wids"].as_array();
+    PersonClaims {
+        guest: account.map(|account| account == 1),
+        foreign_provider: claims["idp"].as_str().map(|provider| !own(provider)),
+        roles: roles.map(|roles| roles.iter().filter_map(|role| role.as_str().map(str::to_ascii_lowercase)).collect()),
     }
 }
 
@@ -155,6 +193,29 @@ mod tests {
             ("no tenant", "", issuer.as_str(), Err(IdTokenError::WrongTenant)),
         ] {
             assert_eq!(same_tenant(&json!({"tid": tid, "iss": iss}), guid, &issuer), expected, "{sentence}");
+        }
+        for (sentence, claims, expected) in [
+            ("nothing said", json!({}), (None, None, None)),
+            ("a member", json!({"acct": 0}), (Some(false), None, None)),
+            ("a guest", json!({"acct": 1}), (Some(true), None, None)),
+            ("a guest, written as a text", json!({"acct": "1"}), (Some(true), None, None)),
+            ("authenticated by the tenant", json!({"idp": issuer}), (None, Some(false), None)),
+            ("in the older spelling", json!({"idp": format!("https://sts.windows.net/{guid}/")}), (None, Some(false), None)),
+            (
+                "authenticated elsewhere",
+                json!({"idp": "https://sts.windows.net/22222222-2222-2222-2222-222222222222/"}),
+                (None, Some(true), None),
+            ),
+            ("by a mail provider", json!({"idp": "mail"}), (None, Some(true), None)),
+            (
+                "roles",
+                json!({"wids": ["62E90394-69F5-4237-9190-012177145E10", 1]}),
+                (None, None, Some("62e90394-69f5-4237-9190-012177145e10")),
+            ),
+        ] {
+            let said = person_claims(&claims, guid, &issuer);
+            let role = said.roles.as_ref().and_then(|r| r.first()).map(String::as_str);
+            assert_eq!((said.guest, said.foreign_provider, role), expected, "{sentence}");
         }
         for (sentence, claims, good) in [
             ("in time", json!({"exp": 1100, "nbf": 1000, "iat": 1000}), true),

@@ -13,6 +13,7 @@ mod expiry;
 mod graph;
 mod http;
 mod id_token;
+mod me;
 mod tenant;
 mod token;
 
@@ -21,7 +22,7 @@ pub use authorize::{SignIn, admin_consent_url};
 pub use classify::{GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token, meaning_of};
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
 pub use http::{Door, DoorOptions, Endpoint, HttpClients, Observer, is_loopback};
-pub use id_token::{Expected, IdTokenError, Person};
+pub use id_token::{Expected, IdTokenError, Person, PersonClaims, claims_about_person};
 pub use token::{Client, ClientCredential, CodeGrant, Granted};
 
 /// Hosts of one cloud, without trailing slash.

@@ -28,27 +28,46 @@ pub struct Rhythm {
 /// through Entra (Microsoft, azure-docs issue 84585).
 const PROOF: [Duration; 4] = [Duration::ZERO, Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
 
-/// A probe of an integration that was re-authenticated a moment ago.
+/// Somebody who merely says that consent was given makes an integration be probed anew no more often than this.
+const REPEAT: Duration = PROOF[1];
+
+/// A probe of an integration that was re-authenticated a moment ago, or of which somebody says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// Which integration.
     pub integration: String,
     /// Whether enterprise app and consent are as required; `None` when that could not be seen.
     pub consent_holds: Option<bool>,
+    /// Every check passes.
+    pub passed: bool,
     /// No further probe is owed to it.
     pub last: bool,
+    /// When the proof began, on the wall clock.
+    pub since: Timestamp,
+    /// What is known of the integration.
+    pub watched: Option<Arc<Watched>>,
 }
 
-/// An integration that was re-authenticated a moment ago.
+/// An integration that was re-authenticated a moment ago, or of which somebody says so.
 #[derive(Debug, Clone, Copy)]
 struct Proving {
+    /// When it began, on the wall clock.
+    began: Timestamp,
+    /// The same, and what follows, on the clock that nobody sets.
     since: Timestamp,
+    /// The probe that starts then, or later, is the last.
+    last: Timestamp,
+    /// Until then a failure is not held against the integration. `None` while nothing is known to have been renewed: an unsigned callback
+    /// grants nothing.
+    grace: Option<Timestamp>,
+    /// When somebody has said so last.
+    asked: Timestamp,
     /// A probe that began afterwards has ended.
     seen: bool,
 }
 
-/// Told of every proof.
-pub type Witness = Arc<dyn Fn(Proof) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// Told of every proof; answers whether consent has turned out to be renewed just now.
+pub type Witness = Arc<dyn Fn(Proof) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// The integrations by name.
 pub type Targets = Arc<HashMap<String, Target>>;
@@ -169,15 +188,50 @@ impl Monitor {
         &self.inner.evaluator
     }
 
-    /// An integration was re-authenticated at this moment: probes it now, and again while consent spreads. Until the last of these
-    /// probes what fails is not held against it.
-    pub fn prove(&self, name: &str) {
+    /// An integration was re-authenticated: probes it now, and again while consent spreads. Until the last of these probes what fails is
+    /// not held against it. After a restart only what is left of that time is granted.
+    pub fn prove(&self, name: &str, began: Timestamp) {
+        let (now, since) = self.steady_since(began);
+        let last = since.plus(PROOF[PROOF.len() - 1]);
+        let proving = Proving { began, since, last, grace: Some(last), asked: now, seen: false };
+        self.proofs().insert(name.to_owned(), proving);
+        self.follow_proof(name, since, now);
+    }
+
+    /// Somebody says that consent was given, and nothing proves it: probes the integration now, and again while consent spreads, and holds
+    /// against it what fails, as ever.
+    pub fn verify(&self, name: &str, began: Timestamp) {
+        let (now, since) = self.steady_since(began);
+        {
+            let mut proofs = self.proofs();
+            let last = since.plus(PROOF[PROOF.len() - 1]);
+            let fresh = Proving { began, since, last, grace: None, asked: Timestamp(i64::MIN), seen: false };
+            let proving = proofs.entry(name.to_owned()).or_insert(fresh);
+            // Whoever repeats it all the time neither gets a probe each time nor keeps the last one from coming for others.
+            if now.since(proving.asked) < REPEAT {
+                return;
+            }
+            (proving.asked, proving.last) = (now, proving.last.max(last));
+        }
+        self.follow_proof(name, since, now);
+    }
+
+    /// Now, and a moment of the wall clock, on the clock that nobody sets. One that lies in the future is now: a clock that was ahead must
+    /// not make a proof longer.
+    fn steady_since(&self, began: Timestamp) -> (Timestamp, Timestamp) {
+        let (now, wall) = (self.inner.clock.steady(), self.inner.clock.now());
+        (now, now.minus(wall.since(began)))
+    }
+
+    /// At once, and at the moments that are still to come.
+    fn follow_proof(&self, name: &str, since: Timestamp, now: Timestamp) {
         if !self.setup().targets.contains_key(name) {
+            self.proofs().remove(name);
             return;
         }
-        let now = self.inner.clock.steady();
-        self.proofs().insert(name.to_owned(), Proving { since: now, seen: false });
-        self.schedule().follow(name, &PROOF.map(|pause| now.plus(pause)));
+        let later = PROOF.iter().map(|pause| since.plus(*pause)).filter(|at| *at > now);
+        let moments: Vec<Timestamp> = std::iter::once(now).chain(later).collect();
+        self.schedule().follow(name, &moments);
         self.inner.nudge.notify_one();
     }
 
@@ -250,21 +304,30 @@ impl Monitor {
         self.inner.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe.
-    async fn proved(&self, setup: &Setup, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) {
+    /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe. Answers whether consent has
+    /// turned out to be renewed just now.
+    async fn proved(&self, setup: &Setup, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) -> bool {
         let name = &target.name;
+        let began;
         {
             let mut proofs = self.proofs();
             // A newer sign-in has its own proof.
-            let Some(proving) = proofs.get_mut(name).filter(|p| p.since == since) else { return };
+            let Some(proving) = proofs.get_mut(name).filter(|p| p.since == since) else { return false };
             proving.seen = true;
+            began = proving.began;
             if last || passed {
                 proofs.remove(name);
                 self.schedule().unfollow(name);
             }
         }
-        let proof = Proof { integration: name.clone(), consent_holds: consent_holds(&target.profile, evidence), last };
-        (setup.witness)(proof).await;
+        let consent_holds = consent_holds(&target.profile, evidence);
+        let watched = self.inner.evaluator.watched(name);
+        let renewed = (setup.witness)(Proof { integration: name.clone(), consent_holds, passed, last, since: began, watched }).await;
+        // Now it is known that something has changed, and Entra's replicas may still disagree about it for a while.
+        if renewed && !passed {
+            self.prove(name, self.inner.clock.now());
+        }
+        renewed
     }
 
     /// Runs until told to stop, then waits for the probes in flight.
@@ -330,22 +393,25 @@ impl Monitor {
         let diagnosis = diagnose(&target.profile, &probed.evidence);
         let duration = stopwatch.elapsed();
         let proving = self.proofs().get(name).copied();
-        let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started.since(p.since) >= PROOF[PROOF.len() - 1]));
+        let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started >= p.last));
+        let passed = diagnosis.overall() == Outcome::Pass;
+        // Before the verdict: the mail about the end of an alert says what has ended it.
+        let renewed = match owed {
+            Some(owed) => self.proved(&setup, target, &probed.evidence, passed, owed).await,
+            None => false,
+        };
         // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
-        let grace = proving.is_some() && !owed.is_some_and(|(_, last)| last);
+        let grace = renewed || proving.and_then(|p| p.grace).is_some_and(|until| started < until);
         let seen = Seen {
             tenant_guid: probed.tenant_guid,
             credentials: target.credential_expiries(),
             duration,
             steady: clock.steady(),
             grace,
-            renewed: owed.is_some(),
+            renewed: renewed || owed.is_some() && proving.is_some_and(|p| p.grace.is_some()),
         };
         let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, clock.now()).await;
         drop(steady);
-        if let Some(owed) = owed {
-            self.proved(&setup, target, &probed.evidence, diagnosis.overall() == Outcome::Pass, owed).await;
-        }
         tracing::debug!(integration = name, result = diagnosis.overall().label(), duration_ms = duration.as_millis(), "probed");
         inner.families.probe(diagnosis.overall(), duration, started.since(due));
         let trouble = probed.evidence.faults().iter().any(|f| f.reason.is_upstream_trouble());

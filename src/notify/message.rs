@@ -87,12 +87,12 @@ fn body(notification: &Notification, link: Option<&str>, letterhead: &Letterhead
     let story = Words::of(&notification.story);
     let mut body = match (notification.kind, &notification.story.undeliverable) {
         (_, Some(undelivered)) => undeliverable(&story, undelivered),
+        (MailKind::Reauthenticated, None) => reauthenticated(&story),
+        (MailKind::Operator, None) if notification.story.by.is_some() => refused_sign_in(&story),
         (MailKind::Operator, None) => operator(&story, link),
         (MailKind::Resolved, None) if notification.story.reason.audience() == Audience::Operators => cause_over(&story),
         (MailKind::Resolved, None) => resolved(&story),
-        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Reauthenticated | MailKind::Test, None) => {
-            admin(&story, notification.kind, link)
-        }
+        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => admin(&story, notification.kind, link),
     };
     body.subject = one_line(&body.subject, 150);
     body.contact = match &letterhead.support_contact {
@@ -125,6 +125,7 @@ impl<'a> Words<'a> {
         ];
         if !story.items.is_empty() {
             let what = match story.reason {
+                Reason::GroupsNotVisible => "What is missing",
                 Reason::GroupMissing => "Groups that cannot be found",
                 Reason::PermissionUnexpected => "Permissions that are not needed",
                 _ => "Missing permissions",
@@ -137,6 +138,27 @@ impl<'a> Words<'a> {
         if let Some(until) = story.restorable_until {
             facts.push(("Can be restored until", moment(until)));
         }
+        facts
+    }
+
+    /// Who signed in. A tenant gives its accounts their names; one that is a plain address is shown as it is, because it is what the
+    /// reader knows the person by.
+    fn person(&self) -> Option<String> {
+        let by = one_line(self.story.by.as_deref()?, 120);
+        Some(if is_plain_address(&by) { by } else { foreign(&by, 120) })
+    }
+
+    /// From which address, as far as it is known.
+    fn origin(&self) -> Option<String> {
+        self.story.origin.as_deref().map(|origin| one_line(origin, 80)).filter(|origin| !origin.is_empty())
+    }
+
+    /// Names without those of the failure: when it was, by whom, from where.
+    fn sign_in(&self) -> Vec<(&'static str, String)> {
+        let mut facts: Vec<_> = self.facts().into_iter().filter(|(label, _)| *label != "Since").collect();
+        facts.push(("When", moment(self.story.at)));
+        facts.extend(self.person().map(|by| ("Who", by)));
+        facts.extend(self.origin().map(|origin| ("From the address", origin)));
         facts
     }
 
@@ -206,18 +228,71 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
     Body { subject, heading, color: "#b42318", lead, facts: words.facts(), button, steps, notes, ..Body::default() }
 }
 
+/// A name with one `@` between letters, digits and the marks that user principal names may hold (Microsoft, `userprincipalname` of the
+/// resource `user`): nothing that leads anywhere but to a mailbox.
+fn is_plain_address(text: &str) -> bool {
+    let plain = |part: &str, marks: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c));
+    text.split_once('@').is_some_and(|(local, domain)| plain(local, "._-+'#") && plain(domain, ".-") && domain.contains('.'))
+}
+
+/// Somebody has renewed consent or token. Whoever knows nothing of it must learn what to do.
+fn reauthenticated(words: &Words<'_>) -> Body {
+    let (name, app) = (&words.name, &words.app);
+    let who = words.person().unwrap_or_else(|| "An administrator".to_owned());
+    let how = match words.story.access {
+        Access::Delegated => format!("{who} has signed in and accepted the permissions. From now on {app} uses that sign-in."),
+        Access::Application => format!("The permissions of {app} were accepted for the whole organization."),
+    };
+    Body {
+        subject: format!("Re-authenticated: {app} for {name}"),
+        heading: format!("{app} was re-authenticated for {name}"),
+        color: "#1f4fd8",
+        lead: vec![
+            how,
+            "If that was you, or somebody you know of, you need not do anything. If nobody should have done it, tell the contact below, and look at the account in the Entra admin center: revoke its sessions, or take the permissions back.".to_owned(),
+        ],
+        facts: words.sign_in(),
+        ..Body::default()
+    }
+}
+
+/// A sign-in was not accepted because its token sees less than the stored one did.
+fn refused_sign_in(words: &Words<'_>) -> Body {
+    Body {
+        subject: format!("[Consentry] A re-authentication of {} was refused: its token sees less", words.name),
+        heading: format!("A re-authentication of {} was refused", words.name),
+        color: "#b54708",
+        lead: vec![
+            "Somebody signed in through a re-authentication link, and the new token would see less than the stored one saw at its last good probe. It was not stored; the old one stays, and the link is still good.".to_owned(),
+            "A new consent takes a minute or two to spread: another try may succeed. If groups are gone for good, an administrator's sign-in is accepted, and so is one through a link of consentry reauth-link NAME --accept-fewer. If nobody should be doing this, consentry reauth-link NAME --revoke ends all links.".to_owned(),
+        ],
+        facts: words.sign_in(),
+        notes: vec!["This mail comes once for each link.".to_owned()],
+        ..Body::default()
+    }
+}
+
 fn resolved(words: &Words<'_>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let mut facts = words.facts();
     facts.push(("Working again since", moment(words.story.at)));
+    // Whoever reads this gets no mail of its own about the sign-in.
+    let renewed = words.person().map(|by| {
+        let from = match words.origin() {
+            Some(through) if through.starts_with("through ") => format!(" {through}"),
+            Some(address) => format!(" from {address}"),
+            None => String::new(),
+        };
+        format!("It was re-authenticated by {by} at {}{from}.", moment(words.story.at))
+    });
     Body {
         subject: format!("Working again: {app} for {name}"),
         heading: format!("{app} works again for {name}"),
         color: "#067647",
-        lead: vec![
-            "All checks pass again. You need not do anything.".to_owned(),
-            format!("What was wrong: {}", words.story.reason.sentence()),
-        ],
+        lead: std::iter::once("All checks pass again. You need not do anything.".to_owned())
+            .chain(renewed)
+            .chain(std::iter::once(format!("What was wrong: {}", words.story.reason.sentence())))
+            .collect(),
         facts,
         ..Body::default()
     }

@@ -148,3 +148,45 @@ fn an_undelivered_mail_says_what_is_in_its_way() {
         assert!(mail.text.contains(word) && mail.text.contains("gone@example.com"), "{obstacle:?}: {}", mail.text);
     }
 }
+
+#[test]
+fn a_re_authentication_says_who_when_and_from_where() {
+    let mut success = notification(MailKind::Reauthenticated, Reason::TokenMissing);
+    (success.story.by, success.story.origin) = (Some("ada@contoso.com".to_owned()), Some("through 192.0.2.7".to_owned()));
+    let mail = render(&success, 0, Some(LINK), &letterhead());
+    assert_eq!(mail.subject, "Re-authenticated: Sample App for Sample Corp");
+    for words in ["ada@contoso.com has signed in", "When: 21 September 2026, 14:13 UTC", "From the address: through 192.0.2.7"] {
+        assert!(mail.text.contains(words), "{words}: {}", mail.text);
+    }
+    assert!(!mail.text.contains("Since:") && !mail.text.contains("lost access"), "nothing is wrong: {}", mail.text);
+    assert!(!mail.text.contains(LINK), "and nothing to press");
+
+    let mut resolved = notification(MailKind::Resolved, Reason::TokenRevoked);
+    assert!(!render(&resolved, 0, None, &letterhead()).text.contains("re-authenticated by"), "nobody did");
+    (resolved.story.by, resolved.story.origin) = (Some("ada@contoso.com".to_owned()), Some("192.0.2.7".to_owned()));
+    let text = render(&resolved, 0, None, &letterhead()).text;
+    assert!(text.contains("It was re-authenticated by ada@contoso.com at 21 September 2026, 14:13 UTC from 192.0.2.7."), "{text}");
+
+    let mut refused = notification(MailKind::Operator, Reason::GroupsNotVisible);
+    (refused.story.by, refused.story.items) =
+        (Some("uwe@contoso.com".to_owned()), vec!["Groups that can be seen: 1; before: 3.".to_owned()]);
+    let mail = render(&refused, 0, None, &letterhead());
+    assert!(mail.subject.contains("was refused") && mail.text.contains("before: 3"), "{} {}", mail.subject, mail.text);
+    assert!(mail.text.contains("Who: uwe@contoso.com") && mail.text.contains("--accept-fewer"), "{}", mail.text);
+}
+
+#[test]
+fn the_name_of_whoever_signed_in_is_no_link() {
+    for (name, shown) in [
+        ("ada.admin@contoso.com", "ada.admin@contoso.com"),
+        ("ada_contoso.com#EXT#@fabrikam.onmicrosoft.com", "ada_contoso.com#EXT#@fabrikam.onmicrosoft.com"),
+        ("https://evil.example/x", "https[:]//evil[.]example/x"),
+        ("evil.example/x@contoso.com", "evil[.]example/x[at]contoso[.]com"),
+        ("a\u{202e}da@contoso.com", "ada@contoso.com"),
+    ] {
+        let mut success = notification(MailKind::Reauthenticated, Reason::TokenMissing);
+        success.story.by = Some(name.to_owned());
+        let text = render(&success, 0, None, &letterhead()).text;
+        assert!(text.contains(&format!("Who: {shown}\n")), "{name}: {text}");
+    }
+}

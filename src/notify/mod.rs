@@ -6,5 +6,5 @@ mod retry;
 mod smtp;
 
 pub use message::{Letterhead, Rendered, render, sample_story};
-pub use notifier::{LinkMaker, Notifier, NotifierSettings, Outbox};
+pub use notifier::{LinkMade, LinkMaker, Notifier, NotifierSettings, Outbox};
 pub use smtp::{Blame, Delivery, Failure, Protection, SmtpSettings, deliver, greet};

@@ -66,8 +66,11 @@ impl Drop for Claim {
     }
 }
 
+/// A signed link that is being made; `None` where there is none to make.
+pub type LinkMade = std::pin::Pin<Box<dyn Future<Output = Result<Option<String>, StoreError>> + Send>>;
+
 /// Makes the signed link of an integration, good from now on.
-pub type LinkMaker = Arc<dyn Fn(&str, Timestamp) -> Option<String> + Send + Sync>;
+pub type LinkMaker = Arc<dyn Fn(&str, Timestamp) -> LinkMade + Send + Sync>;
 
 /// How mail is sent.
 #[derive(Clone)]
@@ -234,7 +237,7 @@ impl Notifier {
             return self.give_up(queued, Obstacle::Silence, "no answer came when it was handed over").await;
         }
         let link = match &notification.story.link {
-            LinkTarget::Builtin => (self.settings.link)(&notification.story.integration, now),
+            LinkTarget::Builtin => (self.settings.link)(&notification.story.integration, now).await?,
             LinkTarget::Url(url) => Some(url.clone()),
             LinkTarget::None => None,
         };

@@ -3,18 +3,50 @@
 use std::time::{Duration, Instant};
 
 use super::callback::{self, Answer};
-use super::{Ending, Pending, Reauthentication, Refusal, Registered, cookie_name, handover, hash, same};
-use crate::domain::{Access, Fault, OPENID_SCOPES, same_permission};
-use crate::entra::{Client, CodeGrant, Expected, Granted, IdTokenError, Person, ResourceKey};
+use super::trial::{Measure, SPREADING};
+use super::{Ending, FindSubject, Pending, Reauthentication, Refusal, Registered, Subject, cookie_name, handover, hash, same};
+use crate::domain::{Access, Fault, Notification, Timestamp};
+use crate::entra::{Client, CodeGrant, Expected, Granted, IdTokenError, Person};
 use crate::secret::Secret;
-use crate::store::{Authorization, RenewedToken, Success, VERIFYING};
+use crate::store::{Authorization, RenewedToken, Stage, Success};
 
 /// All requests of one callback must be answered by then: a browser is waiting.
 pub(super) const CALLBACK: Duration = Duration::from_secs(25);
 
-/// A consent that was given a moment ago may not be known everywhere yet: asked again after these pauses before permissions
-/// count as missing.
-const SPREADING: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// A callback as it came.
+#[derive(Clone, Copy)]
+#[allow(missing_debug_implementations)] // Holds closures; nobody prints it.
+pub struct Came<'a> {
+    /// Its query.
+    pub query: &'a str,
+    /// Finds a cookie of the request by name.
+    pub cookie: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
+    /// From which address, in words.
+    pub origin: &'a str,
+    /// Finds what a sign-in is measured by.
+    pub subject: FindSubject<'a>,
+}
+
+/// A sign-in that is being judged.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    row: &'a Authorization,
+    registered: &'a Registered,
+    pending: &'a Pending,
+    subject: Option<&'a Subject>,
+}
+
+/// A refusal, and as far as that is known who was refused.
+struct Turned {
+    refusal: Refusal,
+    by: Option<String>,
+}
+
+impl From<Refusal> for Turned {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, by: None }
+    }
+}
 
 /// How a callback ended.
 #[derive(Debug)]
@@ -40,17 +72,19 @@ pub enum Completed {
         integration: String,
         /// Under what its result can be seen.
         attempt: String,
+        /// When consent and token were renewed; `None` while somebody merely says so.
+        renewed: Option<Timestamp>,
     },
 }
 
 impl Reauthentication {
-    /// Takes what Entra sent the browser back with. `cookie` finds a cookie of the request by name.
+    /// Takes what Entra sent the browser back with.
     ///
     /// Must run to its end, whatever becomes of the connection: a sign-in is used up by its first step.
-    pub async fn complete(&self, query: &str, cookie: impl Fn(&str) -> Option<String> + Send) -> Completed {
-        let Ok(callback) = callback::parse(query) else { return Completed::Unknown };
+    pub async fn complete(&self, came: Came<'_>) -> Completed {
+        let Ok(callback) = callback::parse(came.query) else { return Completed::Unknown };
         let id = hash(callback.state.expose());
-        let row = match self.inner.store.authorization(&id).await {
+        let mut row = match self.inner.store.authorization(&id).await {
             Ok(Some(row)) => row,
             Ok(None) => return Completed::Unknown,
             Err(error) => {
@@ -58,41 +92,54 @@ impl Reauthentication {
                 return Completed::Unavailable;
             }
         };
-        let bound = cookie(&cookie_name(&id)).is_some_and(|value| same(&hash(&value), &row.cookie));
-        let (refusal, link) = match self.claim(&row, bound).await {
-            Ok(pending) => match self.judge(&row, &pending, callback.answer).await {
-                Ok(()) => return Completed::Accepted { integration: row.integration, attempt: id },
-                Err(refusal) => (refusal, Some(Secret::new(pending.link))),
-            },
-            Err(refusal) => (refusal, None),
+        let bound = (came.cookie)(&cookie_name(&id)).is_some_and(|value| same(&hash(&value), &row.cookie));
+        let (turned, link) = match self.claim(&row, bound, came.origin).await {
+            Ok(pending) => {
+                came.origin.clone_into(&mut row.origin);
+                let subject = (came.subject)(&row.integration);
+                match self.judge(&row, &pending, callback.answer, subject.as_ref()).await {
+                    Ok(renewed) => return Completed::Accepted { integration: row.integration, attempt: id, renewed },
+                    Err(turned) => {
+                        let mails = self.mails(&row, &turned, subject.as_ref());
+                        ((turned.refusal, mails), Some(Secret::new(pending.link)))
+                    }
+                }
+            }
+            Err(refusal) => ((refusal, Vec::new()), None),
         };
-        self.refused(row, refusal, link).await
+        self.refused(row, turned, link).await
     }
 
-    async fn refused(&self, row: Authorization, refusal: Refusal, link: Option<Secret>) -> Completed {
+    /// What the operators are told of a refusal.
+    fn mails(&self, row: &Authorization, turned: &Turned, subject: Option<&Subject>) -> Vec<Notification> {
+        let now = self.inner.clock.now();
+        subject.map(|s| s.refusal(row, (&turned.refusal, turned.by.as_deref()), now)).unwrap_or_default()
+    }
+
+    async fn refused(&self, row: Authorization, (refusal, mails): (Refusal, Vec<Notification>), link: Option<Secret>) -> Completed {
         let (mut refusal, mut attempt) = (refusal, None);
         if refusal == Refusal::Replayed {
             // Looked up again: the first callback may have come to its end meanwhile.
             let now = self.inner.store.authorization(&row.id).await.ok().flatten();
-            match now.and_then(|row| row.outcome).as_deref() {
+            match now.and_then(|row| row.stage) {
                 None => refusal = Refusal::Interrupted,
-                Some("success" | VERIFYING) => attempt = Some(row.id.clone()),
+                Some(Stage::Success | Stage::Verifying | Stage::Unchanged) => attempt = Some(row.id.clone()),
                 Some(_) => {}
             }
         }
-        self.count(&row, &refusal).await;
+        self.count(&row, &refusal, mails).await;
         Completed::Refused { refusal, integration: row.integration, link, attempt }
     }
 
     /// Cookie first, so that a stranger can neither use up a sign-in nor learn anything of it; then single use.
-    async fn claim(&self, row: &Authorization, bound: bool) -> Result<Pending, Refusal> {
+    async fn claim(&self, row: &Authorization, bound: bool, origin: &str) -> Result<Pending, Refusal> {
         if !bound {
             return Err(Refusal::OtherBrowser);
         }
         if row.used.is_some() {
             return Err(Refusal::Replayed);
         }
-        match self.inner.store.claim_authorization(&row.id, self.inner.clock.now()).await {
+        match self.inner.store.claim_authorization(&row.id, origin, self.inner.clock.now()).await {
             Ok(Some(secret)) => serde_json::from_str(secret.expose()).map_err(|_| Refusal::Storage),
             Ok(None) => Err(Refusal::Replayed),
             Err(error) => {
@@ -102,23 +149,40 @@ impl Reauthentication {
         }
     }
 
-    pub(super) async fn count(&self, row: &Authorization, refusal: &Refusal) {
+    pub(super) async fn count(&self, row: &Authorization, refusal: &Refusal, mails: Vec<Notification>) {
         let ending = refusal.ending();
         self.inner.families.reauthentication(ending.label());
-        let items = if let Refusal::FewerPermissions(missing) = refusal { missing.join(",") } else { String::new() };
+        let items = match refusal {
+            Refusal::FewerPermissions(items) | Refusal::SeesLess(items) => items.join(","),
+            _ => String::new(),
+        };
         tracing::warn!(integration = %row.integration, result = ending.label(), refusal = refusal.label(), items, "re-authentication refused");
         // What was used up by somebody else keeps its own ending.
         if matches!(refusal, Refusal::Replayed | Refusal::Interrupted | Refusal::OtherBrowser) {
             return;
         }
-        if let Err(error) = self.inner.store.end_authorization(&row.id, ending.label(), false).await {
-            tracing::error!(integration = %row.integration, %error, "cannot note how a sign-in ended");
+        let mailed = !mails.is_empty();
+        let ended = match mailed {
+            true => self.inner.store.refuse_authorization(&row.id, ending.stage(), mails, self.inner.clock.now()).await,
+            false => self.inner.store.end_authorization(&row.id, ending.stage(), false).await,
+        };
+        match ended {
+            Ok(()) if mailed => self.inner.outbox.notify_one(),
+            Ok(()) => {}
+            Err(error) => tracing::error!(integration = %row.integration, %error, "cannot note how a sign-in ended"),
         }
     }
 
-    async fn judge(&self, row: &Authorization, pending: &Pending, answer: Answer) -> Result<(), Refusal> {
+    /// When consent and token were renewed; `None` where that is still to be seen.
+    async fn judge(
+        &self,
+        row: &Authorization,
+        pending: &Pending,
+        answer: Answer,
+        subject: Option<&Subject>,
+    ) -> Result<Option<Timestamp>, Turned> {
         if self.inner.clock.now() >= row.expires {
-            return Err(Refusal::Expired);
+            return Err(Refusal::Expired.into());
         }
         let registered = &self.registered(&row.integration).ok_or(Refusal::LinkDied)?;
         match (answer, registered.access) {
@@ -129,52 +193,63 @@ impl Reauthentication {
                     code = error.codes.first().map(|c| format!("AADSTS{c}")).unwrap_or_default(),
                     "Entra refused a sign-in"
                 );
-                Err(Refusal::of_redirect(&error))
+                Err(Refusal::of_redirect(&error).into())
             }
-            (Answer::Code(code), Access::Delegated) => self.redeem(row, registered, pending, &code).await,
-            (Answer::AdminConsent { tenant }, Access::Application) => self.verify_later(row, registered, tenant).await,
-            _ => Err(Refusal::Invalid),
+            (Answer::Code(code), Access::Delegated) => self.redeem(Case { row, registered, pending, subject }, &code).await.map(Some),
+            (Answer::AdminConsent { tenant }, Access::Application) => {
+                self.verify_later(row, registered, tenant).await?;
+                Ok(None)
+            }
+            _ => Err(Refusal::Invalid.into()),
         }
     }
 
-    /// Redeems the code, checks who signed in and what was granted, and only then stores anything.
-    async fn redeem(&self, row: &Authorization, registered: &Registered, pending: &Pending, code: &Secret) -> Result<(), Refusal> {
-        let deadline = Instant::now() + CALLBACK;
+    /// Redeems the code, checks who signed in and what was granted, tries the new token, and only then stores anything.
+    async fn redeem(&self, case: Case<'_>, code: &Secret) -> Result<Timestamp, Turned> {
+        let Case { row, registered, pending, subject } = case;
         let token = &registered.token;
         let client = Client {
             tenant: &token.tenant,
             client_id: &token.client_id,
             credential: &registered.credential,
             now_seconds: self.inner.clock.now().0 / 1000,
-            deadline,
+            deadline: Instant::now() + CALLBACK,
         };
         let granted = self.granted(client, registered, pending, code).await?;
         let person = self.person(client, pending, &granted).await?;
-        let refresh_token = granted.refresh_token.clone().ok_or_else(|| Refusal::FewerPermissions(vec!["offline_access".to_owned()]))?;
-        self.covers(client, registered, &granted, &refresh_token).await?;
+        let view = subject.and_then(|s| s.good_view.as_ref()).filter(|_| !pending.accept_fewer);
+        let tried = self.try_out(Measure { client, registered, view, person: &person }, &granted).await;
+        let by = person.username.or(person.object_id);
+        let refresh_token = match tried {
+            Ok(newest) => newest,
+            Err(refusal) => return Err(Turned { refusal, by }),
+        };
         // Every link made before this moment dies, not only those made before the callback came.
         let now = self.inner.clock.now();
-        let delivery = registered.hands_over.then(|| handover::message(token, &refresh_token, now));
         let success = Success {
             authorization: row.id.clone(),
             integration: row.integration.clone(),
-            link_issued: row.link_issued,
-            by: person.username.or(person.object_id),
+            stamp: row.stamp,
+            announcement: subject.and_then(|s| s.announcement(by.as_deref(), &row.origin, now)),
+            by,
+            origin: row.origin.clone(),
+            delivery: registered.hands_over.then(|| handover::message(token, &refresh_token, now)),
             token: registered.keeps_token.then(|| RenewedToken { id: token.clone(), token: refresh_token }),
-            delivery,
             at: now,
         };
-        self.save(success).await
+        self.save(success).await?;
+        Ok(now)
     }
 
     pub(super) async fn save(&self, success: Success) -> Result<(), Refusal> {
-        let integration = success.integration.clone();
+        let (integration, origin) = (success.integration.clone(), success.origin.clone());
         match self.inner.store.save_success(success).await {
             Ok(true) => {
                 self.inner.families.reauthentication(Ending::Success.label());
                 self.inner.handed_over.notify_one();
+                self.inner.outbox.notify_one();
                 // Who it was stands in the event, not in logs that travel.
-                tracing::info!(integration, result = Ending::Success.label(), "re-authenticated");
+                tracing::info!(integration, result = Ending::Success.label(), from = origin, "re-authenticated");
                 Ok(())
             }
             Ok(false) => Err(Refusal::LinkDied),
@@ -234,44 +309,4 @@ impl Reauthentication {
             }
         })
     }
-
-    /// Whether the granted scopes cover what is required, resource by resource.
-    async fn covers(&self, client: Client<'_>, registered: &Registered, granted: &Granted, token: &Secret) -> Result<(), Refusal> {
-        let entra = &self.inner.entra;
-        let mut missing = Vec::new();
-        let mut first = true;
-        for required in registered.required.iter().filter(|r| !r.delegated.is_empty()) {
-            let scope = ResourceKey::of(&required.resource).scope(&entra.hosts().graph);
-            // The code was redeemed for the first resource (an answer that names no scopes grants what was asked for: RFC 6749
-            // section 5.1); the others are asked for with the refresh token.
-            let mut scopes = std::mem::take(&mut first).then(|| granted.scopes.clone().unwrap_or_else(|| required.delegated.clone()));
-            let mut pauses = SPREADING.iter();
-            loop {
-                if let Some(lacking) = scopes.as_ref().map(|s| lacking(&required.delegated, s)) {
-                    if lacking.is_empty() {
-                        break;
-                    }
-                    let Some(pause) = pauses.next() else {
-                        missing.extend(lacking);
-                        break;
-                    };
-                    tokio::time::sleep(*pause).await;
-                }
-                scopes = match entra.refresh(client, token, &scope).await {
-                    Ok(granted) => Some(granted.scopes.unwrap_or_default()),
-                    Err(fault) => match Refusal::of_fault(&fault) {
-                        Refusal::FewerPermissions(_) => Some(Vec::new()),
-                        refusal => return Err(refusal),
-                    },
-                };
-            }
-        }
-        if missing.is_empty() { Ok(()) } else { Err(Refusal::FewerPermissions(missing)) }
-    }
-}
-
-/// Required values that are not among the granted ones.
-fn lacking(required: &[String], granted: &[String]) -> Vec<String> {
-    let openid = |value: &str| OPENID_SCOPES.iter().any(|o| same_permission(o, value));
-    required.iter().filter(|r| !openid(r) && !granted.iter().any(|g| same_permission(g, r))).cloned().collect()
 }

@@ -1,15 +1,15 @@
 //! Signed re-authentication links.
 //!
-//! A link names an integration and says until when it is good. It is a key: it goes into mails and nowhere else, never into
-//! logs. Signature and time are checked without the database, which only knows up to when links have been used; a rotated
-//! encryption key revokes all links.
+//! A link names an integration, says until when it is good, and carries the generation in which it was made. It is a key: it goes into
+//! mails and nowhere else, never into logs. Signature and time are checked without the database, which knows the present generation; a
+//! rotated encryption key revokes all links.
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::domain::Timestamp;
-use crate::store::TokenId;
+use crate::store::{LinkStamp, TokenId};
 
 /// Signs and checks links.
 #[derive(Clone)]
@@ -25,15 +25,28 @@ impl std::fmt::Debug for Links {
     }
 }
 
+/// What a link is to be worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// The integration's generation of links.
+    pub generation: i64,
+    /// A sign-in through it is measured by the configuration alone, not by what the stored token saw.
+    pub accept_fewer: bool,
+}
+
 /// A link that was signed by us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
     /// The integration it is for.
     pub integration: String,
     /// When it was made.
-    pub issued: Timestamp,
+    pub stamp: LinkStamp,
     /// Until when it is good.
     pub expires: Timestamp,
+    /// A sign-in through it is measured by the configuration alone.
+    pub accept_fewer: bool,
+    /// Tells links apart without being one: a hash.
+    pub id: String,
 }
 
 /// Why a token opens nothing.
@@ -45,11 +58,20 @@ pub enum LinkError {
     Expired,
     /// It, or one made after it, has already led to a success.
     Used,
+    /// Too many sign-ins are under way that it, or somebody on the same network, has begun.
+    TooMany,
     /// Whether it was used cannot be found out now.
     Unavailable,
 }
 
-const VERSION: u8 = 1;
+/// Without generation: version, issue and expiry, name.
+const FIRST_VERSION: u8 = 1;
+
+/// Version, flags, generation, issue and expiry, name.
+const VERSION: u8 = 2;
+
+/// The flag of [`Terms::accept_fewer`].
+const ACCEPT_FEWER: u8 = 1;
 
 impl Links {
     /// Links below `public_url`, signed with `key`, good for `lifetime`.
@@ -58,8 +80,8 @@ impl Links {
     }
 
     /// A fresh link.
-    pub fn make(&self, id: &TokenId, now: Timestamp) -> String {
-        format!("{}/reauth/{}?token={}", self.public_url, id.integration, self.token(id, now))
+    pub fn make(&self, id: &TokenId, terms: Terms, now: Timestamp) -> String {
+        format!("{}/reauth/{}?token={}", self.public_url, id.integration, self.token(id, terms, now))
     }
 
     /// See [`redirect_uri`].
@@ -67,18 +89,24 @@ impl Links {
         redirect_uri(&self.public_url)
     }
 
-    /// Version, issue and expiry in milliseconds, name; then the tag.
-    pub(super) fn token(&self, id: &TokenId, now: Timestamp) -> String {
-        let mut bytes = vec![VERSION];
+    /// Version, flags, generation, issue and expiry in milliseconds, name; then the tag.
+    fn token(&self, id: &TokenId, terms: Terms, now: Timestamp) -> String {
+        let mut bytes = vec![VERSION, if terms.accept_fewer { ACCEPT_FEWER } else { 0 }];
+        bytes.extend(terms.generation.to_be_bytes());
         bytes.extend(now.0.to_be_bytes());
         bytes.extend(now.plus(self.lifetime).0.to_be_bytes());
         bytes.extend(id.integration.as_bytes());
+        self.sealed(bytes, id)
+    }
+
+    fn sealed(&self, mut bytes: Vec<u8>, id: &TokenId) -> String {
         let tag = hmac::sign(&self.key, &covered(&bytes, id));
         bytes.extend(tag.as_ref());
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Checks a token that came with a link for an integration.
+    /// Checks a token that came with a link for an integration. That a link was made in the future says nothing against it: the clock
+    /// was ahead then. Whatever it says of its end, it is not good for longer than a link that is made now.
     ///
     /// # Errors
     /// It was not made by us for this integration, or its time is over.
@@ -87,16 +115,48 @@ impl Links {
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| LinkError::Forged)?;
         let (signed, tag) = bytes.len().checked_sub(32).map(|at| bytes.split_at(at)).ok_or(LinkError::Forged)?;
         hmac::verify(&self.key, &covered(signed, id), tag).map_err(|_| LinkError::Forged)?;
-        let (head, name) = signed.split_at_checked(17).filter(|(head, _)| head[0] == VERSION).ok_or(LinkError::Forged)?;
-        let time = |at: usize| head.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_be_bytes).map(Timestamp);
-        let (issued, expires) = time(1).zip(time(9)).ok_or(LinkError::Forged)?;
-        if name != integration.as_bytes() {
+        let parsed = parse(signed).ok_or(LinkError::Forged)?;
+        if parsed.name != integration.as_bytes() {
             return Err(LinkError::Forged);
         }
-        if now >= expires {
+        if now >= parsed.expires {
             return Err(LinkError::Expired);
         }
-        Ok(Signed { integration: integration.clone(), issued, expires })
+        Ok(Signed {
+            integration: integration.clone(),
+            stamp: parsed.stamp,
+            expires: parsed.expires.min(now.plus(self.lifetime)),
+            accept_fewer: parsed.accept_fewer,
+            id: URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &bytes)),
+        })
+    }
+}
+
+/// What stands in a token.
+struct Parsed<'a> {
+    stamp: LinkStamp,
+    expires: Timestamp,
+    accept_fewer: bool,
+    name: &'a [u8],
+}
+
+/// Takes the signed part of a token apart, of either version.
+fn parse(signed: &[u8]) -> Option<Parsed<'_>> {
+    let number = |at: usize| signed.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_be_bytes);
+    match *signed.first()? {
+        FIRST_VERSION => Some(Parsed {
+            stamp: LinkStamp { generation: None, issued: Timestamp(number(1)?) },
+            expires: Timestamp(number(9)?),
+            accept_fewer: false,
+            name: signed.get(17..)?,
+        }),
+        VERSION => Some(Parsed {
+            stamp: LinkStamp { generation: Some(number(2)?), issued: Timestamp(number(10)?) },
+            expires: Timestamp(number(18)?),
+            accept_fewer: signed.get(1)? & ACCEPT_FEWER != 0,
+            name: signed.get(26..)?,
+        }),
+        _ => None,
     }
 }
 
@@ -127,13 +187,33 @@ mod tests {
         Links::new(hmac::Key::new(hmac::HMAC_SHA256, secret), "https://c.example.com/", Duration::from_secs(60))
     }
 
+    const TERMS: Terms = Terms { generation: 7, accept_fewer: false };
+
+    /// As the first version made them.
+    fn first_version(links: &Links, id: &TokenId, issued: Timestamp, expires: Timestamp) -> String {
+        let mut bytes = vec![FIRST_VERSION];
+        bytes.extend(issued.0.to_be_bytes());
+        bytes.extend(expires.0.to_be_bytes());
+        bytes.extend(id.integration.as_bytes());
+        links.sealed(bytes, id)
+    }
+
     proptest! {
         #[test]
-        fn what_is_signed_opens_and_what_is_changed_does_not(name in "[a-z0-9][a-z0-9_.-]{0,40}", at in 0..4_000_000_000_000_i64, byte in 0..200_usize, bit in 0..8_u32) {
+        fn what_is_signed_opens_and_what_is_changed_does_not(
+            name in "[a-z0-9][a-z0-9_.-]{0,40}",
+            at in 0..4_000_000_000_000_i64,
+            generation in 0..i64::MAX,
+            accept_fewer in any::<bool>(),
+            byte in 0..200_usize,
+            bit in 0..8_u32,
+        ) {
             let (ours, now) = (links(b"ours"), Timestamp(at));
-            let token = ours.token(&id(&name), now);
+            let token = ours.token(&id(&name), Terms { generation, accept_fewer }, now);
             let signed = ours.check(&id(&name), &token, now).expect("our own link");
-            prop_assert_eq!((&signed.integration, signed.issued, signed.expires), (&name, now, now.plus(Duration::from_secs(60))));
+            let stamp = LinkStamp { generation: Some(generation), issued: now };
+            prop_assert_eq!((&signed.integration, signed.stamp, signed.accept_fewer), (&name, stamp, accept_fewer));
+            prop_assert_eq!(signed.expires, now.plus(Duration::from_secs(60)));
             let mut bytes = URL_SAFE_NO_PAD.decode(&token).expect("base64url");
             let place = byte % bytes.len();
             bytes[place] ^= 1 << bit;
@@ -144,12 +224,17 @@ mod tests {
         fn any_text_is_survived(name in ".{0,40}", token in ".{0,200}", at in any::<i64>()) {
             prop_assert_eq!(links(b"ours").check(&id(&name), &token, Timestamp(at)), Err(LinkError::Forged));
         }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = parse(&bytes);
+        }
     }
 
     #[test]
     fn a_link_is_good_for_its_integration_and_time_only() {
         let (ours, now) = (links(b"ours"), Timestamp::from_seconds(1_790_000_000));
-        let link = ours.make(&id("acme"), now);
+        let link = ours.make(&id("acme"), TERMS, now);
         let token = link.strip_prefix("https://c.example.com/reauth/acme?token=").expect("a link").to_owned();
         let mut tampered = token.clone().into_bytes();
         tampered[5] ^= 1;
@@ -157,6 +242,7 @@ mod tests {
         for (sentence, name, token, at, expected) in [
             ("good", "acme", token.as_str(), now, Ok(())),
             ("good to the last moment", "acme", &token, now.plus(Duration::from_millis(59_999)), Ok(())),
+            ("made an hour in the future, because the clock was ahead", "acme", &token, now.minus(Duration::from_secs(3600)), Ok(())),
             ("over", "acme", &token, now.plus(Duration::from_secs(60)), Err(LinkError::Expired)),
             ("for somebody else", "other", &token, now, Err(LinkError::Forged)),
             ("tampered", "acme", &tampered, now, Err(LinkError::Forged)),
@@ -166,9 +252,22 @@ mod tests {
         ] {
             assert_eq!(ours.check(&id(name), token, at).map(|_| ()), expected, "{sentence}");
         }
+        let early = now.minus(Duration::from_secs(3600));
+        let signed = ours.check(&id("acme"), &token, early).expect("a link");
+        assert_eq!(signed.expires, early.plus(Duration::from_secs(60)), "no link is good for longer than one that is made now");
         assert_eq!(links(b"rotated").check(&id("acme"), &token, now), Err(LinkError::Forged), "a rotated key revokes");
         let moved = TokenId { tenant: "fabrikam.com".to_owned(), ..id("acme") };
         assert_eq!(ours.check(&moved, &token, now), Err(LinkError::Forged), "the name now belongs to another tenant");
-        assert_ne!(ours.make(&id("acme"), Timestamp(now.0 + 1)), link, "a later link is another, and both are good");
+        assert_ne!(ours.make(&id("acme"), TERMS, Timestamp(now.0 + 1)), link, "a later link is another, and both are good");
+    }
+
+    #[test]
+    fn links_of_the_first_version_still_open() {
+        let (ours, now) = (links(b"ours"), Timestamp::from_seconds(1_790_000_000));
+        let token = first_version(&ours, &id("acme"), now, now.plus(Duration::from_secs(60)));
+        let signed = ours.check(&id("acme"), &token, now).expect("a link");
+        assert_eq!((signed.stamp, signed.accept_fewer), (LinkStamp { generation: None, issued: now }, false));
+        assert_eq!(ours.check(&id("other"), &token, now), Err(LinkError::Forged));
+        assert_eq!(ours.check(&id("acme"), &token, now.plus(Duration::from_secs(60))), Err(LinkError::Expired));
     }
 }

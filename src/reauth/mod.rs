@@ -13,24 +13,29 @@ use oauth2::{CsrfToken, PkceCodeChallenge};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::domain::{Access, RequiredPermissions, Timestamp};
+use crate::domain::{Access, GroupPolicy, RequiredPermissions, Timestamp};
 use crate::entra::{ClientCredential, Entra, SignIn};
 use crate::metrics::Families;
 use crate::secret::Secret;
-use crate::store::{NewAuthorization, Store, TokenId, VERIFYING};
+use crate::store::{NewAuthorization, Stage, Store, StoreError, TokenId};
 
 pub mod callback;
 mod complete;
 mod handover;
 mod links;
+mod person;
 mod proof;
 mod refusal;
+mod subject;
+mod trial;
 
-pub use crate::store::DeliveryState;
-pub use complete::Completed;
+pub use crate::store::{DeliveryState, Unproved};
+pub use complete::{Came, Completed};
 pub use handover::{Handover, Hook, Hooks, Recipient};
-pub use links::{LinkError, Links, Signed, redirect_uri};
+pub use links::{LinkError, Links, Signed, Terms, redirect_uri};
+pub use proof::Seen;
 pub use refusal::{Ending, Refusal};
+pub use subject::{FindSubject, Subject};
 
 /// A sign-in must be completed within this time.
 const SIGN_IN: Duration = Duration::from_secs(600);
@@ -53,6 +58,10 @@ pub struct Registered {
     pub keeps_token: bool,
     /// Renewed tokens are handed to the product.
     pub hands_over: bool,
+    /// The groups that must be visible; `None` where groups are not checked.
+    pub groups: Option<GroupPolicy>,
+    /// Only the sign-in of an administrator is accepted.
+    pub admins_only: bool,
 }
 
 /// Finds who can be re-authenticated here, by name.
@@ -71,6 +80,17 @@ pub struct Begun {
     pub cookie_lifetime: Duration,
 }
 
+/// What is known of a sign-in when it begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The account that consented last is proposed.
+    pub hint: bool,
+    /// The network from which it comes, for its quota; empty where that is not known.
+    pub source: &'a str,
+    /// Whether the last probe saw enterprise app and consent as required; `None` when it could not see it.
+    pub granted: Option<bool>,
+}
+
 /// How a sign-in that was accepted stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -78,6 +98,8 @@ pub enum Standing {
     Verifying,
     /// Consent and token are renewed.
     Renewed,
+    /// The tenant granted everything before, and still does. The link stays good.
+    Unchanged,
     /// The tenant does not grant what is required.
     Incomplete,
     /// The administrator consented for another organization.
@@ -92,6 +114,9 @@ struct Pending {
     verifier: String,
     nonce: String,
     link: String,
+    /// The link says that the configuration alone counts.
+    #[serde(default)]
+    accept_fewer: bool,
 }
 
 /// See the module. Cheap to clone.
@@ -117,6 +142,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Nudged when a renewed token waits to be handed over.
     pub handed_over: Arc<tokio::sync::Notify>,
+    /// Nudged when mails were saved.
+    pub outbox: Arc<tokio::sync::Notify>,
 }
 
 impl std::fmt::Debug for Reauthentication {
@@ -138,8 +165,8 @@ impl Reauthentication {
     pub async fn open_link(&self, integration: &str, token: &str) -> Result<Signed, LinkError> {
         let registered = self.registered(integration).ok_or(LinkError::Forged)?;
         let signed = self.inner.links.check(&registered.token, token, self.inner.clock.now())?;
-        match self.inner.store.links_not_after(integration).await {
-            Ok(Some(dead)) if signed.issued <= dead => Err(LinkError::Used),
+        match self.inner.store.links(integration).await {
+            Ok(state) if state.is_dead(signed.stamp.generation, signed.stamp.issued) => Err(LinkError::Used),
             Ok(_) => Ok(signed),
             Err(error) => {
                 tracing::error!(integration, %error, "cannot look up whether a link was used");
@@ -149,12 +176,12 @@ impl Reauthentication {
     }
 
     /// Begins a sign-in with an opened link, whose token is kept for another try: saves what the callback will need and says where the
-    /// browser must go. `hint` proposes the account that consented last.
+    /// browser must go.
     ///
     /// # Errors
-    /// It cannot be saved or built; the log says why.
-    pub async fn begin(&self, link: &Signed, token: &str, hint: bool) -> Result<Begun, LinkError> {
-        let (integration, now) = (&link.integration, self.inner.clock.now());
+    /// A quota of sign-ins under way is full, or it cannot be saved or built; the log says why.
+    pub async fn begin(&self, link: &Signed, token: &str, asked: Asked<'_>) -> Result<Begun, LinkError> {
+        let integration = &link.integration;
         let registered = &self.registered(integration).ok_or(LinkError::Forged)?;
         let (state, nonce, cookie) = (random(), random(), random());
         let (_, verifier) = PkceCodeChallenge::new_random_sha256();
@@ -163,19 +190,30 @@ impl Reauthentication {
             tracing::error!(integration, %error, "cannot begin a sign-in");
             LinkError::Unavailable
         };
-        let location = self.location(registered, hint, (&state, &nonce, &verifier)).await.map_err(|e| unavailable(&e))?;
-        let pending = Pending { verifier: verifier.expose().to_owned(), nonce: nonce.expose().to_owned(), link: token.to_owned() };
-        let id = hash(state.expose());
+        let location = self.location(registered, asked.hint, (&state, &nonce, &verifier)).await.map_err(|e| unavailable(&e))?;
+        let (verifier, nonce) = (verifier.expose().to_owned(), nonce.expose().to_owned());
+        let pending = Pending { verifier, nonce, link: token.to_owned(), accept_fewer: link.accept_fewer };
+        let secret = Secret::new(serde_json::to_string(&pending).map_err(|e| unavailable(&e))?);
+        let (id, now) = (hash(state.expose()), self.inner.clock.now());
         let new = NewAuthorization {
             id: id.clone(),
             integration: integration.clone(),
             cookie: hash(cookie.expose()),
-            secret: Secret::new(serde_json::to_string(&pending).map_err(|e| unavailable(&e))?),
-            link_issued: link.issued,
+            secret,
+            link: link.id.clone(),
+            stamp: link.stamp,
+            source: asked.source.to_owned(),
             created: now,
             expires: now.plus(SIGN_IN),
         };
-        self.inner.store.save_authorization(new).await.map_err(|e| unavailable(&e))?;
+        if let Some(quota) = self.inner.store.save_authorization(new).await.map_err(|e| unavailable(&e))? {
+            tracing::warn!(integration, quota = quota.label(), "a sign-in does not begin: too many are under way");
+            return Err(LinkError::TooMany);
+        }
+        // Entra is asked only for a sign-in that really begins.
+        if let Some(granted) = self.granted_already(registered, asked.granted).await {
+            self.inner.store.note_granted(&id, granted).await.map_err(|e| unavailable(&e))?;
+        }
         tracing::info!(integration, "a sign-in begins");
         Ok(Begun { location, cookie_name: cookie_name(&id), cookie_value: cookie, cookie_lifetime: COOKIE })
     }
@@ -209,27 +247,26 @@ impl Reauthentication {
     /// How an accepted sign-in stands, and since when. `None` for one that is not known any more.
     pub async fn standing(&self, integration: &str, attempt: &str) -> Option<(Standing, Timestamp)> {
         let row = self.inner.store.authorization(attempt).await.ok().flatten().filter(|row| row.integration == integration)?;
-        let standing = match row.outcome.as_deref()? {
-            VERIFYING => Standing::Verifying,
-            "success" => Standing::Renewed,
-            "incomplete" => Standing::Incomplete,
-            "wrong_tenant" => Standing::WrongTenant,
-            "error" => Standing::Unclear,
-            _ => return None,
+        let standing = match row.stage? {
+            Stage::Verifying => Standing::Verifying,
+            Stage::Success => Standing::Renewed,
+            Stage::Unchanged => Standing::Unchanged,
+            Stage::Incomplete => Standing::Incomplete,
+            Stage::WrongTenant => Standing::WrongTenant,
+            Stage::Error => Standing::Unclear,
+            Stage::Denied | Stage::Expired => return None,
         };
         Some((standing, row.used?))
     }
 
     /// A fresh link, for somebody who may hand it on; `None` for an integration that is not there.
-    pub fn fresh_link(&self, integration: &str) -> Option<String> {
-        Some(self.inner.links.make(&self.registered(integration)?.token, self.inner.clock.now()))
-    }
-
-    /// A fresh link's token for the browser that has just signed in without mending everything: its own link has died with the success.
-    pub async fn another_try(&self, integration: &str, attempt: &str, cookie: impl Fn(&str) -> Option<String>) -> Option<String> {
-        let row = self.inner.store.authorization(attempt).await.ok().flatten().filter(|row| row.integration == integration)?;
-        let value = cookie(&cookie_name(&row.id)).filter(|value| same(&hash(value), &row.cookie));
-        value.and_then(|_| Some(self.inner.links.token(&self.registered(integration)?.token, self.inner.clock.now())))
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn fresh_link(&self, integration: &str) -> Result<Option<String>, StoreError> {
+        let Some(registered) = self.registered(integration) else { return Ok(None) };
+        let terms = Terms { generation: self.inner.store.links(integration).await?.generation, accept_fewer: false };
+        Ok(Some(self.inner.links.make(&registered.token, terms, self.inner.clock.now())))
     }
 
     /// How far the renewed token's way to the product has come; `None` where nothing is handed over.

@@ -1,73 +1,165 @@
 //! What an admin consent was worth: what counts is what the tenant grants afterwards, as probes see it.
+//!
+//! The callback of the admin consent page is unsigned: whoever holds a link can send it, as often as they like. So it causes probes and
+//! nothing else. A success is booked, and failures are spared for a while, only when what the tenant grants has changed since the sign-in
+//! began; that ends the link, so it happens once a link at most.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::complete::CALLBACK;
-use super::{Ending, Reauthentication, Refusal, Registered};
-use crate::domain::Timestamp;
-use crate::store::{Authorization, StoreError, Success, VERIFYING};
+use super::{Reauthentication, Refusal, Registered, Subject};
+use crate::domain::{Access, Audience, Timestamp};
+use crate::entra::{Client, ResourceKey};
+use crate::store::{Authorization, Stage, StoreError, Success, Unproved};
 
 /// The last probe of a proof starts two minutes after the sign-in.
-const RECENT_MS: i64 = 150_000;
+const WINDOW: Duration = Duration::from_secs(120);
+
+/// A restart goes on with what began so long ago.
+const RECENT: Duration = Duration::from_secs(150);
+
+/// What the tenant grants must be known by then when a sign-in begins: a browser is waiting.
+const BEGIN: Duration = Duration::from_secs(8);
+
+/// What a probe has shown of an integration that is being proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether enterprise app and consent are as required; `None` when that could not be seen.
+    pub consent_holds: Option<bool>,
+    /// Every check passes.
+    pub passed: bool,
+    /// No further probe follows.
+    pub last: bool,
+    /// When the proof began.
+    pub since: Timestamp,
+}
 
 impl Reauthentication {
     /// The admin consent callback is unsigned: what counts is what the tenant grants from now on.
     pub(super) async fn verify_later(&self, row: &Authorization, registered: &Registered, tenant: Option<String>) -> Result<(), Refusal> {
         let ours = self.inner.entra.tenant_guid(&registered.token.tenant, Instant::now() + CALLBACK).await.ok();
         let foreign = matches!((&ours, &tenant), (Some(ours), Some(theirs)) if Uuid::try_parse(theirs).ok() != Uuid::try_parse(ours).ok());
-        self.inner.store.end_authorization(&row.id, VERIFYING, foreign).await.map_err(|error| {
+        self.inner.store.end_authorization(&row.id, Stage::Verifying, foreign).await.map_err(|error| {
             tracing::error!(integration = %row.integration, %error, "cannot save a sign-in");
             Refusal::Storage
         })
     }
 
-    /// Integrations to be proved: signed in to a moment ago, or still being verified.
+    /// Whether the tenant grants everything already when an admin consent begins. `last` is what the last probe saw; it may be minutes old,
+    /// so Entra is asked. `None` where it cannot be found out, and for delegated access, where nothing hangs on it.
+    pub(super) async fn granted_already(&self, registered: &Registered, last: Option<bool>) -> Option<bool> {
+        if registered.access == Access::Delegated {
+            return None;
+        }
+        let now = self.ask_roles(registered).await;
+        // The application's own tokens say nothing about delegated permissions; then a probe that saw them missing counts.
+        let delegated = registered.required.iter().any(|r| !r.delegated.is_empty());
+        if now == Some(true) && delegated { last } else { now.or(last) }
+    }
+
+    /// Whether the application's own tokens carry every required role now.
+    async fn ask_roles(&self, registered: &Registered) -> Option<bool> {
+        let (entra, token) = (&self.inner.entra, &registered.token);
+        let client = Client {
+            tenant: &token.tenant,
+            client_id: &token.client_id,
+            credential: &registered.credential,
+            now_seconds: self.inner.clock.now().0 / 1000,
+            deadline: Instant::now() + BEGIN,
+        };
+        let mut wanted: Vec<(String, &[String])> = Vec::new();
+        for required in registered.required.iter().filter(|r| !r.application.is_empty()) {
+            wanted.push((ResourceKey::of(&required.resource).scope(&entra.hosts().graph), &required.application));
+        }
+        if wanted.is_empty() {
+            wanted.push((entra.graph_scope(), &[]));
+        }
+        for (scope, required) in wanted {
+            match entra.client_credentials(client, &scope).await {
+                Ok(granted) => {
+                    let roles = granted.roles?;
+                    if required.iter().any(|r| !roles.iter().any(|held| crate::domain::same_permission(held, r))) {
+                        return Some(false);
+                    }
+                }
+                Err(fault) if fault.reason.is_inconclusive() || fault.reason.audience() == Audience::Operators => return None,
+                Err(_) => return Some(false),
+            }
+        }
+        Some(true)
+    }
+
+    /// Integrations to be proved: signed in to a moment ago and not proved yet, or still being verified.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn unproved(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn unproved(&self) -> Result<Vec<Unproved>, StoreError> {
         let now = self.inner.clock.now();
-        self.inner.store.unproved(Timestamp(now.0 - RECENT_MS)).await
+        self.inner.store.unproved(now.minus(RECENT), now.plus(RECENT)).await
     }
 
-    /// A probe has seen whether enterprise app and consent are as required, or could not see it. After the `last` probe what does not hold
-    /// is incomplete.
-    pub async fn verify(&self, integration: &str, holds: Option<bool>, last: bool) {
+    /// A probe has ended that began after a sign-in. Answers whether an admin consent has turned out to be a success just now.
+    pub async fn verify(&self, integration: &str, seen: Seen, subject: Option<Subject>) -> bool {
         let rows = match self.inner.store.verifying().await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::error!(integration, %error, "cannot look up what is being verified");
-                return;
+                return false;
             }
         };
+        let now = self.inner.clock.now();
+        let mut renewed = false;
         for row in rows.iter().filter(|row| row.integration == integration) {
-            match holds {
-                Some(true) => self.verified(row).await,
-                Some(false) if last && row.foreign_tenant => self.count(row, &Refusal::WrongTenant).await,
-                Some(false) if last => self.count(row, &Refusal::FewerPermissions(Vec::new())).await,
-                None if last => self.count(row, &Refusal::Upstream).await,
-                _ => {}
+            let over = seen.last || row.used.is_some_and(|used| now.since(used) >= WINDOW);
+            match seen.consent_holds {
+                Some(true) if row.granted_before == Some(false) => renewed |= self.verified(row, subject.as_ref()).await,
+                Some(true) => self.unchanged(row).await,
+                Some(false) if over && row.foreign_tenant => self.count(row, &Refusal::WrongTenant, Vec::new()).await,
+                Some(false) if over => self.count(row, &Refusal::FewerPermissions(Vec::new()), Vec::new()).await,
+                None if over => self.count(row, &Refusal::Upstream, Vec::new()).await,
+                Some(false) | None => {}
             }
         }
+        if seen.passed || (seen.last && !renewed) {
+            let since = if renewed { self.inner.clock.now() } else { seen.since };
+            if let Err(error) = self.inner.store.proved(integration, since, self.inner.clock.now()).await {
+                tracing::error!(integration, %error, "cannot note that a re-authentication was proved");
+            }
+        }
+        renewed
     }
 
-    async fn verified(&self, row: &Authorization) {
+    /// Answers whether it is a success of its own.
+    async fn verified(&self, row: &Authorization, subject: Option<&Subject>) -> bool {
+        let now = self.inner.clock.now();
         let success = Success {
             authorization: row.id.clone(),
             integration: row.integration.clone(),
-            link_issued: row.link_issued,
+            stamp: row.stamp,
             by: None,
+            origin: row.origin.clone(),
             token: None,
             delivery: None,
-            at: self.inner.clock.now(),
+            announcement: subject.and_then(|s| s.announcement(None, &row.origin, now)),
+            at: now,
         };
         match self.save(success).await {
-            Ok(()) => {}
+            Ok(()) => return true,
             // Begun with the same link in another tab: it came to the same end, and is one success.
-            Err(Refusal::LinkDied) => drop(self.inner.store.end_authorization(&row.id, Ending::Success.label(), false).await),
-            Err(refusal) => self.count(row, &refusal).await,
+            Err(Refusal::LinkDied) => drop(self.inner.store.end_authorization(&row.id, Stage::Success, false).await),
+            Err(refusal) => self.count(row, &refusal, Vec::new()).await,
+        }
+        false
+    }
+
+    /// The tenant granted everything before the sign-in began, or nobody knows better: nothing was renewed, nothing is counted, and the
+    /// link stays good.
+    async fn unchanged(&self, row: &Authorization) {
+        tracing::info!(integration = %row.integration, "an admin consent changed nothing: the tenant granted everything before");
+        if let Err(error) = self.inner.store.end_authorization(&row.id, Stage::Unchanged, false).await {
+            tracing::error!(integration = %row.integration, %error, "cannot note how a sign-in ended");
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::callback::RedirectError;
 use crate::domain::{Fault, Reason};
 use crate::entra::meaning_of;
+use crate::store::Stage;
 
 /// How a re-authentication ended, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,18 @@ impl Ending {
             Self::Error => "error",
         }
     }
+
+    /// How far the sign-in has come with it.
+    pub const fn stage(self) -> Stage {
+        match self {
+            Self::Success => Stage::Success,
+            Self::Denied => Stage::Denied,
+            Self::WrongTenant => Stage::WrongTenant,
+            Self::Incomplete => Stage::Incomplete,
+            Self::Expired => Stage::Expired,
+            Self::Error => Stage::Error,
+        }
+    }
 }
 
 /// Why a sign-in did not mend anything. Nothing was stored.
@@ -54,12 +67,18 @@ pub enum Refusal {
     AppDisabled,
     /// Entra wants a further step of the person.
     MoreNeeded,
+    /// The account is a guest in the tenant.
+    Guest,
+    /// Only administrators may re-authenticate this application, and the account holds no role that makes one.
+    NotAdministrator,
     /// Signed in to another tenant.
     WrongTenant,
     /// Signed in with a personal Microsoft account.
     PersonalAccount,
     /// These permissions are missing.
     FewerPermissions(Vec<String>),
+    /// The token sees less than the stored one did: what, in words.
+    SeesLess(Vec<String>),
     /// The ten minutes are over.
     Expired,
     /// The callback came once before.
@@ -91,9 +110,11 @@ impl Refusal {
             | Self::AccountUnusable
             | Self::Blocked
             | Self::AppDisabled
-            | Self::MoreNeeded => Ending::Denied,
+            | Self::MoreNeeded
+            | Self::Guest
+            | Self::NotAdministrator => Ending::Denied,
             Self::WrongTenant | Self::PersonalAccount => Ending::WrongTenant,
-            Self::FewerPermissions(_) => Ending::Incomplete,
+            Self::FewerPermissions(_) | Self::SeesLess(_) => Ending::Incomplete,
             Self::Expired | Self::Replayed | Self::Interrupted | Self::LinkDied => Ending::Expired,
             Self::OtherBrowser | Self::Misconfigured | Self::Upstream | Self::Invalid | Self::Storage => Ending::Error,
         }
@@ -110,9 +131,12 @@ impl Refusal {
             Self::Blocked => "blocked",
             Self::AppDisabled => "app_disabled",
             Self::MoreNeeded => "more_needed",
+            Self::Guest => "guest",
+            Self::NotAdministrator => "not_administrator",
             Self::WrongTenant => "wrong_tenant",
             Self::PersonalAccount => "personal_account",
             Self::FewerPermissions(_) => "fewer_permissions",
+            Self::SeesLess(_) => "sees_less",
             Self::Expired => "expired",
             Self::Replayed => "replayed",
             Self::Interrupted => "interrupted",
@@ -136,9 +160,12 @@ impl Refusal {
             Self::Blocked => "A policy of your organization blocks this sign-in",
             Self::AppDisabled => "The application is switched off in your organization",
             Self::MoreNeeded => "Microsoft asks for a further step",
+            Self::Guest => "A guest account cannot do this",
+            Self::NotAdministrator => "This has to be done by an administrator",
             Self::WrongTenant => "That was another organization",
             Self::PersonalAccount => "That was a personal Microsoft account",
             Self::FewerPermissions(_) => "Some permissions are still missing",
+            Self::SeesLess(_) => "This account sees less than the one before",
             Self::Expired => "That took too long",
             Self::Replayed => "This sign-in has already been used",
             Self::Interrupted => "This sign-in did not come to its end",
@@ -178,6 +205,12 @@ impl Refusal {
             Self::MoreNeeded => {
                 "It wants something of you that did not happen, such as a second factor. Nothing has been changed; try again and follow Microsoft's pages to their end."
             }
+            Self::Guest => {
+                "The connection must not hang on an account that another organization manages. Nothing has been changed. Try again with an account of your own organization."
+            }
+            Self::NotAdministrator => {
+                "The people who run this application accept the sign-in of an administrator only: a Global, Privileged Role, Application or Cloud Application Administrator. Nothing has been changed. Pass the link on to one, or activate your role first and try again. If you are one, the registration of the application may not say so; ask the people who run it."
+            }
             Self::WrongTenant => {
                 "You signed in with an account of another organization than the one this integration belongs to. Nothing has been changed. Try again and choose an account of the organization named on the first page."
             }
@@ -185,7 +218,10 @@ impl Refusal {
                 "A personal Microsoft account cannot speak for an organization. Nothing has been changed. Try again with your work account."
             }
             Self::FewerPermissions(_) => {
-                "You are signed in, but Microsoft granted fewer permissions than the integration needs, so nothing has been changed. Try again and accept all of them, or ask an administrator to."
+                "You are signed in, but Microsoft granted fewer permissions than the integration needs, so nothing has been changed. Try again in a minute and accept all of them (a new consent takes a while to spread through Microsoft's systems), or ask an administrator to."
+            }
+            Self::SeesLess(_) => {
+                "You are signed in, but with this account the integration would see less than it does now, so nothing has been changed. Try again in a minute: a new consent takes a while to spread through Microsoft's systems. If it stays like this, sign in with the account that was used before, or with an administrator's. The people who run the application have been notified."
             }
             Self::Expired => "A sign-in must be completed within ten minutes. Nothing has been changed; simply begin again.",
             Self::Replayed => "The same answer came a second time and was not used again. If you pressed Reload, nothing is lost.",
@@ -302,6 +338,9 @@ mod tests {
             Refusal::Blocked,
             Refusal::AppDisabled,
             Refusal::MoreNeeded,
+            Refusal::Guest,
+            Refusal::NotAdministrator,
+            Refusal::SeesLess(Vec::new()),
             Refusal::Interrupted,
             Refusal::WrongTenant,
             Refusal::PersonalAccount,

@@ -3,17 +3,109 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::deliveries::{self, NewDelivery};
+use super::revocations::{links, next_generation};
 use super::states::{Event, save_event};
 use super::tokens::{self, TokenId};
-use super::{Store, StoreError};
-use crate::domain::Timestamp;
+use super::{Store, StoreError, notifications};
+use crate::domain::{MailKind, Notification, Story, Timestamp};
 use crate::secret::Secret;
 
 /// Used and expired ones are remembered for so long, to tell a replay from a stranger.
 const REMEMBERED_MS: i64 = 86_400_000;
 
-/// So many may be open for one integration; the oldest gives way.
-const OPEN: u32 = 20;
+/// So many sign-ins may be under way that one link began.
+const OPEN_BY_LINK: i64 = 10;
+
+/// So many may be under way that were begun from one network.
+const OPEN_BY_SOURCE: i64 = 100;
+
+/// From so many under way for one integration on, each of its links may have one and no more: the first sign-in of a link is never
+/// refused because of what other links have begun. Links are made by us alone, so all of them together are bounded.
+const OPEN_BY_INTEGRATION: i64 = 100;
+
+/// So many may be begun by one link in the time that one sign-in has, whatever became of them: each costs Entra and the tenant requests.
+const BEGUN_BY_LINK: i64 = 60;
+
+/// So many that are over are remembered of one link.
+const OVER_BY_LINK: u32 = 100;
+
+/// So many successes are remembered of one integration.
+const SUCCESSES: u32 = 100;
+
+/// How far a sign-in has come after its callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// What the tenant grants is still being looked at.
+    Verifying,
+    /// Everything holds and is stored.
+    Success,
+    /// The tenant granted everything before the sign-in began, and still does.
+    Unchanged,
+    /// Somebody said no.
+    Denied,
+    /// Of another tenant.
+    WrongTenant,
+    /// Less than required, or less than before.
+    Incomplete,
+    /// Too late, or once more.
+    Expired,
+    /// A fault of Entra's or ours.
+    Error,
+}
+
+impl Stage {
+    const ALL: [Self; 8] =
+        [Self::Verifying, Self::Success, Self::Unchanged, Self::Denied, Self::WrongTenant, Self::Incomplete, Self::Expired, Self::Error];
+
+    /// As the database holds it.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Verifying => "verifying",
+            Self::Success => "success",
+            Self::Unchanged => "unchanged",
+            Self::Denied => "denied",
+            Self::WrongTenant => "wrong_tenant",
+            Self::Incomplete => "incomplete",
+            Self::Expired => "expired",
+            Self::Error => "error",
+        }
+    }
+
+    fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.label() == label)
+    }
+}
+
+/// A quota that is full, so that a sign-in does not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quota {
+    /// The link's.
+    Link,
+    /// That of the network from which it comes.
+    Source,
+    /// The integration's.
+    Integration,
+}
+
+impl Quota {
+    /// A word for logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Source => "source",
+            Self::Integration => "integration",
+        }
+    }
+}
+
+/// When a link was made: by generation, or for one of the first version by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkStamp {
+    /// `None` for a link of the first version.
+    pub generation: Option<i64>,
+    /// By the clock of that time.
+    pub issued: Timestamp,
+}
 
 /// A sign-in that begins.
 #[derive(Debug, Clone)]
@@ -26,8 +118,12 @@ pub struct NewAuthorization {
     pub cookie: String,
     /// What the callback needs: encrypted, given out once.
     pub secret: Secret,
-    /// When the link was made that began it.
-    pub link_issued: Timestamp,
+    /// Hash of the link that began it.
+    pub link: String,
+    /// When that link was made.
+    pub stamp: LinkStamp,
+    /// The network from which it comes; empty where that is not known.
+    pub source: String,
     /// Now.
     pub created: Timestamp,
     /// When it is too late.
@@ -43,16 +139,22 @@ pub struct Authorization {
     pub integration: String,
     /// Hash of the cookie's value.
     pub cookie: String,
-    /// When the link was made that began it.
-    pub link_issued: Timestamp,
+    /// Hash of the link that began it.
+    pub link: String,
+    /// When that link was made.
+    pub stamp: LinkStamp,
     /// When it is too late.
     pub expires: Timestamp,
     /// When its callback came.
     pub used: Option<Timestamp>,
-    /// How it ended, or `verifying`.
-    pub outcome: Option<String>,
+    /// How far it has come since.
+    pub stage: Option<Stage>,
     /// The unsigned callback named another tenant than ours.
     pub foreign_tenant: bool,
+    /// From which address the callback came.
+    pub origin: String,
+    /// Whether the tenant granted everything when it began, as far as that was known.
+    pub granted_before: Option<bool>,
 }
 
 /// A renewed token to keep.
@@ -64,6 +166,17 @@ pub struct RenewedToken {
     pub token: Secret,
 }
 
+/// Who is told of a success, and what.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    /// Everybody; each address counts once.
+    pub recipients: Vec<String>,
+    /// Whoever was notified of the open alert will be told by the mail about its end, and is told nothing else.
+    pub resolved_follows: bool,
+    /// What happened.
+    pub story: Story,
+}
+
 /// A sign-in that holds in every respect.
 #[derive(Debug, Clone)]
 pub struct Success {
@@ -72,19 +185,49 @@ pub struct Success {
     /// Which integration.
     pub integration: String,
     /// When the link was made that began it.
-    pub link_issued: Timestamp,
+    pub stamp: LinkStamp,
     /// User principal name of who consented, as far as known.
     pub by: Option<String>,
+    /// From which address.
+    pub origin: String,
     /// To be kept.
     pub token: Option<RenewedToken>,
     /// To be handed to the product.
     pub delivery: Option<NewDelivery>,
+    /// To be mailed.
+    pub announcement: Option<Announcement>,
     /// Now.
     pub at: Timestamp,
 }
 
-/// The outcome while what the tenant grants is still being looked at.
-pub const VERIFYING: &str = "verifying";
+/// An integration to be proved: probed until it is known what a sign-in was worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unproved {
+    /// Which one.
+    pub integration: String,
+    /// When that began.
+    pub began: Timestamp,
+    /// Consent or token were renewed; otherwise somebody merely says so.
+    pub renewed: bool,
+}
+
+/// The last re-authentication of an integration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastReauthentication {
+    /// When.
+    pub at: Timestamp,
+    /// User principal name, where somebody signed in to us.
+    pub by: Option<String>,
+    /// From which address.
+    pub origin: String,
+}
+
+const COLUMNS: &str =
+    "id, integration, cookie, link, link_generation, link_issued, expires_at, used_at, outcome, foreign_tenant, origin, granted_before";
+
+/// Sign-ins under way between two moments: not used yet and still good, or being verified. One that expires later than any could that
+/// began now was saved while the clock was ahead.
+const OPEN: &str = "((used_at IS NULL AND expires_at > ?2 AND expires_at <= ?3) OR outcome = 'verifying')";
 
 fn bound(id: &str, integration: &str) -> String {
     format!("consentry authorization\0{id}\0{integration}")
@@ -98,23 +241,55 @@ pub(super) fn rows(c: &rusqlite::Connection) -> Result<Vec<(i64, String, Vec<u8>
 }
 
 impl Store {
-    /// Saves a sign-in that begins.
+    /// Saves a sign-in that begins, or answers which quota is full. Nobody's sign-in gives way to another's.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn save_authorization(&self, new: NewAuthorization) -> Result<(), StoreError> {
+    pub async fn save_authorization(&self, new: NewAuthorization) -> Result<Option<Quota>, StoreError> {
         let sealed = self.key.seal(&new.secret, &bound(&new.id, &new.integration))?;
         self.write_relaxed(move |c| {
-            c.execute("DELETE FROM authorizations WHERE expires_at < ?1", [new.created.0 - REMEMBERED_MS])?;
+            let now = new.created.0;
             c.execute(
-                "DELETE FROM authorizations WHERE id IN (SELECT id FROM authorizations WHERE integration = ?1 AND used_at IS NULL
-                     ORDER BY created_at DESC LIMIT -1 OFFSET ?2)",
-                params![new.integration, OPEN - 1],
+                "DELETE FROM authorizations WHERE expires_at < ?1 OR expires_at > ?2",
+                [now.saturating_sub(REMEMBERED_MS), now.saturating_add(REMEMBERED_MS)],
+            )?;
+            if let Some(full) = full(c, &new)? {
+                return Ok(Some(full));
+            }
+            c.execute(
+                "DELETE FROM authorizations WHERE id IN (SELECT id FROM authorizations WHERE link = ?1 AND (used_at IS NOT NULL OR expires_at <= ?2)
+                     AND coalesce(outcome, '') NOT IN ('success', 'verifying') ORDER BY created_at DESC LIMIT -1 OFFSET ?3)",
+                params![new.link, now, OVER_BY_LINK],
             )?;
             c.execute(
-                "INSERT INTO authorizations (id, integration, cookie, sealed, link_issued, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![new.id, new.integration, new.cookie, sealed, new.link_issued.0, new.created.0, new.expires.0],
+                "INSERT INTO authorizations (id, integration, cookie, sealed, link, link_generation, link_issued, source, created_at, expires_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                params![
+                    new.id,
+                    new.integration,
+                    new.cookie,
+                    sealed,
+                    new.link,
+                    new.stamp.generation,
+                    new.stamp.issued.0,
+                    new.source,
+                    now,
+                    new.expires.0
+                ],
             )?;
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Notes whether the tenant granted everything when a sign-in began.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn note_granted(&self, id: &str, granted: bool) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.write_relaxed(move |c| {
+            c.prepare_cached("UPDATE authorizations SET granted_before = ?1 WHERE id = ?2")?.execute(params![granted, id])?;
             Ok(())
         })
         .await
@@ -127,8 +302,8 @@ impl Store {
     pub async fn authorization(&self, id: &str) -> Result<Option<Authorization>, StoreError> {
         let id = id.to_owned();
         self.read(move |c| {
-            let sql = "SELECT id, integration, cookie, link_issued, expires_at, used_at, outcome, foreign_tenant FROM authorizations WHERE id = ?1";
-            Ok(c.prepare_cached(sql)?.query_row([id], authorization).optional()?)
+            let sql = format!("SELECT {COLUMNS} FROM authorizations WHERE id = ?1");
+            Ok(c.prepare_cached(&sql)?.query_row([id], authorization).optional()?)
         })
         .await
     }
@@ -137,8 +312,8 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn claim_authorization(&self, id: &str, now: Timestamp) -> Result<Option<Secret>, StoreError> {
-        let (id, key) = (id.to_owned(), self.key.clone());
+    pub async fn claim_authorization(&self, id: &str, origin: &str, now: Timestamp) -> Result<Option<Secret>, StoreError> {
+        let (id, origin, key) = (id.to_owned(), origin.to_owned(), self.key.clone());
         self.write_relaxed(move |c| {
             let row = c
                 .query_row("SELECT integration, sealed FROM authorizations WHERE id = ?1 AND used_at IS NULL", [&id], |r| {
@@ -146,7 +321,7 @@ impl Store {
                 })
                 .optional()?;
             let Some((integration, sealed)) = row else { return Ok(None) };
-            c.execute("UPDATE authorizations SET used_at = ?1, sealed = x'' WHERE id = ?2", params![now.0, id])?;
+            c.execute("UPDATE authorizations SET used_at = ?1, origin = ?2, sealed = x'' WHERE id = ?3", params![now.0, origin, id])?;
             key.open(&sealed, &bound(&id, &integration))
                 .map(Some)
                 .ok_or_else(|| StoreError::Damaged("a sign-in does not decrypt".to_owned()))
@@ -158,12 +333,25 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn end_authorization(&self, id: &str, outcome: &'static str, foreign_tenant: bool) -> Result<(), StoreError> {
+    pub async fn end_authorization(&self, id: &str, stage: Stage, foreign_tenant: bool) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write_relaxed(move |c| {
             let sql = "UPDATE authorizations SET outcome = ?1, foreign_tenant = ?2 WHERE id = ?3";
-            c.execute(sql, params![outcome, foreign_tenant, id])?;
+            c.execute(sql, params![stage.label(), foreign_tenant, id])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Notes how a sign-in was refused, and that the operators are to be notified of it.
+    ///
+    /// # Errors
+    /// The database refuses; then nothing is saved.
+    pub async fn refuse_authorization(&self, id: &str, stage: Stage, mails: Vec<Notification>, at: Timestamp) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.write(move |c| {
+            c.execute("UPDATE authorizations SET outcome = ?1 WHERE id = ?2", params![stage.label(), id])?;
+            mails.iter().try_for_each(|mail| notifications::insert(c, mail, at))
         })
         .await
     }
@@ -174,27 +362,58 @@ impl Store {
     /// The database refuses.
     pub async fn verifying(&self) -> Result<Vec<Authorization>, StoreError> {
         self.read(|c| {
-            let sql = "SELECT id, integration, cookie, link_issued, expires_at, used_at, outcome, foreign_tenant FROM authorizations
-                       WHERE outcome = 'verifying' ORDER BY used_at";
-            Ok(c.prepare_cached(sql)?.query_map([], authorization)?.collect::<Result<Vec<_>, _>>()?)
+            let sql = format!("SELECT {COLUMNS} FROM authorizations WHERE outcome = 'verifying' ORDER BY used_at");
+            Ok(c.prepare_cached(&sql)?.query_map([], authorization)?.collect::<Result<Vec<_>, _>>()?)
         })
         .await
     }
 
-    /// Integrations to be proved: re-authenticated since `since`, or still being verified.
+    /// Integrations to be proved: re-authenticated since `since` and not proved yet, or still being verified. What was saved with a time
+    /// after `until` was saved while the clock was ahead, and is long over.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn unproved(&self, since: Timestamp) -> Result<Vec<String>, StoreError> {
+    pub async fn unproved(&self, since: Timestamp, until: Timestamp) -> Result<Vec<Unproved>, StoreError> {
         self.read(move |c| {
-            let sql =
-                "SELECT DISTINCT integration FROM authorizations WHERE outcome = 'verifying' OR (outcome = 'success' AND used_at >= ?1)";
-            Ok(c.prepare_cached(sql)?.query_map([since.0], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?)
+            let sql = "SELECT integration, max(at), 1 FROM reauthentications WHERE proved_at IS NULL AND at BETWEEN ?1 AND ?2 GROUP BY integration
+                       UNION ALL
+                       SELECT integration, max(used_at), 0 FROM authorizations WHERE outcome = 'verifying' AND used_at IS NOT NULL GROUP BY integration";
+            let row = |r: &rusqlite::Row<'_>| Ok(Unproved { integration: r.get(0)?, began: Timestamp(r.get(1)?), renewed: r.get(2)? });
+            Ok(c.prepare_cached(sql)?.query_map([since.0, until.0], row)?.collect::<Result<Vec<_>, _>>()?)
         })
         .await
     }
 
-    /// Saves a success whole: token, delivery, event, and the end of every link made before. Answers false, and saves nothing,
+    /// What was renewed until `since` has been proved, or has had its last probe: a restart grants it no further grace.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn proved(&self, integration: &str, since: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        let integration = integration.to_owned();
+        self.write_relaxed(move |c| {
+            let sql = "UPDATE reauthentications SET proved_at = ?1 WHERE integration = ?2 AND proved_at IS NULL AND (at <= ?3 OR at > ?1)";
+            c.prepare_cached(sql)?.execute(params![now.0, integration, since.0])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// When an integration was re-authenticated last, by whom, and from which address.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn last_reauthentication(&self, integration: &str) -> Result<Option<LastReauthentication>, StoreError> {
+        let integration = integration.to_owned();
+        self.read(move |c| {
+            // By order of saving: a clock that was ahead for a while must not hide what came later.
+            let sql = "SELECT at, person, origin FROM reauthentications WHERE integration = ?1 ORDER BY rowid DESC LIMIT 1";
+            let row = |r: &rusqlite::Row<'_>| Ok(LastReauthentication { at: Timestamp(r.get(0)?), by: r.get(1)?, origin: r.get(2)? });
+            Ok(c.prepare_cached(sql)?.query_row([integration], row).optional()?)
+        })
+        .await
+    }
+
+    /// Saves a success whole: token, delivery, event, mails, and the end of every link made before. Answers false, and saves nothing,
     /// when the link that began it has died meanwhile.
     ///
     /// # Errors
@@ -204,41 +423,107 @@ impl Store {
             Some(renewed) => Some((renewed.id.clone(), tokens::sealed(&self.key, &renewed.id, &renewed.token)?)),
             None => None,
         };
-        let delivery = match success.delivery {
-            Some(new) => Some(deliveries::sealed(&self.key, &success.integration, new)?),
+        let delivery = match &success.delivery {
+            Some(new) => Some(deliveries::sealed(&self.key, &success.integration, new.clone())?),
             None => None,
         };
-        let (integration, at) = (success.integration, success.at);
         self.write(move |c| {
-            if links_not_after(c, &integration)?.is_some_and(|t| success.link_issued <= t) {
+            let (integration, at) = (&success.integration, success.at);
+            if links(c, integration)?.is_dead(success.stamp.generation, success.stamp.issued) {
                 return Ok(false);
             }
-            c.execute(
-                "INSERT INTO revocations VALUES (?1, ?2) ON CONFLICT (integration) DO UPDATE SET not_after = max(not_after, excluded.not_after)",
-                params![integration, at.0],
-            )?;
+            next_generation(c, integration, success.stamp.generation)?;
             c.execute("UPDATE authorizations SET outcome = 'success' WHERE id = ?1", [&success.authorization])?;
             if let Some((id, sealed)) = &token {
                 tokens::put(c, id, sealed, "reauthentication", success.by.as_deref(), at)?;
             }
-            let kind = "reauthenticated".to_owned();
-            save_event(c, &integration, &Event { kind, at, detail: success.by.clone().unwrap_or_default() })?;
+            save_event(c, integration, &Event { kind: "reauthenticated".to_owned(), at, detail: success.detail() })?;
+            remember(c, &success)?;
             if let Some(sealed) = &delivery {
-                deliveries::put(c, &integration, sealed, at)?;
+                deliveries::put(c, integration, sealed, at)?;
+            }
+            if let Some(announcement) = &success.announcement {
+                announce(c, &success, announcement)?;
             }
             Ok(true)
         })
         .await
     }
+}
 
-    /// Links of an integration that were made up to this moment are dead.
-    ///
-    /// # Errors
-    /// The database refuses.
-    pub async fn links_not_after(&self, integration: &str) -> Result<Option<Timestamp>, StoreError> {
-        let integration = integration.to_owned();
-        self.read(move |c| links_not_after(c, &integration)).await
+impl Success {
+    /// Who it was, and from where, for the history.
+    fn detail(&self) -> String {
+        let who = match (&self.by, &self.token, &self.delivery) {
+            (Some(by), ..) => by.as_str(),
+            (None, None, None) => "admin consent",
+            (None, ..) => "somebody",
+        };
+        match self.origin.as_str() {
+            "" => who.to_owned(),
+            through if through.starts_with("through ") => format!("{who} {through}"),
+            address => format!("{who} from {address}"),
+        }
     }
+}
+
+fn remember(c: &Connection, success: &Success) -> Result<(), StoreError> {
+    c.execute(
+        "INSERT OR REPLACE INTO reauthentications (sign_in, integration, at, person, origin) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![success.authorization, success.integration, success.at.0, success.by, success.origin],
+    )?;
+    c.execute(
+        "DELETE FROM reauthentications WHERE rowid IN (SELECT rowid FROM reauthentications WHERE integration = ?1
+             ORDER BY rowid DESC LIMIT -1 OFFSET ?2)",
+        params![success.integration, SUCCESSES],
+    )?;
+    Ok(())
+}
+
+/// One mail a person; none to those whom the mail about the end of the open alert will tell.
+fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> Result<(), StoreError> {
+    let mut told = std::collections::BTreeSet::new();
+    if announcement.resolved_follows {
+        let sql = "SELECT DISTINCT n.recipient FROM notifications n JOIN integrations i ON i.alert = n.alert WHERE i.name = ?1";
+        let mut statement = c.prepare_cached(sql)?;
+        told = statement.query_map([&success.integration], |r| r.get::<_, String>(0))?.collect::<Result<_, _>>()?;
+    }
+    for recipient in &announcement.recipients {
+        if !told.insert(recipient.clone()) {
+            continue;
+        }
+        let notification = Notification {
+            alert: format!("reauthenticated-{}", success.authorization),
+            sequence: 0,
+            kind: MailKind::Reauthenticated,
+            recipient: recipient.clone(),
+            story: announcement.story.clone(),
+        };
+        notifications::insert(c, &notification, success.at)?;
+    }
+    Ok(())
+}
+
+/// The quota that is full for a sign-in that is about to begin.
+fn full(c: &Connection, new: &NewAuthorization) -> Result<Option<Quota>, StoreError> {
+    let open = |column: &str, value: &str| -> Result<i64, StoreError> {
+        let sql = format!("SELECT count(*) FROM authorizations WHERE {column} = ?1 AND {OPEN}");
+        Ok(c.prepare_cached(&sql)?.query_row(params![value, new.created.0, new.expires.0], |r| r.get(0))?)
+    };
+    let by_link = open("link", &new.link)?;
+    let since = new.created.0.saturating_sub(new.expires.0.saturating_sub(new.created.0));
+    let sql = "SELECT count(*) FROM authorizations WHERE link = ?1 AND created_at > ?2 AND created_at <= ?3";
+    let begun: i64 = c.prepare_cached(sql)?.query_row(params![new.link, since, new.created.0], |r| r.get(0))?;
+    if by_link >= OPEN_BY_LINK || begun >= BEGUN_BY_LINK {
+        return Ok(Some(Quota::Link));
+    }
+    if !new.source.is_empty() && open("source", &new.source)? >= OPEN_BY_SOURCE {
+        return Ok(Some(Quota::Source));
+    }
+    if by_link > 0 && open("integration", &new.integration)? >= OPEN_BY_INTEGRATION {
+        return Ok(Some(Quota::Integration));
+    }
+    Ok(None)
 }
 
 fn authorization(r: &rusqlite::Row<'_>) -> rusqlite::Result<Authorization> {
@@ -246,15 +531,13 @@ fn authorization(r: &rusqlite::Row<'_>) -> rusqlite::Result<Authorization> {
         id: r.get(0)?,
         integration: r.get(1)?,
         cookie: r.get(2)?,
-        link_issued: Timestamp(r.get(3)?),
-        expires: Timestamp(r.get(4)?),
-        used: r.get::<_, Option<i64>>(5)?.map(Timestamp),
-        outcome: r.get(6)?,
-        foreign_tenant: r.get(7)?,
+        link: r.get(3)?,
+        stamp: LinkStamp { generation: r.get(4)?, issued: Timestamp(r.get(5)?) },
+        expires: Timestamp(r.get(6)?),
+        used: r.get::<_, Option<i64>>(7)?.map(Timestamp),
+        stage: r.get::<_, Option<String>>(8)?.as_deref().and_then(Stage::from_label),
+        foreign_tenant: r.get(9)?,
+        origin: r.get(10)?,
+        granted_before: r.get(11)?,
     })
-}
-
-fn links_not_after(c: &Connection, integration: &str) -> Result<Option<Timestamp>, StoreError> {
-    let sql = "SELECT not_after FROM revocations WHERE integration = ?1";
-    Ok(c.prepare_cached(sql)?.query_row([integration], |r| r.get(0)).optional()?.map(Timestamp))
 }

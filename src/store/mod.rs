@@ -25,18 +25,22 @@ mod files;
 mod key;
 mod locks;
 mod notifications;
+mod revocations;
 mod rotation;
 mod rows;
 mod states;
 mod tokens;
 mod worker;
 
-pub use authorizations::{Authorization, NewAuthorization, RenewedToken, Success, VERIFYING};
+pub use authorizations::{
+    Announcement, Authorization, LastReauthentication, LinkStamp, NewAuthorization, Quota, RenewedToken, Stage, Success, Unproved,
+};
 pub use backup::{backup, write_backup};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
 pub use locks::DaemonLock;
 pub use notifications::{FailedAttempt, MailAbout, OtherMails, Queued};
+pub use revocations::LinksState;
 pub use rotation::{Rotated, rotate_key};
 pub use states::{CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
@@ -50,7 +54,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_mails_about.sql"),
     include_str!("migrations/0004_suspended.sql"),
     include_str!("migrations/0005_mail_attempts.sql"),
-    include_str!("migrations/0008_causes.sql"),
+    include_str!("migrations/0006_reauthentications.sql"),
+    include_str!("migrations/0007_causes.sql"),
 ];
 
 /// So many jobs wait for a thread at most; whoever comes then waits for a place.

@@ -320,13 +320,15 @@ async fn a_failing_write_leaves_the_others_alone() {
     assert_eq!(store.outbox().await.expect("outbox").1, 1);
 }
 
-fn sign_in(id: &str, link_issued: i64) -> NewAuthorization {
+fn sign_in(id: &str, generation: i64) -> NewAuthorization {
     NewAuthorization {
         id: id.to_owned(),
         integration: "acme".to_owned(),
         cookie: "cookie-hash".to_owned(),
         secret: Secret::new("the-verifier"),
-        link_issued: Timestamp::from_seconds(link_issued),
+        link: "link-hash".to_owned(),
+        stamp: LinkStamp { generation: Some(generation), issued: Timestamp::from_seconds(900) },
+        source: "192.0.2.1".to_owned(),
         created: Timestamp::from_seconds(1_000),
         expires: Timestamp::from_seconds(1_600),
     }
@@ -338,29 +340,41 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     let store = open(&folder).expect("a database");
     let now = Timestamp::from_seconds(1_100);
     for id in ["one", "two"] {
-        store.save_authorization(sign_in(id, 900)).await.expect("saved");
+        assert_eq!(store.save_authorization(sign_in(id, 0)).await.expect("saved"), None);
     }
-    assert_eq!(store.claim_authorization("one", now).await.expect("read").map(|s| s.expose().to_owned()), Some("the-verifier".to_owned()));
-    assert_eq!(store.claim_authorization("one", now).await.expect("read"), None, "once");
-    assert_eq!(store.claim_authorization("three", now).await.expect("read"), None, "of nobody");
-    let success = |authorization: &str, issued| Success {
+    let claim = async |id: &str| store.claim_authorization(id, "192.0.2.1", now).await.expect("read").map(|s| s.expose().to_owned());
+    assert_eq!(claim("one").await, Some("the-verifier".to_owned()));
+    assert_eq!(claim("one").await, None, "once");
+    assert_eq!(claim("three").await, None, "of nobody");
+    let success = |authorization: &str, generation| Success {
         authorization: authorization.to_owned(),
         integration: "acme".to_owned(),
-        link_issued: Timestamp::from_seconds(issued),
+        // By a clock that is ahead: no time is compared.
+        stamp: LinkStamp { generation: Some(generation), issued: Timestamp::from_seconds(9_000_000) },
         by: Some("ada@contoso.com".to_owned()),
+        origin: "192.0.2.1".to_owned(),
+        announcement: None,
         token: Some(RenewedToken { id: token_id("acme"), token: Secret::new("renewed-token") }),
         delivery: Some(NewDelivery { message: "msg_1".to_owned(), body: Secret::new("a renewed-token") }),
         at: now,
     };
-    assert!(store.save_success(success("one", 900)).await.expect("saved"));
+    assert!(store.save_success(success("one", 0)).await.expect("saved"));
     assert_eq!(store.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "renewed-token");
     assert_eq!(store.consented_by(&token_id("acme")).await.expect("read").as_deref(), Some("ada@contoso.com"));
-    assert_eq!(store.links_not_after("acme").await.expect("read"), Some(now));
-    assert_eq!(store.links_not_after("other").await.expect("read"), None);
-    assert!(!store.save_success(success("two", 900)).await.expect("answered"), "its link has died meanwhile");
-    assert!(store.save_success(success("two", 1_101)).await.expect("answered"), "a later link is not touched");
+    assert_eq!(store.links("acme").await.expect("read"), LinksState { generation: 1, not_after: None });
+    assert_eq!(store.links("other").await.expect("read"), LinksState::default());
+    let last = store.last_reauthentication("acme").await.expect("read").expect("one");
+    assert_eq!((last.at, last.by.as_deref(), last.origin.as_str()), (now, Some("ada@contoso.com"), "192.0.2.1"));
+    assert!(!store.save_success(success("two", 0)).await.expect("answered"), "its link has died meanwhile");
+    assert!(store.save_success(success("two", 1)).await.expect("answered"), "a later link is not touched");
+    store.revoke_links("acme", "command", now).await.expect("revoked");
+    assert!(!store.save_success(success("two", 2)).await.expect("answered"), "revoked");
+    let unproved = async || store.unproved(now.minus(std::time::Duration::from_secs(150)), now).await.expect("read");
+    assert_eq!(unproved().await, [Unproved { integration: "acme".to_owned(), began: now, renewed: true }]);
+    store.proved("acme", now, now).await.expect("noted");
+    assert_eq!(unproved().await, Vec::new());
     let kinds: Vec<String> = store.events("acme").await.expect("events").into_iter().map(|e| e.kind).collect();
-    assert_eq!(kinds, ["reauthenticated", "token_stored", "reauthenticated", "token_stored"]);
+    assert_eq!(kinds, ["links_revoked", "reauthenticated", "token_stored", "reauthenticated", "token_stored"]);
 
     let due = store.due_deliveries(now).await.expect("read");
     assert_eq!((due.len(), due[0].body.as_ref().map(Secret::expose)), (1, Some("a renewed-token")));
@@ -381,26 +395,42 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     }
 }
 
+/// A quota for each link and each network; nobody's sign-in gives way to another's.
 #[tokio::test]
-async fn sign_ins_do_not_pile_up() {
+async fn sign_ins_do_not_pile_up_and_evict_nobody() {
     let folder = folder();
     let store = open(&folder).expect("a database");
-    for i in 0..30 {
-        let new = NewAuthorization { created: Timestamp::from_seconds(1_000 + i), ..sign_in(&format!("s{i}"), 900) };
-        store.save_authorization(new).await.expect("saved");
-    }
-    let mut open = 0;
-    for i in 0..30 {
-        open += usize::from(store.authorization(&format!("s{i}")).await.expect("read").is_some());
-    }
-    assert_eq!(open, 20);
-    let much_later = NewAuthorization {
-        created: Timestamp::from_seconds(1_000_000),
-        expires: Timestamp::from_seconds(1_000_600),
-        ..sign_in("late", 900)
+    let begin = async |id: String, link: &str, source: &str, created: i64| {
+        let new = NewAuthorization {
+            link: link.to_owned(),
+            source: source.to_owned(),
+            created: Timestamp::from_seconds(created),
+            expires: Timestamp::from_seconds(created + 600),
+            ..sign_in(&id, 0)
+        };
+        store.save_authorization(new).await.expect("answered")
     };
-    store.save_authorization(much_later).await.expect("saved");
-    assert_eq!(store.authorization("s29").await.expect("read"), None, "the old ones are forgotten");
+    assert_eq!(begin("admin".to_owned(), "admin's", "192.0.2.1", 1_000).await, None);
+    let mut begun = 0;
+    for i in 0..30 {
+        match begin(format!("s{i}"), "other", "192.0.2.9", 1_001).await {
+            None => begun += 1,
+            full => assert_eq!(full, Some(Quota::Link)),
+        }
+    }
+    assert_eq!(begun, 10, "no more at once by one link");
+    assert!(store.authorization("admin").await.expect("read").is_some(), "nobody's is evicted");
+    assert_eq!(begin("again".to_owned(), "admin's", "192.0.2.9", 1_002).await, None, "another link of the integration goes on");
+    let mut refused = None;
+    for i in 0..100 {
+        refused = refused.or(begin(format!("n{i}"), &format!("link{i}"), "192.0.2.9", 1_003).await);
+    }
+    assert_eq!(refused, Some(Quota::Source));
+    assert_eq!(begin("elsewhere".to_owned(), "fresh", "192.0.2.2", 1_003).await, None, "the first sign-in of a link is never shut out");
+    assert_eq!(begin("elsewhere2".to_owned(), "fresh", "192.0.2.2", 1_003).await, Some(Quota::Integration));
+    assert_eq!(begin("later".to_owned(), "other", "192.0.2.9", 1_700).await, None, "those that were not completed end by themselves");
+    assert_eq!(begin("back".to_owned(), "other", "192.0.2.9", 100_000).await, None, "as they do when the clock jumps");
+    assert!(store.authorization("s0").await.expect("read").is_none(), "the old ones are forgotten");
 }
 
 /// An integration's page must not read the mails of all others.

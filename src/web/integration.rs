@@ -314,6 +314,8 @@ fn event_words(kind: &str, detail: &str) -> String {
         "recovered" => format!("Working again. It was: {}", sentence(detail)),
         "reauthenticated" if detail.is_empty() => "Re-authenticated by admin consent".to_owned(),
         "reauthenticated" => format!("Re-authenticated by {detail}"),
+        "links_revoked" => "All re-authentication links that were out were ended".to_owned(),
+        "link_made" => format!("A re-authentication link was made ({detail})"),
         "token_stored" if detail == "import" => "A refresh token was imported".to_owned(),
         "token_stored" => "A renewed refresh token was stored".to_owned(),
         "token_delivered" => "The product has taken the renewed refresh token".to_owned(),
@@ -340,7 +342,11 @@ pub(super) async fn link(State(served): State<Arc<Served>>, Path(name): Path<Str
         return foreign();
     }
     let shell = Shell { root: "../../", support: None };
-    let link = served.reauthentication.as_ref().and_then(|r| r.fresh_link(&name));
+    let link = match &served.reauthentication {
+        Some(reauthentication) => reauthentication.fresh_link(&name).await,
+        None => Ok(None),
+    };
+    let Ok(link) = link else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     match (link, (served.monitor.detail)(&name)) {
         (Some(link), Some(detail)) => {
             let paragraphs = vec![format!(

@@ -21,7 +21,7 @@ pub use gate::Gate;
 pub use integration::{CredentialRecord, Detail, MailRecord, Records, Remember};
 pub use limits::Guesses;
 pub use listen::{Listener, bind, serve};
-pub use reauth::{Elsewhere, Find, FindLater, Later, Lookup, Standing};
+pub use reauth::{Elsewhere, Find, FindBy, FindLater, Later, Lookup, Standing};
 pub use server::{Process, Served, Sites, WebOptions, compress, path_of};
 pub use shell::Guard;
 pub use site::Site;

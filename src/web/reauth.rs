@@ -13,16 +13,17 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
 use super::integration::{Detail, Remember};
+use super::limits::network;
 use super::server::Served;
 use super::shell::{Notice, Shell, html, style};
 use super::status::Row;
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, Check, Health, Outcome, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, permission_purpose,
-    same_permission,
+    Access, Audience, Check, Health, Outcome, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, foreign, one_line,
+    permission_purpose, same_permission,
 };
 use crate::reauth::callback::admin_consent_without_state;
-use crate::reauth::{Completed, Ending, LinkError, Reauthentication, Refusal, Signed};
+use crate::reauth::{Asked, Came, Completed, Ending, LinkError, Reauthentication, Refusal, Signed, Subject};
 use crate::secret::Secret;
 
 mod result;
@@ -54,6 +55,26 @@ pub struct Standing {
     pub last_probe: Option<Timestamp>,
     /// It was re-authenticated a moment ago, and probes are owed to it.
     pub proving: bool,
+    /// Until when the tenant has asked for a pause.
+    pub waits_until: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Whether the last probe saw enterprise app and consent as required; `None` when it could not, or when they are not checked.
+    fn granted(&self) -> Option<bool> {
+        let outcome = |check| self.checks.iter().find(|(known, _)| *known == check).map(|(_, outcome)| *outcome);
+        match (outcome(Check::EnterpriseApp)?, outcome(Check::Consent)?) {
+            (Outcome::Fail(_), _) | (_, Outcome::Fail(_)) => Some(false),
+            (Outcome::Pass, Outcome::Pass) => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Nothing would change on the admin consent page: the whole organization has accepted everything already.
+    fn has_all_consent(&self) -> bool {
+        let organization = self.access == Access::Application || matches!(self.elsewhere, Some(Elsewhere::AdminConsent(_)));
+        organization && self.granted() == Some(true)
+    }
 }
 
 /// Where an integration is mended, when not here.
@@ -95,8 +116,12 @@ pub struct Lookup {
     pub probe_now: Box<FindLater<()>>,
     /// Finds an integration by name.
     pub find: Box<Find>,
-    /// Probes a re-authenticated integration at once, and again while consent spreads.
-    pub prove: Box<dyn Fn(&str) + Send + Sync>,
+    /// Probes an integration that was re-authenticated at this moment at once, and again while consent spreads.
+    pub prove: Box<dyn Fn(&str, Timestamp) + Send + Sync>,
+    /// The same for one of which somebody merely says so: nothing is spared.
+    pub verify: Box<dyn Fn(&str, Timestamp) + Send + Sync>,
+    /// What a sign-in is measured by.
+    pub subject: Box<FindBy<Subject>>,
 }
 
 impl std::fmt::Debug for Lookup {
@@ -108,6 +133,14 @@ impl std::fmt::Debug for Lookup {
 /// Address of the other end of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
+
+/// From which address a request comes, as mails and events say it. This is the one place that says it: where trusted proxies are known,
+/// the client's own address belongs here. The other end of a connection that says it passes something on is a proxy.
+fn origin_of(peer: IpAddr, headers: &HeaderMap) -> String {
+    let passed_on = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
+    let address = peer.to_canonical();
+    if passed_on { format!("through {address}") } else { address.to_string() }
+}
 
 type Shared = State<Arc<Served>>;
 
@@ -172,7 +205,7 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
     let (app, customer) = (&standing.app, &standing.display_name);
     let invitation =
         format!("{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin.");
-    let (heading, mood, situation) = match standing.health {
+    let (heading, mood, mut situation) = match standing.health {
         Health::Working => {
             (format!("{app} works for {customer}"), "good", vec!["Everything works at the moment. You need not do anything.".to_owned()])
         }
@@ -197,6 +230,9 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
             (format!("{app} has lost access for {customer}"), "bad", situation)
         }
     };
+    if standing.has_all_consent() {
+        situation.push("All permissions are granted already: accepting them once more changes nothing.".to_owned());
+    }
     let (way, steps) = way(standing, token);
     let permissions = asked(standing).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
     let (since, reason) = match standing.health {
@@ -285,6 +321,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
             "The integration has been re-authenticated since this link was made, so there is nothing left to do with it. Should it break again, a new mail brings a new link.",
         ),
         LinkError::Unavailable => return unavailable(served),
+        LinkError::TooMany => return too_many_sign_ins(served),
         LinkError::Forged if !served.process.guesses.wrong(peer, served.process.clock.now()) => return too_many(served),
         LinkError::Forged => (
             StatusCode::FORBIDDEN,
@@ -310,6 +347,18 @@ fn too_many(served: &Served) -> Response {
     response
 }
 
+/// A quota of sign-ins under way is full. None of them is ended for a new one: it may be somebody else's.
+fn too_many_sign_ins(served: &Served) -> Response {
+    let paragraphs = vec![
+        "Too many sign-ins have been begun with this link, or from your network, and not completed yet. Complete one of them, or wait ten minutes and press the button again.".to_owned(),
+        "The link stays good, and nothing has been changed.".to_owned(),
+    ];
+    let page = Notice { shell: served.shell(), title: "Too many sign-ins are under way", paragraphs, ..Notice::default() };
+    let mut response = html(StatusCode::TOO_MANY_REQUESTS, &page);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("600"));
+    response
+}
+
 /// The button: saves the sign-in and sends the browser to Entra.
 async fn begin(
     State(served): Shared,
@@ -332,7 +381,9 @@ async fn begin(
     if standing.elsewhere.is_some() {
         return html(StatusCode::OK, &landing_page(served.shell(), &name, token, &standing));
     }
-    match reauthentication.begin(&link, token, proposes_account(standing.health)).await {
+    let source = network(peer).to_string();
+    let asked = Asked { hint: proposes_account(standing.health), source: &source, granted: standing.granted() };
+    match reauthentication.begin(&link, token, asked).await {
         Ok(begun) => {
             let cookie = served.cookie(&begun.cookie_name, begun.cookie_value.expose(), begun.cookie_lifetime.as_secs());
             let (Ok(location), Ok(cookie)) = (HeaderValue::from_str(&begun.location), HeaderValue::from_str(&cookie)) else {
@@ -383,16 +434,22 @@ async fn callback(
     // In a task of its own: a browser that goes away half-way must not cut off what has begun, and the state is good only once.
     let task = Arc::clone(&served);
     let completed = tokio::spawn(async move {
-        let completed = reauthentication.complete(&query, |name| cookie(&headers, name)).await;
-        if let Completed::Accepted { integration, .. } = &completed {
-            (task.monitor.prove)(integration);
+        let origin = origin_of(peer, &headers);
+        let cookie = |name: &str| cookie(&headers, name);
+        let came = Came { query: &query, cookie: &cookie, origin: &origin, subject: &*task.monitor.subject };
+        let completed = reauthentication.complete(came).await;
+        match &completed {
+            Completed::Accepted { integration, renewed: Some(at), .. } => (task.monitor.prove)(integration, *at),
+            // Unsigned: it causes probes, and spares nothing.
+            Completed::Accepted { integration, renewed: None, .. } => (task.monitor.verify)(integration, task.process.clock.now()),
+            _ => {}
         }
         completed
     });
     match completed.await {
         Ok(Completed::Unknown) => unknown_sign_in(&served, peer),
         Ok(Completed::Unavailable) | Err(_) => unavailable(&served),
-        Ok(Completed::Accepted { integration, attempt }) => {
+        Ok(Completed::Accepted { integration, attempt, .. }) => {
             // Relative, so that any path prefix works; without code and state, so that a reload repeats nothing.
             let location = format!("{integration}/result?attempt={attempt}");
             let Ok(location) = HeaderValue::from_str(&location) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
@@ -448,7 +505,10 @@ fn refused(served: &Served, refusal: &Refusal, integration: &str, link: Option<&
         && !missing.is_empty()
     {
         paragraphs.push("Missing:".to_owned());
-        items.clone_from(missing);
+        items.extend(missing.iter().map(|value| foreign(value, 120)));
+    }
+    if let Refusal::SeesLess(less) = refusal {
+        items.extend(less.iter().map(|what| one_line(what, 200)));
     }
     if let (Ending::WrongTenant, Some(standing)) = (refusal.ending(), (served.monitor.find)(integration)) {
         paragraphs.push(format!("The organization’s tenant is {}.", standing.tenant));

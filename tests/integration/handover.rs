@@ -160,7 +160,7 @@ async fn an_imported_token_and_a_renewed_one_meet() {
         kinds,
         [
             event("token_stored", "import"),
-            event("reauthenticated", "admin@northwind.example"),
+            event("reauthenticated", "admin@northwind.example from 127.0.0.1"),
             event("token_stored", "reauthentication"),
             event("token_stored", "import")
         ]

@@ -22,6 +22,7 @@ mod probing;
 mod program;
 mod prometheus;
 mod reauth;
+mod reauth_safety;
 mod reload;
 mod secrets;
 mod smtp;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use consentry::app::Terms;
 use consentry::demo;
 use consentry::store::TokenId;
 use consentry::web;
@@ -51,7 +52,15 @@ impl Site {
         let targets = consentry::app::targets(&self.fleet.config);
         let id = targets.iter().find(|t| t.name == integration).map(consentry::monitor::Target::token_id);
         let nobody = || TokenId { integration: integration.to_owned(), client_id: String::new(), tenant: String::new() };
-        links.make(&id.unwrap_or_else(nobody), self.fleet.clock.now())
+        let terms = Terms { generation: self.generation(integration), accept_fewer: false };
+        links.make(&id.unwrap_or_else(nobody), terms, self.fleet.clock.now())
+    }
+
+    /// The generation in which links are made now.
+    pub fn generation(&self, integration: &str) -> i64 {
+        let database = rusqlite::Connection::open(self.fleet.folder.path().join("consentry.db")).expect("the database");
+        let sql = "SELECT generation FROM revocations WHERE integration = ?1";
+        database.query_row(sql, [integration], |row| row.get(0)).unwrap_or(0)
     }
 
     /// A fresh link that is younger than whatever has just happened.

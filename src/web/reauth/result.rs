@@ -7,7 +7,7 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::header::REFRESH;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::Standing;
@@ -38,7 +38,6 @@ struct ResultPage {
     links: Vec<(&'static str, String)>,
     notes: Vec<String>,
     again: bool,
-    wants_another_try: bool,
 }
 
 struct CheckLine {
@@ -53,7 +52,6 @@ pub(super) async fn result(
     State(served): State<Arc<Served>>,
     Path(name): Path<String>,
     Query(query): Query<HashMap<String, String>>,
-    headers: HeaderMap,
 ) -> Response {
     let attempt = query.get("attempt").map_or("", String::as_str);
     let shell = Shell { root: "../../", support: served.support.clone() };
@@ -68,17 +66,22 @@ pub(super) async fn result(
         return html(StatusCode::GONE, &page);
     };
     let delivery = reauthentication.delivery(&name).await.filter(|d| d.created >= since);
-    let mut page = page(shell, &standing, sign_in, since, delivery.as_ref());
-    if page.wants_another_try {
-        let token = reauthentication.another_try(&name, attempt, |cookie| super::cookie(&headers, cookie)).await;
-        page.links.extend(token.map(|token| ("Sign in again", format!("../{name}?token={token}"))));
-    }
+    let page = page(shell, &standing, sign_in, since, delivery.as_ref());
     let again = look_again(served.process.clock.now().since(since)).filter(|_| page.again);
     let mut response = html(StatusCode::OK, &page);
     if let Some(again) = again {
         response.headers_mut().insert(REFRESH, again);
     }
     response
+}
+
+/// The tenant had granted everything before.
+const UNCHANGED: &str =
+    "All permissions had been granted already, so accepting them has changed nothing. Your link has not been used up by it: it stays good.";
+
+/// What is waited for while the tenant has asked for a pause (Retry-After, RFC 9110 section 10.2.3).
+fn pause(until: Timestamp) -> String {
+    format!("Microsoft has asked for a pause until {}. It is asked again then, by itself; you need not wait for it here.", moment(until))
 }
 
 /// What is known of the integration since the sign-in.
@@ -103,12 +106,12 @@ fn page(shell: Shell, standing: &Standing, sign_in: SignIn, since: Timestamp, de
         links: Vec::new(),
         notes: Vec::new(),
         again: phase == Phase::Waiting,
-        wants_another_try: false,
     };
     match phase {
         Phase::Green => {
             (page.heading, page.mood) = (format!("{app} works again for {customer}"), "good");
             page.paragraphs.push("Thank you. Everything is green again.".to_owned());
+            page.paragraphs.extend((sign_in == SignIn::Unchanged).then(|| UNCHANGED.to_owned()));
             if matches!(standing.health, Health::Broken { .. }) {
                 page.paragraphs.push("It is watched a little longer before it counts as mended.".to_owned());
             }
@@ -118,6 +121,7 @@ fn page(shell: Shell, standing: &Standing, sign_in: SignIn, since: Timestamp, de
             page.heading = format!("{app} is being checked for {customer}");
             page.paragraphs.push("You are done. Microsoft needs up to two minutes until a new consent is known everywhere.".to_owned());
             page.notes.push("This page follows by itself. You may also close it: a mail will tell you how it went.".to_owned());
+            page.paragraphs.extend(standing.waits_until.map(pause));
         }
         Phase::StillWrong => still_wrong(&mut page, standing, sign_in, delivery),
     }
@@ -132,7 +136,7 @@ fn phase(standing: &Standing, sign_in: SignIn, probed: bool) -> Phase {
         SignIn::Verifying => Phase::Waiting,
         _ if green => Phase::Green,
         SignIn::Renewed if standing.proving || !probed => Phase::Waiting,
-        SignIn::Renewed | SignIn::Incomplete | SignIn::WrongTenant | SignIn::Unclear => Phase::StillWrong,
+        SignIn::Renewed | SignIn::Unchanged | SignIn::Incomplete | SignIn::WrongTenant | SignIn::Unclear => Phase::StillWrong,
     }
 }
 
@@ -172,8 +176,10 @@ fn still_wrong(page: &mut ResultPage, standing: &Standing, sign_in: SignIn, deli
         ),
         SignIn::Incomplete => "Microsoft does not show the permissions as granted, although they were accepted. Open the link from the mail again, and let an administrator accept all of them.".to_owned(),
         SignIn::Unclear => "Microsoft could not be asked whether the permissions are granted now. The integration is checked again by itself; if it stays broken, open the link from the mail again.".to_owned(),
+        SignIn::Unchanged => UNCHANGED.to_owned(),
         SignIn::Verifying | SignIn::Renewed => "Your sign-in came through, but not everything works yet.".to_owned(),
     });
+    page.paragraphs.extend(standing.waits_until.map(pause));
     if let Some(delivery) = delivery {
         page.paragraphs.push(handing_over(&standing.app, delivery));
         page.again = delivery.delivered.is_none();
@@ -189,8 +195,12 @@ fn still_wrong(page: &mut ResultPage, standing: &Standing, sign_in: SignIn, deli
             .push("Some of the permissions can only be accepted by an administrator on a second page of Microsoft’s:".to_owned());
         page.links.push(("Accept the permissions at Microsoft", url.clone()));
     }
-    // The link that began it has died with the sign-in.
-    page.wants_another_try = sign_in == SignIn::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate);
+    // A link is never made for somebody who merely has this page: the one that began the sign-in has died with it, and with it the key.
+    if sign_in == SignIn::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate) {
+        page.paragraphs.push(
+            "Your link ended with this sign-in. For another try, with another account say, wait for the next mail about this integration, or ask whoever sent you the link for a new one.".to_owned(),
+        );
+    }
 }
 
 /// What a check asks, as a statement to be confirmed.
@@ -232,6 +242,7 @@ mod tests {
             admin_consent: None,
             health: Health::Working,
             proving: false,
+            waits_until: None,
             checks: vec![(Check::Consent, outcome)],
             last_probe: probed.map(Timestamp::from_seconds),
         }
@@ -251,12 +262,22 @@ mod tests {
             ("the tenant grants too little", fail, Some(230), false, SignIn::Incomplete, false, "still wrong"),
             ("the tenant cannot be asked", fail, Some(230), false, SignIn::Unclear, false, "still wrong"),
             ("mended later all the same", pass, Some(500), false, SignIn::Incomplete, false, "works again"),
+            ("all was granted before", pass, Some(101), false, SignIn::Unchanged, false, "works again"),
+            ("all was granted before, and the trouble is another", group, Some(101), true, SignIn::Unchanged, false, "still wrong"),
         ] {
             let standing = Standing { proving, ..standing(outcome, probed) };
             let page = page(Shell::default(), &standing, sign_in, Timestamp::from_seconds(100), None);
             assert_eq!((page.again, page.heading.contains(heading)), (again, true), "{sentence}: {}", page.heading);
-            assert_eq!(page.wants_another_try, sentence == "it never came", "{sentence}");
+            let ended = page.paragraphs.iter().any(|p| p.contains("Your link ended with this sign-in"));
+            assert_eq!(ended, sentence == "it never came", "{sentence}");
+            let stays = page.paragraphs.iter().any(|p| p == UNCHANGED);
+            assert_eq!(stays, sign_in == SignIn::Unchanged, "{sentence}");
+            assert!(page.links.is_empty(), "{sentence}: no link is made for a browser");
         }
+        let waits_until = Some(Timestamp::from_seconds(4000));
+        let paused = Standing { proving: true, waits_until, ..standing(fail, Some(101)) };
+        let page = page(Shell::default(), &paused, SignIn::Renewed, Timestamp::from_seconds(100), None);
+        assert!(page.paragraphs.iter().any(|p| p.contains("a pause until 1 January 1970, 01:06 UTC")), "{:?}", page.paragraphs);
     }
 
     #[test]

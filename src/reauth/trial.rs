@@ -1,0 +1,218 @@
+//! Trying a new token before it counts. It must be good for everything that a probe will ask of it, and it must see no less than the
+//! stored one saw when it was well last: whoever holds a link could otherwise put a powerless account in an administrator's place.
+//!
+//! Every refresh may answer a successor, and with single-use rotation kills the token that was used. So the line is followed without a
+//! gap, and its newest token is what is stored.
+
+use std::time::Duration;
+
+use super::person::{is_administrator, is_guest};
+use super::{Reauthentication, Refusal, Registered};
+use crate::domain::{GoodView, Groups, OPENID_SCOPES, foreign, same_permission};
+use crate::entra::{Client, Granted, Person, ResourceKey, claims_about_person};
+use crate::secret::Secret;
+
+/// A consent that was given a moment ago may not be known everywhere yet: asked again after these pauses before permissions or groups
+/// count as missing.
+pub(super) const SPREADING: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+
+/// A token to be tried, and what it is measured by.
+#[derive(Clone, Copy)]
+pub(super) struct Measure<'a> {
+    pub(super) client: Client<'a>,
+    pub(super) registered: &'a Registered,
+    /// What the stored token saw; `None` when the configuration alone counts.
+    pub(super) view: Option<&'a GoodView>,
+    pub(super) person: &'a Person,
+}
+
+/// The tokens that came of one sign-in, as far as they are needed.
+struct Line {
+    newest: Secret,
+    /// What the answer to the code said was granted.
+    first_scopes: Option<Vec<String>>,
+}
+
+/// What one look with the new token has shown.
+struct Look {
+    missing: Vec<String>,
+    access_token: Option<Secret>,
+}
+
+impl Reauthentication {
+    /// Tries the token that a code brought; answers the newest of its line.
+    pub(super) async fn try_out(&self, measure: Measure<'_>, granted: &Granted) -> Result<Secret, Refusal> {
+        let first = granted.refresh_token.clone().ok_or_else(|| Refusal::FewerPermissions(vec!["offline_access".to_owned()]))?;
+        let mut line = Line { newest: first, first_scopes: granted.scopes.clone() };
+        let mut pauses = SPREADING.iter();
+        // Whether Graph could be asked who it is.
+        let mut known = false;
+        loop {
+            let look = self.look(measure, &mut line).await?;
+            if !known && (look.access_token.is_some() || look.missing.is_empty()) {
+                self.check_person(measure, look.access_token.as_ref()).await?;
+                known = look.access_token.is_some();
+            }
+            let refusal = match look.missing.is_empty() {
+                true => self.sees_less(measure, look.access_token.as_ref()).await,
+                false => Some(Refusal::FewerPermissions(look.missing)),
+            };
+            let Some(refusal) = refusal else { return Ok(line.newest) };
+            let Some(pause) = pauses.next() else { return Err(refusal) };
+            tokio::time::sleep(*pause).await;
+        }
+    }
+
+    /// Refreshes the token for Graph and for every other resource, as a probe does, and notes which required scopes are not granted.
+    async fn look(&self, measure: Measure<'_>, line: &mut Line) -> Result<Look, Refusal> {
+        let entra = &self.inner.entra;
+        let graph = entra.graph_scope();
+        let required = || measure.registered.required.iter().filter(|r| !r.delegated.is_empty());
+        let scope_of = |resource: &str| ResourceKey::of(resource).scope(&entra.hosts().graph);
+        let first = required().next().map(|r| scope_of(&r.resource));
+        let mut look = Look { missing: Vec::new(), access_token: None };
+        let others = required().map(|r| scope_of(&r.resource)).filter(|scope| *scope != graph);
+        let scopes: Vec<String> = std::iter::once(graph.clone()).chain(others).collect();
+        for scope in scopes {
+            let wanted: Vec<String> =
+                required().filter(|r| scope_of(&r.resource) == scope).flat_map(|r| r.delegated.iter().cloned()).collect();
+            match entra.refresh(measure.client, &line.newest, &scope).await {
+                Ok(granted) => {
+                    line.newest = granted.refresh_token.unwrap_or_else(|| line.newest.clone());
+                    // An answer that names no scopes grants what was asked for (RFC 6749 section 5.1): then the code's answer counts.
+                    let unsaid = || (first.as_ref() == Some(&scope)).then(|| line.first_scopes.clone().unwrap_or_else(|| wanted.clone()));
+                    look.missing.extend(lacking(&wanted, &granted.scopes.or_else(unsaid).unwrap_or_default()));
+                    if scope == graph {
+                        look.access_token = Some(granted.access_token);
+                    }
+                }
+                Err(fault) => match Refusal::of_fault(&fault) {
+                    Refusal::FewerPermissions(_) => look.missing.extend(lacking(&wanted, &[])),
+                    refusal => {
+                        let (code, request_id) =
+                            (fault.code.as_deref().unwrap_or_default(), fault.request_id.as_deref().unwrap_or_default());
+                        let integration = &measure.registered.token.integration;
+                        tracing::warn!(%integration, code, request_id, detail = fault.detail, "a new token cannot be refreshed");
+                        return Err(refusal);
+                    }
+                },
+            }
+        }
+        Ok(look)
+    }
+
+    /// Guests are refused, and where only administrators may re-authenticate, so is everybody else.
+    async fn check_person(&self, measure: Measure<'_>, access_token: Option<&Secret>) -> Result<(), Refusal> {
+        let mut user_type = None;
+        if let Some(token) = access_token {
+            // Asked twice: a passing fault must not make the weaker evidence count.
+            for _ in 0..2 {
+                match self.inner.entra.user_type(token.expose(), measure.client.deadline).await {
+                    Ok(said) => user_type = said,
+                    Err(fault) if fault.reason.is_inconclusive() => continue,
+                    Err(_) => {}
+                }
+                break;
+            }
+        }
+        let carried = access_token.map(claims_about_person).unwrap_or_default();
+        if is_guest(user_type.as_deref(), &measure.person.claims, &carried) {
+            return Err(Refusal::Guest);
+        }
+        if !measure.registered.admins_only {
+            return Ok(());
+        }
+        match self.administers(measure, access_token).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(Refusal::NotAdministrator),
+            None => Err(Refusal::Upstream),
+        }
+    }
+
+    /// Whether the person holds one of the roles that see all groups: as the tokens say, or else Graph. `None` when Graph cannot say it
+    /// now; what nothing says is not so.
+    async fn administers(&self, measure: Measure<'_>, access_token: Option<&Secret>) -> Option<bool> {
+        let carried = access_token.map(claims_about_person).unwrap_or_default();
+        let said = [&measure.person.claims.roles, &carried.roles];
+        if said.into_iter().flatten().any(|roles| is_administrator(roles)) {
+            return Some(true);
+        }
+        let Some(token) = access_token else { return Some(false) };
+        match self.inner.entra.directory_roles(token.expose(), measure.client.deadline).await {
+            Ok(roles) => Some(is_administrator(&roles)),
+            Err(fault) if fault.reason.is_inconclusive() => None,
+            Err(_) => Some(false),
+        }
+    }
+
+    /// Why the token does not replace the stored one, if it sees fewer groups. Where groups are not checked, or the stored one never saw
+    /// any, there is nothing to compare.
+    async fn sees_less(&self, measure: Measure<'_>, access_token: Option<&Secret>) -> Option<Refusal> {
+        let policy = measure.registered.groups.as_ref()?;
+        let view = measure.view?;
+        if view.groups == 0 && view.required.is_empty() {
+            return None;
+        }
+        let nothing = || Some(Refusal::SeesLess(vec!["No groups can be listed with this account.".to_owned()]));
+        let Some(token) = access_token else { return nothing() };
+        let less = match self.inner.entra.groups(token.expose(), policy, measure.client.deadline).await {
+            Ok(groups) => less(view, &groups),
+            Err(fault) if fault.reason.is_inconclusive() => return Some(Refusal::Upstream),
+            Err(_) => return nothing(),
+        };
+        // Whoever sees all groups there are sees that some are gone.
+        if less.is_empty() || self.administers(measure, Some(token)).await == Some(true) {
+            return None;
+        }
+        Some(Refusal::SeesLess(less))
+    }
+}
+
+/// What a token sees less of than the stored one did, in words. Groups that were not required then, or are not any more, do not count.
+fn less(view: &GoodView, groups: &Groups) -> Vec<String> {
+    let mut less = Vec::new();
+    if groups.visible < view.groups {
+        less.push(format!("Groups that can be seen: {}; before: {}.", groups.visible, view.groups));
+    }
+    let gone = groups.required.iter().filter(|g| !g.visible() && view.required.contains(&g.name));
+    less.extend(gone.map(|g| format!("Required group that cannot be seen: {}", foreign(&g.name, 120))));
+    less
+}
+
+/// Required values that are not among the granted ones.
+fn lacking(required: &[String], granted: &[String]) -> Vec<String> {
+    let openid = |value: &str| OPENID_SCOPES.iter().any(|o| same_permission(o, value));
+    required.iter().filter(|r| !openid(r) && !granted.iter().any(|g| same_permission(g, r))).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::RequiredGroup;
+
+    #[test]
+    fn a_token_that_sees_less_is_told() {
+        let required = |name: &str, visible: bool| RequiredGroup {
+            name: name.to_owned(),
+            ids: if visible { vec!["1".to_owned()] } else { Vec::new() },
+        };
+        let view = |groups, required: &[&str]| GoodView { groups, required: required.iter().map(|r| (*r).to_owned()).collect() };
+        for (sentence, view, groups, expected) in [
+            ("as much", view(3, &["HQ"]), Groups { visible: 3, required: vec![required("HQ", true)] }, 0),
+            ("more", view(3, &["HQ"]), Groups { visible: 9, required: vec![required("HQ", true)] }, 0),
+            ("one group fewer", view(3, &["HQ"]), Groups { visible: 2, required: vec![required("HQ", true)] }, 1),
+            ("without a required one", view(3, &["HQ"]), Groups { visible: 3, required: vec![required("HQ", false)] }, 1),
+            ("both", view(3, &["HQ"]), Groups { visible: 1, required: vec![required("HQ", false)] }, 2),
+            (
+                "one that the stored token did not see either",
+                view(3, &[]),
+                Groups { visible: 3, required: vec![required("New", false)] },
+                0,
+            ),
+            ("one that is not required any more", view(3, &["Old"]), Groups { visible: 3, required: vec![] }, 0),
+            ("more than are counted", view(1000, &[]), Groups { visible: 1000, required: vec![] }, 0),
+        ] {
+            assert_eq!(less(&view, &groups).len(), expected, "{sentence}");
+        }
+    }
+}
