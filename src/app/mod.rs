@@ -18,6 +18,7 @@ pub use crate::store::Rotated;
 use crate::store::{self, DaemonLock, Store};
 
 mod daemon;
+mod descriptors;
 mod lifecycle;
 mod pages;
 mod parts;
@@ -27,6 +28,8 @@ mod systemd;
 
 pub use daemon::{Daemon, Front, Listeners, Running, gate};
 pub use lifecycle::{Addresses, run};
+
+use descriptors::descriptors;
 
 /// Entra and Graph as configured. `families` counts the requests, where they are to be counted.
 ///
