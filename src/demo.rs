@@ -323,7 +323,7 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
     let fate = tokio::spawn(befall(Arc::clone(&simulator)));
-    let options = crate::web::WebOptions { lifecycle: true, external_url: Some(daemon), ..Default::default() };
+    let options = crate::web::WebOptions { lifecycle: true, anonymous_actions: true, external_url: Some(daemon), ..Default::default() };
     let front = crate::app::Front { options, web_config_file: None };
     let result = crate::app::run(loaded.config, sources, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, front).await;
     fate.abort();

@@ -15,8 +15,8 @@ use crate::metrics::{Families, Published};
 use crate::monitor::{Evaluator, Monitor, Schedule, Shift};
 use crate::notify::{Notifier, Outbox};
 use crate::reauth::{Handover, Unproved};
-use crate::store::Store;
-use crate::web::{self, Gate, Later, Listener, Process, Sites, WebOptions};
+use crate::store::{Event, Store};
+use crate::web::{self, Capacity, Gate, Hooks, Later, Listener, Process, Record, Sites, WebOptions};
 
 /// Somebody asks for a reload, and waits for what is wrong with the configuration.
 pub(super) type Request = oneshot::Sender<Result<(), String>>;
@@ -103,7 +103,9 @@ impl Daemon {
             reauthentication.unproved().await?.iter().for_each(|unproved| go_on(&monitor, unproved));
         }
         let (asking, requests) = mpsc::channel(8);
-        let process = Arc::new(Process::new((families, published, clock), front.options, gate, ask(asking)));
+        let hooks = hooks(asking, &monitor, &store, &clock);
+        let capacity = Capacity::within(super::descriptors(), config.probe.concurrency);
+        let process = Arc::new(Process::new((families, published, clock), front.options, gate, hooks, capacity));
         let health = store.watch();
         process.watch_storage(Box::new(move || health().problem()));
         let sites = Sites::new(&pages.served(config, &process, &monitor, &store)?);
@@ -137,6 +139,26 @@ fn go_on(monitor: &Monitor, unproved: &Unproved) {
     match unproved.renewed {
         true => monitor.prove(&unproved.integration, unproved.began),
         false => monitor.verify(&unproved.integration, unproved.began),
+    }
+}
+
+/// What the pages want of the rest.
+fn hooks(asking: mpsc::Sender<Request>, monitor: &Monitor, store: &Store, clock: &Clock) -> Hooks {
+    let (monitor, store, clock) = (monitor.clone(), store.clone(), clock.clone());
+    Hooks {
+        reload: ask(asking),
+        alive: Box::new(move || monitor.is_alive()),
+        record: Box::new(move |record| {
+            let (store, at) = (store.clone(), clock.now());
+            Box::pin(async move {
+                let Record { integration, kind, detail } = record;
+                let saved = store.add_event(&integration, Event { kind: kind.to_owned(), at, detail }).await;
+                if let Err(error) = &saved {
+                    tracing::error!(integration, event = kind, %error, "an event cannot be saved");
+                }
+                saved.is_ok()
+            })
+        }),
     }
 }
 

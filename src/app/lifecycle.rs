@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::daemon::{Daemon, Front, Listeners, Running};
 use super::reload::Reloader;
-use super::systemd;
+use super::{descriptors, systemd};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::store::DaemonLock;
@@ -50,6 +50,7 @@ impl Signals {
 pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, front: Front) -> anyhow::Result<()> {
     // First of all: it changes the environment.
     let handed = systemd::sockets()?;
+    descriptors::raise();
     let signals = Signals::new()?;
     let lock = DaemonLock::take(&config.storage.path)?;
     let listeners = listeners(&config, addresses, handed).await?;
@@ -60,6 +61,11 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     // Everything else that is needed of it lives in the parts now.
     drop(config);
     tell(&listeners);
+    let capacity = daemon.process.capacity;
+    if capacity.is_reduced() {
+        let (limit, connections) = (super::descriptors().unwrap_or_default(), capacity.all);
+        tracing::warn!(limit, connections, "few files may be open at once (RLIMIT_NOFILE), so fewer connections are taken");
+    }
     if let Some(url) = status_page(&daemon.process, &listeners) {
         daemon.process.families.set_url(&url);
     }

@@ -19,6 +19,7 @@ pub use crate::store::Rotated;
 use crate::store::{self, Store};
 
 mod daemon;
+mod descriptors;
 mod lifecycle;
 mod pages;
 mod parts;
@@ -28,6 +29,8 @@ mod systemd;
 
 pub use daemon::{Daemon, Front, Listeners, Running, gate};
 pub use lifecycle::{Addresses, run};
+
+use descriptors::descriptors;
 
 /// Entra and Graph as configured. `families` counts the requests, where they are to be counted.
 ///

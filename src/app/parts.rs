@@ -129,7 +129,7 @@ impl Pages {
             public_url,
             support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
             monitor: pages::lookup(config, monitor, store, &self.targets),
-            configuration: web::compress(&effective(config))?,
+            configuration: web::compress(&effective(config))?.into(),
         }))
     }
 }

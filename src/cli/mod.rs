@@ -101,6 +101,8 @@ struct Run {
     /// Lets POST /-/reload reload the configuration.
     #[arg(long = "web.enable-lifecycle")]
     lifecycle: bool,
+    #[command(flatten)]
+    callers: Callers,
     /// Address for health and readiness alone, for orchestrators.
     #[arg(long = "health.listen-address", value_name = "ADDRESS")]
     health: Option<String>,
@@ -120,6 +122,27 @@ struct Paths {
     /// What all paths begin with. Default: the path of --web.external-url.
     #[arg(long = "web.route-prefix", value_name = "PATH")]
     route_prefix: Option<String>,
+}
+
+/// Who may do what.
+#[derive(Debug, Args)]
+struct Callers {
+    /// Without users, lets everybody who reaches the pages probe and make links, and not this machine alone.
+    #[arg(long = "web.enable-anonymous-actions")]
+    anonymous_actions: bool,
+    /// A name under which browsers and programs reach the pages and the API, besides this machine's name and those of
+    /// --web.external-url and public_url; repeatable.
+    #[arg(long = "web.allowed-host", value_name = "HOST", value_parser = crate::web::allowed_host)]
+    allowed_hosts: Vec<String>,
+    /// Address or network (CIDR) of a reverse proxy whose X-Forwarded-For counts; repeatable.
+    #[arg(long = "web.trusted-proxy", value_name = "NETWORK", value_parser = network)]
+    trusted_proxies: Vec<ipnet::IpNet>,
+}
+
+/// A network, or an address alone.
+fn network(text: &str) -> Result<ipnet::IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from));
+    network.map_err(|_| "write it like 10.0.0.0/8, 192.0.2.7 or fd00::/8".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -301,8 +324,16 @@ fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
     if !route_prefix.is_empty() && !is_path(&route_prefix) {
         bail!("--web.route-prefix must be a path such as /consentry");
     }
-    let telemetry_path = telemetry.clone();
-    Ok(WebOptions { telemetry_path, external_url, route_prefix, max_requests: run.max_requests, lifecycle: run.lifecycle })
+    Ok(WebOptions {
+        telemetry_path: telemetry.clone(),
+        external_url,
+        route_prefix,
+        max_requests: run.max_requests,
+        lifecycle: run.lifecycle,
+        anonymous_actions: run.callers.anonymous_actions,
+        allowed_hosts: run.callers.allowed_hosts.clone(),
+        trusted_proxies: run.callers.trusted_proxies.clone(),
+    })
 }
 
 /// A path that means itself.

@@ -25,12 +25,14 @@ pub struct WebConfig {
     pub rate_limit: Option<RateLimit>,
     /// What must be looked at to notice a change: the file itself and those it names.
     pub files: Vec<PathBuf>,
+    /// The file says `{}`: it protects nothing, on purpose.
+    pub open: bool,
 }
 
 impl Default for WebConfig {
     /// Plain HTTP for everybody.
     fn default() -> Self {
-        Self { tls: None, http2: true, headers: Vec::new(), users: BTreeMap::new(), rate_limit: None, files: Vec::new() }
+        Self { tls: None, http2: true, headers: Vec::new(), users: BTreeMap::new(), rate_limit: None, files: Vec::new(), open: false }
     }
 }
 
@@ -142,7 +144,14 @@ const HEADERS: [(&str, &[&str]); 5] = [
 /// Every problem found, with its place.
 pub fn load_web(path: &Path) -> Result<WebConfig, Vec<Problem>> {
     let findings = Findings::verbatim();
-    let config = super::read_tree(path, &findings).map(|root| read(&At::root(&root, path, &findings)));
+    let config = super::read_tree(path, &findings).map(|root| {
+        let at = At::root(&root, path, &findings);
+        // Somebody has not written it yet, or found no room on the disk.
+        if matches!(root.value, Value::Null) {
+            at.problem("says nothing; write {} if it is meant to protect nothing");
+        }
+        WebConfig { open: matches!(&root.value, Value::Mapping(entries) if entries.is_empty()), ..read(&at) }
+    });
     let (problems, ..) = findings.into_parts();
     match config {
         Some(config) if problems.is_empty() => Ok(config),
@@ -206,13 +215,26 @@ fn headers(at: &At<'_, '_>) -> Vec<(&'static str, String)> {
     at.named().into_iter().filter_map(read).collect()
 }
 
+/// A check of a password may cost so much, as a power of two: a second or so. Whoever comes by may ask for one.
+const HIGHEST_COST: u32 = 14;
+
 /// A bcrypt hash: `$2y$`, two digits of cost, `$`, 53 characters of salt and hash.
 fn user(at: &At<'_, '_>) -> Option<Secret> {
     let text = at.text()?;
     let parts: Vec<&str> = text.split('$').collect();
-    let good = matches!(parts[..], ["", "2a" | "2b" | "2x" | "2y", cost, hash] if matches!(cost.parse(), Ok(4..=31)) && hash.len() == 53);
-    if !good {
+    let cost = match parts[..] {
+        ["", "2a" | "2b" | "2x" | "2y", cost, hash] if hash.len() == 53 => cost.parse::<u32>().ok().filter(|cost| (4..=31).contains(cost)),
+        _ => None,
+    };
+    let Some(cost) = cost else {
         at.problem("is not a bcrypt hash; make one with: htpasswd -nBC 10 \"\" | tr -d ':\\n'");
+        return None;
+    };
+    if cost > HIGHEST_COST {
+        at.problem(format!(
+            "has a cost of {cost}, so that each guess of a stranger takes seconds of this machine; the highest is {HIGHEST_COST}, and 10 \
+             will do: htpasswd -nBC 10 \"\" | tr -d ':\\n'"
+        ));
         return None;
     }
     Some(Secret::new(text))

@@ -200,6 +200,15 @@ impl Store {
         .await
     }
 
+    /// Saves something that happened to an integration, and that no probe found.
+    ///
+    /// # Errors
+    /// The database refuses; then nothing is saved.
+    pub async fn add_event(&self, integration: &str, event: Event) -> Result<(), StoreError> {
+        let name = integration.to_owned();
+        self.run(Kind::Durable, move |c| save_event(c, &name, &event)).await
+    }
+
     /// The newest events of an integration, newest first.
     ///
     /// # Errors

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -20,14 +19,10 @@ use super::integration::{CredentialRecord, Detail, Records};
 use super::server::Served;
 use super::status::{Row, state_word};
 use crate::clock::rfc3339;
-use crate::domain::{Check, CheckState, Health, Outcome, Reason, Timestamp};
-use crate::metrics::{negotiate, write_one};
+use crate::domain::{Check, CheckState, Health, Outcome, Reason};
 
 /// So many integrations in one answer, unless more or fewer are asked for.
 const LIMIT: usize = 100;
-
-/// `/probe` answers from a result that is younger than this.
-const YOUNG: Duration = Duration::from_secs(10);
 
 /// One check.
 #[derive(Debug, Serialize, ToSchema)]
@@ -285,11 +280,19 @@ pub(super) fn routes() -> Router<Arc<Served>> {
         .route("/openapi.json", get(openapi))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong);
-    Router::new().nest("/api/v1", api).route("/probe", get(probe_metrics)).route("/integrations/{name}/badge.svg", get(badge))
+    Router::new().nest("/api/v1", api).route("/integrations/{name}/badge.svg", get(badge))
 }
 
 /// This document.
-#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, description = "The OpenAPI document", body = Object)))]
+#[utoipa::path(
+    get, path = "/api/v1/openapi.json",
+    responses(
+        (status = 200, description = "The OpenAPI document", body = Object),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+    )
+)]
 async fn openapi(State(served): State<Arc<Served>>) -> Response {
     let mut document = Document::openapi();
     let options = &served.process.options;
@@ -377,7 +380,10 @@ impl Narrow {
     ),
     responses(
         (status = 200, description = "A page of integrations", body = IntegrationList),
-        (status = 400, description = "A parameter is not possible", body = Problem, content_type = "application/problem+json")
+        (status = 400, description = "A parameter is not possible", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
@@ -385,7 +391,9 @@ async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<Str
         Ok(narrow) => narrow,
         Err(detail) => return problem(StatusCode::BAD_REQUEST, detail),
     };
+    let turn = served.process.bodies.turn().await;
     let answer = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let mut rows: Vec<Row> = (served.monitor.rows)().into_iter().filter(|row| narrow.admits(row)).collect();
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let total = rows.len();
@@ -429,7 +437,10 @@ fn view(served: &Served, row: &Row) -> IntegrationView {
     responses(
         (status = 200, description = "The integration", body = IntegrationDetail),
         (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json")
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn detail(State(served): State<Arc<Served>>, name: Named) -> Response {
@@ -502,7 +513,10 @@ fn check_detail(state: &CheckState) -> CheckDetail {
     responses(
         (status = 200, description = "Its events", body = EventList),
         (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json")
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
@@ -522,37 +536,19 @@ async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
     responses(
         (status = 202, description = "The probe begins", body = ProbeAccepted),
         (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The request came from another site's page", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json")
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours, the request came from another site's page, or nobody may do this from there", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
     )
 )]
-async fn probe(State(served): State<Arc<Served>>, name: Named, headers: HeaderMap) -> Response {
+async fn probe(State(served): State<Arc<Served>>, name: Named) -> Response {
     let Ok(Path(name)) = name else { return not_text() };
-    if served.is_foreign(&headers) {
-        return problem(StatusCode::FORBIDDEN, "the request came from another site's page");
-    }
     if (served.monitor.detail)(&name).is_none() {
         return no_such_integration();
     }
     (served.monitor.probe)(&name);
     (StatusCode::ACCEPTED, Json(ProbeAccepted { name })).into_response()
-}
-
-/// `/probe?target=NAME`: probes now and answers with this integration's metrics alone, for those who let Prometheus drive.
-async fn probe_metrics(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>, headers: HeaderMap) -> Response {
-    let Some(name) = query.get("target").filter(|t| !t.is_empty()) else {
-        return (StatusCode::BAD_REQUEST, "target is missing: /probe?target=NAME\n").into_response();
-    };
-    let Some(detail) = (served.monitor.detail)(name) else {
-        return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response();
-    };
-    let young = |at: Timestamp| served.process.clock.now().since(at) < YOUNG;
-    if !detail.last_probe.is_some_and(young) {
-        (served.monitor.probe_now)(name).await;
-    }
-    let format = negotiate(headers.get(ACCEPT).and_then(|v| v.to_str().ok()));
-    let body = write_one(&served.process.published, name, format);
-    ([(CONTENT_TYPE, format.content_type()), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 /// `/integrations/NAME/badge.svg`.

@@ -46,6 +46,25 @@ impl ClientCertificates {
     }
 }
 
+impl ClientCertificates {
+    /// The name of whoever showed these certificates, their own first; `None` where they are not good now.
+    pub(super) fn owner(&self, shown: &[CertificateDer<'_>]) -> Option<String> {
+        let (own, intermediates) = shown.split_first()?;
+        self.verify_client_cert(own, intermediates, UnixTime::now()).ok()?;
+        let (_, certificate) = X509Certificate::from_der(own).ok()?;
+        let common_name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()).map(str::to_owned);
+        common_name.filter(|name| !name.is_empty()).or_else(|| first_name(&certificate)).or_else(|| Some("without a name".to_owned()))
+    }
+}
+
+fn first_name(certificate: &X509Certificate<'_>) -> Option<String> {
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => Some((*text).to_owned()),
+        _ => None,
+    })
+}
+
 /// The configured authorities, or the system's where none are configured.
 fn authorities(tls: &WebTls, provider: &Arc<CryptoProvider>) -> Result<Authorities, String> {
     let themselves = match &tls.client_ca {

@@ -1,6 +1,7 @@
 //! What `--web.config.file` says, as it stands now: the file and those it names are read again when they change. One that is wrong
-//! changes nothing and is told in the log. A file is empty, or half there, for a moment while somebody writes it: an empty one counts as
-//! wrong, and one that takes protection away counts only when nothing has happened to it for a while.
+//! changes nothing, and the log says so. A file is empty, or half there, while somebody writes it, and may stay so when the disk is full: so
+//! an empty one counts as wrong, and one that takes protection away counts only after a reload that somebody asked for, or where it says
+//! `{}`, which nobody writes by accident.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderName, HeaderValue};
 use rustls::ServerConfig;
 
-use super::tls::server_config;
+use super::client_certificate::ClientCertificates;
+use super::tls::{server_config, verifier};
 use super::users::Users;
 use crate::clock::Clock;
-use crate::config::{ClientAuth, Looks, WebConfig, load_web};
+use crate::config::{ClientAuth, Looks, TlsVersion, WebConfig, load_web};
 
 /// The protection at one moment.
 #[derive(Debug)]
@@ -23,8 +25,17 @@ pub(super) struct Posture {
     pub(super) tls: Option<Arc<ServerConfig>>,
     /// For handshakes with everybody.
     pub(super) open_tls: Option<Arc<ServerConfig>>,
+    /// Says whose a certificate is, where certificates are verified.
+    pub(super) certificates: Option<Arc<ClientCertificates>>,
     /// Headers of every answer.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Posture {
+    /// Whether nobody comes in without a certificate that is verified.
+    pub(super) fn demands_certificates(&self) -> bool {
+        client_auth(&self.config) == ClientAuth::RequireAndVerify
+    }
 }
 
 /// How the listeners are protected.
@@ -49,9 +60,6 @@ struct State {
 /// Files that look the same are read again no sooner than this, however often somebody connects.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Whoever writes a file has written it whole by then.
-const YOUNG: Duration = Duration::from_millis(150);
-
 impl Gate {
     /// Reads the file, if there is one.
     ///
@@ -62,12 +70,11 @@ impl Gate {
         Ok(Self { path: path.map(Path::to_owned), clock, state: Mutex::new(state), users: Users::default() })
     }
 
-    /// Reads the file again, for [`Self::swap`].
+    /// Reads the file again, for [`Self::swap`]: somebody asks for it, so it may take protection away.
     ///
     /// # Errors
     /// Everything that is wrong with it, a line each.
     pub fn prepare(&self) -> Result<Self, Vec<String>> {
-        self.not_empty()?;
         Self::load(self.path.as_deref(), self.clock.clone())
     }
 
@@ -77,7 +84,6 @@ impl Gate {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
     }
 
-    /// For the present moment.
     /// Whether the listeners speak TLS now.
     pub fn speaks_tls(&self) -> bool {
         self.current().tls.is_some()
@@ -99,19 +105,13 @@ impl Gate {
         Arc::clone(&state.posture)
     }
 
-    /// A file that nobody has written yet, or that found no room on its disk, is no file that protects nothing.
-    fn not_empty(&self) -> Result<(), Vec<String>> {
-        let empty = |path: &&PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty());
-        match self.path.as_ref().filter(empty) {
-            Some(path) => Err(vec![format!("{}: is empty; write {{}} if it is meant to protect nothing", path.display())]),
-            None => Ok(()),
-        }
-    }
-
     fn look_again(&self, state: &mut State, looks: Looks) {
         let file = self.path.as_deref().unwrap_or(Path::new(""));
-        match self.not_empty().and_then(|()| State::read(self.path.as_deref())) {
-            Ok(fresh) if is_weaker(&state.posture.config, &fresh.posture.config) && is_young(file) => {}
+        let fresh = State::read(self.path.as_deref()).and_then(|fresh| {
+            let lost = if fresh.posture.config.open { Vec::new() } else { weakened(&state.posture.config, &fresh.posture.config) };
+            if lost.is_empty() { Ok(fresh) } else { Err(vec![format!("{}: {}", file.display(), takes_away(&lost))]) }
+        });
+        match fresh {
             Ok(fresh) => {
                 if looks.differ(&state.seen) || state.complaint.is_some() {
                     tracing::info!(file = %file.display(), "protection of the listener read again");
@@ -141,22 +141,36 @@ impl State {
     }
 }
 
-/// Whether somebody may still be writing the file.
-fn is_young(file: &Path) -> bool {
-    let modified = std::fs::metadata(file).and_then(|m| m.modified());
-    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < YOUNG))
+fn client_auth(config: &WebConfig) -> ClientAuth {
+    config.tls.as_ref().map_or(ClientAuth::None, |tls| tls.client_auth)
 }
 
-/// Whether one configuration protects in a way in which the next does not.
-fn is_weaker(before: &WebConfig, after: &WebConfig) -> bool {
-    let policy = |config: &WebConfig| config.tls.as_ref().map_or(ClientAuth::None, |tls| tls.client_auth);
-    let demanded = |config: &WebConfig| matches!(policy(config), ClientAuth::RequireAny | ClientAuth::RequireAndVerify);
-    let verified = |config: &WebConfig| matches!(policy(config), ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
-    let named = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.client_allowed_sans.is_some());
+/// What one configuration protects by, and the next does not. Users who are taken off the list, or change their password, are no such
+/// thing: they have to be out at once, and somebody is still asked for.
+fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
+    let demanded = |config: &WebConfig| matches!(client_auth(config), ClientAuth::RequireAny | ClientAuth::RequireAndVerify);
+    let verified = |config: &WebConfig| matches!(client_auth(config), ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
     let tls = |config: &WebConfig| config.tls.is_some();
     let users = |config: &WebConfig| !config.users.is_empty();
-    let ways: [&dyn Fn(&WebConfig) -> bool; 5] = [&tls, &users, &demanded, &verified, &named];
-    ways.iter().any(|protects| protects(before) && !protects(after))
+    let named = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.client_allowed_sans.is_some());
+    // Without one, the system's authorities count, who vouch for anybody.
+    let authority = |config: &WebConfig| verified(config) && config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let modern = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.min_version == TlsVersion::Tls13);
+    let ways: [(&'static str, &dyn Fn(&WebConfig) -> bool); 7] = [
+        ("tls_server_config", &tls),
+        ("basic_auth_users", &users),
+        ("a client_auth_type that demands certificates", &demanded),
+        ("a client_auth_type that verifies certificates", &verified),
+        ("client_ca", &authority),
+        ("client_allowed_sans", &named),
+        ("min_version: TLS13", &modern),
+    ];
+    ways.iter().filter(|(_, protects)| protects(before) && !protects(after)).map(|(name, _)| *name).collect()
+}
+
+fn takes_away(lost: &[&str]) -> String {
+    let lost = lost.join(", ");
+    format!("lacks what protected until now ({lost}); if that is meant, reload (SIGHUP, or POST /-/reload with --web.enable-lifecycle)")
 }
 
 fn posture(config: WebConfig) -> Result<Posture, String> {
@@ -168,42 +182,136 @@ fn posture(config: WebConfig) -> Result<Posture, String> {
         Ok((name, HeaderValue::from_str(value).map_err(wrong)?))
     };
     let headers = config.headers.iter().map(header).collect::<Result<_, String>>()?;
-    Ok(Posture { tls: policy, open_tls: open, headers, config })
+    let certificates = config.tls.as_ref().map(verifier).transpose()?.flatten();
+    Ok(Posture { tls: policy, open_tls: open, certificates, headers, config })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::WebTls;
+    use crate::secret::{Secret, SecretSource};
 
-    /// The file as it is read while somebody writes it, and some time after that.
-    fn at(folder: &Path, text: &str, age: Duration) {
-        let file = folder.join("web.yml");
-        std::fs::write(&file, text).expect("written");
-        let modified = std::time::SystemTime::now() - age;
-        std::fs::File::options().write(true).open(file).and_then(|f| f.set_modified(modified)).expect("an age");
+    const USERS: &str =
+        "basic_auth_users: {alice: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}\nrate_limit: {interval: 1s}\n";
+
+    fn gate(text: &str) -> (tempfile::TempDir, Gate) {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("web.yml"), text).expect("written");
+        let gate = Gate::load(Some(&folder.path().join("web.yml")), Clock::system()).expect("good");
+        (folder, gate)
+    }
+
+    fn asks(gate: &Gate) -> bool {
+        !gate.current().config.users.is_empty()
     }
 
     #[test]
-    fn protection_does_not_fall_away_while_the_file_is_written() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let users =
-            "basic_auth_users: {alice: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}\nrate_limit: {interval: 1s}\n";
-        let (old, young) = (Duration::from_secs(60), Duration::ZERO);
-        at(folder.path(), users, old);
-        let gate = Gate::load(Some(&folder.path().join("web.yml")), Clock::system()).expect("good");
-        let asks = || !gate.current().config.users.is_empty();
-        assert!(asks());
-        for (text, age, expected) in [
-            ("", young, true),
-            ("", old, true),
-            ("rate_limit: {interval: 2s}\n", young, true),
-            ("basic_auth_users: {al", old, true),
-            ("rate_limit: {interval: 2s}\n", old, false),
-            (users, young, true),
-            ("{}\n", old, false),
+    fn protection_does_not_fall_away_with_the_file() {
+        for (sentence, text, by_itself, when_asked) in [
+            ("an empty file", "", true, true),
+            ("blanks", " \n\n", true, true),
+            ("a comment", "# users come later\n", true, true),
+            ("nothing in YAML's own words", "---\nnull\n", true, true),
+            ("half a word", "basic_auth_users: {al", true, true),
+            ("a key without users", "basic_auth_users:\n", true, false),
+            ("everything but the users", "rate_limit: {interval: 2s}\n", true, false),
+            ("an empty mapping", "{}\n", false, false),
+            ("an empty mapping that is explained", "# everybody may come\n{}\n", false, false),
+            ("the same users", USERS, true, true),
         ] {
-            at(folder.path(), text, age);
-            assert_eq!(asks(), expected, "{text:?}, {age:?} old");
+            let (folder, gate) = gate(USERS);
+            assert!(asks(&gate));
+            std::fs::write(folder.path().join("web.yml"), text).expect("written");
+            // Age does not make it better.
+            let file = std::fs::File::options().write(true).open(folder.path().join("web.yml")).expect("open");
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).expect("an age");
+            assert_eq!(asks(&gate), by_itself, "{sentence}, by itself");
+            if let Ok(fresh) = gate.prepare() {
+                gate.swap(fresh);
+            }
+            assert_eq!(asks(&gate), when_asked, "{sentence}, when a reload is asked for");
+        }
+    }
+
+    #[test]
+    fn a_user_who_is_taken_off_the_list_is_out_at_once() {
+        let (folder, gate) =
+            gate(&USERS.replace("{alice:", "{bob: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe', alice:"));
+        assert_eq!(gate.current().config.users.len(), 2);
+        std::fs::write(folder.path().join("web.yml"), USERS).expect("written");
+        assert_eq!(gate.current().config.users.len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_is_wrong_from_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for text in ["", "\n", "# users come later\n"] {
+            std::fs::write(folder.path().join("web.yml"), text).expect("written");
+            let problems = Gate::load(Some(&folder.path().join("web.yml")), Clock::system()).expect_err("wrong").join("\n");
+            assert!(problems.contains("write {} if it is meant to protect nothing"), "{text:?}: {problems}");
+        }
+    }
+
+    fn with_tls(change: impl FnOnce(&mut WebTls)) -> WebConfig {
+        let source = || SecretSource::Inline(Secret::new("pem"));
+        let mut tls = WebTls {
+            certificate: source(),
+            private_key: source(),
+            client_auth: ClientAuth::None,
+            client_ca: None,
+            client_allowed_sans: None,
+            min_version: TlsVersion::Tls12,
+            max_version: TlsVersion::Tls13,
+            cipher_suites: Vec::new(),
+            prefer_server_cipher_suites: true,
+            curves: Vec::new(),
+        };
+        change(&mut tls);
+        WebConfig { tls: Some(tls), ..WebConfig::default() }
+    }
+
+    #[test]
+    fn what_takes_protection_away() {
+        let nothing = WebConfig::default;
+        let of = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Secret::new("hash"))).collect();
+        let users = |names: &[&str]| WebConfig { users: of(names), ..WebConfig::default() };
+        let tls = || with_tls(|_| {});
+        let auth = |policy| with_tls(|tls| tls.client_auth = policy);
+        let verified = |ca: bool, names: Option<&str>| {
+            with_tls(|tls| {
+                tls.client_auth = ClientAuth::RequireAndVerify;
+                tls.client_ca = ca.then(|| SecretSource::Inline(Secret::new("pem")));
+                tls.client_allowed_sans = names.map(|name| vec![name.to_owned()]);
+            })
+        };
+        let modern = || with_tls(|tls| tls.min_version = TlsVersion::Tls13);
+        for (sentence, before, after, weaker) in [
+            ("nothing, and nothing", nothing(), nothing(), false),
+            ("users come", nothing(), users(&["alice"]), false),
+            ("users go", users(&["alice"]), nothing(), true),
+            ("one user goes", users(&["alice", "bob"]), users(&["alice"]), false),
+            ("one user for another", users(&["alice"]), users(&["bob"]), false),
+            ("TLS comes", nothing(), tls(), false),
+            ("TLS goes", tls(), nothing(), true),
+            ("TLS comes and users go", users(&["alice"]), tls(), true),
+            ("certificates are asked for", tls(), auth(ClientAuth::Request), false),
+            ("certificates are not asked for any more", auth(ClientAuth::Request), tls(), false),
+            ("certificates are demanded", auth(ClientAuth::VerifyIfGiven), auth(ClientAuth::RequireAndVerify), false),
+            ("certificates are not demanded any more", auth(ClientAuth::RequireAndVerify), auth(ClientAuth::VerifyIfGiven), true),
+            ("certificates are not verified any more", auth(ClientAuth::RequireAndVerify), auth(ClientAuth::RequireAny), true),
+            ("any certificate, and then good ones only", auth(ClientAuth::RequireAny), auth(ClientAuth::RequireAndVerify), false),
+            ("any certificate, and then good ones or none", auth(ClientAuth::RequireAny), auth(ClientAuth::VerifyIfGiven), true),
+            ("another authority", verified(true, None), verified(true, None), false),
+            ("everybody's authorities", verified(true, None), verified(false, None), true),
+            ("an authority of our own", verified(false, None), verified(true, None), false),
+            ("names come", verified(true, None), verified(true, Some("a")), false),
+            ("other names", verified(true, Some("a")), verified(true, Some("b")), false),
+            ("names go", verified(true, Some("a")), verified(true, None), true),
+            ("older versions of TLS", modern(), tls(), true),
+            ("newer versions of TLS", tls(), modern(), false),
+        ] {
+            assert_eq!(!weakened(&before, &after).is_empty(), weaker, "{sentence}");
         }
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use askama::Template;
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
+use super::access::Who;
 use super::pages::not_found;
 use super::reauth::{FindLater, advice, question};
-use super::server::Served;
+use super::server::{Record, Served};
 use super::shell::{Notice, Shell, html};
 use super::status::{Pill, Strip, When, private, state_word};
 use crate::clock::{ago, moment};
@@ -319,15 +321,13 @@ fn event_words(kind: &str, detail: &str) -> String {
         "token_stored" if detail == "import" => "A refresh token was imported".to_owned(),
         "token_stored" => "A renewed refresh token was stored".to_owned(),
         "token_delivered" => "The product has taken the renewed refresh token".to_owned(),
+        "link_made" => format!("A re-authentication link was made on this page by {detail}"),
         other => format!("{other} {detail}"),
     }
 }
 
 /// The button that probes now.
-pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
-    if served.is_foreign(&headers) {
-        return foreign();
-    }
+pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
     if (served.monitor.detail)(&name).is_none() {
         return not_found(uri).await;
     }
@@ -336,11 +336,13 @@ pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<St
     (StatusCode::SEE_OTHER, [(LOCATION, back)]).into_response()
 }
 
-/// The button that makes a fresh link to hand to somebody.
-pub(super) async fn link(State(served): State<Arc<Served>>, Path(name): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
-    if served.is_foreign(&headers) {
-        return foreign();
-    }
+/// The button that makes a fresh link to hand to somebody. Nobody gets one of which it cannot be said later who made it.
+pub(super) async fn link(
+    State(served): State<Arc<Served>>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Response {
     let shell = Shell { root: "../../", support: None };
     let link = match &served.reauthentication {
         Some(reauthentication) => reauthentication.fresh_link(&name).await,
@@ -349,6 +351,13 @@ pub(super) async fn link(State(served): State<Arc<Served>>, Path(name): Path<Str
     let Ok(link) = link else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     match (link, (served.monitor.detail)(&name)) {
         (Some(link), Some(detail)) => {
+            let who = who.to_string();
+            if !(served.process.hooks.record)(Record { integration: name.clone(), kind: "link_made", detail: who.clone() }).await {
+                let paragraphs = vec!["The link could not be written down, so it was not made. Nothing has been changed.".to_owned()];
+                let page = Notice { shell, title: "Please try again later", paragraphs, ..Notice::default() };
+                return html(StatusCode::SERVICE_UNAVAILABLE, &page);
+            }
+            tracing::info!(integration = name, who, "a re-authentication link was made on the page");
             let paragraphs = vec![format!(
                 "Hand it to an administrator of {}. Whoever has it can begin a sign-in for {}, so send it to nobody else. It ends with the first success.",
                 detail.tenant, detail.display_name
@@ -362,10 +371,4 @@ pub(super) async fn link(State(served): State<Arc<Served>>, Path(name): Path<Str
         }
         _ => not_found(uri).await,
     }
-}
-
-fn foreign() -> Response {
-    let paragraphs = vec!["Open this page itself and press the button there.".to_owned()];
-    let shell = Shell { root: "../../", support: None };
-    html(StatusCode::FORBIDDEN, &Notice { shell, title: "The button was pressed on another site", paragraphs, ..Notice::default() })
 }

@@ -1,8 +1,9 @@
-//! A limit against guessing: who sends many links or answers that open nothing is told to wait. Good ones always pass.
+//! Limits. Against guessing: who sends many links or answers that open nothing is told to wait; good ones always pass. And against
+//! taking everything: so much of a thing at once, and so much of it for one network.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::Timestamp;
 
@@ -64,7 +65,14 @@ impl Guesses {
         left.get(&network(source)).is_none_or(|bucket| bucket.refilled(self.burst, REFILL_MS, now) >= 1.0)
     }
 
-    /// Counts a wrong guess; answers whether it may be answered like any other.
+    /// How many wrong guesses of a source are not forgotten yet.
+    pub(super) fn held_against(&self, source: IpAddr, now: Timestamp) -> u32 {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.get(&network(source)).map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, REFILL_MS, now)).ceil() as u32)
+    }
+
+    /// Counts a wrong guess; answers whether it may be answered like any other. `now` is of the clock that nobody sets
+    /// ([`crate::clock::Clock::steady`]).
     pub fn wrong(&self, source: IpAddr, now: Timestamp) -> bool {
         let source = network(source);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +83,65 @@ impl Guesses {
             }
         }
         left.entry(source).or_insert(Bucket::full(self.burst, now)).take(self.burst, REFILL_MS, now)
+    }
+}
+
+/// So many of something at once, and of these so many for one network.
+#[derive(Debug)]
+pub(super) struct Places {
+    all: usize,
+    each: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by: HashMap<IpAddr, usize>,
+}
+
+/// One of some [`Places`]; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    network: IpAddr,
+}
+
+impl Places {
+    pub(super) fn new(all: usize, each: usize) -> Arc<Self> {
+        Arc::new(Self { all, each, taken: Mutex::default() })
+    }
+
+    /// Takes a place, if one is left for whoever comes from this address.
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let network = network(address);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.by.get(&network).copied().unwrap_or_default();
+        if taken.all >= self.all || own >= self.each {
+            return None;
+        }
+        taken.all += 1;
+        taken.by.insert(network, own + 1);
+        Some(Place { places: Arc::clone(self), network })
+    }
+
+    /// Whether so many are taken that others may soon find none.
+    pub(super) fn is_scarce(&self) -> bool {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        2 * taken.all >= self.all || taken.by.values().any(|own| 2 * own >= self.each)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all = taken.all.saturating_sub(1);
+        match taken.by.get_mut(&self.network) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                taken.by.remove(&self.network);
+            }
+        }
     }
 }
 
@@ -105,5 +172,32 @@ mod tests {
             guesses.wrong(IpAddr::V4(i.into()), now);
         }
         assert!(guesses.left.lock().unwrap_or_else(PoisonError::into_inner).len() <= SOURCES, "memory is bounded");
+    }
+
+    #[test]
+    fn places_are_limited_in_all_and_for_one_network() {
+        let places = Places::new(3, 2);
+        let [one, two]: [IpAddr; 2] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let first = places.take(one).expect("the first");
+        let second = places.take(one).expect("the second");
+        assert!(places.take(one).is_none(), "one network has its share");
+        let third = places.take(two).expect("others have theirs");
+        assert!(places.is_scarce() && places.take(two).is_none(), "all are taken");
+        drop((first, third));
+        assert!(places.take(two).is_some(), "given back");
+        drop(second);
+        assert!(places.taken.lock().unwrap_or_else(PoisonError::into_inner).by.is_empty(), "nobody is remembered who has nothing");
+    }
+
+    #[test]
+    fn wrong_guesses_are_held_against_their_network_for_a_while() {
+        let (guesses, now) = (Guesses::new(50.0), Timestamp::from_seconds(1_000));
+        let source = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(guesses.held_against(source, now), 0);
+        for _ in 0..3 {
+            guesses.wrong(source, now);
+        }
+        assert_eq!(guesses.held_against(source, now), 3);
+        assert_eq!(guesses.held_against(source, now.plus(Duration::from_secs(60))), 0);
     }
 }

@@ -1,25 +1,25 @@
 //! Sockets: binding them, and carrying requests from them to a [`Site`]. Every connection is bounded in time, size and number; nothing
 //! that a client does or leaves undone holds one for longer than [`AGE`] and [`FAREWELL`].
 
-use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::limits::network;
-use super::reauth::Peer;
+use super::client::Connection;
+use super::connections::{Activity, Answer};
 use super::site::Site;
 
 /// A client that has not said who it is (TLS) or what it wants (headers) by then is cut off.
@@ -30,12 +30,6 @@ const SILENCE: Duration = Duration::from_secs(90);
 
 /// A client that takes nothing of its answer for so long is cut off.
 const STALLED: Duration = Duration::from_secs(30);
-
-/// More connections at once wait until one of these ends.
-const CONNECTIONS: u32 = 512;
-
-/// So many of them may come from one network: one client does not keep all others out.
-const CONNECTIONS_OF_ONE: usize = 256;
 
 /// A connection is asked to end after so long, whatever it is used for: those who scrape make a new one.
 const AGE: Duration = Duration::from_secs(300);
@@ -48,6 +42,15 @@ const STREAMS: u32 = 16;
 
 /// For a request's line and headers.
 const HEAD: usize = 64 * 1024;
+
+/// What the system keeps of an answer that is not taken, for each connection.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// What is kept of an answer that is not taken, for each HTTP/2 stream.
+const STREAM_BUFFER: usize = 64 * 1024;
+
+/// The log says so often that no connection can be accepted.
+const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -146,6 +149,17 @@ impl Listener {
         Ok(Self::Unix(UnixListener::from_std(listener)?, SocketFile(None)))
     }
 
+    /// The connections to come keep little of what their clients do not take.
+    fn keep_little(&self) {
+        let set = match self {
+            Self::Tcp(listener) => rustix::net::sockopt::set_socket_send_buffer_size(listener, SEND_BUFFER),
+            Self::Unix(..) => Ok(()),
+        };
+        if let Err(error) = set {
+            tracing::debug!(%error, "cannot bound the memory of connections");
+        }
+    }
+
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip())),
@@ -160,96 +174,79 @@ enum Accepted {
 }
 
 impl Accepted {
-    fn source(&self) -> Option<IpAddr> {
+    fn peer(&self) -> Option<IpAddr> {
         match self {
-            Self::Tcp(_, peer) => Some(network(*peer)),
+            Self::Tcp(_, peer) => Some(*peer),
             Self::Unix(_) => None,
-        }
-    }
-}
-
-/// Connections by the network they come from.
-#[derive(Debug, Default)]
-struct Crowds(Mutex<HashMap<IpAddr, usize>>);
-
-/// One connection of a network's; gives its place back.
-struct CrowdPlace(Arc<Crowds>, Option<IpAddr>);
-
-impl Crowds {
-    fn admit(self: &Arc<Self>, source: Option<IpAddr>) -> Option<CrowdPlace> {
-        if let Some(source) = source {
-            let mut crowds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = crowds.entry(source).or_default();
-            if *count >= CONNECTIONS_OF_ONE {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(CrowdPlace(Arc::clone(self), source))
-    }
-}
-
-impl Drop for CrowdPlace {
-    fn drop(&mut self) {
-        let Some(source) = self.1 else { return };
-        let mut crowds = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = crowds.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                crowds.remove(&source);
-            }
         }
     }
 }
 
 /// Serves a site until told to stop; answers under way are finished.
 pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receiver<bool>) {
-    let (room, crowds) = (Arc::new(Semaphore::new(CONNECTIONS as usize)), Arc::new(Crowds::default()));
+    listener.keep_little();
     let stopping = stop.clone();
     let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
+    // Every connection holds one end of this for as long as it lasts.
+    let (held, mut ended) = mpsc::channel::<Infallible>(1);
+    let mut complained: Option<Instant> = None;
     loop {
         let next = async {
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (listener.accept().await, permit)
+            let accepted = listener.accept().await?;
+            let admitted = site.connections().admit(site.limited_network(accepted.peer())).await;
+            Ok::<_, io::Error>(admitted.map(|admitted| (accepted, admitted)))
         };
-        let (accepted, permit) = tokio::select! {
+        let next = tokio::select! {
             next = next => next,
             () = &mut stopped => break,
         };
-        match accepted {
-            Ok(accepted) => {
-                let Some(place) = crowds.admit(accepted.source()) else { continue };
-                let (site, stopping) = (Arc::clone(&site), stopping.clone());
+        match next {
+            Ok(Some((accepted, admitted))) => {
+                let (site, stopping, held) = (Arc::clone(&site), stopping.clone(), held.clone());
                 tokio::spawn(async move {
-                    carry(accepted, site, stopping).await;
-                    drop((permit, place));
+                    let activity = Arc::clone(&admitted.activity);
+                    tokio::select! {
+                        () = carry(accepted, site, &admitted.activity, stopping) => {}
+                        () = activity.left() => {}
+                    }
+                    drop((admitted, held));
                 });
             }
+            // Its network has more than its share.
+            Ok(None) => {}
             Err(error) => {
-                // Out of file handles, mostly: give them time to come back.
-                tracing::warn!(%error, "cannot accept a connection");
+                // Out of descriptors, mostly: whoever does nothing with one gives it back.
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+                    tracing::warn!(%error, "cannot accept connections");
+                    complained = Some(Instant::now());
+                }
+                site.connections().relieve();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    drop(listener);
-    // All room is free again when the last connection has ended.
-    drop(room.acquire_many(CONNECTIONS).await);
+    drop((listener, held));
+    // Nothing is ever sent: this ends with the last connection.
+    let _ = ended.recv().await;
 }
 
 /// One connection from its first byte to its last. A client that goes away early is its own business.
-async fn carry(accepted: Accepted, site: Arc<Site>, stop: watch::Receiver<bool>) {
+async fn carry(accepted: Accepted, site: Arc<Site>, activity: &Arc<Activity>, stop: watch::Receiver<bool>) {
     match accepted {
-        Accepted::Unix(stream) => converse(patient(stream), false, (site, Peer(Ipv4Addr::LOCALHOST.into())), stop).await,
+        Accepted::Unix(stream) => {
+            let connection = Connection { peer: Ipv4Addr::LOCALHOST.into(), certificates: None };
+            converse(patient(stream), false, (site, connection, activity), stop).await;
+        }
         Accepted::Tcp(stream, peer) => {
             let _ = stream.set_nodelay(true);
-            let visitor = (Arc::clone(&site), Peer(peer));
             match site.tls() {
-                None => converse(patient(stream), false, visitor, stop).await,
+                None => converse(patient(stream), false, (site, Connection { peer, certificates: None }, activity), stop).await,
                 Some(tls) => {
                     let Ok(Some(stream)) = tokio::time::timeout(PATIENCE, greet(stream, TlsAcceptor::from(tls))).await else { return };
-                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    converse(stream, http2, visitor, stop).await;
+                    let agreed = stream.get_ref().1;
+                    let http2 = agreed.alpn_protocol() == Some(b"h2");
+                    let connection = Connection { peer, certificates: agreed.peer_certificates().map(Arc::from) };
+                    converse(stream, http2, (site, connection, activity), stop).await;
                 }
             }
         }
@@ -287,18 +284,30 @@ async fn greet(mut stream: TcpStream, acceptor: TlsAcceptor) -> Option<tokio_rus
 }
 
 /// HTTP, until one side has enough.
-async fn converse<S>(stream: S, http2: bool, (site, peer): (Arc<Site>, Peer), mut stop: watch::Receiver<bool>)
-where
+async fn converse<S>(
+    stream: S,
+    http2: bool,
+    (site, connection, activity): (Arc<Site>, Connection, &Arc<Activity>),
+    mut stop: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let activity = Arc::clone(activity);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let site = Arc::clone(&site);
-        request.extensions_mut().insert(peer);
-        async move { Ok::<_, std::convert::Infallible>(site.answer(request.map(axum::body::Body::new)).await) }
+        let (site, activity) = (Arc::clone(&site), Arc::clone(&activity));
+        request.extensions_mut().insert(connection.clone());
+        request.extensions_mut().insert(Arc::clone(&activity));
+        async move {
+            let working = activity.work();
+            let response = site.answer(request.map(axum::body::Body::new)).await;
+            drop(working);
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, &activity)))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEAD as u32);
+    builder.http2().max_send_buf_size(STREAM_BUFFER);
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {

@@ -1,43 +1,104 @@
-//! A body that is handed over in pieces, and holds something until the last of them is taken.
+//! Bodies of answers that wait for their clients: handed over in pieces, and kept so that many that wait cost little. What is long is kept
+//! compressed and unpacked piece by piece; what many are given is there once.
 
-use std::convert::Infallible;
+use std::io::{self, Cursor, Read as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Bytes, HttpBody};
+use flate2::bufread::GzDecoder;
 use http_body::{Frame, SizeHint};
 
 /// What a connection takes at once.
-const PIECE: usize = 64 * 1024;
+const PIECE: usize = 32 * 1024;
 
-/// See the module.
+/// A body, ready to be given to any number of clients.
+#[derive(Debug, Clone)]
+pub(super) enum Prepared {
+    /// As it is sent.
+    Plain(Bytes),
+    /// Compressed (gzip), and sent as what it holds: so many bytes.
+    Packed(Bytes, usize),
+}
+
+/// A body on its way to one client. It holds something until its last piece is taken.
 pub(super) struct Pieces<H> {
-    rest: Bytes,
+    rest: Rest,
+    left: usize,
     _held: H,
 }
 
+enum Rest {
+    Plain(Bytes),
+    Packed(Box<GzDecoder<Cursor<Bytes>>>),
+}
+
 impl<H> Pieces<H> {
-    pub(super) fn new(body: Vec<u8>, held: H) -> Self {
-        Self { rest: body.into(), _held: held }
+    pub(super) fn new(body: Prepared, held: H) -> Self {
+        match body {
+            Prepared::Plain(bytes) => Self { left: bytes.len(), rest: Rest::Plain(bytes), _held: held },
+            Prepared::Packed(bytes, length) => {
+                Self { left: length, rest: Rest::Packed(Box::new(GzDecoder::new(Cursor::new(bytes)))), _held: held }
+            }
+        }
+    }
+
+    /// A copy of the next bytes: a part of the whole would keep the whole in memory after the last piece is taken.
+    fn next(&mut self) -> io::Result<Bytes> {
+        let size = self.left.min(PIECE);
+        let piece = match &mut self.rest {
+            Rest::Plain(bytes) => Bytes::copy_from_slice(&bytes.split_to(size)),
+            Rest::Packed(decoder) => {
+                let mut piece = vec![0; size];
+                decoder.read_exact(&mut piece)?;
+                piece.into()
+            }
+        };
+        self.left -= size;
+        Ok(piece)
     }
 }
 
 impl<H: Unpin> HttpBody for Pieces<H> {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let size = self.rest.len().min(PIECE);
-        // A copy: a part of the whole would keep the whole in memory after the last piece is taken.
-        let piece = Bytes::copy_from_slice(&self.rest.split_to(size));
-        Poll::Ready((size > 0).then(|| Ok(Frame::data(piece))))
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let piece = self.next();
+        if piece.is_err() {
+            self.left = 0;
+        }
+        Poll::Ready(Some(piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.left as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_body_arrives_whole() {
+        let text: String = (0..30_000).map(|number| format!("{number}\n")).collect();
+        let packed = super::super::server::compress(&text).expect("compressed");
+        assert!(packed.len() < text.len() / 2);
+        for body in [Prepared::Plain(text.clone().into()), Prepared::Packed(packed.clone().into(), text.len())] {
+            let whole = axum::body::to_bytes(axum::body::Body::new(Pieces::new(body, ())), usize::MAX).await.expect("a body");
+            assert!(whole == text.as_bytes());
+        }
+        let damaged = Prepared::Packed(packed[..100].to_vec().into(), text.len());
+        assert!(axum::body::to_bytes(axum::body::Body::new(Pieces::new(damaged, ())), usize::MAX).await.is_err(), "cut short is an error");
+        let empty = Pieces::new(Prepared::Plain(Bytes::new()), ());
+        assert!(empty.is_end_stream());
     }
 }

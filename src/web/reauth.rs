@@ -7,7 +7,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, Path, Query, RawQuery, State};
-use axum::http::header::{COOKIE, HOST, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE};
+use axum::http::header::{COOKIE, LOCATION, RETRY_AFTER, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
@@ -130,7 +130,7 @@ impl std::fmt::Debug for Lookup {
     }
 }
 
-/// Address of the other end of the connection.
+/// The address from which a request comes, as [`super::client::Client`] has it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
@@ -322,7 +322,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
         ),
         LinkError::Unavailable => return unavailable(served),
         LinkError::TooMany => return too_many_sign_ins(served),
-        LinkError::Forged if !served.process.guesses.wrong(peer, served.process.clock.now()) => return too_many(served),
+        LinkError::Forged if !served.process.guesses.wrong(peer, served.process.clock.steady()) => return too_many(served),
         LinkError::Forged => (
             StatusCode::FORBIDDEN,
             "This link is not valid",
@@ -406,19 +406,6 @@ const fn proposes_account(health: Health) -> bool {
     )
 }
 
-/// Whether another site's page sent the form (Fetch Metadata, `Sec-Fetch-Site`; older browsers say `Origin`). The link's token in the
-/// form is what a foreign page cannot know; this only adds to it. Our own pages send `Origin: null`, because they send no referrer.
-pub(super) fn is_foreign(headers: &HeaderMap, own: &[Option<&str>]) -> bool {
-    let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
-    if let Some(site) = header("sec-fetch-site".parse().unwrap_or(ORIGIN)) {
-        return !matches!(site, "same-origin" | "none");
-    }
-    let Some(origin) = header(ORIGIN).filter(|o| *o != "null") else { return false };
-    let authority = |url: &str| url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default().to_ascii_lowercase();
-    let origin = authority(origin);
-    header(HOST).is_none_or(|host| !host.eq_ignore_ascii_case(&origin)) && !own.iter().flatten().any(|url| authority(url) == origin)
-}
-
 /// The OAuth 2.0 redirect URI.
 async fn callback(
     State(served): Shared,
@@ -468,7 +455,7 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
-    if !served.process.guesses.wrong(peer, served.process.clock.now()) {
+    if !served.process.guesses.wrong(peer, served.process.clock.steady()) {
         return too_many(served);
     }
     let text = "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.".to_owned();
@@ -522,24 +509,6 @@ fn refused(served: &Served, refusal: &Refusal, integration: &str, link: Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn forms_of_other_sites_are_told_apart() {
-        let public = Some("https://consentry.example.com/base");
-        for (sentence, headers, foreign) in [
-            ("a browser on our page", vec![("sec-fetch-site", "same-origin"), ("origin", "null")], false),
-            ("a browser on another page", vec![("sec-fetch-site", "cross-site"), ("origin", "null")], true),
-            ("a neighbour", vec![("sec-fetch-site", "same-site")], true),
-            ("an old browser on our page", vec![("origin", "null")], false),
-            ("an old browser by our public name", vec![("host", "10.0.0.1:10143"), ("origin", "https://consentry.example.com")], false),
-            ("an old browser by our address", vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:10143")], false),
-            ("an old browser on another page", vec![("host", "10.0.0.1:10143"), ("origin", "https://evil.example")], true),
-            ("a script", vec![], false),
-        ] {
-            let headers = headers.into_iter().map(|(n, v)| (n.parse().expect("a name"), v.parse().expect("a value"))).collect();
-            assert_eq!(is_foreign(&headers, &[public]), foreign, "{sentence}");
-        }
-    }
 
     #[test]
     fn cookies_are_found_by_name() {

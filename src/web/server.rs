@@ -1,27 +1,35 @@
 //! The routes, and what they read.
 
 use std::io::Write as _;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::sync::Semaphore;
+use axum::{Extension, Router};
+use ipnet::IpNet;
 
+use super::bodies::{Bodies, busy};
+use super::client::Client;
+use super::connections::Capacity;
+use super::exposition::{Exposition, metrics, probe_metrics};
 use super::gate::Gate;
-use super::limits::Guesses;
-use super::pieces::Pieces;
-use super::reauth::{Later, Lookup, is_foreign};
+use super::hosts::{Authority, Host, Names, is_foreign};
+use super::limits::{Guesses, Places};
+use super::pieces::{Pieces, Prepared};
+use super::reauth::{Later, Lookup};
 use super::shell::{Guard, Shell};
 use super::site::{Admission, Routes, Site};
-use super::{api, integration, pages, reauth, status, users};
+use super::{access, api, bodies, integration, pages, reauth, status, uploads};
 use crate::clock::Clock;
-use crate::metrics::{Families, Published, negotiate, write};
+use crate::metrics::{Families, Published};
 use crate::reauth::Reauthentication;
 
 /// What the command line says about the pages.
@@ -37,16 +45,52 @@ pub struct WebOptions {
     pub max_requests: usize,
     /// `POST /-/reload` reloads.
     pub lifecycle: bool,
+    /// Without users, everybody may do what changes something, and not this machine alone.
+    pub anonymous_actions: bool,
+    /// Names by which pages may be asked for, besides the machine's own.
+    pub allowed_hosts: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for WebOptions {
     fn default() -> Self {
-        Self { telemetry_path: "/metrics".to_owned(), external_url: None, route_prefix: String::new(), max_requests: 40, lifecycle: false }
+        Self {
+            telemetry_path: "/metrics".to_owned(),
+            external_url: None,
+            route_prefix: String::new(),
+            max_requests: 40,
+            lifecycle: false,
+            anonymous_actions: false,
+            allowed_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
 /// What is wrong with the database, in a sentence; nothing when all is well.
 pub type StorageProblem = Box<dyn Fn() -> Option<&'static str> + Send + Sync>;
+
+/// Something that happened to an integration, to be kept in its history.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Whose history.
+    pub integration: String,
+    /// `link_made`, …
+    pub kind: &'static str,
+    /// Who did it.
+    pub detail: String,
+}
+
+/// What the pages want of the process around them.
+pub struct Hooks {
+    /// Reads the configuration again; the answer is what is wrong with it.
+    pub reload: Box<Later<Result<(), String>>>,
+    /// Whether the fleet is being probed.
+    pub alive: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Keeps a record; whether that has worked.
+    pub record: Box<dyn Fn(Record) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>,
+}
 
 /// What lasts as long as the process, whatever its configuration.
 pub struct Process {
@@ -64,9 +108,20 @@ pub struct Process {
     pub options: WebOptions,
     /// What `--web.config.file` says.
     pub gate: Arc<Gate>,
-    /// Reads the configuration again; the answer is what is wrong with it.
-    pub reload: Box<Later<Result<(), String>>>,
-    scrapes: Option<Arc<Semaphore>>,
+    /// What the pages want of the process.
+    pub hooks: Hooks,
+    /// How many connections are carried.
+    pub capacity: Capacity,
+    /// By which names pages may be asked for, besides that of the public URL.
+    names: Names,
+    /// `--web.external-url` names another machine than this one.
+    pub(super) seen_from_elsewhere: bool,
+    pub(super) exposition: Exposition,
+    /// Of the pages and the API.
+    pub(super) bodies: Bodies,
+    /// Of the pages behind mailed links: whoever holds up the one does not hold up the other.
+    link_bodies: Bodies,
+    uploads: Arc<Places>,
     /// Says what is wrong with the database, if anything is.
     storage: OnceLock<StorageProblem>,
     /// What is wrong with files, so that what stands in them is not in effect.
@@ -85,11 +140,29 @@ impl Process {
         (families, published, clock): (Families, Arc<Published>, Clock),
         options: WebOptions,
         gate: Arc<Gate>,
-        reload: Box<Later<Result<(), String>>>,
+        hooks: Hooks,
+        capacity: Capacity,
     ) -> Self {
-        let scrapes = (options.max_requests > 0).then(|| Arc::new(Semaphore::new(options.max_requests)));
-        let (guesses, ready, trouble) = (Guesses::default(), AtomicBool::new(false), Mutex::default());
-        Self { families, published, clock, guesses, ready, options, gate, reload, scrapes, storage: OnceLock::new(), trouble }
+        let external = options.external_url.as_deref().and_then(Authority::of_url).map(|authority| authority.host);
+        Self {
+            names: Names::with(options.allowed_hosts.iter().cloned().chain(external.iter().map(ToString::to_string))),
+            seen_from_elsewhere: external.is_some_and(|host| !host.is_loopback()),
+            exposition: Exposition::new(options.max_requests),
+            bodies: Bodies::default(),
+            link_bodies: Bodies::default(),
+            uploads: uploads::places(),
+            guesses: Guesses::default(),
+            ready: AtomicBool::new(false),
+            storage: OnceLock::new(),
+            trouble: Mutex::default(),
+            families,
+            published,
+            clock,
+            options,
+            gate,
+            hooks,
+            capacity,
+        }
     }
 }
 
@@ -127,7 +200,7 @@ pub struct Served {
     /// Says what is wrong with an integration.
     pub monitor: Lookup,
     /// The effective configuration as YAML, compressed: it is long and seldom asked for.
-    pub configuration: Vec<u8>,
+    pub configuration: Bytes,
 }
 
 impl Served {
@@ -140,6 +213,12 @@ impl Served {
     pub(super) fn is_foreign(&self, headers: &HeaderMap) -> bool {
         let own = [self.public_url.as_deref(), self.process.options.external_url.as_deref()];
         is_foreign(headers, &own)
+    }
+
+    /// Whether pages may be asked for by this name.
+    pub(super) fn goes_by(&self, host: &Host) -> bool {
+        let is_public = || self.public_url.as_deref().and_then(Authority::of_url).is_some_and(|public| public.host == *host);
+        self.process.names.contain(host) || is_public()
     }
 
     /// A cookie for the pages of re-authentication alone (RFC 6265bis).
@@ -159,9 +238,6 @@ pub fn path_of(url: &str) -> &str {
 /// No request takes longer: not to arrive, not to be answered. A callback that waits for Entra is done within half of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Small answers are not worth compressing.
-const GZIP_FROM: usize = 1024;
-
 /// What the listeners serve.
 #[derive(Debug)]
 pub struct Sites {
@@ -176,31 +252,38 @@ pub struct Sites {
 impl Sites {
     /// Sites that serve this.
     pub fn new(served: &Arc<Served>) -> Self {
-        let gate = &served.process.gate;
-        let site = |routes, admission| Arc::new(Site::new(routes, Arc::clone(gate), admission));
+        let Process { gate, capacity, options, .. } = &*served.process;
+        let trusted: Arc<[IpNet]> = options.trusted_proxies.as_slice().into();
+        let site =
+            |routes, admission, connections| Arc::new(Site::new(routes, Arc::clone(gate), admission, connections, Arc::clone(&trusted)));
         Self {
-            all: site(everything(served), Admission::Policy),
-            reauthentication: site(alone(reauth::routes(), served), Admission::Everybody),
-            health: site(alone(health(), served), Admission::Plain),
+            all: site(everything(served), Admission::Policy, capacity.all),
+            reauthentication: site(alone(links(served), served), Admission::Everybody, capacity.reauthentication),
+            health: site(alone(health(), served), Admission::Plain, capacity.health),
         }
     }
 
     /// From now on they serve this.
     pub fn replace(&self, served: &Arc<Served>) {
         self.all.replace(everything(served));
-        self.reauthentication.replace(alone(reauth::routes(), served));
+        self.reauthentication.replace(alone(links(served), served));
         self.health.replace(alone(health(), served));
     }
 }
 
 /// As in Prometheus; neither depends on Entra or on mail.
 fn health() -> Router<Arc<Served>> {
-    Router::new().route("/-/healthy", get(|| async { "Consentry is healthy.\n" })).route("/-/ready", get(ready))
+    Router::new().route("/-/healthy", get(healthy)).route("/-/ready", get(ready))
+}
+
+/// The pages behind mailed links.
+fn links(served: &Served) -> Router<Arc<Served>> {
+    reauth::routes().layer(from_fn_with_state(served.process.link_bodies.clone(), bodies::admit))
 }
 
 /// Users are asked for everything but the pages of re-authentication, where the link is the key.
 fn everything(served: &Arc<Served>) -> Routes {
-    let private = Router::new()
+    let made = Router::new()
         .route("/", get(status::index))
         .route("/favicon.svg", get(status::favicon))
         .route("/assets/status.css", get(status::style))
@@ -208,15 +291,18 @@ fn everything(served: &Arc<Served>) -> Routes {
         .route("/integrations/{name}", get(integration::integration))
         .route("/integrations/{name}/probe", post(integration::probe))
         .route("/integrations/{name}/link", post(integration::link))
+        .merge(api::routes())
+        .layer(from_fn_with_state(served.process.bodies.clone(), bodies::admit));
+    let private = made
         .route(&served.process.options.telemetry_path, get(metrics))
+        .route("/probe", get(probe_metrics))
         .route("/-/reload", post(reload).put(reload))
         .route("/config", get(configuration))
         .merge(health())
-        .merge(api::routes())
         .fallback(pages::not_found)
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&served.process.gate), users::ask));
-    let outside = finished(reauth::routes().fallback(pages::not_found), served);
-    let inside = finished(private.merge(reauth::routes()), served);
+        .layer(from_fn_with_state(Arc::clone(served), access::guard));
+    let outside = finished(links(served).fallback(pages::not_found), served);
+    let inside = finished(private.merge(links(served)), served);
     Routes { inside, outside, prefix: served.process.options.route_prefix.as_str().into(), public: public_path(served) }
 }
 
@@ -235,8 +321,9 @@ fn finished(router: Router<Arc<Served>>, served: &Arc<Served>) -> Router {
     let guard = served.guard.clone();
     router
         .layer(axum::extract::DefaultBodyLimit::max(64 * 1024))
-        .layer(axum::middleware::from_fn(in_time))
-        .layer(axum::middleware::map_response(move |mut response: Response| {
+        .layer(from_fn_with_state(Arc::clone(&served.process.uploads), uploads::receive))
+        .layer(from_fn(in_time))
+        .layer(map_response(move |mut response: Response| {
             guard.apply(response.headers_mut());
             std::future::ready(response)
         }))
@@ -252,16 +339,25 @@ async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) 
 }
 
 /// Answers as Prometheus does.
-async fn reload(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
+async fn reload(State(served): State<Arc<Served>>) -> Response {
     if !served.process.options.lifecycle {
         return (StatusCode::FORBIDDEN, "The lifecycle API is not enabled; start Consentry with --web.enable-lifecycle.\n").into_response();
     }
-    if served.is_foreign(&headers) {
-        return (StatusCode::FORBIDDEN, "The request came from another site's page.\n").into_response();
-    }
-    match (served.process.reload)().await {
+    match (served.process.hooks.reload)().await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(problems) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {problems}\n")).into_response(),
+    }
+}
+
+async fn healthy(State(served): State<Arc<Served>>) -> Response {
+    health_of((served.process.hooks.alive)()).into_response()
+}
+
+/// A process whose loop stands still answers, and does nothing else; it has to be started again.
+const fn health_of(alive: bool) -> (StatusCode, &'static str) {
+    match alive {
+        true => (StatusCode::OK, "Consentry is healthy.\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "Consentry does not probe any more; restart it.\n"),
     }
 }
 
@@ -275,56 +371,17 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "Consentry is starting.\n").into_response()
 }
 
-async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
-    let room = served.process.scrapes.clone().map(Semaphore::try_acquire_owned).transpose();
-    let Ok(room) = room else {
-        let most = served.process.options.max_requests;
-        let text = format!("Limit of concurrent requests reached ({most}), try again later.\n");
-        return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response();
-    };
-    let process = Arc::clone(&served.process);
-    let header = |name| headers.get(name).and_then(|v| v.to_str().ok());
-    let format = negotiate(header(ACCEPT));
-    let gzip = header(ACCEPT_ENCODING).is_some_and(accepts_gzip);
-    // A big fleet's exposition takes milliseconds, and compressing it more: not on a thread that others wait for.
-    let body = tokio::task::spawn_blocking(move || {
-        let text = write(&process.families, &process.published, format);
-        let packed = if gzip && text.len() > GZIP_FROM { compress(&text).map(|z| (z, true)) } else { Ok((text.into_bytes(), false)) };
-        // Its room goes with the work: a client that has gone does not make room for more.
-        packed.map(|(body, gzipped)| (body, gzipped, room))
-    });
-    let Ok(Ok((body, gzipped, room))) = body.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    // The room is taken until the last piece is on its way: a client that does not read keeps it, not the memory of many answers.
-    let body = axum::body::Body::new(Pieces::new(body, room));
-    let mut response =
-        ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
-    if gzipped {
-        response.headers_mut().insert(CONTENT_ENCODING, axum::http::HeaderValue::from_static("gzip"));
-    }
-    response
+/// The effective configuration, secrets hidden. It is there once, compressed, for all who ask.
+async fn configuration(State(served): State<Arc<Served>>, Extension(client): Extension<Client>) -> Response {
+    let Some(place) = served.process.bodies.place(client.address) else { return busy("/config") };
+    let packed = served.configuration.clone();
+    let body = Body::new(Pieces::new(Prepared::Packed(packed, unpacked_length(&served.configuration)), place));
+    ([(CONTENT_TYPE, "application/yaml; charset=utf-8"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-/// Whether `gzip` (or anything) is accepted with a quality above zero (RFC 9110 section 12.5.3).
-fn accepts_gzip(header: &str) -> bool {
-    header.split(',').any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|c| c.eq_ignore_ascii_case("gzip"));
-        let quality = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
-        named && quality > 0.0
-    })
-}
-
-/// The effective configuration, secrets hidden.
-async fn configuration(State(served): State<Arc<Served>>) -> Response {
-    let text = tokio::task::spawn_blocking(move || {
-        let mut text = String::new();
-        let read = std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&served.configuration[..]), &mut text);
-        read.map(|_| text)
-    });
-    match text.await {
-        Ok(Ok(text)) => ([(CONTENT_TYPE, "application/yaml; charset=utf-8"), (CACHE_CONTROL, "no-store")], text).into_response(),
-        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+/// The length of what was compressed, modulo 4 GiB: the last four bytes (RFC 1952 section 2.3.1).
+fn unpacked_length(packed: &[u8]) -> usize {
+    packed.last_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
 }
 
 /// Compresses a text (gzip), for answers and for keeping.
@@ -332,8 +389,12 @@ async fn configuration(State(served): State<Arc<Served>>) -> Response {
 /// # Errors
 /// None in memory.
 pub fn compress(text: &str) -> std::io::Result<Vec<u8>> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
-    encoder.write_all(text.as_bytes())?;
+    compress_bytes(text.as_bytes())
+}
+
+pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
+    encoder.write_all(bytes)?;
     encoder.finish()
 }
 
@@ -355,11 +416,16 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_negotiated() {
-        for (header, expected) in
-            [("gzip", true), ("br, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false), ("GZIP", true)]
-        {
-            assert_eq!(accepts_gzip(header), expected, "{header}");
+    fn health_is_that_of_the_loop() {
+        assert_eq!(health_of(true).0, StatusCode::OK);
+        assert_eq!(health_of(false).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn compressed_texts_know_their_length() {
+        for text in ["", "a", &"integrations: []\n".repeat(1_000)] {
+            assert_eq!(unpacked_length(&compress(text).expect("compressed")), text.len());
         }
+        assert_eq!(unpacked_length(&[]), 0);
     }
 }

@@ -1,16 +1,21 @@
 //! What a listener serves: routes below a prefix, behind the protection of `--web.config.file`. A reload swaps the routes; connections
 //! stay.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, Uri, header::HOST, header::LOCATION};
 use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
 use tower::ServiceExt as _;
 
+use super::client::{Client, Connection};
+use super::connections::Connections;
 use super::gate::Gate;
-use super::limits::Bucket;
+use super::limits::{Bucket, network};
+use super::reauth::Peer;
 use crate::config::RateLimit;
 
 /// Who comes in.
@@ -43,13 +48,29 @@ pub struct Site {
     routes: RwLock<Routes>,
     gate: Arc<Gate>,
     admission: Admission,
+    /// What its listeners carry together.
+    connections: Arc<Connections>,
+    /// Proxies whose word about the address of a client counts.
+    trusted: Arc<[IpNet]>,
     /// Requests are limited for each site on its own: those from outside do not use up what those from inside need.
     bucket: Mutex<Option<(RateLimit, Bucket)>>,
 }
 
 impl Site {
-    pub(super) fn new(routes: Routes, gate: Arc<Gate>, admission: Admission) -> Self {
-        Self { routes: RwLock::new(routes), gate, admission, bucket: Mutex::default() }
+    /// So many connections are carried at once.
+    pub(super) fn new(routes: Routes, gate: Arc<Gate>, admission: Admission, connections: usize, trusted: Arc<[IpNet]>) -> Self {
+        let connections = Connections::new(connections);
+        Self { routes: RwLock::new(routes), gate, admission, connections, trusted, bucket: Mutex::default() }
+    }
+
+    pub(super) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// The network whose share a connection is counted in; none for those who speak for many.
+    pub(super) fn limited_network(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
+        let speaks_for_many = |peer: &IpAddr| self.trusted.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
+        peer.filter(|peer| !speaks_for_many(peer)).map(network)
     }
 
     /// From now on requests are answered by these routes.
@@ -69,7 +90,7 @@ impl Site {
     /// Whether one more request is within the limit. Counts it.
     fn has_room(&self, limit: Option<RateLimit>) -> bool {
         let Some(limit) = limit else { return true };
-        let (mut bucket, now) = (self.bucket.lock().unwrap_or_else(PoisonError::into_inner), self.gate.clock().now());
+        let (mut bucket, now) = (self.bucket.lock().unwrap_or_else(PoisonError::into_inner), self.gate.clock().steady());
         let fresh = || (limit, Bucket::full(f64::from(limit.burst), now));
         let (limit, mut tokens) = bucket.take().filter(|(old, _)| *old == limit).unwrap_or_else(fresh);
         let room = tokens.take(f64::from(limit.burst), limit.interval.as_secs_f64() * 1000.0, now);
@@ -84,10 +105,15 @@ impl Site {
         if posture.as_ref().is_some_and(|posture| !self.has_room(posture.config.rate_limit)) {
             return (StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n").into_response();
         }
-        // HTTP/2 names the host in the address alone (RFC 9113 section 8.3.1).
+        // HTTP/2 names the host in the address alone (RFC 9113 section 8.3.1), and where the address names one, it counts (RFC 9112
+        // section 3.2.2).
         if let Some(host) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
-            request.headers_mut().entry(HOST).or_insert(host);
+            request.headers_mut().insert(HOST, host);
         }
+        let peer = request.extensions().get::<Connection>().map_or(Ipv4Addr::UNSPECIFIED.into(), |connection| connection.peer);
+        let client = Client::of(peer, request.headers(), &self.trusted);
+        request.extensions_mut().insert(client);
+        request.extensions_mut().insert(Peer(client.address));
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner).clone();
         let router = match within(request.uri(), &routes.prefix, &routes.public) {
             Place::Inside(None) => routes.inside,

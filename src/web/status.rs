@@ -242,7 +242,9 @@ impl Wanted {
 /// `/`.
 pub(super) async fn index(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
     // Ten thousand rows take some milliseconds: not on a thread that others wait for.
+    let turn = served.process.bodies.turn().await;
     let rendered = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let (wanted, rows, now) = (Wanted::of(&query), (served.monitor.rows)(), served.process.clock.now());
         private(html(StatusCode::OK, &page(&served, &wanted, &rows, now)))
     });

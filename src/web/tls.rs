@@ -48,6 +48,17 @@ pub(super) fn server_config(tls: &WebTls, http2: bool, client_certificates: bool
     Ok(Arc::new(config))
 }
 
+/// What verifies certificates of clients outside of a handshake, where they are verified at all.
+///
+/// # Errors
+/// There are no authorities, for people.
+pub(super) fn verifier(tls: &WebTls) -> Result<Option<Arc<ClientCertificates>>, String> {
+    if !matches!(tls.client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify) {
+        return Ok(None);
+    }
+    ClientCertificates::new(tls, &Arc::new(provider_for(tls)?)).map(|certificates| Some(Arc::new(certificates)))
+}
+
 fn named(source: &SecretSource) -> String {
     match source {
         SecretSource::Inline(_) => "given inline".to_owned(),

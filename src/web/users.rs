@@ -2,29 +2,29 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
 use base64::Engine as _;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
-use super::gate::Gate;
-use super::limits::Guesses;
-use super::reauth::Peer;
+use super::limits::{Guesses, network};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
 /// So many right passwords are remembered: every user's, and some that were changed.
 const REMEMBERED: usize = 1_000;
 
+/// So many networks are remembered from which a right password has come.
+const NETWORKS: usize = 1_000;
+
 /// So many passwords wait for being checked, which takes a good part of a second each.
-const WAITING: usize = 32;
+const WAITING: usize = 64;
+
+/// So many of them may come from one network.
+const WAITING_OF_ONE: usize = 16;
 
 /// Whoever finds no place waits so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,11 +37,11 @@ const WRONG: f64 = 50.0;
 pub(super) struct Users {
     /// Digests of user, hash and password. Only right ones: wrong ones would push them out.
     right: Mutex<HashSet<[u8; 32]>>,
+    /// Networks from which they came.
+    networks: Mutex<HashSet<IpAddr>>,
     /// Makes the digests worthless elsewhere.
     key: aws_lc_rs::hmac::Key,
-    queue: Arc<Semaphore>,
-    /// Hashing uses a whole processor; one at a time leaves the other requests theirs.
-    one: Arc<tokio::sync::Mutex<()>>,
+    turns: Arc<Turns>,
     guesses: Guesses,
 }
 
@@ -51,13 +51,13 @@ impl Default for Users {
         // Without randomness the digests are as good as plain ones, and nothing else suffers.
         let _ = aws_lc_rs::rand::fill(&mut random);
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &random);
-        Self { right: Mutex::default(), key, queue: Arc::new(Semaphore::new(WAITING)), one: Arc::default(), guesses: Guesses::new(WRONG) }
+        Self { right: Mutex::default(), networks: Mutex::default(), key, turns: Arc::default(), guesses: Guesses::new(WRONG) }
     }
 }
 
 /// Why a request is not let in.
 #[derive(Debug, PartialEq, Eq)]
-enum Refused {
+pub(super) enum Refused {
     /// No user, or not with this password.
     Unknown,
     /// Too many passwords are being tried.
@@ -74,45 +74,146 @@ impl Users {
         context.sign().as_ref().try_into().unwrap_or_default()
     }
 
-    /// Checks user and password of a request against the hashes.
-    async fn admit(&self, users: &BTreeMap<String, Secret>, headers: &HeaderMap, peer: IpAddr, clock: &Clock) -> Result<(), Refused> {
+    /// Checks user and password of a request against the hashes; answers who it is.
+    pub(super) async fn admit(
+        &self,
+        users: &BTreeMap<String, Secret>,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        clock: &Clock,
+    ) -> Result<String, Refused> {
         let (name, password) = credentials(headers).ok_or(Refused::Unknown)?;
         let known = users.get(&name);
         // Somebody else's hash for an unknown user: that takes as long.
         let hash = known.or_else(|| users.values().next()).ok_or(Refused::Unknown)?.expose().to_owned();
         let digest = self.digest(&name, &hash, &password);
-        if known.is_some() && self.right().contains(&digest) {
-            return Ok(());
+        let is_remembered = || known.is_some() && self.right().contains(&digest);
+        if is_remembered() {
+            return Ok(name);
         }
-        if !self.guesses.has_more(peer, clock.now()) {
+        if !self.guesses.has_more(peer, clock.steady()) {
             return Err(Refused::Busy);
         }
-        let place = tokio::time::timeout(PATIENCE, Arc::clone(&self.queue).acquire_owned()).await;
-        let place = place.ok().and_then(Result::ok).ok_or(Refused::Busy)?;
-        let turn = Arc::clone(&self.one).lock_owned().await;
-        // Those who waited in the same queue may have used it up.
-        if !self.guesses.has_more(peer, clock.now()) {
+        let turn = self.turns.take(network(peer), self.rank(peer, clock)).await.ok_or(Refused::Busy)?;
+        // Whoever came before in the same queue may have brought the same, or may have used up what this network may guess.
+        if is_remembered() {
+            return Ok(name);
+        }
+        if !self.guesses.has_more(peer, clock.steady()) {
             return Err(Refused::Busy);
         }
-        // Whoever asks and goes away keeps place and turn until the hash is done.
+        // Whoever asks and goes away keeps the turn until the hash is done.
         let check = tokio::task::spawn_blocking(move || {
-            let _held = (place, turn);
+            let _held = turn;
             bcrypt::verify(&password, &hash).unwrap_or(false)
         });
         if !check.await.unwrap_or(false) || known.is_none() {
-            self.guesses.wrong(peer, clock.now());
+            self.guesses.wrong(peer, clock.steady());
             return Err(Refused::Unknown);
         }
-        let mut right = self.right();
-        if right.len() >= REMEMBERED {
-            right.clear();
-        }
-        right.insert(digest);
-        Ok(())
+        remember(&mut self.right(), REMEMBERED, digest);
+        remember(&mut self.networks.lock().unwrap_or_else(PoisonError::into_inner), NETWORKS, network(peer));
+        Ok(name)
     }
 
-    fn right(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; 32]>> {
+    /// How soon a network's turn comes: first those from which right passwords have come, then those that have guessed least. So whoever
+    /// guesses from many addresses keeps only those out who do the same.
+    fn rank(&self, peer: IpAddr, clock: &Clock) -> u32 {
+        let is_good = self.networks.lock().unwrap_or_else(PoisonError::into_inner).contains(&network(peer));
+        if is_good { 0 } else { 1 + self.guesses.held_against(peer, clock.steady()) }
+    }
+
+    fn right(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
         self.right.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn remember<T: Eq + std::hash::Hash>(remembered: &mut HashSet<T>, most: usize, one: T) {
+    if remembered.len() >= most {
+        remembered.clear();
+    }
+    remembered.insert(one);
+}
+
+/// Hashing uses a whole processor; one at a time leaves the other requests theirs. Whose turn is next is decided by rank, not by patience.
+#[derive(Debug, Default)]
+struct Turns(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    taken: bool,
+    tickets: u64,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The lower the sooner; then first come, first served.
+    rank: (u32, u64),
+    network: IpAddr,
+    call: oneshot::Sender<Turn>,
+}
+
+/// A turn at hashing; the next one comes when it is dropped.
+#[derive(Debug)]
+struct Turn(Arc<Turns>);
+
+impl Turns {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn. `None` where too many wait who come before.
+    async fn take(self: &Arc<Self>, network: IpAddr, rank: u32) -> Option<Turn> {
+        let called = {
+            let mut queue = self.queue();
+            if !queue.taken {
+                queue.taken = true;
+                return Some(Turn(Arc::clone(self)));
+            }
+            queue.line_up(network, rank)?
+        };
+        tokio::time::timeout(PATIENCE, called).await.ok()?.ok()
+    }
+}
+
+impl Queue {
+    fn line_up(&mut self, network: IpAddr, rank: u32) -> Option<oneshot::Receiver<Turn>> {
+        // Those who have gone wait for nothing.
+        self.waiting.retain(|waiting| !waiting.call.is_closed());
+        if self.waiting.iter().filter(|waiting| waiting.network == network).count() >= WAITING_OF_ONE {
+            return None;
+        }
+        let rank = (rank, self.tickets);
+        self.tickets += 1;
+        if self.waiting.len() >= WAITING {
+            let (last, worst) =
+                self.waiting.iter().enumerate().map(|(index, waiting)| (index, waiting.rank)).max_by_key(|(_, rank)| *rank)?;
+            if worst < rank {
+                return None;
+            }
+            self.waiting.swap_remove(last);
+        }
+        let (call, called) = oneshot::channel();
+        self.waiting.push(Waiting { rank, network, call });
+        Some(called)
+    }
+
+    /// Who is next; nobody has the turn when there is none.
+    fn next(&mut self) -> Option<Waiting> {
+        let first = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| waiting.rank).map(|(index, _)| index);
+        self.taken = first.is_some();
+        first.map(|index| self.waiting.swap_remove(index))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let next = self.0.queue().next();
+        if let Some(next) = next {
+            // Where the one who waited has gone, this turn is dropped in its turn, and the one after that is called.
+            drop(next.call.send(Self(Arc::clone(&self.0))));
+        }
     }
 }
 
@@ -123,30 +224,6 @@ fn credentials(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
     let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
     let colon = decoded.iter().position(|byte| *byte == b':')?;
     Some((String::from_utf8(decoded[..colon].to_vec()).ok()?, decoded[colon + 1..].to_vec()))
-}
-
-/// Lets nobody pass who is not a configured user, where users are configured.
-pub(super) async fn ask(State(gate): State<Arc<Gate>>, Extension(Peer(peer)): Extension<Peer>, request: Request, next: Next) -> Response {
-    let posture = gate.current();
-    let users = &posture.config.users;
-    let admitted = if users.is_empty() { Ok(()) } else { gate.users.admit(users, request.headers(), peer, gate.clock()).await };
-    match admitted {
-        Ok(()) => next.run(request).await,
-        Err(Refused::Unknown) => {
-            let mut response = refusal(&request, StatusCode::UNAUTHORIZED, "a user's name and password are needed");
-            let scheme = HeaderValue::from_static("Basic realm=\"Consentry\", charset=\"UTF-8\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
-            response
-        }
-        Err(Refused::Busy) => refusal(&request, StatusCode::TOO_MANY_REQUESTS, "too many passwords are being tried; wait a little"),
-    }
-}
-
-fn refusal(request: &Request, status: StatusCode, detail: &str) -> Response {
-    if request.uri().path().starts_with("/api/") {
-        return super::api::problem(status, detail);
-    }
-    (status, format!("{}: {detail}.\n", status.canonical_reason().unwrap_or_default())).into_response()
 }
 
 #[cfg(test)]
@@ -179,9 +256,9 @@ mod tests {
         let clock = Clock::manual(crate::domain::Timestamp::from_seconds(1_000));
         let hash = |password: &str| Secret::new(bcrypt::hash(password, 4).expect("a hash"));
         let first = BTreeMap::from([("a".to_owned(), hash("b"))]);
-        assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok(()));
+        assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok("a".to_owned()));
         assert_eq!(users.right().len(), 1);
-        assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok(()), "from memory");
+        assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok("a".to_owned()), "from memory");
         let changed = BTreeMap::from([("a".to_owned(), hash("new"))]);
         assert_eq!(
             users.admit(&changed, &header("Basic YTpi"), from, &clock).await,
@@ -197,6 +274,77 @@ mod tests {
             busy += usize::from(users.admit(&first, &guess(n), from, &clock).await == Err(Refused::Busy));
         }
         assert!((29..=32).contains(&busy), "{busy} of 80 were turned away");
-        assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok(()));
+        // Somebody sets the clock back by an hour: who has to wait waits no longer than without that.
+        clock.step(-3_600_000);
+        clock.set(clock.steady().plus(Duration::from_secs(2)));
+        assert_eq!(users.admit(&first, &guess(100), from, &clock).await, Err(Refused::Unknown));
+        assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok("a".to_owned()));
+    }
+
+    /// Whose turn it is when everybody waits, in order.
+    async fn order(turns: &Arc<Turns>, callers: &[(u8, u32)]) -> Vec<u8> {
+        let held = turns.take(IpAddr::from([192, 0, 2, 0]), 1).await.expect("nobody has it");
+        let called: Vec<_> =
+            callers.iter().map(|(last, rank)| (*last, turns.queue().line_up(IpAddr::from([192, 0, 2, *last]), *rank))).collect();
+        drop(held);
+        let mut served = Vec::new();
+        let mut left: Vec<_> = called.into_iter().filter_map(|(last, called)| Some((last, called?))).collect();
+        while !left.is_empty() {
+            let before = left.len();
+            left.retain_mut(|(last, called)| match called.try_recv() {
+                Ok(turn) => {
+                    served.push(*last);
+                    drop(turn);
+                    false
+                }
+                Err(oneshot::error::TryRecvError::Closed) => false,
+                Err(oneshot::error::TryRecvError::Empty) => true,
+            });
+            assert!(left.len() < before, "somebody is always called");
+        }
+        served
+    }
+
+    #[tokio::test]
+    async fn turns_go_to_those_who_guess_least() {
+        let turns = Arc::new(Turns::default());
+        assert_eq!(order(&turns, &[(1, 3), (2, 1), (3, 0), (4, 1)]).await, [3, 2, 4, 1]);
+        assert!(!turns.queue().taken, "nobody has the turn in the end");
+        // Many who have guessed before, and then one who has not.
+        let mut many: Vec<(u8, u32)> = (1..=100).map(|last| (last, 2)).collect();
+        many.push((200, 1));
+        let served = order(&turns, &many).await;
+        assert_eq!((served.len(), served[0]), (WAITING, 200), "the last of those who guess gives way");
+        let own = order(&turns, &[(7, 1); 40]).await;
+        assert_eq!(own.len(), WAITING_OF_ONE, "one network does not fill the queue");
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_gives_up_the_turn() {
+        let turns = Arc::new(Turns::default());
+        let held = turns.take(IpAddr::from([192, 0, 2, 0]), 1).await.expect("nobody has it");
+        let gone = turns.queue().line_up(IpAddr::from([192, 0, 2, 1]), 1).expect("a place");
+        let patient = turns.queue().line_up(IpAddr::from([192, 0, 2, 2]), 1).expect("a place");
+        drop(gone);
+        drop(held);
+        assert!(patient.await.is_ok());
+        assert!(!turns.queue().taken);
+    }
+
+    /// The same right password from many connections at once, as a browser sends it, is hashed once.
+    #[tokio::test]
+    async fn the_same_password_waits_for_itself() {
+        let users = Arc::new(Users::default());
+        let clock = Clock::manual(crate::domain::Timestamp::from_seconds(1_000));
+        let known = Arc::new(BTreeMap::from([("a".to_owned(), Secret::new(bcrypt::hash("b", 4).expect("a hash")))]));
+        let asked: Vec<_> = (0..10)
+            .map(|_| {
+                let (users, known, clock) = (Arc::clone(&users), Arc::clone(&known), clock.clone());
+                tokio::spawn(async move { users.admit(&known, &header("Basic YTpi"), IpAddr::from([192, 0, 2, 1]), &clock).await })
+            })
+            .collect();
+        for answer in asked {
+            assert_eq!(answer.await.expect("ended"), Ok("a".to_owned()));
+        }
     }
 }

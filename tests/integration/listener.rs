@@ -43,7 +43,13 @@ impl Walled {
         self.place.folder.path().join(name)
     }
 
-    /// As if it had been written some time ago: what takes protection away counts only then.
+    /// Takes all protection away, on purpose.
+    async fn open_up(&self) {
+        self.configure("{}");
+        assert_eq!(reqwest::get(format!("http://{}/-/healthy", self.address)).await.expect("an answer").status(), 200);
+    }
+
+    /// As if it had been written some time ago.
     fn configure(&self, web_config: &str) {
         let file = self.file("web.yml");
         replace(&file, &web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key"));
@@ -215,6 +221,8 @@ async fn certificates_of_clients() {
         ("RequireAndVerifyClientCert", [0, 0, 200, 200]),
     ] {
         let authorities = if policy == "NoClientCert" { "" } else { ", client_ca_file: ca.pem" };
+        // Not every one of these is stronger than the one before.
+        walled.open_up().await;
         walled.configure(&format!("tls_server_config: {{PAIR, client_auth_type: {policy}{authorities}}}"));
         for (who, expected) in [(None, nobody), (Some(&stranger), by_a_stranger), (Some(&good), by_good), (Some(&own), by_itself)] {
             let shown = who.map(|w| &w.certificate);
@@ -265,10 +273,11 @@ async fn users_and_who_needs_none() {
     ] {
         // Paths as they are: a URL library would tidy them.
         let status =
-            raw(&walled.address, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")).await;
+            raw(&walled.address, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+                .await;
         assert_eq!(status.split(' ').nth(1), Some(stranger.to_string().as_str()), "{method} {path} by nobody: {status}");
         let credentials = "Authorization: Basic YWxpY2U6b3BlbiBzZXNhbWU=\r\n";
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{credentials}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{credentials}Content-Length: 0\r\nConnection: close\r\n\r\n");
         let status = raw(&walled.address, &request).await;
         assert_eq!(status.split(' ').nth(1), Some(alice.to_string().as_str()), "{method} {path} by alice: {status}");
     }
@@ -418,24 +427,24 @@ async fn requests_that_mean_no_good() {
     let address = daemon.url().await.replace("http://", "");
     daemon.until(&["ready"]).await;
     let headers = |count: usize, size: usize| (0..count).map(|i| format!("X-{i}: {}\r\n", "a".repeat(size))).collect::<String>();
-    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     for (name, request, expected) in [
-        ("many headers", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", headers(2_000, 10)), "431"),
-        ("a huge header", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", headers(1, 1_000_000)), "431"),
+        ("many headers", format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", headers(2_000, 10)), "431"),
+        ("a huge header", format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", headers(1, 1_000_000)), "431"),
         ("a long address", get(&format!("/{}", "a".repeat(70_000))), "414"),
         (
             "a huge body",
             format!(
-                "POST /reauth/northwind HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10000000\r\nConnection: close\r\n\r\n{}",
+                "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10000000\r\nConnection: close\r\n\r\n{}",
                 "a".repeat(200_000)
             ),
             "403",
         ),
-        ("a wrong length", "POST /reauth/northwind HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n".to_owned(), "400"),
-        ("two lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na".to_owned(), "400"),
+        ("a wrong length", "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n".to_owned(), "400"),
+        ("two lengths", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na".to_owned(), "400"),
         (
             "length and chunks",
-            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
                 .to_owned(),
             "405",
         ),
@@ -445,13 +454,13 @@ async fn requests_that_mean_no_good() {
         ("up and away", get("/assets/../../../etc/passwd"), "404"),
         ("encoded up and away", get("/assets/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), "404"),
         ("a whole address as the target", get("http://evil.example/-/healthy"), "200"),
-        ("a wrong method", "DELETE /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), "405"),
-        ("an invented method", "BREW /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), "405"),
-        ("a tunnel", "CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), "404"),
-        ("another version", "GET / HTTP/3.7\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("a wrong method", "DELETE /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "405"),
+        ("an invented method", "BREW /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "405"),
+        ("a tunnel", "CONNECT evil.example:443 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "403"),
+        ("another version", "GET / HTTP/3.7\r\nHost: localhost\r\n\r\n".to_owned(), "400"),
         (
             "a form that is none",
-            "POST /reauth/northwind HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}".to_owned(),
+            "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}".to_owned(),
             "403",
         ),
     ] {

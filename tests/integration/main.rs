@@ -1,5 +1,6 @@
 //! Whole-program tests: the real parts, or the real program, against the simulator over real sockets.
 
+mod access;
 mod alerting;
 mod api;
 mod browser;
@@ -15,6 +16,7 @@ mod hostile;
 mod inputs;
 mod layers;
 mod listener;
+mod load;
 mod metrics;
 mod packaging;
 mod pages;

@@ -104,7 +104,7 @@ async fn health_readiness_and_pages() {
     let mail = fleet.mails().remove(0).1;
     let path = mail.text.lines().find_map(|l| l.strip_prefix("https://consentry.example.com")).expect("a link").to_owned();
     let page = get(&format!("{url}{path}"), &[]).await;
-    assert_eq!((page.status().as_u16(), page.headers()["referrer-policy"].to_str().expect("text")), (200, "no-referrer"));
+    assert_eq!((page.status().as_u16(), page.headers()["referrer-policy"].to_str().expect("text")), (200, "same-origin"));
     let page = page.text().await.expect("text");
     assert!(page.contains("A permission that the integration needs was taken away."));
     for forged in ["/reauth/contoso?token=AAAA", "/reauth/contoso", "/reauth/nobody?token=AAAA", &path.replace("contoso", "litware")] {

@@ -130,6 +130,9 @@ fn the_unit_starts_what_the_package_installs() {
     let unit = read("config/consentry.service");
     let start = unit.lines().find_map(|l| l.strip_prefix("ExecStart=/usr/bin/consentry ")).expect("a command");
     flags_exist(start.split(' '));
+    for line in ["LimitNOFILE=65536", "LimitCORE=0"] {
+        assert!(unit.lines().any(|l| l == line), "{line}");
+    }
     if available("systemd-analyze") {
         let output = std::process::Command::new("systemd-analyze")
             .args(["security", "--offline=true", "--threshold=20"])

@@ -62,13 +62,22 @@ impl Place {
     }
 
     pub fn daemon(&self, arguments: &[&str]) -> Daemon {
-        let own = arguments.iter().any(|a| a.starts_with("--web.listen-address"));
-        let all = [if own { &["run"][..] } else { &["run", "--web.listen-address=127.0.0.1:0"] }, arguments].concat();
-        let mut child =
-            program(&all, Some(&self.file())).stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
-        let log = BufReader::new(child.stderr.take().expect("stderr")).lines();
-        Daemon { child, log, seen: Vec::new() }
+        Daemon::start(program(&own_address(arguments), Some(&self.file())))
     }
+
+    /// One that may have so many files and sockets open.
+    pub fn daemon_with_descriptors(&self, limit: u32, arguments: &[&str]) -> Daemon {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh", env!("CARGO_BIN_EXE_consentry")]);
+        command.args(own_address(arguments)).arg(format!("--config.file={}", self.file().display()));
+        Daemon::start(command)
+    }
+}
+
+/// A free port, unless an address is given.
+fn own_address<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let own = arguments.iter().any(|a| a.starts_with("--web.listen-address"));
+    [if own { &["run"][..] } else { &["run", "--web.listen-address=127.0.0.1:0"] }, arguments].concat()
 }
 
 pub struct Daemon {
@@ -78,6 +87,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
+        let log = BufReader::new(child.stderr.take().expect("stderr")).lines();
+        Self { child, log, seen: Vec::new() }
+    }
+
     /// Reads the log until a line contains all of these words.
     pub async fn until(&mut self, words: &[&str]) -> String {
         loop {

@@ -299,7 +299,7 @@ async fn looking_changes_nothing() {
     let page = visitor.get(&link).await;
     for (name, value) in [
         ("cache-control", "no-store"),
-        ("referrer-policy", "no-referrer"),
+        ("referrer-policy", "same-origin"),
         ("x-content-type-options", "nosniff"),
         ("strict-transport-security", ""),
     ] {
@@ -309,7 +309,7 @@ async fn looking_changes_nothing() {
     assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
     assert!(!page.body.contains("<script") && !page.body.contains("style=") && !page.body.contains("<style"), "nothing inline");
     let (action, fields) = page.form();
-    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
+    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example"), ("origin", "null")] {
         assert_eq!(visitor.post(&action, &fields, &[(name, value)]).await.status, 403, "{name}");
     }
     assert_eq!(visitor.post(&action, &[], &[]).await.status, 403, "no token, no sign-in");

@@ -10,7 +10,10 @@ const USER: &str = "$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe
 
 /// A file's text, and what is said of it; nothing for a good one. `TLS` stands for a server's certificate and key.
 const CASES: &[(&str, &str)] = &[
-    ("", ""),
+    // Here the toolkit serves everybody. A file that nobody has written yet is no such wish; `{}` is one.
+    ("", "write {} if it is meant to protect nothing"),
+    ("# users come later\n", "write {} if it is meant to protect nothing"),
+    ("{}", ""),
     ("hWkNKCp3fvIx3jKnsaBI\nTuEjdwNS8A2vYdFbiKqr\n", "must be a mapping"),
     ("tls_server_config: {cert_filse: server.crt}", "did you mean cert_file?"),
     ("tls_server_config: {cert_file: '', key_file: server.key}", "cert and cert_file are missing"),
@@ -69,6 +72,8 @@ const CASES: &[(&str, &str)] = &[
     ("tls_server_config: {TLS, max_version: TLS11}", "leaves no version to speak"),
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
     ("tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}", "is empty"),
+    ("basic_auth_users: {john: '$2y$15$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", "the highest is 14, and 10 will do"),
+    ("basic_auth_users: {john: '$2y$14$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", ""),
     ("basic_auth_users: {john: '$1$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", "is not a bcrypt hash"),
 ];
 

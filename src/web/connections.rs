@@ -1,0 +1,388 @@
+//! How many connections a listener carries at once, how many of one network, and which of them gives way when there are more: whoever has
+//! kept it waiting longest, of the network that has most. Who asks and takes the answer is never disturbed by those who do neither.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes, HttpBody};
+use http_body::{Frame, SizeHint};
+use tokio::sync::Notify;
+
+/// A connection that has not brought a whole request for so long gives way.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// One that has not taken its answer for so long gives way, too.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// Where nobody can give way yet, the next look is after so long.
+const NEXT_LOOK: Duration = Duration::from_millis(250);
+
+/// Connections at once, where descriptors are no matter.
+const MOST: usize = 512;
+
+/// The same for health checks alone.
+const MOST_HEALTH: usize = 64;
+
+/// However few descriptors there are, so many connections are carried.
+const FEWEST: usize = 4;
+
+/// Descriptors for the database, watched files, sockets that listen, the log, mail.
+const RESERVE: u64 = 48;
+
+/// How many connections the listeners carry at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Of the listeners that serve everything, together.
+    pub all: usize,
+    /// Of the listener of the re-authentication pages.
+    pub reauthentication: usize,
+    /// Of the listener for orchestrators.
+    pub health: usize,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { all: MOST, reauthentication: MOST, health: MOST_HEALTH }
+    }
+}
+
+impl Capacity {
+    /// What a process may carry that may have so many descriptors open (`RLIMIT_NOFILE`; `None` for any number), and that probes so many
+    /// integrations at once, each with a connection to the login host and one to Graph.
+    pub fn within(descriptors: Option<u64>, probes: usize) -> Self {
+        let Some(descriptors) = descriptors else { return Self::default() };
+        let free = descriptors.saturating_sub(RESERVE);
+        let rest = free - (2 * probes as u64).min(free / 2);
+        let share = |eighths: u64, most: usize| usize::try_from(rest / 8 * eighths).unwrap_or(most).clamp(FEWEST, most);
+        Self { all: share(4, MOST), reauthentication: share(3, MOST), health: share(1, MOST_HEALTH) }
+    }
+
+    /// Whether descriptors hold it down.
+    pub fn is_reduced(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// The connections of a site. See the module.
+#[derive(Debug)]
+pub(super) struct Connections {
+    all: usize,
+    /// Of one network, unless it is trusted to speak for others.
+    each: usize,
+    carried: Mutex<Carried>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Carried {
+    next: u64,
+    connections: HashMap<u64, Entry>,
+    by: HashMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    network: Option<IpAddr>,
+    activity: Arc<Activity>,
+}
+
+/// One connection's place; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    connections: Arc<Connections>,
+    id: u64,
+    pub(super) activity: Arc<Activity>,
+}
+
+enum Try {
+    In(Admitted),
+    /// Its network has as many as it may have, and none of them can give way.
+    Crowded,
+    /// There are as many as there may be, and none can give way yet.
+    Full,
+}
+
+impl Connections {
+    pub(super) fn new(all: usize) -> Arc<Self> {
+        Arc::new(Self { all, each: (all / 2).max(1), carried: Mutex::default(), freed: Notify::new() })
+    }
+
+    fn carried(&self) -> MutexGuard<'_, Carried> {
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds a place for a connection, and waits for one where there is none. `None` where its network has too many. `network` is `None` for
+    /// whoever is not limited by it.
+    pub(super) async fn admit(self: &Arc<Self>, network: Option<IpAddr>) -> Option<Admitted> {
+        loop {
+            match self.attempt(network) {
+                Try::In(admitted) => return Some(admitted),
+                Try::Crowded => return None,
+                Try::Full => drop(tokio::time::timeout(NEXT_LOOK, self.freed.notified()).await),
+            }
+        }
+    }
+
+    fn attempt(self: &Arc<Self>, network: Option<IpAddr>) -> Try {
+        let mut carried = self.carried();
+        let of_its_own = network.map_or(0, |network| carried.by.get(&network).copied().unwrap_or_default());
+        if of_its_own >= self.each && !carried.make_way(|entry| entry.network == network) {
+            return Try::Crowded;
+        }
+        if carried.connections.len() >= self.all && !carried.make_way(|_| true) {
+            return Try::Full;
+        }
+        let (id, activity) = (carried.next, Arc::new(Activity::default()));
+        carried.next += 1;
+        carried.connections.insert(id, Entry { network, activity: Arc::clone(&activity) });
+        if let Some(network) = network {
+            *carried.by.entry(network).or_default() += 1;
+        }
+        Try::In(Admitted { connections: Arc::clone(self), id, activity })
+    }
+
+    /// Ends one connection that can give way: descriptors are wanted elsewhere.
+    pub(super) fn relieve(&self) {
+        self.carried().make_way(|_| true);
+    }
+}
+
+impl Carried {
+    /// Ends one of these connections, if one can give way. It is not counted from now on.
+    fn make_way(&mut self, among: impl Fn(&Entry) -> bool) -> bool {
+        let now = Instant::now();
+        let of_its_network = |entry: &Entry| entry.network.and_then(|network| self.by.get(&network)).copied().unwrap_or_default();
+        let candidates = self.connections.iter().filter(|(_, entry)| among(entry));
+        let ranked = candidates.filter_map(|(id, entry)| {
+            let (answering, since) = entry.activity.gives_way(now)?;
+            Some(((std::cmp::Reverse(of_its_network(entry)), answering, since), *id))
+        });
+        let Some((_, id)) = ranked.min() else { return false };
+        if let Some(entry) = self.remove(id) {
+            entry.activity.leave.notify_one();
+        }
+        true
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.connections.remove(&id)?;
+        if let Some(network) = entry.network
+            && let Some(count) = self.by.get_mut(&network)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by.remove(&network);
+            }
+        }
+        Some(entry)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.connections.carried().remove(self.id);
+        self.connections.freed.notify_one();
+    }
+}
+
+/// What a connection is about.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    doing: Mutex<Doing>,
+    leave: Notify,
+}
+
+#[derive(Debug)]
+struct Doing {
+    /// Requests that are here whole and not answered yet: that is our own business.
+    working: u32,
+    /// Answers that are not taken yet.
+    answering: u32,
+    /// When one of these numbers changed last.
+    since: Instant,
+}
+
+impl Default for Doing {
+    fn default() -> Self {
+        Self { working: 0, answering: 0, since: Instant::now() }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Count {
+    Working,
+    Answering,
+}
+
+/// Counts for as long as it is there.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<Activity>, Count);
+
+/// Takes back that a request is here whole, for as long as it is there.
+#[derive(Debug)]
+pub(super) struct Arriving(Arc<Activity>);
+
+impl Activity {
+    fn change(&self, count: Count, by: i32) {
+        let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = match count {
+            Count::Working => &mut doing.working,
+            Count::Answering => &mut doing.answering,
+        };
+        *number = number.saturating_add_signed(by);
+        doing.since = Instant::now();
+    }
+
+    /// A request is here.
+    pub(super) fn work(self: &Arc<Self>) -> Counted {
+        self.change(Count::Working, 1);
+        Counted(Arc::clone(self), Count::Working)
+    }
+
+    /// It is here, but for its body.
+    pub(super) fn arriving(self: &Arc<Self>) -> Arriving {
+        self.change(Count::Working, -1);
+        Arriving(Arc::clone(self))
+    }
+
+    /// Its answer is on the way.
+    fn answer(self: &Arc<Self>) -> Counted {
+        self.change(Count::Answering, 1);
+        Counted(Arc::clone(self), Count::Answering)
+    }
+
+    /// Whether the connection may be ended in favour of another: whether an answer is lost by that, and since when it keeps us waiting.
+    fn gives_way(&self, now: Instant) -> Option<(bool, Instant)> {
+        let doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let answering = doing.answering > 0;
+        let patience = if answering { SLOW } else { QUIET };
+        (doing.working == 0 && now.saturating_duration_since(doing.since) >= patience).then_some((answering, doing.since))
+    }
+
+    /// Waits until the connection has to give way.
+    pub(super) async fn left(&self) {
+        self.leave.notified().await;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.change(self.1, -1);
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.change(Count::Working, 1);
+    }
+}
+
+/// An answer's body: the connection is answering until it is gone.
+pub(super) struct Answer {
+    body: Body,
+    _answering: Counted,
+}
+
+impl Answer {
+    pub(super) fn new(body: Body, activity: &Arc<Activity>) -> Self {
+        Self { body, _answering: activity.answer() }
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        for (sentence, descriptors, probes, expected) in [
+            ("no limit", None, 64, (512, 512, 64)),
+            ("what the unit sets", Some(65_536), 64, (512, 512, 64)),
+            ("what a shell has", Some(1_024), 64, (424, 318, 64)),
+            ("a big fleet in a shell", Some(1_024), 1_000, (244, 183, 61)),
+            ("little", Some(256), 64, (52, 39, 13)),
+            ("hardly any", Some(64), 64, (4, 4, 4)),
+            ("none", Some(0), 64, (4, 4, 4)),
+        ] {
+            let Capacity { all, reauthentication, health } = Capacity::within(descriptors, probes);
+            assert_eq!((all, reauthentication, health), expected, "{sentence}");
+        }
+    }
+
+    /// A moment so long ago that whatever is quiet since then gives way.
+    fn age(admitted: &Admitted, by: Duration) {
+        let mut doing = admitted.activity.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        doing.since = doing.since.checked_sub(by).expect("a machine that has run for some seconds");
+    }
+
+    fn try_in(connections: &Arc<Connections>, last: u8) -> Result<Admitted, &'static str> {
+        match connections.attempt(Some(IpAddr::from([192, 0, 2, last]))) {
+            Try::In(admitted) => Ok(admitted),
+            Try::Crowded => Err("crowded"),
+            Try::Full => Err("full"),
+        }
+    }
+
+    #[test]
+    fn whoever_keeps_us_waiting_gives_way() {
+        let connections = Connections::new(4);
+        let [first, second] = [1, 1].map(|last| try_in(&connections, last).expect("a place"));
+        assert_eq!(try_in(&connections, 1).err(), Some("crowded"), "half of all for one network");
+        let [third, fourth] = [2, 3].map(|last| try_in(&connections, last).expect("a place"));
+        assert_eq!(try_in(&connections, 4).err(), Some("full"));
+        for admitted in [&first, &second, &third, &fourth] {
+            age(admitted, QUIET);
+        }
+        age(&third, QUIET);
+        let working = first.activity.work();
+        let fifth = try_in(&connections, 4).expect("of the network that has most, the one that does nothing gives way");
+        assert!(!connections.carried().connections.contains_key(&second.id));
+        drop((second, working));
+        assert_eq!(connections.carried().connections.len(), 4, "whoever gave way is not counted twice");
+        let answering = third.activity.answer();
+        age(&third, QUIET);
+        let sixth = try_in(&connections, 5).expect("an answer is spared for longer than silence");
+        assert!(!connections.carried().connections.contains_key(&fourth.id));
+        age(&third, SLOW);
+        let seventh = try_in(&connections, 6).expect("but not for ever");
+        assert!(!connections.carried().connections.contains_key(&third.id));
+        drop((answering, first, third, fourth, fifth, sixth, seventh));
+        assert!(connections.carried().by.is_empty() && connections.carried().connections.is_empty());
+    }
+
+    #[test]
+    fn a_body_that_is_on_its_way_keeps_us_waiting() {
+        let connections = Connections::new(1);
+        let admitted = try_in(&connections, 1).expect("a place");
+        let _working = admitted.activity.work();
+        age(&admitted, SLOW);
+        assert!(admitted.activity.gives_way(Instant::now()).is_none(), "our own work");
+        let arriving = admitted.activity.arriving();
+        age(&admitted, QUIET);
+        assert!(admitted.activity.gives_way(Instant::now()).is_some(), "a body that does not come");
+        drop(arriving);
+        age(&admitted, SLOW);
+        assert!(admitted.activity.gives_way(Instant::now()).is_none(), "it has come");
+    }
+}

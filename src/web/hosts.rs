@@ -1,0 +1,289 @@
+//! Names: those under which a request may ask for pages, and whether a page of ours or another site's sent it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use axum::http::HeaderMap;
+use axum::http::header::{HOST, ORIGIN};
+
+/// The host part of a `Host` or `Origin` header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Host {
+    Ip(IpAddr),
+    /// In lower case, without the dot that may end a name.
+    Name(String),
+}
+
+impl Host {
+    /// Whether it is this machine and nothing but this machine: `*.localhost` never leaves it (RFC 6761 section 6.3).
+    pub(super) fn is_loopback(&self) -> bool {
+        match self {
+            Self::Ip(address) => address.is_loopback(),
+            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+}
+
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Host and port. The port is `None` where it goes without saying.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Authority {
+    pub(super) host: Host,
+    port: Option<u16>,
+}
+
+impl Authority {
+    /// `name`, `name:port`, `192.0.2.1:port`, `[2001:db8::1]:port`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (name, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (inside, after) = rest.split_once(']')?;
+                inside.parse::<std::net::Ipv6Addr>().ok()?;
+                (inside, if after.is_empty() { "" } else { after.strip_prefix(':')? })
+            }
+            None => text.split_once(':').unwrap_or((text, "")),
+        };
+        let port =
+            if port.is_empty() { None } else { Some(port.parse::<u16>().ok().filter(|_| port.bytes().all(|b| b.is_ascii_digit()))?) };
+        let host = match name.parse::<IpAddr>() {
+            Ok(address) => Host::Ip(address.to_canonical()),
+            Err(_) => Host::Name(dotless(name)?),
+        };
+        // The scheme is not known here, and a proxy may have changed it.
+        Some(Self { host, port: port.filter(|port| !matches!(port, 80 | 443)) })
+    }
+
+    /// That of a URL or of an origin.
+    pub(super) fn of_url(url: &str) -> Option<Self> {
+        let (_, rest) = url.split_once("://")?;
+        Self::parse(rest.split(['/', '?', '#']).next().unwrap_or_default())
+    }
+}
+
+/// A host name in lower case, without the dot that may end it.
+fn dotless(name: &str) -> Option<String> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (!name.is_empty() && name.len() <= 253 && name.chars().all(good)).then(|| name.to_ascii_lowercase())
+}
+
+/// A value of `--web.allowed-host`: a host name or address; a port is ignored.
+///
+/// # Errors
+/// It is none, for people.
+pub fn allowed_host(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is no host name; write it like status.example.com");
+    if text.contains("://") || text.contains('*') {
+        return Err(wrong());
+    }
+    if let Some(authority) = Authority::parse(text) {
+        return Ok(authority.host.to_string());
+    }
+    // Names with letters that are not ASCII travel in their ASCII form (RFC 5891).
+    match url::Host::parse(text) {
+        Ok(url::Host::Domain(name)) => dotless(&name).ok_or_else(wrong),
+        _ => Err(wrong()),
+    }
+}
+
+/// What a request says of the host that it asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nothing, as HTTP/1.0 may. Browsers always say it.
+    Nothing,
+    /// One that can be understood.
+    Named(Authority),
+    /// Several, or nonsense.
+    Nonsense,
+}
+
+impl Asked {
+    /// The `Host` header; in HTTP/2, and where the request's target is a whole URL, the site has put the target's there.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(HOST).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Self::Nothing,
+            (Some(value), None) if value.is_empty() => Self::Nothing,
+            (Some(value), None) => value.to_str().ok().and_then(Authority::parse).map_or(Self::Nonsense, Self::Named),
+            (Some(_), Some(_)) => Self::Nonsense,
+        }
+    }
+}
+
+/// The names by which this machine may be asked for pages. Anybody can let a name of theirs point here, and a browser then takes what it
+/// gets for that site's own (DNS rebinding); only with an address, or a name that is ours, can that not happen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Names(BTreeSet<String>);
+
+impl Names {
+    /// This machine's, and these.
+    pub(super) fn with(others: impl IntoIterator<Item = String>) -> Self {
+        let hostname = hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        let mut names = names_of(&hostname, &read("/etc/hosts"), &read("/etc/resolv.conf"));
+        names.extend(others);
+        Self(names)
+    }
+
+    pub(super) fn contain(&self, host: &Host) -> bool {
+        match host {
+            Host::Ip(_) => true,
+            Host::Name(name) => host.is_loopback() || self.0.contains(name),
+        }
+    }
+}
+
+/// A machine's names with and without a domain: its own, that of its search domains (`resolv.conf(5)`), those that `hosts(5)` has beside it.
+/// Not every name that begins like the machine's: `web1.evil.example` is somebody else's.
+fn names_of(hostname: &str, hosts: &str, resolver: &str) -> BTreeSet<String> {
+    let Some(full) = dotless(hostname.trim()) else { return BTreeSet::new() };
+    let short = full.split('.').next().unwrap_or_default().to_owned();
+    let mut names = BTreeSet::from([full.clone(), short.clone()]);
+    for line in resolver.lines() {
+        let mut words = line.split_whitespace();
+        if matches!(words.next(), Some("search" | "domain")) {
+            names.extend(words.filter_map(dotless).map(|domain| format!("{short}.{domain}")));
+        }
+    }
+    for line in hosts.lines() {
+        let words = line.split('#').next().unwrap_or_default().split_whitespace().skip(1).filter_map(dotless).collect::<Vec<_>>();
+        if words.iter().any(|word| *word == full || *word == short) {
+            let start = format!("{short}.");
+            names.extend(words.into_iter().filter(|word| word.starts_with(&start)));
+        }
+    }
+    names
+}
+
+/// Whether another site's page sent a request. Browsers say so in `Origin` (RFC 6454, Fetch standard) and `Sec-Fetch-Site` (Fetch Metadata);
+/// what says neither is no browser's. `own` are URLs under which browsers see us, besides the host that was asked.
+pub(super) fn is_foreign(headers: &HeaderMap, own: &[Option<&str>]) -> bool {
+    let sites: Vec<_> = headers.get_all("sec-fetch-site").iter().map(|value| value.as_bytes()).collect();
+    if sites.iter().any(|site| !matches!(*site, b"same-origin" | b"none")) {
+        return true;
+    }
+    let asked = match Asked::of(headers) {
+        Asked::Named(authority) => Some(authority),
+        Asked::Nothing | Asked::Nonsense => None,
+    };
+    headers.get_all(ORIGIN).iter().any(|origin| match origin.to_str() {
+        Ok("null") => sites.is_empty() || sites.iter().any(|site| *site != b"same-origin"),
+        Ok(origin) => {
+            let origin = Authority::of_url(origin);
+            let is_own = |authority: Option<Authority>| authority.is_some() && authority == origin;
+            !is_own(asked.clone()) && !own.iter().flatten().any(|url| is_own(Authority::of_url(url)))
+        }
+        Err(_) => true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().expect("a value"));
+        }
+        map
+    }
+
+    #[test]
+    fn hosts_as_they_travel() {
+        let names = Names(names_of("Web1", "127.0.1.1 web1.example.com web1\n10.0.0.9 other.example.com", "search corp.example. .\n"));
+        for (text, known, loopback) in [
+            ("127.0.0.1:10143", true, true),
+            ("192.0.2.1", true, false),
+            ("0.0.0.0:10143", true, false),
+            ("[::1]:10143", true, true),
+            ("[2001:db8::1]", true, false),
+            ("localhost", true, true),
+            ("LOCALHOST.:10143", true, true),
+            ("demo.localhost", true, true),
+            ("web1", true, false),
+            ("WEB1.example.com.:80", true, false),
+            ("web1.corp.example", true, false),
+            ("web1.evil.example", false, false),
+            ("other.example.com", false, false),
+            ("evil.example", false, false),
+            ("127.0.0.1.evil.example", false, false),
+            ("notlocalhost", false, false),
+        ] {
+            let host = Authority::parse(text).unwrap_or_else(|| panic!("{text}")).host;
+            assert_eq!((names.contain(&host), host.is_loopback()), (known, loopback), "{text}");
+        }
+        for nonsense in ["", ":80", "a b", "a:80:90", "a:+80", "a:99999", "[::1", "[web1]", "[::1]x", "user@web1", "web1/..", "a,b", "wéb1"]
+        {
+            assert_eq!(Authority::parse(nonsense), None, "{nonsense}");
+        }
+        assert!(names_of("", "127.0.0.1 localhost", "search example.com").is_empty(), "a machine without a name");
+    }
+
+    #[test]
+    fn what_a_request_asks_for() {
+        let named = |text: &str| Asked::Named(Authority::parse(text).expect("an authority"));
+        assert_eq!(Asked::of(&map(&[])), Asked::Nothing);
+        assert_eq!(Asked::of(&map(&[("host", "")])), Asked::Nothing);
+        assert_eq!(Asked::of(&map(&[("host", "a:1")])), named("A:1"));
+        assert_eq!(Asked::of(&map(&[("host", "a"), ("host", "b")])), Asked::Nonsense);
+        assert_eq!(Asked::of(&map(&[("host", "a@b")])), Asked::Nonsense);
+    }
+
+    #[test]
+    fn allowed_hosts_are_names() {
+        for (text, expected) in [
+            ("Status.Example.com", Some("status.example.com")),
+            ("status.example.com.:8443", Some("status.example.com")),
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("bücher.example", Some("xn--bcher-kva.example")),
+            ("https://status.example.com", None),
+            ("*.example.com", None),
+            ("two words", None),
+            ("", None),
+        ] {
+            assert_eq!(allowed_host(text).ok().as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn requests_of_other_sites_are_told_apart() {
+        let public = Some("https://consentry.example.com/base");
+        for (sentence, headers, foreign) in [
+            ("a script", vec![("host", "10.0.0.1")], false),
+            ("a browser on our page", vec![("host", "a"), ("sec-fetch-site", "same-origin"), ("origin", "https://a")], false),
+            ("a person who typed the address", vec![("host", "a"), ("sec-fetch-site", "none")], false),
+            ("a browser on another page", vec![("host", "a"), ("sec-fetch-site", "cross-site"), ("origin", "https://b")], true),
+            ("a neighbour", vec![("host", "a"), ("sec-fetch-site", "same-site"), ("origin", "https://a")], true),
+            ("two answers", vec![("host", "a"), ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], true),
+            ("a page that hides where it is from", vec![("host", "a"), ("origin", "null")], true),
+            ("the same, typed by a person", vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "none")], true),
+            ("our own page that sends no referrer", vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "same-origin")], false),
+            ("our public name behind a proxy", vec![("host", "10.0.0.1:10143"), ("origin", "https://consentry.example.com")], false),
+            ("our public name in capitals", vec![("host", "10.0.0.1"), ("origin", "HTTPS://Consentry.Example.COM:443")], false),
+            ("our public name on another port", vec![("host", "10.0.0.1"), ("origin", "https://consentry.example.com:8443")], true),
+            ("our address", vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:10143")], false),
+            ("another program at our address", vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:3000")], true),
+            ("a proxy that ends TLS", vec![("host", "a:443"), ("origin", "https://a")], false),
+            ("another site", vec![("host", "10.0.0.1:10143"), ("origin", "https://evil.example")], true),
+            ("another site, and our own page", vec![("host", "a"), ("origin", "https://a"), ("origin", "https://evil.example")], true),
+            (
+                "another site that a browser calls ours",
+                vec![("host", "a"), ("origin", "http://b"), ("sec-fetch-site", "same-origin")],
+                true,
+            ),
+            ("an origin that is none", vec![("host", "a"), ("origin", "a")], true),
+            ("an origin and no host", vec![("origin", "http://a")], true),
+        ] {
+            assert_eq!(is_foreign(&map(&headers), &[public, None]), foreign, "{sentence}");
+        }
+    }
+}
