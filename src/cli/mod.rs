@@ -525,7 +525,13 @@ async fn reauth_link(asked: &ReauthLink) -> anyhow::Result<u8> {
     let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
     let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
     let terms = app::Terms { generation: store.links(&named.name).await?.generation, accept_fewer: asked.accept_fewer };
-    store.link_made(&named.name, if asked.accept_fewer { "command, accept fewer" } else { "command" }, now).await?;
+    store
+        .link_made(
+            &named.name,
+            if asked.accept_fewer { "the command reauth-link, with --accept-fewer" } else { "the command reauth-link" },
+            now,
+        )
+        .await?;
     say(links.make(&target.token_id(), terms, now));
     Ok(0)
 }

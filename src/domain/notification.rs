@@ -134,6 +134,8 @@ pub struct Story {
     pub undeliverable: Option<Undeliverable>,
     /// So many integrations suffer from it by now, where operators are notified of a cause again.
     pub affected: Option<u32>,
+    /// When it was re-authenticated, where that has ended the alert.
+    pub renewed: Option<Timestamp>,
     /// Who re-authenticated, for [`MailKind::Reauthenticated`].
     pub by: Option<String>,
     /// From which address, as far as it is known: an address, or `through ADDRESS`.

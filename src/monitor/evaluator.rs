@@ -391,9 +391,22 @@ impl Evaluator {
                 let Some(alert) = &before.alert else { return Ok((event("recovered", Reason::Unclassified), Vec::new())) };
                 let told = if policy.send_resolved { self.store.told(&alert.id).await? } else { Vec::new() };
                 // The story of what is over is told from the state in which it was broken.
-                let mails = notify(&alert.id, alert.notices, &told, &before.story(alert.reason, now), |_| MailKind::Resolved);
+                let story = self.renewed(before.story(alert.reason, now), alert.since).await;
+                let mails = notify(&alert.id, alert.notices, &told, &story, |_| MailKind::Resolved);
                 Ok((event("recovered", alert.reason), mails))
             }
+        }
+    }
+
+    /// The story with whoever re-authenticated while the alert stood: the mail about its end says so, instead of one of its own.
+    async fn renewed(&self, story: Story, since: Timestamp) -> Story {
+        match self.store.last_reauthentication(&story.integration).await {
+            Ok(Some(last)) if last.at >= since => {
+                let by = last.by.or_else(|| Some("an administrator, by admin consent".to_owned()));
+                Story { by, origin: Some(last.origin).filter(|o| !o.is_empty()), renewed: Some(last.at), ..story }
+            }
+            // Who it was is worth a sentence, not the mail.
+            _ => story,
         }
     }
 
@@ -590,6 +603,7 @@ impl Tracked {
             by: None,
             origin: None,
             affected: None,
+            renewed: None,
         }
     }
 }

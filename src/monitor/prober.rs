@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::domain::{Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Profile, Reason, RoleEvidence, Timestamp};
 use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
-use crate::secret::{Secret, SecretError, SecretSource};
+use crate::secret::{Secret, SecretError, read_refresh_token};
 use crate::store::{Store, StoreError, StoredToken, TokenId};
 
 /// A directory reader's client.
@@ -76,6 +76,15 @@ pub struct Probed {
 struct Own {
     token: OwnToken,
     access_token: Option<Secret>,
+}
+
+/// What a refresh token has brought.
+struct Refreshed {
+    granted: Granted,
+    /// The refresh token that has worked.
+    worked: Secret,
+    /// Generation of the stored token, where it is one of ours.
+    generation: Option<i64>,
 }
 
 /// Gathers evidence. Shared by all probes.
@@ -227,8 +236,10 @@ impl Prober {
         let refused = |fault| Own { token: OwnToken::Refused(fault), access_token: None };
         let granted = match &target.refresh_token_file {
             // Somebody else's token: read anew, never rotated by us.
-            Some(path) => match SecretSource::File(path.clone()).read() {
-                Ok(token) => self.refresh(target, &token, deadline).await.map(|granted| (granted, token)),
+            Some(path) => match read_refresh_token(path) {
+                Ok(token) => {
+                    self.refresh(target, &token, deadline).await.map(|granted| Refreshed { granted, worked: token, generation: None })
+                }
                 Err(SecretError::Read { source, .. })
                     if source.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) =>
                 {
@@ -244,7 +255,7 @@ impl Prober {
             },
         };
         match granted {
-            Ok((granted, worked)) => self.scopes(target, granted, &worked, deadline).await,
+            Ok(refreshed) => self.scopes(target, refreshed, deadline).await,
             Err(fault) => refused(fault),
         }
     }
@@ -255,7 +266,7 @@ impl Prober {
 
     /// Rotates safely: the new token is saved before anything uses its access token, the one that has just worked stays as the
     /// previous one, and when the current one is refused the previous one is tried before anybody is told.
-    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: Instant) -> Result<(Granted, Secret), Fault> {
+    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: Instant) -> Result<Refreshed, Fault> {
         let (granted, worked) = match self.refresh(target, &stored.current, deadline).await {
             Ok(granted) => (granted, stored.current),
             Err(fault) => match stored.previous {
@@ -266,22 +277,33 @@ impl Prober {
                 _ => return Err(fault),
             },
         };
-        if let Some(next) = &granted.refresh_token {
-            let saved = self.store.save_rotated(&target.token_id(), stored.generation, next, &worked, self.clock.now()).await;
-            match saved {
-                Ok(Some(_)) => {}
-                Ok(None) => tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays"),
-                // The old token has not been revoked by its use (Microsoft, `refresh-tokens.md`), so nothing is lost.
-                Err(error) => {
-                    tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use");
-                }
-            }
-        }
-        Ok((granted, worked))
+        let generation = match &granted.refresh_token {
+            Some(next) => self.save_successor(target, stored.generation, next, &worked).await,
+            None => Some(stored.generation),
+        };
+        Ok(Refreshed { granted, worked, generation })
     }
 
-    /// The scopes of every required resource: one token request more for each resource besides Graph.
-    async fn scopes(&self, target: &Target, granted: Granted, worked: &Secret, deadline: Instant) -> Own {
+    /// Saves the next token of the line. Answers its generation; `None` when the line is not ours to go on with.
+    async fn save_successor(&self, target: &Target, generation: i64, next: &Secret, worked: &Secret) -> Option<i64> {
+        match self.store.save_rotated(&target.token_id(), generation, next, worked, self.clock.now()).await {
+            Ok(Some(generation)) => Some(generation),
+            Ok(None) => {
+                tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays");
+                None
+            }
+            // The old token has not been revoked by its use (Microsoft, `refresh-tokens.md`), so nothing is lost.
+            Err(error) => {
+                tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use");
+                None
+            }
+        }
+    }
+
+    /// The scopes of every required resource: one token request more for each resource besides Graph. Each answer may bring a successor of
+    /// the refresh token; where tokens are good for one use, the one before is dead by then.
+    async fn scopes(&self, target: &Target, refreshed: Refreshed, deadline: Instant) -> Own {
+        let Refreshed { granted, worked, mut generation } = refreshed;
         let graph = self.entra.graph_scope();
         let unsaid = || Fault::new(Reason::InvalidResponse, "the token endpoint does not say which scopes it granted");
         let mut graph_scopes = granted.scopes.clone();
@@ -289,14 +311,20 @@ impl Prober {
             // The answer's scope leaves it out; the refresh token that came along proves it.
             scopes.push("offline_access".to_owned());
         }
-        let token = granted.refresh_token.as_ref().unwrap_or(worked);
+        let mut token = granted.refresh_token.clone().unwrap_or(worked);
         let mut scopes = Vec::new();
         for required in target.profile.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
                 scopes.push((required.resource.clone(), graph_scopes.clone().ok_or_else(unsaid)));
             } else if !required.delegated.is_empty() {
-                let other = self.entra.refresh(target.client(self.clock.now(), deadline), token, &scope).await;
+                let other = self.entra.refresh(target.client(self.clock.now(), deadline), &token, &scope).await;
+                if let Some(next) = other.as_ref().ok().and_then(|g| g.refresh_token.clone()) {
+                    if let Some(known) = generation {
+                        generation = self.save_successor(target, known, &next, &token).await;
+                    }
+                    token = next;
+                }
                 scopes.push((required.resource.clone(), other.and_then(|g| g.scopes.ok_or_else(unsaid))));
             }
         }

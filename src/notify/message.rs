@@ -283,7 +283,7 @@ fn resolved(words: &Words<'_>) -> Body {
             Some(address) => format!(" from {address}"),
             None => String::new(),
         };
-        format!("It was re-authenticated by {by} at {}{from}.", moment(words.story.at))
+        format!("It was re-authenticated by {by} at {}{from}.", moment(words.story.renewed.unwrap_or(words.story.at)))
     });
     Body {
         subject: format!("Working again: {app} for {name}"),
@@ -390,6 +390,7 @@ pub fn sample_story(now: Timestamp) -> Story {
         by: None,
         origin: None,
         affected: None,
+        renewed: None,
     }
 }
 

@@ -58,6 +58,7 @@ impl Subject {
             by: by.map(|by| one_line(by, 256)),
             origin: (!origin.is_empty()).then(|| origin.to_owned()),
             affected: None,
+            renewed: None,
         }
     }
 

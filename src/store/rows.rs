@@ -269,6 +269,8 @@ struct StoryRow {
     origin: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     affected: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renewed: Option<i64>,
 }
 
 /// A story as JSON.
@@ -299,6 +301,7 @@ pub(super) fn story_to_json(story: &Story) -> String {
         by: story.by.clone(),
         origin: story.origin.clone(),
         affected: story.affected,
+        renewed: story.renewed.map(|t| t.0),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -333,5 +336,6 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
         by: row.by,
         origin: row.origin,
         affected: row.affected,
+        renewed: row.renewed.map(Timestamp),
     })
 }

@@ -43,6 +43,7 @@ fn story() -> Story {
         by: None,
         origin: None,
         affected: None,
+        renewed: None,
     }
 }
 
@@ -699,6 +700,7 @@ async fn nothing_that_was_saved_lies_in_the_future() {
         since: late,
         success: Some(true),
         last_success: Some(late),
+        blind: None,
     };
     written.integration.state = IntegrationState {
         checks: vec![check],
@@ -715,7 +717,8 @@ async fn nothing_that_was_saved_lies_in_the_future() {
         reason: Reason::ClientCredentialExpired,
         story: Story { since: late, at: late, ..story() },
         since: late,
-        members: vec!["acme".to_owned()],
+        members: HashSet::from(["acme".to_owned()]),
+        progress: Progress::opened(late),
     };
     written.causes = vec![CauseChange::Open(Box::new(cause))];
     store.save_probe(written).await.expect("saved");
@@ -727,6 +730,6 @@ async fn nothing_that_was_saved_lies_in_the_future() {
     assert_eq!((state.checks[0].since, state.checks[0].last_success), (NOW, Some(NOW)));
     assert_eq!(state.verdict, Verdict::Broken { reason: Reason::TokenRevoked, since: NOW });
     assert_eq!(loaded[0].alert.as_ref().map(|a| a.since), Some(NOW));
-    assert_eq!((causes[0].since, causes[0].story.since, causes[0].story.at), (NOW, NOW, NOW));
+    assert_eq!((causes[0].since, causes[0].story.at, causes[0].progress.notified), (NOW, NOW, NOW));
     assert_eq!(store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe, Some(late), "what is past stays as it is");
 }

@@ -317,11 +317,10 @@ fn event_words(kind: &str, detail: &str) -> String {
         "reauthenticated" if detail.is_empty() => "Re-authenticated by admin consent".to_owned(),
         "reauthenticated" => format!("Re-authenticated by {detail}"),
         "links_revoked" => "All re-authentication links that were out were ended".to_owned(),
-        "link_made" => format!("A re-authentication link was made ({detail})"),
         "token_stored" if detail == "import" => "A refresh token was imported".to_owned(),
         "token_stored" => "A renewed refresh token was stored".to_owned(),
         "token_delivered" => "The product has taken the renewed refresh token".to_owned(),
-        "link_made" => format!("A re-authentication link was made on this page by {detail}"),
+        "link_made" => format!("A re-authentication link was made by {detail}"),
         other => format!("{other} {detail}"),
     }
 }

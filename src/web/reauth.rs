@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
+use super::client::Client;
 use super::integration::{Detail, Remember};
 use super::limits::network;
 use super::server::Served;
@@ -133,14 +134,6 @@ impl std::fmt::Debug for Lookup {
 /// The address from which a request comes, as [`super::client::Client`] has it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
-
-/// From which address a request comes, as mails and events say it. This is the one place that says it: where trusted proxies are known,
-/// the client's own address belongs here. The other end of a connection that says it passes something on is a proxy.
-fn origin_of(peer: IpAddr, headers: &HeaderMap) -> String {
-    let passed_on = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
-    let address = peer.to_canonical();
-    if passed_on { format!("through {address}") } else { address.to_string() }
-}
 
 type Shared = State<Arc<Served>>;
 
@@ -410,6 +403,7 @@ const fn proposes_account(health: Health) -> bool {
 async fn callback(
     State(served): Shared,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(client): Extension<Client>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
@@ -421,7 +415,7 @@ async fn callback(
     // In a task of its own: a browser that goes away half-way must not cut off what has begun, and the state is good only once.
     let task = Arc::clone(&served);
     let completed = tokio::spawn(async move {
-        let origin = origin_of(peer, &headers);
+        let origin = client.shown();
         let cookie = |name: &str| cookie(&headers, name);
         let came = Came { query: &query, cookie: &cookie, origin: &origin, subject: &*task.monitor.subject };
         let completed = reauthentication.complete(came).await;
