@@ -152,7 +152,13 @@ mod tests {
                 refused(TokenRevoked),
                 [Fail(AppMissing); 3],
             ),
-            ("among the deleted items, tokens go on for minutes", deleted(), Ok(vec![]), granted(&ALL), [Fail(AppDeleted); 3]),
+            (
+                "among the deleted items, tokens go on for minutes",
+                deleted(),
+                Ok(vec![]),
+                granted(&ALL),
+                [Fail(AppDeleted), Fail(AppDeleted), Pass],
+            ),
             ("gone, and the deleted items cannot be read", unclear(), silent(), granted(&ALL), [Unknown(UpstreamUnavailable), Pass, Pass]),
             (
                 "gone, deleted items unreadable, token revoked",

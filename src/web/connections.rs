@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// A connection that has not brought a whole request for so long gives way.
 const QUIET: Duration = Duration::from_secs(2);
@@ -75,7 +75,29 @@ pub(super) struct Connections {
     each: usize,
     carried: Mutex<Carried>,
     freed: Notify,
+    /// Places for those who wait until somebody gives way.
+    lobby: Arc<Semaphore>,
 }
+
+/// Somebody who has a place to wait for one.
+#[derive(Debug)]
+pub(super) struct Waiting(#[expect(dead_code, reason = "held for its place, which is given back with it")] OwnedSemaphorePermit);
+
+/// What becomes of a connection at first.
+pub(super) enum Arrival {
+    /// It is carried.
+    In(Admitted),
+    /// It may wait.
+    Waits(Waiting),
+    /// Its network has too many, and too many wait already.
+    Refused,
+}
+
+/// So many wait at once.
+const LOBBY: usize = 64;
+
+/// Nobody waits for longer: by then whoever keeps a place without a request has given way.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct Carried {
@@ -108,23 +130,35 @@ enum Try {
 
 impl Connections {
     pub(super) fn new(all: usize) -> Arc<Self> {
-        Arc::new(Self { all, each: (all / 2).max(1), carried: Mutex::default(), freed: Notify::new() })
+        let lobby = Arc::new(Semaphore::new((all / 4).clamp(1, LOBBY)));
+        Arc::new(Self { all, each: (all / 2).max(1), carried: Mutex::default(), freed: Notify::new(), lobby })
     }
 
     fn carried(&self) -> MutexGuard<'_, Carried> {
         self.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds a place for a connection, and waits for one where there is none. `None` where its network has too many. `network` is `None` for
-    /// whoever is not limited by it.
-    pub(super) async fn admit(self: &Arc<Self>, network: Option<IpAddr>) -> Option<Admitted> {
-        loop {
-            match self.attempt(network) {
-                Try::In(admitted) => return Some(admitted),
-                Try::Crowded => return None,
-                Try::Full => drop(tokio::time::timeout(NEXT_LOOK, self.freed.notified()).await),
-            }
+    /// Finds a place for a connection, or one to wait in. `network` is `None` for whoever is not limited by it. Where everything is full, it
+    /// is the other end that waits: this one does until a place to wait is free.
+    pub(super) async fn arrive(self: &Arc<Self>, network: Option<IpAddr>) -> Arrival {
+        let lobby = Arc::clone(&self.lobby);
+        match self.attempt(network) {
+            Try::In(admitted) => Arrival::In(admitted),
+            Try::Crowded => lobby.try_acquire_owned().map_or(Arrival::Refused, |place| Arrival::Waits(Waiting(place))),
+            Try::Full => lobby.acquire_owned().await.map_or(Arrival::Refused, |place| Arrival::Waits(Waiting(place))),
         }
+    }
+
+    /// Waits until somebody gives way, for a while.
+    pub(super) async fn admit(self: &Arc<Self>, network: Option<IpAddr>, _: Waiting) -> Option<Admitted> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Try::In(admitted) = self.attempt(network) {
+                return Some(admitted);
+            }
+            drop(tokio::time::timeout(NEXT_LOOK, self.freed.notified()).await);
+        }
+        None
     }
 
     fn attempt(self: &Arc<Self>, network: Option<IpAddr>) -> Try {

@@ -19,7 +19,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::client::Connection;
-use super::connections::{Activity, Answer};
+use super::connections::{Activity, Answer, Arrival};
 use super::site::Site;
 
 /// A client that has not said who it is (TLS) or what it wants (headers) by then is cut off.
@@ -193,17 +193,24 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
     loop {
         let next = async {
             let accepted = listener.accept().await?;
-            let admitted = site.connections().admit(site.limited_network(accepted.peer())).await;
-            Ok::<_, io::Error>(admitted.map(|admitted| (accepted, admitted)))
+            let network = site.limited_network(accepted.peer());
+            let arrival = site.connections().arrive(network).await;
+            Ok::<_, io::Error>((accepted, network, arrival))
         };
         let next = tokio::select! {
             next = next => next,
             () = &mut stopped => break,
         };
         match next {
-            Ok(Some((accepted, admitted))) => {
+            Ok((accepted, network, arrival)) => {
                 let (site, stopping, held) = (Arc::clone(&site), stopping.clone(), held.clone());
                 tokio::spawn(async move {
+                    let admitted = match arrival {
+                        Arrival::In(admitted) => Some(admitted),
+                        Arrival::Waits(place) => site.connections().admit(network, place).await,
+                        Arrival::Refused => None,
+                    };
+                    let Some(admitted) = admitted else { return };
                     let activity = Arc::clone(&admitted.activity);
                     tokio::select! {
                         () = carry(accepted, site, &admitted.activity, stopping) => {}
@@ -212,8 +219,6 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
                     drop((admitted, held));
                 });
             }
-            // Its network has more than its share.
-            Ok(None) => {}
             Err(error) => {
                 // Out of descriptors, mostly: whoever does nothing with one gives it back.
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {

@@ -226,10 +226,11 @@ async fn an_unreadable_token_file_invites_nobody() {
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
     fleet.pass(20 * MINUTE).await;
     assert!(fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"), "{:?}", fleet.reasons("contoso"));
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.told(), ["operator to operators@demo.example"], "ours, once");
     std::fs::create_dir(files.path().join("gone")).expect("the mount is back");
     fleet.pass(20 * MINUTE).await;
-    assert_eq!(fleet.told(), ["alert to it@contoso.example"], "there is no token: the invitation");
+    assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "resolved"]);
+    assert_eq!(fleet.kinds("it@contoso.example"), ["alert"], "there is no token: the invitation");
 }
 
 /// Without admins the operators get the link, and hear of another reason, too.

@@ -109,9 +109,11 @@ async fn full_exposition() -> String {
         name: "certified".to_owned(),
         labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
         credentials,
+        reader: Some("reader".into()),
         ..watched.facts.clone()
     };
-    process.published.set(&facts, &IntegrationState::default());
+    let state = IntegrationState { reader_fault: Some(Reason::ReaderPermissionMissing), ..IntegrationState::default() };
+    process.published.set(&facts, &state);
     fleet.exposition()
 }
 

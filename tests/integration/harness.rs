@@ -73,10 +73,10 @@ impl Fleet {
 
     /// Lives through some time: probes that fall due, then mails that are waiting.
     pub async fn pass(&self, duration: Duration) {
-        let until = self.clock.now().plus(duration);
-        // The simulator's clock follows in steps that are shorter than any tolerance of clocks.
-        while self.clock.now() < until {
-            let step = self.clock.now().plus(2 * MINUTE).min(until);
+        let until = self.clock.steady().plus(duration);
+        // The simulator's clock follows in steps that are shorter than any tolerance of clocks. Nobody sets that one.
+        while self.clock.steady() < until {
+            let step = self.clock.steady().plus(2 * MINUTE).min(until);
             self.daemon.monitor.run_until(step).await;
             freeze(&self.simulator, step);
         }
