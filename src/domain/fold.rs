@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::diagnose::{CheckResult, Diagnosis, Outcome, PermissionState};
 use super::evidence::RequiredGroup;
+use super::flapping::Recent;
 use super::reason::{Audience, Check, Reason};
 use super::time::Timestamp;
 use super::verdict::{Blind, CheckState, GoodView, IntegrationState, KnownGroup, Named, Thresholds, Verdict};
@@ -132,7 +133,7 @@ fn fold_pass(state: &mut IntegrationState, thresholds: Thresholds) {
         state.verdict = Verdict::Healthy;
         state.exact = false;
         if std::mem::take(&mut state.flapping) {
-            state.recent = Default::default();
+            state.recent = Recent::default();
         }
     }
 }

@@ -16,11 +16,34 @@ fn shown(c: char) -> Option<char> {
     match c {
         '\u{2028}' | '\u{2029}' => Some(' '),
         c if c.is_control() => Some(' '),
-        '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' => None,
-        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' => None,
-        '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}' => None,
+        c if is_invisible(c) => None,
         c => Some(c),
     }
+}
+
+/// Default ignorable code points, and controls of direction.
+fn is_invisible(c: char) -> bool {
+    const RANGES: [(char, char); 18] = [
+        ('\u{00ad}', '\u{00ad}'),
+        ('\u{034f}', '\u{034f}'),
+        ('\u{061c}', '\u{061c}'),
+        ('\u{115f}', '\u{1160}'),
+        ('\u{17b4}', '\u{17b5}'),
+        ('\u{180b}', '\u{180f}'),
+        ('\u{200b}', '\u{200f}'),
+        ('\u{202a}', '\u{202e}'),
+        ('\u{2060}', '\u{206f}'),
+        ('\u{3164}', '\u{3164}'),
+        ('\u{fe00}', '\u{fe0f}'),
+        ('\u{feff}', '\u{feff}'),
+        ('\u{ffa0}', '\u{ffa0}'),
+        ('\u{fff0}', '\u{fffb}'),
+        ('\u{1bca0}', '\u{1bca3}'),
+        ('\u{1d173}', '\u{1d17a}'),
+        ('\u{e0000}', '\u{e0fff}'),
+        ('\u{f0000}', '\u{10fffd}'),
+    ];
+    RANGES.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
 /// What a tenant wrote (names, scopes), as [`one_line`], and so that no mail program makes a link of it: dots and `://` of what could be

@@ -217,14 +217,13 @@ fn invalid(detail: &str) -> Fault {
 /// The items of a list, `None` where Graph says that what they belong to does not exist.
 type Listed = Result<Option<Vec<Value>>, Fault>;
 
+/// The items of a list.
+type Items = Result<Vec<Value>, Fault>;
+
 /// What the answers of one batch say together. They were read by one caller at one time, so that they have to agree: an application that is
 /// shown has lists, even if they are empty, and one that is not there has none. Where they do not, a replica is behind or something between
 /// answers in Graph's place, and neither side is believed.
-fn agreed(
-    shown: Result<Presence, Fault>,
-    grants: Listed,
-    roles: Listed,
-) -> (Result<Presence, Fault>, Result<Vec<Value>, Fault>, Result<Vec<Value>, Fault>) {
+fn agreed(shown: Result<Presence, Fault>, grants: Listed, roles: Listed) -> (Result<Presence, Fault>, Items, Items) {
     let lists_something = |list: &Listed| matches!(list, Ok(Some(items)) if !items.is_empty());
     let shown = match shown {
         Ok(Presence::Absent) if lists_something(&grants) || lists_something(&roles) => {

@@ -73,9 +73,9 @@ impl Files {
     /// Compares what is there with what is open.
     pub(super) fn look(&mut self) -> Finding {
         let there = identities(&self.database);
-        for i in 1..SUFFIXES.len() {
-            // The log comes with the first use.
-            self.open[i] = self.open[i].or(there[i]);
+        // The log comes with the first use.
+        for (open, found) in self.open.iter_mut().zip(there).skip(1) {
+            *open = open.or(found);
         }
         match (there[0], self.open[0]) {
             (None, _) => Finding::Displaced("the database file was deleted"),

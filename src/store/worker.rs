@@ -397,7 +397,7 @@ impl Writer {
         let lost = self.lost.get_or_insert_with(|| Lost { since: now, next: now, restored: false, told: String::new() });
         if lost.told.is_empty() || lost.restored {
             self.shared.failed();
-            lost.told = what.to_owned();
+            what.clone_into(&mut lost.told);
             // Lost again as soon as it was back: on a file system whose inodes do not last, this would never end.
             let next = if lost.restored { now + RESTORE_PAUSE } else { now };
             (lost.restored, lost.since, lost.next) = (false, now, next);

@@ -73,14 +73,12 @@ impl Exposition {
         let wanted = (format, gzip);
         let waited: Waited = {
             let mut all = self.waited();
-            match all.iter().find(|(key, _)| *key == wanted) {
-                Some((_, waited)) => Arc::clone(waited),
-                None => {
-                    let fresh = Waited::default();
-                    all.push((wanted, Arc::clone(&fresh)));
-                    fresh
-                }
-            }
+            let known = all.iter().find(|(key, _)| *key == wanted).map(|(_, waited)| Arc::clone(waited));
+            known.unwrap_or_else(|| {
+                let fresh = Waited::default();
+                all.push((wanted, Arc::clone(&fresh)));
+                fresh
+            })
         };
         let begin = || async {
             let turn = Arc::clone(&self.turns).acquire_owned().await.ok();

@@ -145,6 +145,9 @@ fn client_auth(config: &WebConfig) -> ClientAuth {
     config.tls.as_ref().map_or(ClientAuth::None, |tls| tls.client_auth)
 }
 
+/// Whether a configuration protects in one way.
+type Protects<'a> = &'a dyn Fn(&WebConfig) -> bool;
+
 /// What one configuration protects by, and the next does not. Users who are taken off the list, or change their password, are no such
 /// thing: they have to be out at once, and somebody is still asked for.
 fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
@@ -156,7 +159,7 @@ fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
     // Without one, the system's authorities count, who vouch for anybody.
     let authority = |config: &WebConfig| verified(config) && config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let modern = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.min_version == TlsVersion::Tls13);
-    let ways: [(&'static str, &dyn Fn(&WebConfig) -> bool); 7] = [
+    let ways: [(&'static str, Protects<'_>); 7] = [
         ("tls_server_config", &tls),
         ("basic_auth_users", &users),
         ("a client_auth_type that demands certificates", &demanded),

@@ -96,6 +96,9 @@ pub type FindLater<T> = dyn Fn(&str) -> std::pin::Pin<Box<dyn Future<Output = T>
 /// What does something that takes a while.
 pub type Later<T> = dyn Fn() -> std::pin::Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync;
 
+/// What does something for an integration about a sign-in of that moment.
+pub type Since = dyn Fn(&str, Timestamp) + Send + Sync;
+
 /// What finds an integration by name.
 pub type Find = FindBy<Standing>;
 
@@ -118,9 +121,9 @@ pub struct Lookup {
     /// Finds an integration by name.
     pub find: Box<Find>,
     /// Probes an integration that was re-authenticated at this moment at once, and again while consent spreads.
-    pub prove: Box<dyn Fn(&str, Timestamp) + Send + Sync>,
+    pub prove: Box<Since>,
     /// The same for one of which somebody merely says so: nothing is spared.
-    pub verify: Box<dyn Fn(&str, Timestamp) + Send + Sync>,
+    pub verify: Box<Since>,
     /// What a sign-in is measured by.
     pub subject: Box<FindBy<Subject>>,
 }

@@ -82,6 +82,9 @@ pub struct Record {
     pub detail: String,
 }
 
+/// What keeps a record; whether that has worked.
+pub type Keep = dyn Fn(Record) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync;
+
 /// What the pages want of the process around them.
 pub struct Hooks {
     /// Reads the configuration again; the answer is what is wrong with it.
@@ -89,7 +92,7 @@ pub struct Hooks {
     /// Whether the fleet is being probed.
     pub alive: Box<dyn Fn() -> bool + Send + Sync>,
     /// Keeps a record; whether that has worked.
-    pub record: Box<dyn Fn(Record) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>,
+    pub record: Box<Keep>,
 }
 
 /// What lasts as long as the process, whatever its configuration.

@@ -46,7 +46,8 @@ fn files_that_are_no_yaml_are_explained_wherever_they_stand() {
     let bomb = format!("a: &a {}\nb: [{}]\n", "hunter2".repeat(10_000), "*a, ".repeat(2000));
     let text = "[]\n# M\u{fc}ller\n";
     let latin1: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).expect("Latin-1")).collect();
-    let cases: Vec<(&str, Vec<u8>, (u64, u64), &str)> = vec![
+    type Case = (&'static str, Vec<u8>, (u64, u64), &'static str);
+    let cases: Vec<Case> = vec![
         ("UTF-16", utf16(text, true, false), (1, 1), "the file is UTF-16; save it as UTF-8"),
         ("UTF-16, big end first", utf16(text, true, true), (1, 1), "the file is UTF-16; save it as UTF-8"),
         ("UTF-16 without its mark", utf16(text, false, false), (1, 1), "the file is UTF-16; save it as UTF-8"),
