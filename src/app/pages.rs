@@ -43,6 +43,7 @@ fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
         tenant: watched.tenant.clone(),
         health: state.confirmed_health(&watched.facts.checks),
         checks: watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect(),
+        never_run: watched.facts.checks.iter().copied().filter(|c| state.check(*c).is_none()).collect(),
         last_probe: state.last_probe,
         day: state.day,
     }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::tracked::{Tracked, Watched, ignorance, log_checks, log_verdict, reader_key};
 use crate::domain::{
-    Alert, Audience, Cause, CredentialExpiry, Diagnosis, History, IntegrationState, LinkTarget, MailKind, Notice, Notification, Outcome,
-    ProbeEnd, Progress, Reason, Story, Suffering, Thresholds, Timestamp, Verdict, cause_key, decide, fold, lasting_key,
-    within_grace_period,
+    Alert, Audience, Cause, CredentialExpiry, Diagnosis, History, IntegrationState, MailKind, Notice, Notification, ProbeEnd, Progress,
+    Reason, Story, Suffering, Thresholds, Timestamp, Verdict, cause_key, decide, fold, lasting_key, within_grace_period,
 };
-use crate::metrics::{Facts, Families, Published};
+use crate::metrics::{Families, Published};
 use crate::store::{CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration, Store, StoreError};
 
 /// Who is told, and when something counts.
@@ -30,27 +30,6 @@ pub struct Policy {
     pub operators: Vec<String>,
     /// Whether recovery is told.
     pub send_resolved: bool,
-}
-
-/// What the evaluator needs to know of an integration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Watched {
-    /// What is published.
-    pub facts: Facts,
-    /// Tenant and client id as configured; a saved state of another identity is not taken over.
-    pub identity: String,
-    /// Tenant as configured.
-    pub tenant: String,
-    /// Display name of the application.
-    pub app_display_name: Arc<str>,
-    /// Name of its directory reader.
-    pub reader: Option<String>,
-    /// Who gets the link.
-    pub admins: Vec<String>,
-    /// Permissions that re-authentication asks for.
-    pub permissions: Arc<[String]>,
-    /// Where the mail's button leads.
-    pub link: LinkTarget,
 }
 
 /// What a probe brought besides the diagnosis.
@@ -68,18 +47,6 @@ pub struct Seen {
     pub grace: bool,
     /// It was re-authenticated before the probe began.
     pub renewed: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Tracked {
-    watched: Arc<Watched>,
-    state: IntegrationState,
-    tenant_guid: Option<String>,
-    credentials: Vec<CredentialExpiry>,
-    alert: Option<OpenAlert>,
-    causes: BTreeSet<String>,
-    /// When the last probe of this process ended, on a clock that nobody sets.
-    probed: Option<Timestamp>,
 }
 
 /// See the module.
@@ -490,14 +457,6 @@ fn opened(key: &str, reason: Reason, story: Story, now: Timestamp) -> Cause {
     Cause { key, alert, reason, story, since: now, members, progress: Progress::opened(now) }
 }
 
-/// Why nothing is known of an integration, while nothing is.
-fn ignorance(state: &IntegrationState) -> Option<Reason> {
-    match state.overall() {
-        Some(Outcome::Unknown(reason)) => Some(reason),
-        _ => None,
-    }
-}
-
 fn suffering(tracked: &HashMap<String, Tracked>) -> Suffering {
     let mut suffering = Suffering::default();
     for entry in tracked.values() {
@@ -551,73 +510,6 @@ fn forget_untold(
     }
 }
 
-impl Tracked {
-    /// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
-    fn adopt<'c>(watched: Watched, saved: Option<SavedIntegration>, causes: impl Iterator<Item = &'c Cause>) -> Self {
-        let (state, tenant_guid, alert) = match saved.filter(|s| s.identity == watched.identity) {
-            Some(saved) => (saved.state, saved.tenant_guid, saved.alert),
-            None => (IntegrationState::default(), None, None),
-        };
-        let causes = causes.filter(|c| c.members.contains(&watched.facts.name)).map(|c| c.key.clone()).collect();
-        let watched = Arc::new(watched);
-        Self { state, tenant_guid, credentials: Vec::new(), alert, causes, probed: None, watched: Arc::clone(&watched) }.watching(watched)
-    }
-
-    /// The same with other properties. A check that was switched off leaves with its results.
-    fn watching(mut self, watched: Arc<Watched>) -> Self {
-        self.state.checks.retain(|c| watched.facts.checks.contains(&c.check));
-        self.watched = watched;
-        self
-    }
-
-    /// What is published, with the tenant's GUID once it is known.
-    fn facts(&self) -> Facts {
-        let tenant = self.tenant_guid.clone().unwrap_or_else(|| self.watched.facts.tenant.clone());
-        Facts { tenant, credentials: self.credentials.clone(), ..self.watched.facts.clone() }
-    }
-
-    fn story(&self, reason: Reason, now: Timestamp) -> Story {
-        let watched = &self.watched;
-        let details = self.state.checks.iter().find(|c| c.outcome.reason() == Some(reason)).map(|c| c.details.clone()).unwrap_or_default();
-        let since = match self.state.verdict {
-            Verdict::Broken { since, .. } => since,
-            _ => self.state.unknown_since.or(self.state.failing_since).unwrap_or(now),
-        };
-        Story {
-            integration: watched.facts.name.clone(),
-            display_name: watched.facts.display_name.clone(),
-            app: watched.app_display_name.to_string(),
-            client_id: watched.facts.client_id.to_string(),
-            tenant: watched.tenant.clone(),
-            access: watched.facts.access,
-            reason,
-            items: details.items,
-            code: details.code,
-            request_id: details.request_id,
-            restorable_until: details.restorable_until,
-            permissions: watched.permissions.to_vec(),
-            since,
-            at: now,
-            link: if reason.remedy() == crate::domain::Remedy::Reauthenticate { watched.link.clone() } else { LinkTarget::None },
-            undeliverable: None,
-            by: None,
-            origin: None,
-            affected: None,
-            renewed: None,
-        }
-    }
-}
-
-/// The reader's own troubles are one thing for every tenant it shares them in, unless they are about one tenant.
-fn reader_key(watched: &Watched, reason: Reason) -> Option<String> {
-    let reader = watched.reader.as_deref()?;
-    Some(if reason == Reason::ReaderPermissionMissing {
-        format!("reader:{reader}:{}", watched.tenant)
-    } else {
-        format!("reader:{reader}:{}", reason.label())
-    })
-}
-
 /// One mail a person, each address once.
 fn notify(alert: &str, sequence: u32, people: &[String], story: &Story, kind: impl Fn(&str) -> MailKind) -> Vec<Notification> {
     let unique: BTreeSet<&String> = people.iter().collect();
@@ -649,42 +541,5 @@ fn remember(causes: &mut HashMap<String, Cause>, change: CauseChange, integratio
             }
         }
         CauseChange::Close(key) => drop(causes.remove(&key)),
-    }
-}
-
-/// One line for every change worth reading; probes that change nothing are silent.
-fn log_checks(name: &str, before: &IntegrationState, after: &IntegrationState) {
-    for check in &after.checks {
-        let old = before.check(check.check).map(|c| c.outcome);
-        if old == Some(check.outcome) {
-            continue;
-        }
-        let (result, label) = (check.outcome.label(), check.check.label());
-        match check.outcome.reason() {
-            None if old.is_none() => tracing::debug!(integration = name, check = label, result, "check passes"),
-            None => tracing::info!(integration = name, check = label, result, "check passes"),
-            Some(reason) => tracing::warn!(
-                integration = name,
-                check = label,
-                result,
-                reason = reason.label(),
-                code = check.details.code.as_deref().unwrap_or_default(),
-                request_id = check.details.request_id.as_deref().unwrap_or_default(),
-                items = check.details.items.join(","),
-                note = check.details.note.as_deref().unwrap_or_default(),
-                "check does not pass"
-            ),
-        }
-    }
-}
-
-fn log_verdict(name: &str, before: Verdict, after: Verdict) {
-    match (before, after) {
-        (old, new) if old == new => {}
-        (_, Verdict::Broken { reason, .. }) => {
-            tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken");
-        }
-        (Verdict::Broken { .. }, _) => tracing::info!(integration = name, "integration is mended"),
-        _ => tracing::debug!(integration = name, "integration is healthy"),
     }
 }

@@ -7,8 +7,10 @@ mod evaluator;
 mod prober;
 mod runner;
 mod scheduler;
+mod tracked;
 
-pub use evaluator::{Evaluator, Policy, Seen, Steady, Watched};
+pub use evaluator::{Evaluator, Policy, Seen, Steady};
 pub use prober::{Probed, Prober, ReaderClient, Target};
 pub use runner::{Change, Monitor, Proof, Rhythm, Setup, Shift, Targets, Witness};
 pub use scheduler::{Ended, Schedule};
+pub use tracked::Watched;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::evaluator::{Evaluator, Policy, Seen, Watched};
+use super::evaluator::{Evaluator, Policy, Seen};
 use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
+use super::tracked::Watched;
 use crate::clock::Clock;
 use crate::domain::{Check, Evidence, Outcome, Profile, SchedulePolicy, Timestamp, diagnose};
 use crate::metrics::Families;

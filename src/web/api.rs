@@ -38,6 +38,11 @@ struct CheckView {
 }
 
 impl CheckView {
+    /// One that was never run: nothing is known of it, for no reason.
+    const fn never_run(check: Check) -> Self {
+        Self { check: check.label(), result: "unknown", reason: None, remedy: None }
+    }
+
     fn of(check: Check, outcome: Outcome) -> Self {
         let reason = outcome.reason();
         Self {
@@ -99,9 +104,9 @@ struct CheckDetail {
     sentence: Option<&'static str>,
     /// What to do, while it does not pass.
     advice: Option<&'static str>,
-    /// Since when the result has been the same (RFC 3339).
+    /// Since when the result has been the same (RFC 3339); null for one that was never run.
     #[schema(format = DateTime)]
-    since: String,
+    since: Option<String>,
     /// When it passed last (RFC 3339).
     #[schema(format = DateTime)]
     last_success: Option<String>,
@@ -111,6 +116,8 @@ struct CheckDetail {
     code: Option<String>,
     /// What Microsoft's support asks for.
     request_id: Option<String>,
+    /// One sentence for operators; also of a check that passes, where something is worth knowing.
+    note: Option<String>,
     /// Until when a deleted application can be restored (RFC 3339).
     #[schema(format = DateTime)]
     restorable_until: Option<String>,
@@ -162,6 +169,8 @@ struct IntegrationDetail {
     access: &'static str,
     /// Name of its directory reader.
     directory_reader: Option<String>,
+    /// Why the reader could not read at the last probe, if it could not.
+    directory_reader_reason: Option<&'static str>,
     /// Configured labels.
     labels: BTreeMap<String, String>,
     /// `healthy`, `broken` (confirmed) or `unknown`.
@@ -424,7 +433,10 @@ fn view(served: &Served, row: &Row) -> IntegrationView {
         state: state_word(row.health),
         reason,
         since,
-        checks: row.checks.iter().map(|(check, outcome)| CheckView::of(*check, *outcome)).collect(),
+        checks: {
+            let seen = row.checks.iter().map(|(check, outcome)| CheckView::of(*check, *outcome));
+            seen.chain(row.never_run.iter().map(|check| CheckView::never_run(*check))).collect()
+        },
         last_probe: row.last_probe.map(rfc3339),
         next_probe: (served.monitor.next_probe)(&row.name).map(rfc3339),
     }
@@ -480,7 +492,8 @@ fn in_full(served: &Served, name: String, detail: Detail, records: Records) -> I
         state: state_word(detail.health),
         reason,
         since,
-        checks: detail.checks.iter().map(check_detail).collect(),
+        checks: detail.enabled.iter().map(|check| check_detail(*check, detail.checks.iter().find(|c| c.check == *check))).collect(),
+        directory_reader_reason: detail.reader_fault.map(Reason::label),
         permissions: detail.permissions.iter().map(permission).collect(),
         groups_visible: detail.groups_visible,
         last_probe: detail.last_probe.map(rfc3339),
@@ -491,18 +504,21 @@ fn in_full(served: &Served, name: String, detail: Detail, records: Records) -> I
     }
 }
 
-fn check_detail(state: &CheckState) -> CheckDetail {
-    let reason = state.outcome.reason();
+/// One check, as it was seen last or never.
+fn check_detail(check: Check, state: Option<&CheckState>) -> CheckDetail {
+    let reason = state.and_then(|s| s.outcome.reason());
+    let details = state.map(|s| s.details.clone()).unwrap_or_default();
     CheckDetail {
-        view: CheckView::of(state.check, state.outcome),
+        view: state.map_or_else(|| CheckView::never_run(check), |s| CheckView::of(check, s.outcome)),
         sentence: reason.map(|r| r.sentence()),
         advice: reason.map(|r| r.advice()),
-        since: rfc3339(state.since),
-        last_success: state.last_success.map(rfc3339),
-        items: state.details.items.clone(),
-        code: state.details.code.clone(),
-        request_id: state.details.request_id.clone(),
-        restorable_until: state.details.restorable_until.map(rfc3339),
+        since: state.map(|s| rfc3339(s.since)),
+        last_success: state.and_then(|s| s.last_success).map(rfc3339),
+        items: details.items,
+        code: details.code,
+        request_id: details.request_id,
+        note: details.note,
+        restorable_until: details.restorable_until.map(rfc3339),
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Row {
     pub health: Health,
     /// What the last probe saw.
     pub checks: Vec<(Check, Outcome)>,
+    /// Enabled checks that were never run.
+    pub never_run: Vec<Check>,
     /// When the last probe ended.
     pub last_probe: Option<Timestamp>,
     /// The last day.
@@ -391,6 +393,7 @@ mod tests {
             tenant: "t.example".to_owned(),
             health,
             checks: vec![],
+            never_run: vec![],
             last_probe: None,
             day: Day::default(),
         }
