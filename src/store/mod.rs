@@ -404,5 +404,7 @@ fn isolated<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result
 }
 
 #[cfg(test)]
+mod migration_tests;
+#[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
