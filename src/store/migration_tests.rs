@@ -29,11 +29,8 @@ fn written_by(version: usize, database: &Path, key_file: &Path) {
     }
     c.pragma_update(None, "user_version", version as i64).expect("its version");
     c.execute("INSERT INTO meta VALUES ('key_check', ?1)", [key::fingerprint(&key)]).expect("a key check");
-    c.execute(
-        "INSERT INTO integrations VALUES ('acme', 'tenant/client', ?1, 'guid', 'a1', 'token_revoked', 1699999000000, 1)",
-        [STATE],
-    )
-    .expect("an integration");
+    c.execute("INSERT INTO integrations VALUES ('acme', 'tenant/client', ?1, 'guid', 'a1', 'token_revoked', 1699999000000, 1)", [STATE])
+        .expect("an integration");
     c.execute(
         "INSERT INTO causes (key, alert, reason, story, since) VALUES ('app:sequr:client_credential_expired', 'a2', 'client_credential_expired', ?1, ?2)",
         params![STORY, NOW.0],
@@ -42,7 +39,8 @@ fn written_by(version: usize, database: &Path, key_file: &Path) {
     for member in ["acme", "beta"] {
         c.execute("INSERT INTO cause_members VALUES ('app:sequr:client_credential_expired', ?1)", [member]).expect("a member");
     }
-    c.execute("INSERT INTO events (integration, at, kind, detail) VALUES ('acme', ?1, 'broken', 'token_revoked')", [NOW.0]).expect("an event");
+    c.execute("INSERT INTO events (integration, at, kind, detail) VALUES ('acme', ?1, 'broken', 'token_revoked')", [NOW.0])
+        .expect("an event");
     for (sequence, sent) in [(0, Some(NOW.0)), (1, None)] {
         let sql = "INSERT INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at, attempts, sent_at)
                    VALUES ('a1', ?1, 'it@example.com', 'alert', ?2, ?3, ?3, 1, ?4)";
@@ -88,7 +86,10 @@ async fn every_older_schema_is_brought_up_to_date() {
         assert_eq!(due.iter().map(|q| q.notification.sequence).collect::<Vec<_>>(), [1], "schema {version}: what was sent stays sent");
         let id = TokenId { integration: "acme".to_owned(), client_id: "client".to_owned(), tenant: "tenant".to_owned() };
         let token = store.token(&id).await.expect("read").expect("a token");
-        assert_eq!((token.current.expose(), token.previous.as_ref().map(Secret::expose), token.generation), ("current", Some("previous"), 7));
+        assert_eq!(
+            (token.current.expose(), token.previous.as_ref().map(Secret::expose), token.generation),
+            ("current", Some("previous"), 7)
+        );
         if version >= 2 {
             assert!(store.delivery("acme").await.expect("read").is_some(), "schema {version}");
             assert!(store.authorization("state").await.expect("read").is_some(), "schema {version}");

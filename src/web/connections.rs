@@ -1,7 +1,7 @@
 //! How many connections a listener carries at once, how many of one network, and which of them gives way when there are more: whoever has
 //! kept it waiting longest, of the network that has most. Who asks and takes the answer is never disturbed by those who do neither.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 /// A connection that has not brought a whole request for so long gives way.
 const QUIET: Duration = Duration::from_secs(2);
@@ -75,22 +75,17 @@ pub(super) struct Connections {
     each: usize,
     carried: Mutex<Carried>,
     freed: Notify,
-    /// Places for those who wait until somebody gives way.
-    lobby: Arc<Semaphore>,
+    /// Those who wait until somebody gives way, the longest waiting first.
+    lobby: Mutex<VecDeque<Arc<Notify>>>,
+    lobby_size: usize,
 }
-
-/// Somebody who has a place to wait for one.
-#[derive(Debug)]
-pub(super) struct Waiting(#[expect(dead_code, reason = "held for its place, which is given back with it")] OwnedSemaphorePermit);
 
 /// What becomes of a connection at first.
 pub(super) enum Arrival {
     /// It is carried.
     In(Admitted),
-    /// It may wait.
-    Waits(Waiting),
-    /// Its network has too many, and too many wait already.
-    Refused,
+    /// It waits; it is told when it has to leave in favour of somebody who has come later.
+    Waits(Arc<Notify>),
 }
 
 /// So many wait at once.
@@ -120,55 +115,65 @@ pub(super) struct Admitted {
     pub(super) activity: Arc<Activity>,
 }
 
-enum Try {
-    In(Admitted),
-    /// Its network has as many as it may have, and none of them can give way.
-    Crowded,
-    /// There are as many as there may be, and none can give way yet.
-    Full,
-}
-
 impl Connections {
     pub(super) fn new(all: usize) -> Arc<Self> {
-        let lobby = Arc::new(Semaphore::new((all / 4).clamp(1, LOBBY)));
-        Arc::new(Self { all, each: (all / 2).max(1), carried: Mutex::default(), freed: Notify::new(), lobby })
+        let (each, lobby_size) = ((all / 2).max(1), (all / 4).clamp(1, LOBBY));
+        Arc::new(Self { all, each, carried: Mutex::default(), freed: Notify::new(), lobby: Mutex::default(), lobby_size })
     }
 
     fn carried(&self) -> MutexGuard<'_, Carried> {
         self.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds a place for a connection, or one to wait in. `network` is `None` for whoever is not limited by it. Where everything is full, it
-    /// is the other end that waits: this one does until a place to wait is free.
-    pub(super) async fn arrive(self: &Arc<Self>, network: Option<IpAddr>) -> Arrival {
-        let lobby = Arc::clone(&self.lobby);
-        match self.attempt(network) {
-            Try::In(admitted) => Arrival::In(admitted),
-            Try::Crowded => lobby.try_acquire_owned().map_or(Arrival::Refused, |place| Arrival::Waits(Waiting(place))),
-            Try::Full => lobby.acquire_owned().await.map_or(Arrival::Refused, |place| Arrival::Waits(Waiting(place))),
+    fn lobby(&self) -> MutexGuard<'_, VecDeque<Arc<Notify>>> {
+        self.lobby.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds a place for a connection, or one to wait in. `network` is `None` for whoever is not limited by it. Whoever has waited longest
+    /// leaves when too many wait: many that do nothing must not keep out the one that comes after them with a request.
+    pub(super) fn arrive(self: &Arc<Self>, network: Option<IpAddr>) -> Arrival {
+        if let Some(admitted) = self.attempt(network) {
+            return Arrival::In(admitted);
         }
+        let (ticket, mut lobby) = (Arc::new(Notify::new()), self.lobby());
+        if lobby.len() >= self.lobby_size
+            && let Some(oldest) = lobby.pop_front()
+        {
+            oldest.notify_one();
+        }
+        lobby.push_back(Arc::clone(&ticket));
+        Arrival::Waits(ticket)
     }
 
     /// Waits until somebody gives way, for a while.
-    pub(super) async fn admit(self: &Arc<Self>, network: Option<IpAddr>, _: Waiting) -> Option<Admitted> {
+    pub(super) async fn admit(self: &Arc<Self>, network: Option<IpAddr>, ticket: Arc<Notify>) -> Option<Admitted> {
         let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if let Try::In(admitted) = self.attempt(network) {
-                return Some(admitted);
+        let admitted = loop {
+            let has_to_leave = tokio::select! {
+                () = ticket.notified() => true,
+                () = self.freed.notified() => false,
+                () = tokio::time::sleep(NEXT_LOOK) => false,
+            };
+            if has_to_leave || Instant::now() >= end {
+                break None;
             }
-            drop(tokio::time::timeout(NEXT_LOOK, self.freed.notified()).await);
-        }
-        None
+            if let Some(admitted) = self.attempt(network) {
+                break Some(admitted);
+            }
+        };
+        self.lobby().retain(|waiting| !Arc::ptr_eq(waiting, &ticket));
+        admitted
     }
 
-    fn attempt(self: &Arc<Self>, network: Option<IpAddr>) -> Try {
+    /// A place, if there is one or somebody gives way: of its own network where that has as many as it may have.
+    fn attempt(self: &Arc<Self>, network: Option<IpAddr>) -> Option<Admitted> {
         let mut carried = self.carried();
         let of_its_own = network.map_or(0, |network| carried.by.get(&network).copied().unwrap_or_default());
         if of_its_own >= self.each && !carried.make_way(|entry| entry.network == network) {
-            return Try::Crowded;
+            return None;
         }
         if carried.connections.len() >= self.all && !carried.make_way(|_| true) {
-            return Try::Full;
+            return None;
         }
         let (id, activity) = (carried.next, Arc::new(Activity::default()));
         carried.next += 1;
@@ -176,7 +181,7 @@ impl Connections {
         if let Some(network) = network {
             *carried.by.entry(network).or_default() += 1;
         }
-        Try::In(Admitted { connections: Arc::clone(self), id, activity })
+        Some(Admitted { connections: Arc::clone(self), id, activity })
     }
 
     /// Ends one connection that can give way: descriptors are wanted elsewhere.
@@ -370,21 +375,33 @@ mod tests {
         doing.since = doing.since.checked_sub(by).expect("a machine that has run for some seconds");
     }
 
-    fn try_in(connections: &Arc<Connections>, last: u8) -> Result<Admitted, &'static str> {
-        match connections.attempt(Some(IpAddr::from([192, 0, 2, last]))) {
-            Try::In(admitted) => Ok(admitted),
-            Try::Crowded => Err("crowded"),
-            Try::Full => Err("full"),
-        }
+    fn try_in(connections: &Arc<Connections>, last: u8) -> Option<Admitted> {
+        connections.attempt(Some(IpAddr::from([192, 0, 2, last])))
+    }
+
+    #[tokio::test]
+    async fn who_waits_longest_leaves_when_too_many_wait() {
+        let connections = Connections::new(4);
+        let network = Some(IpAddr::from([192, 0, 2, 1]));
+        let carried: Vec<_> = (0..2).filter_map(|_| connections.attempt(network)).collect();
+        let arrive = || match connections.arrive(network) {
+            Arrival::Waits(ticket) => ticket,
+            Arrival::In(_) => panic!("there is no room"),
+        };
+        let (first, second) = (arrive(), arrive());
+        assert!(connections.admit(network, first).await.is_none(), "in favour of whoever has come later");
+        age(&carried[0], QUIET);
+        assert!(connections.admit(network, second).await.is_some(), "somebody gives way");
+        assert!(connections.lobby().is_empty());
     }
 
     #[test]
     fn whoever_keeps_us_waiting_gives_way() {
         let connections = Connections::new(4);
         let [first, second] = [1, 1].map(|last| try_in(&connections, last).expect("a place"));
-        assert_eq!(try_in(&connections, 1).err(), Some("crowded"), "half of all for one network");
+        assert!(try_in(&connections, 1).is_none(), "half of all for one network");
         let [third, fourth] = [2, 3].map(|last| try_in(&connections, last).expect("a place"));
-        assert_eq!(try_in(&connections, 4).err(), Some("full"));
+        assert!(try_in(&connections, 4).is_none(), "full");
         for admitted in [&first, &second, &third, &fourth] {
             age(admitted, QUIET);
         }

@@ -194,8 +194,7 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
         let next = async {
             let accepted = listener.accept().await?;
             let network = site.limited_network(accepted.peer());
-            let arrival = site.connections().arrive(network).await;
-            Ok::<_, io::Error>((accepted, network, arrival))
+            Ok::<_, io::Error>((accepted, network, site.connections().arrive(network)))
         };
         let next = tokio::select! {
             next = next => next,
@@ -207,8 +206,7 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
                 tokio::spawn(async move {
                     let admitted = match arrival {
                         Arrival::In(admitted) => Some(admitted),
-                        Arrival::Waits(place) => site.connections().admit(network, place).await,
-                        Arrival::Refused => None,
+                        Arrival::Waits(ticket) => site.connections().admit(network, ticket).await,
                     };
                     let Some(admitted) = admitted else { return };
                     let activity = Arc::clone(&admitted.activity);
