@@ -15,7 +15,7 @@ use crate::web::{self, Process};
 /// Addresses to listen on, as the command line gives them.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses<'a> {
-    /// Serve everything; with none, the sockets that systemd hands over, and [`DEFAULT`] without those.
+    /// Serve everything; with none, the sockets that systemd hands over, and `:10143` without those.
     pub all: &'a [String],
     /// Serves health and readiness and nothing else.
     pub health: Option<&'a str>,

@@ -1,87 +1,261 @@
-//! Whether somebody must be notified.
+//! What becomes of an integration's alert, and who is notified of it. One pure function: every branch names its reason and has its row in
+//! the table. Grouping, reminders, the brake and snoozing belong here, too, with the open alert, the policy and `now` as arguments.
+
+use std::collections::BTreeSet;
 
 use super::fold::says_the_same;
-use super::reason::Reason;
+use super::notification::{MailKind, Notification, Story};
+use super::reason::{Audience, Reason};
+use super::time::Timestamp;
 use super::verdict::Verdict;
 
-/// What people were notified of about an integration so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Alert {
-    /// Nothing is open.
-    #[default]
-    Resolved,
-    /// People were notified of this reason.
-    Firing {
-        /// The reason of the last notice.
-        reason: Reason,
-        /// The directory said so.
-        exact: bool,
-    },
+/// An alert that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAlert {
+    /// Stable for one episode of failure.
+    pub id: String,
+    /// The reason of the last notice.
+    pub reason: Reason,
+    /// The directory said so.
+    pub exact: bool,
+    /// When it was opened.
+    pub since: Timestamp,
+    /// Notices so far: the next one has this number.
+    pub notices: u32,
+    /// Who was notified of it.
+    pub notified: BTreeSet<String>,
 }
 
-/// Why somebody is notified.
+/// What is held to be true of an integration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Its reason was seen in the directory.
+    pub exact: bool,
+}
+
+/// Who is notified of an integration's alerts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AlertPolicy<'a> {
+    /// The administrators of its tenant.
+    pub admins: &'a [String],
+    /// Whoever runs Consentry.
+    pub operators: &'a [String],
+    /// Mail is configured at all.
+    pub mail: bool,
+    /// The end of an alert is a mail, too.
+    pub send_resolved: bool,
+}
+
+impl<'a> AlertPolicy<'a> {
+    /// Who gets the integration's own mails: its admins, or the operators where it has none. Nobody, where the reason is that of a cause, of
+    /// which the operators are notified as one thing.
+    pub fn recipients(&self, reason: Reason) -> &'a [String] {
+        match reason.audience() {
+            _ if !self.mail => &[],
+            Audience::Operators => &[],
+            Audience::Admins if self.admins.is_empty() => self.operators,
+            Audience::Admins => self.admins,
+        }
+    }
+
+    /// The kind of a mail about a failure. Operators' mails are of their own kind, whoever should have got them; whoever knows of the alert
+    /// already learns that its reason has changed.
+    fn kind(&self, person: &str, notified: &BTreeSet<String>) -> MailKind {
+        match () {
+            () if self.admins.is_empty() => MailKind::Operator,
+            () if notified.contains(person) => MailKind::Changed,
+            () => MailKind::Alert,
+        }
+    }
+}
+
+/// Something that happened to an integration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertEvent {
     /// It broke.
-    Opened(Reason),
+    Broken(Reason),
     /// It is still broken, for another reason.
     Changed(Reason),
-    /// It works again.
-    Resolved,
+    /// It works again; this was wrong.
+    Recovered(Reason),
 }
 
-/// The alert that follows from a verdict, and the news in it. `exact` says that the verdict's reason was seen in the directory. Deciding
-/// twice changes nothing.
-pub fn decide(alert: Alert, verdict: &Verdict, exact: bool) -> (Alert, Option<Notice>) {
-    match (alert, *verdict) {
+impl AlertEvent {
+    /// The word in the history.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Broken(_) => "broken",
+            Self::Changed(_) => "changed",
+            Self::Recovered(_) => "recovered",
+        }
+    }
+
+    /// What is or was wrong.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Broken(reason) | Self::Changed(reason) | Self::Recovered(reason) => reason,
+        }
+    }
+}
+
+/// A mail that has to go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// To whom.
+    pub recipient: String,
+    /// Its kind.
+    pub kind: MailKind,
+    /// Number of the notice.
+    pub sequence: u32,
+}
+
+impl Mail {
+    /// The whole mail.
+    pub fn about(self, alert: &str, story: &Story) -> Notification {
+        let Self { recipient, kind, sequence } = self;
+        Notification { alert: alert.to_owned(), sequence, kind, recipient, story: story.clone() }
+    }
+}
+
+/// What a verdict makes of an alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlertChange {
+    /// The alert from now on.
+    pub alert: Option<OpenAlert>,
+    /// What happened, and the alert that it is about.
+    pub event: Option<(AlertEvent, String)>,
+    /// Who is notified.
+    pub mails: Vec<Mail>,
+}
+
+/// The alert that follows from a judgement. `id` makes the name of a new alert. Deciding twice changes nothing.
+pub fn change_alert(
+    open: Option<&OpenAlert>,
+    judgement: Judgement,
+    policy: AlertPolicy<'_>,
+    id: impl FnOnce() -> String,
+    now: Timestamp,
+) -> AlertChange {
+    let unchanged = |alert: Option<OpenAlert>| AlertChange { alert, event: None, mails: Vec::new() };
+    let Judgement { verdict, exact } = judgement;
+    match (open, verdict) {
         // Not knowing is no news: a broken network must neither alarm nor reassure.
-        (alert, Verdict::Unknown) => (alert, None),
-        (Alert::Resolved, Verdict::Healthy) => (Alert::Resolved, None),
-        (Alert::Resolved, Verdict::Broken { reason, .. }) => (Alert::Firing { reason, exact }, Some(Notice::Opened(reason))),
-        (Alert::Firing { .. }, Verdict::Healthy) => (Alert::Resolved, Some(Notice::Resolved)),
-        (Alert::Firing { reason: told, exact: before }, Verdict::Broken { reason, .. }) if told == reason => {
-            (Alert::Firing { reason, exact: before || exact }, None)
+        (open, Verdict::Unknown) => unchanged(open.cloned()),
+        (None, Verdict::Healthy) => unchanged(None),
+        (None, Verdict::Broken { reason, .. }) => {
+            let alert = OpenAlert { id: id(), reason, exact, since: now, notices: 0, notified: BTreeSet::new() };
+            notified(&alert, AlertEvent::Broken(reason), policy)
+        }
+        (Some(open), Verdict::Healthy) => resolved(open, policy),
+        (Some(open), Verdict::Broken { reason, .. }) if open.reason == reason => {
+            unchanged(Some(OpenAlert { exact: open.exact || exact, ..open.clone() }))
         }
         // The same said more exactly is no change.
-        (Alert::Firing { reason: told, exact: false }, Verdict::Broken { reason, .. }) if exact && says_the_same(told, reason) => {
-            (Alert::Firing { reason, exact }, None)
+        (Some(open), Verdict::Broken { reason, .. }) if !open.exact && exact && says_the_same(open.reason, reason) => {
+            unchanged(Some(OpenAlert { reason, exact, ..open.clone() }))
         }
-        (Alert::Firing { .. }, Verdict::Broken { reason, .. }) => (Alert::Firing { reason, exact }, Some(Notice::Changed(reason))),
+        (Some(open), Verdict::Broken { reason, .. }) => {
+            let alert = OpenAlert { reason, exact, ..open.clone() };
+            notified(&alert, AlertEvent::Changed(reason), policy)
+        }
     }
+}
+
+/// One more notice: each person once.
+fn notified(alert: &OpenAlert, event: AlertEvent, policy: AlertPolicy<'_>) -> AlertChange {
+    let people: BTreeSet<&String> = policy.recipients(alert.reason).iter().collect();
+    let mail =
+        |person: &&String| Mail { recipient: (*person).clone(), kind: policy.kind(person, &alert.notified), sequence: alert.notices };
+    let mails = people.iter().map(mail).collect();
+    let everybody = alert.notified.iter().chain(people.iter().copied()).cloned().collect();
+    let after = OpenAlert { notices: alert.notices + 1, notified: everybody, ..alert.clone() };
+    AlertChange { event: Some((event, after.id.clone())), alert: Some(after), mails }
+}
+
+/// Everybody who was notified of it learns that it is over.
+fn resolved(open: &OpenAlert, policy: AlertPolicy<'_>) -> AlertChange {
+    let mail = |person: &String| Mail { recipient: person.clone(), kind: MailKind::Resolved, sequence: open.notices };
+    let mails = if policy.mail && policy.send_resolved { open.notified.iter().map(mail).collect() } else { Vec::new() };
+    AlertChange { alert: None, event: Some((AlertEvent::Recovered(open.reason), open.id.clone())), mails }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::time::Timestamp;
     use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(100);
+
+    fn firing(reason: Reason, exact: bool, people: &[&str]) -> OpenAlert {
+        let notified = people.iter().map(|p| (*p).to_owned()).collect();
+        OpenAlert { id: "a".to_owned(), reason, exact, since: Timestamp::default(), notices: 1, notified }
+    }
+
+    fn broken(reason: Reason) -> Verdict {
+        Verdict::Broken { reason, since: Timestamp::default() }
+    }
 
     #[test]
     fn news_is_sent_once() {
-        let broken = |reason| Verdict::Broken { reason, since: Timestamp::default() };
-        let firing = |reason| Alert::Firing { reason, exact: false };
-        let (revoked, missing) = (Reason::TokenRevoked, Reason::AppMissing);
-        let exactly = |reason| Alert::Firing { reason, exact: true };
-        let deleted = Reason::AppDeleted;
-        for (sentence, alert, verdict, exact, expected) in [
-            ("a failure is news", Alert::Resolved, broken(revoked), false, (firing(revoked), Some(Notice::Opened(revoked)))),
-            ("the same failure is not", firing(revoked), broken(revoked), false, (firing(revoked), None)),
-            ("another reason is", firing(revoked), broken(missing), false, (firing(missing), Some(Notice::Changed(missing)))),
-            ("recovery is", firing(revoked), Verdict::Healthy, false, (Alert::Resolved, Some(Notice::Resolved))),
-            ("health is not", Alert::Resolved, Verdict::Healthy, false, (Alert::Resolved, None)),
-            ("not knowing is not", firing(revoked), Verdict::Unknown, false, (firing(revoked), None)),
-            ("the same said more exactly is not", firing(missing), broken(deleted), true, (exactly(deleted), None)),
-            ("the same from the directory is not", firing(deleted), broken(deleted), true, (exactly(deleted), None)),
+        use Reason::{AppDeleted, AppMissing, ClientCredentialExpired, TokenRevoked};
+        let (admins, operators) = (["it".to_owned(), "it".to_owned(), "boss".to_owned()], ["sre".to_owned()]);
+        let policy = AlertPolicy { admins: &admins, operators: &operators, mail: true, send_resolved: true };
+        let nobody = AlertPolicy { admins: &[], ..policy };
+        let silent = AlertPolicy { send_resolved: false, ..policy };
+        let off = AlertPolicy { mail: false, ..policy };
+        let open = |reason| Some(firing(reason, false, &["it"]));
+        for (sentence, alert, verdict, exact, policy, expected) in [
+            ("a failure is news, to each person once", None, broken(TokenRevoked), false, policy, "broken: alert 0 to boss, alert 0 to it"),
+            ("without admins it is the operators'", None, broken(TokenRevoked), false, nobody, "broken: operator 0 to sre"),
+            ("what is the operators' business has a cause", None, broken(ClientCredentialExpired), false, policy, "broken:"),
+            ("without mail nobody is notified", None, broken(TokenRevoked), false, off, "broken:"),
+            ("the same failure is no news", open(TokenRevoked), broken(TokenRevoked), false, policy, ""),
+            (
+                "another reason is; to whoever joins, it is the first",
+                open(TokenRevoked),
+                broken(AppMissing),
+                false,
+                policy,
+                "changed: alert 1 to boss, changed 1 to it",
+            ),
+            ("recovery is, to whoever was notified", open(TokenRevoked), Verdict::Healthy, false, policy, "recovered: resolved 1 to it"),
+            ("unless nobody wants to know", open(TokenRevoked), Verdict::Healthy, false, silent, "recovered:"),
+            ("health is not", None, Verdict::Healthy, false, policy, ""),
+            ("not knowing is not", open(TokenRevoked), Verdict::Unknown, false, policy, ""),
+            ("the same said more exactly is not", open(AppMissing), broken(AppDeleted), true, policy, ""),
+            ("nor is the same from the directory", open(AppDeleted), broken(AppDeleted), true, policy, ""),
             (
                 "another word of the directory is",
-                exactly(deleted),
-                broken(missing),
+                Some(firing(AppDeleted, true, &["it"])),
+                broken(AppMissing),
                 true,
-                (exactly(missing), Some(Notice::Changed(missing))),
+                policy,
+                "changed: alert 1 to boss, changed 1 to it",
             ),
         ] {
-            let (next, notice) = decide(alert, &verdict, exact);
-            assert_eq!((next, notice), expected, "{sentence}");
-            assert_eq!(decide(next, &verdict, exact), (next, None), "{sentence}, decided twice");
+            let change = change_alert(alert.as_ref(), Judgement { verdict, exact }, policy, || "new".to_owned(), NOW);
+            let mails: Vec<String> = change.mails.iter().map(|m| format!("{} {} to {}", m.kind.label(), m.sequence, m.recipient)).collect();
+            let said = change.event.as_ref().map(|(event, _)| format!("{}: {}", event.label(), mails.join(", "))).unwrap_or_default();
+            assert_eq!(said.trim_end(), expected, "{sentence}");
+            let again = change_alert(change.alert.as_ref(), Judgement { verdict, exact }, policy, || "another".to_owned(), NOW);
+            assert_eq!(again, AlertChange { event: None, mails: vec![], ..change }, "{sentence}, decided twice");
         }
+    }
+
+    #[test]
+    fn an_alert_keeps_what_it_began_with() {
+        let people = ["it".to_owned()];
+        let policy = AlertPolicy { admins: &people, operators: &[], mail: true, send_resolved: true };
+        let opened = change_alert(None, Judgement { verdict: broken(Reason::AppMissing), exact: false }, policy, || "new".to_owned(), NOW)
+            .alert
+            .expect("open");
+        let later = NOW.plus(std::time::Duration::from_secs(60));
+        let refined =
+            change_alert(Some(&opened), Judgement { verdict: broken(Reason::AppDeleted), exact: true }, policy, String::new, later)
+                .alert
+                .expect("open");
+        assert_eq!((refined.id.as_str(), refined.since, refined.notices, refined.reason), ("new", NOW, 1, Reason::AppDeleted));
+        assert!(refined.exact && refined.notified.contains("it"));
     }
 }

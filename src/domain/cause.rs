@@ -1,12 +1,14 @@
 //! What operators are notified of as one thing, however many integrations suffer from it: which causes there are, and when one that stands
 //! for long is notified again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use super::notification::Story;
+use super::alert::OpenAlert;
+use super::notification::{MailKind, Notification, Story};
 use super::reason::{Audience, Reason};
 use super::time::Timestamp;
+use super::verdict::{IntegrationState, Thresholds};
 
 /// Something that many integrations suffer from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Cause {
     pub members: HashSet<String>,
     /// What the operators were notified of.
     pub progress: Progress,
+    /// Who was notified.
+    pub notified: BTreeSet<String>,
 }
 
 /// What the operators were notified of, and what has become of the cause since.
@@ -60,23 +64,79 @@ impl Progress {
         let grown = u64::from(members) * 2 >= u64::from(self.size) * 3;
         let named_is_well = self.named_left.is_some_and(|left| !lately(left));
         if grown || named_is_well {
-            return (Self { notices: self.notices + 1, notified: now, size: members, named_left: None }, true);
+            return (self.noticed(members, now), true);
         }
         (self.clone(), false)
     }
+
+    fn noticed(&self, members: u32, now: Timestamp) -> Self {
+        Self { notices: self.notices + 1, notified: now, size: members, named_left: None }
+    }
+}
+
+/// Whose an integration is: what its causes are keyed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Belongs<'a> {
+    /// Name of the application in the configuration.
+    pub app: &'a str,
+    /// Tenant as configured.
+    pub tenant: &'a str,
+    /// Name of the directory reader.
+    pub reader: Option<&'a str>,
+}
+
+/// An integration before and after a probe.
+#[derive(Debug, Clone, Copy)]
+pub struct Probed<'a> {
+    /// Its state before.
+    pub before: &'a IntegrationState,
+    /// Its state afterwards.
+    pub after: &'a IntegrationState,
+    /// Its alert afterwards.
+    pub alert: Option<&'a OpenAlert>,
+    /// The causes that it belonged to before.
+    pub own: &'a BTreeSet<String>,
+}
+
+/// The causes that an integration suffers from after a probe, each with its reason.
+pub fn wanted_causes(probed: Probed<'_>, belongs: Belongs<'_>, thresholds: Thresholds, suffering: &Suffering) -> BTreeMap<String, Reason> {
+    let Probed { before, after, alert, own } = probed;
+    let broken = alert.and_then(|a| Some((cause_key(a.reason, belongs)?, a.reason)));
+    // Seen twice, like every failure.
+    let reader = after.reader_fault.filter(|_| before.reader_fault.is_some());
+    let reader = reader.and_then(|r| Some((reader_key(r, belongs)?, r)));
+    let unknown = after.ignorance().and_then(|reason| {
+        let key = match reason {
+            Reason::CredentialUnreadable if after.unknowns >= thresholds.failure => cause_key(reason, belongs),
+            Reason::CredentialUnreadable => None,
+            _ if after.unknown_for < thresholds.lasting => None,
+            _ => lasting_key(reason, belongs.tenant, suffering, own),
+        };
+        Some((key?, reason))
+    });
+    [broken, unknown, reader].into_iter().flatten().collect()
+}
+
+/// The reader's own faults are one thing for every tenant it shares them in, unless they are about one tenant.
+fn reader_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
+    let reader = belongs.reader?;
+    Some(match reason {
+        Reason::ReaderPermissionMissing => format!("reader:{reader}:{}", belongs.tenant),
+        _ => format!("reader:{reader}:{}", reason.label()),
+    })
 }
 
 /// What operators are notified of as one thing when a check fails, or a credential of ours cannot be read. `None` when the reason is the
-/// admins' business, or one of those that have a [`lasting_key`].
-pub fn cause_key(reason: Reason, app: &str, tenant: &str, reader: Option<&str>) -> Option<String> {
+/// admins' business, or one of those that have a [`LASTING`] key.
+fn cause_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
     if reason.audience() == Audience::Admins || is_lasting_only(reason) {
         return None;
     }
-    Some(match reason {
-        Reason::TenantMissing => format!("tenant:{tenant}:{}", reason.label()),
-        Reason::ReaderPermissionMissing => format!("reader:{}:{tenant}", reader.unwrap_or_default()),
-        _ => format!("app:{app}:{}", reason.label()),
-    })
+    match reason {
+        Reason::TenantMissing => Some(format!("tenant:{}:{}", belongs.tenant, reason.label())),
+        Reason::ReaderPermissionMissing => reader_key(reason, belongs),
+        _ => Some(format!("app:{}:{}", belongs.app, reason.label())),
+    }
 }
 
 /// Reasons that operators are notified of only when they last: nothing could be learnt.
@@ -92,12 +152,12 @@ const LASTING: &str = "upstream:";
 /// The cause of an ignorance that lasts: one a tenant while at most two tenants suffer from the same reason, one of the whole fleet from the
 /// third on. Whoever belongs to one already stays in it until something is learnt: an outage shows itself now as a time-out and now as a
 /// refused connection.
-pub fn lasting_key<'c>(reason: Reason, tenant: &str, suffering: &Suffering, mut own: impl Iterator<Item = &'c str>) -> Option<String> {
+fn lasting_key(reason: Reason, tenant: &str, suffering: &Suffering, own: &BTreeSet<String>) -> Option<String> {
     if !is_lasting_only(reason) {
         return None;
     }
-    if let Some(known) = own.find(|key| key.starts_with(LASTING) || *key == "upstream") {
-        return Some(known.to_owned());
+    if let Some(known) = own.iter().find(|key| key.starts_with(LASTING) || *key == "upstream") {
+        return Some(known.clone());
     }
     Some(match suffering.tenants(reason) {
         ..FLEET => format!("{LASTING}{}:{tenant}", reason.label()),
@@ -134,13 +194,229 @@ impl Suffering {
     }
 }
 
+/// A change to the causes, as it is saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CauseChange {
+    /// Opens a cause with its first member.
+    Open(Box<Cause>),
+    /// One more suffers from it: the cause afterwards, without its members.
+    Join(Box<Cause>),
+    /// One fewer does; the moment, if it is the one that the last mail names.
+    Leave(String, Option<Timestamp>),
+    /// Nobody does any more: key and alert.
+    Close(String, String),
+}
+
+/// Whom causes are told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CausePolicy<'a> {
+    /// Whoever runs Consentry; nobody, where mail is not configured.
+    pub operators: &'a [String],
+    /// The end of a cause is a mail, too.
+    pub send_resolved: bool,
+}
+
+/// An integration, the causes that it belongs to, and those that it suffers from now.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Keys of the causes that it belonged to before.
+    pub own: &'a BTreeSet<String>,
+    /// Those that it suffers from, each with its reason.
+    pub wanted: &'a BTreeMap<String, Reason>,
+}
+
+/// What a probe makes of the causes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CauseChanges {
+    /// To be saved.
+    pub changes: Vec<CauseChange>,
+    /// To be sent.
+    pub mails: Vec<Notification>,
+}
+
+/// All causes that somebody suffers from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Causes(HashMap<String, Cause>);
+
+impl Causes {
+    /// Those that were saved.
+    pub fn new(saved: Vec<Cause>) -> Self {
+        Self(saved.into_iter().map(|cause| (cause.key.clone(), cause)).collect())
+    }
+
+    /// The keys of those that an integration belongs to.
+    pub fn of(&self, integration: &str) -> BTreeSet<String> {
+        self.0.values().filter(|cause| cause.members.contains(integration)).map(|cause| cause.key.clone()).collect()
+    }
+
+    /// Causes keep the members that are still there, and go with the last one.
+    pub fn keep_members(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.0.retain(|_, cause| {
+            cause.members.retain(|member| is_there(member));
+            !cause.members.is_empty()
+        });
+    }
+
+    /// Forgets those of which nobody was notified; answers their keys. They open again when somebody can be.
+    pub fn forget_unnotified(&mut self) -> HashSet<String> {
+        let unnotified: HashSet<String> = self.0.values().filter(|c| c.notified.is_empty()).map(|c| c.key.clone()).collect();
+        self.0.retain(|key, _| !unnotified.contains(key));
+        unnotified
+    }
+
+    /// Whether there is nothing to change.
+    pub fn are_as_wanted(&self, member: Member<'_>, policy: CausePolicy<'_>) -> bool {
+        let settled = |key: &String| self.0.get(key).is_some_and(|cause| !cause.wants_notice(policy));
+        member.wanted.keys().eq(member.own) && member.own.iter().all(settled)
+    }
+
+    /// Makes an integration a member of the causes that it suffers from and of no others. `story` tells of the integration with a reason.
+    pub fn change(&mut self, member: Member<'_>, policy: CausePolicy<'_>, story: impl Fn(Reason) -> Story, now: Timestamp) -> CauseChanges {
+        let Member { name: integration, own, wanted } = member;
+        let mut all = CauseChanges::default();
+        for (key, reason) in wanted {
+            match self.0.get_mut(key) {
+                Some(cause) if own.contains(key) && !cause.wants_notice(policy) => {}
+                Some(cause) => all.note(join(cause, integration, policy, || story(*reason), now)),
+                None => {
+                    let cause = open(key, *reason, story(*reason), now);
+                    all.note(announced(self.0.entry(key.clone()).insert_entry(cause).into_mut(), policy));
+                }
+            }
+        }
+        for key in own.iter().filter(|key| !wanted.contains_key(*key)) {
+            all.note(self.leave(key, integration, policy, now));
+        }
+        all
+    }
+
+    fn leave(&mut self, key: &str, integration: &str, policy: CausePolicy<'_>, now: Timestamp) -> (CauseChange, Vec<Notification>) {
+        let Some(cause) = self.0.get_mut(key) else { return (CauseChange::Leave(key.to_owned(), None), Vec::new()) };
+        cause.members.remove(integration);
+        if !cause.members.is_empty() {
+            let named = (cause.story.integration == integration).then_some(now);
+            cause.progress.named_left = named.or(cause.progress.named_left);
+            return (CauseChange::Leave(key.to_owned(), named), Vec::new());
+        }
+        let story = Story { at: now, ..cause.story.clone() };
+        let people: &BTreeSet<String> =
+            if policy.send_resolved && !policy.operators.is_empty() { &cause.notified } else { &BTreeSet::new() };
+        let mails = people.iter().map(|person| mail(cause, cause.progress.notices, person, MailKind::Resolved, &story)).collect();
+        let change = CauseChange::Close(key.to_owned(), cause.alert.clone());
+        self.0.remove(key);
+        (change, mails)
+    }
+
+    /// Takes back what a probe has changed and could not be saved: the causes are as they were for this integration.
+    pub fn revert(&mut self, Member { name: integration, own, wanted }: Member<'_>, before: &[Cause]) {
+        for cause in before {
+            let current = self.0.entry(cause.key.clone()).or_insert_with(|| Cause { members: HashSet::new(), ..cause.clone() });
+            if current.alert == cause.alert {
+                current.progress = cause.progress.clone();
+                current.story = cause.story.clone();
+                current.notified.clone_from(&cause.notified);
+            }
+        }
+        for (key, cause) in &mut self.0 {
+            if own.contains(key) {
+                cause.members.insert(integration.to_owned());
+            } else {
+                cause.members.remove(integration);
+            }
+        }
+        self.0.retain(|_, cause| !cause.members.is_empty());
+        // Whoever joined a cause that this one had opened is notified of it by his own next probe.
+        for key in wanted.keys().filter(|key| !before.iter().any(|cause| cause.key == **key)) {
+            if let Some(cause) = self.0.get_mut(key) {
+                cause.notified.clear();
+            }
+        }
+    }
+
+    /// The causes of these keys as they are, without their members: for [`Self::revert`].
+    pub fn outlines<'k>(&self, keys: impl Iterator<Item = &'k String>) -> Vec<Cause> {
+        keys.filter_map(|key| self.0.get(key)).map(Cause::outline).collect()
+    }
+}
+
+impl CauseChanges {
+    fn note(&mut self, (change, mails): (CauseChange, Vec<Notification>)) {
+        self.changes.push(change);
+        self.mails.extend(mails);
+    }
+}
+
+impl Cause {
+    /// Nobody was notified of it, and now somebody can be: there was no mail, or the transaction with the first mail could not be saved.
+    fn wants_notice(&self, policy: CausePolicy<'_>) -> bool {
+        self.notified.is_empty() && !policy.operators.is_empty()
+    }
+
+    /// Everything but the members, of which there may be many.
+    fn outline(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            alert: self.alert.clone(),
+            reason: self.reason,
+            story: self.story.clone(),
+            since: self.since,
+            members: HashSet::new(),
+            progress: self.progress.clone(),
+            notified: self.notified.clone(),
+        }
+    }
+}
+
+fn mail(cause: &Cause, sequence: u32, person: &str, kind: MailKind, story: &Story) -> Notification {
+    Notification { alert: cause.alert.clone(), sequence, kind, recipient: person.to_owned(), story: story.clone() }
+}
+
+/// A cause with its first member. Its alert is named by what it is about and when it began: no cause opens twice in one moment.
+fn open(key: &str, reason: Reason, story: Story, now: Timestamp) -> Cause {
+    let members = HashSet::from([story.integration.clone()]);
+    let alert = format!("{}-{}", key.replace(|c: char| !c.is_ascii_alphanumeric(), "-"), now.0);
+    Cause { key: key.to_owned(), alert, reason, story, since: now, members, progress: Progress::opened(now), notified: BTreeSet::new() }
+}
+
+/// The mails about a cause that has just opened.
+fn announced(cause: &mut Cause, policy: CausePolicy<'_>) -> (CauseChange, Vec<Notification>) {
+    cause.notified = policy.operators.iter().cloned().collect();
+    let mails = cause.notified.iter().map(|person| mail(cause, 0, person, MailKind::Operator, &cause.story)).collect();
+    (CauseChange::Open(Box::new(cause.clone())), mails)
+}
+
+/// One more suffers from a cause.
+fn join(
+    cause: &mut Cause,
+    integration: &str,
+    policy: CausePolicy<'_>,
+    story: impl FnOnce() -> Story,
+    now: Timestamp,
+) -> (CauseChange, Vec<Notification>) {
+    cause.members.insert(integration.to_owned());
+    let (mut progress, mut again) = cause.progress.joined(cause.members.len(), now);
+    if cause.wants_notice(policy) && !again {
+        (progress, again) = (progress.noticed(progress.size, now), true);
+    }
+    let sequence = std::mem::replace(&mut cause.progress, progress).notices;
+    let mut mails = Vec::new();
+    if again {
+        cause.story = Story { affected: Some(cause.progress.size), ..story() };
+        cause.notified.extend(policy.operators.iter().cloned());
+        mails = policy.operators.iter().map(|person| mail(cause, sequence, person, MailKind::Operator, &cause.story)).collect();
+    }
+    (CauseChange::Join(Box::new(cause.outline())), mails)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn operators_hear_of_causes() {
-        let key = |reason| cause_key(reason, "sequr", "t1", Some("r"));
+        let key = |reason| cause_key(reason, Belongs { app: "sequr", tenant: "t1", reader: Some("r") });
         for (reason, expected) in [
             (Reason::TokenRevoked, None),
             (Reason::ClientCredentialExpired, Some("app:sequr:client_credential_expired")),
@@ -158,7 +434,8 @@ mod tests {
     fn an_ignorance_that_lasts_is_a_tenants_until_three_suffer() {
         let mut suffering = Suffering::default();
         let key = |suffering: &Suffering, tenant: &str, own: &[&str]| {
-            lasting_key(Reason::Timeout, tenant, suffering, own.iter().copied()).unwrap_or_default()
+            let own = own.iter().map(|key| (*key).to_owned()).collect();
+            lasting_key(Reason::Timeout, tenant, suffering, &own).unwrap_or_default()
         };
         suffering.note("a", None, Some(Reason::Timeout));
         suffering.note("a", None, Some(Reason::Timeout));
@@ -175,8 +452,8 @@ mod tests {
         assert_eq!(suffering.tenants(Reason::Timeout), 3, "the tenant's other integration still suffers");
         suffering.note("a", Some(Reason::Timeout), None);
         assert_eq!(key(&suffering, "d", &[]), "upstream:timeout:d", "two again");
-        assert_eq!(lasting_key(Reason::TokenRevoked, "a", &suffering, std::iter::empty()), None);
-        assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &suffering, std::iter::empty()), None);
+        assert_eq!(lasting_key(Reason::TokenRevoked, "a", &suffering, &BTreeSet::new()), None);
+        assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &suffering, &BTreeSet::new()), None);
     }
 
     #[test]
@@ -196,5 +473,50 @@ mod tests {
             assert_eq!((next.size, notified), (size, again), "{sentence}");
             assert_eq!(next.notices, 1 + u32::from(again), "{sentence}");
         }
+    }
+
+    fn story(integration: &str) -> Story {
+        Story {
+            integration: integration.to_owned(),
+            display_name: integration.to_owned(),
+            app: String::new(),
+            client_id: String::new(),
+            tenant: String::new(),
+            access: super::super::integration::Access::Delegated,
+            reason: Reason::Timeout,
+            items: Vec::new(),
+            code: None,
+            request_id: None,
+            restorable_until: None,
+            permissions: Vec::new(),
+            since: Timestamp::default(),
+            at: Timestamp::default(),
+            link: super::super::notification::LinkTarget::None,
+            undeliverable: None,
+            by: None,
+            origin: None,
+            affected: None,
+            renewed: None,
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_saved_is_notified_by_whoever_joined_meanwhile() {
+        let operators = ["sre".to_owned()];
+        let policy = CausePolicy { operators: &operators, send_resolved: true };
+        let (none, wanted) = (BTreeSet::new(), BTreeMap::from([("k".to_owned(), Reason::Timeout)]));
+        let mut causes = Causes::default();
+        let (a, b) = (Member { name: "a", own: &none, wanted: &wanted }, Member { name: "b", own: &none, wanted: &wanted });
+        let sent =
+            |causes: &mut Causes, member: Member<'_>| causes.change(member, policy, |_| story(member.name), Timestamp(5)).mails.len();
+        assert_eq!((sent(&mut causes, a), sent(&mut causes, b)), (1, 0), "one mail about both");
+        causes.revert(a, &[]);
+        let own = BTreeSet::from(["k".to_owned()]);
+        let again = Member { own: &own, ..b };
+        assert!(!causes.are_as_wanted(again, policy), "the mail was in the transaction that failed");
+        assert_eq!(sent(&mut causes, again), 1);
+        assert!(causes.are_as_wanted(again, policy));
+        assert_eq!(sent(&mut causes, a), 0, "the first one joins");
+        assert_eq!(causes.of("a"), own);
     }
 }

@@ -22,8 +22,8 @@ mod text;
 mod time;
 mod verdict;
 
-pub use alert::{Alert, Notice, decide};
-pub use cause::{Cause, Progress, Suffering, cause_key, lasting_key};
+pub use alert::{AlertChange, AlertEvent, AlertPolicy, Judgement, Mail, OpenAlert, change_alert};
+pub use cause::{Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering, wanted_causes};
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};

@@ -140,8 +140,6 @@ pub struct IntegrationState {
     pub candidate: Option<(Reason, u32)>,
     /// The verdict's reason was seen in the directory.
     pub exact: bool,
-    /// The open alert's reason was seen in the directory.
-    pub alert_exact: bool,
     /// The last conclusive probes.
     pub recent: Recent,
     /// It is broken because it flaps.
@@ -189,6 +187,14 @@ impl IntegrationState {
     pub fn confirmed_health(&self, enabled: &[Check]) -> Health {
         let whole = enabled.iter().all(|check| self.check(*check).is_some_and(|c| !matches!(c.outcome, Outcome::Unknown(_))));
         if self.verdict == Verdict::Healthy && whole && !self.checks.is_empty() { Health::Working } else { self.health(enabled) }
+    }
+
+    /// Why nothing is known, while nothing is.
+    pub fn ignorance(&self) -> Option<Reason> {
+        match self.overall() {
+            Some(Outcome::Unknown(reason)) => Some(reason),
+            _ => None,
+        }
     }
 
     /// The moments that are remembered.

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::domain::{Cause, CredentialExpiry, IntegrationState, LinkTarget, Outcome, Reason, Remedy, Story, Timestamp, Verdict};
+use crate::domain::{Causes, CredentialExpiry, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Story, Timestamp, Verdict};
 use crate::metrics::Facts;
-use crate::store::{OpenAlert, SavedIntegration};
+use crate::store::SavedIntegration;
 
 /// What the evaluator needs to know of an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,12 +43,12 @@ pub(super) struct Tracked {
 
 impl Tracked {
     /// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
-    pub(super) fn adopt<'c>(watched: Watched, saved: Option<SavedIntegration>, causes: impl Iterator<Item = &'c Cause>) -> Self {
+    pub(super) fn adopt(watched: Watched, saved: Option<SavedIntegration>, causes: &Causes) -> Self {
         let (state, tenant_guid, alert) = match saved.filter(|s| s.identity == watched.identity) {
             Some(saved) => (saved.state, saved.tenant_guid, saved.alert),
             None => (IntegrationState::default(), None, None),
         };
-        let causes = causes.filter(|c| c.members.contains(&watched.facts.name)).map(|c| c.key.clone()).collect();
+        let causes = causes.of(&watched.facts.name);
         let watched = Arc::new(watched);
         Self { state, tenant_guid, credentials: Vec::new(), alert, causes, probed: None, watched: Arc::clone(&watched) }.watching(watched)
     }
@@ -58,6 +58,17 @@ impl Tracked {
         self.state.checks.retain(|c| watched.facts.checks.contains(&c.check));
         self.watched = watched;
         self
+    }
+
+    /// As it is saved.
+    pub(super) fn saved(&self) -> SavedIntegration {
+        SavedIntegration {
+            name: self.watched.facts.name.clone(),
+            identity: self.watched.identity.clone(),
+            state: self.state.clone(),
+            tenant_guid: self.tenant_guid.clone(),
+            alert: self.alert.clone(),
+        }
     }
 
     /// What is published, with the tenant's GUID once it is known.
@@ -96,24 +107,6 @@ impl Tracked {
             affected: None,
             renewed: None,
         }
-    }
-}
-
-/// The reader's own troubles are one thing for every tenant it shares them in, unless they are about one tenant.
-pub(super) fn reader_key(watched: &Watched, reason: Reason) -> Option<String> {
-    let reader = watched.reader.as_deref()?;
-    Some(if reason == Reason::ReaderPermissionMissing {
-        format!("reader:{reader}:{}", watched.tenant)
-    } else {
-        format!("reader:{reader}:{}", reason.label())
-    })
-}
-
-/// Why nothing is known of an integration, while nothing is.
-pub(super) fn ignorance(state: &IntegrationState) -> Option<Reason> {
-    match state.overall() {
-        Some(Outcome::Unknown(reason)) => Some(reason),
-        _ => None,
     }
 }
 

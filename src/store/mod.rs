@@ -42,7 +42,7 @@ pub use locks::DaemonLock;
 pub use notifications::{FailedAttempt, MailAbout, OtherMails, Queued};
 pub use revocations::LinksState;
 pub use rotation::{Rotated, rotate_key};
-pub use states::{CauseChange, Event, OpenAlert, ProbeRecord, SavedIntegration};
+pub use states::{Event, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 
 use locks::CommandLock;

@@ -95,8 +95,15 @@ struct PermissionRow {
     granted: Option<bool>,
 }
 
+/// What a row holds: a state, and whether the directory said what the open alert says.
+#[derive(Default)]
+pub(super) struct Saved {
+    pub(super) state: IntegrationState,
+    pub(super) alert_exact: bool,
+}
+
 /// A state as JSON.
-pub(super) fn state_to_json(state: &IntegrationState) -> String {
+pub(super) fn state_to_json(state: &IntegrationState, alert_exact: bool) -> String {
     let (verdict, verdict_reason, verdict_since) = match state.verdict {
         Verdict::Unknown => ("unknown", None, None),
         Verdict::Healthy => ("healthy", None, None),
@@ -123,7 +130,7 @@ pub(super) fn state_to_json(state: &IntegrationState) -> String {
         unknown_for_ms: millis(state.unknown_for),
         named: state.named.map(|n| (n.reason.label().to_owned(), n.exact)),
         exact: state.exact,
-        alert_exact: state.alert_exact,
+        alert_exact,
         recent: state.recent.to_text(),
         flapping: state.flapping,
         renewed: state.renewed,
@@ -133,14 +140,14 @@ pub(super) fn state_to_json(state: &IntegrationState) -> String {
 }
 
 /// A state from JSON; what a newer version wrote and this one does not know is left out.
-pub(super) fn state_from_json(json: &str) -> Option<IntegrationState> {
+pub(super) fn state_from_json(json: &str) -> Option<Saved> {
     let row: StateRow = serde_json::from_str(json).ok()?;
     let verdict = match (row.verdict.as_str(), row.verdict_reason.as_deref().and_then(Reason::from_label), row.verdict_since) {
         ("healthy", ..) => Verdict::Healthy,
         ("broken", Some(reason), Some(since)) => Verdict::Broken { reason, since: Timestamp(since) },
         _ => Verdict::Unknown,
     };
-    Some(IntegrationState {
+    let state = IntegrationState {
         checks: row.checks.into_iter().filter_map(check_state).collect(),
         verdict,
         failures: row.failures,
@@ -159,12 +166,12 @@ pub(super) fn state_from_json(json: &str) -> Option<IntegrationState> {
         unknown_for: Duration::from_millis(row.unknown_for_ms),
         named: row.named.and_then(|(reason, exact)| Some(Named { reason: Reason::from_label(&reason)?, exact })),
         exact: row.exact,
-        alert_exact: row.alert_exact,
         recent: Recent::from_text(&row.recent),
         flapping: row.flapping,
         renewed: row.renewed,
         known_groups: row.known_groups.into_iter().map(known_group).collect(),
-    })
+    };
+    Some(Saved { state, alert_exact: row.alert_exact })
 }
 
 fn millis(duration: Duration) -> u64 {

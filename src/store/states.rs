@@ -1,25 +1,12 @@
 //! States, alerts, causes and events: what one probe changes is saved in one piece.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::rows::{state_from_json, state_to_json, story_from_json, story_to_json};
+use super::rows::{Saved, state_from_json, state_to_json, story_from_json, story_to_json};
 use super::{Kind, Store, StoreError, notifications};
-use crate::domain::{Cause, IntegrationState, Notification, Progress, Reason, Story, Timestamp};
-
-/// An alert that is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenAlert {
-    /// Stable for one episode of failure.
-    pub id: String,
-    /// The reason last told.
-    pub reason: Reason,
-    /// When it was opened.
-    pub since: Timestamp,
-    /// Notices so far.
-    pub notices: u32,
-}
+use crate::domain::{Cause, CauseChange, IntegrationState, Notification, OpenAlert, Progress, Reason, Story, Timestamp};
 
 /// An integration as it was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,19 +21,6 @@ pub struct SavedIntegration {
     pub tenant_guid: Option<String>,
     /// Its open alert.
     pub alert: Option<OpenAlert>,
-}
-
-/// A change to the causes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CauseChange {
-    /// Opens a cause with its first member.
-    Open(Box<Cause>),
-    /// One more suffers from it: what the operators are notified of now, and the story of the mail if they are notified again.
-    Join(String, Box<(Progress, Option<Story>)>),
-    /// One fewer does; the moment, if it is the one that the last mail names.
-    Leave(String, Option<Timestamp>),
-    /// Nobody does any more.
-    Close(String),
 }
 
 /// Something worth remembering in an integration's history.
@@ -112,7 +86,11 @@ impl Store {
         self.read(move |c| {
             let mut statement =
                 c.prepare("SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations")?;
-            let integrations = statement.query_map([], |row| saved_integration(row, now))?.collect::<Result<Vec<_>, _>>()?;
+            let mut integrations = statement.query_map([], |row| saved_integration(row, now))?.collect::<Result<Vec<_>, _>>()?;
+            let mut notified = notified(c)?;
+            for alert in integrations.iter_mut().filter_map(|saved| saved.alert.as_mut()) {
+                alert.notified = notified.remove(&alert.id).unwrap_or_default();
+            }
             let mut statement = c.prepare("SELECT key, alert, reason, story, since, notices, notified_at, size, named_left FROM causes")?;
             let moment = |at: i64| Timestamp(at).min(now);
             let progress = |r: &rusqlite::Row<'_>| {
@@ -128,7 +106,8 @@ impl Store {
                 let (Some(reason), Some(story)) = (Reason::from_label(&reason), story_from_json(&story)) else { continue };
                 let story = Story { since: story.since.min(now), at: story.at.min(now), ..story };
                 let members = members.query_map([&key], |r| r.get(0))?.collect::<Result<_, _>>()?;
-                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since).min(now), members, progress });
+                let notified = notified.remove(&alert).unwrap_or_default();
+                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since).min(now), members, progress, notified });
             }
             Ok((integrations, loaded))
         })
@@ -144,8 +123,16 @@ impl Store {
             let mut statement = c.prepare_cached(
                 "SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations WHERE name = ?1",
             )?;
-            let mut load = |name: &String| Ok(statement.query_row([name], |row| saved_integration(row, now)).optional()?);
-            names.iter().filter_map(|name| load(name).transpose()).collect()
+            let mut people = c.prepare_cached("SELECT DISTINCT recipient FROM notifications WHERE alert = ?1")?;
+            let mut loaded = Vec::with_capacity(names.len());
+            for name in &names {
+                let Some(mut saved) = statement.query_row([name], |row| saved_integration(row, now)).optional()? else { continue };
+                if let Some(alert) = &mut saved.alert {
+                    alert.notified = people.query_map([&alert.id], |r| r.get(0))?.collect::<Result<_, _>>()?;
+                }
+                loaded.push(saved);
+            }
+            Ok(loaded)
         })
         .await
     }
@@ -183,23 +170,6 @@ impl Store {
         .await
     }
 
-    /// Alerts and causes that were opened while there was nobody to mail to: names of integrations, keys of causes.
-    ///
-    /// # Errors
-    /// The database refuses.
-    pub async fn untold(&self) -> Result<(HashSet<String>, HashSet<String>), StoreError> {
-        self.read(|c| {
-            let names = |sql: &str| -> Result<HashSet<String>, StoreError> {
-                let mut statement = c.prepare(sql)?;
-                Ok(statement.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?)
-            };
-            let silent = "NOT EXISTS (SELECT 1 FROM notifications n WHERE n.alert = t.alert)";
-            let alerts = names(&format!("SELECT name FROM integrations t WHERE alert IS NOT NULL AND {silent}"))?;
-            Ok((alerts, names(&format!("SELECT key FROM causes t WHERE {silent}"))?))
-        })
-        .await
-    }
-
     /// Saves something that happened to an integration, and that no probe found.
     ///
     /// # Errors
@@ -222,33 +192,36 @@ impl Store {
         })
         .await
     }
+}
 
-    /// People who were told of an alert, in the order in which they were.
-    ///
-    /// # Errors
-    /// The database refuses.
-    pub async fn told(&self, alert: &str) -> Result<Vec<String>, StoreError> {
-        let alert = alert.to_owned();
-        self.read(move |c| {
-            let mut statement =
-                c.prepare_cached("SELECT recipient FROM notifications WHERE alert = ?1 GROUP BY recipient ORDER BY min(id)")?;
-            Ok(statement.query_map([alert], |r| r.get(0))?.collect::<Result<Vec<_>, _>>()?)
-        })
-        .await
+/// Who was notified of every alert that is open, and of every cause.
+fn notified(c: &Connection) -> Result<HashMap<String, BTreeSet<String>>, StoreError> {
+    let mut statement = c.prepare(
+        "SELECT alert, recipient FROM notifications
+         WHERE alert IN (SELECT alert FROM integrations WHERE alert IS NOT NULL UNION SELECT alert FROM causes)",
+    )?;
+    let mut notified: HashMap<String, BTreeSet<String>> = HashMap::new();
+    for row in statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))? {
+        let (alert, recipient): (String, String) = row?;
+        notified.entry(alert).or_default().insert(recipient);
     }
+    Ok(notified)
 }
 
 fn saved_integration(row: &rusqlite::Row<'_>, now: Timestamp) -> rusqlite::Result<SavedIntegration> {
     let (alert, reason): (Option<String>, Option<String>) = (row.get(4)?, row.get(5)?);
     let (since, notices): (Option<i64>, u32) = (row.get(6)?, row.get(7)?);
     let alert = alert.zip(reason.as_deref().and_then(Reason::from_label)).zip(since);
-    Ok(SavedIntegration {
-        name: row.get(0)?,
-        identity: row.get(1)?,
-        state: not_after(now, state_from_json(&row.get::<_, String>(2)?).unwrap_or_default()),
-        tenant_guid: row.get(3)?,
-        alert: alert.map(|((id, reason), since)| OpenAlert { id, reason, since: Timestamp(since).min(now), notices }),
-    })
+    let Saved { state, alert_exact: exact } = state_from_json(&row.get::<_, String>(2)?).unwrap_or_default();
+    let alert = alert.map(|((id, reason), since)| OpenAlert {
+        id,
+        reason,
+        exact,
+        since: Timestamp(since).min(now),
+        notices,
+        notified: BTreeSet::new(),
+    });
+    Ok(SavedIntegration { name: row.get(0)?, identity: row.get(1)?, state: not_after(now, state), tenant_guid: row.get(3)?, alert })
 }
 
 /// What was saved while the clock stood ahead has happened, but not in the future: whatever is compared with it would wait until then.
@@ -267,7 +240,7 @@ fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), Stor
     .execute(params![
         saved.name,
         saved.identity,
-        state_to_json(&saved.state),
+        state_to_json(&saved.state, alert.is_some_and(|a| a.exact)),
         saved.tenant_guid,
         alert.map(|a| &a.id),
         alert.map(|a| a.reason.label()),
@@ -296,50 +269,43 @@ pub(super) fn save_event(c: &Connection, integration: &str, event: &Event) -> Re
 
 fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result<(), StoreError> {
     match change {
-        CauseChange::Open(cause) => {
+        CauseChange::Open(cause) | CauseChange::Join(cause) => {
             let progress = &cause.progress;
-            c.execute(
+            // Whoever joins saves the cause, too: the transaction of the one who opened it may have failed.
+            c.prepare_cached(
                 "INSERT INTO causes (key, alert, reason, story, since, notices, notified_at, size, named_left) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                  ON CONFLICT (key) DO UPDATE SET alert = excluded.alert, reason = excluded.reason, story = excluded.story, since = excluded.since,
                      notices = excluded.notices, notified_at = excluded.notified_at, size = excluded.size, named_left = excluded.named_left",
-                params![
-                    cause.key,
-                    cause.alert,
-                    cause.reason.label(),
-                    story_to_json(&cause.story),
-                    cause.since.0,
-                    progress.notices,
-                    progress.notified.0,
-                    progress.size,
-                    progress.named_left.map(|at| at.0)
-                ],
-            )?;
-            c.execute("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)", params![cause.key, integration])?;
-        }
-        CauseChange::Join(key, change) => {
-            let (progress, story) = &**change;
-            c.prepare_cached("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)")?.execute(params![key, integration])?;
-            c.prepare_cached(
-                "UPDATE causes SET notices = ?2, notified_at = ?3, size = ?4, named_left = ?5, story = coalesce(?6, story) WHERE key = ?1",
             )?
             .execute(params![
-                key,
+                cause.key,
+                cause.alert,
+                cause.reason.label(),
+                story_to_json(&cause.story),
+                cause.since.0,
                 progress.notices,
                 progress.notified.0,
                 progress.size,
-                progress.named_left.map(|at| at.0),
-                story.as_ref().map(story_to_json)
+                progress.named_left.map(|at| at.0)
             ])?;
+            c.prepare_cached("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)")?.execute(params![cause.key, integration])?;
         }
         CauseChange::Leave(key, named_left) => {
-            c.prepare_cached("DELETE FROM cause_members WHERE key = ?1 AND integration = ?2")?.execute(params![key, integration])?;
+            leave(c, key, integration)?;
             if let Some(at) = named_left {
                 c.execute("UPDATE causes SET named_left = ?2 WHERE key = ?1", params![key, at.0])?;
             }
         }
-        CauseChange::Close(key) => {
-            c.execute("DELETE FROM causes WHERE key = ?1", params![key])?;
+        CauseChange::Close(key, alert) => {
+            leave(c, key, integration)?;
+            // It may have opened anew since.
+            c.execute("DELETE FROM causes WHERE key = ?1 AND alert = ?2", params![key, alert])?;
         }
     }
+    Ok(())
+}
+
+fn leave(c: &Connection, key: &str, integration: &str) -> Result<(), StoreError> {
+    c.prepare_cached("DELETE FROM cause_members WHERE key = ?1 AND integration = ?2")?.execute(params![key, integration])?;
     Ok(())
 }

@@ -1,11 +1,14 @@
 //! The store on real files.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::domain::{Access, Cause, IntegrationState, LinkTarget, MailKind, Notification, Progress, Reason, Story, Timestamp, Verdict};
+use crate::domain::{
+    Access, Cause, CauseChange, IntegrationState, LinkTarget, MailKind, Notification, OpenAlert, Progress, Reason, Story, Timestamp,
+    Verdict,
+};
 use crate::secret::Secret;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -51,13 +54,17 @@ fn notification(sequence: u32, recipient: &str) -> Notification {
     Notification { alert: "a1".to_owned(), sequence, kind: MailKind::Alert, recipient: recipient.to_owned(), story: story() }
 }
 
+fn open_alert(id: &str, since: Timestamp) -> OpenAlert {
+    OpenAlert { id: id.to_owned(), reason: Reason::TokenRevoked, exact: false, since, notices: 1, notified: BTreeSet::new() }
+}
+
 fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRecord {
     let state = IntegrationState {
         verdict: Verdict::Broken { reason: Reason::TokenRevoked, since: NOW },
         failures: 2,
         ..IntegrationState::default()
     };
-    let alert = OpenAlert { id: "a1".to_owned(), reason: Reason::TokenRevoked, since: NOW, notices: 1 };
+    let alert = open_alert("a1", NOW);
     let integration =
         SavedIntegration { name: "acme".to_owned(), identity: "t/c".to_owned(), state, tenant_guid: None, alert: Some(alert) };
     let events = vec![Event { kind: "broken".to_owned(), at: NOW, detail: "token_revoked".to_owned() }];
@@ -75,22 +82,30 @@ async fn what_a_probe_changes_survives() {
         since: NOW,
         members: HashSet::from(["acme".to_owned()]),
         progress: Progress::opened(NOW),
+        notified: BTreeSet::new(),
     };
     let grown = Progress { notices: 2, size: 2, named_left: None, notified: Timestamp(NOW.0 - 5) };
     let written = record(
         vec![notification(0, "ada@example.com")],
-        vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join("app:x".to_owned(), Box::new((grown.clone(), None)))],
+        vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join(Box::new(Cause { progress: grown.clone(), ..cause.clone() }))],
     );
     open(&folder).expect("a new database").save_probe(written.clone()).await.expect("saved");
     let store = open(&folder).expect("the same database");
-    assert_eq!(store.load(NOW).await.expect("loaded"), (vec![written.integration.clone()], vec![Cause { progress: grown, ..cause }]));
+    let mut integration = written.integration.clone();
+    integration.alert.as_mut().expect("open").notified.insert("ada@example.com".to_owned());
+    assert_eq!(store.load(NOW).await.expect("loaded"), (vec![integration], vec![Cause { progress: grown, ..cause }]));
     assert_eq!(store.events("acme").await.expect("events"), written.events);
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert_eq!(due.iter().map(|q| &q.notification).collect::<Vec<_>>(), [&written.notifications[0]]);
     store
-        .save_probe(record(vec![], vec![CauseChange::Leave("app:x".to_owned(), Some(NOW)), CauseChange::Close("app:x".to_owned())]))
+        .save_probe(record(
+            vec![],
+            vec![CauseChange::Leave("app:x".to_owned(), Some(NOW)), CauseChange::Close("app:x".to_owned(), "another".to_owned())],
+        ))
         .await
         .expect("saved");
+    assert_eq!(store.load(NOW).await.expect("loaded").1.len(), 1, "it has opened anew since");
+    store.save_probe(record(vec![], vec![CauseChange::Close("app:x".to_owned(), "a2".to_owned())])).await.expect("saved");
     assert_eq!(store.load(NOW).await.expect("loaded").1, vec![]);
 }
 
@@ -114,7 +129,8 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
     let second = store.due_notifications(later, 10).await.expect("due");
     assert_eq!((second.len(), second[0].notification.sequence, second[0].first_sequence), (1, 1, 0));
     assert_eq!(store.last_mail().await.expect("last"), Some(later));
-    assert_eq!(store.told("a1").await.expect("told"), ["ada@x.org", "bob@x.org"]);
+    let notified = store.load(NOW).await.expect("loaded").0[0].alert.clone().expect("open").notified;
+    assert_eq!(notified.into_iter().collect::<Vec<_>>(), ["ada@x.org", "bob@x.org"]);
     assert_eq!(store.prune_notifications(Timestamp(i64::MAX)).await.expect("pruned"), 0, "the alert is still open");
 }
 
@@ -202,12 +218,12 @@ async fn mails_wait_for_their_integration() {
         assert_eq!((now.len(), store.outbox().await.expect("an outbox").1), (waiting, waiting as i64), "{names:?}");
         assert!(now.iter().all(|m| m.notification.recipient == "bob@example.com"), "the one that was sent is not sent again");
     }
-    assert_eq!(store.untold().await.expect("names").0.len(), 0);
     let silent = record(Vec::new(), Vec::new());
-    let alert = OpenAlert { id: "a9".to_owned(), reason: Reason::TokenRevoked, since: NOW, notices: 1 };
+    let alert = open_alert("a9", NOW);
     let integration = SavedIntegration { alert: Some(alert), ..silent.integration.clone() };
     store.save_probe(ProbeRecord { integration, ..silent }).await.expect("saved");
-    assert!(store.untold().await.expect("names").0.contains("acme"), "an alert without a mail");
+    let saved = store.load(NOW).await.expect("loaded").0;
+    assert!(saved[0].alert.as_ref().expect("open").notified.is_empty(), "an alert without a mail");
 }
 
 #[tokio::test]
@@ -710,7 +726,7 @@ async fn nothing_that_was_saved_lies_in_the_future() {
         last_probe: Some(late),
         ..IntegrationState::default()
     };
-    written.integration.alert = Some(OpenAlert { id: "a1".to_owned(), reason: Reason::TokenRevoked, since: late, notices: 1 });
+    written.integration.alert = Some(open_alert("a1", late));
     let cause = Cause {
         key: "app:x".to_owned(),
         alert: "a2".to_owned(),
@@ -719,6 +735,7 @@ async fn nothing_that_was_saved_lies_in_the_future() {
         since: late,
         members: HashSet::from(["acme".to_owned()]),
         progress: Progress::opened(late),
+        notified: BTreeSet::new(),
     };
     written.causes = vec![CauseChange::Open(Box::new(cause))];
     store.save_probe(written).await.expect("saved");

@@ -1,0 +1,112 @@
+//! An outage: a whole fleet joins one cause within an interval, and leaves it again. Run with `cargo bench --bench outage`; the first argument
+//! after `--` is the size of the fleet. Entra is left out: what is measured is folding, deciding, saving and publishing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use consentry::domain::{Access, Check, CheckResult, Details, Diagnosis, LinkTarget, Outcome, Reason, Thresholds, Timestamp};
+use consentry::metrics::{Facts, Families, Published};
+use consentry::monitor::{Evaluator, Policy, Seen, Watched};
+use consentry::store::Store;
+use tokio::sync::{Notify, Semaphore};
+
+/// Probes in flight at once, as `probe.concurrency` has it.
+const AT_ONCE: usize = 64;
+
+const START: Timestamp = Timestamp::from_seconds(1_790_000_000);
+
+fn main() {
+    let size = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(100_000);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(outage(size));
+}
+
+async fn outage(size: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(&folder.path().join("c.db"), &folder.path().join("c.key")).expect("a database");
+    let policy = Policy {
+        thresholds: Thresholds { failure: 2, success: 1, lasting: Duration::from_secs(3600) },
+        mail: true,
+        operators: vec!["sre@example.com".to_owned()],
+        send_resolved: true,
+    };
+    let told = (Families::new().expect("families"), Arc::new(Published::default()));
+    let watched = (0..size).map(watched).collect();
+    let evaluator = Arc::new(Evaluator::start(store, policy, told, Arc::new(Notify::new()), watched, START).await.expect("an evaluator"));
+    round(&evaluator, size, "all is well", Outcome::Pass, 0).await;
+    round(&evaluator, size, "an outage begins", Outcome::Unknown(Reason::UpstreamUnavailable), 300).await;
+    round(&evaluator, size, "everybody joins the cause", Outcome::Unknown(Reason::UpstreamUnavailable), 7200).await;
+    round(&evaluator, size, "everybody leaves it", Outcome::Pass, 7500).await;
+}
+
+async fn round(evaluator: &Arc<Evaluator>, size: usize, what: &str, outcome: Outcome, seconds: i64) {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let (started, used) = (Instant::now(), cpu());
+    let at = Timestamp(START.0 + seconds * 1000);
+    let mut probes = tokio::task::JoinSet::new();
+    for index in 0..size {
+        let permit = Arc::clone(&room).acquire_owned().await.expect("room");
+        let evaluator = Arc::clone(evaluator);
+        probes.spawn(async move {
+            let steady = evaluator.steady().await;
+            let seen = Seen { steady: at, duration: Duration::from_millis(100), ..Seen::default() };
+            evaluator.apply(&steady, &name(index), &diagnosis(outcome), seen, at).await;
+            drop(permit);
+        });
+    }
+    while probes.join_next().await.is_some() {}
+    let (elapsed, used) = (started.elapsed().as_secs_f64(), cpu() - used);
+    println!("{what:<28} {:>9.0} probes a second, {:.3} ms of CPU a probe", size as f64 / elapsed, used * 1000.0 / size as f64);
+}
+
+fn name(index: usize) -> String {
+    format!("customer-{index:06}")
+}
+
+fn diagnosis(outcome: Outcome) -> Diagnosis {
+    let check = |check| CheckResult { check, outcome, details: Details::default() };
+    Diagnosis {
+        checks: vec![check(Check::EnterpriseApp), check(Check::Consent), check(Check::GroupAccess)],
+        permissions: Vec::new(),
+        groups_visible: None,
+        required_groups: Vec::new(),
+        exact: false,
+        reader_fault: None,
+        directory_silent: false,
+    }
+}
+
+fn watched(index: usize) -> Watched {
+    let tenant = format!("00000000-0000-0000-0000-{index:012}");
+    Watched {
+        facts: Facts {
+            name: name(index),
+            app: "sequr".into(),
+            client_id: "00000000-0000-0000-0000-0000000000aa".into(),
+            tenant: tenant.clone(),
+            display_name: format!("Customer number {index}"),
+            access: Access::Delegated,
+            labels: BTreeMap::new(),
+            reader: None,
+            checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
+            credentials: Vec::new(),
+        },
+        identity: format!("{tenant}/app"),
+        tenant,
+        app_display_name: "Sequr".into(),
+        reader: None,
+        admins: vec![format!("it@t{index}.example")],
+        permissions: vec!["User.Read".to_owned()].into(),
+        link: LinkTarget::Builtin,
+    }
+}
+
+/// Seconds of CPU that this process has used (Linux).
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    // utime and stime, in the kernel's fixed 100 ticks a second.
+    (ticks(11) + ticks(12)) / 100.0
+}
