@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::fold::says_the_same;
+use super::fold::refines;
 use super::notification::{MailKind, Notification, Story};
 use super::reason::{Audience, Reason};
 use super::time::Timestamp;
-use super::verdict::Verdict;
+use super::verdict::{Named, Verdict};
 
 /// An alert that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,13 @@ pub struct OpenAlert {
     pub notices: u32,
     /// Who was notified of it.
     pub notified: BTreeSet<String>,
+}
+
+impl OpenAlert {
+    /// What the last notice called the failure, and how good its source was.
+    const fn named(&self) -> Named {
+        Named { reason: self.reason, exact: self.exact }
+    }
 }
 
 /// What is held to be true of an integration.
@@ -153,7 +160,7 @@ pub fn change_alert(
             unchanged(Some(OpenAlert { exact: open.exact || exact, ..open.clone() }))
         }
         // The same said more exactly is no change.
-        (Some(open), Verdict::Broken { reason, .. }) if !open.exact && exact && says_the_same(open.reason, reason) => {
+        (Some(open), Verdict::Broken { reason, .. }) if refines(open.named(), Named { reason, exact }) => {
             unchanged(Some(OpenAlert { reason, exact, ..open.clone() }))
         }
         (Some(open), Verdict::Broken { reason, .. }) => {
@@ -225,6 +232,7 @@ mod tests {
             ("not knowing is not", open(TokenRevoked), Verdict::Unknown, false, policy, ""),
             ("the same said more exactly is not", open(AppMissing), broken(AppDeleted), true, policy, ""),
             ("nor is the same from the directory", open(AppDeleted), broken(AppDeleted), true, policy, ""),
+            ("found among the deleted items later is not", Some(firing(AppMissing, true, &["it"])), broken(AppDeleted), true, policy, ""),
             (
                 "another word of the directory is",
                 Some(firing(AppDeleted, true, &["it"])),

@@ -8,7 +8,7 @@ use super::alert::OpenAlert;
 use super::notification::{MailKind, Notification, Story};
 use super::reason::{Audience, Reason};
 use super::time::Timestamp;
-use super::verdict::{IntegrationState, Thresholds};
+use super::verdict::{CheckState, IntegrationState, Thresholds};
 
 /// Something that many integrations suffer from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,8 @@ impl Progress {
     /// whoever the last mail names is well for long.
     pub fn joined(&self, members: usize, now: Timestamp) -> (Self, bool) {
         let members = u32::try_from(members).unwrap_or(u32::MAX);
-        let lately = |at: Timestamp| now.since(at) < PAUSE;
+        // A moment in the future was saved before the clock was set back.
+        let lately = |at: Timestamp| at <= now && now.since(at) < PAUSE;
         if lately(self.notified) {
             return (Self { size: self.size.max(members), ..self.clone() }, false);
         }
@@ -105,16 +106,14 @@ pub fn wanted_causes(probed: Probed<'_>, belongs: Belongs<'_>, thresholds: Thres
     // Seen twice, like every failure.
     let reader = after.reader_fault.filter(|_| before.reader_fault.is_some());
     let reader = reader.and_then(|r| Some((reader_key(r, belongs)?, r)));
-    let unknown = after.ignorance().and_then(|reason| {
-        let key = match reason {
-            Reason::CredentialUnreadable if after.unknowns >= thresholds.failure => cause_key(reason, belongs),
-            Reason::CredentialUnreadable => None,
-            _ if after.unknown_for < thresholds.lasting => None,
-            _ => lasting_key(reason, belongs.tenant, suffering, own),
-        };
-        Some((key?, reason))
+    let unreadable = after.dark(|r| r == Reason::CredentialUnreadable).find(|(_, dark, _)| dark.probes >= thresholds.failure);
+    let unreadable = unreadable.map(|(check, _, reason)| (unreadable_key(belongs.app, &unreadable_thing(check), suffering, own), reason));
+    // What passes by itself, and what nobody knows, do not hide each other.
+    let lasting = [Reason::is_transient as fn(Reason) -> bool, |r| r == Reason::Unclassified].map(|kind| {
+        let (_, _, reason) = after.dark(kind).find(|(_, dark, _)| dark.waited >= thresholds.lasting)?;
+        Some((lasting_key(reason, belongs.tenant, suffering, own)?, reason))
     });
-    [broken, unknown, reader].into_iter().flatten().collect()
+    [broken, reader, unreadable].into_iter().chain(lasting).flatten().collect()
 }
 
 /// The reader's own faults are one thing for every tenant it shares them in, unless they are about one tenant.
@@ -126,7 +125,7 @@ fn reader_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
     })
 }
 
-/// What operators are notified of as one thing when a check fails, or a credential of ours cannot be read. `None` when the reason is the
+/// What operators are notified of as one thing when a check fails. `None` when the reason is the
 /// admins' business, or one of those that have a [`LASTING`] key.
 fn cause_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
     if reason.audience() == Audience::Admins || is_lasting_only(reason) {
@@ -144,6 +143,32 @@ fn is_lasting_only(reason: Reason) -> bool {
     reason.is_inconclusive() && reason != Reason::CredentialUnreadable
 }
 
+/// What of ours cannot be read: the evidence names it.
+fn unreadable_thing(check: &CheckState) -> String {
+    check.details.note.clone().unwrap_or_default()
+}
+
+/// Where somebody suffers from an ignorance: in a tenant; a credential of ours that cannot be read is a place of its own, whose tenants tell
+/// nothing.
+pub fn suffers(state: &IntegrationState, tenant: &str) -> Option<(Reason, String)> {
+    let (check, _, reason) = state.dark(Reason::is_inconclusive).next()?;
+    let place = if reason == Reason::CredentialUnreadable { unreadable_thing(check) } else { tenant.to_owned() };
+    Some((reason, place))
+}
+
+/// The cause of a credential of ours that cannot be read: one a file while at most two are unreadable, one of the application from the third
+/// on. A secret that is shared is one thing. Whoever belongs to one stays in it.
+fn unreadable_key(app: &str, what: &str, suffering: &Suffering, own: &BTreeSet<String>) -> String {
+    let wide = format!("app:{app}:{}", Reason::CredentialUnreadable.label());
+    if let Some(known) = own.iter().find(|key| key.starts_with(&wide)) {
+        return known.clone();
+    }
+    match suffering.places(Reason::CredentialUnreadable) {
+        ..FLEET => format!("{wide}:{what}"),
+        _ => wide,
+    }
+}
+
 /// So many tenants that suffer from the same reason make it one cause of the whole fleet.
 const FLEET: usize = 3;
 
@@ -156,40 +181,42 @@ fn lasting_key(reason: Reason, tenant: &str, suffering: &Suffering, own: &BTreeS
     if !is_lasting_only(reason) {
         return None;
     }
-    if let Some(known) = own.iter().find(|key| key.starts_with(LASTING) || *key == "upstream") {
+    let same_kind = |key: &str| key.starts_with("upstream:unclassified") == (reason == Reason::Unclassified);
+    if let Some(known) = own.iter().find(|key| (key.starts_with(LASTING) && same_kind(key)) || *key == "upstream") {
         return Some(known.clone());
     }
-    Some(match suffering.tenants(reason) {
+    Some(match suffering.places(reason) {
         ..FLEET => format!("{LASTING}{}:{tenant}", reason.label()),
         _ => format!("{LASTING}{}", reason.label()),
     })
 }
 
-/// How many integrations of which tenants could not be learnt of by their last probe, and why.
+/// How many integrations could not be learnt of by their last probe, why, and where: see [`suffers`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suffering(HashMap<Reason, HashMap<String, usize>>);
 
 impl Suffering {
-    /// Notes that the reason for which nothing is known of an integration has changed.
-    pub fn note(&mut self, tenant: &str, before: Option<Reason>, after: Option<Reason>) {
+    /// Notes that the reason for which nothing is known of an integration, or its place, has changed.
+    pub fn note(&mut self, before: Option<(Reason, String)>, after: Option<(Reason, String)>) {
         if before == after {
             return;
         }
-        if let Some(tenants) = before.and_then(|reason| self.0.get_mut(&reason))
-            && let Some(count) = tenants.get_mut(tenant)
+        if let Some((reason, place)) = before
+            && let Some(places) = self.0.get_mut(&reason)
+            && let Some(count) = places.get_mut(&place)
         {
             *count -= 1;
             if *count == 0 {
-                tenants.remove(tenant);
+                places.remove(&place);
             }
         }
-        if let Some(reason) = after {
-            *self.0.entry(reason).or_default().entry(tenant.to_owned()).or_default() += 1;
+        if let Some((reason, place)) = after {
+            *self.0.entry(reason).or_default().entry(place).or_default() += 1;
         }
     }
 
-    /// In how many tenants somebody suffers from a reason.
-    pub fn tenants(&self, reason: Reason) -> usize {
+    /// In how many places somebody suffers from a reason.
+    pub fn places(&self, reason: Reason) -> usize {
         self.0.get(&reason).map_or(0, HashMap::len)
     }
 }
@@ -437,20 +464,22 @@ mod tests {
             let own = own.iter().map(|key| (*key).to_owned()).collect();
             lasting_key(Reason::Timeout, tenant, suffering, &own).unwrap_or_default()
         };
-        suffering.note("a", None, Some(Reason::Timeout));
-        suffering.note("a", None, Some(Reason::Timeout));
-        suffering.note("b", Some(Reason::Throttled), Some(Reason::Timeout));
+        let at = |reason, place: &str| Some((reason, place.to_owned()));
+        suffering.note(None, at(Reason::Timeout, "a"));
+        suffering.note(None, at(Reason::Timeout, "a"));
+        suffering.note(at(Reason::Throttled, "b"), at(Reason::Timeout, "b"));
         assert_eq!(key(&suffering, "b", &[]), "upstream:timeout:b", "two tenants");
-        suffering.note("c", None, Some(Reason::Timeout));
+        suffering.note(None, at(Reason::Timeout, "c"));
         assert_eq!(key(&suffering, "c", &[]), "upstream:timeout", "the third");
         assert_eq!(
             key(&suffering, "b", &["app:x", "upstream:network_error:b"]),
             "upstream:network_error:b",
             "whoever belongs to one stays"
         );
-        suffering.note("a", Some(Reason::Timeout), None);
-        assert_eq!(suffering.tenants(Reason::Timeout), 3, "the tenant's other integration still suffers");
-        suffering.note("a", Some(Reason::Timeout), None);
+        assert_eq!(key(&suffering, "c", &["upstream:unclassified:c"]), "upstream:timeout", "another kind hides nothing");
+        suffering.note(at(Reason::Timeout, "a"), None);
+        assert_eq!(suffering.places(Reason::Timeout), 3, "the tenant's other integration still suffers");
+        suffering.note(at(Reason::Timeout, "a"), None);
         assert_eq!(key(&suffering, "d", &[]), "upstream:timeout:d", "two again");
         assert_eq!(lasting_key(Reason::TokenRevoked, "a", &suffering, &BTreeSet::new()), None);
         assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &suffering, &BTreeSet::new()), None);
@@ -466,6 +495,7 @@ mod tests {
             ("grown by less", progress(40, None), 59, 61, 40, false),
             ("the second one, much later", progress(1, None), 2, 600, 2, true),
             ("the first left long ago", progress(10, Some(5)), 7, 70, 7, true),
+            ("notified in a future that was taken back", Progress { notified: at(100_000), ..progress(1, None) }, 2, 61, 2, true),
             ("the first left lately", progress(10, Some(30)), 7, 70, 10, false),
             ("long ago, but at most hourly", progress(10, Some(-90)), 7, 30, 10, false),
         ] {

@@ -180,6 +180,9 @@ fn not_run() -> Judged {
 fn is_exact(checks: &[CheckResult], evidence: &Evidence) -> bool {
     let primary = checks.iter().find_map(|c| if let Outcome::Fail(reason) = c.outcome { Some(reason) } else { None });
     match (primary, &evidence.directory) {
+        (Some(Reason::AppMissing | Reason::AppDeleted), Some(directory)) => {
+            matches!(directory.presence, Ok(Presence::Deleted { .. } | Presence::Absent))
+        }
         (Some(reason), Some(directory)) if reason.is_presence() => directory.knows_presence(),
         (Some(reason), Some(directory)) if reason.is_consent() => directory.delegated.is_ok() && directory.application.is_ok(),
         _ => false,

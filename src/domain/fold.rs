@@ -7,7 +7,7 @@ use super::evidence::RequiredGroup;
 use super::flapping::Recent;
 use super::reason::{Audience, Check, Reason};
 use super::time::Timestamp;
-use super::verdict::{Blind, CheckState, GoodView, IntegrationState, KnownGroup, Named, Thresholds, Verdict};
+use super::verdict::{Blind, CheckState, Dark, GoodView, IntegrationState, KnownGroup, Named, Thresholds, Verdict};
 
 /// The end of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,13 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, probe: &ProbeEnd, thre
     };
     match judged(&state, thresholds.lasting) {
         Judged::Pass => fold_pass(&mut state, thresholds),
+        // What is looked at passes, so a failure is over; what is not looked at is unknown, so nothing is called healthy.
+        Judged::Mended => {
+            fold_pass(&mut state, thresholds);
+            if state.verdict == Verdict::Healthy {
+                state.verdict = Verdict::Unknown;
+            }
+        }
         Judged::Fail(reason) => {
             state.recent = state.recent.with(false);
             let since = fold_row(&mut state, now);
@@ -58,10 +65,6 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, probe: &ProbeEnd, thre
         // Not knowing is no news: it neither confirms nor ends a failure.
         Judged::Unknown => {
             state.unknowns = state.unknowns.saturating_add(1);
-            state.unknown_for = match state.unknown_since {
-                Some(_) => state.unknown_for.saturating_add(probe.elapsed),
-                None => Duration::ZERO,
-            };
             state.unknown_since.get_or_insert(now);
         }
     }
@@ -91,6 +94,8 @@ pub fn within_grace_period(before: &IntegrationState, after: IntegrationState) -
 /// What a probe says of the integration as a whole.
 enum Judged {
     Pass,
+    /// Every check that is looked at passes, and there is one that is not.
+    Mended,
     Fail(Reason),
     /// Nothing could be learnt for so long, for a reason of the admins', that it counts as failing.
     Lasting(Blind),
@@ -107,8 +112,11 @@ fn judged(state: &IntegrationState, lasting: Duration) -> Judged {
             _ => {}
         }
     }
-    let passes = !state.checks.is_empty() && state.checks.iter().all(|c| c.outcome == Outcome::Pass);
-    if passes { Judged::Pass } else { Judged::Unknown }
+    match () {
+        () if !state.looked_at_passes() => Judged::Unknown,
+        () if state.checks.iter().all(|c| c.check.is_run()) => Judged::Pass,
+        () => Judged::Mended,
+    }
 }
 
 fn is_admins(reason: Reason) -> bool {
@@ -122,7 +130,6 @@ fn fold_pass(state: &mut IntegrationState, thresholds: Thresholds) {
     state.recent = state.recent.with(true);
     (state.successes, state.failures, state.unknowns) = (state.successes.saturating_add(1), 0, 0);
     (state.failing_since, state.unknown_since, state.candidate, state.named) = (None, None, None, None);
-    state.unknown_for = Duration::ZERO;
     let enough = match (state.flapping, state.renewed) {
         (true, true) => 1,
         (true, false) => STEADY.max(thresholds.success),
@@ -141,7 +148,7 @@ fn fold_pass(state: &mut IntegrationState, thresholds: Thresholds) {
 /// One more failing probe in the row; answers since when the row lasts.
 fn fold_row(state: &mut IntegrationState, since: Timestamp) -> Timestamp {
     (state.failures, state.successes, state.unknowns) = (state.failures.saturating_add(1), 0, 0);
-    (state.unknown_since, state.unknown_for) = (None, Duration::ZERO);
+    state.unknown_since = None;
     *state.failing_since.get_or_insert(since)
 }
 
@@ -158,7 +165,7 @@ fn fold_failure(state: &mut IntegrationState, seen: Named, since: Timestamp, thr
     };
     let known = Named { reason, exact: state.exact };
     let seen = better(known, seen, silent);
-    if seen.reason == known.reason || (seen.exact && !known.exact && says_the_same(known.reason, seen.reason)) {
+    if seen.reason == known.reason || refines(known, seen) {
         // The same, perhaps from a better source or said more exactly.
         (state.candidate, state.exact) = (None, known.exact || seen.exact);
         return Verdict::Broken { reason: seen.reason, since: known_since };
@@ -176,17 +183,26 @@ fn fold_failure(state: &mut IntegrationState, seen: Named, since: Timestamp, thr
     state.verdict
 }
 
-/// What a weaker source says while the stronger one is away never renames what that one has said.
+/// What a weaker source says never renames what the stronger one has said: while that one is away for a moment, and, where both say the same,
+/// while it is shut out for good.
 fn better(known: Named, seen: Named, silent: bool) -> Named {
+    let weaker = !seen.exact && says_the_same(seen.reason, known.reason);
     match () {
         () if seen.reason == known.reason => Named { exact: known.exact || seen.exact, ..seen },
-        () if known.exact && silent => known,
+        () if known.exact && (silent || weaker) => known,
         () => seen,
     }
 }
 
+/// Whether one name says the same as the other more exactly: from a better source, or because the application was found among the deleted
+/// items meanwhile.
+pub(super) fn refines(known: Named, seen: Named) -> bool {
+    let found = known.reason == Reason::AppMissing && seen.reason == Reason::AppDeleted;
+    seen.exact && says_the_same(known.reason, seen.reason) && (!known.exact || found)
+}
+
 /// Whether one reason may be the other, said less exactly by a weaker source.
-pub(super) fn says_the_same(weaker: Reason, stronger: Reason) -> bool {
+fn says_the_same(weaker: Reason, stronger: Reason) -> bool {
     let one_of = |reasons: [Reason; 2]| reasons.contains(&weaker) && reasons.contains(&stronger);
     one_of([Reason::AppMissing, Reason::AppDeleted]) || one_of([Reason::ConsentMissing, Reason::PermissionMissing])
 }
@@ -206,6 +222,7 @@ fn fold_check(old: Option<&CheckState>, result: &CheckResult, probe: &ProbeEnd) 
         success,
         last_success: if result.outcome == Outcome::Pass { Some(probe.at) } else { old.and_then(|o| o.last_success) },
         blind: fold_blind(old.and_then(|o| o.blind), result.outcome, probe),
+        dark: fold_dark(old.and_then(|o| o.dark), result.outcome, probe),
     }
 }
 
@@ -218,6 +235,18 @@ fn fold_blind(old: Option<Blind>, outcome: Outcome, probe: &ProbeEnd) -> Option<
         (Some(blind), true) => Some(Blind { reason, ..blind }),
         (None, true) => Some(Blind { reason, since: probe.at, waited: Duration::ZERO }),
         (blind, false) => blind,
+    }
+}
+
+/// Counted from the first unknown with a reason of the operators' to the next conclusive result; unknowns of the admins' in between neither
+/// end nor restart it.
+fn fold_dark(old: Option<Dark>, outcome: Outcome, probe: &ProbeEnd) -> Option<Dark> {
+    let Outcome::Unknown(reason) = outcome else { return None };
+    let waited = old.map(|d| Dark { waited: d.waited.saturating_add(probe.elapsed), ..d });
+    match (waited, is_admins(reason)) {
+        (Some(dark), false) => Some(Dark { probes: dark.probes.saturating_add(1), ..dark }),
+        (None, false) => Some(Dark { waited: Duration::ZERO, probes: 1 }),
+        (dark, true) => dark,
     }
 }
 

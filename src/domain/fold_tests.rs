@@ -199,6 +199,16 @@ fn the_best_evidence_names_the_failure() {
             AppDeleted,
         ),
         (
+            "found among the deleted items later",
+            vec![deleted(AppMissing), deleted(AppMissing), deleted(AppDeleted), deleted(AppDeleted)],
+            AppDeleted,
+        ),
+        (
+            "the reader is shut out for good",
+            vec![deleted(AppDeleted), deleted(AppDeleted), token(AppMissing), token(AppMissing)],
+            AppDeleted,
+        ),
+        (
             "another word of the directory does, when it is seen twice",
             vec![deleted(PermissionMissing), deleted(PermissionMissing), deleted(ConsentMissing), deleted(ConsentMissing)],
             ConsentMissing,

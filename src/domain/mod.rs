@@ -23,7 +23,9 @@ mod time;
 mod verdict;
 
 pub use alert::{AlertChange, AlertEvent, AlertPolicy, Judgement, Mail, OpenAlert, change_alert};
-pub use cause::{Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering, wanted_causes};
+pub use cause::{
+    Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering, suffers, wanted_causes,
+};
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
@@ -39,4 +41,4 @@ pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
 pub use text::{foreign, one_line};
 pub use time::Timestamp;
-pub use verdict::{Blind, CheckState, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict};
+pub use verdict::{Blind, CheckState, Dark, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict};

@@ -43,6 +43,11 @@ impl Check {
         }
     }
 
+    /// Whether this version looks at it.
+    pub const fn is_run(self) -> bool {
+        !matches!(self, Self::Provisioning | Self::Credential)
+    }
+
     /// The check with this label.
     pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.label() == label)
@@ -256,8 +261,8 @@ reasons! {
         "The answer was not what Entra or Graph send."
         "Wait; look for a proxy that answers in their place if it lasts.";
     Unclassified "unclassified" ContactSupport Operators any
-        "Entra answered with an error that Consentry does not know."
-        "Look the error code up; reason_overrides can teach Consentry its meaning.";
+        "Nothing could be learnt: Entra answered with an error that Consentry does not know, or this version does not run the check."
+        "Read the evidence: where it has an error code, reason_overrides can teach Consentry its meaning.";
 }
 
 /// What re-authenticating leaves alone, for reasons of which [`Reason::leaves_provisioning`] holds.
@@ -322,6 +327,10 @@ impl Reason {
 
     /// Whether this reason can appear in `check`: which series `consentry_checks` has from the start.
     pub fn possible_in(self, check: Check) -> bool {
+        // Where nothing else tells whether the application is there, a refusal for want of consent leaves that open.
+        if self == Self::ConsentMissing && check == Check::EnterpriseApp {
+            return true;
+        }
         match self.scope() {
             Scope::Anywhere => self.is_shared() || check <= Check::GroupAccess,
             Scope::Only(only) => only == check,
@@ -367,6 +376,7 @@ mod tests {
             (Reason::AppDeleted, Check::GroupAccess, true),
             (Reason::AppDeleted, Check::Credential, false),
             (Reason::PermissionMissing, Check::EnterpriseApp, false),
+            (Reason::ConsentMissing, Check::EnterpriseApp, true),
             (Reason::TokenRevoked, Check::EnterpriseApp, true),
             (Reason::TokenRevoked, Check::Provisioning, false),
             (Reason::GroupMissing, Check::Consent, false),

@@ -53,6 +53,17 @@ pub struct CheckState {
     pub last_success: Option<Timestamp>,
     /// It has been unknown for a reason of the admins' since its last conclusive result.
     pub blind: Option<Blind>,
+    /// The same for a reason of the operators'.
+    pub dark: Option<Dark>,
+}
+
+/// A check about which a reason of the operators' (a network that is away, mostly) leaves nothing to be learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dark {
+    /// For how long, counted on a clock that nobody sets.
+    pub waited: Duration,
+    /// In so many probes.
+    pub probes: u32,
 }
 
 /// A check about which a reason of the admins' (a dead token, mostly) leaves nothing to be learnt.
@@ -132,8 +143,6 @@ pub struct IntegrationState {
     pub failing_since: Option<Timestamp>,
     /// When the present row of probes that said nothing began.
     pub unknown_since: Option<Timestamp>,
-    /// For how long, counted on a clock that nobody sets.
-    pub unknown_for: Duration,
     /// The best name of the present row of failing probes.
     pub named: Option<Named>,
     /// Another reason than the verdict's, seen so many times in a row.
@@ -189,12 +198,27 @@ impl IntegrationState {
         if self.verdict == Verdict::Healthy && whole && !self.checks.is_empty() { Health::Working } else { self.health(enabled) }
     }
 
-    /// Why nothing is known, while nothing is.
-    pub fn ignorance(&self) -> Option<Reason> {
-        match self.overall() {
-            Some(Outcome::Unknown(reason)) => Some(reason),
+    /// Checks that this version looks at.
+    fn run(&self) -> impl Iterator<Item = &CheckState> {
+        self.checks.iter().filter(|c| c.check.is_run())
+    }
+
+    /// Every check that is looked at passes, and there is one.
+    pub fn looked_at_passes(&self) -> bool {
+        self.run().next().is_some() && self.run().all(|c| c.outcome == Outcome::Pass)
+    }
+
+    /// Checks of which nothing could be learnt for a reason of this kind, whatever is known of the others.
+    pub fn dark(&self, kind: impl Fn(Reason) -> bool) -> impl Iterator<Item = (&CheckState, Dark, Reason)> {
+        self.run().filter_map(move |c| match (c.outcome, c.dark) {
+            (Outcome::Unknown(reason), Some(dark)) if kind(reason) => Some((c, dark, reason)),
             _ => None,
-        }
+        })
+    }
+
+    /// Why nothing could be learnt of a check, where that is the operators' business.
+    pub fn ignorance(&self) -> Option<Reason> {
+        self.dark(Reason::is_inconclusive).map(|(_, _, reason)| reason).next()
     }
 
     /// The moments that are remembered.

@@ -64,7 +64,9 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
         "gauge",
     );
     for check in Check::ALL {
-        let reasons = Reason::ALL.iter().copied().filter(|r| r.possible_in(check)).map(Some);
+        // A list of overrides can give any reason to any check; what is seen is counted.
+        let seen = |r: Reason| counts.get(&(check, Some(r))).is_some_and(|n| *n > 0);
+        let reasons = Reason::ALL.iter().copied().filter(|r| r.possible_in(check) || seen(*r)).map(Some);
         for reason in std::iter::once(None).chain(reasons) {
             let count = counts.get(&(check, reason)).copied().unwrap_or_default();
             let _ =
@@ -178,6 +180,7 @@ mod tests {
             success: Some(false),
             last_success: Some(at),
             blind: None,
+            dark: None,
         };
         let permission = PermissionState {
             resource: "microsoft_graph".to_owned(),
@@ -200,6 +203,16 @@ mod tests {
         let families = Families::new().expect("families");
         let text = write(&families, published, Format::Text);
         text.lines().filter(|l| l.starts_with(name)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_reason_is_counted_wherever_it_is_seen() {
+        let published = Published::default();
+        let mut unusual = state(Outcome::Unknown(Reason::GroupMissing));
+        unusual.checks[0].check = Check::EnterpriseApp;
+        published.set(&facts("Acme"), &unusual);
+        let counted = r#"consentry_checks{check="enterprise_app",reason="group_missing"} 1"#;
+        assert!(lines_of(&published, "consentry_checks").iter().any(|line| line == counted));
     }
 
     #[test]

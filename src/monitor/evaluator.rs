@@ -201,6 +201,9 @@ impl Evaluator {
     /// The wall clock was set: no moment that is remembered lies in the future.
     pub fn heal(&self, now: Timestamp) {
         let mut tracked = self.lock();
+        for alert in tracked.values_mut().filter_map(|entry| entry.alert.as_mut()) {
+            alert.since = alert.since.min(now);
+        }
         for entry in tracked.values_mut().filter(|entry| entry.state.is_ahead_of(now)) {
             entry.state.cap(now);
             self.published.set(&entry.facts(), &entry.state);
@@ -244,11 +247,11 @@ impl Evaluator {
     /// Shows what a probe has seen, to everybody who reads.
     fn publish(&self, name: &str, before: &Tracked, after: &Tracked, now: Timestamp) {
         log_checks(name, &before.state, &after.state);
-        if let (Verdict::Broken { since, .. }, Verdict::Healthy) = (before.state.verdict, after.state.verdict) {
+        if let (Verdict::Broken { since, .. }, Verdict::Healthy | Verdict::Unknown) = (before.state.verdict, after.state.verdict) {
             self.families.repaired(now.since(since));
         }
-        let (old, new) = (before.state.ignorance(), after.state.ignorance());
-        self.suffering.lock().unwrap_or_else(PoisonError::into_inner).note(&after.watched.tenant, old, new);
+        let (old, new) = (before.suffers(), after.suffers());
+        self.suffering.lock().unwrap_or_else(PoisonError::into_inner).note(old, new);
         self.published.set(&after.facts(), &after.state);
         if let Some(entry) = self.lock().get_mut(name) {
             entry.state = after.state.clone();
@@ -269,7 +272,12 @@ impl Evaluator {
     /// Decides who must be notified and saves everything in one transaction.
     async fn settle(&self, before: &Tracked, after: &mut Tracked, now: Timestamp) -> Result<(), StoreError> {
         let policy = self.policy();
-        let judgement = Judgement { verdict: after.state.verdict, exact: after.state.exact };
+        // What was wrong is over when everything that is looked at passes, also where something else is unknown.
+        let verdict = match after.state.verdict {
+            Verdict::Unknown if after.state.looked_at_passes() => Verdict::Healthy,
+            verdict => verdict,
+        };
+        let judgement = Judgement { verdict, exact: after.state.exact };
         let AlertChange { alert, event, mails } =
             change_alert(before.alert.as_ref(), judgement, policy.alerts(&after.watched), new_id, now);
         after.alert = alert;
@@ -358,7 +366,7 @@ fn new_id() -> String {
 fn suffering(tracked: &HashMap<String, Tracked>) -> Suffering {
     let mut suffering = Suffering::default();
     for entry in tracked.values() {
-        suffering.note(&entry.watched.tenant, None, entry.state.ignorance());
+        suffering.note(None, entry.suffers());
     }
     suffering
 }

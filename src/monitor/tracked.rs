@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::domain::{Causes, CredentialExpiry, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Story, Timestamp, Verdict};
+use crate::domain::{
+    Causes, CredentialExpiry, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Story, Timestamp, Verdict, suffers,
+};
 use crate::metrics::Facts;
 use crate::store::SavedIntegration;
 
@@ -71,6 +73,11 @@ impl Tracked {
         }
     }
 
+    /// Why and where nothing is known of it: see [`suffers`].
+    pub(super) fn suffers(&self) -> Option<(Reason, String)> {
+        suffers(&self.state, &self.watched.tenant)
+    }
+
     /// What is published, with the tenant's GUID once it is known.
     pub(super) fn facts(&self) -> Facts {
         let tenant = self.tenant_guid.clone().unwrap_or_else(|| self.watched.facts.tenant.clone());
@@ -93,7 +100,8 @@ impl Tracked {
             tenant: watched.tenant.clone(),
             access: watched.facts.access,
             reason,
-            items: details.items,
+            // What of ours cannot be read is named by the note alone.
+            items: if reason == Reason::CredentialUnreadable { details.note.into_iter().collect() } else { details.items },
             code: details.code,
             request_id: details.request_id,
             restorable_until: details.restorable_until,

@@ -125,12 +125,16 @@ impl<'a> Words<'a> {
         ];
         if !story.items.is_empty() {
             let what = match story.reason {
+                Reason::CredentialUnreadable => "What cannot be read",
                 Reason::GroupsNotVisible => "What is missing",
                 Reason::GroupMissing => "Groups that cannot be found",
                 Reason::PermissionUnexpected => "Permissions that are not needed",
                 _ => "Missing permissions",
             };
-            facts.push((what, story.items.iter().map(|i| foreign(i, 80)).collect::<Vec<_>>().join(", ")));
+            // An error of ours is one sentence, and no name that a tenant chose.
+            let ours = story.reason == Reason::CredentialUnreadable;
+            let shown = |item: &String| if ours { one_line(item, 300) } else { foreign(item, 80) };
+            facts.push((what, story.items.iter().map(shown).collect::<Vec<_>>().join(", ")));
         }
         if let Some(affected) = story.affected {
             facts.push(("Integrations that suffer from it", affected.to_string()));
@@ -289,7 +293,7 @@ fn resolved(words: &Words<'_>) -> Body {
         subject: format!("Working again: {app} for {name}"),
         heading: format!("{app} works again for {name}"),
         color: "#067647",
-        lead: std::iter::once("All checks pass again. You need not do anything.".to_owned())
+        lead: std::iter::once("What was wrong is over. You need not do anything.".to_owned())
             .chain(renewed)
             .chain(std::iter::once(format!("What was wrong: {}", words.story.reason.sentence())))
             .collect(),

@@ -190,3 +190,12 @@ fn the_name_of_whoever_signed_in_is_no_link() {
         assert!(text.contains(&format!("Who: {shown}\n")), "{name}: {text}");
     }
 }
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let what = "cannot read /etc/consentry/secret: Permission denied (os error 13)";
+    let mut notification = notification(MailKind::Operator, Reason::CredentialUnreadable);
+    notification.story.items = vec![what.to_owned()];
+    let mail = render(&notification, 0, None, &letterhead());
+    assert!(mail.text.contains(&format!("What cannot be read: {what}")), "{}", mail.text);
+}

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Blind, Check, CheckState, Day, Details, GoodView, Grant, IntegrationState, KnownGroup, LinkTarget, Named, Obstacle, Outcome,
-    PermissionState, Reason, Recent, Story, Timestamp, Undeliverable, Verdict,
+    Access, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, IntegrationState, KnownGroup, LinkTarget, Named, Obstacle,
+    Outcome, PermissionState, Reason, Recent, Story, Timestamp, Undeliverable, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -30,8 +30,6 @@ pub(super) struct StateRow {
     day: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     good_view: Option<GoodViewRow>,
-    #[serde(default)]
-    unknown_for_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     named: Option<(String, bool)>,
     #[serde(default)]
@@ -85,6 +83,9 @@ struct CheckRow {
     restorable_until: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     blind: Option<BlindRow>,
+    /// For how many milliseconds, and in how many probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dark: Option<(u64, u32)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,7 +128,6 @@ pub(super) fn state_to_json(state: &IntegrationState, alert_exact: bool) -> Stri
         reader_fault: state.reader_fault.map(|r| r.label().to_owned()),
         day: state.day.to_text(),
         good_view: state.good_view.as_ref().map(|v| GoodViewRow { groups: v.groups, required: v.required.clone() }),
-        unknown_for_ms: millis(state.unknown_for),
         named: state.named.map(|n| (n.reason.label().to_owned(), n.exact)),
         exact: state.exact,
         alert_exact,
@@ -163,7 +163,6 @@ pub(super) fn state_from_json(json: &str) -> Option<Saved> {
         reader_fault: row.reader_fault.as_deref().and_then(Reason::from_label),
         day: Day::from_text(&row.day).unwrap_or_default(),
         good_view: row.good_view.map(|v| GoodView { groups: v.groups, required: v.required }),
-        unknown_for: Duration::from_millis(row.unknown_for_ms),
         named: row.named.and_then(|(reason, exact)| Some(Named { reason: Reason::from_label(&reason)?, exact })),
         exact: row.exact,
         recent: Recent::from_text(&row.recent),
@@ -203,6 +202,7 @@ fn check_row(state: &CheckState) -> CheckRow {
         note: details.note.clone(),
         restorable_until: details.restorable_until.map(|t| t.0),
         blind: state.blind.map(|b| (b.reason.label().to_owned(), b.since.0, millis(b.waited))),
+        dark: state.dark.map(|d| (millis(d.waited), d.probes)),
     }
 }
 
@@ -227,6 +227,7 @@ fn check_state(row: CheckRow) -> Option<CheckState> {
         since: Timestamp(row.since),
         success: row.success,
         last_success: row.last_success.map(Timestamp),
+        dark: row.dark.map(|(waited, probes)| Dark { waited: Duration::from_millis(waited), probes }),
         blind: row.blind.and_then(|(reason, since, waited)| {
             let reason = Reason::from_label(&reason)?;
             Some(Blind { reason, since: Timestamp(since), waited: Duration::from_millis(waited) })

@@ -717,6 +717,7 @@ async fn nothing_that_was_saved_lies_in_the_future() {
         success: Some(true),
         last_success: Some(late),
         blind: None,
+        dark: None,
     };
     written.integration.state = IntegrationState {
         checks: vec![check],

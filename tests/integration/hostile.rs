@@ -173,6 +173,22 @@ async fn a_pause_begins_at_once() {
     assert_eq!(fleet.up("northwind").as_deref(), Some("1"));
 }
 
+/// A scraper of `/probe` is no person: it waits, too.
+#[tokio::test]
+async fn a_scraper_keeps_the_pause() {
+    let fleet = Fleet::start().await;
+    fleet.pass(6 * MINUTE).await;
+    let fault = FaultKind::Status { status: 429, retry_after: Some("3600".to_owned()) };
+    let tenant = Some("northwind.example".to_owned());
+    fleet.simulator.fault(Fault { endpoint: Endpoint::Token, tenant, contains: None, times: None, fault });
+    fleet.pass(6 * MINUTE).await;
+    fleet.simulator.take_requests();
+    fleet.daemon.monitor.probe_now("northwind").await;
+    fleet.pass(MINUTE).await;
+    let asked: Vec<_> = fleet.simulator.take_requests().into_iter().filter(|r| r.target.starts_with("/northwind.example/")).collect();
+    assert!(asked.is_empty(), "{asked:?}");
+}
+
 /// One tenant in trouble slows nobody else down.
 #[tokio::test]
 async fn one_tenants_trouble_is_its_own() {

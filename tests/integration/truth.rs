@@ -150,6 +150,7 @@ async fn a_check_that_is_not_run_passes_nothing() {
         assert_eq!(site.fleet.up("contoso"), None, "{list}");
         assert!(!site.fleet.reasons("contoso").is_empty(), "{list}");
         let page = Visitor::new().get(&format!("{}/integrations/contoso", site.url)).await.body;
+        assert!(page.contains("or this version does not run the check"), "{page}");
         assert!(page.contains("Not known now:") && !page.contains("All checks pass"), "{list}: {page}");
         let json = Visitor::new().get(&format!("{}/api/v1/integrations/contoso", site.url)).await.body;
         assert!(json.contains("\"state\":\"unknown\""), "{json}");
@@ -248,4 +249,73 @@ async fn a_persons_act_may_ask_once_in_spite_of_a_pause() {
     assert_eq!(posted.status, 303);
     site.fleet.pass(Duration::from_secs(1)).await;
     assert_eq!(site.fleet.reasons("contoso"), vec![], "probed at once");
+}
+
+/// What a check that nobody runs leaves unknown is not held against the rest: a failure that is over is over.
+#[tokio::test]
+async fn a_check_that_is_not_run_keeps_no_alert_open() {
+    let (old, new) = checks("contoso", "[enterprise_app, consent, group_access, credential]");
+    let fleet = fleet(&old, &new).await;
+    let (tenant, name) = ("contoso.example".to_owned(), "Door access - HQ".to_owned());
+    fleet.pass(6 * MINUTE).await;
+    fleet.act(vec![Action::DeleteGroup { tenant: tenant.clone(), name: name.clone() }]);
+    fleet.pass(HOUR).await;
+    assert_eq!((fleet.up("contoso").as_deref(), fleet.kinds("it@contoso.example")), (Some("0"), vec!["alert".to_owned()]));
+    fleet.act(vec![Action::AddGroup { tenant, name, id: None }]);
+    fleet.pass(HOUR).await;
+    assert_eq!((fleet.up("contoso"), fleet.kinds("it@contoso.example")), (None, vec!["alert".to_owned(), "resolved".to_owned()]));
+}
+
+/// A check that is not run mails nobody, and hides nothing that lasts.
+#[tokio::test]
+async fn a_check_that_is_not_run_hides_no_outage() {
+    let (old, new) = checks("contoso", "[enterprise_app, consent, group_access, credential]");
+    let fleet = fleet(&old, &new).await;
+    fleet.pass(2 * HOUR).await;
+    assert_eq!(fleet.told(), Vec::<String>::new());
+    fleet.simulator.fault(away(Some("contoso.example")));
+    fleet.pass(2 * HOUR).await;
+    let subjects: Vec<String> = fleet.mails().iter().filter_map(|(_, m)| header(m, "Subject")).collect();
+    assert_eq!(fleet.told(), ["operator to operators@demo.example"], "{subjects:?}");
+    assert!(fleet.mails()[0].1.text.contains("passing fault"), "{}", fleet.mails()[0].1.text);
+}
+
+/// Demo integrations whose tokens are in files, and the files.
+async fn with_token_files(names: &[&str]) -> (Fleet, Vec<std::path::PathBuf>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let simulator = tenants(Options::default()).await;
+    let mut text = demo::configuration(&simulator, PUBLIC_URL, USUAL);
+    let mut files = Vec::new();
+    for name in names {
+        let situation = crate::harness::situation(name);
+        let token = Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None };
+        let answer = simulator.apply(token).expect("a token");
+        let file = folder.path().join(name);
+        std::fs::write(&file, answer["refresh_token"].as_str().expect("a token")).expect("written");
+        text = text.replace(&format!("{{name: {name},"), &format!("{{refresh_token_file: {}, name: {name},", file.display()));
+        files.push(file);
+    }
+    let fleet = Fleet::with(simulator, &text).await;
+    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    fleet.pass(6 * MINUTE).await;
+    (fleet, files, folder)
+}
+
+/// What of ours cannot be read is told with its path, also where something else is wrong; two files are two things, and many are one.
+#[tokio::test]
+async fn unreadable_tokens_are_told_by_their_files() {
+    let (fleet, files, _folder) = with_token_files(&["litware", "contoso", "northwind", "tailspin"]).await;
+    fleet.act(vec![Action::EnableApp { tenant: "litware.example".to_owned(), app: demo::APP, value: false }]);
+    fleet.pass(20 * MINUTE).await;
+    assert_eq!(fleet.told(), ["alert to it@litware.example"]);
+    let told =
+        |fleet: &Fleet| fleet.mails().into_iter().filter(|(to, _)| to == "operators@demo.example").map(|(_, m)| m.text).collect::<Vec<_>>();
+    for (broken, mails) in [(0, 1), (1, 2), (2, 3), (3, 3)] {
+        std::fs::write(&files[broken], "").expect("emptied");
+        fleet.pass(20 * MINUTE).await;
+        let told = told(&fleet);
+        assert_eq!(told.len(), mails, "{told:#?}");
+        let path = files[broken].display().to_string();
+        assert!(broken == 3 || told[broken].contains(&format!("What cannot be read: {path}")) || told[broken].contains(&path), "{told:#?}");
+    }
 }
