@@ -105,7 +105,7 @@ impl Prober {
 
     /// One probe. Always ends by `deadline`; what could not be asked until then is a `timeout` in the evidence.
     pub async fn probe(&self, target: &Target, tenant_guid_wanted: bool, timeout: Duration) -> Probed {
-        let deadline = Instant::now() + timeout;
+        let mut deadline = Instant::now() + timeout;
         let directory = match &target.reader {
             Some(reader) => Some(self.ask_directory(target, reader, deadline).await),
             None => None,
@@ -119,7 +119,7 @@ impl Prober {
         pause = pause.or_else(|| app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned());
         let own = match (target.profile.access, &pause) {
             (Access::Delegated, Some(fault)) => Own { token: OwnToken::Refused(fault.clone()), access_token: None },
-            (Access::Delegated, None) => self.ask_refresh(target, deadline).await,
+            (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
             (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
         };
         let groups = match (own.access_token, pause) {
@@ -232,13 +232,13 @@ impl Prober {
     }
 
     /// A fresh token with the stored refresh token: a cached one would outlive a revoked consent by an hour.
-    async fn ask_refresh(&self, target: &Target, deadline: Instant) -> Own {
+    async fn ask_refresh(&self, target: &Target, deadline: &mut Instant) -> Own {
         let refused = |fault| Own { token: OwnToken::Refused(fault), access_token: None };
         let granted = match &target.refresh_token_file {
             // Somebody else's token: read anew, never rotated by us.
             Some(path) => match read_refresh_token(path) {
                 Ok(token) => {
-                    self.refresh(target, &token, deadline).await.map(|granted| Refreshed { granted, worked: token, generation: None })
+                    self.refresh(target, &token, *deadline).await.map(|granted| Refreshed { granted, worked: token, generation: None })
                 }
                 Err(SecretError::Read { source, .. })
                     if source.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) =>
@@ -266,11 +266,11 @@ impl Prober {
 
     /// Rotates safely: the new token is saved before anything uses its access token, the one that has just worked stays as the
     /// previous one, and when the current one is refused the previous one is tried before anybody is told.
-    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: Instant) -> Result<Refreshed, Fault> {
-        let (granted, worked) = match self.refresh(target, &stored.current, deadline).await {
+    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: &mut Instant) -> Result<Refreshed, Fault> {
+        let (granted, worked) = match self.refresh(target, &stored.current, *deadline).await {
             Ok(granted) => (granted, stored.current),
             Err(fault) => match stored.previous {
-                Some(previous) if is_about_the_token(fault.reason) => match self.refresh(target, &previous, deadline).await {
+                Some(previous) if is_about_the_token(fault.reason) => match self.refresh(target, &previous, *deadline).await {
                     Ok(granted) => (granted, previous),
                     Err(second) => return Err(Fault { retry_after: second.retry_after.or(fault.retry_after), ..fault }),
                 },
@@ -278,31 +278,42 @@ impl Prober {
             },
         };
         let generation = match &granted.refresh_token {
-            Some(next) => self.save_successor(target, stored.generation, next, &worked).await,
+            Some(next) => self.save_successor(target, stored.generation, next, &worked, deadline).await,
             None => Some(stored.generation),
         };
         Ok(Refreshed { granted, worked, generation })
     }
 
     /// Saves the next token of the line. Answers its generation; `None` when the line is not ours to go on with.
-    async fn save_successor(&self, target: &Target, generation: i64, next: &Secret, worked: &Secret) -> Option<i64> {
-        match self.store.save_rotated(&target.token_id(), generation, next, worked, self.clock.now()).await {
+    async fn save_successor(
+        &self,
+        target: &Target,
+        generation: i64,
+        next: &Secret,
+        worked: &Secret,
+        deadline: &mut Instant,
+    ) -> Option<i64> {
+        let begun = Instant::now();
+        let saved = self.store.save_rotated(&target.token_id(), generation, next, worked, self.clock.now()).await;
+        // It is our database that keeps us waiting, not Entra.
+        *deadline += begun.elapsed();
+        match saved {
             Ok(Some(generation)) => Some(generation),
             Ok(None) => {
                 tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays");
                 None
             }
-            // The old token has not been revoked by its use (Microsoft, `refresh-tokens.md`), so nothing is lost.
+            // The old token may be dead where tokens are good for one use, so the store goes on with the new one until it can be saved.
             Err(error) => {
-                tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token; the old one stays in use");
-                None
+                tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token yet; it is kept in memory");
+                Some(generation)
             }
         }
     }
 
     /// The scopes of every required resource: one token request more for each resource besides Graph. Each answer may bring a successor of
     /// the refresh token; where tokens are good for one use, the one before is dead by then.
-    async fn scopes(&self, target: &Target, refreshed: Refreshed, deadline: Instant) -> Own {
+    async fn scopes(&self, target: &Target, refreshed: Refreshed, deadline: &mut Instant) -> Own {
         let Refreshed { granted, worked, mut generation } = refreshed;
         let graph = self.entra.graph_scope();
         let unsaid = || Fault::new(Reason::InvalidResponse, "the token endpoint does not say which scopes it granted");
@@ -318,10 +329,10 @@ impl Prober {
             if scope == graph {
                 scopes.push((required.resource.clone(), graph_scopes.clone().ok_or_else(unsaid)));
             } else if !required.delegated.is_empty() {
-                let other = self.entra.refresh(target.client(self.clock.now(), deadline), &token, &scope).await;
+                let other = self.entra.refresh(target.client(self.clock.now(), *deadline), &token, &scope).await;
                 if let Some(next) = other.as_ref().ok().and_then(|g| g.refresh_token.clone()) {
                     if let Some(known) = generation {
-                        generation = self.save_successor(target, known, &next, &token).await;
+                        generation = self.save_successor(target, known, &next, &token, deadline).await;
                     }
                     token = next;
                 }

@@ -21,6 +21,18 @@ const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
 type Identity = (u64, u64);
 
+/// What killed processes have left beside a file: names that begin with its own and go on with `middle`.
+pub(super) fn remove_beside(file: &Path, middle: &str) {
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|n| n.to_str())) else { return };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let begin = format!("{name}{middle}");
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|n| n.starts_with(&begin)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// What changes whenever a file is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -97,6 +109,7 @@ impl Files {
             return false;
         }
         let Some(imprint) = &self.imprint else { return false };
+        let shorter = found.zip(self.stamp).is_some_and(|(found, known)| found.length < known.length);
         // Twice, because another process may fold the log in just now.
         for _ in 0..2 {
             match imprint_in(&self.database) {
@@ -106,6 +119,9 @@ impl Files {
                 }
                 // Nothing can be said without a descriptor; the next look will.
                 Err(error) if is_ours(&error) => return false,
+                // A log that was folded in by halves (a full disk; another process that was killed at it) leaves this, too, and the log beside
+                // it mends it. Folding in never makes a file shorter.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) && !shorter => return false,
                 _ => std::thread::sleep(std::time::Duration::from_millis(50)),
             }
         }

@@ -129,7 +129,7 @@ fn settle(c: &Connection, path: &Path, rights: Rights) -> Result<Key, StoreError
         Some(_) if sealed == 0 && rights == Rights::Daemon => {
             c.execute("UPDATE meta SET value = ?1 WHERE key = 'key_check'", [fingerprint(&key)])?;
         }
-        Some(_) => return Err(wrong(c, path, &key, sealed)?),
+        Some(_) => return Err(wrong(c, path, &key, sealed, rights)?),
         None if rights == Rights::Beside => {}
         None => {
             c.execute("INSERT INTO meta VALUES ('key_check', ?1)", [fingerprint(&key)])?;
@@ -158,8 +158,17 @@ fn lost(path: &Path, empty: bool, sealed: i64, rights: Rights) -> StoreError {
     })
 }
 
-fn wrong(c: &Connection, path: &Path, key: &Key, sealed: i64) -> Result<StoreError, StoreError> {
+fn wrong(c: &Connection, path: &Path, key: &Key, sealed: i64, rights: Rights) -> Result<StoreError, StoreError> {
     let shown = path.display();
+    if sealed == 0 {
+        let advice = match rights {
+            Rights::Beside => {
+                "put back the one that the running daemon has, or restart the daemon, which takes this one as long as nothing is encrypted"
+            }
+            Rights::Daemon | Rights::Alone => "start the daemon, which takes this one as long as nothing is encrypted",
+        };
+        return Ok(StoreError::Unusable(format!("{shown} is not the key that this database was begun with; {advice}")));
+    }
     Ok(StoreError::Unusable(if rotation::replaced(c, &fingerprint(key))? {
         format!(
             "{shown} is not the key that encrypted the {sealed} refresh tokens in the database: it is an older one, which \

@@ -7,11 +7,12 @@
 //! Several processes may have one database open (`import-token` beside the daemon); only one daemon may, and nobody beside a rotation of
 //! the key: `locks` sees to that. `files` and `worker` look after the files of an open database.
 
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -138,6 +139,8 @@ pub struct Store {
     read_places: Arc<Semaphore>,
     key: Key,
     shared: Arc<Shared>,
+    /// Rotated tokens that could not be saved yet.
+    unsaved: Arc<Mutex<HashMap<TokenId, tokens::Unsaved>>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -197,7 +200,7 @@ impl Store {
         let (writes, reads) = worker::start((connection, reader), &key, custody, Arc::clone(&shared))
             .map_err(|e| StoreError::Unusable(format!("cannot start a thread of the store: {e}")))?;
         let [write_places, read_places] = [(); 2].map(|()| Arc::new(Semaphore::new(QUEUE)));
-        Ok(Self { writes, reads, write_places, read_places, key, shared })
+        Ok(Self { writes, reads, write_places, read_places, key, shared, unsaved: Arc::default() })
     }
 
     /// The same store, of whose failures somebody is told from now on.
@@ -226,6 +229,7 @@ impl Store {
 
     /// Closes the database once everything that was asked before is done: its log is folded in, and the one file is whole.
     pub async fn close(&self) {
+        self.save_unsaved().await;
         // Its answer is that the store is closed.
         let _ = self.run(Kind::Last, |_| Ok(())).await;
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::files::remove_beside;
 use super::key::{Key, KeyFile, create, fingerprint, load_or_create, read};
 use super::locks::Solitude;
 use super::{Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens};
@@ -45,6 +46,9 @@ pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreErro
     if std::fs::symlink_metadata(&waiting).is_ok() {
         std::fs::remove_file(&waiting).map_err(|e| StoreError::Unusable(format!("cannot remove {}: {e}", waiting.display())))?;
     }
+    // Nobody else can be writing one: what killed processes have left goes.
+    remove_beside(&waiting, ".draft-");
+    remove_beside(&itself(key_file), ".draft-");
     let new = create(&waiting)?;
     let begun = connection.execute_batch("BEGIN EXCLUSIVE").map_err(StoreError::from);
     let rotated = begun.and_then(|()| seal_anew(&connection, &old, &new)).and_then(|rotated| {
@@ -346,5 +350,16 @@ mod tests {
         let columns: Vec<(String, String)> = columns.collect::<Result<_, _>>().expect("columns");
         let named: Vec<(&str, &str)> = columns.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
         assert_eq!(named, SEALED);
+    }
+
+    #[tokio::test]
+    async fn drafts_of_killed_processes_go_with_the_next_rotation() {
+        let place = Place::new().await;
+        let drafts = ["c.key.draft-x", "c.key.new.draft-y"].map(|name| place.path(name));
+        for draft in &drafts {
+            std::fs::write(draft, "a key").expect("written");
+        }
+        place.rotate();
+        assert!(drafts.iter().all(|draft| !draft.exists()));
     }
 }

@@ -751,3 +751,68 @@ async fn nothing_that_was_saved_lies_in_the_future() {
     assert_eq!((causes[0].since, causes[0].story.at, causes[0].progress.notified), (NOW, NOW, NOW));
     assert_eq!(store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe, Some(late), "what is past stays as it is");
 }
+
+/// A full disk, or a command that is killed, leaves a log folded in by halves: page 1 is newer than the rest.
+#[tokio::test]
+async fn a_log_that_was_folded_in_by_halves_is_no_foreign_database() {
+    use std::os::unix::fs::FileExt as _;
+    let folder = folder();
+    let database = folder.path().join("c.db");
+    let store = open(&folder).expect("a database");
+    store.guard(DaemonLock::take(&database).expect("a lock"));
+    store.put_token(&token_id("acme"), &Secret::new("first"), "import", NOW).await.expect("stored");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&database).expect("opened");
+    let mut pages = [0_u8; 4];
+    file.read_exact_at(&mut pages, 28).expect("read");
+    file.write_all_at(&(u32::from_be_bytes(pages) + 5).to_be_bytes(), 28).expect("written");
+    // The writer looks at the file before it begins.
+    store.put_token(&token_id("beta"), &Secret::new("second"), "import", NOW).await.expect("still written");
+    assert_eq!(store.health(), StoreHealth::Well);
+    file.write_all_at(&pages, 28).expect("written");
+}
+
+/// Where tokens are good for one use, the one before is dead: the newest one is used, saved or not.
+#[tokio::test]
+async fn a_successor_that_cannot_be_saved_is_used_all_the_same() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let (id, [one, two, three]) = (token_id("acme"), ["1", "2", "3"].map(Secret::new));
+    store.put_token(&id, &one, "import", NOW).await.expect("stored");
+    let other = raw(&folder);
+    other.execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END").expect("refusing");
+    assert!(store.save_rotated(&id, 1, &two, &one, NOW).await.is_err());
+    let stored = store.token(&id).await.expect("read").expect("a token");
+    assert_eq!((stored.current.expose(), stored.previous.as_ref().map(Secret::expose), stored.generation), ("2", Some("1"), 1));
+    other.execute_batch("DROP TRIGGER no").expect("well again");
+    assert_eq!(store.save_rotated(&id, 1, &three, &two, NOW).await.expect("saved"), Some(2));
+    assert_eq!(store.token(&id).await.expect("read").expect("a token").current.expose(), "3");
+    other.execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END").expect("refusing");
+    assert!(store.save_rotated(&id, 2, &one, &three, NOW).await.is_err());
+    other.execute_batch("DROP TRIGGER no").expect("well again");
+    drop(other);
+    store.close().await;
+    let stored = open(&folder).expect("the same").token(&id).await.expect("read").expect("a token");
+    assert_eq!((stored.current.expose(), stored.generation), ("1", 3), "saved before the end");
+}
+
+#[tokio::test]
+async fn a_known_lock_is_not_waited_for_by_every_write_anew() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let other = raw(&folder);
+    other.execute_batch("BEGIN EXCLUSIVE").expect("locked");
+    store.put_token(&token_id("a"), &Secret::new("x"), "import", NOW).await.expect_err("locked");
+    let begun = std::time::Instant::now();
+    store.put_token(&token_id("b"), &Secret::new("x"), "import", NOW).await.expect_err("locked");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn another_key_beside_an_empty_database_is_not_called_the_key_of_no_tokens() {
+    let folder = folder();
+    drop(open(&folder).expect("a database"));
+    let (database, key) = (folder.path().join("c.db"), folder.path().join("c.key"));
+    std::fs::write(&key, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("written");
+    let text = Store::open_for_command(&database, &key).map(drop).expect_err("another key").to_string();
+    assert!(text.contains("start the daemon") && !text.contains("0 refresh tokens"), "{text}");
+}

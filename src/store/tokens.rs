@@ -1,5 +1,8 @@
 //! Refresh tokens, encrypted and bound to their integration.
 
+use std::collections::HashMap;
+use std::sync::PoisonError;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::states::{Event, save_event};
@@ -8,7 +11,7 @@ use crate::domain::Timestamp;
 use crate::secret::Secret;
 
 /// Whose token it is. A name that is given to another application or tenant has no token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TokenId {
     /// Name of the integration.
     pub integration: String,
@@ -36,12 +39,36 @@ pub struct StoredToken {
     pub generation: i64,
 }
 
+/// The newest token of a line that could not be saved. Where tokens are good for one use, the one before is dead already.
+#[derive(Clone)]
+pub(super) struct Unsaved {
+    generation: i64,
+    current: Secret,
+    previous: Secret,
+    at: Timestamp,
+}
+
 impl Store {
-    /// The token of an integration.
+    fn unsaved(&self) -> std::sync::MutexGuard<'_, HashMap<TokenId, Unsaved>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries once more to save what could not be saved.
+    pub(super) async fn save_unsaved(&self) {
+        let waiting: Vec<(TokenId, Unsaved)> = self.unsaved().drain().collect();
+        for (id, token) in waiting {
+            if let Err(error) = self.save_rotated(&id, token.generation, &token.current, &token.previous, token.at).await {
+                tracing::error!(integration = id.integration, %error, "a rotated refresh token is lost: it could not be saved");
+            }
+        }
+    }
+
+    /// The token of an integration: the newest one, also where that could not be saved yet.
     ///
     /// # Errors
     /// The database refuses, or the row does not decrypt.
     pub async fn token(&self, id: &TokenId) -> Result<Option<StoredToken>, StoreError> {
+        let waiting = self.unsaved().get(id).cloned();
         let (id, key) = (id.clone(), self.key.clone());
         self.read(move |c| {
             let row = c
@@ -61,7 +88,13 @@ impl Store {
                 ))
             };
             let current = key.open(&current, &id.bound()).ok_or_else(damaged)?;
-            Ok(Some(StoredToken { current, previous: previous.and_then(|p| key.open(&p, &id.bound())), generation }))
+            Ok(Some(match waiting {
+                // What was stored meanwhile has another generation, and wins.
+                Some(newest) if newest.generation == generation => {
+                    StoredToken { current: newest.current, previous: Some(newest.previous), generation }
+                }
+                _ => StoredToken { current, previous: previous.and_then(|p| key.open(&p, &id.bound())), generation },
+            }))
         })
         .await
     }
@@ -70,7 +103,7 @@ impl Store {
     /// Answers the new generation, or `None` when somebody else was faster.
     ///
     /// # Errors
-    /// The database refuses.
+    /// The database refuses. Then the token is kept in memory, and [`Store::token`] answers it.
     pub async fn save_rotated(
         &self,
         id: &TokenId,
@@ -81,13 +114,20 @@ impl Store {
     ) -> Result<Option<i64>, StoreError> {
         let current = self.key.seal(rotated, &id.bound())?;
         let previous = self.key.seal(worked, &id.bound())?;
-        let id = id.clone();
-        self.write_relaxed(move |c| {
+        let integration = id.integration.clone();
+        let saved = self.write_relaxed(move |c| {
             let sql = "UPDATE tokens SET current = ?1, previous = ?2, generation = generation + 1, updated_at = ?3 WHERE integration = ?4 AND generation = ?5";
-            let changed = c.prepare_cached(sql)?.execute(params![current, previous, now.0, id.integration, generation])?;
+            let changed = c.prepare_cached(sql)?.execute(params![current, previous, now.0, integration, generation])?;
             Ok((changed == 1).then_some(generation + 1))
         })
-        .await
+        .await;
+        if saved.is_ok() {
+            self.unsaved().remove(id);
+        } else {
+            let kept = Unsaved { generation, current: rotated.clone(), previous: worked.clone(), at: now };
+            self.unsaved().insert(id.clone(), kept);
+        }
+        saved
     }
 
     /// Stores a token that came from outside; it replaces whatever was there.

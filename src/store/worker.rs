@@ -14,7 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::files::{Files, Finding};
+use super::files::{Files, Finding, remove_beside};
 use super::key::{self, Key};
 use super::locks::{CommandLock, DaemonLock};
 use super::{Observer, StoreError, StoreHealth, connect_reader, connect_writer};
@@ -336,7 +336,8 @@ impl Writer {
             self.stop_writing();
             refuse_overwritten(&self.shared)?;
         }
-        let asked = Instant::now();
+        // Of a lock that is known already, a write waits for one attempt; ten seconds each would stop every probe.
+        let asked = self.locked.since.unwrap_or_else(Instant::now);
         loop {
             let attempt = Instant::now();
             match self.connection.execute_batch("BEGIN IMMEDIATE") {
@@ -427,6 +428,8 @@ impl Writer {
                     kept = kept.map(|path| path.display().to_string()),
                     "the database is restored; a file that was put in its place is kept under another name"
                 );
+                // Only now: a copy may have been the only one left.
+                remove_beside(files.database(), ".restoring-");
                 (self.connection, self.files, self.synced) = (writer, Some(files), true);
                 let _ = self.reads.send(Message::Switch(Box::new(reader)));
                 lost.restored = true;
