@@ -96,7 +96,7 @@ fn host_url(at: &At<'_, '_>) -> Option<String> {
         let plain =
             url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
         let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
-        (plain && safe).then(|| text.trim_end_matches('/').to_owned())
+        (plain && safe).then(|| url.as_str().trim_end_matches('/').to_owned())
     })
 }
 
@@ -195,14 +195,24 @@ fn storage_section(section: Option<Section<'_, '_>>, file: &Path) -> Option<Stor
 pub(super) fn mail_address(at: &At<'_, '_>) -> Option<String> {
     at.checked(|text| {
         // The reason says what to write instead.
-        parse_mail_address(text.trim()).map_err(|why| format!("is not a mail address: it {why}"))
+        let address = parse_mail_address(text.trim()).map_err(|why| format!("is not a mail address: it {why}"))?;
+        can_go_out(&address)?;
+        Ok::<_, String>(address)
     })
+}
+
+/// A domain with letters beyond ASCII goes out as A-labels (RFC 5890 section 2.3.2.1), so it must have some.
+fn can_go_out(address: &str) -> Result<(), String> {
+    let domain = address.rsplit('@').next().unwrap_or_default();
+    let good = domain.is_ascii() || matches!(Host::parse(domain), Ok(Host::Domain(_)));
+    if good { Ok(()) } else { Err("is not a mail address: its domain has a character that no domain has; type it anew".to_owned()) }
 }
 
 /// A mail address with or without a name before it. The address is held to the same rules as a bare one.
 fn mailbox(at: &At<'_, '_>) -> Option<Mailbox> {
     at.checked(|text| {
         let (name, address) = parse_mailbox(text).map_err(|why| format!("is not a mail address: it {why}"))?;
+        can_go_out(&address)?;
         let unusable = |_| "is not a mail address; write it like Consentry <consentry@example.com>".to_owned();
         Ok::<_, String>(Mailbox::new(name, address.parse().map_err(unusable)?))
     })
@@ -301,15 +311,18 @@ fn mail_host(text: &str) -> Result<String, String> {
         let address = address.split(']').next().unwrap_or_default();
         return Err(format!("has brackets; write the address alone, host: \"{address}\", and a port under port"));
     }
+    if text.contains([',', ';', '%']) || text.matches(':').count() > 1 {
+        return Err(format!("is no single host name or address; {example}"));
+    }
     if let Some((host, port)) = text.rsplit_once(':') {
         let port = if port.is_empty() { "587" } else { port };
         return Err(format!("names a port; write host: {host} and beside it port: {port}"));
     }
     // The same rules as in URLs, which are those of the servers' names in certificates; a name with letters beyond ASCII goes out in its
     // ASCII form (RFC 5891).
+    let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     match Host::parse(text) {
-        Ok(Host::Domain(_)) if text.is_ascii() => Ok(text.to_owned()),
-        Ok(Host::Domain(name)) => Ok(name),
+        Ok(Host::Domain(name)) if plain(&name) => Ok(if text.is_ascii() { text.to_owned() } else { name }),
         _ => Err(format!("is no host name; {example}")),
     }
 }
@@ -410,6 +423,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn domains_that_cannot_go_out_are_refused() {
+        for (address, good) in [
+            ("it@m\u{fc}nchen.example", true),
+            ("it@\u{4f8b}\u{3048}.example", true),
+            ("it@exam\u{2025}ple.com", false),
+            ("it@192.0.2.\u{ff11}", false),
+            ("it@exa\u{ff0f}mple.com", false),
+            ("it@xn--\u{fc}.example", false),
+            ("it@a\u{2488}com", false),
+        ] {
+            assert_eq!(can_go_out(address).is_ok(), good, "{address}");
+        }
+    }
+
+    #[test]
     fn mail_hosts_are_names_or_addresses_alone() {
         for (text, expected) in [
             ("smtp.example.com", Ok("smtp.example.com")),
@@ -437,7 +465,11 @@ mod tests {
             ("smtp.example.com\u{a0}", Err("holds blanks")),
             ("user@smtp.example.com", Err("user under username")),
             ("smtp.example.com/relay", Err("is no host name")),
-            ("smtp,example.com|x", Err("is no host name")),
+            ("smtp.example.com|x", Err("is no host name")),
+            ("a.example,b.example", Err("is no single host name")),
+            ("a.example;b.example", Err("is no single host name")),
+            ("smtp%2eexample.com", Err("is no single host name")),
+            ("fe80::1%eth0:25", Err("is no single host name")),
         ] {
             match (mail_host(text), expected) {
                 (Ok(host), Ok(expected)) => assert_eq!(host, expected, "{text}"),

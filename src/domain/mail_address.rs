@@ -74,8 +74,10 @@ pub fn parse_hello(text: &str) -> Result<String, &'static str> {
     const WRONG: &str = "is no host name; write this machine's full name, like consentry.example.com, or an address like [192.0.2.1]";
     let name = text.trim();
     if let Some(literal) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
-        let address = literal.strip_prefix("IPv6:").unwrap_or(literal);
-        let good = !address.is_empty() && address.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, ':' | '.'));
+        let good = match literal.strip_prefix("IPv6:") {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => literal.parse::<std::net::Ipv4Addr>().is_ok(),
+        };
         return if good { Ok(name.to_owned()) } else { Err(WRONG) };
     }
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -236,6 +238,7 @@ mod tests {
             ("192.0.2.1", false),
             ("[]", false),
             ("[x]", false),
+            ("[1.2.3.4.5.6]", false),
             ("con_sentry.example.com", false),
             ("consentry.example.com\r\nMAIL FROM:<a@b.example>", false),
             ("-a.example.com", false),

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::message::{Letterhead, fingerprint, render};
-use super::retry::{AFTER_SILENCE, History, LATELY, Next, SILENCES, next};
+use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
 use super::smtp::{Blame, Dictated, Failure, SmtpSettings, Undelivered, dictate, on_the_wire};
 use crate::clock::Clock;
 use crate::domain::{LinkTarget, MailKind, Notification, Obstacle, Story, Timestamp, Undeliverable, one_line};
@@ -28,6 +28,17 @@ pub struct Outbox {
     unsaved: Arc<Mutex<HashMap<i64, Unsaved>>>,
     /// Mails that are being sent, by this notifier or by one that has been replaced meanwhile.
     under_way: Arc<Mutex<HashSet<i64>>>,
+    /// The mail server, and how many connections to it are open: attempts of a notifier that has been replaced count, too.
+    door: Arc<Mutex<Option<Door>>>,
+}
+
+/// Connections to one mail server.
+#[derive(Debug)]
+struct Door {
+    host: String,
+    port: u16,
+    most: usize,
+    open: Arc<Semaphore>,
 }
 
 /// What the database does not know yet.
@@ -46,6 +57,18 @@ impl Outbox {
 
     fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections to a mail server, which are the same as long as server and number are.
+    fn connections(&self, smtp: &SmtpSettings) -> Arc<Semaphore> {
+        let most = smtp.connections.max(1);
+        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = door.as_ref().filter(|d| d.host == smtp.host && d.port == smtp.port && d.most == most) {
+            return Arc::clone(&same.open);
+        }
+        let open = Arc::new(Semaphore::new(most));
+        *door = Some(Door { host: smtp.host.clone(), port: smtp.port, most, open: Arc::clone(&open) });
+        open
     }
 
     /// Takes a mail, unless it is under way already.
@@ -128,7 +151,7 @@ pub struct Notifier {
 impl Notifier {
     /// Puts the parts together.
     pub fn new(settings: NotifierSettings, store: Store, families: Families, clock: Clock, outbox: Outbox) -> Self {
-        let connections = Arc::new(Semaphore::new(settings.smtp.connections.max(1)));
+        let connections = outbox.connections(&settings.smtp);
         Self { settings: Arc::new(settings), store, families, clock, outbox, connections }
     }
 
@@ -202,19 +225,23 @@ impl Notifier {
 
     /// Starts what is due, as far as there is room.
     async fn start_due(&self, attempts: &mut JoinSet<Result<(), StoreError>>, stop: &watch::Receiver<bool>) -> Result<(), StoreError> {
+        self.families.set_queue(self.store.outbox().await?.1);
         let room = self.settings.smtp.connections.max(1).saturating_sub(attempts.len());
         if room == 0 {
             return Ok(());
         }
         let busy = u32::try_from(self.outbox.under_way().len()).unwrap_or(u32::MAX);
         let due = self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?;
-        self.families.set_queue(self.store.outbox().await?.1);
         let claimed = due.into_iter().filter_map(|queued| Some((self.outbox.claim(queued.id)?, queued)));
         for (claim, queued) in claimed.take(room) {
             let (notifier, stop) = (self.clone(), stop.clone());
             attempts.spawn(async move {
-                // It waits for farewells at most, which are short. Nobody closes it.
-                let Ok(connection) = Arc::clone(&notifier.connections).acquire_owned().await else { return Ok(()) };
+                // It waits for farewells, or for what an earlier configuration has under way. Nobody closes it.
+                let connection = tokio::select! {
+                    connection = Arc::clone(&notifier.connections).acquire_owned() => connection,
+                    () = stopped(stop.clone(), Duration::ZERO) => return Ok(()),
+                };
+                let Ok(connection) = connection else { return Ok(()) };
                 let sent = notifier.send(&queued, connection, stop).await;
                 drop(claim);
                 sent
@@ -231,6 +258,10 @@ impl Notifier {
             Some(Unsaved::Sent) => return self.mark_sent(queued.id, now).await,
             Some(Unsaved::HandedOver) => return self.mark_handed_over(queued.id, now).await,
             None => {}
+        }
+        // Between the reading of what is due and the claim, an earlier attempt may have ended.
+        if !self.store.is_as_read(queued).await? {
+            return Ok(());
         }
         if queued.unanswered >= SILENCES {
             // The last time this process ended while it waited for the answer.
@@ -295,7 +326,11 @@ impl Notifier {
         let problem = problem(dialogue, &notification.recipient);
         let now = self.clock.now();
         let others = match failure.blame {
-            Blame::Recipient => self.store.other_mails(&notification.recipient, now.minus(LATELY)).await?,
+            Blame::Recipient => {
+                // What was taken before this recipient was refused for the first time does not show whether the server takes mails now.
+                let since = queued.first_rejection.map_or(now, |first| first.min(now));
+                self.store.other_mails(&notification.recipient, since).await?
+            }
             Blame::Content | Blame::Transport | Blame::Unanswered => OtherMails { taken: true, failing: false },
         };
         let history = History {

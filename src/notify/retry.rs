@@ -54,9 +54,6 @@ const REJECTED_FOR: Duration = Duration::from_secs(5 * 86_400);
 /// Fewer refusals than this never end a mail, however long ago the first was: the wall clock may have been set.
 const LEAST_REJECTIONS: u32 = 4;
 
-/// A mail that the server took lately shows that it takes mails.
-pub(super) const LATELY: Duration = Duration::from_secs(5 * 86_400);
-
 /// The pause after a mail that was handed over without an answer: a server that is slow today has found its way back by then, and the reader
 /// does not get one copy after the other.
 pub(super) const AFTER_SILENCE: Duration = Duration::from_secs(3600);

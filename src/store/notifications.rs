@@ -60,16 +60,22 @@ pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result
     Ok(())
 }
 
-/// Waiting mails in the order in which they were decided; a later mail of an alert waits for the earlier ones to the same person.
+/// That no earlier mail waits that is of the same alert, or about the same integration, and to the same person: the last mail that is read
+/// tells the truth. The story of a cause may name one integration now and another one later.
+const FIRST: &str = "
+    NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
+                AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM notifications e
+                    WHERE json_extract(e.story, '$.integration') = json_extract(n.story, '$.integration') AND e.recipient = n.recipient
+                    AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL AND e.suspended = 0)";
+
+/// Waiting mails in the order in which they were decided.
 const DUE: &str = "
     SELECT id, alert, sequence, recipient, kind, story, attempts, rejections,
            (SELECT min(f.sequence) FROM notifications f WHERE f.alert = n.alert AND f.recipient = n.recipient),
            first_rejected_at, unanswered
     FROM notifications n
-    WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0 AND due_at <= ?1
-      AND NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
-                      AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)
-    ORDER BY id LIMIT ?2";
+    WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0 AND due_at <= ?1 AND ";
 
 /// A mail about an integration, for its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +126,7 @@ impl Store {
     /// The database refuses.
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Queued>, StoreError> {
         self.read(move |c| {
-            let mut statement = c.prepare_cached(DUE)?;
+            let mut statement = c.prepare_cached(&format!("{DUE}{FIRST} ORDER BY id LIMIT ?2"))?;
             let mut rows = statement.query(params![now.0, limit])?;
             let mut due = Vec::new();
             while let Some(r) = rows.next()? {
@@ -142,6 +148,20 @@ impl Store {
         .await
     }
 
+    /// Whether a mail still waits as it was read: nobody has sent, failed or handed it over since.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn is_as_read(&self, queued: &Queued) -> Result<bool, StoreError> {
+        let (id, attempts, unanswered) = (queued.id, queued.attempts, queued.unanswered);
+        self.read(move |c| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM notifications WHERE id = ?1 AND attempts = ?2 AND unanswered = ?3
+                           AND sent_at IS NULL AND given_up_at IS NULL AND suspended = 0)";
+            Ok(c.prepare_cached(sql)?.query_row(params![id, attempts, unanswered], |r| r.get(0))?)
+        })
+        .await
+    }
+
     /// When the next waiting mail is due, and how many wait.
     ///
     /// # Errors
@@ -149,10 +169,11 @@ impl Store {
     pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
         self.read(|c| {
             // A mail behind an earlier one to the same person is due no sooner than that one.
-            let sql = "SELECT min(due_at) FILTER (WHERE NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
-                           AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)), count(*)
-                       FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0";
-            Ok(c.prepare_cached(sql)?.query_row([], |r| Ok((r.get::<_, Option<i64>>(0)?.map(Timestamp), r.get(1)?)))?)
+            let sql = format!(
+                "SELECT min(due_at) FILTER (WHERE {FIRST}), count(*)
+                 FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0"
+            );
+            Ok(c.prepare_cached(&sql)?.query_row([], |r| Ok((r.get::<_, Option<i64>>(0)?.map(Timestamp), r.get(1)?)))?)
         })
         .await
     }
@@ -239,12 +260,13 @@ impl Store {
     /// The database refuses.
     pub async fn heal_mail_times(&self, now: Timestamp) -> Result<usize, StoreError> {
         self.write_relaxed(move |c| {
+            // What was saved between the reading of `now` and this write is no sign of a clock that was set.
             let due = "UPDATE notifications SET due_at = ?1 + pause
-                       WHERE sent_at IS NULL AND given_up_at IS NULL AND due_at > ?1 + pause";
+                       WHERE sent_at IS NULL AND given_up_at IS NULL AND due_at > ?1 + pause + 5000";
             let past =
                 "UPDATE notifications SET created_at = min(created_at, ?1), sent_at = min(sent_at, ?1), given_up_at = min(given_up_at, ?1),
                             first_rejected_at = min(first_rejected_at, ?1)
-                        WHERE created_at > ?1 OR sent_at > ?1 OR given_up_at > ?1 OR first_rejected_at > ?1";
+                        WHERE created_at > ?1 + 5000 OR sent_at > ?1 + 5000 OR given_up_at > ?1 + 5000 OR first_rejected_at > ?1 + 5000";
             let healed = c.prepare_cached(due)?.execute([now.0])?;
             Ok(healed + c.prepare_cached(past)?.execute([now.0])?)
         })

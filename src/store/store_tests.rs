@@ -816,3 +816,39 @@ async fn another_key_beside_an_empty_database_is_not_called_the_key_of_no_tokens
     let text = Store::open_for_command(&database, &key).map(drop).expect_err("another key").to_string();
     assert!(text.contains("start the daemon") && !text.contains("0 refresh tokens"), "{text}");
 }
+
+#[tokio::test]
+async fn a_mail_that_has_moved_on_is_not_as_it_was_read() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    store.save_probe(record(vec![notification(0, "ada@x.org"), notification(0, "bob@x.org")], vec![])).await.expect("saved");
+    let due = store.due_notifications(NOW, 10).await.expect("due");
+    assert!(store.is_as_read(&due[0]).await.expect("read") && store.is_as_read(&due[1]).await.expect("read"));
+    store.mark_failed(due[0].id, failed(NOW, 1, false), Vec::new()).await.expect("marked");
+    store.mark_sent(due[1].id, NOW).await.expect("marked");
+    assert!(!store.is_as_read(&due[0]).await.expect("read") && !store.is_as_read(&due[1]).await.expect("read"));
+}
+
+/// The last mail that somebody reads about an integration is the truth.
+#[tokio::test]
+async fn a_new_alert_waits_for_the_end_of_the_last() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let second = Notification { alert: "a2".to_owned(), ..notification(0, "ada@x.org") };
+    store.save_probe(record(vec![notification(0, "ada@x.org"), second], vec![])).await.expect("saved");
+    let due = store.due_notifications(NOW, 10).await.expect("due");
+    assert_eq!(due.iter().map(|q| q.notification.alert.as_str()).collect::<Vec<_>>(), ["a1"]);
+    store.mark_failed(due[0].id, failed(NOW, 3600, false), Vec::new()).await.expect("marked");
+    assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![]);
+    assert_eq!(store.outbox().await.expect("outbox").0, Some(Timestamp(NOW.0 + 3_600_000)));
+}
+
+#[tokio::test]
+async fn a_mail_saved_a_moment_later_is_no_set_clock() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let mut later = record(vec![notification(0, "ada@x.org")], vec![]);
+    later.at = Timestamp(NOW.0 + 200);
+    store.save_probe(later).await.expect("saved");
+    assert_eq!(store.heal_mail_times(NOW).await.expect("healed"), 0);
+}

@@ -109,6 +109,9 @@ async fn replies_are_read_as_the_standard_allows_them() {
         ),
         ("a server that knows no EHLO", MailFaults::replying(&[("EHLO", "502 5.5.1 Not implemented")])),
         ("an older one", MailFaults::replying(&[("EHLO", "500 What?")])),
+        ("EHLO is a syntax error", MailFaults::replying(&[("EHLO", "501 Syntax error")])),
+        ("EHLO is not available", MailFaults::replying(&[("EHLO", "550 No")])),
+        ("EHLO's parameter is not implemented", MailFaults::replying(&[("EHLO", "504 No")])),
         ("offers without any", MailFaults::replying(&[("EHLO", "250")])),
         ("everything byte by byte", MailFaults { split: true, ..MailFaults::default() }),
         ("a farewell that is none", MailFaults::replying(&[("QUIT", "500 stay")])),
@@ -238,6 +241,40 @@ async fn several_bad_addresses_are_given_up() {
     post(&fleet, 5 * DAY).await;
     assert_eq!((waiting(&fleet).await, counted(&fleet, "rejected")), (0, 16));
     assert_eq!(fleet.kinds(OPERATORS), ["operator", "operator"]);
+}
+
+/// A server that took mails last week and refuses everybody now takes no mail: nothing is given up.
+#[tokio::test]
+async fn what_was_taken_before_the_refusals_proves_nothing() {
+    let fleet = with_an_alert(Options::default(), "none", "").await;
+    post(&fleet, MINUTE).await;
+    assert_eq!(fleet.kinds(ADMIN), ["alert"]);
+    breaks(&fleet, "litware").await;
+    breaks(&fleet, "proseware").await;
+    fleet.simulator.mailbox().set_faults(MailFaults::replying(&[("RCPT", "550 5.1.1 No such user")]));
+    post(&fleet, 8 * DAY).await;
+    assert_eq!(fleet.kinds("it@litware.example"), Vec::<String>::new());
+    fleet.simulator.mailbox().set_faults(MailFaults::default());
+    post(&fleet, 2 * HOUR).await;
+    assert_eq!(fleet.kinds("it@litware.example"), ["alert"]);
+}
+
+/// However many go out at once, each goes out once.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_mails_go_out_once_each() {
+    let fleet = with_an_alert(Options::default(), "none", ", connections: 8").await;
+    let db = rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
+    db.execute_batch(
+        "WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < 1000)
+         INSERT INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at)
+         SELECT alert || i, sequence, recipient || i, kind, json_set(story, '$.integration', 'i' || i), created_at, due_at
+         FROM notifications, k WHERE id = (SELECT min(id) FROM notifications)",
+    )
+    .expect("mails");
+    post(&fleet, MINUTE).await;
+    let ids: Vec<_> = fleet.mails().into_iter().map(|(_, m)| m.message_id).collect();
+    let once: std::collections::HashSet<_> = ids.iter().collect();
+    assert_eq!((ids.len(), once.len()), (1001, 1001));
 }
 
 /// An answer that never comes: perhaps the mail has arrived. An hour between the attempts, three at most, one `Message-ID`.
@@ -418,6 +455,42 @@ async fn an_answer_that_is_cut_off_is_remembered() {
         assert_eq!((contoso, database(&place, state)), (1, 1), "violent: {violent}");
         daemon.terminate().await;
     }
+}
+
+/// The number of connections holds for the process: what an earlier configuration has under way counts. And while all of them hang, those who
+/// wait are counted.
+#[tokio::test]
+async fn connections_are_limited_across_reloads() {
+    let place = Place::new().await;
+    place.simulator.mailbox().set_faults(MailFaults { hang_after_data: true, ..MailFaults::default() });
+    let mut daemon = place.daemon(&["--web.enable-lifecycle"]);
+    let url = daemon.url().await;
+    let breaks = |name: &str| {
+        (situation(name).breaks)(&situation(name).tenant()).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    };
+    ["contoso", "litware"].into_iter().for_each(breaks);
+    mails(&place, 2).await;
+    ["proseware", "tailspin"].into_iter().for_each(breaks);
+    let waiting = "SELECT count(*) >= 4 FROM notifications WHERE sent_at IS NULL AND given_up_at IS NULL";
+    until(&place, &url, waiting).await;
+    let queue = async || {
+        let text = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("a text");
+        text.lines().find_map(|l| l.strip_prefix("consentry_email_queue_length ")?.parse::<i64>().ok()).expect("a gauge")
+    };
+    let counted = async {
+        while queue().await < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("the queue is counted while all connections hang");
+    for _ in 0..3 {
+        let reloaded = reqwest::Client::new().post(format!("{url}/-/reload")).send().await.expect("an answer");
+        assert_eq!(reloaded.status(), 200);
+        // A reload waits for answers; then the next notifier has looked at what is due.
+        until(&place, &url, waiting).await;
+    }
+    assert!(place.simulator.mailbox().most_connections() <= 2, "{}", place.simulator.mailbox().most_connections());
+    daemon.kill().await;
 }
 
 /// A server that never says goodbye delays neither the note that the mail was sent, nor the next mail for long, nor the end.

@@ -167,6 +167,7 @@ mod tests {
             ("relaying, Exim", Step::Recipient, "550 relay not permitted", Other, Transport),
             ("relaying, Sendmail", Step::Recipient, "550 Relaying denied", Other, Transport),
             ("quota", Step::Recipient, "550 5.4.5 Daily sending quota exceeded", Other, Transport),
+            ("Cisco's way to write a code", Step::Recipient, "550 #5.7.1 Your access is refused", Other, Transport),
             ("no login, in the order of commands", Step::Recipient, "503 5.5.1 Authentication first", Other, Transport),
             ("no login", Step::Recipient, "530 5.7.0 Authentication required", Auth, Transport),
             ("554 says nothing about a mailbox", Step::Recipient, "554 Transaction failed", Other, Transport),

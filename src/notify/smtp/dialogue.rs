@@ -213,14 +213,18 @@ impl Session {
         self.step(Step::Data, "DATA", talk).await?;
         talk.note(format!("> (the mail, {} bytes)", letter.bytes.len()));
         let Err(broken) = self.wire.write(&letter.bytes, limit::BLOCK).await else { return Ok(()) };
-        // Whoever refuses a mail in the middle of it says why before he hangs up.
+        Err(self.cut_off(&broken, talk).await)
+    }
+
+    /// The connection has broken before the dot. Whoever refuses a mail in the middle of it says why before he hangs up.
+    async fn cut_off(&mut self, broken: &Break, talk: &mut Talk) -> Failure {
         if let Ok(reply) = self.wire.reply(limit::QUIT).await
             && !reply.is_positive()
         {
             talk.heard(&reply);
-            return Err(judge(Step::Data, &reply));
+            return judge(Step::Data, &reply);
         }
-        Err(talk.broke(&broken, EmailFailure::Other))
+        talk.broke(broken, EmailFailure::Other)
     }
 
     async fn step(&mut self, step: Step, command: &str, talk: &mut Talk) -> Result<(), Failure> {
@@ -239,6 +243,8 @@ impl Session {
     pub(super) async fn end(&mut self, talk: &mut Talk) -> Result<(), Failure> {
         let answer = match self.wire.write(b".\r\n", limit::BLOCK).await {
             Ok(()) => self.wire.reply(limit::END).await,
+            // The connection was gone before the dot: nothing was taken.
+            Err(broken @ Break::Io(_)) => return Err(self.cut_off(&broken, talk).await),
             Err(broken) => Err(broken),
         };
         match answer {
@@ -354,7 +360,8 @@ impl Door<'_> {
             match reply.code {
                 200..300 if command.starts_with('E') => return Ok(Offers::of(&reply)),
                 200..300 => return Ok(Offers::default()),
-                500 | 502 => {}
+                // RFC 5321 section 3.2 names 500, 502 and 550; servers say others of them, too.
+                500..600 => {}
                 _ => break,
             }
         }
@@ -476,6 +483,21 @@ mod tests {
             ("refused", 1, b"554 no\r\n", failed(Rejected, Blame::Content)),
         ] {
             assert_eq!(ended(after, said).await, expected, "{sentence}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_cut_off_before_the_dot_was_not_taken() {
+        for (said, kind, blame) in [
+            (&b"554 5.6.0 virus\r\n"[..], EmailFailure::Rejected, Blame::Content),
+            (b"421 4.3.2 bye\r\n", EmailFailure::Other, Blame::Transport),
+            (b"", EmailFailure::Other, Blame::Transport),
+        ] {
+            let (ours, mut theirs) = tokio::io::duplex(4096);
+            let mut session = Session { wire: Wire::new(ours).boxed(), offers: Offers::default() };
+            theirs.write_all(said).await.expect("said");
+            drop(theirs);
+            assert_eq!(session.end(&mut Talk::default()).await, Err(Failure { kind, blame }));
         }
     }
 

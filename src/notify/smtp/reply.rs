@@ -95,6 +95,8 @@ impl Assembly {
 
 /// The enhanced status code with which a text begins (RFC 2034 section 4). An IP address is none, and neither is one further on in the text.
 pub(super) fn enhanced(text: &str) -> Option<Enhanced> {
+    // Cisco's gateways write it behind a hash.
+    let text = text.strip_prefix('#').unwrap_or(text);
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (code, after) = text.split_at(end);
     if after.starts_with(|c: char| c.is_alphanumeric()) {
