@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::{admin_consent, link_target, links};
 use crate::clock::Clock;
 use crate::config::{App, Config, Integration, ReauthenticationMode, Reauthenticators};
-use crate::domain::{Access, Check, GoodView, LinkTarget, one_line};
+use crate::domain::{Access, Check, IntegrationState, LinkTarget, one_line};
 use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{Monitor, Proof, Targets, Watched, Witness};
@@ -71,7 +71,8 @@ impl Mailing {
         }
     }
 
-    fn subject(&self, watched: &Watched, good_view: Option<GoodView>) -> Subject {
+    /// Without a memory of what the stored token saw.
+    fn subject(&self, watched: &Watched) -> Subject {
         Subject {
             integration: watched.facts.name.clone(),
             display_name: watched.facts.display_name.clone(),
@@ -83,7 +84,9 @@ impl Mailing {
             operators: Arc::clone(&self.operators),
             mail: self.mail,
             send_resolved: self.send_resolved,
-            good_view,
+            good_view: None,
+            known_groups: Vec::new(),
+            had_consent: false,
         }
     }
 }
@@ -93,9 +96,11 @@ pub(super) fn subjects(config: &Config, monitor: &Monitor) -> Box<FindBy<Subject
     let (mailing, monitor) = (Mailing::of(config), monitor.clone());
     Box::new(move |name| {
         let evaluator = monitor.evaluator();
-        let good_view = evaluator.state(name).and_then(|state| state.good_view);
+        let state = evaluator.state(name).unwrap_or_default();
+        let had_consent = state.check(Check::Consent).is_some_and(|c| c.last_success.is_some());
         let watched = evaluator.watched(name)?;
-        Some(mailing.subject(&watched, good_view))
+        let IntegrationState { good_view, known_groups, .. } = state;
+        Some(Subject { good_view, known_groups, had_consent, ..mailing.subject(&watched) })
     })
 }
 
@@ -119,7 +124,7 @@ pub(super) fn witness(config: &Config, reauthentication: Option<Reauthentication
         Box::pin(async move {
             let Some(reauthentication) = reauthentication else { return false };
             let Proof { integration, consent_holds, passed, last, since, watched } = proof;
-            let subject = watched.map(|watched| mailing.subject(&watched, None));
+            let subject = watched.map(|watched| mailing.subject(&watched));
             reauthentication.verify(&integration, Seen { consent_holds, passed, last, since }, subject).await
         })
     })

@@ -313,6 +313,7 @@ impl Monitor {
     /// turned out to be renewed just now.
     async fn proved(&self, setup: &Setup, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) -> bool {
         let name = &target.name;
+        let consent_holds = consent_holds(&target.profile, evidence);
         let began;
         {
             let mut proofs = self.proofs();
@@ -320,12 +321,13 @@ impl Monitor {
             let Some(proving) = proofs.get_mut(name).filter(|p| p.since == since) else { return false };
             proving.seen = true;
             began = proving.began;
-            if last || passed {
+            // Where consent is not an enabled check, that everything passes says nothing of it.
+            let proven = passed && (proving.grace.is_some() || consent_holds == Some(true));
+            if last || proven {
                 proofs.remove(name);
                 self.schedule().unfollow(name);
             }
         }
-        let consent_holds = consent_holds(&target.profile, evidence);
         let watched = self.inner.evaluator.watched(name);
         let renewed = (setup.witness)(Proof { integration: name.clone(), consent_holds, passed, last, since: began, watched }).await;
         // Now it is known that something has changed, and Entra's replicas may still disagree about it for a while.

@@ -193,7 +193,7 @@ impl Reauthentication {
                     code = error.codes.first().map(|c| format!("AADSTS{c}")).unwrap_or_default(),
                     "Entra refused a sign-in"
                 );
-                Err(Refusal::of_redirect(&error).into())
+                Err(Refusal::of_redirect(&error, &self.inner.entra.overrides).into())
             }
             (Answer::Code(code), Access::Delegated) => self.redeem(Case { row, registered, pending, subject }, &code).await.map(Some),
             (Answer::AdminConsent { tenant }, Access::Application) => {
@@ -218,7 +218,8 @@ impl Reauthentication {
         let granted = self.granted(client, registered, pending, code).await?;
         let person = self.person(client, pending, &granted).await?;
         let view = subject.and_then(|s| s.good_view.as_ref()).filter(|_| !pending.accept_fewer);
-        let tried = self.try_out(Measure { client, registered, view, person: &person }, &granted).await;
+        let known = subject.map_or(&[][..], |s| s.known_groups.as_slice());
+        let tried = self.try_out(Measure { client, registered, view, known, person: &person }, &granted).await;
         let by = person.username.or(person.object_id);
         let refresh_token = match tried {
             Ok(newest) => newest,

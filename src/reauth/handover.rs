@@ -128,7 +128,7 @@ impl Handover {
                 tracing::error!(%error, "cannot look up tokens to hand over");
                 Some(self.inner.clock.now().plus(PAUSES[1]))
             });
-            let pause = next.map_or(PAUSES[5], |at| at.since(self.inner.clock.now())).max(Duration::from_millis(20));
+            let pause = next.map_or(PAUSES[5], |at| at.since(self.inner.clock.now())).clamp(Duration::from_millis(20), PAUSES[5]);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.inner.wake.notified() => {}

@@ -2,7 +2,7 @@
 
 use super::callback::RedirectError;
 use crate::domain::{Fault, Reason};
-use crate::entra::meaning_of;
+use crate::entra::{ReasonOverrides, meaning_of};
 use crate::store::Stage;
 
 /// How a re-authentication ended, as it is counted.
@@ -232,7 +232,7 @@ impl Refusal {
                 "For safety, a sign-in must end in the browser in which it began. Some mail programs open links in a browser of their own: open the link from the mail in your usual browser and begin again there."
             }
             Self::LinkDied => {
-                "Somebody has re-authenticated this integration while you were signing in, so this sign-in was not needed any more."
+                "Somebody has re-authenticated this integration while you were signing in, or the people who run it have ended the link. Nothing has been changed by this sign-in."
             }
             Self::Misconfigured => {
                 "Microsoft refuses the request because of how the application is registered. You cannot mend that here; the people who run it have to, and nothing has been changed."
@@ -250,8 +250,11 @@ impl Refusal {
         !matches!(self, Self::Replayed | Self::Interrupted | Self::LinkDied | Self::Misconfigured)
     }
 
-    /// What a refusal on the redirect means.
-    pub fn of_redirect(refused: &RedirectError) -> Self {
+    /// What a refusal on the redirect means; `overrides` is what the operators have taught.
+    pub fn of_redirect(refused: &RedirectError, overrides: &ReasonOverrides) -> Self {
+        if let Some(taught) = refused.codes.iter().find_map(|code| overrides.get(code)).and_then(|reason| Self::of_reason(*reason)) {
+            return taught;
+        }
         if let Some(known) = refused.codes.iter().find_map(|code| Self::of_code(*code)) {
             return known;
         }
@@ -363,7 +366,7 @@ mod tests {
     #[test]
     fn redirects_and_answers_of_the_token_endpoint() {
         let redirect = |error: &str, cancelled, codes: &[u32]| {
-            Refusal::of_redirect(&RedirectError { error: error.to_owned(), cancelled, codes: codes.to_vec() })
+            Refusal::of_redirect(&RedirectError { error: error.to_owned(), cancelled, codes: codes.to_vec() }, &ReasonOverrides::default())
         };
         for (sentence, refusal, expected) in [
             ("Cancel", redirect("access_denied", true, &[]), Refusal::Cancelled),
@@ -413,5 +416,13 @@ mod tests {
         ] {
             assert_eq!(Refusal::of_fault(&fault(reason, code)), expected, "{reason:?} {code:?}");
         }
+    }
+
+    #[test]
+    fn operators_can_teach_what_a_number_means() {
+        let refused = RedirectError { error: "access_denied".to_owned(), cancelled: false, codes: vec![999_999] };
+        assert_eq!(Refusal::of_redirect(&refused, &ReasonOverrides::default()), Refusal::MoreNeeded);
+        let taught = ReasonOverrides::new(std::iter::once((999_999, Reason::AccessBlocked)).collect());
+        assert_eq!(Refusal::of_redirect(&refused, &taught), Refusal::Blocked);
     }
 }

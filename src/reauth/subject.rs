@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Refusal;
-use crate::domain::{Access, GoodView, LinkTarget, MailKind, Notification, Reason, Story, Timestamp, one_line};
+use crate::domain::{Access, GoodView, KnownGroup, LinkTarget, MailKind, Notification, Reason, Story, Timestamp, one_line};
 use crate::store::{Announcement, Authorization};
 
 /// An integration as a sign-in meets it: its names, its people, and what the stored token saw when it was well last.
@@ -31,6 +31,10 @@ pub struct Subject {
     pub send_resolved: bool,
     /// What the stored token saw at its last good probe.
     pub good_view: Option<GoodView>,
+    /// The groups that are required by name, and with which ids they were seen.
+    pub known_groups: Vec<KnownGroup>,
+    /// The stored token has had all permissions.
+    pub had_consent: bool,
 }
 
 /// Finds an integration as a sign-in meets it.
@@ -75,7 +79,9 @@ impl Subject {
         let (reason, items) = match refusal {
             Refusal::SeesLess(items) => (Reason::GroupsNotVisible, items.clone()),
             // The stored one had all of them.
-            Refusal::FewerPermissions(missing) if self.good_view.is_some() => (Reason::PermissionMissing, missing.clone()),
+            Refusal::FewerPermissions(missing) if self.had_consent || self.good_view.is_some() => {
+                (Reason::PermissionMissing, missing.clone())
+            }
             _ => return Vec::new(),
         };
         if !self.mail {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::person::{is_administrator, is_guest};
 use super::{Reauthentication, Refusal, Registered};
-use crate::domain::{GoodView, Groups, OPENID_SCOPES, foreign, same_permission};
+use crate::domain::{GoodView, Groups, KnownGroup, OPENID_SCOPES, foreign, same_permission};
 use crate::entra::{Client, Granted, Person, ResourceKey, claims_about_person};
 use crate::secret::Secret;
 
@@ -23,6 +23,8 @@ pub(super) struct Measure<'a> {
     pub(super) registered: &'a Registered,
     /// What the stored token saw; `None` when the configuration alone counts.
     pub(super) view: Option<&'a GoodView>,
+    /// With which ids the groups that are required by name were seen.
+    pub(super) known: &'a [KnownGroup],
     pub(super) person: &'a Person,
 }
 
@@ -156,7 +158,7 @@ impl Reauthentication {
         let nothing = || Some(Refusal::SeesLess(vec!["No groups can be listed with this account.".to_owned()]));
         let Some(token) = access_token else { return nothing() };
         let less = match self.inner.entra.groups(token.expose(), policy, measure.client.deadline).await {
-            Ok(groups) => less(view, &groups),
+            Ok(groups) => less(view, measure.known, &groups),
             Err(fault) if fault.reason.is_inconclusive() => return Some(Refusal::Upstream),
             Err(_) => return nothing(),
         };
@@ -169,13 +171,21 @@ impl Reauthentication {
 }
 
 /// What a token sees less of than the stored one did, in words. Groups that were not required then, or are not any more, do not count.
-fn less(view: &GoodView, groups: &Groups) -> Vec<String> {
+fn less(view: &GoodView, known: &[KnownGroup], groups: &Groups) -> Vec<String> {
     let mut less = Vec::new();
     if groups.visible < view.groups {
         less.push(format!("Groups that can be seen: {}; before: {}.", groups.visible, view.groups));
     }
-    let gone = groups.required.iter().filter(|g| !g.visible() && view.required.contains(&g.name));
-    less.extend(gone.map(|g| format!("Required group that cannot be seen: {}", foreign(&g.name, 120))));
+    // The product's rules may be bound to the id of the group that the stored token saw: any member can make another one of its name.
+    let seen = |name: &str| known.iter().find(|k| k.name == name).map(|k| k.replaced_by.as_ref().map_or(&k.id, |(id, _)| id));
+    for group in groups.required.iter().filter(|g| view.required.contains(&g.name)) {
+        let name = foreign(&group.name, 120);
+        if !group.visible() {
+            less.push(format!("Required group that cannot be seen: {name}"));
+        } else if seen(&group.name).is_some_and(|id| !group.ids.iter().any(|i| i.eq_ignore_ascii_case(id))) {
+            less.push(format!("Required group that cannot be seen: {name}; another one bears its name"));
+        }
+    }
     less
 }
 
@@ -196,12 +206,14 @@ mod tests {
             name: name.to_owned(),
             ids: if visible { vec!["1".to_owned()] } else { Vec::new() },
         };
+        let known = [KnownGroup { name: "Roof".to_owned(), id: "7".to_owned(), replaced_by: None }];
         let view = |groups, required: &[&str]| GoodView { groups, required: required.iter().map(|r| (*r).to_owned()).collect() };
         for (sentence, view, groups, expected) in [
             ("as much", view(3, &["HQ"]), Groups { visible: 3, required: vec![required("HQ", true)] }, 0),
             ("more", view(3, &["HQ"]), Groups { visible: 9, required: vec![required("HQ", true)] }, 0),
             ("one group fewer", view(3, &["HQ"]), Groups { visible: 2, required: vec![required("HQ", true)] }, 1),
             ("without a required one", view(3, &["HQ"]), Groups { visible: 3, required: vec![required("HQ", false)] }, 1),
+            ("another group of its name", view(3, &["Roof"]), Groups { visible: 3, required: vec![required("Roof", true)] }, 1),
             ("both", view(3, &["HQ"]), Groups { visible: 1, required: vec![required("HQ", false)] }, 2),
             (
                 "one that the stored token did not see either",
@@ -212,7 +224,7 @@ mod tests {
             ("one that is not required any more", view(3, &["Old"]), Groups { visible: 3, required: vec![] }, 0),
             ("more than are counted", view(1000, &[]), Groups { visible: 1000, required: vec![] }, 0),
         ] {
-            assert_eq!(less(&view, &groups).len(), expected, "{sentence}");
+            assert_eq!(less(&view, &known, &groups).len(), expected, "{sentence}");
         }
     }
 }

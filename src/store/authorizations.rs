@@ -171,7 +171,7 @@ pub struct RenewedToken {
 pub struct Announcement {
     /// Everybody; each address counts once.
     pub recipients: Vec<String>,
-    /// Whoever was notified of the open alert will be told by the mail about its end, and is told nothing else.
+    /// The mail about the end of the open alert says so, too: whoever was notified of that gets one of the two.
     pub resolved_follows: bool,
     /// What happened.
     pub story: Story,
@@ -480,18 +480,20 @@ fn remember(c: &Connection, success: &Success) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// One mail a person; none to those whom the mail about the end of the open alert will tell.
+/// The last probe of a proof starts two minutes after a sign-in; then it is known whether the alert has ended.
+const UNTIL_PROVED: std::time::Duration = std::time::Duration::from_secs(180);
+
+/// One mail a person. To those who know of an open alert it is due after the proof: the mail about the end of the alert takes its place, if
+/// that comes.
 fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> Result<(), StoreError> {
-    let mut told = std::collections::BTreeSet::new();
+    let mut notified: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
     if announcement.resolved_follows {
         let sql = "SELECT DISTINCT n.recipient FROM notifications n JOIN integrations i ON i.alert = n.alert WHERE i.name = ?1";
         let mut statement = c.prepare_cached(sql)?;
-        told = statement.query_map([&success.integration], |r| r.get::<_, String>(0))?.collect::<Result<_, _>>()?;
+        notified = statement.query_map([&success.integration], |r| r.get::<_, String>(0))?.collect::<Result<_, _>>()?;
     }
-    for recipient in &announcement.recipients {
-        if !told.insert(recipient.clone()) {
-            continue;
-        }
+    let recipients: std::collections::BTreeSet<&String> = announcement.recipients.iter().collect();
+    for recipient in recipients {
         let notification = Notification {
             alert: format!("reauthenticated-{}", success.authorization),
             sequence: 0,
@@ -500,6 +502,9 @@ fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> R
             story: announcement.story.clone(),
         };
         notifications::insert(c, &notification, success.at)?;
+        if notified.contains(recipient) {
+            notifications::postpone(c, &notification, success.at, UNTIL_PROVED)?;
+        }
     }
     Ok(())
 }

@@ -78,6 +78,9 @@ pub(super) fn put(c: &Connection, integration: &str, sealed: &Sealed, at: Timest
     Ok(())
 }
 
+/// No attempt is put off for longer, in milliseconds: one that is due later was saved while the clock was ahead.
+const LONGEST_PAUSE: i64 = 3_600_000;
+
 impl Store {
     /// Messages that are due, the longest waiting first; some at a time.
     ///
@@ -87,14 +90,14 @@ impl Store {
         let key = self.key.clone();
         self.read(move |c| {
             let mut statement = c.prepare_cached(
-                "SELECT integration, message, sealed, attempts FROM deliveries WHERE delivered_at IS NULL AND due_at <= ?1 ORDER BY due_at LIMIT 32",
+                "SELECT integration, message, sealed, attempts FROM deliveries WHERE delivered_at IS NULL AND (due_at <= ?1 OR due_at > ?2) ORDER BY due_at LIMIT 32",
             )?;
             let waiting = |r: &rusqlite::Row<'_>| {
                 let (integration, message): (String, String) = (r.get(0)?, r.get(1)?);
                 let body = key.open(&r.get::<_, Vec<u8>>(2)?, &bound(&integration, &message));
                 Ok(WaitingDelivery { integration, message, body, attempts: r.get(3)? })
             };
-            Ok(statement.query_map([now.0], waiting)?.collect::<Result<Vec<_>, _>>()?)
+            Ok(statement.query_map([now.0, now.0.saturating_add(LONGEST_PAUSE)], waiting)?.collect::<Result<Vec<_>, _>>()?)
         })
         .await
     }

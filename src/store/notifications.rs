@@ -60,6 +60,26 @@ pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result
     Ok(())
 }
 
+/// A mail that may turn out not to be needed is due later.
+pub(super) fn postpone(c: &Connection, n: &Notification, now: Timestamp, pause: Duration) -> Result<(), StoreError> {
+    c.prepare_cached(
+        "UPDATE notifications SET due_at = ?1, pause = ?2
+         WHERE alert = ?3 AND sequence = ?4 AND recipient = ?5 AND attempts = 0 AND sent_at IS NULL",
+    )?
+    .execute(params![now.plus(pause).0, millis(pause), n.alert, n.sequence, n.recipient])?;
+    Ok(())
+}
+
+/// The mail about the end of an alert says who re-authenticated: the one that was postponed is not needed.
+pub(super) fn supersede(c: &Connection, integration: &str, recipient: &str) -> Result<(), StoreError> {
+    c.prepare_cached(
+        "DELETE FROM notifications WHERE kind = 'reauthenticated' AND recipient = ?2 AND pause > 0 AND attempts = 0 AND unanswered = 0
+           AND sent_at IS NULL AND given_up_at IS NULL AND json_extract(story, '$.integration') = ?1",
+    )?
+    .execute(params![integration, recipient])?;
+    Ok(())
+}
+
 /// That no earlier mail waits that is of the same alert, or about the same integration, and to the same person: the last mail that is read
 /// tells the truth. The story of a cause may name one integration now and another one later.
 const FIRST: &str = "

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{Saved, state_from_json, state_to_json, story_from_json, story_to_json};
 use super::{Kind, Store, StoreError, notifications};
-use crate::domain::{Cause, CauseChange, IntegrationState, Notification, OpenAlert, Progress, Reason, Story, Timestamp};
+use crate::domain::{Cause, CauseChange, IntegrationState, MailKind, Notification, OpenAlert, Progress, Reason, Story, Timestamp};
 
 /// An integration as it was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,9 @@ impl Store {
             }
             for notification in &record.notifications {
                 notifications::insert(c, notification, record.at)?;
+                if notification.kind == MailKind::Resolved {
+                    notifications::supersede(c, &record.integration.name, &notification.recipient)?;
+                }
             }
             Ok(())
         })

@@ -400,10 +400,13 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     store.delivery_failed("acme", "msg_1", "it answered 500".to_owned(), later).await.expect("saved");
     assert!(store.due_deliveries(now).await.expect("read").is_empty());
     assert_eq!(store.waiting_deliveries().await.expect("read"), [("acme".to_owned(), later)]);
+    let ten_years = now.plus(std::time::Duration::from_secs(315_360_000));
+    store.delivery_failed("acme", "msg_1", "it answered 500".to_owned(), ten_years).await.expect("saved");
+    assert_eq!(store.due_deliveries(now).await.expect("read").len(), 1, "saved while the clock was ahead: due now");
     store.delivered("acme", "msg_1", later).await.expect("saved");
     assert!(store.waiting_deliveries().await.expect("read").is_empty());
     let state = store.delivery("acme").await.expect("read").expect("a delivery");
-    assert_eq!((state.attempts, state.delivered, state.failure), (2, Some(later), None));
+    assert_eq!((state.attempts, state.delivered, state.failure), (3, Some(later), None));
     drop(store);
     let raw = |name| std::fs::read(folder.path().join(name)).unwrap_or_default();
     let bytes = [raw("c.db"), raw("c.db-wal")].concat();

@@ -314,7 +314,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
         LinkError::Used => (
             StatusCode::GONE,
             "This link has already been used",
-            "The integration has been re-authenticated since this link was made, so there is nothing left to do with it. Should it break again, a new mail brings a new link.",
+            "Either the integration has been re-authenticated since this link was made, or the people who run it have ended all links that were out. If it is still broken, wait for the next mail, or ask whoever sent you this link for a new one.",
         ),
         LinkError::Unavailable => return unavailable(served),
         LinkError::TooMany => return too_many_sign_ins(served),

@@ -366,6 +366,7 @@ async fn links_die_by_generation() {
     let page = visitor.get(&callback).await;
     assert_eq!((page.status, page.body.contains("used meanwhile")), (410, true), "{}", page.body);
     assert_eq!(visitor.get(&site.fresh_link("northwind")).await.status, 200);
+    assert!(visitor.get(&ahead).await.body.contains("have ended all links"));
 }
 
 /// A restart grants no grace to what was proved, and no more than the rest to what was not.
@@ -420,4 +421,86 @@ async fn links_are_revoked_from_the_command_line() {
     let both = place.command(&["reauth-link", "northwind", "--revoke", "--accept-fewer"]).await;
     assert_eq!(both.status.code(), Some(2), "one or the other");
     daemon.kill().await;
+}
+
+/// A sign-in that mends nothing is told to those who wait for the end of the alert, too.
+#[tokio::test]
+async fn a_replacement_that_mends_nothing_is_told() {
+    let site = Site::start().await;
+    site.fleet.pass(6 * MINUTE).await;
+    site.fleet.act(vec![Action::DeleteGroup { tenant: tenant("northwind"), name: "Door access - HQ".to_owned() }]);
+    site.fleet.pass(12 * MINUTE).await;
+    assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert"]);
+    let mut visitor = Visitor::new();
+    let callback = visitor.accept(&site.fresh_link("northwind")).await;
+    assert_eq!(visitor.get(&callback).await.status, 303);
+    site.fleet.pass(10 * MINUTE).await;
+    assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert", "reauthenticated"]);
+}
+
+/// Another group of the required name is not the one that the stored token saw: any member could make it.
+#[tokio::test]
+async fn another_group_of_the_same_name_is_no_substitute() {
+    let site = Site::start().await;
+    site.fleet.pass(6 * MINUTE).await;
+    let (t, name) = (tenant("northwind"), "Door access - HQ".to_owned());
+    site.fleet.act(vec![
+        Action::KillRefreshTokens { tenant: t.clone(), app: demo::APP, death: entra_sim::TokenDeath::Revoked },
+        Action::DeleteGroup { tenant: t.clone(), name: name.clone() },
+        Action::AddGroup { tenant: t, name, id: None },
+    ]);
+    let link = site.fresh_link("northwind");
+    let page = sign_in_as(&site, &link, "northwind", "user").await;
+    assert_eq!((page.status, page.body.contains("another one bears its name")), (403, true), "{}", page.body);
+    assert_eq!(sign_in_as(&site, &link, "northwind", "admin").await.status, 303, "an administrator sees all there are");
+}
+
+/// What consent was worth is looked at to the end, also where nothing else asks for it.
+#[tokio::test]
+async fn admin_consent_is_verified_where_consent_is_not_checked() {
+    let site = Site::with("", |text| {
+        let (old, new) = ("tenant_id: fabrikam.example,", "tenant_id: fabrikam.example, checks: [enterprise_app],");
+        assert!(text.contains(old));
+        text.replace(old, new)
+    })
+    .await;
+    site.fleet.act(vec![Action::RevokeConsent { tenant: tenant("fabrikam"), app: demo::APPLICATION_APP }]);
+    site.fleet.pass(6 * MINUTE).await;
+    let mut holder = Visitor::new();
+    let entra = holder.press(&site.fresh_link("fabrikam")).await;
+    let forged = format!("{}/reauth/callback?admin_consent=True&state={}", site.url, state(&entra));
+    assert_eq!(holder.get(&forged).await.status, 303);
+    site.fleet.pass(Duration::from_secs(5)).await;
+    site.fleet.act(vec![Action::Consent {
+        tenant: tenant("fabrikam"),
+        app: demo::APPLICATION_APP,
+        user: None,
+        resource: None,
+        delegated: Vec::new(),
+        application: vec!["Group.Read.All".to_owned()],
+    }]);
+    site.fleet.pass(3 * MINUTE).await;
+    assert_eq!(site.results(), counted(&[("success", 1)]));
+}
+
+/// Fewer permissions than the stored token had are the operators' business, also where no groups are checked.
+#[tokio::test]
+async fn fewer_permissions_are_told_where_no_groups_are_checked() {
+    let site = Site::with("", |text| {
+        let (old, new) = ("tenant_id: northwind.example,", "tenant_id: northwind.example, checks: [enterprise_app, consent],");
+        assert!(text.contains(old));
+        text.replace(old, new)
+    })
+    .await;
+    site.fleet.pass(6 * MINUTE).await;
+    let mut visitor = Visitor::new();
+    let entra = visitor.press(&site.fresh_link("northwind")).await;
+    let admin = id(&site, "northwind", "admin");
+    let callback = visitor.decide(&quiet(&entra), "accept", &[("sim_user", &admin)]).await;
+    let fault = FaultKind::Rewrite { find: "Group.Read.All".to_owned(), replace: "X".to_owned() };
+    site.fleet.simulator.fault(Fault { endpoint: Endpoint::Token, tenant: Some(tenant("northwind")), contains: None, times: None, fault });
+    assert_eq!(visitor.get(&callback).await.status, 403);
+    site.fleet.simulator.clear_faults();
+    site.fleet.pass(MINUTE).await;
+    assert!(site.fleet.kinds(OPERATORS).contains(&"operator".to_owned()), "{:?}", site.fleet.told());
 }
