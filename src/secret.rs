@@ -134,8 +134,17 @@ pub enum Malformed {
 /// A secret or certificate has a few kilobytes; a device or a log file named by mistake does not fill the memory.
 const MOST: u64 = 1024 * 1024;
 
+/// A pipe is waited for until somebody writes, and a device may never end. What is not there is no business of this.
+pub(crate) fn only_regular(path: &Path) -> std::io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(std::io::Error::other("it is no regular file")),
+        _ => Ok(()),
+    }
+}
+
 fn bytes_of(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let failed = |source| SecretError::Read { path: path.to_owned(), source };
+    only_regular(path).map_err(failed)?;
     let file = std::fs::File::open(path).map_err(failed)?;
     // Room for all of it at once: a buffer that grows leaves copies behind.
     let size = file.metadata().map_or(0, |m| m.len()).min(MOST);

@@ -133,7 +133,14 @@ async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
 fn tell(who: &str, tried: Tried) -> Option<Finding> {
     match tried {
         Tried::Accepted(tenant) => say(format_args!("  credential    {who}: accepted in {tenant}")),
-        Tried::Untold(why) => say(format_args!("  credential    {who}: could not be tried: {why}")),
+        Tried::Untold(why) => {
+            return Some(Finding {
+                about: format!("credential of {who}"),
+                expected: "a token in one of the tenants where it is used".to_owned(),
+                seen: format!("it could not be tried: {why}"),
+                change: "what the answer names: the tenant's consent, the network, the proxy or the cloud".to_owned(),
+            });
+        }
         Tried::Refused(finding) => return Some(Finding { about: format!("credential of {who}"), ..finding }),
     }
     None

@@ -144,7 +144,7 @@ fn signing_key_fault(text: &str) -> Option<&'static str> {
 /// A client secret. In the portal its id stands beside its value, and stays there when the value is not shown any more.
 pub(super) fn client_secret(section: &mut Section<'_, '_>) -> Option<SecretSource> {
     let source = section.secret("client_secret", "client_secret_file")?;
-    if source.read().is_ok_and(|secret| parse_guid(secret.expose()).is_some()) {
+    if source.read().is_ok_and(|secret| uuid::Uuid::try_parse(secret.expose()).is_ok()) {
         section
             .at
             .warn("the client secret looks like a GUID: its id was copied instead of its value; make a new secret and copy the value");

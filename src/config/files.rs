@@ -80,12 +80,11 @@ type Broken = BTreeMap<PathBuf, Vec<Problem>>;
 /// A file that has gone is missed only when it stays away for so long: whoever writes by deleting and making anew is done by then.
 pub const ABSENCE: Duration = Duration::from_secs(5);
 
-/// What is on disk: for each pattern its files or why they cannot be listed, and digests of what is in them (`None` for one that cannot
-/// be read).
+/// What is on disk: for each pattern its files or why they cannot be listed, and digests of what is in them or of why they cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Disk {
     lists: BTreeMap<String, Result<Listing, String>>,
-    digests: BTreeMap<PathBuf, Option<u64>>,
+    digests: BTreeMap<PathBuf, u64>,
 }
 
 impl Sources {
@@ -348,13 +347,14 @@ fn read(files: &[PathBuf]) -> Texts {
     files.iter().map(|path| (path.clone(), read_text(path).map_err(|error| unreadable(path, &error)))).collect()
 }
 
-fn digests(texts: &Texts) -> BTreeMap<PathBuf, Option<u64>> {
-    let digest = |text: &String| {
+fn digests(texts: &Texts) -> BTreeMap<PathBuf, u64> {
+    // What keeps a file from being read may change, too, and is told anew.
+    let digest = |text: &Result<String, Problem>| {
         let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
+        text.as_ref().map_err(|problem| &problem.message).hash(&mut hasher);
         hasher.finish()
     };
-    texts.iter().map(|(path, text)| (path.clone(), text.as_ref().ok().map(digest))).collect()
+    texts.iter().map(|(path, text)| (path.clone(), digest(text))).collect()
 }
 
 fn compressed(text: &str) -> Vec<u8> {

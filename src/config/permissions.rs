@@ -21,7 +21,9 @@ const GRAPH_NAMES: [&str; 7] = ["graph", "msgraph", "graphapi", "msgraphapi", "m
 /// What is wrong with it.
 pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static str> {
     let text = text.trim();
-    if let Some(id) = parse_guid(text) {
+    // In braces or without dashes, too.
+    if let Ok(id) = uuid::Uuid::try_parse(text) {
+        let id = id.to_string();
         return Ok(if id == GRAPH_ID { GRAPH.to_owned() } else { id });
     }
     if text == GRAPH || graph_urls(graph_url).any(|url| text.trim_end_matches('/').eq_ignore_ascii_case(&url)) {
@@ -29,6 +31,15 @@ pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static s
     }
     if means_graph(text, graph_url) {
         return Err("is not how Microsoft Graph is named here; did you mean microsoft_graph?");
+    }
+    if text.to_ascii_lowercase().ends_with("/.default") {
+        return Err("is a scope and no resource; write it without /.default");
+    }
+    if text.chars().filter(char::is_ascii_hexdigit).count() >= 30 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-{}".contains(c)) {
+        return Err("is no application id, which has 32 hexadecimal digits like 00000003-0000-0000-c000-000000000000");
+    }
+    if text.contains(char::is_whitespace) {
+        return Err("is a display name; write an app id, or one of the servicePrincipalNames, such as https://vault.azure.net");
     }
     if text.chars().any(char::is_control) {
         return Err("holds a control character; write an app id, or the name of a service principal");
@@ -66,7 +77,7 @@ fn graph_urls(graph_url: &str) -> impl Iterator<Item = String> {
 fn means_graph(text: &str, graph_url: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let squeezed: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
-    let authority = lower.split_once("://").map_or(lower.as_str(), |(_, rest)| rest);
+    let authority = lower.split_once("//").map_or(lower.as_str(), |(_, rest)| rest);
     let host = authority.split(['/', ':', '?']).next().unwrap_or_default();
     let own = graph_url.split_once("://").map_or(graph_url, |(_, rest)| rest);
     GRAPH_NAMES.contains(&squeezed.as_str())
@@ -74,6 +85,7 @@ fn means_graph(text: &str, graph_url: &str) -> bool {
         || GRAPH_HOSTS.contains(&host)
         || authority.trim_end_matches('/').eq_ignore_ascii_case(own)
         || lower.contains(GRAPH_ID)
+        || strsim::damerau_levenshtein(&lower, GRAPH_ID) <= 2
 }
 
 /// The value of a scope that begins with its resource (Microsoft, `scopes-oidc.md`): `https://graph.microsoft.com/User.Read`,
@@ -88,7 +100,9 @@ fn without_own_prefix<'t>(text: &'t str, resource: &str, graph_url: &str) -> Opt
         let names = [GRAPH, GRAPH_ID].into_iter().chain(GRAPH_HOSTS).map(str::to_owned);
         return graph_urls(graph_url).chain(names).find_map(|prefix| after(&prefix));
     }
-    if let Some(value) = after(resource.trim_end_matches('/')) {
+    let resource = resource.trim_end_matches('/');
+    let bare = resource.split_once("://").map_or(resource, |(_, host)| host);
+    if let Some(value) = after(resource).or_else(|| after(bare)) {
         return Some(value);
     }
     // An application id URI ends with the id: api://ID, api://TENANT/ID, https://contoso.com/ID.
@@ -99,9 +113,10 @@ fn without_own_prefix<'t>(text: &'t str, resource: &str, graph_url: &str) -> Opt
     (bounded && prefix[start..].eq_ignore_ascii_case(&id)).then_some(value)
 }
 
-/// Whether a value begins with the name of a resource: a URI, or an application id.
+/// Whether a value begins with the name of a resource: a URI, an application id, or a name of Microsoft Graph.
 fn names_a_resource(value: &str) -> bool {
-    value.contains("://") || value.split_once('/').is_some_and(|(first, _)| parse_guid(first).is_some())
+    let graph = |first: &str| first == GRAPH || GRAPH_HOSTS.iter().any(|host| first.eq_ignore_ascii_case(host));
+    value.contains("://") || value.split_once('/').is_some_and(|(first, _)| parse_guid(first).is_some() || graph(first))
 }
 
 #[cfg(test)]
@@ -127,7 +142,15 @@ mod tests {
             ("6F1C0000-0000-0000-0000-00000000000A", GLOBAL, Ok(APP)),
             ("https://vault.azure.net", GLOBAL, Ok("https://vault.azure.net")),
             ("api://contoso/orders", GLOBAL, Ok("api://contoso/orders")),
-            ("Contoso Graph of Orders", GLOBAL, Ok("Contoso Graph of Orders")),
+            ("Contoso Graph of Orders", GLOBAL, Err("display name")),
+            ("{6f1c0000-0000-0000-0000-00000000000a}", GLOBAL, Ok(APP)),
+            ("6f1c000000000000000000000000000a", GLOBAL, Ok(APP)),
+            ("{00000003-0000-0000-c000-000000000000}", GLOBAL, Ok(GRAPH)),
+            ("6f1c0000-0000-0000-0000-0000000000", GLOBAL, Err("no application id")),
+            ("6f1c0000-0000-0000-0000-00000000000g", GLOBAL, Err("no application id")),
+            ("00000003-0000-0000-c000-00000000000", GLOBAL, Err("microsoft_graph")),
+            ("https://vault.azure.net/.default", GLOBAL, Err("without /.default")),
+            ("//graph.microsoft.com", GLOBAL, Err("microsoft_graph")),
             ("Microsoft Graph", GLOBAL, Err("microsoft_graph")),
             ("microsoft graph", GLOBAL, Err("microsoft_graph")),
             ("Microsoft\u{a0}Graph", GLOBAL, Err("microsoft_graph")),
@@ -179,7 +202,10 @@ mod tests {
             ("6f1c0000-0000-0000-0000-00000000000a/access_as_user", APP, GLOBAL, Ok("access_as_user")),
             ("api://contoso/orders/Orders.Read", api, GLOBAL, Ok("Orders.Read")),
             ("https://vault.azure.net/user_impersonation", "https://vault.azure.net/", GLOBAL, Ok("user_impersonation")),
+            ("vault.azure.net/user_impersonation", "https://vault.azure.net", GLOBAL, Ok("user_impersonation")),
             ("orders/read", api, GLOBAL, Ok("orders/read")),
+            ("graph.microsoft.com/User.Read", APP, GLOBAL, Err(other)),
+            ("microsoft_graph/User.Read", APP, GLOBAL, Err(other)),
             (".default", GRAPH, GLOBAL, Err(".default")),
             (".Default", GRAPH, GLOBAL, Err(".default")),
             ("https://graph.microsoft.com/.default", GRAPH, GLOBAL, Err(".default")),

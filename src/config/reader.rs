@@ -137,7 +137,9 @@ pub fn matching(pattern: &str) -> Result<Listing, String> {
     let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
     let asked_for = Path::new(pattern).file_name().is_some_and(is_hidden);
     let hidden = |path: &PathBuf| !asked_for && path.file_name().is_some_and(is_hidden);
-    listing.files.retain(|path| !hidden(path) && !path.is_dir());
+    // A folder is no list, and a pipe would be waited for.
+    let other = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|m| !m.is_file());
+    listing.files.retain(|path| !hidden(path) && !other(path));
     listing.files.sort();
     Ok(listing)
 }
@@ -384,13 +386,17 @@ impl<'n, 'e> At<'n, 'e> {
     /// A path, relative to the file that names it.
     pub fn path(&self) -> Option<PathBuf> {
         let text = self.non_empty()?;
+        if text.contains(['\n', '\r', '\0']) {
+            self.problem("holds a line break, which no path has; write |- instead of |");
+            return None;
+        }
         Some(self.file.parent().unwrap_or(Path::new("")).join(text))
     }
 
     /// A file that exists and can be read.
     pub fn readable_file(&self) -> Option<PathBuf> {
         let path = self.path()?;
-        match std::fs::read(&path) {
+        match secret::only_regular(&path).and_then(|()| std::fs::read(&path)) {
             Ok(_) => Some(path),
             Err(error) => {
                 self.problem(format!("cannot read {}: {error}; create the file or correct the path", path.display()));

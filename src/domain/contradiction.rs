@@ -37,6 +37,16 @@ pub(super) fn about_presence(evidence: &Evidence) -> Option<Fault> {
     }
 }
 
+/// Why nothing can be said of the groups, where Graph does not know the tenant for which Entra has just issued a token.
+pub(super) fn about_groups(evidence: &Evidence) -> Option<Fault> {
+    match &evidence.groups {
+        Some(Err(fault)) if fault.reason == Reason::TenantMissing && token_issued(evidence) => {
+            Some(Fault { reason: Reason::InvalidResponse, detail: NO_TENANT_BUT_SERVED.to_owned(), ..fault.clone() })
+        }
+        _ => None,
+    }
+}
+
 /// Whether the directory lists no delegated permission on any required resource, while the own token carries some.
 pub(super) fn scopes_outweigh(required: &[RequiredPermissions], evidence: &Evidence) -> bool {
     let Some(Ok(listed)) = evidence.directory.as_ref().map(|d| &d.delegated) else { return false };

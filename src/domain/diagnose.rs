@@ -5,7 +5,7 @@
 //! nothing to be learnt is unknown with the token's reason. When directory and token both speak, the directory wins on
 //! presence and consent, the token on access. A reader that may not read never breaks an integration.
 
-use super::contradiction::{about_consent, about_presence, roles_outweigh, scopes_outweigh, token_issued};
+use super::contradiction::{about_consent, about_groups, about_presence, roles_outweigh, scopes_outweigh, token_issued};
 use super::evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence};
 use super::integration::{Access, Grant, OPENID_SCOPES, Profile, same_permission};
 use super::reason::{Check, Reason};
@@ -440,6 +440,9 @@ fn judge_groups(profile: &Profile, evidence: &Evidence, presence: Outcome, conse
         }
         _ => None,
     };
+    if let Some(fault) = about_groups(evidence) {
+        return (Outcome::Unknown(fault.reason), Details::of(&fault));
+    }
     let fault = token_fault.or(match &evidence.groups {
         Some(Err(fault)) => Some(fault),
         _ => None,

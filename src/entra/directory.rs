@@ -133,6 +133,7 @@ impl Entra {
             Err(fault) => return Directory::failed(fault),
         };
         let shown = match answers.remove("app").map(|a| a.found(asker.caller)) {
+            Some(Ok(Some(object))) if is_another(&object, question.app_id) => Err(invalid("the directory shows another application")),
             Some(Ok(Some(object))) => presence(&object),
             Some(Ok(None)) => self.deleted(asker, question.app_id).await,
             Some(Err(fault)) => Err(fault),
@@ -170,7 +171,10 @@ impl Entra {
             Err(fault) => Err(fault),
         };
         match found {
-            Ok(items) => Ok(newest_deletion(&items)),
+            Ok(mut items) => {
+                items.retain(|item| !is_another(item, app_id));
+                Ok(newest_deletion(&items))
+            }
             Err(fault) if fault.reason == Reason::ReaderPermissionMissing => Ok(Presence::Absent),
             Err(fault) if fault.reason == Reason::TenantMissing => Err(fault),
             // Not knowing whether it can be restored is not knowing what to tell the admin.
@@ -290,12 +294,16 @@ fn resources(
     for (index, required) in question.required.iter().enumerate() {
         let name = required.resource.clone();
         if let Some(answer) = answers.remove(&format!("res{index}")) {
-            let Some(body) = answer.found(GraphCaller::Reader)? else { continue };
+            let Some(body) = answer.found(GraphCaller::Reader)? else {
+                may_be_absent(&name)?;
+                continue;
+            };
             let object = if body["value"].is_array() { body["value"][0].clone() } else { body.clone() };
             if object.is_null() {
                 if body["@odata.nextLink"].is_string() {
                     return Err(invalid("a service principal is on no page that was read"));
                 }
+                may_be_absent(&name)?;
                 continue;
             }
             let resource = cache.put(question.tenant, &name, &object);
@@ -305,6 +313,20 @@ fn resources(
         }
     }
     Ok(found)
+}
+
+/// Whether an object says that it belongs to another application than the one that was asked for: then something answers that does not
+/// look at the question.
+fn is_another(object: &Value, app_id: &str) -> bool {
+    object["appId"].as_str().is_some_and(|id| !id.eq_ignore_ascii_case(app_id))
+}
+
+/// Microsoft Graph is in every tenant, so a directory that does not show it is not believed.
+fn may_be_absent(resource: &str) -> Result<(), Fault> {
+    match ResourceKey::of(resource) {
+        ResourceKey::AppId(GRAPH_APP_ID) => Err(invalid("the directory does not show Microsoft Graph, which is in every tenant")),
+        _ => Ok(()),
+    }
 }
 
 fn presence(object: &Value) -> Result<Presence, Fault> {

@@ -100,6 +100,11 @@ async fn a_directory_that_contradicts_itself_or_the_token_breaks_nothing() {
         ("grants of an application that does not exist", vec![(item, grants, gone())], vec![]),
         ("roles of an application that does not exist", vec![(item, roles, gone())], vec![]),
         ("no grants at all", vec![(item, grants, FaultKind::Body { text: "{\"value\":[]}".to_owned() })], vec![]),
+        (
+            "another application than the one that was asked for",
+            vec![(item, app, answer(200, "application/json", r#"{"id":"x","appId":"00000000-0000-0000-0000-0000000000ff"}"#))],
+            vec![],
+        ),
         ("no application, and yet its grants", vec![(item, app, gone())], vec![("enterprise_app", "invalid_response")]),
         ("no application, and the token works", vec![(item, "", gone())], vec![("enterprise_app", "invalid_response")]),
         (
@@ -504,4 +509,13 @@ async fn loopback_never_goes_through_the_proxy_of_the_environment() {
         let output = command.output().await.expect("ended");
         assert_eq!(output.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&output.stdout));
     }
+}
+
+/// Microsoft Graph is in every tenant: a directory that does not show it is not believed, and consent is judged by the token.
+#[tokio::test]
+async fn microsoft_graph_is_in_every_tenant() {
+    let fleet = Fleet::start().await;
+    befalls(&fleet, "litware", Endpoint::BatchItem, "appRoles", error(404, "Request_ResourceNotFound"));
+    fleet.pass(12 * MINUTE).await;
+    assert_eq!((fleet.up("litware").as_deref(), fleet.told()), (Some("1"), vec![]), "{:?}", fleet.reasons("litware"));
 }

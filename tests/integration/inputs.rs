@@ -360,3 +360,40 @@ fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     child.wait().expect("ended");
     assert!(closed);
 }
+
+/// A pipe would be waited for, for ever: it is refused as a secret, a certificate and a list.
+#[test]
+fn pipes_are_neither_secrets_nor_lists() {
+    let folder = folder();
+    let pipe = |name: &str| {
+        let path = folder.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success());
+        path
+    };
+    pipe("secret");
+    pipe("ca.pem");
+    pipe("list.yml");
+    let app = "apps: {a: {client_id: 00000000-0000-0000-0000-0000000000aa, credential: {client_secret_file: secret}}}\n";
+    let upstream = "upstream: {tls_config: {ca_file: ca.pem}}\n";
+    let main = written(&folder, "main.yml", format!("{HEAD}{upstream}{app}integration_files: [\"*ist.yml\"]\n"));
+    let said: Vec<String> = match read(&main) {
+        Ok(loaded) => loaded.warnings.iter().map(ToString::to_string).collect(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    };
+    for file in ["secret", "ca.pem"] {
+        assert!(said.iter().any(|s| s.contains(file) && s.contains("no regular file")), "{file}: {said:?}");
+    }
+    assert!(!said.iter().any(|s| s.contains("list.yml")), "{said:?}");
+}
+
+/// What Microsoft's host is called goes out as one name, however it is typed.
+#[test]
+fn hosts_of_a_cloud_go_out_as_browsers_write_them() {
+    let folder = folder();
+    let cloud = "cloud: {login_url: \"HTTPS://Login.Example.com:443/\", graph_url: \"https://graph.M\u{fc}ller.example\"}\n";
+    let main = written(&folder, "main.yml", format!("{HEAD}{cloud}"));
+    let config = read(&main).expect("valid").config;
+    assert_eq!(config.cloud.login_url, "https://login.example.com");
+    assert_eq!(config.cloud.graph_url, "https://graph.xn--mller-kva.example");
+}
