@@ -104,7 +104,7 @@ impl Daemon {
         }
         let (asking, requests) = mpsc::channel(8);
         let hooks = hooks(asking, &monitor, &store, &clock);
-        let capacity = Capacity::within(super::descriptors(), config.probe.concurrency);
+        let capacity = Capacity::within(super::descriptors(), super::descriptors::probes(config.probe.concurrency, super::descriptors()));
         let process = Arc::new(Process::new((families, published, clock), front.options, gate, hooks, capacity));
         let health = store.watch();
         process.watch_storage(Box::new(move || health().problem()));

@@ -7,6 +7,12 @@ pub(super) fn descriptors() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
+/// So many probes at once leave descriptors for the rest: each may hold a connection to the login host and one to Graph.
+pub(super) fn probes(configured: usize, descriptors: Option<u64>) -> usize {
+    let fit = |limit: u64| usize::try_from(limit.saturating_sub(48) / 4).unwrap_or(usize::MAX).max(1);
+    descriptors.map_or(configured, |limit| configured.min(fit(limit)))
+}
+
 /// Raises the limit as far as an unprivileged process may. Shells and service managers set it low for the sake of programs that use
 /// `select(2)`, which we do not.
 pub(super) fn raise() {
@@ -16,5 +22,17 @@ pub(super) fn raise() {
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_leave_room() {
+        for (limit, expected) in [(None, 64), (Some(64), 4), (Some(160), 28), (Some(1024), 64), (Some(10), 1)] {
+            assert_eq!(probes(64, limit), expected, "{limit:?}");
+        }
     }
 }

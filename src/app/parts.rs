@@ -107,7 +107,10 @@ impl Parts {
             setup: Setup {
                 targets: Arc::clone(&targets),
                 prober,
-                rhythm: Rhythm { timeout: config.probe.timeout, concurrency: config.probe.concurrency },
+                rhythm: Rhythm {
+                    timeout: config.probe.timeout,
+                    concurrency: super::descriptors::probes(config.probe.concurrency, super::descriptors()),
+                },
                 witness: reauthentication::witness(config, reauthentication.clone()),
             },
             change: Change { schedule: schedule_policy(config), policy: policy(config), watched },

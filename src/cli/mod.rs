@@ -312,12 +312,7 @@ fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
     if taken || !is_path(telemetry) {
         bail!("--web.telemetry-path must be a path of its own, such as /metrics");
     }
-    let good =
-        |url: &&String| url::Url::parse(url).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host() && u.query().is_none());
-    if external_url.as_ref().is_some_and(|url| !good(&url)) {
-        bail!("--web.external-url must be an http or https URL without query, such as https://monitoring.example.com/consentry");
-    }
-    let external_url = external_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
+    let external_url = external_url.as_deref().map(outside_url).transpose()?;
     let prefix = route_prefix.clone().unwrap_or_else(|| external_url.as_deref().map(path_of).unwrap_or_default().to_owned());
     let prefix = prefix.trim_matches('/');
     let route_prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
@@ -334,6 +329,20 @@ fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
         allowed_hosts: run.callers.allowed_hosts.clone(),
         trusted_proxies: run.callers.trusted_proxies.clone(),
     })
+}
+
+/// A URL as browsers write it: with the ASCII form of its name, which is what they send as Host and Origin.
+fn outside_url(text: &str) -> anyhow::Result<String> {
+    let good = |url: &url::Url| {
+        let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        matches!(url.scheme(), "http" | "https") && url.has_host() && bare
+    };
+    match url::Url::parse(text) {
+        Ok(url) if good(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        _ => bail!(
+            "--web.external-url must be an http or https URL without user, query or fragment, such as https://monitoring.example.com/consentry"
+        ),
+    }
 }
 
 /// A path that means itself.
@@ -534,4 +543,24 @@ async fn reauth_link(asked: &ReauthLink) -> anyhow::Result<u8> {
         .await?;
     say(links.make(&target.token_id(), terms, now));
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_urls_are_what_browsers_send() {
+        for (text, expected) in [
+            ("https://m\u{fc}nchen.example/", "https://xn--mnchen-3ya.example"),
+            ("https:c.example", "https://c.example"),
+            (r"https:\\C.example/a/", "https://c.example/a"),
+            ("http://127.1", "http://127.0.0.1"),
+        ] {
+            assert_eq!(outside_url(text).expect(text), expected);
+        }
+        for text in ["https://u:p@c.example", "https://u@c.example", "https://c.example/#x", "https://c.example/?x", "ftp://c.example"] {
+            assert!(outside_url(text).is_err(), "{text}");
+        }
+    }
 }

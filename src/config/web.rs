@@ -1,6 +1,6 @@
 //! The file of `--web.config.file`: TLS, users, headers and rate limit of the listener, in the format of Prometheus' exporter-toolkit
 //! (`docs/web-configuration.md` there). What the toolkit accepts is accepted and what it refuses is refused; as in its YAML library,
-//! an empty value means the same as none.
+//! an empty value means the same as none, except where that would leave the listener open.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -168,10 +168,10 @@ fn read(root: &At<'_, '_>) -> WebConfig {
         config.headers = given(&mut http, "headers").map(|at| headers(&at)).unwrap_or_default();
         http.finish();
     }
-    if let Some(at) = given(&mut top, "tls_server_config") {
+    if let Some(at) = protecting(&mut top, "tls_server_config") {
         config.tls = tls(&at, config.http2, &mut config.files);
     }
-    if let Some(at) = given(&mut top, "basic_auth_users") {
+    if let Some(at) = protecting(&mut top, "basic_auth_users") {
         config.users = at.named().into_iter().filter_map(|(name, at)| Some((name, user(&at)?))).collect();
     }
     config.rate_limit = given(&mut top, "rate_limit").and_then(|at| rate_limit(&at));
@@ -186,6 +186,16 @@ fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<At<
         Value::Scalar(text) => !text.is_empty(),
         Value::Sequence(_) | Value::Mapping(_) => true,
     })
+}
+
+/// A key that protects. With nothing behind it, somebody has not finished writing, and the listener must not be open meanwhile.
+fn protecting<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<At<'n, 'e>> {
+    let at = section.get(key)?;
+    if matches!(&at.node.value, Value::Null) || matches!(&at.node.value, Value::Scalar(text) if text.is_empty()) {
+        at.problem("says nothing; finish it, or remove the key (a file that is meant to protect nothing says {})");
+        return None;
+    }
+    Some(at)
 }
 
 /// Booleans of YAML 1.1, which the toolkit reads.

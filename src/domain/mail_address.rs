@@ -75,8 +75,8 @@ pub fn parse_hello(text: &str) -> Result<String, &'static str> {
     let name = text.trim();
     if let Some(literal) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         let good = match literal.strip_prefix("IPv6:") {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => literal.parse::<std::net::Ipv4Addr>().is_ok(),
+            Some(address) => address.parse::<core::net::Ipv6Addr>().is_ok(),
+            None => literal.parse::<core::net::Ipv4Addr>().is_ok(),
         };
         return if good { Ok(name.to_owned()) } else { Err(WRONG) };
     }

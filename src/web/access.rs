@@ -238,7 +238,10 @@ fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
         }
         Denied::Refused(Refusal::ForeignHost) => (StatusCode::FORBIDDEN, "Another name", unknown_host(headers)),
         Denied::Refused(Refusal::ForeignPage) => {
-            let detail = "the request came from another site's page; open this page itself and press the button there".to_owned();
+            let detail =
+                "the request came from another site's page, or through a reverse proxy that changes Host: open this page itself and \
+                          press the button there; behind a proxy, start Consentry with --web.external-url"
+                    .to_owned();
             (StatusCode::FORBIDDEN, "The button was pressed on another site", detail)
         }
         Denied::Refused(Refusal::Elsewhere) => {

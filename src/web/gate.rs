@@ -159,7 +159,8 @@ fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
     // Without one, the system's authorities count, who vouch for anybody.
     let authority = |config: &WebConfig| verified(config) && config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let modern = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.min_version == TlsVersion::Tls13);
-    let ways: [(&'static str, Protects<'_>); 7] = [
+    let limited = |config: &WebConfig| config.rate_limit.is_some();
+    let ways: [(&'static str, Protects<'_>); 8] = [
         ("tls_server_config", &tls),
         ("basic_auth_users", &users),
         ("a client_auth_type that demands certificates", &demanded),
@@ -167,8 +168,11 @@ fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
         ("client_ca", &authority),
         ("client_allowed_sans", &named),
         ("min_version: TLS13", &modern),
+        ("rate_limit", &limited),
     ];
-    ways.iter().filter(|(_, protects)| protects(before) && !protects(after)).map(|(name, _)| *name).collect()
+    let mut lost: Vec<_> = ways.iter().filter(|(_, protects)| protects(before) && !protects(after)).map(|(name, _)| *name).collect();
+    lost.extend(before.headers.iter().map(|(name, _)| *name).filter(|name| after.headers.iter().all(|(other, _)| other != name)));
+    lost
 }
 
 fn takes_away(lost: &[&str]) -> String {
@@ -217,7 +221,7 @@ mod tests {
             ("a comment", "# users come later\n", true, true),
             ("nothing in YAML's own words", "---\nnull\n", true, true),
             ("half a word", "basic_auth_users: {al", true, true),
-            ("a key without users", "basic_auth_users:\n", true, false),
+            ("a key without users", "basic_auth_users:\n", true, true),
             ("everything but the users", "rate_limit: {interval: 2s}\n", true, false),
             ("an empty mapping", "{}\n", false, false),
             ("an empty mapping that is explained", "# everybody may come\n{}\n", false, false),
@@ -288,6 +292,9 @@ mod tests {
                 tls.client_allowed_sans = names.map(|name| vec![name.to_owned()]);
             })
         };
+        let rate_limit = Some(crate::config::RateLimit { interval: Duration::from_secs(1), burst: 5 });
+        let limited = || WebConfig { rate_limit, ..WebConfig::default() };
+        let hsts = || WebConfig { headers: vec![("Strict-Transport-Security", "max-age=1".to_owned())], ..WebConfig::default() };
         let modern = || with_tls(|tls| tls.min_version = TlsVersion::Tls13);
         for (sentence, before, after, weaker) in [
             ("nothing, and nothing", nothing(), nothing(), false),
@@ -312,6 +319,9 @@ mod tests {
             ("other names", verified(true, Some("a")), verified(true, Some("b")), false),
             ("names go", verified(true, Some("a")), verified(true, None), true),
             ("older versions of TLS", modern(), tls(), true),
+            ("the rate limit goes", limited(), nothing(), true),
+            ("a header goes", hsts(), nothing(), true),
+            ("a header comes", nothing(), hsts(), false),
             ("newer versions of TLS", tls(), modern(), false),
         ] {
             assert_eq!(!weakened(&before, &after).is_empty(), weaker, "{sentence}");

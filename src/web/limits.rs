@@ -44,6 +44,7 @@ impl Bucket {
 #[derive(Debug)]
 pub struct Guesses {
     burst: f64,
+    refill_ms: f64,
     left: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
@@ -56,19 +57,24 @@ impl Default for Guesses {
 impl Guesses {
     /// So many wrong ones at once, then one a second.
     pub(super) fn new(burst: f64) -> Self {
-        Self { burst, left: Mutex::default() }
+        Self::lasting(burst, REFILL_MS)
+    }
+
+    /// So many wrong ones at once, of which one is forgiven after so many milliseconds.
+    pub(super) fn lasting(burst: f64, refill_ms: f64) -> Self {
+        Self { burst, refill_ms, left: Mutex::default() }
     }
 
     /// Whether a further guess may be looked at.
     pub(super) fn has_more(&self, source: IpAddr, now: Timestamp) -> bool {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.get(&network(source)).is_none_or(|bucket| bucket.refilled(self.burst, REFILL_MS, now) >= 1.0)
+        left.get(&network(source)).is_none_or(|bucket| bucket.refilled(self.burst, self.refill_ms, now) >= 1.0)
     }
 
     /// How many wrong guesses of a source are not forgotten yet.
     pub(super) fn held_against(&self, source: IpAddr, now: Timestamp) -> u32 {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.get(&network(source)).map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, REFILL_MS, now)).ceil() as u32)
+        left.get(&network(source)).map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, self.refill_ms, now)).ceil() as u32)
     }
 
     /// Counts a wrong guess; answers whether it may be answered like any other. `now` is of the clock that nobody sets
@@ -77,12 +83,12 @@ impl Guesses {
         let source = network(source);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         if left.len() >= SOURCES && !left.contains_key(&source) {
-            left.retain(|_, bucket| bucket.refilled(self.burst, REFILL_MS, now) < self.burst);
+            left.retain(|_, bucket| bucket.refilled(self.burst, self.refill_ms, now) < self.burst);
             if left.len() >= SOURCES {
                 return false;
             }
         }
-        left.entry(source).or_insert(Bucket::full(self.burst, now)).take(self.burst, REFILL_MS, now)
+        left.entry(source).or_insert(Bucket::full(self.burst, now)).take(self.burst, self.refill_ms, now)
     }
 }
 

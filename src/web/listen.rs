@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(90);
 
 /// A client that takes nothing of its answer for so long is cut off.
-const STALLED: Duration = Duration::from_secs(30);
+const STALLED: Duration = Duration::from_secs(10);
 
 /// A connection is asked to end after so long, whatever it is used for: those who scrape make a new one.
 const AGE: Duration = Duration::from_secs(300);

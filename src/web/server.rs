@@ -149,7 +149,8 @@ impl Process {
         let external = options.external_url.as_deref().and_then(Authority::of_url).map(|authority| authority.host);
         Self {
             names: Names::with(options.allowed_hosts.iter().cloned().chain(external.iter().map(ToString::to_string))),
-            seen_from_elsewhere: external.is_some_and(|host| !host.is_loopback()),
+            // A name that cannot be read is no name of this machine.
+            seen_from_elsewhere: options.external_url.is_some() && !external.as_ref().is_some_and(Host::is_loopback),
             exposition: Exposition::new(options.max_requests),
             bodies: Bodies::default(),
             link_bodies: Bodies::default(),

@@ -32,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// So many wrong passwords at once from one network; then one a second. Right ones that are remembered always pass.
 const WRONG: f64 = 50.0;
 
+/// For the order, so many wrong ones are remembered, each for so many milliseconds: whoever has guessed from many addresses gains no more than
+/// one try an hour with each before newcomers.
+const STRIKES: (f64, f64) = (1_000.0, 3_600_000.0);
+
 /// Whose password was right.
 #[derive(Debug)]
 pub(super) struct Users {
@@ -43,6 +47,8 @@ pub(super) struct Users {
     key: aws_lc_rs::hmac::Key,
     turns: Arc<Turns>,
     guesses: Guesses,
+    /// The same for the order in which passwords are checked: it is remembered for long, and keeps nobody out by itself.
+    strikes: Guesses,
 }
 
 impl Default for Users {
@@ -51,7 +57,14 @@ impl Default for Users {
         // Without randomness the digests are as good as plain ones, and nothing else suffers.
         let _ = aws_lc_rs::rand::fill(&mut random);
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &random);
-        Self { right: Mutex::default(), networks: Mutex::default(), key, turns: Arc::default(), guesses: Guesses::new(WRONG) }
+        Self {
+            right: Mutex::default(),
+            networks: Mutex::default(),
+            key,
+            turns: Arc::default(),
+            guesses: Guesses::new(WRONG),
+            strikes: Guesses::lasting(STRIKES.0, STRIKES.1),
+        }
     }
 }
 
@@ -109,6 +122,7 @@ impl Users {
         });
         if !check.await.unwrap_or(false) || known.is_none() {
             self.guesses.wrong(peer, clock.steady());
+            self.strikes.wrong(peer, clock.steady());
             return Err(Refused::Unknown);
         }
         remember(&mut self.right(), REMEMBERED, digest);
@@ -120,7 +134,7 @@ impl Users {
     /// guesses from many addresses keeps only those out who do the same.
     fn rank(&self, peer: IpAddr, clock: &Clock) -> u32 {
         let is_good = self.networks.lock().unwrap_or_else(PoisonError::into_inner).contains(&network(peer));
-        if is_good { 0 } else { 1 + self.guesses.held_against(peer, clock.steady()) }
+        if is_good { 0 } else { 1 + self.strikes.held_against(peer, clock.steady()) }
     }
 
     fn right(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
@@ -346,5 +360,16 @@ mod tests {
         for answer in asked {
             assert_eq!(answer.await.expect("ended"), Ok("a".to_owned()));
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_has_guessed_waits_behind_newcomers_for_long() {
+        let users = Users::default();
+        let clock = Clock::manual(crate::domain::Timestamp::from_seconds(1_000));
+        let known = BTreeMap::from([("a".to_owned(), Secret::new(bcrypt::hash("b", 4).expect("a hash")))]);
+        let [guesser, newcomer] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
+        assert_eq!(users.admit(&known, &header("Basic YTpj"), guesser, &clock).await, Err(Refused::Unknown));
+        clock.set(clock.steady().plus(Duration::from_secs(120)));
+        assert!(users.rank(newcomer, &clock) < users.rank(guesser, &clock));
     }
 }

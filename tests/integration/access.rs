@@ -94,7 +94,7 @@ async fn without_users_only_this_machine_changes_anything() {
         ("somebody who names no host", vec![], Some(elsewhere)),
         ("a page whose name was bent to this machine", vec!["Host: evil.example:10143"], Some("--web.allowed-host=evil.example")),
         ("two hosts", vec!["Host: localhost", "Host: evil.example"], Some("--web.allowed-host")),
-        ("another site's page", vec!["Host: localhost", "Origin: https://evil.example"], Some("another site")),
+        ("another site's page", vec!["Host: localhost", "Origin: https://evil.example"], Some("--web.external-url")),
         ("another program's page on this machine", vec!["Host: localhost:10143", "Origin: http://localhost:3000"], Some("another site")),
         ("a page that hides where it is from", vec!["Host: localhost", "Origin: null"], Some("another site")),
         ("a neighbour's page", vec!["Host: localhost", "Sec-Fetch-Site: same-site"], Some("another site")),

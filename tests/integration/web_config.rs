@@ -55,7 +55,7 @@ const CASES: &[(&str, &str)] = &[
     ("rate_limit: {interval: 1s, burst: 0}", ""),
     ("basic_auth_users: {alice: 'HASH', bob: 'HASH'}", ""),
     // Found by asking the toolkit itself.
-    ("tls_server_config:\n", ""),
+    ("tls_server_config:\n", "says nothing"),
     ("tls_server_config: {min_version: TLS10}", ""),
     ("tls_server_config: {TLS, min_version: TLS10}", ""),
     ("tls_server_config: {TLS, cert_file: x}", "duplicate key"),
@@ -66,12 +66,12 @@ const CASES: &[(&str, &str)] = &[
     ("http_server_config: {http2: off}", ""),
     ("http_server_config: {http2: maybe}", "must be true or false"),
     ("http_server_config: {headers: {x-frame-options: deny}}", "this header cannot be set here"),
-    ("basic_auth_users:\n", ""),
+    ("basic_auth_users:\n", "says nothing"),
     ("rate_limit: {interval: 1m30s, burst: 3}", ""),
     // Here the toolkit accepts what nobody could mean: a listener to which nobody can speak, policies that protect nothing.
     ("tls_server_config: {TLS, max_version: TLS11}", "leaves no version to speak"),
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
-    ("tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}", "is empty"),
+    ("tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}", "no regular file"),
     ("basic_auth_users: {john: '$2y$15$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", "the highest is 14, and 10 will do"),
     ("basic_auth_users: {john: '$2y$14$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", ""),
     ("basic_auth_users: {john: '$1$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", "is not a bcrypt hash"),
