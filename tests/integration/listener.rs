@@ -308,14 +308,14 @@ async fn headers_and_rate_limit() {
         (header("x-frame-options"), header("strict-transport-security")),
         (vec!["sameorigin".to_owned()], vec!["max-age=7".to_owned()])
     );
+    walled.configure("rate_limit: {interval: 1h, burst: 3}");
+    assert_eq!(reqwest::get(&url).await.expect("an answer").headers()["strict-transport-security"], "max-age=7", "not without a reload");
     walled.configure(&format!("{headers}\nrate_limit: {{interval: 1h, burst: 3}}"));
     let mut statuses = Vec::new();
     for _ in 0..5 {
         statuses.push(reqwest::get(&url).await.expect("an answer").status().as_u16());
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
-    walled.configure("rate_limit: {interval: 1h, burst: 3}");
-    assert_eq!(reqwest::get(&url).await.expect("an answer").headers()["strict-transport-security"], "max-age=7", "not without a reload");
     walled.configure(&format!("{headers}\nrate_limit: {{interval: 1h, burst: 0}}"));
     assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 429, "as in the toolkit: no burst, no request");
     walled.configure("{}");
