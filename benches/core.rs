@@ -5,17 +5,17 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use consentry::domain::{
-    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, ProbeEnd, Profile, RequiredPermissions, RoleEvidence,
+    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, ProbeEnd, RequiredPermissions, Requirements, RoleEvidence,
     Thresholds, Timestamp, diagnose, fold,
 };
-use consentry::metrics::{Facts, Families, Format, Published, write};
+use consentry::metrics::{Families, Format, IntegrationLabels, Published, write};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const GRAPH: &str = "microsoft_graph";
 
-fn profile() -> Profile {
+fn requirements() -> Requirements {
     let delegated = vec!["User.Read".to_owned(), "Group.Read.All".to_owned()];
-    Profile {
+    Requirements {
         access: Access::Delegated,
         checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
         required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application: Vec::new() }].into(),
@@ -36,13 +36,13 @@ fn evidence() -> Evidence {
 
 fn fleet(size: usize) -> Published {
     let published = Published::default();
-    let diagnosis = diagnose(&profile(), &evidence());
+    let diagnosis = diagnose(&requirements(), &evidence());
     let now = Timestamp::from_seconds(1_790_000_000);
     let end = ProbeEnd { at: now, duration: Duration::from_millis(250), elapsed: Duration::ZERO, renewed: false };
     let state =
         fold(IntegrationState::default(), &diagnosis, &end, Thresholds { failure: 2, success: 1, lasting: Duration::from_secs(3600) });
     for index in 0..size {
-        let facts = Facts {
+        let facts = IntegrationLabels {
             name: format!("customer-{index:05}"),
             app: "sequr".into(),
             client_id: "00000000-0000-0000-0000-0000000000aa".into(),
@@ -51,7 +51,7 @@ fn fleet(size: usize) -> Published {
             access: Access::Delegated,
             reader: None,
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
-            checks: profile().checks,
+            checks: requirements().checks,
             credentials: Vec::new(),
         };
         published.set(&facts, &state);
@@ -60,8 +60,8 @@ fn fleet(size: usize) -> Published {
 }
 
 fn benches(criterion: &mut Criterion) {
-    let (profile, evidence) = (profile(), evidence());
-    criterion.bench_function("diagnose one integration", |b| b.iter(|| diagnose(black_box(&profile), black_box(&evidence))));
+    let (requirements, evidence) = (requirements(), evidence());
+    criterion.bench_function("diagnose one integration", |b| b.iter(|| diagnose(black_box(&requirements), black_box(&evidence))));
     let families = Families::new().expect("families");
     for size in [1_000, 10_000] {
         let published = fleet(size);

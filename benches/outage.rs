@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consentry::domain::{Access, Check, CheckResult, Details, Diagnosis, LinkTarget, Outcome, Reason, Thresholds, Timestamp};
-use consentry::metrics::{Facts, Families, Published};
-use consentry::monitor::{Evaluator, Policy, Seen, Watched};
+use consentry::metrics::{Families, IntegrationLabels, Published};
+use consentry::monitor::{Evaluator, IntegrationRecord, Policy, ProbeMeta};
 use consentry::store::Store;
 use tokio::sync::{Notify, Semaphore};
 
@@ -50,7 +50,7 @@ async fn round(evaluator: &Arc<Evaluator>, size: usize, what: &str, outcome: Out
         let evaluator = Arc::clone(evaluator);
         probes.spawn(async move {
             let steady = evaluator.steady().await;
-            let seen = Seen { steady: at, duration: Duration::from_millis(100), ..Seen::default() };
+            let seen = ProbeMeta { steady: at, duration: Duration::from_millis(100), ..ProbeMeta::default() };
             evaluator.apply(&steady, &name(index), &diagnosis(outcome), seen, at).await;
             drop(permit);
         });
@@ -77,10 +77,10 @@ fn diagnosis(outcome: Outcome) -> Diagnosis {
     }
 }
 
-fn watched(index: usize) -> Watched {
+fn watched(index: usize) -> IntegrationRecord {
     let tenant = format!("00000000-0000-0000-0000-{index:012}");
-    Watched {
-        facts: Facts {
+    IntegrationRecord {
+        facts: IntegrationLabels {
             name: name(index),
             app: "sequr".into(),
             client_id: "00000000-0000-0000-0000-0000000000aa".into(),

@@ -40,8 +40,8 @@ pub struct Situation {
     pub breaks_after: Option<u64>,
     /// What befalls it.
     pub breaks: fn(&str) -> Vec<Action>,
-    /// What mends it.
-    pub mends: fn(&str) -> Vec<Action>,
+    /// What fixes it.
+    pub fix: fn(&str) -> Vec<Action>,
     /// The primary reason while it is broken.
     pub reason: Option<Reason>,
     /// In words.
@@ -89,7 +89,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: None,
         breaks: |_| Vec::new(),
-        mends: |_| Vec::new(),
+        fix: |_| Vec::new(),
         reason: None,
         story: "stays healthy",
     },
@@ -100,7 +100,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: true,
         breaks_after: None,
         breaks: |_| Vec::new(),
-        mends: |_| Vec::new(),
+        fix: |_| Vec::new(),
         reason: None,
         story: "stays healthy, with access of its own and a directory reader",
     },
@@ -119,7 +119,7 @@ pub const SITUATIONS: &[Situation] = &[
                 application: None,
             }]
         },
-        mends: |t| {
+        fix: |t| {
             vec![Action::EditConsent { tenant: t.to_owned(), app: APP, resource: None, delegated: Some(delegated()), application: None }]
         },
         reason: Some(Reason::PermissionMissing),
@@ -132,7 +132,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: Some(18),
         breaks: |t| vec![Action::DeleteApp { tenant: t.to_owned(), app: APP }],
-        mends: |t| vec![Action::RestoreApp { tenant: t.to_owned(), app: APP }],
+        fix: |t| vec![Action::RestoreApp { tenant: t.to_owned(), app: APP }],
         reason: Some(Reason::AppDeleted),
         story: "an admin deletes the enterprise application",
     },
@@ -143,8 +143,8 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: Some(24),
         breaks: |t| vec![Action::KillRefreshTokens { tenant: t.to_owned(), app: APP, death: TokenDeath::Corrupted }],
-        // Only a new sign-in mends it.
-        mends: |_| Vec::new(),
+        // Only a new sign-in fixes it.
+        fix: |_| Vec::new(),
         reason: Some(Reason::TokenInvalid),
         story: "the refresh token is corrupted",
     },
@@ -155,7 +155,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: Some(30),
         breaks: |t| vec![Action::EnableUser { tenant: t.to_owned(), user: "admin".to_owned(), value: false }],
-        mends: |t| vec![Action::EnableUser { tenant: t.to_owned(), user: "admin".to_owned(), value: true }],
+        fix: |t| vec![Action::EnableUser { tenant: t.to_owned(), user: "admin".to_owned(), value: true }],
         reason: Some(Reason::AccountDisabled),
         story: "the consenting account is disabled",
     },
@@ -166,7 +166,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: Some(36),
         breaks: |t| vec![Action::EnableApp { tenant: t.to_owned(), app: APP, value: false }],
-        mends: |t| vec![Action::EnableApp { tenant: t.to_owned(), app: APP, value: true }],
+        fix: |t| vec![Action::EnableApp { tenant: t.to_owned(), app: APP, value: true }],
         reason: Some(Reason::AppDisabled),
         story: "an admin disables the enterprise application",
     },
@@ -177,7 +177,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: true,
         breaks_after: Some(42),
         breaks: |t| vec![Action::RevokeConsent { tenant: t.to_owned(), app: APPLICATION_APP }],
-        mends: |t| {
+        fix: |t| {
             let application = own(&["Group.Read.All"]);
             vec![Action::Consent {
                 tenant: t.to_owned(),
@@ -198,7 +198,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: Some(48),
         breaks: |t| vec![Action::BlockByPolicy { tenant: t.to_owned(), users: true, apps: false }],
-        mends: |t| vec![Action::BlockByPolicy { tenant: t.to_owned(), users: false, apps: false }],
+        fix: |t| vec![Action::BlockByPolicy { tenant: t.to_owned(), users: false, apps: false }],
         reason: Some(Reason::AccessBlocked),
         story: "a Conditional Access policy blocks the account",
     },
@@ -209,7 +209,7 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: Some(54),
         breaks: |t| vec![Action::DeleteGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned() }],
-        mends: |t| vec![Action::AddGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned(), id: None }],
+        fix: |t| vec![Action::AddGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned(), id: None }],
         reason: Some(Reason::GroupMissing),
         story: "a group that the integration matches on is deleted",
     },
@@ -322,7 +322,7 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     drop(store);
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
-    let fate = tokio::spawn(befall(Arc::clone(&simulator)));
+    let fate = tokio::spawn(run_scenario(Arc::clone(&simulator)));
     let options = crate::web::WebOptions { lifecycle: true, anonymous_actions: true, external_url: Some(daemon), ..Default::default() };
     let front = crate::app::Front { options, web_config_file: None };
     let result = crate::app::run(loaded.config, sources, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, front).await;
@@ -349,11 +349,11 @@ fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
         let when = situation.breaks_after.map_or_else(|| "     ".to_owned(), |s| format!("{s:>3} s"));
         println!("  {when}  {:<10} {}", situation.name, situation.story);
     }
-    println!("   90 s  wingtip    is enabled again: what a sign-in cannot mend, an admin did\n");
+    println!("   90 s  wingtip    is enabled again: what a sign-in cannot fix, an admin did\n");
 }
 
-/// Breaks the fleet, one integration after the other, and mends one that no sign-in can mend.
-async fn befall(simulator: Arc<Simulator>) {
+/// Breaks the fleet, one integration after the other, and fixes one that no sign-in can fix.
+async fn run_scenario(simulator: Arc<Simulator>) {
     let mut elapsed = 0;
     for situation in SITUATIONS {
         let Some(at) = situation.breaks_after else { continue };
@@ -366,7 +366,7 @@ async fn befall(simulator: Arc<Simulator>) {
     }
     tokio::time::sleep(Duration::from_secs(90_u64.saturating_sub(elapsed))).await;
     if let Some(wingtip) = SITUATIONS.iter().find(|s| s.name == "wingtip") {
-        apply(&simulator, wingtip.name, "is enabled again", (wingtip.mends)(&wingtip.tenant()));
+        apply(&simulator, wingtip.name, "is enabled again", (wingtip.fix)(&wingtip.tenant()));
     }
 }
 

@@ -1,5 +1,5 @@
 //! Consentry watches integrations with Microsoft Entra ID: it probes consent, enterprise application and group access of every
-//! configured integration, exports what it finds to Prometheus, and mails the person who can mend it.
+//! configured integration, exports what it finds to Prometheus, and mails the person who can fix it.
 //!
 //! Start reading in [`domain`]: the rules are there, without I/O. ARCHITECTURE.md is the map.
 

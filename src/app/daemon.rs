@@ -8,15 +8,15 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::parts::{Lasting, Parts};
+use super::components::{Components, SharedServices};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::{Families, Published};
-use crate::monitor::{Evaluator, Monitor, Schedule, Shift};
+use crate::monitor::{ConfigDiff, Evaluator, Monitor, Schedule};
 use crate::notify::{Notifier, Outbox};
-use crate::reauth::{Handover, Unproved};
+use crate::reauth::{Unproved, WebhookSender};
 use crate::store::{Event, Store};
-use crate::web::{self, Capacity, Gate, Hooks, Later, Listener, Process, Record, Sites, WebOptions};
+use crate::web::{self, Capacity, Hooks, Later, Listener, Process, Record, Sites, WebOptions, WebSecurity};
 
 /// Somebody asks for a reload, and waits for what is wrong with the configuration.
 pub(super) type Request = oneshot::Sender<Result<(), String>>;
@@ -28,14 +28,14 @@ pub struct Daemon {
     /// Sends mail, when it is configured.
     pub notifier: Option<Notifier>,
     /// Hands renewed tokens to the products that use them.
-    pub handover: Handover,
+    pub webhook: WebhookSender,
     /// What the listeners serve.
     pub sites: Sites,
     /// What lasts as long as the process.
     pub process: Arc<Process>,
     /// The database.
     pub store: Store,
-    lasting: Lasting,
+    services: SharedServices,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -69,8 +69,8 @@ pub struct Front {
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
-pub fn gate(file: Option<&Path>, clock: Clock) -> anyhow::Result<Gate> {
-    Gate::load(file, clock).map_err(|problems| anyhow::anyhow!("{}", problems.join("\n")))
+pub fn gate(file: Option<&Path>, clock: Clock) -> anyhow::Result<WebSecurity> {
+    WebSecurity::load(file, clock).map_err(|problems| anyhow::anyhow!("{}", problems.join("\n")))
 }
 
 impl Daemon {
@@ -90,11 +90,17 @@ impl Daemon {
         let published = Arc::new(Published::default());
         let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
         let (families_too, clock_too) = (families.clone(), clock.clone());
-        let lasting =
-            Lasting { store: store.clone(), families: families_too, clock: clock_too, outbox, handed_over, upstream: Arc::default() };
-        let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &lasting)?;
+        let services = SharedServices {
+            store: store.clone(),
+            families: families_too,
+            clock: clock_too,
+            outbox,
+            handed_over,
+            upstream: Arc::default(),
+        };
+        let Components { setup, change, notifier, webhook, pages } = Components::new(config, &services)?;
         let queue: Vec<_> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
-        let nudge = Arc::clone(&lasting.outbox.nudge);
+        let nudge = Arc::clone(&services.outbox.nudge);
         let told = (families.clone(), Arc::clone(&published));
         let evaluator = Evaluator::start(store.clone(), change.policy, told, nudge, change.watched, clock.now()).await?;
         let schedule = Schedule::new(change.schedule, queue, &evaluator.never_probed(), clock.steady());
@@ -109,7 +115,7 @@ impl Daemon {
         let health = store.watch();
         process.watch_storage(Box::new(move || health().problem()));
         let sites = Sites::new(&pages.served(config, &process, &monitor, &store)?);
-        Ok(Self { monitor, notifier, handover, sites, process, store, lasting, requests })
+        Ok(Self { monitor, notifier, webhook, sites, process, store, services, requests })
     }
 
     /// Starts to work. Whoever calls this has to [`Running::finish`] it.
@@ -126,11 +132,11 @@ impl Daemon {
         let reauthentication = listeners.reauthentication.map(|listener| Worker::start(|stop| web::serve(listener, site, stop)));
         tasks.spawn(self.monitor.clone().run(stopped));
         let notifier = self.notifier.map(|notifier| Worker::start(|stop| notifier.run(stop)));
-        let handover = Worker::start(|stop| self.handover.run(stop));
+        let webhook = Worker::start(|stop| self.webhook.run(stop));
         self.process.ready.store(true, Ordering::Relaxed);
         tracing::info!("ready");
-        let Self { monitor, sites, process, lasting, requests, .. } = self;
-        Running { monitor, sites, process, lasting, requests, stop, tasks, reauthentication, notifier, handover: Some(handover) }
+        let Self { monitor, sites, process, services, requests, .. } = self;
+        Running { monitor, sites, process, services, requests, stop, tasks, reauthentication, notifier, webhook: Some(webhook) }
     }
 }
 
@@ -222,12 +228,12 @@ pub struct Running {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) monitor: Monitor,
     sites: Sites,
-    lasting: Lasting,
+    services: SharedServices,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     reauthentication: Option<Worker>,
     notifier: Option<Worker>,
-    handover: Option<Worker>,
+    webhook: Option<Worker>,
 }
 
 impl std::fmt::Debug for Running {
@@ -241,11 +247,11 @@ impl Running {
     ///
     /// # Errors
     /// Proxy, certificate file or database cannot be used; then nothing has changed.
-    pub(super) async fn apply(&mut self, config: &Config, listener: Move) -> anyhow::Result<Shift> {
-        let Parts { setup, change, notifier, handover, pages } = Parts::new(config, &self.lasting)?;
-        let served = pages.served(config, &self.process, &self.monitor, &self.lasting.store)?;
+    pub(super) async fn apply(&mut self, config: &Config, listener: Move) -> anyhow::Result<ConfigDiff> {
+        let Components { setup, change, notifier, webhook, pages } = Components::new(config, &self.services)?;
+        let served = pages.served(config, &self.process, &self.monitor, &self.services.store)?;
         let shift = self.monitor.reconfigure(setup, change).await?;
-        self.lasting.families.set_interval(config.probe.interval);
+        self.services.families.set_interval(config.probe.interval);
         if let Some(reauthentication) = &served.reauthentication {
             // One that comes back while it is being proved goes on with that; whoever was here all the time has had its proof.
             let unproved = reauthentication.unproved().await.unwrap_or_default();
@@ -258,11 +264,11 @@ impl Running {
             (earlier, Some(notifier)) => Some(Worker::after(earlier, |stop| notifier.run(stop))),
             (earlier @ Some(_), None) => {
                 // Whatever is left in the outbox waits for nothing while there is no mail.
-                let families = self.lasting.families.clone();
+                let families = self.services.families.clone();
                 Some(Worker::after(earlier, move |_| async move { families.set_queue(0) }))
             }
         };
-        self.handover = Some(Worker::after(self.handover.take(), |stop| handover.run(stop)));
+        self.webhook = Some(Worker::after(self.webhook.take(), |stop| webhook.run(stop)));
         match listener {
             Move::Stays => {}
             Move::To(listener) => {
@@ -284,13 +290,13 @@ impl Running {
 
     /// The database, to be closed in the end.
     pub(super) fn store(&self) -> Store {
-        self.lasting.store.clone()
+        self.services.store.clone()
     }
 
     /// Stops, and waits until everything that is under way is done.
     pub async fn finish(mut self) {
         self.stop.send_replace(true);
-        for worker in [self.reauthentication, self.notifier, self.handover].into_iter().flatten() {
+        for worker in [self.reauthentication, self.notifier, self.webhook].into_iter().flatten() {
             self.tasks.spawn(worker.finish());
         }
         while self.tasks.join_next().await.is_some() {}

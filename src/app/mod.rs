@@ -8,21 +8,21 @@ use anyhow::Context as _;
 
 use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls};
 use crate::domain::{Access, LinkTarget};
-use crate::entra::{ClientCredential, Door, DoorOptions, Entra, Hosts, admin_consent_url};
-use crate::metrics::{Facts, Families};
-use crate::monitor::{ReaderClient, Target, Watched};
-use crate::notify::{Letterhead, Protection, SmtpSettings};
+use crate::entra::{ClientCredential, ClientOptions, Entra, Hosts, HttpClient, admin_consent_url};
+use crate::metrics::{Families, IntegrationLabels};
+use crate::monitor::{IntegrationRecord, ReaderClient, Target};
+use crate::notify::{MailBranding, Protection, SmtpSettings};
 pub use crate::reauth::Terms;
 use crate::reauth::{self, Links};
 use crate::secret::Secret;
 pub use crate::store::Rotated;
 use crate::store::{self, Store};
 
+mod components;
 mod daemon;
 mod descriptors;
 mod lifecycle;
 mod pages;
-mod parts;
 mod reauthentication;
 mod reload;
 mod systemd;
@@ -37,7 +37,7 @@ use descriptors::descriptors;
 /// # Errors
 /// Proxy or certificate file cannot be used.
 pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entra> {
-    let options = DoorOptions {
+    let options = ClientOptions {
         proxy_url: config.upstream.proxy_url.as_ref().map(Secret::expose),
         ca_file: config.upstream.ca_file.as_deref(),
         idle_connections: config.probe.concurrency,
@@ -47,7 +47,7 @@ pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entr
             families.upstream(endpoint.label(), code, duration);
         }
     });
-    let door = Door::new(&options, observer).context("cannot set up the connection to Entra")?;
+    let door = HttpClient::new(&options, observer).context("cannot set up the connection to Entra")?;
     Ok(Entra::new(door, hosts(config), Arc::new(config.reason_overrides.clone())))
 }
 
@@ -125,7 +125,7 @@ pub fn targets(config: &Config) -> Vec<Target> {
             credential: credentials.get(i.app.as_str()).cloned()?,
             reader: i.reader.as_deref().and_then(|r| readers.get(r).cloned()),
             refresh_token_file: i.refresh_token_file.clone(),
-            profile: i.profile.clone(),
+            requirements: i.requirements.clone(),
         })
     };
     config.integrations.iter().filter_map(target).collect()
@@ -145,7 +145,7 @@ fn hosts(config: &Config) -> Hosts {
     Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() }
 }
 
-/// Where an integration is mended.
+/// Where an integration is fixed.
 fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTarget {
     match &app.reauthentication {
         ReauthenticationMode::Builtin => LinkTarget::Builtin,
@@ -184,10 +184,10 @@ fn shared_texts(app: &App) -> SharedTexts {
     }
 }
 
-fn watched(config: &Config, texts: &HashMap<&str, SharedTexts>, integration: &Integration) -> Option<Watched> {
+fn watched(config: &Config, texts: &HashMap<&str, SharedTexts>, integration: &Integration) -> Option<IntegrationRecord> {
     let (app, texts) = (config.apps.get(&integration.app)?, texts.get(integration.app.as_str())?);
-    Some(Watched {
-        facts: Facts {
+    Some(IntegrationRecord {
+        facts: IntegrationLabels {
             name: integration.name.clone(),
             app: Arc::clone(&texts.app),
             client_id: Arc::clone(&texts.client_id),
@@ -196,7 +196,7 @@ fn watched(config: &Config, texts: &HashMap<&str, SharedTexts>, integration: &In
             access: app.access,
             labels: integration.labels.clone(),
             reader: integration.reader.as_deref().map(Into::into),
-            checks: integration.profile.checks.clone(),
+            checks: integration.requirements.checks.clone(),
             credentials: Vec::new(),
         },
         identity: format!("{}/{}", integration.tenant, app.client_id),
@@ -230,6 +230,6 @@ pub fn smtp(email: &Email) -> Option<SmtpSettings> {
 }
 
 /// What every mail has in common.
-pub fn letterhead(email: &Email) -> Letterhead {
-    Letterhead { domain: email.from.email.domain().to_owned(), support_contact: email.support_contact.clone() }
+pub fn branding(email: &Email) -> MailBranding {
+    MailBranding { domain: email.from.email.domain().to_owned(), support_contact: email.support_contact.clone() }
 }

@@ -7,8 +7,8 @@ use crate::clock::moment;
 use crate::config::Config;
 use crate::domain::{Check, CheckState, IntegrationState, KnownGroup, Outcome, Timestamp, one_line};
 use crate::entra::ClientCredential;
-use crate::metrics::Facts;
-use crate::monitor::{Monitor, Target, Targets, Watched};
+use crate::metrics::IntegrationLabels;
+use crate::monitor::{IntegrationRecord, Monitor, Target, Targets};
 use crate::store::Store;
 use crate::web::{CredentialRecord, Detail, Lookup, MailRecord, Records, Remember, Row};
 
@@ -33,7 +33,7 @@ pub(super) fn lookup(config: &Config, monitor: &Monitor, store: &Store, targets:
     }
 }
 
-fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
+fn row(watched: &IntegrationRecord, _: Option<&str>, state: &IntegrationState) -> Row {
     Row {
         name: watched.facts.name.clone(),
         display_name: watched.facts.display_name.clone(),
@@ -49,7 +49,7 @@ fn row(watched: &Watched, _: Option<&str>, state: &IntegrationState) -> Row {
     }
 }
 
-fn detail(watched: &Watched, tenant_guid: Option<&str>, state: &IntegrationState) -> Detail {
+fn detail(watched: &IntegrationRecord, tenant_guid: Option<&str>, state: &IntegrationState) -> Detail {
     let facts = &watched.facts;
     Detail {
         display_name: facts.display_name.clone(),
@@ -75,7 +75,7 @@ fn detail(watched: &Watched, tenant_guid: Option<&str>, state: &IntegrationState
 
 /// The enabled checks as they were seen last. A group that has another id than before passes, and is shown: the product's rules may be
 /// bound to the id.
-fn checks(facts: &Facts, state: &IntegrationState) -> Vec<CheckState> {
+fn checks(facts: &IntegrationLabels, state: &IntegrationState) -> Vec<CheckState> {
     let mut checks: Vec<CheckState> = facts.checks.iter().filter_map(|c| state.check(*c).cloned()).collect();
     let replaced = state.known_groups.iter().filter_map(|g| Some((g, g.replaced_by.as_ref()?)));
     let note = |(group, (id, since)): (&KnownGroup, &(String, Timestamp))| {

@@ -11,16 +11,16 @@ use crate::config::{App, Config, Integration, ReauthenticationMode, Reauthentica
 use crate::domain::{Access, Check, IntegrationState, LinkTarget, one_line};
 use crate::entra::Entra;
 use crate::metrics::Families;
-use crate::monitor::{Monitor, Proof, Targets, Watched, Witness};
-use crate::reauth::{Hook, Hooks, Parts, Reauthentication, Recipient, Registered, Registry, Seen, Subject};
+use crate::monitor::{IntegrationRecord, Monitor, Targets, Verification, VerificationListener};
+use crate::reauth::{Dependencies, Hooks, Observation, Reauthentication, Recipient, Registered, Registry, Subject, Webhook};
 use crate::store::Store;
-use crate::web::{Elsewhere, Find, FindBy, Standing};
+use crate::web::{ExternalSignIn, Find, FindBy, SignInStatus};
 
 /// Applications whose renewed tokens are handed over, and where.
-fn webhooks(config: &Config) -> HashMap<String, Arc<Hook>> {
+fn webhooks(config: &Config) -> HashMap<String, Arc<Webhook>> {
     let hook = |(name, app): (&String, &App)| {
         let webhook = app.token_webhook.as_ref().filter(|_| app.access == Access::Delegated)?;
-        Some((name.clone(), Arc::new(Hook { url: webhook.url.clone(), secret: webhook.secret.clone() })))
+        Some((name.clone(), Arc::new(Webhook { url: webhook.url.clone(), secret: webhook.secret.clone() })))
     };
     config.apps.iter().filter_map(hook).collect()
 }
@@ -38,19 +38,19 @@ pub(super) fn reauthentication(
     let only_admins: HashSet<String> = config.apps.iter().filter_map(only_admins).collect();
     let registry: Registry = Box::new(move |name| {
         let target = targets.get(name)?;
-        let groups = target.profile.checks.contains(&Check::GroupAccess).then(|| target.profile.groups.clone());
+        let groups = target.requirements.checks.contains(&Check::GroupAccess).then(|| target.requirements.groups.clone());
         Some(Registered {
             token: target.token_id(),
             credential: Arc::clone(&target.credential),
-            access: target.profile.access,
-            required: Arc::clone(&target.profile.required),
+            access: target.requirements.access,
+            required: Arc::clone(&target.requirements.required),
             keeps_token: target.refresh_token_file.is_none(),
-            hands_over: webhooks.contains_key(&*target.app),
+            has_webhook: webhooks.contains_key(&*target.app),
             groups,
             admins_only: only_admins.contains(&*target.app),
         })
     });
-    Some(Reauthentication::new(Parts { entra, store, families, links, registry, clock, handed_over, outbox }))
+    Some(Reauthentication::new(Dependencies { entra, store, families, links, registry, clock, handed_over, outbox }))
 }
 
 /// What mails about re-authentications hang on, besides the integration itself.
@@ -72,7 +72,7 @@ impl Mailing {
     }
 
     /// Without a memory of what the stored token saw.
-    fn subject(&self, watched: &Watched) -> Subject {
+    fn subject(&self, watched: &IntegrationRecord) -> Subject {
         Subject {
             integration: watched.facts.name.clone(),
             display_name: watched.facts.display_name.clone(),
@@ -108,24 +108,24 @@ pub(super) fn subjects(config: &Config, monitor: &Monitor) -> Box<FindBy<Subject
 pub(super) fn hooks(config: &Config) -> Hooks {
     let webhooks = webhooks(config);
     let hooked = config.integrations.iter().map(|i| (i.name.clone(), webhooks.get(&i.app).cloned()));
-    let hooks: HashMap<String, Option<Arc<Hook>>> = hooked.collect();
+    let hooks: HashMap<String, Option<Arc<Webhook>>> = hooked.collect();
     Box::new(move |name| match hooks.get(name) {
-        Some(Some(hook)) => Recipient::Hook(Arc::clone(hook)),
+        Some(Some(hook)) => Recipient::Webhook(Arc::clone(hook)),
         Some(None) => Recipient::Nobody,
         None => Recipient::Unknown,
     })
 }
 
 /// What admin consent was worth is seen by probes.
-pub(super) fn witness(config: &Config, reauthentication: Option<Reauthentication>) -> Witness {
+pub(super) fn listener(config: &Config, reauthentication: Option<Reauthentication>) -> VerificationListener {
     let mailing = Mailing::of(config);
-    Arc::new(move |proof: Proof| {
+    Arc::new(move |proof: Verification| {
         let (reauthentication, mailing) = (reauthentication.clone(), mailing.clone());
         Box::pin(async move {
             let Some(reauthentication) = reauthentication else { return false };
-            let Proof { integration, consent_holds, passed, last, since, watched } = proof;
+            let Verification { integration, consent_holds, passed, last, since, watched } = proof;
             let subject = watched.map(|watched| mailing.subject(&watched));
-            reauthentication.verify(&integration, Seen { consent_holds, passed, last, since }, subject).await
+            reauthentication.verify(&integration, Observation { consent_holds, passed, last, since }, subject).await
         })
     })
 }
@@ -141,14 +141,14 @@ pub(super) fn finder(config: &Config, monitor: &Monitor) -> Box<Find> {
 
 /// What only some integrations have: pages besides our own.
 struct Extra {
-    elsewhere: Option<Elsewhere>,
+    elsewhere: Option<ExternalSignIn>,
     admin_consent: Option<String>,
 }
 
 fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra> {
     let elsewhere = match (&app.reauthentication, link_target(config, app, integration)) {
-        (ReauthenticationMode::AdminConsent, LinkTarget::Url(url)) => Some(Elsewhere::AdminConsent(url)),
-        (ReauthenticationMode::Url(_), LinkTarget::Url(url)) => Some(Elsewhere::Vendor(url)),
+        (ReauthenticationMode::AdminConsent, LinkTarget::Url(url)) => Some(ExternalSignIn::AdminConsent(url)),
+        (ReauthenticationMode::Url(_), LinkTarget::Url(url)) => Some(ExternalSignIn::Vendor(url)),
         _ => None,
     };
     let two_pages = app.access == Access::Delegated && app.required.iter().any(|r| !r.application.is_empty());
@@ -156,10 +156,10 @@ fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra>
     (elsewhere.is_some() || two_pages).then_some(Extra { elsewhere, admin_consent })
 }
 
-fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<Standing> {
+fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<SignInStatus> {
     let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
     let checks = watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
-    Some(Standing {
+    Some(SignInStatus {
         display_name: one_line(&watched.facts.display_name, 120),
         app: one_line(&watched.app_display_name, 120),
         tenant: one_line(&watched.tenant, 253),

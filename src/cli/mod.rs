@@ -11,7 +11,7 @@ use crate::app::{self, Rotated};
 use crate::clock::Clock;
 use crate::config::{Config, Integration, Loaded, Problem, Sources, load};
 use crate::domain::{Access, MailKind, Notification};
-use crate::notify::{deliver, render, sample_story};
+use crate::notify::{deliver, render, sample_incident};
 use crate::secret::refresh_token;
 use crate::telemetry::{self, LogFormat, LogLevel};
 use crate::web::{WebOptions, path_of};
@@ -361,11 +361,11 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
         return Ok(u8::from(check_config(&run.config.file).is_none() || gate.is_err()));
     }
     telemetry::start(run.logging.level, run.logging.format);
-    let (Loaded { config, warnings, unbuilt }, sources) = valid(Sources::load(&run.config.file, &|name| std::env::var(name).ok()))?;
+    let (Loaded { config, warnings, not_implemented }, sources) = valid(Sources::load(&run.config.file, &|name| std::env::var(name).ok()))?;
     for warning in warnings.iter().take(20) {
         tracing::warn!(%warning, "configuration");
     }
-    if let Some(warning) = unbuilt_warning(&unbuilt) {
+    if let Some(warning) = unbuilt_warning(&not_implemented) {
         tracing::warn!("{warning}");
     }
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();
@@ -378,11 +378,11 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
 /// Validates and prints; the configuration when it is valid.
 fn check_config(file: &Path) -> Option<Config> {
     match load(file) {
-        Ok(Loaded { config, warnings, unbuilt }) => {
+        Ok(Loaded { config, warnings, not_implemented }) => {
             for warning in &warnings {
                 say(format_args!("warning: {warning}"));
             }
-            if let Some(warning) = unbuilt_warning(&unbuilt) {
+            if let Some(warning) = unbuilt_warning(&not_implemented) {
                 say(format_args!("warning: {warning}"));
             }
             print_summary(file, &config);
@@ -438,8 +438,9 @@ async fn test_email(test: &TestEmail) -> anyhow::Result<u8> {
     let now = Clock::system().now();
     let link = config.reauthentication.public_url.as_ref().map(|u| format!("{u}/reauth/sample?token=sample"));
     let alert = format!("test-{}", uuid::Uuid::new_v4());
-    let notification = Notification { alert, sequence: 0, kind: MailKind::Test, recipient: test.address.clone(), story: sample_story(now) };
-    let mail = render(&notification, 0, link.as_deref(), &app::letterhead(email));
+    let notification =
+        Notification { alert, sequence: 0, kind: MailKind::Test, recipient: test.address.clone(), incident: sample_incident(now) };
+    let mail = render(&notification, 0, link.as_deref(), &app::branding(email));
     let delivery = deliver(&settings, &notification, &mail, now).await;
     match delivery.outcome {
         Ok(()) => {
@@ -460,7 +461,7 @@ const LONGEST_TOKEN: usize = 64 * 1024;
 async fn import_token(named: &Named) -> anyhow::Result<u8> {
     let Loaded { config, .. } = loaded(&named.config.file)?;
     let integration = integration(&config, &named.name)?;
-    if integration.profile.access == Access::Application {
+    if integration.requirements.access == Access::Application {
         bail!("{} uses access: application, which has no refresh token", named.name);
     }
     if let Some(path) = &integration.refresh_token_file {

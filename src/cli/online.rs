@@ -15,7 +15,7 @@ use crate::config::{Config, Integration};
 use crate::domain::{Fault, Reason};
 use crate::entra::{Client, ClientCredential, Entra};
 use crate::monitor::Target;
-use crate::notify::greet;
+use crate::notify::test_connection;
 
 /// Tenants are asked after so many at a time.
 const AT_ONCE: usize = 16;
@@ -169,7 +169,7 @@ async fn attempt(entra: &Entra, client_id: &str, credential: &ClientCredential, 
 /// The mail server, as far as it can be tried without a mail.
 async fn mail(config: &Config) -> Option<Finding> {
     let settings = app::smtp(config.email.as_ref()?)?;
-    let greeting = greet(&settings).await;
+    let greeting = test_connection(&settings).await;
     let Err(failure) = greeting.outcome else {
         say(format_args!(
             "  mail          {}:{} greets us{}",

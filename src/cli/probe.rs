@@ -25,7 +25,7 @@ pub(super) async fn run(config: &Config, integration: &Integration, output: Outp
         .ok_or_else(|| anyhow::anyhow!("the integration has no application"))?;
     let prober = Prober::new(app::entra(config, None)?, app::store(config)?, Clock::system());
     let probed = prober.probe(&target, false, config.probe.timeout).await;
-    let diagnosis = diagnose(&target.profile, &probed.evidence);
+    let diagnosis = diagnose(&target.requirements, &probed.evidence);
     match output {
         Output::Text => super::say(text(integration, &diagnosis).trim_end()),
         Output::Json => super::say(format_args!("{:#}", json(integration, &diagnosis))),

@@ -62,7 +62,7 @@ pub(super) fn render(config: &Config, integration: &Integration, output: Output)
 }
 
 fn checks(integration: &Integration) -> impl Iterator<Item = Check> {
-    integration.profile.checks.iter().copied()
+    integration.requirements.checks.iter().copied()
 }
 
 /// What the application asks for: a sign-in needs the scopes of OpenID Connect besides its own.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::cursor::{Cursor, Diagnostics, Section};
 use super::permissions::{permission, resource};
-use super::reader::{At, Findings, Section};
 use super::settings::{is_loopback, mail_address};
 use super::values::{hidden_path, is_label_name, is_name, is_no_tenant, nearest, parse_guid, parse_tenant, shown_url};
 use super::{App, Credential, Integration, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook, read_tree};
-use crate::domain::{Access, Check, GroupPolicy, GroupRef, Profile, RequiredPermissions, same_permission};
+use crate::domain::{Access, Check, GroupPolicy, GroupRef, RequiredPermissions, Requirements, same_permission};
 use crate::secret::{self, SecretError, SecretSource};
 
 /// An application together with whether it could be read whole: integrations may refer to it either way.
@@ -17,8 +17,8 @@ pub(super) struct Known<T> {
 }
 
 /// `None` for one that is wrong: its name is known, so that integrations are not blamed for it.
-pub(super) fn readers(at: &At<'_, '_>) -> BTreeMap<String, Option<Reader>> {
-    let read = |at: &At<'_, '_>| {
+pub(super) fn readers(at: &Cursor<'_, '_>) -> BTreeMap<String, Option<Reader>> {
+    let read = |at: &Cursor<'_, '_>| {
         let mut section = at.section();
         let client_id = section.required("client_id").and_then(|at| at.guid());
         let credential = section.required("credential").map(|at| credential(&at));
@@ -32,12 +32,12 @@ pub(super) fn readers(at: &At<'_, '_>) -> BTreeMap<String, Option<Reader>> {
 }
 
 /// `graph_url` is where the configured cloud has Microsoft Graph: one of the names of that resource.
-pub(super) fn apps(at: &At<'_, '_>, graph_url: &str) -> BTreeMap<String, Known<App>> {
+pub(super) fn apps(at: &Cursor<'_, '_>, graph_url: &str) -> BTreeMap<String, Known<App>> {
     at.named().iter().map(|(name, at)| (name.clone(), Known { value: app(name, at, graph_url) })).collect()
 }
 
 /// A GUID or verified domain.
-pub(super) fn tenant(at: &At<'_, '_>) -> Option<String> {
+pub(super) fn tenant(at: &Cursor<'_, '_>) -> Option<String> {
     at.checked(|text| {
         if is_no_tenant(text) {
             return Err("stands for many tenants or for personal accounts; write the one tenant's GUID or verified domain");
@@ -46,11 +46,11 @@ pub(super) fn tenant(at: &At<'_, '_>) -> Option<String> {
     })
 }
 
-fn app(name: &str, at: &At<'_, '_>, graph_url: &str) -> App {
+fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
     let mut section = at.section();
     // What is wrong is noted; the value returned for it is never used, because a configuration with problems is refused.
     let client_id = section.required("client_id").and_then(|at| at.guid()).unwrap_or_default();
-    let display_name = section.or("display_name", name.to_owned(), At::non_empty);
+    let display_name = section.or("display_name", name.to_owned(), Cursor::non_empty);
     let access =
         section.or("access", Access::Delegated, |at| at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)]));
     let credential = section.or("credential", Credential::None, credential);
@@ -58,7 +58,7 @@ fn app(name: &str, at: &At<'_, '_>, graph_url: &str) -> App {
         if at.guid().is_some_and(|id| is_no_tenant(&id)) {
             at.problem("is the tenant of personal accounts; write the one where the app is registered");
         }
-        at.unbuilt();
+        at.not_implemented();
     }
     let required = section.get("required_permissions").map(|at| at.items()).unwrap_or_default();
     let required: Vec<RequiredPermissions> = required.iter().filter_map(|at| permissions(at, graph_url)).collect();
@@ -90,7 +90,7 @@ fn app(name: &str, at: &At<'_, '_>, graph_url: &str) -> App {
 }
 
 /// Where a product takes renewed refresh tokens: they leave this machine protected or not at all.
-fn token_webhook(at: &At<'_, '_>) -> Option<TokenWebhook> {
+fn token_webhook(at: &Cursor<'_, '_>) -> Option<TokenWebhook> {
     let mut hook = at.section();
     let url = hook.required("url").and_then(|at| webhook_url(&at));
     let given = hook.has("secret") || hook.has("secret_file");
@@ -106,7 +106,7 @@ fn token_webhook(at: &At<'_, '_>) -> Option<TokenWebhook> {
 }
 
 /// A webhook's URL. Its path and query may be a key to the product, so that no message shows them.
-fn webhook_url(at: &At<'_, '_>) -> Option<String> {
+fn webhook_url(at: &Cursor<'_, '_>) -> Option<String> {
     let text = at.text()?;
     let found = shown_url(&text).and_then(|url| {
         let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
@@ -152,7 +152,7 @@ pub(super) fn client_secret(section: &mut Section<'_, '_>) -> Option<SecretSourc
     Some(source)
 }
 
-pub(super) fn credential(at: &At<'_, '_>) -> Option<Credential> {
+pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
     if let super::tree::Value::Scalar(text) = &at.node.value {
         if text == "none" {
             return Some(Credential::None);
@@ -186,11 +186,11 @@ pub(super) fn credential(at: &At<'_, '_>) -> Option<Credential> {
             None
         }
         (_, _, Some(at), _) => {
-            at.unbuilt();
+            at.not_implemented();
             Some(Credential::Unbuilt("federated_token_file"))
         }
         (_, _, _, Some(at)) => {
-            at.unbuilt();
+            at.not_implemented();
             Some(Credential::Unbuilt("managed_identity"))
         }
         _ if has_secret => None,
@@ -203,7 +203,7 @@ pub(super) fn credential(at: &At<'_, '_>) -> Option<Credential> {
     found
 }
 
-fn certificate_credential(at: &At<'_, '_>, (certificate_file, private_key_file): (PathBuf, PathBuf)) -> Option<Credential> {
+fn certificate_credential(at: &Cursor<'_, '_>, (certificate_file, private_key_file): (PathBuf, PathBuf)) -> Option<Credential> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     if CertificateDer::from_pem_file(&certificate_file).is_err() {
         at.problem(format!("{} holds no PEM certificate", certificate_file.display()));
@@ -216,7 +216,7 @@ fn certificate_credential(at: &At<'_, '_>, (certificate_file, private_key_file):
     Some(Credential::Certificate { certificate_file, private_key_file })
 }
 
-fn permissions(at: &At<'_, '_>, graph_url: &str) -> Option<RequiredPermissions> {
+fn permissions(at: &Cursor<'_, '_>, graph_url: &str) -> Option<RequiredPermissions> {
     let mut section = at.section();
     let named =
         section.required("resource").filter(|at| at.non_empty().is_some()).and_then(|at| at.checked(|text| resource(text, graph_url)));
@@ -251,7 +251,7 @@ fn merged(entries: Vec<RequiredPermissions>) -> Vec<RequiredPermissions> {
     merged
 }
 
-fn reauthentication(at: &At<'_, '_>) -> Option<ReauthenticationMode> {
+fn reauthentication(at: &Cursor<'_, '_>) -> Option<ReauthenticationMode> {
     if !matches!(at.node.value, super::tree::Value::Mapping(_)) {
         return at
             .one_of(&[("builtin", false), ("admin_consent", true)])
@@ -292,7 +292,7 @@ impl<'k> Integrations<'k> {
     }
 
     /// Reads a list.
-    pub(super) fn read(&mut self, at: &At<'_, '_>) {
+    pub(super) fn read(&mut self, at: &Cursor<'_, '_>) {
         for item in at.items() {
             if let Some(integration) = self.one(&item) {
                 self.found.push(integration);
@@ -302,7 +302,7 @@ impl<'k> Integrations<'k> {
 
     /// Reads more lists from the files that the patterns match.
     /// Answers the patterns.
-    pub(super) fn read_files(&mut self, at: &At<'_, '_>, findings: &Findings<'_>) -> Vec<String> {
+    pub(super) fn read_files(&mut self, at: &Cursor<'_, '_>, findings: &Diagnostics<'_>) -> Vec<String> {
         let mut patterns = Vec::new();
         for item in at.items() {
             let Some(pattern) = item.path() else { continue };
@@ -321,9 +321,9 @@ impl<'k> Integrations<'k> {
         patterns
     }
 
-    fn read_file(&mut self, file: &Path, findings: &Findings<'_>) {
+    fn read_file(&mut self, file: &Path, findings: &Diagnostics<'_>) {
         let Some(root) = read_tree(file, findings) else { return };
-        self.read(&At::root(&root, file, findings));
+        self.read(&Cursor::root(&root, file, findings));
     }
 
     /// The integrations by name, and what is odd about them all together.
@@ -332,7 +332,7 @@ impl<'k> Integrations<'k> {
         self.found
     }
 
-    fn one(&mut self, at: &At<'_, '_>) -> Option<Integration> {
+    fn one(&mut self, at: &Cursor<'_, '_>) -> Option<Integration> {
         let mut section = at.section();
         let name = section.required("name").and_then(|at| {
             let name = at.parsed("is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit", |t| {
@@ -357,10 +357,10 @@ impl<'k> Integrations<'k> {
         let checks = checks(&mut section);
         if let Some(at) = section.get("credential_expiry_warning") {
             at.duration_or_zero();
-            at.unbuilt();
+            at.not_implemented();
         }
         let labels = section.get("labels").map(|at| labels(&at)).unwrap_or_default();
-        let enabled = section.or("enabled", true, At::boolean);
+        let enabled = section.or("enabled", true, Cursor::boolean);
         section.finish();
         let (name, app) = (name?, app?);
         let known = &self.apps.get(&app)?.value;
@@ -368,13 +368,18 @@ impl<'k> Integrations<'k> {
         if refresh_token_file.is_some() && known.token_webhook.is_none() && known.reauthentication == ReauthenticationMode::Builtin {
             at.warn("a renewed refresh token reaches nobody: refresh_token_file is never written by us; add token_webhook to the app, or reauthentication: {url: ...}");
         }
-        let profile =
-            Profile { access: known.access, checks, required: known.required.clone(), unexpected_fails: known.unexpected_fails, groups };
+        let requirements = Requirements {
+            access: known.access,
+            checks,
+            required: known.required.clone(),
+            unexpected_fails: known.unexpected_fails,
+            groups,
+        };
         let display_name = display_name.unwrap_or_else(|| name.clone());
-        Some(Integration { name, display_name, app, tenant: tenant?, reader, admins, refresh_token_file, labels, enabled, profile })
+        Some(Integration { name, display_name, app, tenant: tenant?, reader, admins, refresh_token_file, labels, enabled, requirements })
     }
 
-    fn claim(&mut self, name: &str, at: &At<'_, '_>) {
+    fn claim(&mut self, name: &str, at: &Cursor<'_, '_>) {
         let place = format!("{}:{}", at.file.display(), at.node.line);
         if let Some(first) = self.places.get(name) {
             at.problem(format!("duplicate name {}; it is already used at {first}", at.written()));
@@ -383,16 +388,16 @@ impl<'k> Integrations<'k> {
         }
     }
 
-    fn known_app(&self, at: &At<'_, '_>) -> Option<String> {
+    fn known_app(&self, at: &Cursor<'_, '_>) -> Option<String> {
         known_name(at, self.apps.keys().map(String::as_str), "app", "apps")
     }
 
-    fn known_reader(&self, at: &At<'_, '_>) -> Option<String> {
+    fn known_reader(&self, at: &Cursor<'_, '_>) -> Option<String> {
         known_name(at, self.readers.keys().map(String::as_str), "directory reader", "directory_readers")
     }
 }
 
-fn known_name<'a>(at: &At<'_, '_>, names: impl Iterator<Item = &'a str> + Clone, what: &str, section: &str) -> Option<String> {
+fn known_name<'a>(at: &Cursor<'_, '_>, names: impl Iterator<Item = &'a str> + Clone, what: &str, section: &str) -> Option<String> {
     let text = at.text()?;
     if names.clone().any(|n| n == text) {
         return Some(text);
@@ -402,11 +407,11 @@ fn known_name<'a>(at: &At<'_, '_>, names: impl Iterator<Item = &'a str> + Clone,
     None
 }
 
-fn groups(at: &At<'_, '_>) -> GroupPolicy {
+fn groups(at: &Cursor<'_, '_>) -> GroupPolicy {
     let mut section = at.section();
     // More than a thousand groups are not counted, so more cannot be demanded.
     let minimum = section.or("minimum", 1, |at| at.integer(0, 1000));
-    let group = |at: &At<'_, '_>| at.non_empty().map(|t| parse_guid(&t).map_or(GroupRef::Name(t), GroupRef::Id));
+    let group = |at: &Cursor<'_, '_>| at.non_empty().map(|t| parse_guid(&t).map_or(GroupRef::Name(t), GroupRef::Id));
     let required = section.get("required").map(|at| at.items().iter().filter_map(group).collect()).unwrap_or_default();
     section.finish();
     GroupPolicy { minimum, required }
@@ -414,7 +419,7 @@ fn groups(at: &At<'_, '_>) -> GroupPolicy {
 
 /// A token that somebody else keeps. One that is not there yet is a customer who has not signed in yet; one that cannot be used is told
 /// here, but does not keep the others from being probed.
-fn token_file(at: &At<'_, '_>) -> Option<PathBuf> {
+fn token_file(at: &Cursor<'_, '_>) -> Option<PathBuf> {
     let path = at.path()?;
     match secret::read_refresh_token(&path) {
         Ok(_) => {}
@@ -441,7 +446,7 @@ fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
         if matches!(check, Check::Provisioning | Check::Credential) {
             let mut named = item.clone();
             named.path = format!("{} ({})", at.path, check.label());
-            named.unbuilt();
+            named.not_implemented();
         }
         checks.push(check);
     }
@@ -452,8 +457,8 @@ fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
     checks
 }
 
-fn labels(at: &At<'_, '_>) -> BTreeMap<String, String> {
-    let entry = |(name, at): (String, At<'_, '_>)| {
+fn labels(at: &Cursor<'_, '_>) -> BTreeMap<String, String> {
+    let entry = |(name, at): (String, Cursor<'_, '_>)| {
         if !is_label_name(&name) {
             at.problem("is not a Prometheus label name; use letters, digits and _, not beginning with a digit");
             return None;
@@ -464,7 +469,7 @@ fn labels(at: &At<'_, '_>) -> BTreeMap<String, String> {
 }
 
 /// Says when a required permission can never be seen with this set-up.
-fn warn_about_evidence(at: &At<'_, '_>, app: &App, reader: bool, checks: &[Check]) {
+fn warn_about_evidence(at: &Cursor<'_, '_>, app: &App, reader: bool, checks: &[Check]) {
     if !checks.contains(&Check::Consent) {
         return;
     }

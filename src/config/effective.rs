@@ -162,10 +162,10 @@ fn integration(integration: &Integration) -> Value {
         "admins": integration.admins,
         "refresh_token_file": integration.refresh_token_file,
         "groups": {
-            "minimum": integration.profile.groups.minimum,
-            "required": integration.profile.groups.required.iter().map(GroupRef::text).collect::<Vec<_>>(),
+            "minimum": integration.requirements.groups.minimum,
+            "required": integration.requirements.groups.required.iter().map(GroupRef::text).collect::<Vec<_>>(),
         },
-        "checks": integration.profile.checks.iter().map(|c: &Check| c.label()).collect::<Vec<_>>(),
+        "checks": integration.requirements.checks.iter().map(|c: &Check| c.label()).collect::<Vec<_>>(),
         "labels": integration.labels,
         "enabled": integration.enabled,
     }))

@@ -8,13 +8,13 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::reader::{Environment, Files, Listing, Problem, literal_start, matching, read_text, unreadable};
+use super::cursor::{Environment, Files, Listing, Problem, literal_start, matching, read_text, unreadable};
 use super::{Loaded, load_with};
 
 /// How files look from outside. Equal looks mean equal contents, unless one has changed within two seconds of being looked at: file
 /// systems tell times in steps, and two changes within one look alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Looks {
+pub struct FileStamps {
     files: Vec<(PathBuf, Option<Look>)>,
     settled: bool,
 }
@@ -23,7 +23,7 @@ type Look = (SystemTime, u64, u64);
 
 const SETTLED: Duration = Duration::from_secs(2);
 
-impl Looks {
+impl FileStamps {
     /// Looks at files, following links.
     pub fn at(files: &[PathBuf]) -> Self {
         use std::os::unix::fs::MetadataExt as _;
@@ -54,7 +54,7 @@ pub struct Sources {
     patterns: BTreeMap<String, Vec<PathBuf>>,
     /// Other files that count when they change.
     others: Vec<PathBuf>,
-    looks: Looks,
+    looks: FileStamps,
     /// What was found when it was read last, good or not.
     seen: Disk,
     broken: Broken,
@@ -116,7 +116,7 @@ impl Sources {
         let patterns = lists.into_iter().map(|(pattern, listing)| (pattern, listing.files)).collect();
         let texts = texts.iter().map(|(file, text)| (file.clone(), compressed(text))).collect();
         let (broken, gone) = (BTreeMap::new(), BTreeMap::new());
-        Ok((loaded, Self { main: path.to_owned(), texts, patterns, others, looks: Looks::at(&[]), seen, broken, gone }))
+        Ok((loaded, Self { main: path.to_owned(), texts, patterns, others, looks: FileStamps::at(&[]), seen, broken, gone }))
     }
 
     /// The main file.
@@ -132,7 +132,7 @@ impl Sources {
     /// What was found could not be used: look again next time, changed or not.
     pub fn look_again(&mut self) {
         self.seen = Disk::default();
-        self.looks = Looks::at(&[]);
+        self.looks = FileStamps::at(&[]);
     }
 
     /// Whether files have gone that may yet come back.
@@ -157,7 +157,7 @@ impl Sources {
         let lists: BTreeMap<String, Result<Listing, String>> = self.patterns.keys().map(|p| (p.clone(), matching(p))).collect();
         let listed = lists.values().flatten().flat_map(|listing| &listing.files);
         let files: Vec<PathBuf> = listed.chain(&self.others).cloned().collect();
-        let looks = Looks::at(&files);
+        let looks = FileStamps::at(&files);
         let waited = self.gone.values().any(|since| now.duration_since(*since) >= ABSENCE);
         if lists == self.seen.lists && !looks.may_differ(&self.looks) && !waited {
             return None;
@@ -177,18 +177,18 @@ impl Sources {
             .collect();
         let earlier = std::mem::replace(&mut self.seen, disk);
         let others = self.others.iter().any(|path| earlier.digests.get(path) != self.seen.digests.get(path));
-        let settled = self.settle(&texts, &candidates, environment, now);
+        let settled = self.apply(&texts, &candidates, environment, now);
         let settled = settled.map(|followed| Followed { changed: followed.changed || others, ..followed });
         if settled.is_err() {
-            // Perhaps it is mended in a file that is not watched: look again next time.
+            // Perhaps it is fixed in a file that is not watched: look again next time.
             self.seen = earlier;
-            self.looks = Looks::at(&[]);
+            self.looks = FileStamps::at(&[]);
         }
         Some(settled)
     }
 
     /// Takes over every candidate that is good.
-    fn settle(
+    fn apply(
         &mut self,
         disk: &Texts,
         candidates: &BTreeMap<PathBuf, &str>,
@@ -206,7 +206,7 @@ impl Sources {
             let accepted = left(&broken);
             match attempt(&accepted) {
                 Ok(loaded) => return Ok(self.followed(loaded, &patterns, &accepted, broken)),
-                Err(problems) => broken.extend(blamed(&accepted, problems)),
+                Err(problems) => broken.extend(offending_files(&accepted, problems)),
             }
         }
         // They do not go together: who does is found out by halves.
@@ -330,7 +330,7 @@ fn problem(path: &Path, message: impl Into<String>) -> Problem {
 }
 
 /// Problems by the file they stand in, for those of some files.
-fn blamed(files: &BTreeMap<PathBuf, &str>, problems: Vec<Problem>) -> Broken {
+fn offending_files(files: &BTreeMap<PathBuf, &str>, problems: Vec<Problem>) -> Broken {
     let mut by_file = Broken::new();
     for problem in problems {
         if let Some(path) = files.keys().find(|path| path.display().to_string() == problem.file) {

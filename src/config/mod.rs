@@ -7,22 +7,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::domain::{Profile, Reason};
+use crate::domain::{Reason, Requirements};
 use crate::secret::{Secret, SecretSource};
 
 mod apps;
+mod cursor;
 mod effective;
 mod files;
 mod permissions;
-mod reader;
 mod settings;
 mod tree;
 mod values;
 mod web;
 
+pub use cursor::{Environment, Files, Listing, Problem};
 pub use effective::effective;
-pub use files::{ABSENCE, Followed, Looks, Sources};
-pub use reader::{Environment, Files, Listing, Problem};
+pub use files::{ABSENCE, FileStamps, Followed, Sources};
 pub use values::{format_duration, parse_duration, shown_url};
 pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
 
@@ -50,7 +50,7 @@ pub struct Config {
     pub apps: BTreeMap<String, App>,
     /// Enabled and disabled integrations, sorted by name.
     pub integrations: Vec<Integration>,
-    /// AADSTS numbers whose meaning the configuration mends.
+    /// AADSTS numbers whose meaning the configuration fixes.
     pub reason_overrides: HashMap<u32, Reason>,
     /// Patterns of files with more integrations, which are watched.
     pub integration_files: Vec<String>,
@@ -180,7 +180,7 @@ pub struct Reader {
     pub credential: Credential,
 }
 
-/// Where an admin mends an integration.
+/// Where an admin fixes an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReauthenticationMode {
     /// On Consentry's own page.
@@ -211,7 +211,7 @@ pub struct App {
     pub display_name: String,
     /// Its credential.
     pub credential: Credential,
-    /// Where admins mend it.
+    /// Where admins fix it.
     pub reauthentication: ReauthenticationMode,
     /// Whose sign-in is accepted.
     pub reauthenticators: Reauthenticators,
@@ -256,7 +256,7 @@ pub struct Integration {
     /// Whether it is probed.
     pub enabled: bool,
     /// What diagnosing needs.
-    pub profile: Profile,
+    pub requirements: Requirements,
 }
 
 /// A configuration that was read, with what should be said about it.
@@ -267,7 +267,7 @@ pub struct Loaded {
     /// What is allowed but probably not meant.
     pub warnings: Vec<Problem>,
     /// Keys that are accepted but have no effect yet.
-    pub unbuilt: Vec<String>,
+    pub not_implemented: Vec<String>,
 }
 
 /// Reads a configuration file and every file that it names.
@@ -283,16 +283,16 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 /// # Errors
 /// As [`load`].
 pub fn load_with(path: &Path, environment: Environment<'_>, files: Files<'_>) -> Result<Loaded, Vec<Problem>> {
-    let findings = reader::Findings::new(environment, files);
+    let findings = cursor::Diagnostics::new(environment, files);
     let config = read_tree(path, &findings).and_then(|root| settings::read(&root, path, &findings));
-    let (problems, warnings, unbuilt) = findings.into_parts();
+    let (problems, warnings, not_implemented) = findings.into_parts();
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, unbuilt }),
+        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, not_implemented }),
         _ => Err(problems),
     }
 }
 
-fn read_tree(path: &Path, findings: &reader::Findings<'_>) -> Option<tree::Node> {
+fn read_tree(path: &Path, findings: &cursor::Diagnostics<'_>) -> Option<tree::Node> {
     match findings.text(path) {
         Ok(text) => match tree::parse(&text) {
             Ok(node) => Some(node),
@@ -303,7 +303,7 @@ fn read_tree(path: &Path, findings: &reader::Findings<'_>) -> Option<tree::Node>
             }
         },
         Err(error) => {
-            findings.problem(reader::unreadable(path, &error));
+            findings.problem(cursor::unreadable(path, &error));
             None
         }
     }

@@ -8,7 +8,7 @@ use lettre::message::Mailbox;
 use url::{Host, Url};
 
 use super::apps;
-use super::reader::{At, Findings, Section};
+use super::cursor::{Cursor, Diagnostics, Section};
 use super::tree::Node;
 use super::values::shown_url;
 use super::{Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream};
@@ -20,8 +20,8 @@ const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 /// The longest that a link may be good.
 const LONGEST_LINK: Duration = Duration::from_secs(30 * 86_400);
 
-pub(super) fn read(root: &Node, file: &Path, findings: &Findings<'_>) -> Option<Config> {
-    let mut top = At::root(root, file, findings).section();
+pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Option<Config> {
+    let mut top = Cursor::root(root, file, findings).section();
     let cloud = top.or("cloud", known_cloud("global"), cloud);
     let upstream = top.or("upstream", Upstream::default(), |at| Some(upstream(at)));
     let probe = top.get("probe").map_or_else(|| probe(None), |at| probe(Some(at.section())));
@@ -77,10 +77,10 @@ fn known_cloud(name: &str) -> Cloud {
     Cloud { login_url: format!("https://{login}"), graph_url: format!("https://{graph}") }
 }
 
-fn cloud(at: &At<'_, '_>) -> Option<Cloud> {
+fn cloud(at: &Cursor<'_, '_>) -> Option<Cloud> {
     if matches!(at.node.value, super::tree::Value::Mapping(_)) {
         let mut section = at.section();
-        let url = |at: Option<At<'_, '_>>| at.and_then(|at| host_url(&at));
+        let url = |at: Option<Cursor<'_, '_>>| at.and_then(|at| host_url(&at));
         let (login, graph) = (url(section.required("login_url")), url(section.required("graph_url")));
         section.finish();
         return Some(Cloud { login_url: login?, graph_url: graph? });
@@ -90,7 +90,7 @@ fn cloud(at: &At<'_, '_>) -> Option<Cloud> {
 }
 
 /// An absolute URL: https, or http on loopback. Without trailing slash.
-fn host_url(at: &At<'_, '_>) -> Option<String> {
+fn host_url(at: &Cursor<'_, '_>) -> Option<String> {
     at.parsed("must be an https URL without path, query or version (http is allowed on loopback only)", |text| {
         let url = Url::parse(text).ok()?;
         let plain =
@@ -110,7 +110,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 }
 
 /// An http or https URL that may have a path. Without trailing slash.
-fn web_url(at: &At<'_, '_>) -> Option<String> {
+fn web_url(at: &Cursor<'_, '_>) -> Option<String> {
     const HINT: &str = "must be an http or https URL without query, such as https://consentry.example.com";
     at.checked(|text| {
         Url::parse(text).map_err(|_| HINT)?;
@@ -137,7 +137,7 @@ fn ca_file(section: &mut Section<'_, '_>) -> Option<std::path::PathBuf> {
     file
 }
 
-fn upstream(at: &At<'_, '_>) -> Upstream {
+fn upstream(at: &Cursor<'_, '_>) -> Upstream {
     let mut section = at.section();
     let proxy_url = section.get("proxy_url").and_then(|at| {
         let text = at.text()?;
@@ -163,10 +163,10 @@ fn probe(section: Option<Section<'_, '_>>) -> Probe {
         success_threshold: 1,
     };
     if let Some(mut section) = section {
-        probe.interval = section.or("interval", probe.interval, At::duration);
-        probe.timeout = section.or("timeout", probe.timeout, At::duration);
+        probe.interval = section.or("interval", probe.interval, Cursor::duration);
+        probe.timeout = section.or("timeout", probe.timeout, Cursor::duration);
         probe.concurrency = section.or("concurrency", 64, |at| at.integer(1, 10_000)) as usize;
-        probe.retry_interval = section.or("retry_interval", probe.retry_interval, At::duration);
+        probe.retry_interval = section.or("retry_interval", probe.retry_interval, Cursor::duration);
         probe.failure_threshold = section.or("failure_threshold", 2, |at| at.integer(1, 1000));
         probe.success_threshold = section.or("success_threshold", 1, |at| at.integer(1, 1000));
         section.finish();
@@ -192,7 +192,7 @@ fn storage_section(section: Option<Section<'_, '_>>, file: &Path) -> Option<Stor
 }
 
 /// A bare mail address, in the spelling in which mail is sent to it.
-pub(super) fn mail_address(at: &At<'_, '_>) -> Option<String> {
+pub(super) fn mail_address(at: &Cursor<'_, '_>) -> Option<String> {
     at.checked(|text| {
         // The reason says what to write instead.
         let address = parse_mail_address(text.trim()).map_err(|why| format!("is not a mail address: it {why}"))?;
@@ -209,7 +209,7 @@ fn can_go_out(address: &str) -> Result<(), String> {
 }
 
 /// A mail address with or without a name before it. The address is held to the same rules as a bare one.
-fn mailbox(at: &At<'_, '_>) -> Option<Mailbox> {
+fn mailbox(at: &Cursor<'_, '_>) -> Option<Mailbox> {
     at.checked(|text| {
         let (name, address) = parse_mailbox(text).map_err(|why| format!("is not a mail address: it {why}"))?;
         can_go_out(&address)?;
@@ -219,14 +219,14 @@ fn mailbox(at: &At<'_, '_>) -> Option<Mailbox> {
 }
 
 /// `None` when something in it is wrong, which is noted.
-fn email(at: &At<'_, '_>) -> Option<Email> {
+fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     let mut section = at.section();
     let from = section.required("from").and_then(|at| mailbox(&at));
     let reply_to = section.get("reply_to").and_then(|at| mailbox(&at));
     let operators = section.get("operators").map(|at| at.items().iter().filter_map(mail_address).collect()).unwrap_or_default();
     let support_contact = section.get("support_contact").and_then(|at| at.non_empty());
-    let send_resolved = section.or("send_resolved", true, At::boolean);
-    unbuilt_mail_keys(&mut section);
+    let send_resolved = section.or("send_resolved", true, Cursor::boolean);
+    not_implemented_mail_keys(&mut section);
     let (smtp_at, graph_at) = (section.get("smtp"), section.get("graph"));
     let smtp = match (smtp_at, graph_at) {
         (Some(at), None) => smtp(&at).map(Some),
@@ -245,28 +245,28 @@ fn email(at: &At<'_, '_>) -> Option<Email> {
     };
     let empty = matches!(&operators, v if Vec::<String>::is_empty(v));
     if empty {
-        section.at.warn("operators is empty: nobody hears of failures that only operators can mend");
+        section.at.warn("operators is empty: nobody hears of failures that only operators can fix");
     }
     section.finish();
     Some(Email { from: from?, reply_to, operators, support_contact, smtp: smtp?, send_resolved })
 }
 
 /// Graph's `sendMail`: validated already.
-fn graph_mail(at: &At<'_, '_>) {
+fn graph_mail(at: &Cursor<'_, '_>) {
     let mut graph = at.section();
     graph.required("tenant_id").map(|at| apps::tenant(&at));
     graph.required("client_id").map(|at| at.guid());
     graph.required("credential").map(|at| apps::credential(&at));
     graph.required("sender").map(|at| mail_address(&at));
     graph.finish();
-    at.unbuilt();
+    at.not_implemented();
 }
 
 /// Keys of grouping, reminders and the brake: validated already.
-fn unbuilt_mail_keys(section: &mut Section<'_, '_>) {
+fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
     if let Some(at) = section.get("group_wait") {
         at.duration_or_zero();
-        at.unbuilt();
+        at.not_implemented();
     }
     if let Some(at) = section.get("reminders") {
         for item in at.items() {
@@ -274,7 +274,7 @@ fn unbuilt_mail_keys(section: &mut Section<'_, '_>) {
                 item.warn("a reminder within an hour of the last mail leaves nobody the time to act; 1d is usual");
             }
         }
-        at.unbuilt();
+        at.not_implemented();
     }
     if let Some(at) = section.get("brake") {
         let mut brake = at.section();
@@ -283,7 +283,7 @@ fn unbuilt_mail_keys(section: &mut Section<'_, '_>) {
         brake.get("minimum").map(|at| at.integer(1, 1_000_000));
         brake.get("hold").map(|at| at.duration_or_zero());
         brake.finish();
-        at.unbuilt();
+        at.not_implemented();
     }
 }
 
@@ -327,7 +327,7 @@ fn mail_host(text: &str) -> Result<String, String> {
     }
 }
 
-fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
+fn smtp(at: &Cursor<'_, '_>) -> Option<Smtp> {
     let mut section = at.section();
     let host = section.required("host").filter(|at| at.non_empty().is_some()).and_then(|at| at.checked(mail_host));
     let tls = section.or("tls", SmtpTls::Starttls, |at| {
@@ -346,7 +346,7 @@ fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
         oauth2.required("client_id").map(|at| at.guid());
         apps::client_secret(&mut oauth2);
         oauth2.finish();
-        at.unbuilt();
+        at.not_implemented();
     }
     let credentials = match (username, password) {
         (Some(name), Some(password)) => Some((name, password)),
@@ -369,7 +369,7 @@ fn smtp(at: &At<'_, '_>) -> Option<Smtp> {
 }
 
 /// The name for EHLO. A bare one is taken, because some relays inside a network know no other.
-fn hello(at: &At<'_, '_>) -> Option<String> {
+fn hello(at: &Cursor<'_, '_>) -> Option<String> {
     let name = parse_hello(&at.non_empty()?).map_err(|problem| at.problem(problem)).ok()?;
     if !name.starts_with('[') && !name.contains('.') {
         at.warn("is no full host name; many mail servers refuse it. Write it like consentry.example.com");
@@ -406,9 +406,9 @@ fn reauthentication(section: Option<Section<'_, '_>>) -> Reauthentication {
     settings
 }
 
-fn overrides(at: &At<'_, '_>) -> HashMap<u32, Reason> {
+fn overrides(at: &Cursor<'_, '_>) -> HashMap<u32, Reason> {
     let words: Vec<(&str, Reason)> = Reason::ALL.iter().map(|r| (r.label(), *r)).collect();
-    let entry = |(key, at): (String, At<'_, '_>)| {
+    let entry = |(key, at): (String, Cursor<'_, '_>)| {
         let number = key.strip_prefix("AADSTS").and_then(|n| n.parse().ok());
         if number.is_none() {
             at.problem("keys must look like AADSTS700082");

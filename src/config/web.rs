@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::reader::{At, Findings, Problem, Section};
+use super::cursor::{Cursor, Diagnostics, Problem, Section};
 use super::tree::Value;
 use crate::secret::{Secret, SecretSource};
 
@@ -143,9 +143,9 @@ const HEADERS: [(&str, &[&str]); 5] = [
 /// # Errors
 /// Every problem found, with its place.
 pub fn load_web(path: &Path) -> Result<WebConfig, Vec<Problem>> {
-    let findings = Findings::verbatim();
+    let findings = Diagnostics::verbatim();
     let config = super::read_tree(path, &findings).map(|root| {
-        let at = At::root(&root, path, &findings);
+        let at = Cursor::root(&root, path, &findings);
         // Somebody has not written it yet, or found no room on the disk.
         if matches!(root.value, Value::Null) {
             at.problem("says nothing; write {} if it is meant to protect nothing");
@@ -159,7 +159,7 @@ pub fn load_web(path: &Path) -> Result<WebConfig, Vec<Problem>> {
     }
 }
 
-fn read(root: &At<'_, '_>) -> WebConfig {
+fn read(root: &Cursor<'_, '_>) -> WebConfig {
     let mut top = root.section();
     let mut config = WebConfig { files: vec![root.file.to_owned()], ..WebConfig::default() };
     if let Some(at) = given(&mut top, "http_server_config") {
@@ -180,7 +180,7 @@ fn read(root: &At<'_, '_>) -> WebConfig {
 }
 
 /// A value that says something.
-fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<At<'n, 'e>> {
+fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<Cursor<'n, 'e>> {
     section.get(key).filter(|at| match &at.node.value {
         Value::Null => false,
         Value::Scalar(text) => !text.is_empty(),
@@ -189,7 +189,7 @@ fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<At<
 }
 
 /// A key that protects. With nothing behind it, somebody has not finished writing, and the listener must not be open meanwhile.
-fn protecting<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<At<'n, 'e>> {
+fn protecting<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<Cursor<'n, 'e>> {
     let at = section.get(key)?;
     if matches!(&at.node.value, Value::Null) || matches!(&at.node.value, Value::Scalar(text) if text.is_empty()) {
         at.problem("says nothing; finish it, or remove the key (a file that is meant to protect nothing says {})");
@@ -199,7 +199,7 @@ fn protecting<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Optio
 }
 
 /// Booleans of YAML 1.1, which the toolkit reads.
-fn boolean(at: &At<'_, '_>) -> Option<bool> {
+fn boolean(at: &Cursor<'_, '_>) -> Option<bool> {
     at.parsed("must be true or false", |text| match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "y" | "on" => Some(true),
         "false" | "no" | "n" | "off" => Some(false),
@@ -207,8 +207,8 @@ fn boolean(at: &At<'_, '_>) -> Option<bool> {
     })
 }
 
-fn headers(at: &At<'_, '_>) -> Vec<(&'static str, String)> {
-    let read = |(name, at): (String, At<'_, '_>)| {
+fn headers(at: &Cursor<'_, '_>) -> Vec<(&'static str, String)> {
+    let read = |(name, at): (String, Cursor<'_, '_>)| {
         let Some((header, values)) = HEADERS.iter().find(|(header, _)| *header == name) else {
             let all: Vec<&str> = HEADERS.iter().map(|(header, _)| *header).collect();
             at.problem(format!("this header cannot be set here; possible are: {}", all.join(", ")));
@@ -229,7 +229,7 @@ fn headers(at: &At<'_, '_>) -> Vec<(&'static str, String)> {
 const HIGHEST_COST: u32 = 14;
 
 /// A bcrypt hash: `$2y$`, two digits of cost, `$`, 53 characters of salt and hash.
-fn user(at: &At<'_, '_>) -> Option<Secret> {
+fn user(at: &Cursor<'_, '_>) -> Option<Secret> {
     let text = at.text()?;
     let parts: Vec<&str> = text.split('$').collect();
     let cost = match parts[..] {
@@ -250,7 +250,7 @@ fn user(at: &At<'_, '_>) -> Option<Secret> {
     Some(Secret::new(text))
 }
 
-fn rate_limit(at: &At<'_, '_>) -> Option<RateLimit> {
+fn rate_limit(at: &Cursor<'_, '_>) -> Option<RateLimit> {
     let mut section = at.section();
     let interval = given(&mut section, "interval")
         .map_or(Some(Duration::ZERO), |at| at.parsed("is not a duration; write it like 100ms, 1s or 1m30s, or 0 for off", go_duration));
@@ -283,14 +283,14 @@ fn go_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-fn tls(at: &At<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<WebTls> {
+fn tls(at: &Cursor<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<WebTls> {
     let mut section = at.section();
     let sources = [("cert", "cert_file"), ("key", "key_file"), ("client_ca", "client_ca_file")]
         .map(|(inline, file)| pem(&mut section, inline, file, files));
     let client_auth_at = given(&mut section, "client_auth_type");
     let asked_for = client_auth_at.is_some() || sources.iter().any(|s| !matches!(s, Pem::Absent));
     let client_auth = client_auth_at.and_then(|at| at.one_of(&CLIENT_AUTH)).unwrap_or(ClientAuth::None);
-    let words = |at: Option<At<'_, '_>>| at.map(|at| at.items().iter().filter_map(At::text).collect::<Vec<_>>());
+    let words = |at: Option<Cursor<'_, '_>>| at.map(|at| at.items().iter().filter_map(Cursor::text).collect::<Vec<_>>());
     let client_allowed_sans = words(given(&mut section, "client_allowed_sans"));
     let mut version = |key, default| given(&mut section, key).and_then(|at| at.one_of(&VERSIONS)).unwrap_or(default);
     let (min_version, max_version) = (version("min_version", TlsVersion::Tls12), version("max_version", TlsVersion::Tls13));
@@ -377,7 +377,7 @@ fn pem(section: &mut Section<'_, '_>, inline: &'static str, file: &'static str, 
 }
 
 /// Those of some names that are known.
-fn names(at: &At<'_, '_>, known: &[&'static str]) -> Vec<&'static str> {
+fn names(at: &Cursor<'_, '_>, known: &[&'static str]) -> Vec<&'static str> {
     let words: Vec<(&str, &'static str)> = known.iter().map(|name| (*name, *name)).collect();
     at.items().iter().filter_map(|item| item.one_of(&words)).collect()
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::fold::refines;
-use super::notification::{MailKind, Notification, Story};
+use super::notification::{Incident, MailKind, Notification};
 use super::reason::{Audience, Reason};
 use super::time::Timestamp;
 use super::verdict::{Named, Verdict};
@@ -120,9 +120,9 @@ pub struct Mail {
 
 impl Mail {
     /// The whole mail.
-    pub fn about(self, alert: &str, story: &Story) -> Notification {
+    pub fn about(self, alert: &str, incident: &Incident) -> Notification {
         let Self { recipient, kind, sequence } = self;
-        Notification { alert: alert.to_owned(), sequence, kind, recipient, story: story.clone() }
+        Notification { alert: alert.to_owned(), sequence, kind, recipient, incident: incident.clone() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::alert::OpenAlert;
-use super::notification::{MailKind, Notification, Story};
+use super::notification::{Incident, MailKind, Notification};
 use super::reason::{Audience, Reason};
 use super::time::Timestamp;
 use super::verdict::{CheckState, IntegrationState, Thresholds};
@@ -20,7 +20,7 @@ pub struct Cause {
     /// What is wrong.
     pub reason: Reason,
     /// What the last mail says, told of one integration that suffers from it.
-    pub story: Story,
+    pub incident: Incident,
     /// Since when.
     pub since: Timestamp,
     /// Who suffers from it.
@@ -299,16 +299,22 @@ impl Causes {
         member.wanted.keys().eq(member.own) && member.own.iter().all(settled)
     }
 
-    /// Makes an integration a member of the causes that it suffers from and of no others. `story` tells of the integration with a reason.
-    pub fn change(&mut self, member: Member<'_>, policy: CausePolicy<'_>, story: impl Fn(Reason) -> Story, now: Timestamp) -> CauseChanges {
+    /// Makes an integration a member of the causes that it suffers from and of no others. `incident` tells of the integration with a reason.
+    pub fn change(
+        &mut self,
+        member: Member<'_>,
+        policy: CausePolicy<'_>,
+        incident: impl Fn(Reason) -> Incident,
+        now: Timestamp,
+    ) -> CauseChanges {
         let Member { name: integration, own, wanted } = member;
         let mut all = CauseChanges::default();
         for (key, reason) in wanted {
             match self.0.get_mut(key) {
                 Some(cause) if own.contains(key) && !cause.wants_notice(policy) => {}
-                Some(cause) => all.note(join(cause, integration, policy, || story(*reason), now)),
+                Some(cause) => all.note(join(cause, integration, policy, || incident(*reason), now)),
                 None => {
-                    let cause = open(key, *reason, story(*reason), now);
+                    let cause = open(key, *reason, incident(*reason), now);
                     all.note(announced(self.0.entry(key.clone()).insert_entry(cause).into_mut(), policy));
                 }
             }
@@ -323,14 +329,14 @@ impl Causes {
         let Some(cause) = self.0.get_mut(key) else { return (CauseChange::Leave(key.to_owned(), None), Vec::new()) };
         cause.members.remove(integration);
         if !cause.members.is_empty() {
-            let named = (cause.story.integration == integration).then_some(now);
+            let named = (cause.incident.integration == integration).then_some(now);
             cause.progress.named_left = named.or(cause.progress.named_left);
             return (CauseChange::Leave(key.to_owned(), named), Vec::new());
         }
-        let story = Story { at: now, ..cause.story.clone() };
+        let incident = Incident { at: now, ..cause.incident.clone() };
         let people: &BTreeSet<String> =
             if policy.send_resolved && !policy.operators.is_empty() { &cause.notified } else { &BTreeSet::new() };
-        let mails = people.iter().map(|person| mail(cause, cause.progress.notices, person, MailKind::Resolved, &story)).collect();
+        let mails = people.iter().map(|person| mail(cause, cause.progress.notices, person, MailKind::Resolved, &incident)).collect();
         let change = CauseChange::Close(key.to_owned(), cause.alert.clone());
         self.0.remove(key);
         (change, mails)
@@ -342,7 +348,7 @@ impl Causes {
             let current = self.0.entry(cause.key.clone()).or_insert_with(|| Cause { members: HashSet::new(), ..cause.clone() });
             if current.alert == cause.alert {
                 current.progress = cause.progress.clone();
-                current.story = cause.story.clone();
+                current.incident = cause.incident.clone();
                 current.notified.clone_from(&cause.notified);
             }
         }
@@ -387,7 +393,7 @@ impl Cause {
             key: self.key.clone(),
             alert: self.alert.clone(),
             reason: self.reason,
-            story: self.story.clone(),
+            incident: self.incident.clone(),
             since: self.since,
             members: HashSet::new(),
             progress: self.progress.clone(),
@@ -396,21 +402,21 @@ impl Cause {
     }
 }
 
-fn mail(cause: &Cause, sequence: u32, person: &str, kind: MailKind, story: &Story) -> Notification {
-    Notification { alert: cause.alert.clone(), sequence, kind, recipient: person.to_owned(), story: story.clone() }
+fn mail(cause: &Cause, sequence: u32, person: &str, kind: MailKind, incident: &Incident) -> Notification {
+    Notification { alert: cause.alert.clone(), sequence, kind, recipient: person.to_owned(), incident: incident.clone() }
 }
 
 /// A cause with its first member. Its alert is named by what it is about and when it began: no cause opens twice in one moment.
-fn open(key: &str, reason: Reason, story: Story, now: Timestamp) -> Cause {
-    let members = HashSet::from([story.integration.clone()]);
+fn open(key: &str, reason: Reason, incident: Incident, now: Timestamp) -> Cause {
+    let members = HashSet::from([incident.integration.clone()]);
     let alert = format!("{}-{}", key.replace(|c: char| !c.is_ascii_alphanumeric(), "-"), now.0);
-    Cause { key: key.to_owned(), alert, reason, story, since: now, members, progress: Progress::opened(now), notified: BTreeSet::new() }
+    Cause { key: key.to_owned(), alert, reason, incident, since: now, members, progress: Progress::opened(now), notified: BTreeSet::new() }
 }
 
 /// The mails about a cause that has just opened.
 fn announced(cause: &mut Cause, policy: CausePolicy<'_>) -> (CauseChange, Vec<Notification>) {
     cause.notified = policy.operators.iter().cloned().collect();
-    let mails = cause.notified.iter().map(|person| mail(cause, 0, person, MailKind::Operator, &cause.story)).collect();
+    let mails = cause.notified.iter().map(|person| mail(cause, 0, person, MailKind::Operator, &cause.incident)).collect();
     (CauseChange::Open(Box::new(cause.clone())), mails)
 }
 
@@ -419,7 +425,7 @@ fn join(
     cause: &mut Cause,
     integration: &str,
     policy: CausePolicy<'_>,
-    story: impl FnOnce() -> Story,
+    incident: impl FnOnce() -> Incident,
     now: Timestamp,
 ) -> (CauseChange, Vec<Notification>) {
     cause.members.insert(integration.to_owned());
@@ -430,9 +436,9 @@ fn join(
     let sequence = std::mem::replace(&mut cause.progress, progress).notices;
     let mut mails = Vec::new();
     if again {
-        cause.story = Story { affected: Some(cause.progress.size), ..story() };
+        cause.incident = Incident { affected: Some(cause.progress.size), ..incident() };
         cause.notified.extend(policy.operators.iter().cloned());
-        mails = policy.operators.iter().map(|person| mail(cause, sequence, person, MailKind::Operator, &cause.story)).collect();
+        mails = policy.operators.iter().map(|person| mail(cause, sequence, person, MailKind::Operator, &cause.incident)).collect();
     }
     (CauseChange::Join(Box::new(cause.outline())), mails)
 }
@@ -505,8 +511,8 @@ mod tests {
         }
     }
 
-    fn story(integration: &str) -> Story {
-        Story {
+    fn incident(integration: &str) -> Incident {
+        Incident {
             integration: integration.to_owned(),
             display_name: integration.to_owned(),
             app: String::new(),
@@ -538,7 +544,7 @@ mod tests {
         let mut causes = Causes::default();
         let (a, b) = (Member { name: "a", own: &none, wanted: &wanted }, Member { name: "b", own: &none, wanted: &wanted });
         let sent =
-            |causes: &mut Causes, member: Member<'_>| causes.change(member, policy, |_| story(member.name), Timestamp(5)).mails.len();
+            |causes: &mut Causes, member: Member<'_>| causes.change(member, policy, |_| incident(member.name), Timestamp(5)).mails.len();
         assert_eq!((sent(&mut causes, a), sent(&mut causes, b)), (1, 0), "one mail about both");
         causes.revert(a, &[]);
         let own = BTreeSet::from(["k".to_owned()]);

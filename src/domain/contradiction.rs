@@ -85,7 +85,7 @@ pub(super) fn about_consent(required: &[RequiredPermissions], evidence: &Evidenc
 #[cfg(test)]
 mod tests {
     use super::super::evidence::{Directory, Groups, ResourceGrants, RoleEvidence, ScopeGrant};
-    use super::super::integration::{Access, GroupPolicy, Profile};
+    use super::super::integration::{Access, GroupPolicy, Requirements};
     use super::super::reason::Check;
     use super::super::{Diagnosis, Outcome, diagnose};
     use super::*;
@@ -96,12 +96,12 @@ mod tests {
         values.iter().map(|v| (*v).to_owned()).collect()
     }
 
-    fn profile(access: Access) -> Profile {
+    fn requirements(access: Access) -> Requirements {
         let (delegated, application) = match access {
             Access::Delegated => (words(&["User.Read", "Group.Read.All"]), Vec::new()),
             Access::Application => (Vec::new(), words(&["Group.Read.All"])),
         };
-        Profile {
+        Requirements {
             access,
             checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
             required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application }].into(),
@@ -128,7 +128,7 @@ mod tests {
     fn delegated(presence: Result<Presence, Fault>, grants: Result<Vec<ResourceGrants>, Fault>, own: OwnToken) -> Diagnosis {
         let groups = matches!(own, OwnToken::Granted { .. }).then(|| Ok(Groups { visible: 3, required: Vec::new() }));
         let directory = Some(Directory { presence, delegated: grants, application: Ok(Vec::new()) });
-        diagnose(&profile(Access::Delegated), &Evidence { directory, app_only: None, own_token: own, groups })
+        diagnose(&requirements(Access::Delegated), &Evidence { directory, app_only: None, own_token: own, groups })
     }
 
     fn outcomes(diagnosis: &Diagnosis) -> Vec<Outcome> {
@@ -259,7 +259,7 @@ mod tests {
             let directory = Some(Directory { presence: Ok(presence), delegated: Ok(Vec::new()), application: Ok(Vec::new()) });
             let groups = Some(Ok(Groups { visible: 3, required: Vec::new() }));
             let evidence = Evidence { directory, app_only: Some(Ok(roles)), own_token: OwnToken::NotUsed, groups };
-            assert_eq!(outcomes(&diagnose(&profile(Access::Application), &evidence)), expected, "{sentence}");
+            assert_eq!(outcomes(&diagnose(&requirements(Access::Application), &evidence)), expected, "{sentence}");
         }
     }
 
@@ -267,10 +267,10 @@ mod tests {
     #[test]
     fn nothing_is_concluded_from_a_directory_in_doubt() {
         let required = RequiredPermissions { resource: GRAPH.to_owned(), delegated: words(&ALL), application: words(&["Group.Read.All"]) };
-        let profile = Profile { required: vec![required].into(), ..profile(Access::Delegated) };
+        let requirements = Requirements { required: vec![required].into(), ..requirements(Access::Delegated) };
         let directory = Some(Directory { presence: Ok(Presence::Absent), delegated: Ok(Vec::new()), application: Ok(Vec::new()) });
         let groups = Some(Ok(Groups { visible: 3, required: Vec::new() }));
-        let diagnosis = diagnose(&profile, &Evidence { directory, app_only: None, own_token: granted(&ALL), groups });
+        let diagnosis = diagnose(&requirements, &Evidence { directory, app_only: None, own_token: granted(&ALL), groups });
         assert_eq!(outcomes(&diagnosis), [Unknown(Reason::InvalidResponse), Unknown(Reason::InvalidResponse), Pass]);
     }
 }

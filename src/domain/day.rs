@@ -1,6 +1,6 @@
 //! The last day of an integration at a glance: one cell an hour, each the worst that a probe has seen in it.
 
-use super::diagnose::Outcome;
+use super::diagnosis::Outcome;
 use super::time::Timestamp;
 
 /// Hours in the strip.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::diagnose::{CheckResult, Diagnosis, Outcome, PermissionState};
+use super::diagnosis::{CheckResult, Diagnosis, Outcome, PermissionState};
 use super::evidence::RequiredGroup;
 use super::flapping::Recent;
 use super::reason::{Audience, Check, Reason};

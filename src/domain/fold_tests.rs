@@ -1,6 +1,6 @@
 //! From probe to probe: tables of cases.
 
-use super::super::diagnose::Details;
+use super::super::diagnosis::Details;
 use super::super::verdict::Health;
 use super::*;
 
@@ -46,9 +46,9 @@ fn a_failure_is_confirmed_and_ends() {
         ("not knowing does not reassure either", vec![Pass, revoked, unknown, revoked], TWICE, broken(Reason::TokenRevoked, 2)),
         ("not knowing alone is nothing", vec![unknown, unknown, unknown], TWICE, Verdict::Unknown),
         ("a good probe in between starts anew", vec![revoked, Pass, revoked], TWICE, Verdict::Healthy),
-        ("mended at once", vec![revoked, revoked, Pass], TWICE, Verdict::Healthy),
-        ("mended slowly", vec![revoked, revoked, Pass, Pass], slow, broken(Reason::TokenRevoked, 1)),
-        ("mended slowly, at last", vec![revoked, revoked, Pass, Pass, Pass], slow, Verdict::Healthy),
+        ("fixed at once", vec![revoked, revoked, Pass], TWICE, Verdict::Healthy),
+        ("fixed slowly", vec![revoked, revoked, Pass, Pass], slow, broken(Reason::TokenRevoked, 1)),
+        ("fixed slowly, at last", vec![revoked, revoked, Pass, Pass, Pass], slow, Verdict::Healthy),
         ("another reason once is not believed", vec![revoked, revoked, missing], TWICE, broken(Reason::TokenRevoked, 1)),
         ("another reason twice is", vec![revoked, revoked, missing, missing], TWICE, broken(Reason::AppMissing, 1)),
         (

@@ -83,7 +83,7 @@ pub struct GroupPolicy {
 
 /// What diagnosing needs to know of an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Profile {
+pub struct Requirements {
     /// Whose rights it uses.
     pub access: Access,
     /// Enabled checks, in the order of [`Check::ALL`].

@@ -9,6 +9,7 @@ mod cause;
 mod contradiction;
 mod day;
 mod diagnose;
+mod diagnosis;
 mod evidence;
 mod flapping;
 mod fold;
@@ -27,18 +28,20 @@ pub use cause::{
     Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering, suffers, wanted_causes,
 };
 pub use day::{Cell, Day, HOURS};
-pub use diagnose::{CheckResult, Details, Diagnosis, Outcome, PermissionState, diagnose};
+pub use diagnose::diagnose;
+pub use diagnosis::{CheckResult, Details, Diagnosis, Outcome, PermissionState};
 pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
 pub use flapping::Recent;
 pub use fold::{ProbeEnd, fold, within_grace_period};
 pub use integration::{
-    Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, Profile, RequiredPermissions, SIGN_IN_SCOPES, same_permission,
+    Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, RequiredPermissions, Requirements, SIGN_IN_SCOPES,
+    same_permission,
 };
 pub use mail_address::{parse_hello, parse_mail_address, parse_mailbox};
-pub use notification::{LinkTarget, MailKind, Notification, Obstacle, Story, Undeliverable};
+pub use notification::{Incident, LinkTarget, MailKind, Notification, Obstacle, Undeliverable};
 pub use permission::permission_purpose;
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
-pub use schedule::{History, Pace, SchedulePolicy, first_due, next_due};
+pub use schedule::{Backoff, History, SchedulePolicy, first_due, next_due};
 pub use text::{foreign, one_line};
 pub use time::Timestamp;
 pub use verdict::{Blind, CheckState, Dark, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict};

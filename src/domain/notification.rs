@@ -99,7 +99,7 @@ impl Obstacle {
 
 /// What happened, to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Story {
+pub struct Incident {
     /// Name of the integration (of the first one, when a cause has many).
     pub integration: String,
     /// Its display name.
@@ -154,5 +154,5 @@ pub struct Notification {
     /// Mail address.
     pub recipient: String,
     /// What it says.
-    pub story: Story,
+    pub incident: Incident,
 }

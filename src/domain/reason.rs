@@ -90,7 +90,7 @@ impl Remedy {
     }
 }
 
-/// Who can mend it.
+/// Who can fix it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Audience {
     /// The administrators of the customer's tenant.
@@ -100,7 +100,7 @@ pub enum Audience {
 }
 
 macro_rules! reasons {
-    ($( $variant:ident $label:literal $remedy:ident $audience:ident $checks:tt $title:literal $advice:literal; )*) => {
+    ($( $variant:ident $label:literal $remedy:ident $audience:ident $class:ident $title:literal $advice:literal; )*) => {
         /// Why a check fails or is unknown.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[allow(missing_docs)] // The names are the contract's words; `sentence` explains each.
@@ -135,18 +135,38 @@ macro_rules! reasons {
                 match self { $( Self::$variant => $advice, )* }
             }
 
-            const fn scope(self) -> Scope {
-                match self { $( Self::$variant => reasons!(@scope $checks), )* }
+            const fn class(self) -> Class {
+                match self { $( Self::$variant => Class::$class, )* }
             }
         }
     };
-    (@scope app) => { Scope::From(Check::EnterpriseApp) };
-    (@scope consent) => { Scope::From(Check::Consent) };
-    (@scope token) => { Scope::Anywhere };
-    (@scope groups) => { Scope::From(Check::GroupAccess) };
-    (@scope provisioning) => { Scope::Only(Check::Provisioning) };
-    (@scope credential) => { Scope::Only(Check::Credential) };
-    (@scope any) => { Scope::Anywhere };
+}
+
+/// What a reason is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// The enterprise application or its tenant: the earliest cause there is.
+    Presence,
+    /// What was consented to.
+    Consent,
+    /// The integration's own sign-in.
+    Token,
+    /// The groups that it sees.
+    Groups,
+    /// The provisioning job.
+    Provisioning,
+    /// How long credentials last.
+    Credential,
+    /// Our own client or request: it fails every check that depends on it.
+    OurSide,
+    /// The directory reader.
+    Reader,
+    /// A file of ours.
+    Unreadable,
+    /// Nothing was learnt, and waiting is the cure.
+    Transient,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// In which checks a reason can appear.
@@ -161,106 +181,106 @@ enum Scope {
 }
 
 reasons! {
-    AppMissing "app_missing" Reauthenticate Admins app
+    AppMissing "app_missing" Reauthenticate Admins Presence
         "The enterprise application is no longer in the tenant."
         "Re-authenticate: accepting the permissions puts the application back.";
-    AppDeleted "app_deleted" Reauthenticate Admins app
+    AppDeleted "app_deleted" Reauthenticate Admins Presence
         "The enterprise application was deleted."
         "Re-authenticate, or restore it with PowerShell or Graph, as Microsoft's page \"Restore an enterprise application\" says.";
-    AppDisabled "app_disabled" EnableApp Admins app
+    AppDisabled "app_disabled" EnableApp Admins Presence
         "The enterprise application is disabled for sign-in."
         "In the Entra admin center open Enterprise applications > Properties and set \"Enabled for users to sign-in\" to Yes.";
-    AppBlocked "app_blocked" ContactSupport Operators app
+    AppBlocked "app_blocked" ContactSupport Operators Presence
         "The application was switched off by Microsoft or by its owner for all tenants."
         "Find out from Microsoft support or in the app registration why it was deactivated.";
-    TenantMissing "tenant_missing" ContactSupport Operators any
+    TenantMissing "tenant_missing" ContactSupport Operators Presence
         "Entra does not know the tenant: it was deleted, blocked, or lives in another cloud."
         "Check the tenant id and the cloud with the customer.";
-    ConsentMissing "consent_missing" Reauthenticate Admins consent
+    ConsentMissing "consent_missing" Reauthenticate Admins Consent
         "The application has no permissions in the tenant any more."
         "Re-authenticate and accept the permissions.";
-    PermissionMissing "permission_missing" Reauthenticate Admins consent
+    PermissionMissing "permission_missing" Reauthenticate Admins Consent
         "A permission that the integration needs was taken away."
         "Re-authenticate and accept the permissions.";
-    PermissionUnexpected "permission_unexpected" ReviewPermissions Admins consent
+    PermissionUnexpected "permission_unexpected" ReviewPermissions Admins Consent
         "The application holds more permissions than it needs."
         "Review the permissions of the enterprise application and remove what is not needed.";
-    TokenMissing "token_missing" Reauthenticate Admins token
+    TokenMissing "token_missing" Reauthenticate Admins Token
         "Nobody has signed in for this integration yet."
         "Follow the link, sign in and accept the permissions.";
-    TokenInvalid "token_invalid" Reauthenticate Admins token
+    TokenInvalid "token_invalid" Reauthenticate Admins Token
         "The integration's sign-in is damaged and Entra refuses it."
         "Re-authenticate.";
-    TokenExpired "token_expired" Reauthenticate Admins token
+    TokenExpired "token_expired" Reauthenticate Admins Token
         "The integration's sign-in has expired."
         "Re-authenticate. If it expires again soon, exclude the application from the sign-in frequency policy.";
-    TokenRevoked "token_revoked" Reauthenticate Admins token
+    TokenRevoked "token_revoked" Reauthenticate Admins Token
         "The integration's sign-in was revoked: a password was reset by an administrator, or sessions were revoked."
         "Re-authenticate, best with a service account.";
-    InteractionRequired "interaction_required" Reauthenticate Admins token
+    InteractionRequired "interaction_required" Reauthenticate Admins Token
         "Entra wants the person behind the integration to sign in again."
         "Re-authenticate and complete what Entra asks for, such as a second factor.";
-    AccessBlocked "access_blocked" ChangePolicy Admins token
+    AccessBlocked "access_blocked" ChangePolicy Admins Token
         "A Conditional Access policy forbids the integration's access."
         "Exclude the application or the account from the policy; signing in again does not help.";
-    AccountDisabled "account_disabled" Reauthenticate Admins token
+    AccountDisabled "account_disabled" Reauthenticate Admins Token
         "The account that gave consent is disabled or gone."
         "Re-authenticate with an account that stays, best a service account.";
-    GroupAccessDenied "group_access_denied" Reauthenticate Admins groups
+    GroupAccessDenied "group_access_denied" Reauthenticate Admins Groups
         "The integration may no longer read the groups."
         "Re-authenticate with an account that may read all groups, and accept the permissions.";
-    GroupsNotVisible "groups_not_visible" Reauthenticate Admins groups
+    GroupsNotVisible "groups_not_visible" Reauthenticate Admins Groups
         "The integration sees fewer groups than it should."
         "Re-authenticate with an account that sees the groups.";
-    GroupMissing "group_missing" ReviewGroups Admins groups
+    GroupMissing "group_missing" ReviewGroups Admins Groups
         "A group that the integration matches on cannot be found."
         "Restore or rename the group, or change the group that the integration uses.";
-    ProvisioningQuarantined "provisioning_quarantined" ReviewProvisioning Admins provisioning
+    ProvisioningQuarantined "provisioning_quarantined" ReviewProvisioning Admins Provisioning
         "Entra has put the provisioning job into quarantine."
         "Open Enterprise applications > Provisioning and follow the error shown there.";
-    ProvisioningDisabled "provisioning_disabled" ReviewProvisioning Admins provisioning
+    ProvisioningDisabled "provisioning_disabled" ReviewProvisioning Admins Provisioning
         "Provisioning is switched off."
         "Start provisioning again under Enterprise applications > Provisioning.";
-    ProvisioningMissing "provisioning_missing" ReviewProvisioning Admins provisioning
+    ProvisioningMissing "provisioning_missing" ReviewProvisioning Admins Provisioning
         "The enterprise application has no provisioning job."
         "Set up provisioning again under Enterprise applications > Provisioning.";
-    CredentialExpired "credential_expired" RotateCredential Operators credential
+    CredentialExpired "credential_expired" RotateCredential Operators Credential
         "A credential of the application has expired."
         "Create a new secret or certificate and configure it.";
-    CredentialExpiring "credential_expiring" RotateCredential Operators credential
+    CredentialExpiring "credential_expiring" RotateCredential Operators Credential
         "A credential of the application expires soon."
         "Create a new secret or certificate and configure it in time.";
-    ClientCredentialInvalid "client_credential_invalid" RotateCredential Operators any
+    ClientCredentialInvalid "client_credential_invalid" RotateCredential Operators OurSide
         "Entra does not accept the application's client credential."
         "Configure the client secret's value (not its id) or the registered certificate; check this machine's clock.";
-    ClientCredentialExpired "client_credential_expired" RotateCredential Operators any
+    ClientCredentialExpired "client_credential_expired" RotateCredential Operators OurSide
         "The application's client credential has expired."
         "Create a new client secret or certificate in the app registration and configure it.";
-    ReaderPermissionMissing "reader_permission_missing" GrantReaderPermission Operators any
+    ReaderPermissionMissing "reader_permission_missing" GrantReaderPermission Operators Reader
         "The directory reader may not read this tenant's directory."
         "Grant the reader's app registration the application permission Directory.Read.All in the tenant.";
-    ConfigurationInvalid "configuration_invalid" FixConfiguration Operators any
+    ConfigurationInvalid "configuration_invalid" FixConfiguration Operators OurSide
         "Entra says that the request itself is wrong."
         "Compare the app registration (redirect URI, permissions, audience) and the configuration.";
-    CredentialUnreadable "credential_unreadable" FixConfiguration Operators any
+    CredentialUnreadable "credential_unreadable" FixConfiguration Operators Unreadable
         "A secret, certificate, key or token of ours cannot be read, so Entra was not asked."
         "Read the evidence: it names the file and the error. Restore the file or its permissions, or raise the limit of open files.";
-    Throttled "throttled" Wait Operators any
+    Throttled "throttled" Wait Operators Transient
         "Entra or Graph asks for fewer requests."
         "Wait; probes slow down by themselves.";
-    UpstreamUnavailable "upstream_unavailable" Wait Operators any
+    UpstreamUnavailable "upstream_unavailable" Wait Operators Transient
         "Entra or Graph has a passing fault."
         "Wait; look at Microsoft's service health if it lasts.";
-    Timeout "timeout" Wait Operators any
+    Timeout "timeout" Wait Operators Transient
         "Entra or Graph did not answer in time."
         "Wait; check the network and the proxy if it lasts.";
-    NetworkError "network_error" Wait Operators any
+    NetworkError "network_error" Wait Operators Transient
         "Entra or Graph cannot be reached from here."
         "Wait; check DNS, firewall, proxy and certificates if it lasts.";
-    InvalidResponse "invalid_response" Wait Operators any
+    InvalidResponse "invalid_response" Wait Operators Transient
         "The answer was not what Entra or Graph send."
         "Wait; look for a proxy that answers in their place if it lasts.";
-    Unclassified "unclassified" ContactSupport Operators any
+    Unclassified "unclassified" ContactSupport Operators Unknown
         "Nothing could be learnt: Entra answered with an error that Consentry does not know, or this version does not run the check."
         "Read the evidence: where it has an error code, reason_overrides can teach Consentry its meaning.";
 }
@@ -285,6 +305,14 @@ impl Reason {
         }
     }
 
+    /// What to do besides pressing the button, which says "Re-authenticate" already.
+    pub const fn advice_beside_the_button(self) -> Option<&'static str> {
+        match self {
+            Self::TokenInvalid => None,
+            _ => Some(self.advice()),
+        }
+    }
+
     /// Whether [`PROVISIONING_STAYS`] may be said: not where it is gone with the application, nor where it is what is broken.
     pub fn leaves_provisioning(self) -> bool {
         self.before_accepting().is_none() && self.remedy() != Remedy::ReviewProvisioning
@@ -297,32 +325,45 @@ impl Reason {
 
     /// Nothing was learnt, and waiting is the cure: never turns a check from pass to fail.
     pub const fn is_transient(self) -> bool {
-        matches!(self, Self::Throttled | Self::UpstreamUnavailable | Self::Timeout | Self::NetworkError | Self::InvalidResponse)
+        matches!(self.class(), Class::Transient)
     }
 
     /// Makes a check unknown wherever it appears.
     pub const fn is_inconclusive(self) -> bool {
-        self.is_transient() || matches!(self, Self::Unclassified | Self::CredentialUnreadable)
+        matches!(self.class(), Class::Transient | Class::Unreadable | Class::Unknown)
     }
 
     /// Says that the upstream as a whole is in trouble, not one tenant.
     pub const fn is_upstream_trouble(self) -> bool {
-        matches!(self, Self::UpstreamUnavailable | Self::Timeout | Self::NetworkError | Self::InvalidResponse)
+        self.is_transient() && !matches!(self, Self::Throttled)
     }
 
     /// About the enterprise application or its tenant: the earliest cause there is.
     pub const fn is_presence(self) -> bool {
-        matches!(self, Self::AppMissing | Self::AppDeleted | Self::AppDisabled | Self::AppBlocked | Self::TenantMissing)
+        matches!(self.class(), Class::Presence)
     }
 
     /// About what was consented to.
     pub const fn is_consent(self) -> bool {
-        matches!(self, Self::ConsentMissing | Self::PermissionMissing | Self::PermissionUnexpected)
+        matches!(self.class(), Class::Consent)
     }
 
     /// About our own client or request: fails every check that depends on it.
     pub const fn is_our_side(self) -> bool {
-        matches!(self, Self::ClientCredentialInvalid | Self::ClientCredentialExpired | Self::ConfigurationInvalid)
+        matches!(self.class(), Class::OurSide)
+    }
+
+    const fn scope(self) -> Scope {
+        match (self, self.class()) {
+            // Every check asks the tenant something.
+            (Self::TenantMissing, _)
+            | (_, Class::Token | Class::OurSide | Class::Reader | Class::Unreadable | Class::Transient | Class::Unknown) => Scope::Anywhere,
+            (_, Class::Presence) => Scope::From(Check::EnterpriseApp),
+            (_, Class::Consent) => Scope::From(Check::Consent),
+            (_, Class::Groups) => Scope::From(Check::GroupAccess),
+            (_, Class::Provisioning) => Scope::Only(Check::Provisioning),
+            (_, Class::Credential) => Scope::Only(Check::Credential),
+        }
     }
 
     /// Whether this reason can appear in `check`: which series `consentry_checks` has from the start.
@@ -354,6 +395,13 @@ mod tests {
         }
         for check in Check::ALL {
             assert_eq!(Check::from_label(check.label()), Some(check));
+        }
+    }
+
+    #[test]
+    fn advice_that_the_button_gives_is_not_repeated() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.advice_beside_the_button().is_none(), reason.advice() == "Re-authenticate.", "{reason:?}");
         }
     }
 

@@ -72,15 +72,22 @@ pub fn first_due(name: &str, policy: &SchedulePolicy, now: Timestamp) -> Timesta
     next_slot(name, policy.interval, now)
 }
 
-/// When to probe again after a probe that started at `started` and ended at `now`. `stretch` slows everybody down
-/// while the upstream fails; see [`Pace`].
-pub fn next_due(name: &str, policy: &SchedulePolicy, history: &History, stretch: u32, started: Timestamp, now: Timestamp) -> Timestamp {
-    let interval = policy.interval.saturating_mul(stretch.max(1));
+/// When to probe again after a probe that started at `started` and ended at `now`. `interval_multiplier` slows everybody down
+/// while the upstream fails; see [`Backoff`].
+pub fn next_due(
+    name: &str,
+    policy: &SchedulePolicy,
+    history: &History,
+    interval_multiplier: u32,
+    started: Timestamp,
+    now: Timestamp,
+) -> Timestamp {
+    let interval = policy.interval.saturating_mul(interval_multiplier.max(1));
     let retry = policy.retry_interval.min(policy.interval);
     if history.unknowns > 0 {
         let doubled = retry.saturating_mul(1u32 << (history.unknowns - 1).min(16));
         // The first retry comes as soon as ever: most faults are over by then.
-        return now.plus(if history.unknowns == 1 { doubled } else { doubled.saturating_mul(stretch.max(1)).min(interval) });
+        return now.plus(if history.unknowns == 1 { doubled } else { doubled.saturating_mul(interval_multiplier.max(1)).min(interval) });
     }
     if history.failing && !history.broken || history.recovering {
         return now.plus(retry);
@@ -93,17 +100,17 @@ pub fn next_due(name: &str, policy: &SchedulePolicy, history: &History, stretch:
         _ => 4,
     };
     let slot = next_slot(name, policy.interval, started);
-    slot.plus(policy.interval.saturating_mul(factor.max(stretch.max(1)) - 1)).max(now)
+    slot.plus(policy.interval.saturating_mul(factor.max(interval_multiplier.max(1)) - 1)).max(now)
 }
 
 /// How fast everybody may go, judged by the last result of each of the tenants probed last. One tenant counts once, however
 /// often it is asked: its own trouble must not slow the others down.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pace {
+pub struct Backoff {
     recent: VecDeque<(u64, bool)>,
 }
 
-impl Pace {
+impl Backoff {
     const WINDOW: usize = 32;
     /// Fewer tenants in trouble say nothing about the upstream.
     const MINIMUM: usize = 3;
@@ -119,7 +126,7 @@ impl Pace {
     }
 
     /// The factor by which intervals stretch: 1 in good times, up to 4.
-    pub fn stretch(&self) -> u32 {
+    pub fn interval_multiplier(&self) -> u32 {
         let troubled = self.recent.iter().filter(|(_, trouble)| *trouble).count();
         if troubled < Self::MINIMUM {
             return 1;
@@ -133,7 +140,7 @@ impl Pace {
 
     /// How many probes may be in flight.
     pub fn concurrency(&self, configured: usize) -> usize {
-        (configured / self.stretch() as usize).max(1)
+        (configured / self.interval_multiplier() as usize).max(1)
     }
 }
 
@@ -144,15 +151,15 @@ mod tests {
     const POLICY: SchedulePolicy =
         SchedulePolicy { interval: Duration::from_secs(300), retry_interval: Duration::from_secs(30), failure_threshold: 2 };
 
-    fn wait(history: History, stretch: u32) -> u64 {
+    fn wait(history: History, interval_multiplier: u32) -> u64 {
         let now = Timestamp::from_seconds(1_700_000_000);
-        next_due("acme", &POLICY, &history, stretch, now, now).since(now).as_secs()
+        next_due("acme", &POLICY, &history, interval_multiplier, now, now).since(now).as_secs()
     }
 
     #[test]
     fn the_next_probe() {
         let h = History::default();
-        for (sentence, history, stretch, range) in [
+        for (sentence, history, interval_multiplier, range) in [
             ("healthy: its own slot", h, 1, 1..=300),
             ("healthy, upstream in trouble", h, 4, 901..=1200),
             ("a first failure is confirmed soon", History { failures: 1, failing: true, ..h }, 1, 30..=30),
@@ -167,7 +174,7 @@ mod tests {
             ("the first retry is never stretched", History { unknowns: 1, ..h }, 4, 30..=30),
             ("never more than four intervals", History { failures: 60, failing: true, broken: true, ..h }, 4, 901..=1200),
         ] {
-            let seconds = wait(history, stretch);
+            let seconds = wait(history, interval_multiplier);
             assert!(range.contains(&seconds), "{sentence}: {seconds} s");
         }
     }
@@ -191,12 +198,12 @@ mod tests {
 
     #[test]
     fn trouble_slows_everybody_down_and_passes() {
-        let mut pace = Pace::default();
+        let mut pace = Backoff::default();
         let mut after = |trouble: bool, tenants: std::ops::Range<u32>| {
             tenants.for_each(|t| pace.record(&format!("t{t}"), trouble));
-            pace.stretch()
+            pace.interval_multiplier()
         };
-        for (sentence, trouble, tenants, stretch) in [
+        for (sentence, trouble, tenants, interval_multiplier) in [
             ("all is well", false, 0..10, 1),
             ("two tenants prove nothing", true, 0..2, 1),
             ("asked again, they are still two", true, 0..2, 1),
@@ -205,7 +212,7 @@ mod tests {
             ("half well again", false, 0..5, 2),
             ("mostly well again", false, 5..8, 1),
         ] {
-            assert_eq!(after(trouble, tenants), stretch, "{sentence}");
+            assert_eq!(after(trouble, tenants), interval_multiplier, "{sentence}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::day::Day;
-use super::diagnose::{Details, Outcome, PermissionState};
+use super::diagnosis::{Details, Outcome, PermissionState};
 use super::flapping::Recent;
 use super::reason::{Check, Reason};
 use super::time::Timestamp;

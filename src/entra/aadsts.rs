@@ -2,7 +2,7 @@
 //!
 //! Source: Microsoft, `reference-error-codes.md` of the identity platform documentation, the articles of its support
 //! knowledge base, and, for the last part, public reports. Microsoft declares the numbers unstable: a number that is not here falls back to `error` and `suberror`
-//! (see [`super::classify`]), and `reason_overrides` can mend the table without a release.
+//! (see [`super::classify`]), and `reason_overrides` can fix the table without a release.
 
 #[allow(clippy::wildcard_imports, clippy::enum_glob_use)] // The table reads better without a prefix on each of its rows.
 use crate::domain::Reason::{self, *};

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::aadsts::AADSTS;
 use crate::domain::{Fault, Reason};
 
-/// AADSTS numbers whose meaning the configuration mends.
+/// AADSTS numbers whose meaning the configuration fixes.
 pub type ReasonOverrides = Arc<HashMap<u32, Reason>>;
 
 /// The token endpoint's error body (RFC 6749 section 5.2 with Entra's additions).

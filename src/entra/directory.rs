@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Entra;
 use super::classify::GraphCaller;
-use super::graph::{Asker, BATCH_LIMIT, BatchItem, ItemAnswer, PAGE_LIMIT, encode, literal};
+use super::graph::{BATCH_LIMIT, BatchItem, GraphRequest, ItemAnswer, PAGE_LIMIT, encode, literal};
 use crate::domain::{Directory, Fault, Presence, Reason, RequiredPermissions, ResourceGrants, ScopeGrant, Timestamp};
 
 /// App id of Microsoft Graph, the same in every tenant and cloud (Microsoft Graph, `concepts/paging.md`).
@@ -127,7 +127,7 @@ pub struct DirectoryQuestion<'a> {
 impl Entra {
     /// Asks the directory, with a reader's token.
     pub async fn directory(&self, token: &str, question: DirectoryQuestion<'_>, cache: &ResourceCache) -> Directory {
-        let asker = Asker { token, caller: GraphCaller::Reader, deadline: question.deadline };
+        let asker = GraphRequest { token, caller: GraphCaller::Reader, deadline: question.deadline };
         let mut answers = match self.batch(asker, &questions(question, cache)).await {
             Ok(answers) => answers,
             Err(fault) => return Directory::failed(fault),
@@ -160,7 +160,7 @@ impl Entra {
     }
 
     /// Asked only after a 404. A reader that may not look there has still seen that the application is gone.
-    async fn deleted(&self, asker: Asker<'_>, app_id: &str) -> Result<Presence, Fault> {
+    async fn deleted(&self, asker: GraphRequest<'_>, app_id: &str) -> Result<Presence, Fault> {
         let url = format!(
             "{}/v1.0/directory/deletedItems/microsoft.graph.servicePrincipal?$filter={}&$select=id,appId,displayName,deletedDateTime",
             self.hosts.graph,
@@ -187,7 +187,7 @@ impl Entra {
     }
 
     /// All items of a collection whose first page came in a batch; `None` when Graph says that the object they belong to does not exist.
-    async fn listed(&self, asker: Asker<'_>, first: Option<ItemAnswer>) -> Result<Option<Vec<Value>>, Fault> {
+    async fn listed(&self, asker: GraphRequest<'_>, first: Option<ItemAnswer>) -> Result<Option<Vec<Value>>, Fault> {
         let answer = first.ok_or_else(|| invalid("no answer about a list of permissions"))?;
         match answer.found(asker.caller)? {
             Some(page) => self.pages(asker, page).await.map(Some),
@@ -196,7 +196,7 @@ impl Entra {
     }
 
     /// The items of a page and of those that follow it.
-    async fn pages(&self, asker: Asker<'_>, mut page: Value) -> Result<Vec<Value>, Fault> {
+    async fn pages(&self, asker: GraphRequest<'_>, mut page: Value) -> Result<Vec<Value>, Fault> {
         let (mut items, mut links) = (Vec::new(), HashSet::new());
         for _ in 0..PAGE_LIMIT {
             match &page["value"] {

@@ -9,7 +9,7 @@ use url::form_urlencoded::byte_serialize;
 
 use super::Entra;
 use super::classify::{GraphCaller, NOT_FOUND, challenge, classify_graph, is_challenge};
-use super::http::{Answer, Endpoint, Outgoing, parse_retry_after};
+use super::http::{Endpoint, Request, Response, parse_retry_after};
 use crate::domain::{Fault, GroupPolicy, GroupRef, Groups, Reason, RequiredGroup};
 
 /// A batch carries at most so many requests (Microsoft Graph, `concepts/json-batching.md`).
@@ -55,7 +55,7 @@ impl ItemAnswer {
 
 /// Who asks.
 #[derive(Clone, Copy)]
-pub(super) struct Asker<'a> {
+pub(super) struct GraphRequest<'a> {
     pub(super) token: &'a str,
     pub(super) caller: GraphCaller,
     pub(super) deadline: Instant,
@@ -80,8 +80,8 @@ fn invalid(detail: &str) -> Fault {
 
 impl Entra {
     /// One GET below `/v1.0`, or of a next link.
-    pub(super) async fn get(&self, asker: Asker<'_>, url: &str) -> Result<Value, Fault> {
-        let outgoing = Outgoing {
+    pub(super) async fn get(&self, asker: GraphRequest<'_>, url: &str) -> Result<Value, Fault> {
+        let outgoing = Request {
             endpoint: Endpoint::Graph,
             method: Method::GET,
             url,
@@ -94,10 +94,10 @@ impl Entra {
     }
 
     /// One `$batch`; answers by id. Items that Graph left out are `invalid_response`.
-    pub(super) async fn batch(&self, asker: Asker<'_>, items: &[BatchItem]) -> Result<HashMap<String, ItemAnswer>, Fault> {
+    pub(super) async fn batch(&self, asker: GraphRequest<'_>, items: &[BatchItem]) -> Result<HashMap<String, ItemAnswer>, Fault> {
         let requests: Vec<Value> = items.iter().map(|i| json!({"id": i.id, "method": "GET", "url": i.url})).collect();
         let url = format!("{}/v1.0/$batch", self.hosts.graph);
-        let outgoing = Outgoing {
+        let outgoing = Request {
             endpoint: Endpoint::Graph,
             method: Method::POST,
             url: &url,
@@ -129,7 +129,7 @@ impl Entra {
     /// # Errors
     /// What Graph's refusal means.
     pub async fn groups(&self, token: &str, policy: &GroupPolicy, deadline: Instant) -> Result<Groups, Fault> {
-        let asker = Asker { token, caller: GraphCaller::Own, deadline };
+        let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
         let mut listing = Listing::of(policy);
         let mut page = self.get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.hosts.graph)).await?;
         loop {
@@ -150,7 +150,7 @@ impl Entra {
     }
 
     /// Asks after required groups, and for the next page, in as few batches as possible.
-    async fn look_up(&self, asker: Asker<'_>, listing: &mut Listing<'_>, wanted: &[usize], next: &str) -> Result<Value, Fault> {
+    async fn look_up(&self, asker: GraphRequest<'_>, listing: &mut Listing<'_>, wanted: &[usize], next: &str) -> Result<Value, Fault> {
         let relative = next.split_once("/v1.0").map_or("", |(_, rest)| rest);
         let mut page = Value::Null;
         for (round, chunk) in wanted.chunks(BATCH_LIMIT - 1).enumerate() {
@@ -229,7 +229,7 @@ fn as_text(value: &Value) -> Option<String> {
 }
 
 /// The JSON object of a success, or what the error means.
-fn graph_body(answer: &Answer, caller: GraphCaller) -> Result<Value, Fault> {
+fn graph_body(answer: &Response, caller: GraphCaller) -> Result<Value, Fault> {
     let status = answer.status.as_u16();
     let parsed = answer.json();
     if !answer.status.is_success() {

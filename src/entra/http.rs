@@ -48,7 +48,7 @@ pub type Observer = Arc<dyn Fn(Endpoint, &str, Duration) + Send + Sync>;
 
 /// How to reach the upstream.
 #[derive(Clone, Default)]
-pub struct DoorOptions<'a> {
+pub struct ClientOptions<'a> {
     /// Proxy for all requests; otherwise the environment's.
     pub proxy_url: Option<&'a str>,
     /// PEM file with certificate authorities added to the system's.
@@ -91,7 +91,7 @@ impl HttpClients {
     ///
     /// # Errors
     /// The proxy or the certificate file is unusable; the text names it.
-    pub fn new(options: &DoorOptions<'_>, timeout: Option<Duration>) -> anyhow::Result<Self> {
+    pub fn new(options: &ClientOptions<'_>, timeout: Option<Duration>) -> anyhow::Result<Self> {
         let mut elsewhere = builder(options, timeout)?;
         if let Some(url) = options.proxy_url {
             elsewhere = elsewhere.proxy(reqwest::Proxy::all(url)?);
@@ -106,7 +106,7 @@ impl HttpClients {
     }
 }
 
-fn builder(options: &DoorOptions<'_>, timeout: Option<Duration>) -> anyhow::Result<reqwest::ClientBuilder> {
+fn builder(options: &ClientOptions<'_>, timeout: Option<Duration>) -> anyhow::Result<reqwest::ClientBuilder> {
     let mut builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(10))
@@ -126,19 +126,19 @@ fn builder(options: &DoorOptions<'_>, timeout: Option<Duration>) -> anyhow::Resu
 
 /// The HTTP client. Cheap to clone.
 #[derive(Clone)]
-pub struct Door {
+pub struct HttpClient {
     clients: HttpClients,
     observer: Observer,
 }
 
-impl std::fmt::Debug for Door {
+impl std::fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Door")
     }
 }
 
 /// A request.
-pub(crate) struct Outgoing<'a> {
+pub(crate) struct Request<'a> {
     pub(crate) endpoint: Endpoint,
     pub(crate) method: Method,
     pub(crate) url: &'a str,
@@ -150,13 +150,13 @@ pub(crate) struct Outgoing<'a> {
 
 /// An answer, whole.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// What the answer asks us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.headers.get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| parse_retry_after(v, self.date()))
@@ -193,17 +193,17 @@ pub(crate) fn parse_retry_after(value: &str, date: Option<&str>) -> Option<Durat
     Some(Duration::from_secs(wait).min(RETRY_AFTER_LIMIT))
 }
 
-impl Door {
+impl HttpClient {
     /// Builds the client.
     ///
     /// # Errors
     /// The proxy or the certificate file is unusable.
-    pub fn new(options: &DoorOptions<'_>, observer: Observer) -> anyhow::Result<Self> {
+    pub fn new(options: &ClientOptions<'_>, observer: Observer) -> anyhow::Result<Self> {
         Ok(Self { clients: HttpClients::new(options, None)?, observer })
     }
 
     /// Sends a request and reads the whole answer.
-    pub(crate) async fn send(&self, outgoing: Outgoing<'_>) -> Result<Answer, Fault> {
+    pub(crate) async fn send(&self, outgoing: Request<'_>) -> Result<Response, Fault> {
         let (endpoint, deadline) = (outgoing.endpoint, outgoing.deadline);
         let started = Instant::now();
         let result = match tokio::time::timeout_at(deadline.into(), self.exchange(outgoing)).await {
@@ -215,7 +215,7 @@ impl Door {
         result
     }
 
-    async fn exchange(&self, outgoing: Outgoing<'_>) -> Result<Answer, Fault> {
+    async fn exchange(&self, outgoing: Request<'_>) -> Result<Response, Fault> {
         let client = self.clients.of(outgoing.url);
         let mut request = client.request(outgoing.method, outgoing.url).header("accept", "application/json");
         request = request.header("client-request-id", Uuid::new_v4().to_string());
@@ -237,7 +237,7 @@ impl Door {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status, headers, body })
+        Ok(Response { status, headers, body })
     }
 }
 
@@ -336,7 +336,7 @@ mod tests {
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
         let proxy = format!("http://{closed}");
-        let clients = HttpClients::new(&DoorOptions { proxy_url: Some(&proxy), ..DoorOptions::default() }, None).expect("clients");
+        let clients = HttpClients::new(&ClientOptions { proxy_url: Some(&proxy), ..ClientOptions::default() }, None).expect("clients");
         let url = format!("http://{address}/secret");
         let status = clients.of(&url).get(&url).send().await.map(|answer| answer.status().as_u16());
         assert_eq!(status.ok(), Some(204));

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Entra;
 use super::classify::GraphCaller;
-use super::graph::Asker;
+use super::graph::GraphRequest;
 use crate::domain::{Fault, Reason};
 
 /// Nobody holds more directory roles than fit on so many pages.
@@ -17,7 +17,7 @@ impl Entra {
     /// # Errors
     /// What Graph's refusal means.
     pub async fn user_type(&self, token: &str, deadline: Instant) -> Result<Option<String>, Fault> {
-        let asker = Asker { token, caller: GraphCaller::Own, deadline };
+        let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
         let me = self.get(asker, &format!("{}/v1.0/me?$select=id,userType", self.hosts.graph)).await?;
         Ok(me["userType"].as_str().map(str::to_owned))
     }
@@ -28,7 +28,7 @@ impl Entra {
     /// # Errors
     /// What Graph's refusal means.
     pub async fn directory_roles(&self, token: &str, deadline: Instant) -> Result<Vec<String>, Fault> {
-        let asker = Asker { token, caller: GraphCaller::Own, deadline };
+        let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
         let cast = "me/transitiveMemberOf/microsoft.graph.directoryRole?$select=id,roleTemplateId";
         let mut url = format!("{}/v1.0/{cast}", self.hosts.graph);
         let mut roles = Vec::new();

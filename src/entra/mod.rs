@@ -21,7 +21,7 @@ pub use aadsts::AADSTS;
 pub use authorize::{SignIn, admin_consent_url};
 pub use classify::{GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token, meaning_of};
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
-pub use http::{Door, DoorOptions, Endpoint, HttpClients, Observer, is_loopback};
+pub use http::{ClientOptions, Endpoint, HttpClient, HttpClients, Observer, is_loopback};
 pub use id_token::{Expected, IdTokenError, Person, PersonClaims, claims_about_person};
 pub use token::{Client, ClientCredential, CodeGrant, Granted};
 
@@ -37,14 +37,14 @@ pub struct Hosts {
 /// Entra and Graph of one cloud.
 #[derive(Debug, Clone)]
 pub struct Entra {
-    pub(crate) door: Door,
+    pub(crate) door: HttpClient,
     pub(crate) hosts: Hosts,
     pub(crate) overrides: ReasonOverrides,
 }
 
 impl Entra {
     /// Puts the parts together.
-    pub fn new(door: Door, hosts: Hosts, overrides: ReasonOverrides) -> Self {
+    pub fn new(door: HttpClient, hosts: Hosts, overrides: ReasonOverrides) -> Self {
         Self { door, hosts, overrides }
     }
 

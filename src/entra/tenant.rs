@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Entra;
 use super::classify::{EntraError, classify_token};
-use super::http::{Endpoint, Outgoing};
+use super::http::{Endpoint, Request};
 use crate::domain::{Fault, Reason};
 
 /// What is needed of a tenant's OpenID configuration (Microsoft, `v2-protocols-oidc.md`).
@@ -44,7 +44,7 @@ impl Entra {
     /// A JSON document of the login host.
     pub(super) async fn openid_document(&self, url: &str, deadline: Instant) -> Result<Value, Fault> {
         let outgoing =
-            Outgoing { endpoint: Endpoint::Openid, method: Method::GET, url, headers: Vec::new(), bearer: None, body: None, deadline };
+            Request { endpoint: Endpoint::Openid, method: Method::GET, url, headers: Vec::new(), bearer: None, body: None, deadline };
         let answer = self.door.send(outgoing).await?;
         if !answer.status.is_success() {
             let fault = classify_token(answer.status.as_u16(), &EntraError::parse(&answer.body), &self.overrides);

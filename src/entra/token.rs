@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::Entra;
 use super::assertion::client_assertion;
 use super::classify::{EntraError, classify_token, without_mark};
-use super::http::{Answer, Endpoint, Outgoing};
+use super::http::{Endpoint, Request, Response};
 use crate::domain::{Fault, Reason};
 use crate::secret::{Secret, SecretSource};
 
@@ -104,10 +104,10 @@ pub struct CodeGrant<'a> {
     pub scope: &'a str,
 }
 
-type Response = StandardTokenResponse<OpenidFields, BasicTokenType>;
+type TokenResponse = StandardTokenResponse<OpenidFields, BasicTokenType>;
 type OauthClient = oauth2::Client<
     EntraError,
-    Response,
+    TokenResponse,
     StandardTokenIntrospectionResponse<EmptyExtraTokenFields, BasicTokenType>,
     StandardRevocableToken,
     EntraError,
@@ -132,7 +132,7 @@ impl Entra {
         for (name, value) in authentication {
             request = request.add_extra_param(name, value);
         }
-        let wire = Wire::new(self, client.deadline);
+        let wire = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&wire).await;
         self.granted(result, &wire)
     }
@@ -148,7 +148,7 @@ impl Entra {
         for (name, value) in authentication {
             request = request.add_extra_param(name, value);
         }
-        let wire = Wire::new(self, client.deadline);
+        let wire = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&wire).await;
         self.granted(result, &wire)
     }
@@ -169,7 +169,7 @@ impl Entra {
         for (name, value) in authentication {
             request = request.add_extra_param(name, value);
         }
-        let wire = Wire::new(self, client.deadline);
+        let wire = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&wire).await;
         self.granted(result, &wire)
     }
@@ -197,7 +197,11 @@ impl Entra {
         }
     }
 
-    fn granted(&self, result: Result<Response, RequestTokenError<Lost, EntraError>>, wire: &Wire<'_>) -> Result<Granted, Fault> {
+    fn granted(
+        &self,
+        result: Result<TokenResponse, RequestTokenError<TransportError, EntraError>>,
+        wire: &OauthTransport<'_>,
+    ) -> Result<Granted, Fault> {
         let seen = wire.seen();
         match result {
             Ok(response) => Ok(granted(&response)),
@@ -227,7 +231,7 @@ fn not_a_token_answer(seen: &Seen) -> Fault {
     Fault { request_id: seen.request_id.clone(), retry_after: seen.retry_after, ..Fault::new(reason, detail) }
 }
 
-fn granted(response: &Response) -> Granted {
+fn granted(response: &TokenResponse) -> Granted {
     let token = response.access_token().secret();
     let claims = claims(token);
     let words = |claim: &Value| {
@@ -301,15 +305,15 @@ fn claims(token: &str) -> Option<Value> {
 
 /// Our own fault, as an error that the `oauth2` crate can carry.
 #[derive(Debug)]
-pub(super) struct Lost(Fault);
+pub(super) struct TransportError(Fault);
 
-impl std::fmt::Display for Lost {
+impl std::fmt::Display for TransportError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0.reason.label())
     }
 }
 
-impl std::error::Error for Lost {}
+impl std::error::Error for TransportError {}
 
 #[derive(Clone, Default)]
 struct Seen {
@@ -320,13 +324,13 @@ struct Seen {
 
 /// Carries one request of the `oauth2` crate through our own door, and remembers what the crate does not pass on.
 #[derive(Clone)]
-struct Wire<'a> {
+struct OauthTransport<'a> {
     entra: &'a Entra,
     deadline: Instant,
     seen: Arc<Mutex<Seen>>,
 }
 
-impl<'a> Wire<'a> {
+impl<'a> OauthTransport<'a> {
     fn new(entra: &'a Entra, deadline: Instant) -> Self {
         Self { entra, deadline, seen: Arc::default() }
     }
@@ -335,10 +339,10 @@ impl<'a> Wire<'a> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, Lost> {
+    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string();
-        let outgoing = Outgoing {
+        let outgoing = Request {
             endpoint: Endpoint::Token,
             method: Method::POST,
             url: &url,
@@ -347,19 +351,19 @@ impl<'a> Wire<'a> {
             body: Some(("application/x-www-form-urlencoded", body)),
             deadline: self.deadline,
         };
-        let answer = self.entra.door.send(outgoing).await.map_err(Lost)?;
+        let answer = self.entra.door.send(outgoing).await.map_err(TransportError)?;
         let seen = Seen { status: answer.status.as_u16(), request_id: answer.request_id(), retry_after: answer.retry_after() };
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
-        let Answer { status, body, .. } = answer;
+        let Response { status, body, .. } = answer;
         let mut response = HttpResponse::new(normalised(body));
         *response.status_mut() = status;
         Ok(response)
     }
 }
 
-impl<'c> oauth2::AsyncHttpClient<'c> for Wire<'_> {
-    type Error = Lost;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Lost>> + Send + 'c>>;
+impl<'c> oauth2::AsyncHttpClient<'c> for OauthTransport<'_> {
+    type Error = TransportError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, TransportError>> + Send + 'c>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(self.exchange(request))
@@ -374,7 +378,7 @@ mod tests {
 
     /// What the crate makes of an answer: lifetime in seconds, scopes, whether there is a refresh token. `None` when it is no token answer.
     fn read(body: &[u8]) -> Option<(u64, Option<Vec<String>>, bool)> {
-        let response: Response = serde_json::from_slice(&normalised(body.to_vec())).ok()?;
+        let response: TokenResponse = serde_json::from_slice(&normalised(body.to_vec())).ok()?;
         let granted = granted(&response);
         Some((granted.expires_in.as_secs(), granted.scopes, granted.refresh_token.is_some()))
     }
@@ -426,7 +430,7 @@ mod tests {
         std::fs::write(path("binary"), [0xff, 0xfe, 0x00]).expect("written");
         let hosts = crate::entra::Hosts { login: "http://127.0.0.1:1".to_owned(), graph: "http://127.0.0.1:1".to_owned() };
         let observer = Arc::new(|_: crate::entra::Endpoint, _: &str, _: Duration| {});
-        let door = crate::entra::Door::new(&crate::entra::DoorOptions::default(), observer).expect("a client");
+        let door = crate::entra::HttpClient::new(&crate::entra::ClientOptions::default(), observer).expect("a client");
         let entra = Entra::new(door, hosts, Arc::default());
         let secret = |name: &str| ClientCredential::Secret(SecretSource::File(path(name)));
         let pair = |certificate: &str, key: &str| ClientCredential::Certificate {

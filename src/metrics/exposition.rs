@@ -145,14 +145,14 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::super::published::Facts;
+    use super::super::published::IntegrationLabels;
     use super::*;
     use crate::domain::{
         Access, CheckState, CredentialExpiry, Details, Grant, IntegrationState, Outcome, PermissionState, Timestamp, Verdict,
     };
 
-    fn facts(display_name: &str) -> Facts {
-        Facts {
+    fn facts(display_name: &str) -> IntegrationLabels {
+        IntegrationLabels {
             name: "acme".to_owned(),
             app: "sequr".into(),
             client_id: "c".into(),

@@ -108,7 +108,7 @@ impl Families {
             interval: gauge("consentry_probe_interval_seconds", "Configured time from one probe of an integration to the next.")?,
             repair: histogram(
                 "consentry_integration_repair_duration_seconds",
-                "How long integrations were broken that are mended.",
+                "How long integrations were broken that are fixed.",
                 REPAIR_BUCKETS,
             )?,
             upstream_requests: counter(
@@ -190,7 +190,7 @@ impl Families {
         self.interval.set(interval.as_secs_f64());
     }
 
-    /// An integration is mended that was broken for so long.
+    /// An integration works again that was broken for so long.
     pub fn repaired(&self, after: Duration) {
         self.repair.observe(after.as_secs_f64());
     }

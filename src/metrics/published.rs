@@ -12,10 +12,7 @@ pub(super) const FAMILIES: [(&str, &str); 12] = [
         "consentry_integration_up",
         "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
     ),
-    (
-        "consentry_integration_reauthentication_required",
-        "1 while a confirmed failure is mended by re-authenticating. Cached from the last probe.",
-    ),
+    ("consentry_integration_reauthentication_required", "1 while re-authenticating fixes a confirmed failure. Cached from the last probe."),
     (
         "consentry_integration_broken_since_timestamp_seconds",
         "Since when the integration is confirmed broken; absent while it is not. Cached from the last probe.",
@@ -42,7 +39,7 @@ const LABEL_LIMIT: usize = 512;
 
 /// The properties of an integration that do not change from probe to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct IntegrationLabels {
     /// Unique name.
     pub name: String,
     /// Name of the application in the configuration.
@@ -109,7 +106,7 @@ pub struct Published(RwLock<Fleet>);
 
 impl Published {
     /// Swaps in what is now known of an integration.
-    pub fn set(&self, facts: &Facts, state: &IntegrationState) {
+    pub fn set(&self, facts: &IntegrationLabels, state: &IntegrationState) {
         let entry = Arc::new(render(facts, state));
         let mut fleet = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for key in &entry.outcomes {
@@ -185,7 +182,7 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
 }
 
-fn render(facts: &Facts, state: &IntegrationState) -> Entry {
+fn render(facts: &IntegrationLabels, state: &IntegrationState) -> Entry {
     let mut text = String::with_capacity(2048);
     let mut ends = [0; FAMILIES.len()];
     for (index, (family, _)) in FAMILIES.iter().enumerate() {
@@ -199,7 +196,7 @@ fn render(facts: &Facts, state: &IntegrationState) -> Entry {
     Entry { text: text.into_boxed_str(), ends, outcomes, fault }
 }
 
-fn write_family(out: &mut String, family: &str, facts: &Facts, state: &IntegrationState) {
+fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state: &IntegrationState) {
     // Names are checked by the configuration; they need no escaping.
     let name = &facts.name;
     match family {
@@ -286,7 +283,7 @@ fn write_family(out: &mut String, family: &str, facts: &Facts, state: &Integrati
     }
 }
 
-fn write_info(out: &mut String, family: &str, facts: &Facts) {
+fn write_info(out: &mut String, family: &str, facts: &IntegrationLabels) {
     let _ = write!(
         out,
         "{family}{{integration=\"{}\",app=\"{}\",client_id=\"{}\",tenant_id=\"{}\",display_name=\"{}\",access=\"{}\"",

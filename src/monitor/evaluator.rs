@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::tracked::{Tracked, Watched, log_checks, log_verdict};
+use super::tracked::{IntegrationRecord, Tracked, log_checks, log_verdict};
 use crate::domain::{
-    AlertChange, AlertEvent, AlertPolicy, Belongs, CausePolicy, Causes, CredentialExpiry, Diagnosis, History, IntegrationState, Judgement,
-    Member, OpenAlert, ProbeEnd, Probed, Reason, Story, Suffering, Thresholds, Timestamp, Verdict, change_alert, fold, wanted_causes,
+    AlertChange, AlertEvent, AlertPolicy, Belongs, CausePolicy, Causes, CredentialExpiry, Diagnosis, History, Incident, IntegrationState,
+    Judgement, Member, OpenAlert, ProbeEnd, Probed, Reason, Suffering, Thresholds, Timestamp, Verdict, change_alert, fold, wanted_causes,
     within_grace_period,
 };
 use crate::metrics::{Families, Published};
@@ -35,7 +35,7 @@ pub struct Policy {
 
 /// What a probe brought besides the diagnosis.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct ProbeMeta {
     /// The tenant's GUID, when it was asked for and answered.
     pub tenant_guid: Option<String>,
     /// Until when the credentials are good that say so.
@@ -68,7 +68,7 @@ pub struct Evaluator {
 
 /// While this is held, what is configured stays as it is.
 #[derive(Debug)]
-pub struct Steady<'e>(#[expect(dead_code, reason = "held for its lock, which ends with it")] tokio::sync::RwLockReadGuard<'e, ()>);
+pub struct ConfigGuard<'e>(#[expect(dead_code, reason = "held for its lock, which ends with it")] tokio::sync::RwLockReadGuard<'e, ()>);
 
 impl Evaluator {
     /// Takes over what was saved about the integrations that are still configured, and publishes it. `outbox` is nudged
@@ -81,7 +81,7 @@ impl Evaluator {
         policy: Policy,
         (families, published): (Families, Arc<Published>),
         outbox: Arc<Notify>,
-        watched: Vec<Watched>,
+        watched: Vec<IntegrationRecord>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let (saved, causes) = store.load(now).await?;
@@ -111,14 +111,14 @@ impl Evaluator {
     pub async fn reconfigure(
         &self,
         policy: Policy,
-        watched: Vec<Watched>,
+        watched: Vec<IntegrationRecord>,
         now: Timestamp,
         swap: impl FnOnce(&HashSet<String>),
     ) -> Result<(), StoreError> {
         let _alone = self.steady.write().await;
         let fresh: Vec<String> = {
             let tracked = self.lock();
-            let known = |w: &&Watched| tracked.get(&w.facts.name).is_some_and(|t| t.watched.identity == w.identity);
+            let known = |w: &&IntegrationRecord| tracked.get(&w.facts.name).is_some_and(|t| t.watched.identity == w.identity);
             watched.iter().filter(|w| !known(w)).map(|w| w.facts.name.clone()).collect()
         };
         let comes = !fresh.is_empty();
@@ -161,8 +161,8 @@ impl Evaluator {
     }
 
     /// Waits until what is configured is not about to change, and keeps it so.
-    pub async fn steady(&self) -> Steady<'_> {
-        Steady(self.steady.read().await)
+    pub async fn steady(&self) -> ConfigGuard<'_> {
+        ConfigGuard(self.steady.read().await)
     }
 
     fn policy(&self) -> Arc<Policy> {
@@ -179,17 +179,17 @@ impl Evaluator {
     }
 
     /// What is known of an integration that does not change from probe to probe.
-    pub fn watched(&self, name: &str) -> Option<Arc<Watched>> {
+    pub fn watched(&self, name: &str) -> Option<Arc<IntegrationRecord>> {
         self.lock().get(name).map(|t| Arc::clone(&t.watched))
     }
 
     /// Looks at every integration, in no order: its properties, the tenant's GUID once known, its state.
-    pub fn each<T>(&self, mut look: impl FnMut(&Watched, Option<&str>, &IntegrationState) -> T) -> Vec<T> {
+    pub fn each<T>(&self, mut look: impl FnMut(&IntegrationRecord, Option<&str>, &IntegrationState) -> T) -> Vec<T> {
         self.lock().values().map(|t| look(&t.watched, t.tenant_guid.as_deref(), &t.state)).collect()
     }
 
     /// Looks at one integration.
-    pub fn one<T>(&self, name: &str, look: impl FnOnce(&Watched, Option<&str>, &IntegrationState) -> T) -> Option<T> {
+    pub fn one<T>(&self, name: &str, look: impl FnOnce(&IntegrationRecord, Option<&str>, &IntegrationState) -> T) -> Option<T> {
         self.lock().get(name).map(|t| look(&t.watched, t.tenant_guid.as_deref(), &t.state))
     }
 
@@ -218,7 +218,7 @@ impl Evaluator {
     /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
     ///
     /// What was observed is published before it is saved: a database that does not answer must not keep a gauge green.
-    pub async fn apply(&self, _: &Steady<'_>, name: &str, diagnosis: &Diagnosis, seen: Seen, now: Timestamp) -> History {
+    pub async fn apply(&self, _: &ConfigGuard<'_>, name: &str, diagnosis: &Diagnosis, seen: ProbeMeta, now: Timestamp) -> History {
         let Some(before) = self.lock().get(name).cloned() else { return History::default() };
         let mut after = before.clone();
         after.tenant_guid = seen.tenant_guid.or(after.tenant_guid);
@@ -283,8 +283,8 @@ impl Evaluator {
         after.alert = alert;
         let mut record = Record { integration: after.saved(), events: Vec::new(), causes: Vec::new(), notifications: Vec::new(), at: now };
         if let Some((event, id)) = event {
-            let story = self.story(before, after, event, now).await;
-            record.notifications = mails.into_iter().map(|mail| mail.about(&id, &story)).collect();
+            let incident = self.incident(before, after, event, now).await;
+            record.notifications = mails.into_iter().map(|mail| mail.about(&id, &incident)).collect();
             record.events.push(Event { kind: event.label().to_owned(), at: now, detail: event.reason().label().to_owned() });
         }
         let name = &after.watched.facts.name;
@@ -298,7 +298,7 @@ impl Evaluator {
         let (outlines, changes) = {
             let mut causes = self.lock_causes();
             let outlines = causes.outlines(keys());
-            (outlines, causes.change(member, policy.causes(), |reason| after.story(reason, now), now))
+            (outlines, causes.change(member, policy.causes(), |reason| after.incident(reason, now), now))
         };
         after.causes = keys().filter(|key| wanted.contains_key(*key)).cloned().collect();
         record.causes = changes.changes;
@@ -312,16 +312,16 @@ impl Evaluator {
 
     /// What the mails about an event say. What is over is told from the state in which it was broken, and with whoever re-authenticated while
     /// the alert stood: that mail goes out instead of one about the sign-in.
-    async fn story(&self, before: &Tracked, after: &Tracked, event: AlertEvent, now: Timestamp) -> Story {
-        let AlertEvent::Recovered(reason) = event else { return after.story(event.reason(), now) };
-        let (story, since) = (before.story(reason, now), before.alert.as_ref().map_or(now, |a| a.since));
-        match self.store.last_reauthentication(&story.integration).await {
+    async fn incident(&self, before: &Tracked, after: &Tracked, event: AlertEvent, now: Timestamp) -> Incident {
+        let AlertEvent::Recovered(reason) = event else { return after.incident(event.reason(), now) };
+        let (incident, since) = (before.incident(reason, now), before.alert.as_ref().map_or(now, |a| a.since));
+        match self.store.last_reauthentication(&incident.integration).await {
             Ok(Some(last)) if last.at >= since => {
                 let by = last.by.or_else(|| Some("an administrator, by admin consent".to_owned()));
-                Story { by, origin: Some(last.origin).filter(|o| !o.is_empty()), renewed: Some(last.at), ..story }
+                Incident { by, origin: Some(last.origin).filter(|o| !o.is_empty()), renewed: Some(last.at), ..incident }
             }
             // Who it was is worth a sentence, not the mail.
-            _ => story,
+            _ => incident,
         }
     }
 
@@ -349,7 +349,7 @@ impl Evaluator {
 
 impl Policy {
     /// Who is notified of an integration's alerts.
-    fn alerts<'a>(&'a self, watched: &'a Watched) -> AlertPolicy<'a> {
+    fn alerts<'a>(&'a self, watched: &'a IntegrationRecord) -> AlertPolicy<'a> {
         AlertPolicy { admins: &watched.admins, operators: &self.operators, mail: self.mail, send_resolved: self.send_resolved }
     }
 
@@ -376,7 +376,7 @@ fn never_probed(tracked: &HashMap<String, Tracked>) -> HashSet<String> {
 }
 
 /// Names, and tenants with client ids.
-fn identities(watched: &[Watched]) -> HashMap<String, String> {
+fn identities(watched: &[IntegrationRecord]) -> HashMap<String, String> {
     watched.iter().map(|w| (w.facts.name.clone(), w.identity.clone())).collect()
 }
 

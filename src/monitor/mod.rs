@@ -9,8 +9,8 @@ mod runner;
 mod scheduler;
 mod tracked;
 
-pub use evaluator::{Evaluator, Policy, Seen, Steady};
+pub use evaluator::{ConfigGuard, Evaluator, Policy, ProbeMeta};
 pub use prober::{Probed, Prober, ReaderClient, Target};
-pub use runner::{Change, Monitor, Proof, Rhythm, Setup, Shift, Targets, Witness};
+pub use runner::{Change, ConfigDiff, Monitor, ProbeLimits, Setup, Targets, Verification, VerificationListener};
 pub use scheduler::{Ended, Schedule};
-pub use tracked::Watched;
+pub use tracked::IntegrationRecord;

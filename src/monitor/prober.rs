@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::domain::{Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Profile, Reason, RoleEvidence, Timestamp};
+use crate::domain::{Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Reason, Requirements, RoleEvidence, Timestamp};
 use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
 use crate::secret::{Secret, SecretError, read_refresh_token};
 use crate::store::{Store, StoreError, StoredToken, TokenId};
@@ -41,7 +41,7 @@ pub struct Target {
     /// A refresh token that somebody else keeps.
     pub refresh_token_file: Option<PathBuf>,
     /// What is required of it.
-    pub profile: Profile,
+    pub requirements: Requirements,
 }
 
 impl Target {
@@ -117,15 +117,15 @@ impl Prober {
             None => self.ask_app_only(target, directory.as_ref(), deadline).await,
         };
         pause = pause.or_else(|| app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned());
-        let own = match (target.profile.access, &pause) {
+        let own = match (target.requirements.access, &pause) {
             (Access::Delegated, Some(fault)) => Own { token: OwnToken::Refused(fault.clone()), access_token: None },
             (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
             (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
         };
         let groups = match (own.access_token, pause) {
             (Some(_), Some(fault)) => Some(Err(fault)),
-            (Some(token), None) if target.profile.checks.contains(&Check::GroupAccess) => {
-                Some(self.entra.groups(token.expose(), &target.profile.groups, deadline).await)
+            (Some(token), None) if target.requirements.checks.contains(&Check::GroupAccess) => {
+                Some(self.entra.groups(token.expose(), &target.requirements.groups, deadline).await)
             }
             _ => None,
         };
@@ -139,7 +139,7 @@ impl Prober {
     /// The directory's answers. A cached reader token serves until it ends or is refused: the evidence is in the directory, not in it.
     async fn ask_directory(&self, target: &Target, reader: &ReaderClient, deadline: Instant) -> Directory {
         let question =
-            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.profile.required, deadline };
+            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.requirements.required, deadline };
         let (directory, cached) = self.read_directory(target, reader, question).await;
         let refused = directory.faults().iter().any(|f| f.reason == Reason::ReaderPermissionMissing);
         if !refused {
@@ -190,7 +190,7 @@ impl Prober {
         directory: Option<&Directory>,
         deadline: Instant,
     ) -> (Option<Result<Vec<RoleEvidence>, Fault>>, Option<Secret>) {
-        let delegated = target.profile.access == Access::Delegated;
+        let delegated = target.requirements.access == Access::Delegated;
         let directory_spoke = directory.is_some_and(|d| d.presence.is_ok() && d.application.is_ok());
         // "Nothing is granted" counts only as long as no token says otherwise, so the tokens are asked.
         let lists_roles =
@@ -205,7 +205,7 @@ impl Prober {
             Err(fault) => return (Some(Err(fault)), None),
         };
         let mut roles = Vec::new();
-        for required in target.profile.required.iter() {
+        for required in target.requirements.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
                 roles.push(RoleEvidence { resource: required.resource.clone(), roles: Ok(granted.roles.clone()) });
@@ -223,7 +223,7 @@ impl Prober {
     /// Tokens that cannot be read say nothing about roles; an application may be allowed to list its own assignments.
     async fn ask_own_assignments(&self, target: &Target, token: &Secret, roles: &mut [RoleEvidence], deadline: Instant) {
         let question =
-            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.profile.required, deadline };
+            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.requirements.required, deadline };
         let Ok(listed) = self.entra.directory(token.expose(), question, &self.resources).await.application else { return };
         for role in roles.iter_mut().filter(|r| r.roles == Ok(None)) {
             let held = listed.iter().filter(|g| g.resource == role.resource).flat_map(|g| g.application.clone());
@@ -324,7 +324,7 @@ impl Prober {
         }
         let mut token = granted.refresh_token.clone().unwrap_or(worked);
         let mut scopes = Vec::new();
-        for required in target.profile.required.iter() {
+        for required in target.requirements.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
                 scopes.push((required.resource.clone(), graph_scopes.clone().ok_or_else(unsaid)));

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::evaluator::{Evaluator, Policy, Seen};
+use super::evaluator::{Evaluator, Policy, ProbeMeta};
 use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
-use super::tracked::Watched;
+use super::tracked::IntegrationRecord;
 use crate::clock::Clock;
-use crate::domain::{Check, Evidence, Outcome, Profile, SchedulePolicy, Timestamp, diagnose};
+use crate::domain::{Check, Evidence, Outcome, Requirements, SchedulePolicy, Timestamp, diagnose};
 use crate::metrics::Families;
 use crate::store::StoreError;
 
 /// How long and how many at once.
 #[derive(Debug, Clone, Copy)]
-pub struct Rhythm {
+pub struct ProbeLimits {
     /// For one whole probe.
     pub timeout: Duration,
     /// Probes in flight at once.
@@ -34,7 +34,7 @@ const REPEAT: Duration = PROOF[1];
 
 /// A probe of an integration that was re-authenticated a moment ago, or of which somebody says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proof {
+pub struct Verification {
     /// Which integration.
     pub integration: String,
     /// Whether enterprise app and consent are as required; `None` when that could not be seen.
@@ -46,12 +46,12 @@ pub struct Proof {
     /// When the proof began, on the wall clock.
     pub since: Timestamp,
     /// What is known of the integration.
-    pub watched: Option<Arc<Watched>>,
+    pub watched: Option<Arc<IntegrationRecord>>,
 }
 
 /// An integration that was re-authenticated a moment ago, or of which somebody says so.
 #[derive(Debug, Clone, Copy)]
-struct Proving {
+struct PendingVerification {
     /// When it began, on the wall clock.
     began: Timestamp,
     /// The same, and what follows, on the clock that nobody sets.
@@ -68,7 +68,7 @@ struct Proving {
 }
 
 /// Told of every proof; answers whether consent has turned out to be renewed just now.
-pub type Witness = Arc<dyn Fn(Proof) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+pub type VerificationListener = Arc<dyn Fn(Verification) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// The integrations by name.
 pub type Targets = Arc<HashMap<String, Target>>;
@@ -80,9 +80,9 @@ pub struct Setup {
     /// Asks Entra.
     pub prober: Arc<Prober>,
     /// How long and how many at once.
-    pub rhythm: Rhythm,
+    pub limits: ProbeLimits,
     /// Told of proofs.
-    pub witness: Witness,
+    pub listener: VerificationListener,
 }
 
 impl std::fmt::Debug for Setup {
@@ -99,12 +99,12 @@ pub struct Change {
     /// Who is told, and when something counts.
     pub policy: Policy,
     /// The integrations, as the evaluator sees them.
-    pub watched: Vec<Watched>,
+    pub watched: Vec<IntegrationRecord>,
 }
 
 /// How a fleet has changed with its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shift {
+pub struct ConfigDiff {
     /// Names of integrations that are new.
     pub added: HashSet<String>,
     /// Integrations that have left.
@@ -133,7 +133,7 @@ struct Inner {
     clock: Clock,
     nudge: Notify,
     ended: Notify,
-    proofs: Mutex<HashMap<String, Proving>>,
+    verifications: Mutex<HashMap<String, PendingVerification>>,
     /// When the loop last went round.
     beat: Mutex<Instant>,
     /// How far the wall clock was ahead of the steady one, in milliseconds.
@@ -150,9 +150,9 @@ impl Monitor {
     /// Puts the parts together.
     pub fn new(schedule: Schedule, setup: Setup, evaluator: Evaluator, families: Families, clock: Clock) -> Self {
         let (schedule, setup) = (Mutex::new(schedule), RwLock::new(Arc::new(setup)));
-        let (nudge, ended, proofs, beat) = (Notify::new(), Notify::new(), Mutex::default(), Mutex::new(Instant::now()));
+        let (nudge, ended, verifications, beat) = (Notify::new(), Notify::new(), Mutex::default(), Mutex::new(Instant::now()));
         let offset = Mutex::new(clock.now().0 - clock.steady().0);
-        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, proofs, beat, offset }) }
+        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, verifications, beat, offset }) }
     }
 
     fn setup(&self) -> Arc<Setup> {
@@ -163,7 +163,7 @@ impl Monitor {
     ///
     /// # Errors
     /// The database refuses; then nothing has changed.
-    pub async fn reconfigure(&self, setup: Setup, change: Change) -> Result<Shift, StoreError> {
+    pub async fn reconfigure(&self, setup: Setup, change: Change) -> Result<ConfigDiff, StoreError> {
         let earlier = self.setup();
         let added: HashSet<String> = setup.targets.keys().filter(|name| !earlier.targets.contains_key(*name)).cloned().collect();
         let removed = earlier.targets.keys().filter(|name| !setup.targets.contains_key(*name)).count();
@@ -171,13 +171,13 @@ impl Monitor {
         let changed: HashSet<String> = setup.targets.keys().filter(differs).cloned().collect();
         let queue: Vec<(String, String)> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
         let swap = |never_probed: &HashSet<String>| {
-            self.proofs().retain(|name, _| setup.targets.contains_key(name));
+            self.verifications().retain(|name, _| setup.targets.contains_key(name));
             self.schedule().reconfigure(change.schedule, queue, (&changed, never_probed), self.inner.clock.steady());
             *self.inner.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         };
         self.inner.evaluator.reconfigure(change.policy, change.watched, self.inner.clock.now(), swap).await?;
         self.inner.nudge.notify_one();
-        Ok(Shift { changed: changed.len() - added.len(), added, removed })
+        Ok(ConfigDiff { changed: changed.len() - added.len(), added, removed })
     }
 
     fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
@@ -194,9 +194,9 @@ impl Monitor {
     pub fn prove(&self, name: &str, began: Timestamp) {
         let (now, since) = self.steady_since(began);
         let last = since.plus(PROOF[PROOF.len() - 1]);
-        let proving = Proving { began, since, last, grace: Some(last), asked: now, seen: false };
-        self.proofs().insert(name.to_owned(), proving);
-        self.follow_proof(name, since, now);
+        let proving = PendingVerification { began, since, last, grace: Some(last), asked: now, seen: false };
+        self.verifications().insert(name.to_owned(), proving);
+        self.follow_verification(name, since, now);
     }
 
     /// Somebody says that consent was given, and nothing proves it: probes the integration now, and again while consent spreads, and holds
@@ -204,17 +204,17 @@ impl Monitor {
     pub fn verify(&self, name: &str, began: Timestamp) {
         let (now, since) = self.steady_since(began);
         {
-            let mut proofs = self.proofs();
+            let mut verifications = self.verifications();
             let last = since.plus(PROOF[PROOF.len() - 1]);
-            let fresh = Proving { began, since, last, grace: None, asked: Timestamp(i64::MIN), seen: false };
-            let proving = proofs.entry(name.to_owned()).or_insert(fresh);
+            let fresh = PendingVerification { began, since, last, grace: None, asked: Timestamp(i64::MIN), seen: false };
+            let proving = verifications.entry(name.to_owned()).or_insert(fresh);
             // Whoever repeats it all the time neither gets a probe each time nor keeps the last one from coming for others.
             if now.since(proving.asked) < REPEAT {
                 return;
             }
             (proving.asked, proving.last) = (now, proving.last.max(last));
         }
-        self.follow_proof(name, since, now);
+        self.follow_verification(name, since, now);
     }
 
     /// Now, and a moment of the wall clock, on the clock that nobody sets. One that lies in the future is now: a clock that was ahead must
@@ -225,20 +225,20 @@ impl Monitor {
     }
 
     /// At once, and at the moments that are still to come.
-    fn follow_proof(&self, name: &str, since: Timestamp, now: Timestamp) {
+    fn follow_verification(&self, name: &str, since: Timestamp, now: Timestamp) {
         if !self.setup().targets.contains_key(name) {
-            self.proofs().remove(name);
+            self.verifications().remove(name);
             return;
         }
         let later = PROOF.iter().map(|pause| since.plus(*pause)).filter(|at| *at > now);
         let moments: Vec<Timestamp> = std::iter::once(now).chain(later).collect();
-        self.schedule().follow(name, &moments);
+        self.schedule().add_extra_probes(name, &moments);
         self.inner.nudge.notify_one();
     }
 
     /// Probes an integration now, out of turn.
     pub fn probe_soon(&self, name: &str) {
-        self.schedule().follow(name, &[self.inner.clock.steady()]);
+        self.schedule().add_extra_probes(name, &[self.inner.clock.steady()]);
         self.inner.nudge.notify_one();
     }
 
@@ -249,7 +249,7 @@ impl Monitor {
         if self.schedule().paused_until(name, asked).is_some() {
             return;
         }
-        self.schedule().follow(name, &[asked]);
+        self.schedule().add_extra_probes(name, &[asked]);
         self.inner.nudge.notify_one();
         let ended = async {
             loop {
@@ -262,7 +262,7 @@ impl Monitor {
                 wait.await;
             }
         };
-        drop(tokio::time::timeout(2 * self.setup().rhythm.timeout, ended).await);
+        drop(tokio::time::timeout(2 * self.setup().limits.timeout, ended).await);
     }
 
     /// Until when an integration waits because its tenant asked for a pause (`Retry-After`).
@@ -302,34 +302,35 @@ impl Monitor {
 
     /// Whether an integration is being proved, and if so whether a probe that began afterwards has ended.
     pub fn proof(&self, name: &str) -> Option<bool> {
-        self.proofs().get(name).map(|p| p.seen)
+        self.verifications().get(name).map(|p| p.seen)
     }
 
-    fn proofs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Proving>> {
-        self.inner.proofs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn verifications(&self) -> std::sync::MutexGuard<'_, HashMap<String, PendingVerification>> {
+        self.inner.verifications.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe. Answers whether consent has
     /// turned out to be renewed just now.
-    async fn proved(&self, setup: &Setup, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) -> bool {
+    async fn verified(&self, setup: &Setup, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) -> bool {
         let name = &target.name;
-        let consent_holds = consent_holds(&target.profile, evidence);
+        let consent_holds = consent_holds(&target.requirements, evidence);
         let began;
         {
-            let mut proofs = self.proofs();
+            let mut verifications = self.verifications();
             // A newer sign-in has its own proof.
-            let Some(proving) = proofs.get_mut(name).filter(|p| p.since == since) else { return false };
+            let Some(proving) = verifications.get_mut(name).filter(|p| p.since == since) else { return false };
             proving.seen = true;
             began = proving.began;
             // Where consent is not an enabled check, that everything passes says nothing of it.
             let proven = passed && (proving.grace.is_some() || consent_holds == Some(true));
             if last || proven {
-                proofs.remove(name);
-                self.schedule().unfollow(name);
+                verifications.remove(name);
+                self.schedule().drop_extra_probes(name);
             }
         }
         let watched = self.inner.evaluator.watched(name);
-        let renewed = (setup.witness)(Proof { integration: name.clone(), consent_holds, passed, last, since: began, watched }).await;
+        let renewed =
+            (setup.listener)(Verification { integration: name.clone(), consent_holds, passed, last, since: began, watched }).await;
         // Now it is known that something has changed, and Entra's replicas may still disagree about it for a while.
         if renewed && !passed {
             self.prove(name, self.inner.clock.now());
@@ -344,7 +345,7 @@ impl Monitor {
             *self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             self.notice_step();
             let now = self.inner.clock.steady();
-            let concurrency = self.setup().rhythm.concurrency;
+            let concurrency = self.setup().limits.concurrency;
             let started = self.schedule().start(concurrency, now);
             for (name, due) in started {
                 let monitor = self.clone();
@@ -387,29 +388,29 @@ impl Monitor {
     async fn probe(&self, name: &str, due: Timestamp) {
         let (inner, setup) = (&self.inner, self.setup());
         let clock = &inner.clock;
-        let Some(target) = setup.targets.get(name) else { return self.schedule().lost(name, clock.steady()) };
+        let Some(target) = setup.targets.get(name) else { return self.schedule().requeue(name, clock.steady()) };
         let (started, stopwatch) = (clock.steady(), Instant::now());
-        let probed = setup.prober.probe(target, inner.evaluator.wants_tenant_guid(name), setup.rhythm.timeout).await;
+        let probed = setup.prober.probe(target, inner.evaluator.wants_tenant_guid(name), setup.limits.timeout).await;
         let steady = inner.evaluator.steady().await;
         if self.setup().targets.get(name) != Some(target) {
-            self.schedule().lost(name, clock.steady());
+            self.schedule().requeue(name, clock.steady());
             inner.nudge.notify_one();
             inner.ended.notify_waiters();
             return;
         }
-        let diagnosis = diagnose(&target.profile, &probed.evidence);
+        let diagnosis = diagnose(&target.requirements, &probed.evidence);
         let duration = stopwatch.elapsed();
-        let proving = self.proofs().get(name).copied();
+        let proving = self.verifications().get(name).copied();
         let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started >= p.last));
         let passed = diagnosis.overall() == Outcome::Pass;
         // Before the verdict: the mail about the end of an alert says what has ended it.
         let renewed = match owed {
-            Some(owed) => self.proved(&setup, target, &probed.evidence, passed, owed).await,
+            Some(owed) => self.verified(&setup, target, &probed.evidence, passed, owed).await,
             None => false,
         };
         // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
         let grace = renewed || proving.and_then(|p| p.grace).is_some_and(|until| started < until);
-        let seen = Seen {
+        let seen = ProbeMeta {
             tenant_guid: probed.tenant_guid,
             credentials: target.credential_expiries(),
             duration,
@@ -430,9 +431,9 @@ impl Monitor {
 }
 
 /// Whether enterprise app and consent are as required, whichever checks are enabled.
-fn consent_holds(profile: &Profile, evidence: &Evidence) -> Option<bool> {
+fn consent_holds(requirements: &Requirements, evidence: &Evidence) -> Option<bool> {
     let checks = vec![Check::EnterpriseApp, Check::Consent];
-    match diagnose(&Profile { checks, ..profile.clone() }, evidence).overall() {
+    match diagnose(&Requirements { checks, ..requirements.clone() }, evidence).overall() {
         Outcome::Pass => Some(true),
         Outcome::Fail(_) => Some(false),
         Outcome::Unknown(_) => None,

@@ -4,11 +4,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use crate::domain::{History, Pace, SchedulePolicy, Timestamp, first_due, next_due};
+use crate::domain::{Backoff, History, SchedulePolicy, Timestamp, first_due, next_due};
 
 /// One integration's place in the queue.
 #[derive(Debug, Clone)]
-struct Place {
+struct Slot {
     tenant: String,
     due: Timestamp,
     /// When the last probe that has ended was started.
@@ -29,13 +29,13 @@ pub struct Ended {
 }
 
 /// Newcomers may come so close together, however small the fleet is.
-const GENTLE: Duration = Duration::from_millis(100);
+const MIN_SPACING: Duration = Duration::from_millis(100);
 
 /// The queue.
 #[derive(Debug)]
 pub struct Schedule {
     policy: SchedulePolicy,
-    places: HashMap<String, Place>,
+    places: HashMap<String, Slot>,
     queue: BTreeSet<(Timestamp, String)>,
     /// Integrations of which no result is known: they are probed as soon as there is room, behind those that are due.
     fresh: VecDeque<String>,
@@ -45,7 +45,7 @@ pub struct Schedule {
     followed: HashMap<String, Vec<Timestamp>>,
     /// A person asked for their next probe: it is made once although the tenant asked for a pause.
     insisted: HashSet<String>,
-    pace: Pace,
+    pace: Backoff,
 }
 
 impl Schedule {
@@ -65,17 +65,17 @@ impl Schedule {
             paused: HashMap::new(),
             followed: HashMap::new(),
             insisted: HashSet::new(),
-            pace: Pace::default(),
+            pace: Backoff::default(),
         };
         for (name, tenant) in integrations {
             if fresh.contains(&name) {
-                schedule.places.insert(name.clone(), Place { tenant, due: now, started: None });
+                schedule.places.insert(name.clone(), Slot { tenant, due: now, started: None });
                 schedule.fresh.push_back(name);
                 continue;
             }
             let due = first_due(&name, &policy, now);
             schedule.queue.insert((due, name.clone()));
-            schedule.places.insert(name, Place { tenant, due, started: None });
+            schedule.places.insert(name, Slot { tenant, due, started: None });
         }
         schedule
     }
@@ -109,13 +109,13 @@ impl Schedule {
             } else if old.is_none() || changed.contains(&name) {
                 soon.push(name.clone());
             }
-            self.places.insert(name, Place { tenant, due, started: old.and_then(|place| place.started) });
+            self.places.insert(name, Slot { tenant, due, started: old.and_then(|place| place.started) });
         }
         self.followed.retain(|name, _| self.places.contains_key(name));
         self.insisted.retain(|name| self.places.contains_key(name));
         let fleet = u32::try_from(self.places.len().max(1)).unwrap_or(u32::MAX);
         let few = u32::try_from(soon.len().max(1)).unwrap_or(u32::MAX);
-        let step = (policy.retry_interval / few).max((policy.interval / fleet).min(GENTLE));
+        let step = (policy.retry_interval / few).max((policy.interval / fleet).min(MIN_SPACING));
         for (place, name) in (0_u32..).zip(&soon) {
             if let Some(p) = self.places.get_mut(name) {
                 p.due = p.due.min(now.plus(step.saturating_mul(place)));
@@ -128,7 +128,7 @@ impl Schedule {
     }
 
     /// A probe ended that says nothing of what is configured now: another one follows at once, if there still is one to follow.
-    pub fn lost(&mut self, name: &str, now: Timestamp) {
+    pub fn requeue(&mut self, name: &str, now: Timestamp) {
         self.in_flight.remove(name);
         self.put(name, now);
     }
@@ -189,9 +189,9 @@ impl Schedule {
         let Some(place) = self.places.get_mut(name) else { return };
         place.started = Some(ended.started);
         let place = place.clone();
-        let before = self.pace.stretch();
+        let before = self.pace.interval_multiplier();
         self.pace.record(&place.tenant, ended.trouble);
-        let mut due = next_due(name, &self.policy, &ended.history, self.pace.stretch(), ended.started, now);
+        let mut due = next_due(name, &self.policy, &ended.history, self.pace.interval_multiplier(), ended.started, now);
         if let Some(moments) = self.followed.get_mut(name) {
             moments.retain(|m| *m > ended.started);
             due = moments.first().map_or(due, |m| due.min(*m));
@@ -207,13 +207,13 @@ impl Schedule {
             due = if self.insisted.contains(name) { due } else { due.max(*paused) };
         }
         self.put(name, due);
-        if before > 1 && self.pace.stretch() == 1 {
-            self.pull_in(now);
+        if before > 1 && self.pace.interval_multiplier() == 1 {
+            self.shorten_waits(now);
         }
     }
 
     /// The upstream is well again: nobody waits longer than an interval for having been slowed down.
-    fn pull_in(&mut self, now: Timestamp) {
+    fn shorten_waits(&mut self, now: Timestamp) {
         let latest = now.plus(self.policy.interval);
         let late: Vec<(Timestamp, String)> = self.queue.range((latest, String::new())..).cloned().collect();
         for (due, name) in late {
@@ -232,7 +232,7 @@ impl Schedule {
 
     /// Probes an integration at these moments, besides its own and those that were asked for before. One that is in flight comes again
     /// afterwards. A person asks for it: the first of these probes is made although the tenant has asked for a pause.
-    pub fn follow(&mut self, name: &str, moments: &[Timestamp]) {
+    pub fn add_extra_probes(&mut self, name: &str, moments: &[Timestamp]) {
         let Some(place) = self.places.get(name) else { return };
         let (due, first) = (place.due, moments.first().copied());
         self.insisted.insert(name.to_owned());
@@ -249,7 +249,7 @@ impl Schedule {
     }
 
     /// Probes an integration at its own moments only.
-    pub fn unfollow(&mut self, name: &str) {
+    pub fn drop_extra_probes(&mut self, name: &str) {
         self.followed.remove(name);
     }
 
@@ -320,7 +320,7 @@ mod tests {
         let first = schedule.start(10, now);
         assert_eq!((first.len(), schedule.in_flight()), (10, 10));
         assert!(schedule.start(10, now).is_empty());
-        schedule.follow(&first[0].0, &[now]);
+        schedule.add_extra_probes(&first[0].0, &[now]);
         schedule.ended(&first[1].0, well(now), now);
         let next = schedule.start(10, now);
         assert_eq!(next.len(), 1);
@@ -332,9 +332,9 @@ mod tests {
         let names = [("a", "t"), ("b", "t"), ("c", "u")];
         let mut schedule = Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), &HashSet::new(), START);
         let started = |schedule: &mut Schedule, now| schedule.start(10, now).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
-        schedule.follow("a", &[START]);
+        schedule.add_extra_probes("a", &[START]);
         assert_eq!(started(&mut schedule, START), ["a"]);
-        schedule.follow("c", &[START]);
+        schedule.add_extra_probes("c", &[START]);
         schedule.ended("a", Ended { retry_after: Some(Duration::from_secs(900)), ..well(START) }, START);
         assert_eq!(started(&mut schedule, START), ["c"], "another tenant does not wait");
         let almost = START.plus(Duration::from_secs(899));
@@ -348,8 +348,8 @@ mod tests {
     fn followed_ones_are_probed_at_the_moments_asked_for() {
         let mut schedule = fleet(3);
         let at = |seconds| START.plus(Duration::from_secs(seconds));
-        schedule.follow("i1", &[START, at(15), at(200)]);
-        schedule.follow("i1", &[at(60)]);
+        schedule.add_extra_probes("i1", &[START, at(15), at(200)]);
+        schedule.add_extra_probes("i1", &[at(60)]);
         let mut probed = Vec::new();
         while let Some(now) = schedule.next().filter(|n| *n <= at(300)) {
             for (name, due) in schedule.start(10, now) {
@@ -370,7 +370,7 @@ mod tests {
         let named = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), "t".to_owned())).collect::<Vec<_>>();
         let mut schedule = Schedule::new(POLICY, named(&["a", "b", "c"]), &HashSet::new(), START);
         let (a, b) = (schedule.due("a"), schedule.due("b"));
-        schedule.follow("c", &[START]);
+        schedule.add_extra_probes("c", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1, "c is in flight");
         let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<HashSet<String>>();
         schedule.reconfigure(POLICY, named(&["a", "b", "d", "e"]), (&set(&["b"]), &set(&["d"])), START);
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(soon, ["b", "d", "e"], "who is new or changed comes soon");
         schedule.ended("c", well(START), second);
         assert_eq!((schedule.due("c"), schedule.in_flight()), (None, 3), "who has left does not come back");
-        schedule.lost("b", second);
+        schedule.requeue("b", second);
         assert_eq!(schedule.start(10, second), [("b".to_owned(), second)]);
         // One that is in flight while it stays is neither forgotten nor probed twice at a time.
         schedule.reconfigure(POLICY, named(&["b"]), (&set(&["b"]), &set(&[])), second);
@@ -398,7 +398,7 @@ mod tests {
         let fresh: HashSet<String> = (10..30).map(|i| format!("i{i}")).collect();
         let mut schedule = Schedule::new(POLICY, names.clone(), &fresh, START);
         let slots: Vec<_> = (0..10).map(|i| schedule.due(&format!("i{i}"))).collect();
-        schedule.follow("i3", &[START]);
+        schedule.add_extra_probes("i3", &[START]);
         assert!(schedule.next().is_some_and(|next| next <= START));
         let first: Vec<String> = schedule.start(8, START).into_iter().map(|(name, _)| name).collect();
         assert_eq!((first[0].as_str(), first.len()), ("i3", 8), "whoever is due comes first");
@@ -425,16 +425,16 @@ mod tests {
         let mut schedule = Schedule::new(POLICY, [("a".to_owned(), "t".to_owned())], &HashSet::new(), START);
         let at = |seconds| START.plus(Duration::from_secs(seconds));
         let asked_to_wait = |started| Ended { retry_after: Some(Duration::from_secs(3600)), ..well(started) };
-        schedule.follow("a", &[START]);
+        schedule.add_extra_probes("a", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1);
         schedule.ended("a", asked_to_wait(START), START);
         assert_eq!((schedule.start(10, at(60)).len(), schedule.paused_until("a", at(60))), (0, Some(at(3600))));
-        schedule.follow("a", &[at(60), at(75)]);
+        schedule.add_extra_probes("a", &[at(60), at(75)]);
         assert_eq!(schedule.start(10, at(60)).len(), 1, "once");
         schedule.ended("a", asked_to_wait(at(60)), at(60));
         assert_eq!(schedule.start(10, at(80)).len(), 0, "and not again");
         assert_eq!(schedule.start(10, at(3660)).len(), 1, "after the pause");
-        schedule.follow("a", &[at(3661)]);
+        schedule.add_extra_probes("a", &[at(3661)]);
         schedule.ended("a", asked_to_wait(at(3660)), at(3662));
         assert_eq!(schedule.start(10, at(3662)).len(), 1, "asked for while another probe was in flight");
     }
@@ -442,14 +442,14 @@ mod tests {
     #[test]
     fn one_in_flight_comes_again_when_it_is_followed() {
         let mut schedule = fleet(1);
-        schedule.follow("i0", &[START]);
+        schedule.add_extra_probes("i0", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1);
         let later = START.plus(Duration::from_secs(1));
-        schedule.follow("i0", &[later]);
+        schedule.add_extra_probes("i0", &[later]);
         schedule.ended("i0", well(START), later);
         assert_eq!(schedule.start(10, later), [("i0".to_owned(), later)]);
-        schedule.follow("i0", &[later.plus(Duration::from_secs(5))]);
-        schedule.unfollow("i0");
+        schedule.add_extra_probes("i0", &[later.plus(Duration::from_secs(5))]);
+        schedule.drop_extra_probes("i0");
         schedule.ended("i0", well(later), later);
         assert!(schedule.next() > Some(later.plus(Duration::from_secs(5))));
     }

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::domain::{
-    Causes, CredentialExpiry, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Story, Timestamp, Verdict, suffers,
+    Causes, CredentialExpiry, Incident, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Timestamp, Verdict, suffers,
 };
-use crate::metrics::Facts;
+use crate::metrics::IntegrationLabels;
 use crate::store::SavedIntegration;
 
 /// What the evaluator needs to know of an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Watched {
+pub struct IntegrationRecord {
     /// What is published.
-    pub facts: Facts,
+    pub facts: IntegrationLabels,
     /// Tenant and client id as configured; a saved state of another identity is not taken over.
     pub identity: String,
     /// Tenant as configured.
@@ -33,7 +33,7 @@ pub struct Watched {
 /// What the evaluator holds of an integration.
 #[derive(Debug, Clone)]
 pub(super) struct Tracked {
-    pub(super) watched: Arc<Watched>,
+    pub(super) watched: Arc<IntegrationRecord>,
     pub(super) state: IntegrationState,
     pub(super) tenant_guid: Option<String>,
     pub(super) credentials: Vec<CredentialExpiry>,
@@ -45,7 +45,7 @@ pub(super) struct Tracked {
 
 impl Tracked {
     /// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
-    pub(super) fn adopt(watched: Watched, saved: Option<SavedIntegration>, causes: &Causes) -> Self {
+    pub(super) fn adopt(watched: IntegrationRecord, saved: Option<SavedIntegration>, causes: &Causes) -> Self {
         let (state, tenant_guid, alert) = match saved.filter(|s| s.identity == watched.identity) {
             Some(saved) => (saved.state, saved.tenant_guid, saved.alert),
             None => (IntegrationState::default(), None, None),
@@ -56,7 +56,7 @@ impl Tracked {
     }
 
     /// The same with other properties. A check that was switched off leaves with its results.
-    pub(super) fn watching(mut self, watched: Arc<Watched>) -> Self {
+    pub(super) fn watching(mut self, watched: Arc<IntegrationRecord>) -> Self {
         self.state.checks.retain(|c| watched.facts.checks.contains(&c.check));
         self.watched = watched;
         self
@@ -79,20 +79,20 @@ impl Tracked {
     }
 
     /// What is published, with the tenant's GUID once it is known.
-    pub(super) fn facts(&self) -> Facts {
+    pub(super) fn facts(&self) -> IntegrationLabels {
         let tenant = self.tenant_guid.clone().unwrap_or_else(|| self.watched.facts.tenant.clone());
-        Facts { tenant, credentials: self.credentials.clone(), ..self.watched.facts.clone() }
+        IntegrationLabels { tenant, credentials: self.credentials.clone(), ..self.watched.facts.clone() }
     }
 
     /// What a mail about it says.
-    pub(super) fn story(&self, reason: Reason, now: Timestamp) -> Story {
+    pub(super) fn incident(&self, reason: Reason, now: Timestamp) -> Incident {
         let watched = &self.watched;
         let details = self.state.checks.iter().find(|c| c.outcome.reason() == Some(reason)).map(|c| c.details.clone()).unwrap_or_default();
         let since = match self.state.verdict {
             Verdict::Broken { since, .. } => since,
             _ => self.state.unknown_since.or(self.state.failing_since).unwrap_or(now),
         };
-        Story {
+        Incident {
             integration: watched.facts.name.clone(),
             display_name: watched.facts.display_name.clone(),
             app: watched.app_display_name.to_string(),
@@ -150,7 +150,7 @@ pub(super) fn log_verdict(name: &str, before: Verdict, after: Verdict) {
         (_, Verdict::Broken { reason, .. }) => {
             tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken");
         }
-        (Verdict::Broken { .. }, _) => tracing::info!(integration = name, "integration is mended"),
+        (Verdict::Broken { .. }, _) => tracing::info!(integration = name, "integration works again"),
         _ => tracing::debug!(integration = name, "integration is healthy"),
     }
 }

@@ -8,13 +8,13 @@ use aws_lc_rs::digest;
 
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, LinkTarget, MailKind, Notification, Obstacle, PROVISIONING_STAYS, Reason, Remedy, Story, Timestamp, Undeliverable,
+    Access, Audience, Incident, LinkTarget, MailKind, Notification, Obstacle, PROVISIONING_STAYS, Reason, Remedy, Timestamp, Undeliverable,
     foreign, one_line,
 };
 
 /// What every mail of this installation has in common.
 #[derive(Debug, Clone, Default)]
-pub struct Letterhead {
+pub struct MailBranding {
     /// Domain of the sender, for `Message-ID`.
     pub domain: String,
     /// Whom a recipient may ask.
@@ -59,9 +59,9 @@ struct Body {
 }
 
 /// Renders a mail. `link` is where the button leads, `first_sequence` the notice with which the alert's thread began.
-pub fn render(notification: &Notification, first_sequence: u32, link: Option<&str>, letterhead: &Letterhead) -> Rendered {
-    let id = |sequence| message_id(&notification.alert, sequence, &notification.recipient, &letterhead.domain);
-    let body = body(notification, link, letterhead);
+pub fn render(notification: &Notification, first_sequence: u32, link: Option<&str>, branding: &MailBranding) -> Rendered {
+    let id = |sequence| message_id(&notification.alert, sequence, &notification.recipient, &branding.domain);
+    let body = body(notification, link, branding);
     Rendered {
         subject: body.subject.clone(),
         message_id: id(notification.sequence),
@@ -83,19 +83,19 @@ pub(super) fn fingerprint(recipient: &str) -> String {
     hash.as_ref()[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-fn body(notification: &Notification, link: Option<&str>, letterhead: &Letterhead) -> Body {
-    let story = Words::of(&notification.story);
-    let mut body = match (notification.kind, &notification.story.undeliverable) {
-        (_, Some(undelivered)) => undeliverable(&story, undelivered),
-        (MailKind::Reauthenticated, None) => reauthenticated(&story),
-        (MailKind::Operator, None) if notification.story.by.is_some() => refused_sign_in(&story),
-        (MailKind::Operator, None) => operator(&story, link),
-        (MailKind::Resolved, None) if notification.story.reason.audience() == Audience::Operators => cause_over(&story),
-        (MailKind::Resolved, None) => resolved(&story),
-        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => admin(&story, notification.kind, link),
+fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding) -> Body {
+    let incident = Phrases::of(&notification.incident);
+    let mut body = match (notification.kind, &notification.incident.undeliverable) {
+        (_, Some(undelivered)) => undeliverable(&incident, undelivered),
+        (MailKind::Reauthenticated, None) => reauthenticated(&incident),
+        (MailKind::Operator, None) if notification.incident.by.is_some() => refused_sign_in(&incident),
+        (MailKind::Operator, None) => operator(&incident, link),
+        (MailKind::Resolved, None) if notification.incident.reason.audience() == Audience::Operators => cause_over(&incident),
+        (MailKind::Resolved, None) => resolved(&incident),
+        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => admin(&incident, notification.kind, link),
     };
     body.subject = one_line(&body.subject, 150);
-    body.contact = match &letterhead.support_contact {
+    body.contact = match &branding.support_contact {
         Some(contact) => format!("Questions? Ask {}.", one_line(contact, 300)),
         None => "Questions? Reply to this mail.".to_owned(),
     };
@@ -103,28 +103,33 @@ fn body(notification: &Notification, link: Option<&str>, letterhead: &Letterhead
 }
 
 /// The story's names, made fit to be read: they come from configuration and directories, and may be hostile.
-struct Words<'a> {
-    story: &'a Story,
+struct Phrases<'a> {
+    incident: &'a Incident,
     name: String,
     app: String,
     tenant: String,
 }
 
-impl<'a> Words<'a> {
-    fn of(story: &'a Story) -> Self {
-        Self { story, name: one_line(&story.display_name, 80), app: one_line(&story.app, 80), tenant: one_line(&story.tenant, 120) }
+impl<'a> Phrases<'a> {
+    fn of(incident: &'a Incident) -> Self {
+        Self {
+            incident,
+            name: one_line(&incident.display_name, 80),
+            app: one_line(&incident.app, 80),
+            tenant: one_line(&incident.tenant, 120),
+        }
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
-        let story = self.story;
+        let incident = self.incident;
         let mut facts = vec![
-            ("Integration", format!("{} ({})", self.name, story.integration)),
-            ("Application", format!("{}, {}", self.app, story.client_id)),
+            ("Integration", format!("{} ({})", self.name, incident.integration)),
+            ("Application", format!("{}, {}", self.app, incident.client_id)),
             ("Microsoft Entra tenant", self.tenant.clone()),
-            ("Since", moment(story.since)),
+            ("Since", moment(incident.since)),
         ];
-        if !story.items.is_empty() {
-            let what = match story.reason {
+        if !incident.items.is_empty() {
+            let what = match incident.reason {
                 Reason::CredentialUnreadable => "What cannot be read",
                 Reason::GroupsNotVisible => "What is missing",
                 Reason::GroupMissing => "Groups that cannot be found",
@@ -132,14 +137,14 @@ impl<'a> Words<'a> {
                 _ => "Missing permissions",
             };
             // An error of ours is one sentence, and no name that a tenant chose.
-            let ours = story.reason == Reason::CredentialUnreadable;
+            let ours = incident.reason == Reason::CredentialUnreadable;
             let shown = |item: &String| if ours { one_line(item, 300) } else { foreign(item, 80) };
-            facts.push((what, story.items.iter().map(shown).collect::<Vec<_>>().join(", ")));
+            facts.push((what, incident.items.iter().map(shown).collect::<Vec<_>>().join(", ")));
         }
-        if let Some(affected) = story.affected {
+        if let Some(affected) = incident.affected {
             facts.push(("Integrations that suffer from it", affected.to_string()));
         }
-        if let Some(until) = story.restorable_until {
+        if let Some(until) = incident.restorable_until {
             facts.push(("Can be restored until", moment(until)));
         }
         facts
@@ -148,19 +153,19 @@ impl<'a> Words<'a> {
     /// Who signed in. A tenant gives its accounts their names; one that is a plain address is shown as it is, because it is what the
     /// reader knows the person by.
     fn person(&self) -> Option<String> {
-        let by = one_line(self.story.by.as_deref()?, 120);
+        let by = one_line(self.incident.by.as_deref()?, 120);
         Some(if is_plain_address(&by) { by } else { foreign(&by, 120) })
     }
 
     /// From which address, as far as it is known.
     fn origin(&self) -> Option<String> {
-        self.story.origin.as_deref().map(|origin| one_line(origin, 80)).filter(|origin| !origin.is_empty())
+        self.incident.origin.as_deref().map(|origin| one_line(origin, 80)).filter(|origin| !origin.is_empty())
     }
 
     /// Names without those of the failure: when it was, by whom, from where.
     fn sign_in(&self) -> Vec<(&'static str, String)> {
         let mut facts: Vec<_> = self.facts().into_iter().filter(|(label, _)| *label != "Since").collect();
-        facts.push(("When", moment(self.story.at)));
+        facts.push(("When", moment(self.incident.at)));
         facts.extend(self.person().map(|by| ("Who", by)));
         facts.extend(self.origin().map(|origin| ("From the address", origin)));
         facts
@@ -168,17 +173,17 @@ impl<'a> Words<'a> {
 
     /// For whoever looks it up or asks Microsoft.
     fn reference(&self) -> Option<String> {
-        let code = self.story.code.as_deref()?;
-        let request = self.story.request_id.as_deref().map(|id| format!(", request {id}")).unwrap_or_default();
+        let code = self.incident.code.as_deref()?;
+        let request = self.incident.request_id.as_deref().map(|id| format!(", request {id}")).unwrap_or_default();
         let page = code.strip_prefix("AADSTS").map(|n| format!(" (https://login.microsoftonline.com/error?code={n})")).unwrap_or_default();
         Some(format!("For support: {code}{page}{request}."))
     }
 }
 
-fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
-    let story = words.story;
+fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
+    let incident = words.incident;
     let (name, app) = (&words.name, &words.app);
-    let invitation = story.reason == Reason::TokenMissing;
+    let invitation = incident.reason == Reason::TokenMissing;
     let (subject, heading) = match kind {
         MailKind::Changed => {
             (format!("{app} for {name} is still broken, for another reason"), format!("{app} for {name}: the reason has changed"))
@@ -192,24 +197,24 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
         _ if invitation => (format!("Please connect {app} for {name}"), format!("{app} for {name} waits for your sign-in")),
         _ => (format!("Action needed: {app} has lost access for {name}"), format!("{app} has lost access for {name}")),
     };
-    let mut lead = vec![story.reason.sentence().to_owned()];
+    let mut lead = vec![incident.reason.sentence().to_owned()];
     lead.push(match invitation {
         true => format!(
             "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
         ),
         false => format!(
-            "Until this is mended, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
+            "Until this works again, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
         ),
     });
     let mut steps = Vec::new();
     let mut button = None;
-    if let (Remedy::Reauthenticate, Some(link)) = (story.reason.remedy(), link) {
+    if let (Remedy::Reauthenticate, Some(link)) = (incident.reason.remedy(), link) {
         button = Some((if invitation { "Connect" } else { "Re-authenticate" }, link.to_owned()));
-        steps = match (&story.link, story.access) {
+        steps = match (&incident.link, incident.access) {
             (LinkTarget::Url(_), _) => vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()],
             _ => vec![
                 "Press the button.".to_owned(),
-                match story.access {
+                match incident.access {
                     Access::Delegated => format!(
                         "Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.",
                         words.tenant
@@ -220,12 +225,12 @@ fn admin(words: &Words<'_>, kind: MailKind, link: Option<&str>) -> Body {
             ],
         };
     }
-    let mut notes = vec![story.reason.advice().to_owned()];
-    if button.is_some() && !story.permissions.is_empty() {
-        notes.push(format!("You will be asked for: {}.", story.permissions.join(", ")));
+    let mut notes = vec![incident.reason.advice().to_owned()];
+    if button.is_some() && !incident.permissions.is_empty() {
+        notes.push(format!("You will be asked for: {}.", incident.permissions.join(", ")));
     }
-    lead.extend(story.reason.before_accepting().map(str::to_owned));
-    if story.reason.leaves_provisioning() {
+    lead.extend(incident.reason.before_accepting().map(str::to_owned));
+    if incident.reason.leaves_provisioning() {
         notes.push(PROVISIONING_STAYS.to_owned());
     }
     notes.extend(words.reference());
@@ -240,10 +245,10 @@ fn is_plain_address(text: &str) -> bool {
 }
 
 /// Somebody has renewed consent or token. Whoever knows nothing of it must learn what to do.
-fn reauthenticated(words: &Words<'_>) -> Body {
+fn reauthenticated(words: &Phrases<'_>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let who = words.person().unwrap_or_else(|| "An administrator".to_owned());
-    let how = match words.story.access {
+    let how = match words.incident.access {
         Access::Delegated => format!("{who} has signed in and accepted the permissions. From now on {app} uses that sign-in."),
         Access::Application => format!("The permissions of {app} were accepted for the whole organization."),
     };
@@ -261,7 +266,7 @@ fn reauthenticated(words: &Words<'_>) -> Body {
 }
 
 /// A sign-in was not accepted because its token sees less than the stored one did.
-fn refused_sign_in(words: &Words<'_>) -> Body {
+fn refused_sign_in(words: &Phrases<'_>) -> Body {
     Body {
         subject: format!("[Consentry] A re-authentication of {} was refused: its token sees less", words.name),
         heading: format!("A re-authentication of {} was refused", words.name),
@@ -276,10 +281,10 @@ fn refused_sign_in(words: &Words<'_>) -> Body {
     }
 }
 
-fn resolved(words: &Words<'_>) -> Body {
+fn resolved(words: &Phrases<'_>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let mut facts = words.facts();
-    facts.push(("Working again since", moment(words.story.at)));
+    facts.push(("Working again since", moment(words.incident.at)));
     // Whoever reads this gets no mail of its own about the sign-in.
     let renewed = words.person().map(|by| {
         let from = match words.origin() {
@@ -287,7 +292,7 @@ fn resolved(words: &Words<'_>) -> Body {
             Some(address) => format!(" from {address}"),
             None => String::new(),
         };
-        format!("It was re-authenticated by {by} at {}{from}.", moment(words.story.renewed.unwrap_or(words.story.at)))
+        format!("It was re-authenticated by {by} at {}{from}.", moment(words.incident.renewed.unwrap_or(words.incident.at)))
     });
     Body {
         subject: format!("Working again: {app} for {name}"),
@@ -295,7 +300,7 @@ fn resolved(words: &Words<'_>) -> Body {
         color: "#067647",
         lead: std::iter::once("What was wrong is over. You need not do anything.".to_owned())
             .chain(renewed)
-            .chain(std::iter::once(format!("What was wrong: {}", words.story.reason.sentence())))
+            .chain(std::iter::once(format!("What was wrong: {}", words.incident.reason.sentence())))
             .collect(),
         facts,
         ..Body::default()
@@ -303,10 +308,10 @@ fn resolved(words: &Words<'_>) -> Body {
 }
 
 /// What operators are told was one cause for many integrations; its end says nothing of other causes.
-fn cause_over(words: &Words<'_>) -> Body {
-    let sentence = words.story.reason.sentence();
+fn cause_over(words: &Phrases<'_>) -> Body {
+    let sentence = words.incident.reason.sentence();
     let mut facts = words.facts();
-    facts.push(("Over since", moment(words.story.at)));
+    facts.push(("Over since", moment(words.incident.at)));
     Body {
         subject: format!("[Consentry] Over: {} ({})", sentence.trim_end_matches('.'), words.app),
         heading: format!("Over: {sentence}"),
@@ -317,8 +322,8 @@ fn cause_over(words: &Words<'_>) -> Body {
     }
 }
 
-fn operator(words: &Words<'_>, link: Option<&str>) -> Body {
-    let reason = words.story.reason;
+fn operator(words: &Phrases<'_>, link: Option<&str>) -> Body {
+    let reason = words.incident.reason;
     let mut notes = vec![format!("Reason: {}, remedy: {}.", reason.label(), reason.remedy().label())];
     notes.extend(words.reference());
     let button = link.filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|l| ("Re-authenticate", l.to_owned()));
@@ -343,7 +348,7 @@ fn operator(words: &Words<'_>, link: Option<&str>) -> Body {
     }
 }
 
-fn undeliverable(words: &Words<'_>, undelivered: &Undeliverable) -> Body {
+fn undeliverable(words: &Phrases<'_>, undelivered: &Undeliverable) -> Body {
     let address = one_line(&undelivered.address, 120);
     let (heading, lead) = match undelivered.obstacle {
         Obstacle::Recipient => (
@@ -366,15 +371,15 @@ fn undeliverable(words: &Words<'_>, undelivered: &Undeliverable) -> Body {
         subject: format!("[Consentry] A mail about {} cannot be delivered", words.name),
         heading,
         color: "#b54708",
-        lead: vec![lead.to_owned(), format!("It was about: {}", words.story.reason.sentence())],
+        lead: vec![lead.to_owned(), format!("It was about: {}", words.incident.reason.sentence())],
         facts: words.facts(),
         ..Body::default()
     }
 }
 
 /// A story for `test-email`: what an admin would read.
-pub fn sample_story(now: Timestamp) -> Story {
-    Story {
+pub fn sample_incident(now: Timestamp) -> Incident {
+    Incident {
         integration: "sample".to_owned(),
         display_name: "Sample Corp".to_owned(),
         app: "Sample App".to_owned(),

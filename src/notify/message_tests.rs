@@ -4,26 +4,26 @@ use super::*;
 
 fn notification(kind: MailKind, reason: Reason) -> Notification {
     let at = Timestamp::from_seconds(1_790_000_000);
-    let story = Story { reason, ..sample_story(at) };
-    Notification { alert: "a1".to_owned(), sequence: 0, kind, recipient: "ada@example.com".to_owned(), story }
+    let incident = Incident { reason, ..sample_incident(at) };
+    Notification { alert: "a1".to_owned(), sequence: 0, kind, recipient: "ada@example.com".to_owned(), incident }
 }
 
-fn letterhead() -> Letterhead {
-    Letterhead { domain: "example.com".to_owned(), support_contact: Some("Help Desk, +1 555 0100".to_owned()) }
+fn branding() -> MailBranding {
+    MailBranding { domain: "example.com".to_owned(), support_contact: Some("Help Desk, +1 555 0100".to_owned()) }
 }
 
 const LINK: &str = "https://consentry.example.com/reauth/sample?token=t.t";
 
 #[test]
 fn an_alert_in_full() {
-    let mail = render(&notification(MailKind::Alert, Reason::TokenRevoked), 0, Some(LINK), &letterhead());
+    let mail = render(&notification(MailKind::Alert, Reason::TokenRevoked), 0, Some(LINK), &branding());
     assert_eq!(mail.subject, "Action needed: Sample App has lost access for Sample Corp");
     assert_eq!(mail.text, "\
 Sample App has lost access for Sample Corp
 
 The integration's sign-in was revoked: a password was reset by an administrator, or sessions were revoked.
 
-Until this is mended, Sample App does not learn of changes: new people get no access, and people who have left keep theirs.
+Until this works again, Sample App does not learn of changes: new people get no access, and people who have left keep theirs.
 
 Re-authenticate:
 https://consentry.example.com/reauth/sample?token=t.t
@@ -51,7 +51,7 @@ Sent by Consentry, which watches this integration with Microsoft Entra ID.");
 
 #[test]
 fn kinds_differ_in_their_subject() {
-    let subject = |kind, reason| render(&notification(kind, reason), 0, Some(LINK), &letterhead()).subject;
+    let subject = |kind, reason| render(&notification(kind, reason), 0, Some(LINK), &branding()).subject;
     for (kind, reason, expected) in [
         (MailKind::Alert, Reason::TokenMissing, "Please connect Sample App for Sample Corp"),
         (MailKind::Changed, Reason::AppDeleted, "Sample App for Sample Corp is still broken, for another reason"),
@@ -70,7 +70,7 @@ fn kinds_differ_in_their_subject() {
 #[test]
 fn only_reauthentication_gets_a_button() {
     for reason in Reason::ALL {
-        let mail = render(&notification(MailKind::Alert, *reason), 0, Some(LINK), &letterhead());
+        let mail = render(&notification(MailKind::Alert, *reason), 0, Some(LINK), &branding());
         assert_eq!(mail.html.contains(LINK), reason.remedy() == Remedy::Reauthenticate, "{reason:?}");
         assert!(mail.text.contains(reason.sentence()) && mail.text.contains(reason.advice()), "{reason:?}");
     }
@@ -81,14 +81,14 @@ fn only_reauthentication_gets_a_button() {
 fn a_mail_promises_no_provisioning_that_is_gone() {
     for reason in Reason::ALL.iter().filter(|r| r.audience() == Audience::Admins) {
         let gone = matches!(reason, Reason::AppDeleted | Reason::AppMissing);
-        let text = render(&notification(MailKind::Alert, *reason), 0, Some(LINK), &letterhead()).text;
+        let text = render(&notification(MailKind::Alert, *reason), 0, Some(LINK), &branding()).text;
         let broken = reason.remedy() == Remedy::ReviewProvisioning;
         assert_eq!(text.contains("stay as they are"), !gone && !broken, "{reason:?}");
         assert_eq!(text.contains("restore that one instead"), gone, "{reason:?}");
         assert!(broken || text.contains("SCIM token") && text.contains("need not"), "{reason:?}");
         let (warning, button) = (text.find("restore that one instead"), text.find(LINK));
         assert!(!gone || warning < button, "{reason:?}: told after the button that it leads away from");
-        let operators = render(&notification(MailKind::Operator, *reason), 0, Some(LINK), &letterhead()).text;
+        let operators = render(&notification(MailKind::Operator, *reason), 0, Some(LINK), &branding()).text;
         assert_eq!(operators.contains("restore that one instead"), gone, "{reason:?}: operators stand in where there are no admins");
     }
 }
@@ -97,8 +97,8 @@ fn a_mail_promises_no_provisioning_that_is_gone() {
 fn whoever_is_to_accept_learns_what() {
     for access in [Access::Delegated, Access::Application] {
         let mut asking = notification(MailKind::Alert, Reason::ConsentMissing);
-        asking.story.access = access;
-        let mail = render(&asking, 0, Some(LINK), &letterhead());
+        asking.incident.access = access;
+        let mail = render(&asking, 0, Some(LINK), &branding());
         assert!(mail.text.contains("You will be asked for: User.Read, Group.Read.All."), "{access:?}: {}", mail.text);
     }
 }
@@ -113,8 +113,8 @@ fn hostile_names_stay_text() {
         (&long, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
     ] {
         let mut n = notification(MailKind::Alert, Reason::PermissionMissing);
-        (n.story.display_name, n.story.app, n.story.items) = (name.to_owned(), name.to_owned(), vec![name.to_owned()]);
-        let mail = render(&n, 0, Some(LINK), &letterhead());
+        (n.incident.display_name, n.incident.app, n.incident.items) = (name.to_owned(), name.to_owned(), vec![name.to_owned()]);
+        let mail = render(&n, 0, Some(LINK), &branding());
         assert!(!mail.subject.contains(['\r', '\n']) && mail.subject.chars().count() <= 151, "{}", mail.subject);
         assert!(!mail.html.contains(gone), "{gone}");
     }
@@ -124,7 +124,7 @@ fn hostile_names_stay_text() {
 fn message_ids_are_stable_and_thread() {
     let id = |sequence, first, recipient: &str| {
         let n = Notification { sequence, recipient: recipient.to_owned(), ..notification(MailKind::Alert, Reason::TokenRevoked) };
-        let mail = render(&n, first, None, &letterhead());
+        let mail = render(&n, first, None, &branding());
         (mail.message_id, mail.thread)
     };
     let (first, none) = id(0, 0, "ada@example.com");
@@ -143,8 +143,8 @@ fn an_undelivered_mail_says_what_is_in_its_way() {
         (Obstacle::Silence, "It may have arrived"),
     ] {
         let mut n = notification(MailKind::Operator, Reason::TokenRevoked);
-        n.story.undeliverable = Some(Undeliverable { address: "gone@example.com".to_owned(), obstacle });
-        let mail = render(&n, 0, None, &letterhead());
+        n.incident.undeliverable = Some(Undeliverable { address: "gone@example.com".to_owned(), obstacle });
+        let mail = render(&n, 0, None, &branding());
         assert!(mail.text.contains(word) && mail.text.contains("gone@example.com"), "{obstacle:?}: {}", mail.text);
     }
 }
@@ -152,8 +152,8 @@ fn an_undelivered_mail_says_what_is_in_its_way() {
 #[test]
 fn a_re_authentication_says_who_when_and_from_where() {
     let mut success = notification(MailKind::Reauthenticated, Reason::TokenMissing);
-    (success.story.by, success.story.origin) = (Some("ada@contoso.com".to_owned()), Some("through 192.0.2.7".to_owned()));
-    let mail = render(&success, 0, Some(LINK), &letterhead());
+    (success.incident.by, success.incident.origin) = (Some("ada@contoso.com".to_owned()), Some("through 192.0.2.7".to_owned()));
+    let mail = render(&success, 0, Some(LINK), &branding());
     assert_eq!(mail.subject, "Re-authenticated: Sample App for Sample Corp");
     for words in ["ada@contoso.com has signed in", "When: 21 September 2026, 14:13 UTC", "From the address: through 192.0.2.7"] {
         assert!(mail.text.contains(words), "{words}: {}", mail.text);
@@ -162,15 +162,15 @@ fn a_re_authentication_says_who_when_and_from_where() {
     assert!(!mail.text.contains(LINK), "and nothing to press");
 
     let mut resolved = notification(MailKind::Resolved, Reason::TokenRevoked);
-    assert!(!render(&resolved, 0, None, &letterhead()).text.contains("re-authenticated by"), "nobody did");
-    (resolved.story.by, resolved.story.origin) = (Some("ada@contoso.com".to_owned()), Some("192.0.2.7".to_owned()));
-    let text = render(&resolved, 0, None, &letterhead()).text;
+    assert!(!render(&resolved, 0, None, &branding()).text.contains("re-authenticated by"), "nobody did");
+    (resolved.incident.by, resolved.incident.origin) = (Some("ada@contoso.com".to_owned()), Some("192.0.2.7".to_owned()));
+    let text = render(&resolved, 0, None, &branding()).text;
     assert!(text.contains("It was re-authenticated by ada@contoso.com at 21 September 2026, 14:13 UTC from 192.0.2.7."), "{text}");
 
     let mut refused = notification(MailKind::Operator, Reason::GroupsNotVisible);
-    (refused.story.by, refused.story.items) =
+    (refused.incident.by, refused.incident.items) =
         (Some("uwe@contoso.com".to_owned()), vec!["Groups that can be seen: 1; before: 3.".to_owned()]);
-    let mail = render(&refused, 0, None, &letterhead());
+    let mail = render(&refused, 0, None, &branding());
     assert!(mail.subject.contains("was refused") && mail.text.contains("before: 3"), "{} {}", mail.subject, mail.text);
     assert!(mail.text.contains("Who: uwe@contoso.com") && mail.text.contains("--accept-fewer"), "{}", mail.text);
 }
@@ -185,8 +185,8 @@ fn the_name_of_whoever_signed_in_is_no_link() {
         ("a\u{202e}da@contoso.com", "ada@contoso.com"),
     ] {
         let mut success = notification(MailKind::Reauthenticated, Reason::TokenMissing);
-        success.story.by = Some(name.to_owned());
-        let text = render(&success, 0, None, &letterhead()).text;
+        success.incident.by = Some(name.to_owned());
+        let text = render(&success, 0, None, &branding()).text;
         assert!(text.contains(&format!("Who: {shown}\n")), "{name}: {text}");
     }
 }
@@ -195,7 +195,7 @@ fn the_name_of_whoever_signed_in_is_no_link() {
 fn what_cannot_be_read_is_named() {
     let what = "cannot read /etc/consentry/secret: Permission denied (os error 13)";
     let mut notification = notification(MailKind::Operator, Reason::CredentialUnreadable);
-    notification.story.items = vec![what.to_owned()];
-    let mail = render(&notification, 0, None, &letterhead());
+    notification.incident.items = vec![what.to_owned()];
+    let mail = render(&notification, 0, None, &branding());
     assert!(mail.text.contains(&format!("What cannot be read: {what}")), "{}", mail.text);
 }

@@ -5,6 +5,6 @@ mod notifier;
 mod retry;
 mod smtp;
 
-pub use message::{Letterhead, Rendered, render, sample_story};
+pub use message::{MailBranding, Rendered, render, sample_incident};
 pub use notifier::{LinkMade, LinkMaker, Notifier, NotifierSettings, Outbox};
-pub use smtp::{Blame, Delivery, Failure, Protection, SmtpSettings, deliver, greet};
+pub use smtp::{Blame, Delivery, Failure, Protection, SmtpSettings, deliver, test_connection};

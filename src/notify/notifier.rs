@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::message::{Letterhead, fingerprint, render};
+use super::message::{MailBranding, fingerprint, render};
 use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
 use super::smtp::{Blame, Dictated, Failure, SmtpSettings, Undelivered, dictate, on_the_wire};
 use crate::clock::Clock;
-use crate::domain::{LinkTarget, MailKind, Notification, Obstacle, Story, Timestamp, Undeliverable, one_line};
+use crate::domain::{Incident, LinkTarget, MailKind, Notification, Obstacle, Timestamp, Undeliverable, one_line};
 use crate::metrics::Families;
 use crate::store::{FailedAttempt, OtherMails, Queued, Store, StoreError};
 
@@ -29,12 +29,12 @@ pub struct Outbox {
     /// Mails that are being sent, by this notifier or by one that has been replaced meanwhile.
     under_way: Arc<Mutex<HashSet<i64>>>,
     /// The mail server, and how many connections to it are open: attempts of a notifier that has been replaced count, too.
-    door: Arc<Mutex<Option<Door>>>,
+    server: Arc<Mutex<Option<ServerConnections>>>,
 }
 
 /// Connections to one mail server.
 #[derive(Debug)]
-struct Door {
+struct ServerConnections {
     host: String,
     port: u16,
     most: usize,
@@ -62,12 +62,12 @@ impl Outbox {
     /// The connections to a mail server, which are the same as long as server and number are.
     fn connections(&self, smtp: &SmtpSettings) -> Arc<Semaphore> {
         let most = smtp.connections.max(1);
-        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(same) = door.as_ref().filter(|d| d.host == smtp.host && d.port == smtp.port && d.most == most) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = server.as_ref().filter(|d| d.host == smtp.host && d.port == smtp.port && d.most == most) {
             return Arc::clone(&same.open);
         }
         let open = Arc::new(Semaphore::new(most));
-        *door = Some(Door { host: smtp.host.clone(), port: smtp.port, most, open: Arc::clone(&open) });
+        *server = Some(ServerConnections { host: smtp.host.clone(), port: smtp.port, most, open: Arc::clone(&open) });
         open
     }
 
@@ -101,7 +101,7 @@ pub struct NotifierSettings {
     /// The mail server.
     pub smtp: SmtpSettings,
     /// What every mail has in common.
-    pub letterhead: Letterhead,
+    pub branding: MailBranding,
     /// Who runs Consentry.
     pub operators: Vec<String>,
     /// Makes links to Consentry's own page.
@@ -267,19 +267,19 @@ impl Notifier {
             // The last time this process ended while it waited for the answer.
             return self.give_up(queued, Obstacle::Silence, "no answer came when it was handed over").await;
         }
-        let link = match &notification.story.link {
-            LinkTarget::Builtin => (self.settings.link)(&notification.story.integration, now).await?,
+        let link = match &notification.incident.link {
+            LinkTarget::Builtin => (self.settings.link)(&notification.incident.integration, now).await?,
             LinkTarget::Url(url) => Some(url.clone()),
             LinkTarget::None => None,
         };
-        let mail = render(notification, queued.first_sequence, link.as_deref(), &self.settings.letterhead);
+        let mail = render(notification, queued.first_sequence, link.as_deref(), &self.settings.branding);
         let dictated = tokio::select! {
             dictated = dictate(&self.settings.smtp, notification, &mail, now) => dictated,
             // Nothing has arrived yet, and the mail stays in the queue.
             () = stopped(stop, GRACE) => return Ok(()),
         };
         let outcome = match dictated {
-            Ok(dictated) => self.hand_over(queued, dictated, connection).await,
+            Ok(dictated) => self.send_message(queued, dictated, connection).await,
             Err(Undelivered { failure, dialogue }) => self.failed(queued, failure, &dialogue, false).await,
         };
         self.families.set_queue(self.store.outbox().await?.1);
@@ -287,7 +287,7 @@ impl Notifier {
     }
 
     /// From the dot that ends the mail to the note of what became of it.
-    async fn hand_over(&self, queued: &Queued, dictated: Dictated, connection: OwnedSemaphorePermit) -> Result<(), StoreError> {
+    async fn send_message(&self, queued: &Queued, dictated: Dictated, connection: OwnedSemaphorePermit) -> Result<(), StoreError> {
         // A database that is full must silence nobody: the mail is sent, and this process remembers what it could not save.
         let noted = self.store.mark_handed_over(queued.id, self.clock.now(), AFTER_SILENCE).await;
         let (delivery, farewell) = dictated.end().await;
@@ -299,7 +299,7 @@ impl Notifier {
                 self.families.email_sent(notification.kind, now);
                 let marked = self.mark_sent(queued.id, now).await;
                 if marked.is_ok() {
-                    let (integration, to) = (&notification.story.integration, masked(&notification.recipient));
+                    let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
                     tracing::info!(%integration, kind = notification.kind.label(), %to, "mail sent");
                 }
                 marked
@@ -344,7 +344,7 @@ impl Notifier {
             Next::AgainAndTell(pause, obstacle) => (pause, Some(obstacle)),
             Next::GiveUp(obstacle) => return self.give_up(queued, obstacle, &problem).await,
         };
-        let (integration, to) = (&notification.story.integration, masked(&notification.recipient));
+        let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
         let (kind, reason) = (notification.kind.label(), failure.label());
         tracing::warn!(%integration, kind, %to, reason, error = problem, "mail not sent; it stays queued");
         let rejected = matches!(failure.blame, Blame::Recipient | Blame::Content);
@@ -355,7 +355,7 @@ impl Notifier {
 
     async fn give_up(&self, queued: &Queued, obstacle: Obstacle, problem: &str) -> Result<(), StoreError> {
         let notification = &queued.notification;
-        let (integration, to) = (&notification.story.integration, masked(&notification.recipient));
+        let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
         let (kind, obstacle_label) = (notification.kind.label(), obstacle.label());
         tracing::error!(%integration, kind, %to, obstacle = obstacle_label, error = problem, "mail given up");
         let tell = self.tell_operators(notification, obstacle);
@@ -376,12 +376,12 @@ impl Notifier {
 
     /// The operators hear that a mail is not delivered; that of an operator tells the others, once.
     fn tell_operators(&self, undelivered: &Notification, obstacle: Obstacle) -> Vec<Notification> {
-        if undelivered.story.undeliverable.is_some() {
+        if undelivered.incident.undeliverable.is_some() {
             return Vec::new();
         }
         let others = self.settings.operators.iter().filter(|o| **o != undelivered.recipient);
         let undeliverable = Some(Undeliverable { address: undelivered.recipient.clone(), obstacle });
-        let story = Story { undeliverable, link: LinkTarget::None, ..undelivered.story.clone() };
+        let incident = Incident { undeliverable, link: LinkTarget::None, ..undelivered.incident.clone() };
         others
             .map(|operator| Notification {
                 // One notice for each address.
@@ -389,7 +389,7 @@ impl Notifier {
                 sequence: undelivered.sequence,
                 kind: MailKind::Operator,
                 recipient: operator.clone(),
-                story: story.clone(),
+                incident: incident.clone(),
             })
             .collect()
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::callback::{self, Answer};
 use super::trial::{Measure, SPREADING};
-use super::{Ending, FindSubject, Pending, Reauthentication, Refusal, Registered, Subject, cookie_name, handover, hash, same};
+use super::{FindSubject, Pending, Reauthentication, Refusal, Registered, SignInResult, Subject, cookie_name, hash, same, webhook};
 use crate::domain::{Access, Fault, Notification, Timestamp};
 use crate::entra::{Client, CodeGrant, Expected, Granted, IdTokenError, Person};
 use crate::secret::Secret;
@@ -234,7 +234,7 @@ impl Reauthentication {
             announcement: subject.and_then(|s| s.announcement(by.as_deref(), &row.origin, now)),
             by,
             origin: row.origin.clone(),
-            delivery: registered.hands_over.then(|| handover::message(token, &refresh_token, now)),
+            delivery: registered.has_webhook.then(|| webhook::message(token, &refresh_token, now)),
             token: registered.keeps_token.then(|| RenewedToken { id: token.clone(), token: refresh_token }),
             at: now,
         };
@@ -246,11 +246,11 @@ impl Reauthentication {
         let (integration, origin) = (success.integration.clone(), success.origin.clone());
         match self.inner.store.save_success(success).await {
             Ok(true) => {
-                self.inner.families.reauthentication(Ending::Success.label());
+                self.inner.families.reauthentication(SignInResult::Success.label());
                 self.inner.handed_over.notify_one();
                 self.inner.outbox.notify_one();
                 // Who it was stands in the event, not in logs that travel.
-                tracing::info!(integration, result = Ending::Success.label(), from = origin, "re-authenticated");
+                tracing::info!(integration, result = SignInResult::Success.label(), from = origin, "re-authenticated");
                 Ok(())
             }
             Ok(false) => Err(Refusal::LinkDied),

@@ -21,21 +21,21 @@ use crate::store::{NewAuthorization, Stage, Store, StoreError, TokenId};
 
 pub mod callback;
 mod complete;
-mod handover;
 mod links;
 mod person;
-mod proof;
 mod refusal;
 mod subject;
 mod trial;
+mod verification;
+mod webhook;
 
 pub use crate::store::{DeliveryState, Unproved};
 pub use complete::{Came, Completed};
-pub use handover::{Handover, Hook, Hooks, Recipient};
 pub use links::{LinkError, Links, Signed, Terms, redirect_uri};
-pub use proof::Seen;
-pub use refusal::{Ending, Refusal};
+pub use refusal::{Refusal, SignInResult};
 pub use subject::{FindSubject, Subject};
+pub use verification::Observation;
+pub use webhook::{Hooks, Recipient, Webhook, WebhookSender};
 
 /// A sign-in must be completed within this time.
 const SIGN_IN: Duration = Duration::from_secs(600);
@@ -57,7 +57,7 @@ pub struct Registered {
     /// The token is kept here; otherwise somebody else keeps it.
     pub keeps_token: bool,
     /// Renewed tokens are handed to the product.
-    pub hands_over: bool,
+    pub has_webhook: bool,
     /// The groups that must be visible; `None` where groups are not checked.
     pub groups: Option<GroupPolicy>,
     /// Only the sign-in of an administrator is accepted.
@@ -69,7 +69,7 @@ pub type Registry = Box<dyn Fn(&str) -> Option<Registered> + Send + Sync>;
 
 /// What the browser needs to begin.
 #[derive(Debug)]
-pub struct Begun {
+pub struct StartedSignIn {
     /// Entra's page.
     pub location: String,
     /// Name of the cookie that binds the sign-in to the browser.
@@ -93,7 +93,7 @@ pub struct Asked<'a> {
 
 /// How a sign-in that was accepted stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum SignInStatus {
     /// What the tenant grants is still being looked at.
     Verifying,
     /// Consent and token are renewed.
@@ -122,12 +122,12 @@ struct Pending {
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub struct Reauthentication {
-    inner: Arc<Parts>,
+    inner: Arc<Dependencies>,
 }
 
 /// What it works with.
 #[allow(missing_debug_implementations)] // Holds a closure; nobody prints it.
-pub struct Parts {
+pub struct Dependencies {
     /// Tokens, keys and pages of Entra.
     pub entra: Entra,
     /// Sign-ins, tokens, deliveries.
@@ -154,7 +154,7 @@ impl std::fmt::Debug for Reauthentication {
 
 impl Reauthentication {
     /// Puts the parts together.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Dependencies) -> Self {
         Self { inner: Arc::new(parts) }
     }
 
@@ -180,7 +180,7 @@ impl Reauthentication {
     ///
     /// # Errors
     /// A quota of sign-ins under way is full, or it cannot be saved or built; the log says why.
-    pub async fn begin(&self, link: &Signed, token: &str, asked: Asked<'_>) -> Result<Begun, LinkError> {
+    pub async fn begin(&self, link: &Signed, token: &str, asked: Asked<'_>) -> Result<StartedSignIn, LinkError> {
         let integration = &link.integration;
         let registered = &self.registered(integration).ok_or(LinkError::Forged)?;
         let (state, nonce, cookie) = (random(), random(), random());
@@ -215,7 +215,7 @@ impl Reauthentication {
             self.inner.store.note_granted(&id, granted).await.map_err(|e| unavailable(&e))?;
         }
         tracing::info!(integration, "a sign-in begins");
-        Ok(Begun { location, cookie_name: cookie_name(&id), cookie_value: cookie, cookie_lifetime: COOKIE })
+        Ok(StartedSignIn { location, cookie_name: cookie_name(&id), cookie_value: cookie, cookie_lifetime: COOKIE })
     }
 
     async fn location(
@@ -245,15 +245,15 @@ impl Reauthentication {
     }
 
     /// How an accepted sign-in stands, and since when. `None` for one that is not known any more.
-    pub async fn standing(&self, integration: &str, attempt: &str) -> Option<(Standing, Timestamp)> {
+    pub async fn standing(&self, integration: &str, attempt: &str) -> Option<(SignInStatus, Timestamp)> {
         let row = self.inner.store.authorization(attempt).await.ok().flatten().filter(|row| row.integration == integration)?;
         let standing = match row.stage? {
-            Stage::Verifying => Standing::Verifying,
-            Stage::Success => Standing::Renewed,
-            Stage::Unchanged => Standing::Unchanged,
-            Stage::Incomplete => Standing::Incomplete,
-            Stage::WrongTenant => Standing::WrongTenant,
-            Stage::Error => Standing::Unclear,
+            Stage::Verifying => SignInStatus::Verifying,
+            Stage::Success => SignInStatus::Renewed,
+            Stage::Unchanged => SignInStatus::Unchanged,
+            Stage::Incomplete => SignInStatus::Incomplete,
+            Stage::WrongTenant => SignInStatus::WrongTenant,
+            Stage::Error => SignInStatus::Unclear,
             Stage::Denied | Stage::Expired => return None,
         };
         Some((standing, row.used?))
@@ -271,7 +271,7 @@ impl Reauthentication {
 
     /// How far the renewed token's way to the product has come; `None` where nothing is handed over.
     pub async fn delivery(&self, integration: &str) -> Option<DeliveryState> {
-        self.registered(integration).filter(|r| r.hands_over)?;
+        self.registered(integration).filter(|r| r.has_webhook)?;
         self.inner.store.delivery(integration).await.ok().flatten()
     }
 

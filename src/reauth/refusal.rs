@@ -1,4 +1,4 @@
-//! Why a sign-in did not mend anything: one sentence and one result for each.
+//! Why a sign-in did not fix anything: one sentence and one result for each.
 
 use super::callback::RedirectError;
 use crate::domain::{Fault, Reason};
@@ -7,7 +7,7 @@ use crate::store::Stage;
 
 /// How a re-authentication ended, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum SignInResult {
     /// Everything holds and is stored.
     Success,
     /// Somebody said no.
@@ -22,7 +22,7 @@ pub enum Ending {
     Error,
 }
 
-impl Ending {
+impl SignInResult {
     /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl Ending {
     }
 }
 
-/// Why a sign-in did not mend anything. Nothing was stored.
+/// Why a sign-in did not fix anything. Nothing was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// Cancel was pressed, or the person may not accept and went back.
@@ -89,7 +89,7 @@ pub enum Refusal {
     OtherBrowser,
     /// Somebody else was faster, or the link was revoked.
     LinkDied,
-    /// The registration of the application is wrong; only its operators can mend it.
+    /// The registration of the application is wrong; only its operators can fix it.
     Misconfigured,
     /// Entra cannot do it now.
     Upstream,
@@ -101,7 +101,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// How it is counted.
-    pub const fn ending(&self) -> Ending {
+    pub const fn ending(&self) -> SignInResult {
         match self {
             Self::Cancelled
             | Self::ConsentRefused
@@ -112,11 +112,11 @@ impl Refusal {
             | Self::AppDisabled
             | Self::MoreNeeded
             | Self::Guest
-            | Self::NotAdministrator => Ending::Denied,
-            Self::WrongTenant | Self::PersonalAccount => Ending::WrongTenant,
-            Self::FewerPermissions(_) | Self::SeesLess(_) => Ending::Incomplete,
-            Self::Expired | Self::Replayed | Self::Interrupted | Self::LinkDied => Ending::Expired,
-            Self::OtherBrowser | Self::Misconfigured | Self::Upstream | Self::Invalid | Self::Storage => Ending::Error,
+            | Self::NotAdministrator => SignInResult::Denied,
+            Self::WrongTenant | Self::PersonalAccount => SignInResult::WrongTenant,
+            Self::FewerPermissions(_) | Self::SeesLess(_) => SignInResult::Incomplete,
+            Self::Expired | Self::Replayed | Self::Interrupted | Self::LinkDied => SignInResult::Expired,
+            Self::OtherBrowser | Self::Misconfigured | Self::Upstream | Self::Invalid | Self::Storage => SignInResult::Error,
         }
     }
 
@@ -235,7 +235,7 @@ impl Refusal {
                 "Somebody has re-authenticated this integration while you were signing in, or the people who run it have ended the link. Nothing has been changed by this sign-in."
             }
             Self::Misconfigured => {
-                "Microsoft refuses the request because of how the application is registered. You cannot mend that here; the people who run it have to, and nothing has been changed."
+                "Microsoft refuses the request because of how the application is registered. You cannot fix that here; the people who run it have to, and nothing has been changed."
             }
             Self::Upstream => "Nothing has been changed. Such faults pass, mostly within minutes: try again a little later.",
             Self::Invalid => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Refusal;
-use crate::domain::{Access, GoodView, KnownGroup, LinkTarget, MailKind, Notification, Reason, Story, Timestamp, one_line};
+use crate::domain::{Access, GoodView, Incident, KnownGroup, LinkTarget, MailKind, Notification, Reason, Timestamp, one_line};
 use crate::store::{Announcement, Authorization};
 
 /// An integration as a sign-in meets it: its names, its people, and what the stored token saw when it was well last.
@@ -41,8 +41,8 @@ pub struct Subject {
 pub type FindSubject<'f> = &'f (dyn Fn(&str) -> Option<Subject> + Send + Sync);
 
 impl Subject {
-    fn story(&self, reason: Reason, items: Vec<String>, (by, origin): (Option<&str>, &str), at: Timestamp) -> Story {
-        Story {
+    fn incident(&self, reason: Reason, items: Vec<String>, (by, origin): (Option<&str>, &str), at: Timestamp) -> Incident {
+        Incident {
             integration: self.integration.clone(),
             display_name: self.display_name.clone(),
             app: self.app.clone(),
@@ -69,9 +69,9 @@ impl Subject {
     /// The mail about a success: to the admins and the operators, once each person.
     pub(super) fn announcement(&self, by: Option<&str>, origin: &str, at: Timestamp) -> Option<Announcement> {
         // The reason is not shown: nothing is wrong.
-        let story = self.story(Reason::TokenMissing, Vec::new(), (by, origin), at);
+        let incident = self.incident(Reason::TokenMissing, Vec::new(), (by, origin), at);
         let recipients = self.admins.iter().chain(self.operators.iter()).cloned().collect();
-        self.mail.then_some(Announcement { recipients, resolved_follows: self.send_resolved, story })
+        self.mail.then_some(Announcement { recipients, resolved_follows: self.send_resolved, incident })
     }
 
     /// The operators' mails about a token that sees less than the stored one: once for each link, however often it is tried.
@@ -87,7 +87,7 @@ impl Subject {
         if !self.mail {
             return Vec::new();
         }
-        let story = self.story(reason, items, (Some(by.unwrap_or("somebody")), &row.origin), at);
+        let incident = self.incident(reason, items, (Some(by.unwrap_or("somebody")), &row.origin), at);
         let link = if row.link.is_empty() { &row.id } else { &row.link };
         let people: std::collections::BTreeSet<&String> = self.operators.iter().collect();
         let mail = |recipient: &String| Notification {
@@ -95,7 +95,7 @@ impl Subject {
             sequence: 0,
             kind: MailKind::Operator,
             recipient: recipient.clone(),
-            story: story.clone(),
+            incident: incident.clone(),
         };
         people.into_iter().map(mail).collect()
     }

@@ -7,7 +7,7 @@ use super::revocations::{links, next_generation};
 use super::states::{Event, save_event};
 use super::tokens::{self, TokenId};
 use super::{Store, StoreError, notifications};
-use crate::domain::{MailKind, Notification, Story, Timestamp};
+use crate::domain::{Incident, MailKind, Notification, Timestamp};
 use crate::secret::Secret;
 
 /// Used and expired ones are remembered for so long, to tell a replay from a stranger.
@@ -174,7 +174,7 @@ pub struct Announcement {
     /// The mail about the end of the open alert says so, too: whoever was notified of that gets one of the two.
     pub resolved_follows: bool,
     /// What happened.
-    pub story: Story,
+    pub incident: Incident,
 }
 
 /// A sign-in that holds in every respect.
@@ -499,7 +499,7 @@ fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> R
             sequence: 0,
             kind: MailKind::Reauthenticated,
             recipient: recipient.clone(),
-            story: announcement.story.clone(),
+            incident: announcement.incident.clone(),
         };
         notifications::insert(c, &notification, success.at)?;
         if notified.contains(recipient) {

@@ -120,7 +120,7 @@ impl Files {
                 // Nothing can be said without a descriptor; the next look will.
                 Err(error) if is_ours(&error) => return false,
                 // A log that was folded in by halves (a full disk; another process that was killed at it) leaves this, too, and the log beside
-                // it mends it. Folding in never makes a file shorter.
+                // it fixes it. Folding in never makes a file shorter.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) && !shorter => return false,
                 _ => std::thread::sleep(std::time::Duration::from_millis(50)),
             }

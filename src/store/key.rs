@@ -269,6 +269,6 @@ fn write_new(path: &Path, key: &Key) -> std::io::Result<()> {
 pub(super) fn warn_if_open(path: &Path, what: &str) {
     let mode = std::fs::metadata(path).map(|m| m.permissions().mode() & 0o777).unwrap_or(0o600);
     if mode & 0o077 != 0 {
-        tracing::warn!(file = %path.display(), mode = format!("{mode:o}"), "others may read {what}; chmod 600 it");
+        tracing::warn!(file = %path.display(), mode = format!("{mode:o}"), "{what} is readable by other users; run chmod 600 on it");
     }
 }

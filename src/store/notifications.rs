@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use super::rows::{story_from_json, story_to_json};
+use super::rows::{incident_from_json, incident_to_json};
 use super::{Store, StoreError};
 use crate::domain::{MailKind, Notification, Timestamp};
 
@@ -56,7 +56,7 @@ pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result
     c.prepare_cached(
         "INSERT OR IGNORE INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
     )?
-    .execute(params![n.alert, n.sequence, n.recipient, n.kind.label(), story_to_json(&n.story), now.0])?;
+    .execute(params![n.alert, n.sequence, n.recipient, n.kind.label(), incident_to_json(&n.incident), now.0])?;
     Ok(())
 }
 
@@ -150,9 +150,9 @@ impl Store {
             let mut rows = statement.query(params![now.0, limit])?;
             let mut due = Vec::new();
             while let Some(r) = rows.next()? {
-                let (kind, story): (String, String) = (r.get(4)?, r.get(5)?);
-                let (Some(kind), Some(story)) = (MailKind::from_label(&kind), story_from_json(&story)) else { continue };
-                let notification = Notification { alert: r.get(1)?, sequence: r.get(2)?, kind, recipient: r.get(3)?, story };
+                let (kind, incident): (String, String) = (r.get(4)?, r.get(5)?);
+                let (Some(kind), Some(incident)) = (MailKind::from_label(&kind), incident_from_json(&incident)) else { continue };
+                let notification = Notification { alert: r.get(1)?, sequence: r.get(2)?, kind, recipient: r.get(3)?, incident };
                 due.push(Queued {
                     id: r.get(0)?,
                     notification,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, IntegrationState, KnownGroup, LinkTarget, Named, Obstacle,
-    Outcome, PermissionState, Reason, Recent, Story, Timestamp, Undeliverable, Verdict,
+    Access, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, Incident, IntegrationState, KnownGroup, LinkTarget, Named,
+    Obstacle, Outcome, PermissionState, Reason, Recent, Timestamp, Undeliverable, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -250,7 +250,7 @@ fn permission_state(row: PermissionRow) -> PermissionState {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoryRow {
+struct IncidentRow {
     integration: String,
     display_name: String,
     app: String,
@@ -282,41 +282,41 @@ struct StoryRow {
 }
 
 /// A story as JSON.
-pub(super) fn story_to_json(story: &Story) -> String {
-    let url = match &story.link {
+pub(super) fn incident_to_json(incident: &Incident) -> String {
+    let url = match &incident.link {
         LinkTarget::Url(url) => Some(url.clone()),
         LinkTarget::Builtin | LinkTarget::None => None,
     };
-    let row = StoryRow {
-        integration: story.integration.clone(),
-        display_name: story.display_name.clone(),
-        app: story.app.clone(),
-        client_id: story.client_id.clone(),
-        tenant: story.tenant.clone(),
-        application_access: story.access == Access::Application,
-        reason: story.reason.label().to_owned(),
-        items: story.items.clone(),
-        code: story.code.clone(),
-        request_id: story.request_id.clone(),
-        restorable_until: story.restorable_until.map(|t| t.0),
-        permissions: story.permissions.clone(),
-        since: story.since.0,
-        at: story.at.0,
-        builtin_link: story.link == LinkTarget::Builtin,
+    let row = IncidentRow {
+        integration: incident.integration.clone(),
+        display_name: incident.display_name.clone(),
+        app: incident.app.clone(),
+        client_id: incident.client_id.clone(),
+        tenant: incident.tenant.clone(),
+        application_access: incident.access == Access::Application,
+        reason: incident.reason.label().to_owned(),
+        items: incident.items.clone(),
+        code: incident.code.clone(),
+        request_id: incident.request_id.clone(),
+        restorable_until: incident.restorable_until.map(|t| t.0),
+        permissions: incident.permissions.clone(),
+        since: incident.since.0,
+        at: incident.at.0,
+        builtin_link: incident.link == LinkTarget::Builtin,
         url,
-        undeliverable: story.undeliverable.as_ref().map(|u| u.address.clone()),
-        obstacle: story.undeliverable.as_ref().map(|u| u.obstacle.label().to_owned()),
-        by: story.by.clone(),
-        origin: story.origin.clone(),
-        affected: story.affected,
-        renewed: story.renewed.map(|t| t.0),
+        undeliverable: incident.undeliverable.as_ref().map(|u| u.address.clone()),
+        obstacle: incident.undeliverable.as_ref().map(|u| u.obstacle.label().to_owned()),
+        by: incident.by.clone(),
+        origin: incident.origin.clone(),
+        affected: incident.affected,
+        renewed: incident.renewed.map(|t| t.0),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
 
 /// A story from JSON.
-pub(super) fn story_from_json(json: &str) -> Option<Story> {
-    let row: StoryRow = serde_json::from_str(json).ok()?;
+pub(super) fn incident_from_json(json: &str) -> Option<Incident> {
+    let row: IncidentRow = serde_json::from_str(json).ok()?;
     let link = match (row.builtin_link, row.url) {
         (true, _) => LinkTarget::Builtin,
         (false, Some(url)) => LinkTarget::Url(url),
@@ -324,7 +324,7 @@ pub(super) fn story_from_json(json: &str) -> Option<Story> {
     };
     // Before there was a word for the obstacle it was always the recipient.
     let obstacle = row.obstacle.as_deref().and_then(Obstacle::from_label).unwrap_or(Obstacle::Recipient);
-    Some(Story {
+    Some(Incident {
         integration: row.integration,
         display_name: row.display_name,
         app: row.app,

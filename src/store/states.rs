@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::rows::{Saved, state_from_json, state_to_json, story_from_json, story_to_json};
+use super::rows::{Saved, incident_from_json, incident_to_json, state_from_json, state_to_json};
 use super::{Kind, Store, StoreError, notifications};
-use crate::domain::{Cause, CauseChange, IntegrationState, MailKind, Notification, OpenAlert, Progress, Reason, Story, Timestamp};
+use crate::domain::{Cause, CauseChange, Incident, IntegrationState, MailKind, Notification, OpenAlert, Progress, Reason, Timestamp};
 
 /// An integration as it was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,12 +105,12 @@ impl Store {
             let mut members = c.prepare("SELECT integration FROM cause_members WHERE key = ?1")?;
             let mut loaded = Vec::new();
             for cause in causes {
-                let (key, alert, reason, story, since, progress): (String, String, String, String, i64, Progress) = cause?;
-                let (Some(reason), Some(story)) = (Reason::from_label(&reason), story_from_json(&story)) else { continue };
-                let story = Story { since: story.since.min(now), at: story.at.min(now), ..story };
+                let (key, alert, reason, incident, since, progress): (String, String, String, String, i64, Progress) = cause?;
+                let (Some(reason), Some(incident)) = (Reason::from_label(&reason), incident_from_json(&incident)) else { continue };
+                let incident = Incident { since: incident.since.min(now), at: incident.at.min(now), ..incident };
                 let members = members.query_map([&key], |r| r.get(0))?.collect::<Result<_, _>>()?;
                 let notified = notified.remove(&alert).unwrap_or_default();
-                loaded.push(Cause { key, alert, reason, story, since: Timestamp(since).min(now), members, progress, notified });
+                loaded.push(Cause { key, alert, reason, incident, since: Timestamp(since).min(now), members, progress, notified });
             }
             Ok((integrations, loaded))
         })
@@ -284,7 +284,7 @@ fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result
                 cause.key,
                 cause.alert,
                 cause.reason.label(),
-                story_to_json(&cause.story),
+                incident_to_json(&cause.incident),
                 cause.since.0,
                 progress.notices,
                 progress.notified.0,

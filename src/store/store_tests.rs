@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{
-    Access, Cause, CauseChange, IntegrationState, LinkTarget, MailKind, Notification, OpenAlert, Progress, Reason, Story, Timestamp,
+    Access, Cause, CauseChange, Incident, IntegrationState, LinkTarget, MailKind, Notification, OpenAlert, Progress, Reason, Timestamp,
     Verdict,
 };
 use crate::secret::Secret;
@@ -25,8 +25,8 @@ fn token_id(integration: &str) -> TokenId {
     TokenId { integration: integration.to_owned(), client_id: "client".to_owned(), tenant: "tenant".to_owned() }
 }
 
-fn story() -> Story {
-    Story {
+fn incident() -> Incident {
+    Incident {
         integration: "acme".to_owned(),
         display_name: "Acme".to_owned(),
         app: "Sequr".to_owned(),
@@ -51,7 +51,7 @@ fn story() -> Story {
 }
 
 fn notification(sequence: u32, recipient: &str) -> Notification {
-    Notification { alert: "a1".to_owned(), sequence, kind: MailKind::Alert, recipient: recipient.to_owned(), story: story() }
+    Notification { alert: "a1".to_owned(), sequence, kind: MailKind::Alert, recipient: recipient.to_owned(), incident: incident() }
 }
 
 fn open_alert(id: &str, since: Timestamp) -> OpenAlert {
@@ -78,7 +78,7 @@ async fn what_a_probe_changes_survives() {
         key: "app:x".to_owned(),
         alert: "a2".to_owned(),
         reason: Reason::ClientCredentialExpired,
-        story: story(),
+        incident: incident(),
         since: NOW,
         members: HashSet::from(["acme".to_owned()]),
         progress: Progress::opened(NOW),
@@ -735,7 +735,7 @@ async fn nothing_that_was_saved_lies_in_the_future() {
         key: "app:x".to_owned(),
         alert: "a2".to_owned(),
         reason: Reason::ClientCredentialExpired,
-        story: Story { since: late, at: late, ..story() },
+        incident: Incident { since: late, at: late, ..incident() },
         since: late,
         members: HashSet::from(["acme".to_owned()]),
         progress: Progress::opened(late),
@@ -751,7 +751,7 @@ async fn nothing_that_was_saved_lies_in_the_future() {
     assert_eq!((state.checks[0].since, state.checks[0].last_success), (NOW, Some(NOW)));
     assert_eq!(state.verdict, Verdict::Broken { reason: Reason::TokenRevoked, since: NOW });
     assert_eq!(loaded[0].alert.as_ref().map(|a| a.since), Some(NOW));
-    assert_eq!((causes[0].since, causes[0].story.at, causes[0].progress.notified), (NOW, NOW, NOW));
+    assert_eq!((causes[0].since, causes[0].incident.at, causes[0].progress.notified), (NOW, NOW, NOW));
     assert_eq!(store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe, Some(late), "what is past stays as it is");
 }
 

@@ -148,8 +148,8 @@ impl Store {
         let id = id.clone();
         self.read(move |c| {
             let sql = "SELECT source, updated_at, consented_by FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3";
-            let story = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, Timestamp(r.get(1)?), r.get(2)?));
-            Ok(c.prepare_cached(sql)?.query_row(params![id.integration, id.client_id, id.tenant], story).optional()?)
+            let incident = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, Timestamp(r.get(1)?), r.get(2)?));
+            Ok(c.prepare_cached(sql)?.query_row(params![id.integration, id.client_id, id.tenant], incident).optional()?)
         })
         .await
     }

@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 
 use super::api::problem;
 use super::client::{Client, Connection, is_forwarded};
-use super::gate::Posture;
 use super::hosts::{Asked, Authority};
+use super::layout::{Notice, PageLayout, html};
+use super::security::ListenerPolicy;
 use super::server::Served;
-use super::shell::{Notice, Shell, html};
 use super::users::Refused;
 use crate::domain::one_line;
 
@@ -212,7 +212,7 @@ async fn admitted(served: &Served, class: Class, headers: &HeaderMap, (connectio
 }
 
 /// Whose certificate it is, where that matters. It is verified again: authorities change, and certificates expire, while a connection lasts.
-fn certificate(posture: &Posture, connection: &Connection, class: Class, rules: Rules) -> Option<String> {
+fn certificate(posture: &ListenerPolicy, connection: &Connection, class: Class, rules: Rules) -> Option<String> {
     if !rules.users && matches!(class, Class::Monitoring | Class::Reading) {
         return None;
     }
@@ -254,7 +254,7 @@ fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
     let mut response = match denied {
         _ if path.starts_with("/api/") => problem(status, detail),
         Denied::Refused(Refusal::ForeignPage | Refusal::Elsewhere) if is_button => {
-            let shell = Shell { root: "../../", support: None };
+            let shell = PageLayout { root: "../../", support: None };
             html(status, &Notice { shell, title, paragraphs: vec![sentence(&detail)], ..Notice::default() })
         }
         _ => (status, format!("{}: {detail}.\n", status.canonical_reason().unwrap_or_default())).into_response(),

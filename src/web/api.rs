@@ -33,7 +33,7 @@ struct CheckView {
     result: &'static str,
     /// One of the closed list of reasons, while it does not pass.
     reason: Option<&'static str>,
-    /// What mends it.
+    /// What fixes it.
     remedy: Option<&'static str>,
 }
 
@@ -338,7 +338,7 @@ fn name_reasons(document: &mut utoipa::openapi::OpenApi) {
 }
 
 /// What the list is narrowed to.
-struct Narrow {
+struct ApiFilter {
     state: Option<String>,
     app: Option<String>,
     reason: Option<String>,
@@ -347,7 +347,7 @@ struct Narrow {
     limit: usize,
 }
 
-impl Narrow {
+impl ApiFilter {
     fn of(query: &HashMap<String, String>) -> Result<Self, String> {
         let given = |name: &str| query.get(name).cloned();
         let state = given("state");
@@ -396,7 +396,7 @@ impl Narrow {
     )
 )]
 async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let narrow = match Narrow::of(&query) {
+    let narrow = match ApiFilter::of(&query) {
         Ok(narrow) => narrow,
         Err(detail) => return problem(StatusCode::BAD_REQUEST, detail),
     };

@@ -12,9 +12,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::chunked_body::{ChunkedBody, Prepared};
 use super::client::Client;
 use super::limits::{Place, Places};
-use super::pieces::{Pieces, Prepared};
 use super::server::compress_bytes;
 
 /// Answers that are being made or taken at once.
@@ -61,7 +61,7 @@ pub(super) async fn admit(State(bodies): State<Bodies>, request: Request, next: 
     let (parts, body) = next.run(request).await.into_parts();
     let Ok(whole) = axum::body::to_bytes(body, usize::MAX).await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     let kept = if whole.len() > LONG { packed(whole).await } else { Prepared::Plain(whole) };
-    Response::from_parts(parts, Body::new(Pieces::new(kept, place)))
+    Response::from_parts(parts, Body::new(ChunkedBody::new(kept, place)))
 }
 
 /// Compressed, where that works.

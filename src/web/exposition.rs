@@ -13,9 +13,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
+use super::chunked_body::{ChunkedBody, Prepared};
 use super::client::Client;
 use super::limits::Places;
-use super::pieces::{Pieces, Prepared};
 use super::server::{Process, Served, compress};
 use crate::domain::Timestamp;
 use crate::metrics::{Format, negotiate, write, write_one};
@@ -123,7 +123,7 @@ pub(super) async fn metrics(State(served): State<Arc<Served>>, Extension(client)
     };
     // The place is taken until the last piece is on its way: a client that does not read keeps it, not the memory of many answers.
     let gzipped = made.gzipped;
-    let body = Body::new(Pieces::new(made.body.clone(), (place, made)));
+    let body = Body::new(ChunkedBody::new(made.body.clone(), (place, made)));
     let mut response =
         ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
     if gzipped {

@@ -10,10 +10,10 @@ use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::access::Who;
+use super::layout::{Notice, PageLayout, html};
 use super::pages::not_found;
 use super::reauth::{FindLater, advice, question};
 use super::server::{Record, Served};
-use super::shell::{Notice, Shell, html};
 use super::status::{Pill, Strip, When, private, state_word};
 use crate::clock::{ago, moment};
 use crate::domain::{Access, Audience, Check, CheckState, Day, Health, Outcome, PermissionState, Reason, Timestamp};
@@ -344,7 +344,7 @@ pub(super) async fn link(
     Path(name): Path<String>,
     uri: Uri,
 ) -> Response {
-    let shell = Shell { root: "../../", support: None };
+    let shell = PageLayout { root: "../../", support: None };
     let link = match &served.reauthentication {
         Some(reauthentication) => reauthentication.fresh_link(&name).await,
         None => Ok(None),

@@ -42,19 +42,19 @@ impl Bucket {
 
 /// Wrong guesses by source.
 #[derive(Debug)]
-pub struct Guesses {
+pub struct FailedAttemptLimiter {
     burst: f64,
     refill_ms: f64,
     left: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
-impl Default for Guesses {
+impl Default for FailedAttemptLimiter {
     fn default() -> Self {
         Self::new(BURST)
     }
 }
 
-impl Guesses {
+impl FailedAttemptLimiter {
     /// So many wrong ones at once, then one a second.
     pub(super) fn new(burst: f64) -> Self {
         Self::lasting(burst, REFILL_MS)
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn many_wrong_guesses_are_slowed_down() {
-        let (guesses, now) = (Guesses::default(), Timestamp::from_seconds(1_000));
+        let (guesses, now) = (FailedAttemptLimiter::default(), Timestamp::from_seconds(1_000));
         let source: IpAddr = "2001:db8::1".parse().expect("an address");
         let neighbour: IpAddr = "2001:db8::2".parse().expect("an address");
         assert_eq!((0..1000).filter(|_| guesses.wrong(source, now)).count(), 150);
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn wrong_guesses_are_held_against_their_network_for_a_while() {
-        let (guesses, now) = (Guesses::new(50.0), Timestamp::from_seconds(1_000));
+        let (guesses, now) = (FailedAttemptLimiter::new(50.0), Timestamp::from_seconds(1_000));
         let source = IpAddr::from([192, 0, 2, 1]);
         assert_eq!(guesses.held_against(source, now), 0);
         for _ in 0..3 {

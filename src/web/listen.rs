@@ -1,5 +1,5 @@
 //! Sockets: binding them, and carrying requests from them to a [`Site`]. Every connection is bounded in time, size and number; nothing
-//! that a client does or leaves undone holds one for longer than [`AGE`] and [`FAREWELL`].
+//! that a client does or leaves undone holds one for longer than [`MAX_CONNECTION_AGE`] and [`DRAIN_TIMEOUT`].
 
 use std::convert::Infallible;
 use std::io;
@@ -23,19 +23,19 @@ use super::connections::{Activity, Answer, Arrival};
 use super::site::Site;
 
 /// A client that has not said who it is (TLS) or what it wants (headers) by then is cut off.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection on which nothing arrives for so long is closed; longer than any request takes.
-const SILENCE: Duration = Duration::from_secs(90);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A client that takes nothing of its answer for so long is cut off.
-const STALLED: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection is asked to end after so long, whatever it is used for: those who scrape make a new one.
-const AGE: Duration = Duration::from_secs(300);
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 
 /// A connection that was asked to end has so long to take its last answers.
-const FAREWELL: Duration = Duration::from_secs(60);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 16;
@@ -211,7 +211,7 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
                     let Some(admitted) = admitted else { return };
                     let activity = Arc::clone(&admitted.activity);
                     tokio::select! {
-                        () = carry(accepted, site, &admitted.activity, stopping) => {}
+                        () = serve_connection(accepted, site, &admitted.activity, stopping) => {}
                         () = activity.left() => {}
                     }
                     drop((admitted, held));
@@ -234,22 +234,25 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
 }
 
 /// One connection from its first byte to its last. A client that goes away early is its own business.
-async fn carry(accepted: Accepted, site: Arc<Site>, activity: &Arc<Activity>, stop: watch::Receiver<bool>) {
+async fn serve_connection(accepted: Accepted, site: Arc<Site>, activity: &Arc<Activity>, stop: watch::Receiver<bool>) {
     match accepted {
         Accepted::Unix(stream) => {
             let connection = Connection { peer: Ipv4Addr::LOCALHOST.into(), certificates: None };
-            converse(patient(stream), false, (site, connection, activity), stop).await;
+            run_http(patient(stream), false, (site, connection, activity), stop).await;
         }
         Accepted::Tcp(stream, peer) => {
             let _ = stream.set_nodelay(true);
             match site.tls() {
-                None => converse(patient(stream), false, (site, Connection { peer, certificates: None }, activity), stop).await,
+                None => run_http(patient(stream), false, (site, Connection { peer, certificates: None }, activity), stop).await,
                 Some(tls) => {
-                    let Ok(Some(stream)) = tokio::time::timeout(PATIENCE, greet(stream, TlsAcceptor::from(tls))).await else { return };
+                    let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls_handshake(stream, TlsAcceptor::from(tls))).await
+                    else {
+                        return;
+                    };
                     let agreed = stream.get_ref().1;
                     let http2 = agreed.alpn_protocol() == Some(b"h2");
                     let connection = Connection { peer, certificates: agreed.peer_certificates().map(Arc::from) };
-                    converse(stream, http2, (site, connection, activity), stop).await;
+                    run_http(stream, http2, (site, connection, activity), stop).await;
                 }
             }
         }
@@ -261,13 +264,13 @@ type Patient<S> = Pin<Box<TimeoutStream<S>>>;
 /// A stream that ends when nothing moves on it.
 fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Patient<S> {
     let mut stream = TimeoutStream::new(stream);
-    stream.set_read_timeout(Some(SILENCE));
-    stream.set_write_timeout(Some(STALLED));
+    stream.set_read_timeout(Some(IDLE_TIMEOUT));
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
     Box::pin(stream)
 }
 
 /// The handshake. A client that speaks plain HTTP is told so, in plain HTTP.
-async fn greet(mut stream: TcpStream, acceptor: TlsAcceptor) -> Option<tokio_rustls::server::TlsStream<Patient<TcpStream>>> {
+async fn tls_handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> Option<tokio_rustls::server::TlsStream<Patient<TcpStream>>> {
     // A TLS record of a handshake begins with 22 (RFC 8446 section 5.1).
     let mut first = [0_u8; 1];
     if matches!(stream.peek(&mut first).await, Ok(1..) if first[0].is_ascii_uppercase()) {
@@ -287,7 +290,7 @@ async fn greet(mut stream: TcpStream, acceptor: TlsAcceptor) -> Option<tokio_rus
 }
 
 /// HTTP, until one side has enough.
-async fn converse<S>(
+async fn run_http<S>(
     stream: S,
     http2: bool,
     (site, connection, activity): (Arc<Site>, Connection, &Arc<Activity>),
@@ -308,7 +311,7 @@ async fn converse<S>(
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT).max_buf_size(HEAD);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEAD as u32);
     builder.http2().max_send_buf_size(STREAM_BUFFER);
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
@@ -316,7 +319,7 @@ async fn converse<S>(
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = stop.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
-        () = tokio::time::sleep(AGE) => connection.as_mut().graceful_shutdown(),
+        () = tokio::time::sleep(MAX_CONNECTION_AGE) => connection.as_mut().graceful_shutdown(),
     }
-    drop(tokio::time::timeout(FAREWELL, connection).await);
+    drop(tokio::time::timeout(DRAIN_TIMEOUT, connection).await);
 }

@@ -3,7 +3,7 @@
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 
-use super::shell::{Notice, Shell, html};
+use super::layout::{Notice, PageLayout, html};
 
 pub(super) async fn not_found(uri: Uri) -> Response {
     let root = match uri.path().matches('/').count() {
@@ -12,6 +12,6 @@ pub(super) async fn not_found(uri: Uri) -> Response {
         3 => "../../",
         _ => "../../../",
     };
-    let shell = Shell { root, support: None };
+    let shell = PageLayout { root, support: None };
     html(StatusCode::NOT_FOUND, &Notice { shell, title: "There is nothing here", ..Notice::default() })
 }

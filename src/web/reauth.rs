@@ -14,9 +14,9 @@ use axum::{Extension, Router};
 
 use super::client::Client;
 use super::integration::{Detail, Remember};
+use super::layout::{Notice, PageLayout, html, style};
 use super::limits::network;
 use super::server::Served;
-use super::shell::{Notice, Shell, html, style};
 use super::status::Row;
 use crate::clock::moment;
 use crate::domain::{
@@ -24,7 +24,7 @@ use crate::domain::{
     permission_purpose, same_permission,
 };
 use crate::reauth::callback::admin_consent_without_state;
-use crate::reauth::{Asked, Came, Completed, Ending, LinkError, Reauthentication, Refusal, Signed, Subject};
+use crate::reauth::{Asked, Came, Completed, LinkError, Reauthentication, Refusal, SignInResult, Signed, Subject};
 use crate::secret::Secret;
 
 mod result;
@@ -33,7 +33,7 @@ pub(super) use result::question;
 
 /// What the pages say of an integration.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct SignInStatus {
     /// Its display name.
     pub display_name: String,
     /// Display name of the application.
@@ -44,8 +44,8 @@ pub struct Standing {
     pub access: Access,
     /// Permissions that re-authentication asks for.
     pub permissions: Vec<String>,
-    /// Where it is mended, when not here.
-    pub elsewhere: Option<Elsewhere>,
+    /// Where it is fixed, when not here.
+    pub elsewhere: Option<ExternalSignIn>,
     /// Entra's page on which an administrator accepts everything, where application permissions need it besides a sign-in.
     pub admin_consent: Option<String>,
     /// What is held to be true of it.
@@ -60,7 +60,7 @@ pub struct Standing {
     pub waits_until: Option<Timestamp>,
 }
 
-impl Standing {
+impl SignInStatus {
     /// Whether the last probe saw enterprise app and consent as required; `None` when it could not, or when they are not checked.
     fn granted(&self) -> Option<bool> {
         let outcome = |check| self.checks.iter().find(|(known, _)| *known == check).map(|(_, outcome)| *outcome);
@@ -73,14 +73,14 @@ impl Standing {
 
     /// Nothing would change on the admin consent page: the whole organization has accepted everything already.
     fn has_all_consent(&self) -> bool {
-        let organization = self.access == Access::Application || matches!(self.elsewhere, Some(Elsewhere::AdminConsent(_)));
+        let organization = self.access == Access::Application || matches!(self.elsewhere, Some(ExternalSignIn::AdminConsent(_)));
         organization && self.granted() == Some(true)
     }
 }
 
-/// Where an integration is mended, when not here.
+/// Where an integration is fixed, when not here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Elsewhere {
+pub enum ExternalSignIn {
     /// On Entra's admin consent page.
     AdminConsent(String),
     /// On a page of the vendor's.
@@ -100,7 +100,7 @@ pub type Later<T> = dyn Fn() -> std::pin::Pin<Box<dyn Future<Output = T> + Send>
 pub type Since = dyn Fn(&str, Timestamp) + Send + Sync;
 
 /// What finds an integration by name.
-pub type Find = FindBy<Standing>;
+pub type Find = FindBy<SignInStatus>;
 
 /// What the monitor offers the pages.
 pub struct Lookup {
@@ -151,27 +151,27 @@ pub(super) fn routes() -> Router<Arc<Served>> {
 }
 
 /// How the page leads on.
-enum Way {
+enum NextStep {
     /// By a sign-in that begins here.
     SignIn { token: String, label: &'static str },
     /// By a page that is not ours.
-    Elsewhere { url: String, label: &'static str, about: String },
+    ExternalSignIn { url: String, label: &'static str, about: String },
 }
 
 #[derive(Template)]
 #[template(path = "landing.html")]
 struct Landing<'a> {
-    shell: Shell,
+    shell: PageLayout,
     name: &'a str,
     heading: String,
-    mood: &'static str,
+    tone: &'static str,
     situation: Vec<String>,
     since: Option<String>,
-    way: Way,
+    next_step: NextStep,
     steps: Vec<String>,
     permissions: Vec<(String, &'static str)>,
     provisioning: Option<&'static str>,
-    standing: &'a Standing,
+    standing: &'a SignInStatus,
 }
 
 /// What the mailed link leads to. An unknown name and a forged token look the same: no oracle.
@@ -190,18 +190,18 @@ async fn landing(
 }
 
 /// The link and what it is about.
-async fn opened<'s>(served: &'s Served, name: &str, token: &str) -> Result<(&'s Reauthentication, Signed, Standing), LinkError> {
+async fn opened<'s>(served: &'s Served, name: &str, token: &str) -> Result<(&'s Reauthentication, Signed, SignInStatus), LinkError> {
     let reauthentication = served.reauthentication.as_ref().ok_or(LinkError::Forged)?;
     let link = reauthentication.open_link(name, token).await?;
     let standing = (served.monitor.find)(name).ok_or(LinkError::Forged)?;
     Ok((reauthentication, link, standing))
 }
 
-fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Standing) -> Landing<'a> {
+fn landing_page<'a>(shell: PageLayout, name: &'a str, token: &str, standing: &'a SignInStatus) -> Landing<'a> {
     let (app, customer) = (&standing.app, &standing.display_name);
     let invitation =
         format!("{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin.");
-    let (heading, mood, mut situation) = match standing.health {
+    let (heading, tone, mut situation) = match standing.health {
         Health::Working => {
             (format!("{app} works for {customer}"), "good", vec!["Everything works at the moment. You need not do anything.".to_owned()])
         }
@@ -218,7 +218,7 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
             let mut situation = vec![
                 reason.sentence().to_owned(),
                 format!(
-                    "Until this is mended, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
+                    "Until this works again, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
                 ),
             ];
             situation.extend(advice(reason, app));
@@ -229,28 +229,26 @@ fn landing_page<'a>(shell: Shell, name: &'a str, token: &str, standing: &'a Stan
     if standing.has_all_consent() {
         situation.push("All permissions are granted already: accepting them once more changes nothing.".to_owned());
     }
-    let (way, steps) = way(standing, token);
+    let (next_step, steps) = next_step(standing, token);
     let permissions = asked(standing).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
     let (since, reason) = match standing.health {
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
     };
     let provisioning = reason.is_none_or(Reason::leaves_provisioning).then_some(PROVISIONING_STAYS);
-    Landing { shell, name, heading, mood, situation, since, way, steps, permissions, provisioning, standing }
+    Landing { shell, name, heading, tone, situation, since, next_step, steps, permissions, provisioning, standing }
 }
 
 /// What the reader can do about it: a customer's administrator cannot do what is the operators' business.
 pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
     match reason.audience() {
-        Audience::Operators => Some(format!("The people who run {app} have to mend this; you need not do anything.")),
-        // The button says it already.
-        Audience::Admins if reason.advice() == "Re-authenticate." => None,
-        Audience::Admins => Some(reason.advice().to_owned()),
+        Audience::Operators => Some(format!("The people who run {app} have to fix this; you need not do anything.")),
+        Audience::Admins => reason.advice_beside_the_button().map(str::to_owned),
     }
 }
 
 /// How the page leads on, and what will be seen there.
-fn way(standing: &Standing, token: &str) -> (Way, Vec<String>) {
+fn next_step(standing: &SignInStatus, token: &str) -> (NextStep, Vec<String>) {
     match &standing.elsewhere {
         None => {
             let label = match standing.health {
@@ -269,29 +267,29 @@ fn way(standing: &Standing, token: &str) -> (Way, Vec<String>) {
                 "Microsoft shows the permissions below. Press Accept.".to_owned(),
                 "You come back here and see the integration turn green.".to_owned(),
             ];
-            (Way::SignIn { token: token.to_owned(), label }, steps)
+            (NextStep::SignIn { token: token.to_owned(), label }, steps)
         }
-        Some(Elsewhere::AdminConsent(url)) => {
+        Some(ExternalSignIn::AdminConsent(url)) => {
             let about = "An administrator accepts the permissions for the whole organization on Microsoft’s own page. Nothing else has to be done here: the integration is checked again by itself.";
             let steps = vec![
                 format!("Microsoft asks you to sign in. Use an administrator account of {}.", standing.tenant),
                 "Microsoft shows the permissions of the application. Press Accept.".to_owned(),
             ];
-            (Way::Elsewhere { url: url.clone(), label: "Accept the permissions at Microsoft", about: about.to_owned() }, steps)
+            (NextStep::ExternalSignIn { url: url.clone(), label: "Accept the permissions at Microsoft", about: about.to_owned() }, steps)
         }
-        Some(Elsewhere::Vendor(url)) => {
+        Some(ExternalSignIn::Vendor(url)) => {
             let host = url::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default();
             let about = format!(
                 "{} has a page of its own for this, at {host}. Follow it to the end; the integration is checked again by itself.",
                 standing.app
             );
-            (Way::Elsewhere { url: url.clone(), label: "Go to that page", about }, Vec::new())
+            (NextStep::ExternalSignIn { url: url.clone(), label: "Go to that page", about }, Vec::new())
         }
     }
 }
 
 /// Everything that the consent page will show.
-fn asked(standing: &Standing) -> Vec<String> {
+fn asked(standing: &SignInStatus) -> Vec<String> {
     let mut asked = standing.permissions.clone();
     if standing.access == Access::Delegated && standing.elsewhere.is_none() {
         for always in SIGN_IN_SCOPES {
@@ -494,7 +492,7 @@ fn refused(served: &Served, refusal: &Refusal, integration: &str, link: Option<&
     if let Refusal::SeesLess(less) = refusal {
         items.extend(less.iter().map(|what| one_line(what, 200)));
     }
-    if let (Ending::WrongTenant, Some(standing)) = (refusal.ending(), (served.monitor.find)(integration)) {
+    if let (SignInResult::WrongTenant, Some(standing)) = (refusal.ending(), (served.monitor.find)(integration)) {
         paragraphs.push(format!("The organization’s tenant is {}.", standing.tenant));
     }
     let again = link.filter(|_| refusal.worth_another_try()).map(|token| ("Try again", format!("{integration}?token={token}")));

@@ -17,15 +17,15 @@ use axum::{Extension, Router};
 use ipnet::IpNet;
 
 use super::bodies::{Bodies, busy};
+use super::chunked_body::{ChunkedBody, Prepared};
 use super::client::Client;
 use super::connections::Capacity;
 use super::exposition::{Exposition, metrics, probe_metrics};
-use super::gate::Gate;
 use super::hosts::{Authority, Host, Names, is_foreign};
-use super::limits::{Guesses, Places};
-use super::pieces::{Pieces, Prepared};
+use super::layout::{PageLayout, SecurityHeaders};
+use super::limits::{FailedAttemptLimiter, Places};
 use super::reauth::{Later, Lookup};
-use super::shell::{Guard, Shell};
+use super::security::WebSecurity;
 use super::site::{Admission, Routes, Site};
 use super::{access, api, bodies, integration, pages, reauth, status, uploads};
 use crate::clock::Clock;
@@ -104,13 +104,13 @@ pub struct Process {
     /// For the expiry of links.
     pub clock: Clock,
     /// Wrong links so far.
-    pub guesses: Guesses,
+    pub guesses: FailedAttemptLimiter,
     /// Configuration, database and the first pass are there.
     pub ready: AtomicBool,
     /// What the command line says.
     pub options: WebOptions,
     /// What `--web.config.file` says.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<WebSecurity>,
     /// What the pages want of the process.
     pub hooks: Hooks,
     /// How many connections are carried.
@@ -142,7 +142,7 @@ impl Process {
     pub fn new(
         (families, published, clock): (Families, Arc<Published>, Clock),
         options: WebOptions,
-        gate: Arc<Gate>,
+        gate: Arc<WebSecurity>,
         hooks: Hooks,
         capacity: Capacity,
     ) -> Self {
@@ -155,7 +155,7 @@ impl Process {
             bodies: Bodies::default(),
             link_bodies: Bodies::default(),
             uploads: uploads::places(),
-            guesses: Guesses::default(),
+            guesses: FailedAttemptLimiter::default(),
             ready: AtomicBool::new(false),
             storage: OnceLock::new(),
             trouble: Mutex::default(),
@@ -200,7 +200,7 @@ pub struct Served {
     /// Whom a reader of the pages may ask.
     pub support: Option<String>,
     /// Headers of the pages.
-    pub guard: Guard,
+    pub guard: SecurityHeaders,
     /// Says what is wrong with an integration.
     pub monitor: Lookup,
     /// The effective configuration as YAML, compressed: it is long and seldom asked for.
@@ -209,8 +209,8 @@ pub struct Served {
 
 impl Served {
     /// The layout of a page one level below the root.
-    pub(super) fn shell(&self) -> Shell {
-        Shell { root: "../", support: self.support.clone() }
+    pub(super) fn shell(&self) -> PageLayout {
+        PageLayout { root: "../", support: self.support.clone() }
     }
 
     /// Whether a request comes from a page that is not ours.
@@ -379,7 +379,7 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
 async fn configuration(State(served): State<Arc<Served>>, Extension(client): Extension<Client>) -> Response {
     let Some(place) = served.process.bodies.place(client.address) else { return busy("/config") };
     let packed = served.configuration.clone();
-    let body = Body::new(Pieces::new(Prepared::Packed(packed, unpacked_length(&served.configuration)), place));
+    let body = Body::new(ChunkedBody::new(Prepared::Packed(packed, unpacked_length(&served.configuration)), place));
     ([(CONTENT_TYPE, "application/yaml; charset=utf-8"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 

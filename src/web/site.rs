@@ -13,9 +13,9 @@ use tower::ServiceExt as _;
 
 use super::client::{Client, Connection};
 use super::connections::Connections;
-use super::gate::Gate;
 use super::limits::{Bucket, network};
 use super::reauth::Peer;
+use super::security::WebSecurity;
 use crate::config::RateLimit;
 
 /// Who comes in.
@@ -46,7 +46,7 @@ pub(super) struct Routes {
 #[derive(Debug)]
 pub struct Site {
     routes: RwLock<Routes>,
-    gate: Arc<Gate>,
+    gate: Arc<WebSecurity>,
     admission: Admission,
     /// What its listeners carry together.
     connections: Arc<Connections>,
@@ -58,7 +58,7 @@ pub struct Site {
 
 impl Site {
     /// So many connections are carried at once.
-    pub(super) fn new(routes: Routes, gate: Arc<Gate>, admission: Admission, connections: usize, trusted: Arc<[IpNet]>) -> Self {
+    pub(super) fn new(routes: Routes, gate: Arc<WebSecurity>, admission: Admission, connections: usize, trusted: Arc<[IpNet]>) -> Self {
         let connections = Connections::new(connections);
         Self { routes: RwLock::new(routes), gate, admission, connections, trusted, bucket: Mutex::default() }
     }

@@ -10,8 +10,8 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
+use super::layout::html;
 use super::server::Served;
-use super::shell::html;
 use crate::clock::{ago, moment, rfc3339};
 use crate::domain::{Cell, Check, Day, Health, Outcome, Reason, Timestamp};
 
@@ -162,7 +162,7 @@ struct StatusPage<'r> {
     unknown: usize,
     counts: [(&'static str, &'static str, usize); 3],
     commonest: Vec<(String, String, usize)>,
-    query: &'r Wanted,
+    query: &'r StatusFilter,
     states: Vec<Choice>,
     apps: Vec<Choice>,
     reasons: Vec<Choice>,
@@ -181,7 +181,7 @@ struct StatusPage<'r> {
 
 /// What is asked for.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Wanted {
+pub(super) struct StatusFilter {
     q: String,
     state: String,
     app: String,
@@ -190,7 +190,7 @@ pub(super) struct Wanted {
     page: usize,
 }
 
-impl Wanted {
+impl StatusFilter {
     fn of(query: &HashMap<String, String>) -> Self {
         let text = |name: &str| query.get(name).map(|v| v.trim().chars().take(200).collect()).unwrap_or_default();
         let page = query.get("page").and_then(|p| p.parse().ok()).unwrap_or(1_usize).max(1);
@@ -247,7 +247,7 @@ pub(super) async fn index(State(served): State<Arc<Served>>, Query(query): Query
     let turn = served.process.bodies.turn().await;
     let rendered = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let (wanted, rows, now) = (Wanted::of(&query), (served.monitor.rows)(), served.process.clock.now());
+        let (wanted, rows, now) = (StatusFilter::of(&query), (served.monitor.rows)(), served.process.clock.now());
         private(html(StatusCode::OK, &page(&served, &wanted, &rows, now)))
     });
     rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
@@ -259,7 +259,7 @@ pub(super) fn private(mut response: Response) -> Response {
     response
 }
 
-fn page<'r>(served: &Served, wanted: &'r Wanted, rows: &'r [Row], now: Timestamp) -> StatusPage<'r> {
+fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Timestamp) -> StatusPage<'r> {
     let count = |word: &str| rows.iter().filter(|r| state_word(r.health) == word).count();
     let (healthy, broken, unknown) = (count("healthy"), count("broken"), count("unknown"));
     let words: Vec<String> = wanted.q.to_lowercase().split_whitespace().map(str::to_owned).collect();
@@ -422,7 +422,7 @@ mod tests {
             ("q=nothing", ""),
         ] {
             let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-            let wanted = Wanted::of(&query);
+            let wanted = StatusFilter::of(&query);
             let words: Vec<String> = wanted.q.to_lowercase().split_whitespace().map(str::to_owned).collect();
             let mut found: Vec<&Row> = rows.iter().filter(|r| wanted.admits(r, &words)).collect();
             wanted.sort(&mut found);

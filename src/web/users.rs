@@ -10,7 +10,7 @@ use axum::http::header::AUTHORIZATION;
 use base64::Engine as _;
 use tokio::sync::oneshot;
 
-use super::limits::{Guesses, network};
+use super::limits::{FailedAttemptLimiter, network};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -46,9 +46,9 @@ pub(super) struct Users {
     /// Makes the digests worthless elsewhere.
     key: aws_lc_rs::hmac::Key,
     turns: Arc<Turns>,
-    guesses: Guesses,
+    guesses: FailedAttemptLimiter,
     /// The same for the order in which passwords are checked: it is remembered for long, and keeps nobody out by itself.
-    strikes: Guesses,
+    strikes: FailedAttemptLimiter,
 }
 
 impl Default for Users {
@@ -62,8 +62,8 @@ impl Default for Users {
             networks: Mutex::default(),
             key,
             turns: Arc::default(),
-            guesses: Guesses::new(WRONG),
-            strikes: Guesses::lasting(STRIKES.0, STRIKES.1),
+            guesses: FailedAttemptLimiter::new(WRONG),
+            strikes: FailedAttemptLimiter::lasting(STRIKES.0, STRIKES.1),
         }
     }
 }

@@ -69,7 +69,7 @@ async fn one_cause_one_mail_to_the_operators() {
     assert!(broken.clone().all(|s| fleet.up(s.name).as_deref() == Some("0")));
     fleet.act(vec![entra_sim::Action::AddSecret { app: demo::APP, secret: "other".to_owned(), expires_in_seconds: 86_400 }]);
     fleet.pass(30 * MINUTE).await;
-    assert_eq!(fleet.mails().len(), 1, "a secret nobody uses mends nothing");
+    assert_eq!(fleet.mails().len(), 1, "a secret nobody uses fixes nothing");
     fleet.simulator.with_world(|w| {
         w.apps.get_mut(&demo::APP).expect("the app").secrets.iter_mut().for_each(|s| s.expires += jiff::SignedDuration::from_hours(24));
     });
@@ -247,7 +247,7 @@ async fn without_admins_the_operators_get_the_link() {
     fleet.act(vec![entra_sim::Action::DeleteApp { tenant: "contoso.example".to_owned(), app: demo::APP }]);
     fleet.pass(30 * MINUTE).await;
     fleet.act(vec![entra_sim::Action::RestoreApp { tenant: "contoso.example".to_owned(), app: demo::APP }]);
-    fleet.act((situation("contoso").mends)("contoso.example"));
+    fleet.act((situation("contoso").fix)("contoso.example"));
     fleet.pass(30 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator", "resolved"]);
 }

@@ -105,7 +105,7 @@ async fn full_exposition() -> String {
     process.families.set_url("https://consentry.example.com");
     let watched = fleet.daemon.monitor.evaluator().watched("northwind").expect("watched");
     let credentials = vec![CredentialExpiry { kind: "certificate", key_id: "AB".to_owned(), at: Timestamp::from_seconds(1) }];
-    let facts = consentry::metrics::Facts {
+    let facts = consentry::metrics::IntegrationLabels {
         name: "certified".to_owned(),
         labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
         credentials,
@@ -266,7 +266,7 @@ fn every_reason_has_a_runbook() {
         let name = reason.label();
         let page = read(&format!("docs/runbooks/{name}.md"));
         assert!(page.starts_with(&format!("# {name}\n")), "{name}");
-        for part in [reason.sentence(), reason.remedy().label(), "## What happened", "## What to do", "## How to see that it is mended"] {
+        for part in [reason.sentence(), reason.remedy().label(), "## What happened", "## What to do", "## How to see that it works again"] {
             assert!(page.contains(part), "{name}: {part}");
         }
     }

@@ -93,7 +93,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.reauthentication.link_ttl, Duration::from_secs(7 * 86_400));
     assert!(config.storage.path.ends_with("valid/consentry.db") && config.storage.encryption_key_file.ends_with("valid/consentry.key"));
     let integration = &config.integrations[0];
-    assert_eq!((integration.profile.checks.len(), integration.profile.groups.minimum, integration.enabled), (3, 1, true));
+    assert_eq!((integration.requirements.checks.len(), integration.requirements.groups.minimum, integration.enabled), (3, 1, true));
     assert_eq!(config.apps["sequr"].credential, Credential::None);
 }
 
@@ -102,7 +102,7 @@ fn defaults_are_those_of_the_contract() {
 fn unbuilt_keys_are_named() {
     let loaded = read(&fixtures("valid").join("unbuilt.yml")).expect("valid");
     assert_eq!(
-        loaded.unbuilt,
+        loaded.not_implemented,
         [
             "email.brake",
             "email.group_wait",

@@ -99,7 +99,7 @@ async fn a_sign_in_survives_kill() {
     assert_eq!(accepted.status, 303);
     daemon.kill().await;
     let mut daemon = place.daemon(&[&listen]);
-    daemon.until(&["integration is mended", "integration=proseware"]).await;
+    daemon.until(&["integration works again", "integration=proseware"]).await;
     let page = visitor.get(&accepted.location()).await;
     assert!(page.body.contains("works again"), "{}", page.body);
     // The alert, the operators' mail about the sign-in, and that about its end.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use consentry::demo::{self, APP, APPLICATION_APP};
 use consentry::domain::{GroupPolicy, GroupRef, Groups, Reason};
-use consentry::entra::{Client, ClientCredential, Door, DoorOptions, Endpoint as Upstream, Entra, Hosts};
+use consentry::entra::{Client, ClientCredential, ClientOptions, Endpoint as Upstream, Entra, Hosts, HttpClient};
 use consentry::secret::{Secret, SecretSource};
 use entra_sim::{Action, Endpoint, Fault, FaultKind, Options, Simulator};
 use uuid::Uuid;
@@ -281,7 +281,7 @@ impl Asked {
         simulator.apply(Action::FreezeClock { at: None }).expect("a clock that runs");
         let url = simulator.url();
         let observer = Arc::new(|_: Upstream, _: &str, _: Duration| {});
-        let door = Door::new(&DoorOptions::default(), observer).expect("clients");
+        let door = HttpClient::new(&ClientOptions::default(), observer).expect("clients");
         let entra = Entra::new(door, Hosts { login: url.clone(), graph: url }, Arc::default());
         let credential = ClientCredential::Secret(SecretSource::Inline(Secret::new("demo-secret")));
         let client_id = APPLICATION_APP.to_string();

@@ -258,8 +258,8 @@ fn spellings_of_one_thing_are_one() {
 fn checks_that_are_not_run_yet_are_asked_for_all_the_same() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid/spellings.yml");
     let loaded = read(&file).expect("valid");
-    assert_eq!(loaded.config.integrations[0].profile.checks, [Check::Consent, Check::Provisioning, Check::Credential]);
-    assert_eq!(loaded.unbuilt, ["integrations[].checks (credential)", "integrations[].checks (provisioning)"]);
+    assert_eq!(loaded.config.integrations[0].requirements.checks, [Check::Consent, Check::Provisioning, Check::Credential]);
+    assert_eq!(loaded.not_implemented, ["integrations[].checks (credential)", "integrations[].checks (provisioning)"]);
     let shown = effective(&loaded.config);
     assert!(shown.contains("provisioning") && shown.contains("credential"), "{shown}");
 }

@@ -21,7 +21,7 @@ async fn a_healthy_fleet_is_green_and_quiet() {
     assert_eq!(fleet.told(), Vec::<String>::new());
 }
 
-/// Every situation of the demo's list: broken with its reason, one mail, silence, mended, one resolved mail in the same thread.
+/// Every situation of the demo's list: broken with its reason, one mail, silence, fixed, one resolved mail in the same thread.
 #[tokio::test]
 async fn every_situation_from_green_to_mail_to_green() {
     let fleet = Fleet::start().await;
@@ -43,7 +43,7 @@ async fn every_situation_from_green_to_mail_to_green() {
     fleet.pass(120 * MINUTE).await;
     assert_eq!(fleet.mails().len(), broken().count(), "one mail each, not one a probe");
     for (situation, _) in broken() {
-        fleet.act((situation.mends)(&situation.tenant()));
+        fleet.act((situation.fix)(&situation.tenant()));
     }
     fleet.import_token("proseware").await;
     fleet.pass(30 * MINUTE).await;

@@ -163,7 +163,7 @@ async fn the_program_from_green_to_mail_to_green() {
         mails(&place, 2 * index + 1).await;
         let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
         assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{name}\"}} 0\n")));
-        (situation.mends)(&tenant).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("mended")));
+        (situation.fix)(&tenant).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("fixed")));
         if name == "proseware" {
             let answer =
                 place.simulator.apply(entra_sim::Action::IssueRefreshToken { tenant, app: situation.app(), user: None }).expect("a token");
@@ -171,7 +171,7 @@ async fn the_program_from_green_to_mail_to_green() {
                 place.command_with(&["import-token", name], &format!("{}\n", answer["refresh_token"].as_str().expect("a token"))).await;
             assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         }
-        daemon.until(&["integration is mended", &format!("integration={name}")]).await;
+        daemon.until(&["integration works again", &format!("integration={name}")]).await;
         mails(&place, 2 * index + 2).await;
         let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
         assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{name}\"}} 1\n")));
@@ -491,7 +491,7 @@ async fn a_database_that_others_may_read_is_told() {
     let place = Place::new().await;
     let database = place.folder.path().join("consentry.db");
     std::fs::set_permissions(database, std::fs::Permissions::from_mode(0o644)).expect("a database");
-    place.daemon(&[]).until(&["others may read the database; chmod 600 it"]).await;
+    place.daemon(&[]).until(&["the database is readable by other users; run chmod 600 on it"]).await;
 }
 
 /// A copy is whole, whether the daemon is at work or has ended; what it leaves behind is one file.

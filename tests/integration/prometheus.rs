@@ -400,9 +400,9 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     watch.boards_tell_the_truth().await;
     let mut answered = watch.ask_everything().await;
 
-    // All of it is mended.
+    // All of it works again.
     place.simulator.mailbox().set_faults(MailFaults::default());
-    everybody(&place, |s| (s.mends)(&s.tenant()));
+    everybody(&place, |s| (s.fix)(&s.tenant()));
     place.simulator.apply(Action::DeactivateApp { app: APPLICATION_APP, value: false }).expect("switched on");
     certify(&place.simulator, place.folder.path(), 300);
     std::fs::write(place.file(), &good).expect("written");

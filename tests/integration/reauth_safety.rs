@@ -423,7 +423,7 @@ async fn links_are_revoked_from_the_command_line() {
     daemon.kill().await;
 }
 
-/// A sign-in that mends nothing is told to those who wait for the end of the alert, too.
+/// A sign-in that fixes nothing is told to those who wait for the end of the alert, too.
 #[tokio::test]
 async fn a_replacement_that_mends_nothing_is_told() {
     let site = Site::start().await;

@@ -86,9 +86,9 @@ impl Changing {
         (situation.breaks)(&situation.tenant()).into_iter().for_each(|a| drop(self.place.simulator.apply(a).expect("broken")));
     }
 
-    fn mends(&self, name: &str) {
+    fn fix(&self, name: &str) {
         let situation = situation(name);
-        (situation.mends)(&situation.tenant()).into_iter().for_each(|a| drop(self.place.simulator.apply(a).expect("mended")));
+        (situation.fix)(&situation.tenant()).into_iter().for_each(|a| drop(self.place.simulator.apply(a).expect("fixed")));
     }
 }
 
@@ -134,8 +134,8 @@ async fn integrations_stay_come_and_go() {
         assert!(!changing.get(path).await.1.contains("northwind"), "{path}");
     }
     // The alert that was open is not told again, and is resolved once.
-    changing.mends("contoso");
-    changing.daemon.until(&["integration is mended", "integration=contoso"]).await;
+    changing.fix("contoso");
+    changing.daemon.until(&["integration works again", "integration=contoso"]).await;
     mails(&changing.place, 2).await;
     // By a signal, and back: what was known of it is known again.
     changing.write(&with_only(&changing.place, &["northwind", "contoso", "fabrikam"], ""));
@@ -247,8 +247,8 @@ async fn everything_else_follows_too() {
         tokio::time::timeout(std::time::Duration::from_secs(60), closed).await.expect("closed");
     }
     // What is required changes: the next probe judges by it.
-    changing.mends("contoso");
-    changing.daemon.until(&["integration is mended"]).await;
+    changing.fix("contoso");
+    changing.daemon.until(&["integration works again"]).await;
     changing.write(&whole.replace("delegated: [User.Read, Group.Read.All]", "delegated: [User.Read, Group.Read.All, Mail.Read]"));
     assert_eq!(changing.reload().await.0, 200);
     changing.daemon.until(&["configuration reloaded", "changed=1"]).await;
@@ -305,7 +305,7 @@ async fn an_alert_that_nobody_has_heard_of_leaves_with_its_integration() {
     changing.write(&with_only(&changing.place, &["northwind", "litware"], ""));
     assert_eq!(changing.reload().await.0, 200);
     mails(&changing.place, 1).await;
-    changing.mends("litware");
+    changing.fix("litware");
     mails(&changing.place, 2).await;
     changing.daemon.terminate().await;
     assert_eq!(changing.place.simulator.mailbox().all().len(), 2, "told once, resolved once");

@@ -6,7 +6,7 @@ use consentry::app::{self, Daemon, Front};
 use consentry::clock::Clock;
 use consentry::config::load;
 use consentry::demo;
-use consentry::notify::greet;
+use consentry::notify::test_connection;
 use entra_sim::{MailFaults, Options, ScriptedReply};
 
 use crate::harness::{self, Fleet, MINUTE, PUBLIC_URL, START, USUAL, freeze, situation, tenants};
@@ -339,7 +339,7 @@ async fn the_wrong_way_to_tls_is_named() {
         let fleet = fleet(Options { smtp_implicit_tls: implicit, ..Options::default() }, tls, "").await;
         fleet.simulator.mailbox().set_faults(MailFaults { greets_after_ms, ..MailFaults::default() });
         let settings = app::smtp(fleet.config.email.as_ref().expect("mail")).expect("a server");
-        let greeting = greet(&settings).await;
+        let greeting = test_connection(&settings).await;
         (greeting.outcome.map_err(|failure| failure.label()), greeting.dialogue.join("\n"))
     };
     let (starttls, none, implicit, slow, slow_tls) = tokio::join!(
@@ -505,7 +505,7 @@ async fn a_farewell_that_hangs_repeats_no_mail() {
     daemon.terminate().await;
     let mut daemon = place.daemon(&[]);
     let url = daemon.url().await;
-    (situation("contoso").mends)("contoso.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("mended")));
+    (situation("contoso").fix)("contoso.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("fixed")));
     until(&place, &url, "SELECT count(*) = 2 FROM notifications WHERE sent_at IS NOT NULL").await;
     assert_eq!(place.simulator.mailbox().all().len(), 2, "an alert and its end");
     daemon.terminate().await;

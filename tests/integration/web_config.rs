@@ -2,7 +2,7 @@
 //! own tests (`web/tls_config_test.go`), with files of our own; then some that it has no test for.
 
 use consentry::clock::Clock;
-use consentry::web::Gate;
+use consentry::web::WebSecurity;
 
 use crate::certificates::{Authority, self_signed};
 
@@ -91,13 +91,13 @@ fn what_the_toolkit_accepts_is_accepted_and_what_it_refuses_is_refused() {
     for (text, expected) in CASES {
         let text = text.replace("TLS,", "cert_file: server.crt, key_file: server.key,").replace("HASH", USER);
         std::fs::write(&file, &text).expect("written");
-        let problems = Gate::load(Some(&file), Clock::system()).err().unwrap_or_default().join("\n");
+        let problems = WebSecurity::load(Some(&file), Clock::system()).err().unwrap_or_default().join("\n");
         assert_eq!(problems.is_empty(), expected.is_empty(), "{text}: {problems}");
         assert!(problems.contains(expected), "{text}: {problems}");
         assert!(expected.is_empty() || problems.contains("web.yml"), "says where: {problems}");
         assert!(!problems.contains("$2y$") && !problems.contains("PRIVATE KEY"), "{problems}");
     }
-    assert!(Gate::load(Some(&folder.path().join("missing.yml")), Clock::system()).is_err());
+    assert!(WebSecurity::load(Some(&folder.path().join("missing.yml")), Clock::system()).is_err());
 }
 
 /// Certificate and key in the file itself.
@@ -108,5 +108,5 @@ fn certificate_and_key_inline() {
     let indented = |pem: &str| pem.lines().map(|l| format!("    {l}\n")).collect::<String>();
     let text = format!("tls_server_config:\n  cert: |\n{}  key: |\n{}", indented(&server.certificate), indented(&server.key));
     std::fs::write(&file, text).expect("written");
-    Gate::load(Some(&file), Clock::system()).expect("good");
+    WebSecurity::load(Some(&file), Clock::system()).expect("good");
 }

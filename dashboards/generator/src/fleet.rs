@@ -47,7 +47,7 @@ fn now() -> Vec<Item> {
             )
             .thresholds(GOOD, &[(1.0, CAUTION)])
             .nothing("no data");
-    let waiting = Panel::stat("Sign-in needed", "Broken integrations that an administrator's sign-in mends.")
+    let waiting = Panel::stat("Sign-in needed", "Broken integrations that an administrator's sign-in fixes.")
         .now(&filled("count(consentry_integration_reauthentication_required{FLEET, PATTERN} == 1 AND_CHOSEN) OR_ZERO"), "waiting")
         .thresholds(GOOD, &[(1.0, CAUTION)])
         .nothing("no data");
@@ -185,7 +185,7 @@ fn repair() -> Vec<Item> {
             "histogram_quantile({q}, sum by (le) (increase(consentry_integration_repair_duration_seconds_bucket{{FLEET}}[$__range]))) >= 0"
         )
     };
-    let median = Panel::stat("Time to repair, median", "How long integrations were broken that were mended within the chosen range, estimated from a histogram. All of them, whatever is chosen above.")
+    let median = Panel::stat("Time to repair, median", "How long integrations were broken that were fixed within the chosen range, estimated from a histogram. All of them, whatever is chosen above.")
         .now(&quantile("0.5"), "median")
         .unit("dtdurations")
         .nothing("none")
@@ -198,8 +198,8 @@ fn repair() -> Vec<Item> {
     .unit("dtdurations")
     .nothing("none")
     .size(4, 6);
-    let mended = Panel::stat("Mended", "Integrations that were mended within the chosen range, whatever is chosen above.")
-        .now("round(sum(increase(consentry_integration_repair_duration_seconds_count{FLEET}[$__range])))", "mended")
+    let fixed = Panel::stat("Fixed", "Integrations that were fixed within the chosen range, whatever is chosen above.")
+        .now("round(sum(increase(consentry_integration_repair_duration_seconds_count{FLEET}[$__range])))", "fixed")
         .nothing("none")
         .thresholds(UNKNOWN, &[(1.0, GOOD)])
         .text_size(40)
@@ -209,7 +209,7 @@ fn repair() -> Vec<Item> {
         .over_time_bars()
         .color("success", GOOD)
         .size(12, 6);
-    let stats = [median, slow, mended].into_iter().map(Item::Panel).collect();
+    let stats = [median, slow, fixed].into_iter().map(Item::Panel).collect();
     [vec![Item::Row("Repair")], stats, vec![Item::Panel(signed)]].concat()
 }
 

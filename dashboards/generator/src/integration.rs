@@ -19,7 +19,7 @@ fn now() -> Vec<Item> {
         .mappings(&[("0", "broken", BAD), ("1", "healthy", GOOD)])
         .thresholds(UNKNOWN, &[])
         .nothing("unknown");
-    let waiting = Panel::stat("Re-authentication", "Whether an administrator's sign-in would mend it.")
+    let waiting = Panel::stat("Re-authentication", "Whether an administrator's sign-in would fix it.")
         .now(r#"max(consentry_integration_reauthentication_required{FLEET, integration="$integration"})"#, "re-authentication")
         .mappings(&[("0", "not needed", GOOD), ("1", "needed", CAUTION)])
         .thresholds(UNKNOWN, &[])

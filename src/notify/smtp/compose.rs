@@ -55,7 +55,7 @@ pub(super) fn compose(
         .message_id(Some(ascii_id(&mail.message_id)))
         .raw_header(own("Auto-Submitted", "auto-generated")?)
         .raw_header(own("X-Consentry-Event", notification.kind.label())?)
-        .raw_header(own("X-Consentry-Integration", &notification.story.integration)?);
+        .raw_header(own("X-Consentry-Integration", &notification.incident.integration)?);
     if let Some(reply_to) = &settings.reply_to {
         builder = builder.reply_to(sendable(reply_to)?);
     }

@@ -12,18 +12,18 @@ use tokio::net::TcpStream;
 use super::blame::{Blame, Failure, Step, judge};
 use super::compose::{Letter, a_label};
 use super::reply::Reply;
-use super::stream::{Break, Duplex, NoTls, Wire, connect, limit, protect, tls_config};
+use super::stream::{Break, Duplex, NoTls, SmtpStream, connect, limit, protect, tls_config};
 use super::{Protection, SmtpSettings, hello};
 use crate::metrics::EmailFailure;
 
 /// The dialogue so far. Secrets are never put into it, and are taken out of what the server says.
 #[derive(Default)]
-pub(super) struct Talk {
+pub(super) struct SmtpDialogue {
     lines: Vec<String>,
     secrets: Vec<String>,
 }
 
-impl Talk {
+impl SmtpDialogue {
     pub(super) fn note(&mut self, line: impl Into<String>) {
         self.lines.push(line.into());
     }
@@ -36,7 +36,7 @@ impl Talk {
         }
     }
 
-    fn heard(&mut self, reply: &Reply) {
+    fn log_response(&mut self, reply: &Reply) {
         for line in &reply.lines {
             let shown = self.secrets.iter().fold(line.clone(), |text, secret| text.replace(secret.as_str(), "<secret>"));
             self.lines.push(format!("< {} {shown}", reply.code).trim_end().to_owned());
@@ -92,13 +92,13 @@ impl Offers {
 
 /// A server that has let us in.
 pub(super) struct Session {
-    wire: Wire<Box<dyn Duplex>>,
+    wire: SmtpStream<Box<dyn Duplex>>,
     offers: Offers,
 }
 
 impl Session {
     /// Connects, greets, protects, logs in: everything before the mail.
-    pub(super) async fn open(settings: &SmtpSettings, talk: &mut Talk) -> Result<Self, Failure> {
+    pub(super) async fn open(settings: &SmtpSettings, talk: &mut SmtpDialogue) -> Result<Self, Failure> {
         let host = a_label(settings.host.trim_end_matches('.')).map_err(|problem| {
             talk.note(format!("! the mail server's host {problem}"));
             Failure::transport(EmailFailure::Connect)
@@ -106,7 +106,7 @@ impl Session {
         talk.note(format!("* connecting to {host}:{}", settings.port));
         let stream = connect(&host, settings.port).await.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
         let local = stream.local_addr().ok().map(|address| address.ip());
-        let door = Door { settings, host: &host, local };
+        let door = ServerAddress { settings, host: &host, local };
         let mut session = match settings.protection {
             // Boxed, because a handshake is large and an outbox has many mails.
             Protection::Implicit => Box::pin(door.implicit(stream, talk)).await?,
@@ -116,7 +116,7 @@ impl Session {
         Ok(session)
     }
 
-    async fn log_in(&mut self, settings: &SmtpSettings, talk: &mut Talk) -> Result<(), Failure> {
+    async fn log_in(&mut self, settings: &SmtpSettings, talk: &mut SmtpDialogue) -> Result<(), Failure> {
         let Some((name, password)) = &settings.credentials else { return Ok(()) };
         let refused = Failure::transport(EmailFailure::Auth);
         let password = password.read().map_err(|e| {
@@ -142,7 +142,7 @@ impl Session {
         for mechanism in mechanisms {
             talk.note(format!("> AUTH {mechanism} (as {name}, password not shown)"));
             let reply = self.authenticate(mechanism, &credentials, talk).await?;
-            talk.heard(&reply);
+            talk.log_response(&reply);
             match reply.code {
                 235 => return Ok(()),
                 // RFC 4954 section 4: a mechanism that the server does not know after all.
@@ -156,7 +156,7 @@ impl Session {
 
     /// One exchange of RFC 4954 section 4. The challenges of LOGIN are answered in their order, whatever they say: servers translate and misspell
     /// them.
-    async fn authenticate(&mut self, mechanism: Mechanism, credentials: &Credentials, talk: &mut Talk) -> Result<Reply, Failure> {
+    async fn authenticate(&mut self, mechanism: Mechanism, credentials: &Credentials, talk: &mut SmtpDialogue) -> Result<Reply, Failure> {
         let answer = |challenge: Option<&str>| mechanism.response(credentials, challenge).map(|text| STANDARD.encode(text));
         let (first, answers) = match mechanism {
             Mechanism::Login => ("AUTH LOGIN".to_owned(), vec![answer(Some("Username")), answer(Some("Password"))]),
@@ -185,13 +185,13 @@ impl Session {
     }
 
     /// Says what is not shown.
-    async fn say(&mut self, secret: &str, talk: &mut Talk) -> Result<Reply, Failure> {
+    async fn say(&mut self, secret: &str, talk: &mut SmtpDialogue) -> Result<Reply, Failure> {
         self.wire.command(secret, limit::HELLO).await.map_err(|broken| talk.broke(&broken, EmailFailure::Other))
     }
 
     /// Hands a mail over, all but the dot that ends it: until that is sent, the server forgets everything when the connection ends
     /// (RFC 5321 section 4.1.1.4).
-    pub(super) async fn dictate(&mut self, letter: &Letter, talk: &mut Talk) -> Result<(), Failure> {
+    pub(super) async fn dictate(&mut self, letter: &Letter, talk: &mut SmtpDialogue) -> Result<(), Failure> {
         let mut parameters = String::new();
         if self.offers.size {
             // RFC 1870 section 5: the size as it crosses the network, give or take the dots.
@@ -217,17 +217,17 @@ impl Session {
     }
 
     /// The connection has broken before the dot. Whoever refuses a mail in the middle of it says why before he hangs up.
-    async fn cut_off(&mut self, broken: &Break, talk: &mut Talk) -> Failure {
+    async fn cut_off(&mut self, broken: &Break, talk: &mut SmtpDialogue) -> Failure {
         if let Ok(reply) = self.wire.reply(limit::QUIT).await
             && !reply.is_positive()
         {
-            talk.heard(&reply);
+            talk.log_response(&reply);
             return judge(Step::Data, &reply);
         }
         talk.broke(broken, EmailFailure::Other)
     }
 
-    async fn step(&mut self, step: Step, command: &str, talk: &mut Talk) -> Result<(), Failure> {
+    async fn step(&mut self, step: Step, command: &str, talk: &mut SmtpDialogue) -> Result<(), Failure> {
         talk.note(format!("> {command}"));
         let (within, expected) = match step {
             Step::Sender => (limit::MAIL, 200..300),
@@ -235,12 +235,12 @@ impl Session {
             Step::Data => (limit::DATA, 354..355),
         };
         let reply = self.wire.command(command, within).await.map_err(|broken| talk.broke(&broken, EmailFailure::Other))?;
-        talk.heard(&reply);
+        talk.log_response(&reply);
         if expected.contains(&reply.code) { Ok(()) } else { Err(judge(step, &reply)) }
     }
 
     /// Sends the dot that ends the mail and waits for the answer: from here on the mail may have arrived, whatever is heard.
-    pub(super) async fn end(&mut self, talk: &mut Talk) -> Result<(), Failure> {
+    pub(super) async fn end(&mut self, talk: &mut SmtpDialogue) -> Result<(), Failure> {
         let answer = match self.wire.write(b".\r\n", limit::BLOCK).await {
             Ok(()) => self.wire.reply(limit::END).await,
             // The connection was gone before the dot: nothing was taken.
@@ -249,7 +249,7 @@ impl Session {
         };
         match answer {
             Ok(reply) => {
-                talk.heard(&reply);
+                talk.log_response(&reply);
                 if reply.is_positive() { Ok(()) } else { Err(judge(Step::Data, &reply)) }
             }
             Err(broken) => {
@@ -267,14 +267,14 @@ impl Session {
 }
 
 /// The way in: greeting, name, TLS.
-struct Door<'a> {
+struct ServerAddress<'a> {
     settings: &'a SmtpSettings,
     host: &'a str,
     local: Option<IpAddr>,
 }
 
-impl Door<'_> {
-    fn tls(&self, talk: &mut Talk) -> Result<Arc<ClientConfig>, Failure> {
+impl ServerAddress<'_> {
+    fn tls(&self, talk: &mut SmtpDialogue) -> Result<Arc<ClientConfig>, Failure> {
         tls_config(self.settings.ca_file.as_deref()).map_err(|text| {
             talk.note(format!("! {text}"));
             Failure::transport(EmailFailure::Tls)
@@ -282,14 +282,14 @@ impl Door<'_> {
     }
 
     /// TLS from the first byte (RFC 8314 section 3.3).
-    async fn implicit(&self, stream: TcpStream, talk: &mut Talk) -> Result<Session, Failure> {
+    async fn implicit(&self, stream: TcpStream, talk: &mut SmtpDialogue) -> Result<Session, Failure> {
         let config = self.tls(talk)?;
         let handshake = async { tokio::time::timeout(limit::GREETING, protect(stream, self.host, config)).await };
         let outcome = unless(handshake, self.speaks_plainly()).await;
         let no_tls = match outcome {
             Some(Ok(Ok(stream))) => {
                 talk.note("* TLS is up");
-                let mut wire = Wire::new(stream).boxed();
+                let mut wire = SmtpStream::new(stream).boxed();
                 greeting(&mut wire, talk, std::future::pending()).await?;
                 let offers = self.introduce(&mut wire, talk).await?;
                 return Ok(Session { wire, offers });
@@ -310,8 +310,8 @@ impl Door<'_> {
     }
 
     /// No TLS from the first byte; STARTTLS (RFC 3207) where it is asked for.
-    async fn plain(&self, stream: TcpStream, talk: &mut Talk) -> Result<Session, Failure> {
-        let mut wire = Wire::new(stream);
+    async fn plain(&self, stream: TcpStream, talk: &mut SmtpDialogue) -> Result<Session, Failure> {
+        let mut wire = SmtpStream::new(stream);
         greeting(&mut wire, talk, self.speaks_tls()).await?;
         let offers = self.introduce(&mut wire, talk).await?;
         if self.settings.protection == Protection::None {
@@ -324,7 +324,7 @@ impl Door<'_> {
         }
         talk.note("> STARTTLS");
         let reply = wire.command("STARTTLS", limit::TLS).await.map_err(|broken| talk.broke(&broken, EmailFailure::Tls))?;
-        talk.heard(&reply);
+        talk.log_response(&reply);
         if reply.code != 220 {
             return Err(failed);
         }
@@ -344,19 +344,19 @@ impl Door<'_> {
         };
         talk.note("* TLS is up");
         // RFC 3207 section 4.2: what was learnt before TLS is forgotten.
-        let mut wire = Wire::new(stream).boxed();
+        let mut wire = SmtpStream::new(stream).boxed();
         let offers = self.introduce(&mut wire, talk).await?;
         Ok(Session { wire, offers })
     }
 
     /// EHLO, or HELO where the server does not know that (RFC 5321 section 3.2).
-    async fn introduce<S: Duplex>(&self, wire: &mut Wire<S>, talk: &mut Talk) -> Result<Offers, Failure> {
+    async fn introduce<S: Duplex>(&self, wire: &mut SmtpStream<S>, talk: &mut SmtpDialogue) -> Result<Offers, Failure> {
         let name = hello::name(self.settings.hello.as_deref(), self.local).await;
         for command in ["EHLO", "HELO"] {
             let command = format!("{command} {name}");
             talk.note(format!("> {command}"));
             let reply = wire.command(&command, limit::HELLO).await.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
-            talk.heard(&reply);
+            talk.log_response(&reply);
             match reply.code {
                 200..300 if command.starts_with('E') => return Ok(Offers::of(&reply)),
                 200..300 => return Ok(Offers::default()),
@@ -381,18 +381,18 @@ impl Door<'_> {
     /// Whether a second connection is greeted without TLS.
     async fn speaks_plainly(&self) -> bool {
         let Ok(stream) = connect(self.host, self.settings.port).await else { return false };
-        Wire::new(stream).reply(limit::GREETING).await.is_ok()
+        SmtpStream::new(stream).reply(limit::GREETING).await.is_ok()
     }
 }
 
 /// The server's first words.
-async fn greeting<S: Duplex>(wire: &mut Wire<S>, talk: &mut Talk, tls: impl Future<Output = bool>) -> Result<(), Failure> {
-    let Some(heard) = unless(wire.reply(limit::GREETING), tls).await else {
+async fn greeting<S: Duplex>(wire: &mut SmtpStream<S>, talk: &mut SmtpDialogue, tls: impl Future<Output = bool>) -> Result<(), Failure> {
+    let Some(log_response) = unless(wire.reply(limit::GREETING), tls).await else {
         talk.note("! the server waits for TLS at this port; use tls: implicit, or the port of STARTTLS (587 as a rule)");
         return Err(Failure::transport(EmailFailure::Tls));
     };
-    let reply = heard.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
-    talk.heard(&reply);
+    let reply = log_response.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
+    talk.log_response(&reply);
     if reply.code == 220 { Ok(()) } else { Err(Failure::transport(EmailFailure::Connect)) }
 }
 
@@ -447,17 +447,17 @@ mod tests {
 
     #[test]
     fn a_server_that_repeats_a_secret_shows_none() {
-        let mut talk = Talk::default();
+        let mut talk = SmtpDialogue::default();
         talk.hide("geheim");
-        talk.heard(&reply(&["535-5.7.8 not known:", "535 consentry/geheim"]));
+        talk.log_response(&reply(&["535-5.7.8 not known:", "535 consentry/geheim"]));
         assert_eq!(talk.into_lines(), ["< 535 5.7.8 not known:", "< 535 consentry/<secret>"]);
     }
 
     /// What becomes of a mail when the server answers its end after so many seconds, and then hangs up.
     async fn ended(after: u64, said: &'static [u8]) -> Result<(), Failure> {
         let (ours, mut theirs) = tokio::io::duplex(4096);
-        let mut session = Session { wire: Wire::new(ours).boxed(), offers: Offers::default() };
-        let mut talk = Talk::default();
+        let mut session = Session { wire: SmtpStream::new(ours).boxed(), offers: Offers::default() };
+        let mut talk = SmtpDialogue::default();
         let server = async move {
             tokio::time::sleep(Duration::from_secs(after)).await;
             theirs.write_all(said).await.expect("said");
@@ -494,10 +494,10 @@ mod tests {
             (b"", EmailFailure::Other, Blame::Transport),
         ] {
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            let mut session = Session { wire: Wire::new(ours).boxed(), offers: Offers::default() };
+            let mut session = Session { wire: SmtpStream::new(ours).boxed(), offers: Offers::default() };
             theirs.write_all(said).await.expect("said");
             drop(theirs);
-            assert_eq!(session.end(&mut Talk::default()).await, Err(Failure { kind, blame }));
+            assert_eq!(session.end(&mut SmtpDialogue::default()).await, Err(Failure { kind, blame }));
         }
     }
 
@@ -511,8 +511,8 @@ mod tests {
             ("quick enough for nobody to look", 9, true, Ok(())),
         ] {
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            let mut wire = Wire::new(ours);
-            let mut talk = Talk::default();
+            let mut wire = SmtpStream::new(ours);
+            let mut talk = SmtpDialogue::default();
             let server = async move {
                 tokio::time::sleep(Duration::from_secs(after)).await;
                 theirs.write_all(b"220 hello\r\n").await.expect("said");

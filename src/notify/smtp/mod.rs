@@ -28,7 +28,7 @@ use lettre::message::Mailbox;
 
 pub use blame::{Blame, Failure};
 use compose::{compose, recipient};
-use dialogue::{Session, Talk};
+use dialogue::{Session, SmtpDialogue};
 
 use super::message::Rendered;
 use crate::domain::{Notification, Timestamp};
@@ -91,8 +91,8 @@ pub async fn deliver(settings: &SmtpSettings, notification: &Notification, mail:
 }
 
 /// Greets the server, with TLS and login as configured, and says goodbye. No mail is sent.
-pub async fn greet(settings: &SmtpSettings) -> Delivery {
-    let mut talk = Talk::default();
+pub async fn test_connection(settings: &SmtpSettings) -> Delivery {
+    let mut talk = SmtpDialogue::default();
     let outcome = match Session::open(settings, &mut talk).await {
         Ok(session) => {
             session.quit().await;
@@ -112,7 +112,7 @@ pub(super) struct Undelivered {
 /// A mail that the server has been told, all but its end.
 pub(super) struct Dictated {
     session: Session,
-    talk: Talk,
+    talk: SmtpDialogue,
 }
 
 /// Says a mail to the server, all but the final dot. Whoever drops the result sends nothing.
@@ -122,7 +122,7 @@ pub(super) async fn dictate(
     mail: &Rendered,
     now: Timestamp,
 ) -> Result<Dictated, Undelivered> {
-    let mut talk = Talk::default();
+    let mut talk = SmtpDialogue::default();
     match converse(settings, notification, mail, now, &mut talk).await {
         Ok(session) => Ok(Dictated { session, talk }),
         Err(failure) => Err(Undelivered { failure, dialogue: talk.into_lines() }),
@@ -134,7 +134,7 @@ async fn converse(
     notification: &Notification,
     mail: &Rendered,
     now: Timestamp,
-    talk: &mut Talk,
+    talk: &mut SmtpDialogue,
 ) -> Result<Session, Failure> {
     let to = recipient(&notification.recipient).map_err(|text| {
         talk.note(format!("! {text}"));

@@ -1,6 +1,6 @@
 //! The connection to a mail server: bytes in both directions, each step with a time limit, replies of bounded size.
 //!
-//! What was read ahead belongs to one [`Wire`] and dies with it: nothing that came before TLS is ever read as if it had come through it.
+//! What was read ahead belongs to one [`SmtpStream`] and dies with it: nothing that came before TLS is ever read as if it had come through it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -84,13 +84,13 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A stream whose replies are read.
-pub(super) struct Wire<S> {
+pub(super) struct SmtpStream<S> {
     stream: S,
     /// What was read and not looked at yet.
     ahead: Vec<u8>,
 }
 
-impl<S> Wire<S> {
+impl<S> SmtpStream<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, ahead: Vec::new() }
     }
@@ -101,14 +101,14 @@ impl<S> Wire<S> {
     }
 }
 
-impl<S: Duplex + 'static> Wire<S> {
+impl<S: Duplex + 'static> SmtpStream<S> {
     /// The same, of whatever kind.
-    pub(super) fn boxed(self) -> Wire<Box<dyn Duplex>> {
-        Wire { stream: Box::new(self.stream), ahead: self.ahead }
+    pub(super) fn boxed(self) -> SmtpStream<Box<dyn Duplex>> {
+        SmtpStream { stream: Box::new(self.stream), ahead: self.ahead }
     }
 }
 
-impl<S: Duplex> Wire<S> {
+impl<S: Duplex> SmtpStream<S> {
     /// The next reply, complete, within a limit.
     pub(super) async fn reply(&mut self, within: Duration) -> Result<Reply, Break> {
         tokio::time::timeout(within, self.read_reply()).await.unwrap_or(Err(Break::Timeout))
@@ -242,14 +242,14 @@ mod tests {
     const SOON: Duration = Duration::from_secs(30);
 
     /// What a client hears when the server says this, a byte at a time.
-    async fn heard(said: &[u8]) -> Result<Reply, Break> {
+    async fn log_response(said: &[u8]) -> Result<Reply, Break> {
         let (ours, mut theirs) = tokio::io::duplex(1);
         let said = said.to_vec();
         let server = tokio::spawn(async move {
             // A client that has heard enough hangs up.
             let _ = theirs.write_all(&said).await;
         });
-        let reply = Wire::new(ours).reply(SOON).await;
+        let reply = SmtpStream::new(ours).reply(SOON).await;
         server.await.expect("said");
         reply
     }
@@ -259,7 +259,7 @@ mod tests {
         for (said, code, lines) in
             [(&b"250\r\n"[..], 250, 1), (b"250-a\r\n250-\r\n250\r\n", 250, 3), (b"220 x\n", 220, 1), (b"550 \xff\xfe\r\n", 550, 1)]
         {
-            let reply = heard(said).await.expect("a reply");
+            let reply = log_response(said).await.expect("a reply");
             assert_eq!((reply.code, reply.lines.len()), (code, lines), "{said:?}");
         }
     }
@@ -267,11 +267,11 @@ mod tests {
     #[tokio::test]
     async fn replies_have_an_end() {
         let long = [b"250 ".to_vec(), vec![b'x'; 3 * LONGEST_LINE]].concat();
-        assert!(matches!(heard(&long).await, Err(Break::Nonsense(_))));
-        assert!(matches!(heard(&b"250-x\r\n".repeat(1000)).await, Err(Break::Nonsense(_))));
-        assert!(matches!(heard(b"250-x\r\n").await, Err(Break::Io(_))), "closed in the middle");
+        assert!(matches!(log_response(&long).await, Err(Break::Nonsense(_))));
+        assert!(matches!(log_response(&b"250-x\r\n".repeat(1000)).await, Err(Break::Nonsense(_))));
+        assert!(matches!(log_response(b"250-x\r\n").await, Err(Break::Io(_))), "closed in the middle");
         let (ours, _theirs) = tokio::io::duplex(64);
-        assert!(matches!(Wire::new(ours).reply(Duration::from_millis(10)).await, Err(Break::Timeout)));
+        assert!(matches!(SmtpStream::new(ours).reply(Duration::from_millis(10)).await, Err(Break::Timeout)));
     }
 
     #[tokio::test]
@@ -279,7 +279,7 @@ mod tests {
         for (said, silent) in [(&b"220 go ahead\r\n"[..], true), (b"220 go ahead\r\n250 injected\r\n", false)] {
             let (ours, mut theirs) = tokio::io::duplex(64);
             theirs.write_all(said).await.expect("said");
-            let mut wire = Wire::new(ours);
+            let mut wire = SmtpStream::new(ours);
             assert_eq!(wire.reply(SOON).await.expect("a reply").code, 220);
             assert_eq!(wire.into_silent().is_some(), silent, "{said:?}");
         }
@@ -288,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn no_command_holds_another() {
         let (ours, _theirs) = tokio::io::duplex(64);
-        let refused = Wire::new(ours).command("RCPT TO:<a@b.example>\r\nDATA", SOON).await;
+        let refused = SmtpStream::new(ours).command("RCPT TO:<a@b.example>\r\nDATA", SOON).await;
         assert!(matches!(refused, Err(Break::Nonsense(_))));
     }
 }

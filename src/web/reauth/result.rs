@@ -10,12 +10,12 @@ use axum::http::header::REFRESH;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
-use super::Standing;
+use super::SignInStatus;
 use crate::clock::moment;
 use crate::domain::{Check, Health, Outcome, Remedy, Timestamp};
-use crate::reauth::{DeliveryState, Standing as SignIn};
+use crate::reauth::{DeliveryState, SignInStatus as SignIn};
+use crate::web::layout::{Notice, PageLayout, html};
 use crate::web::server::Served;
-use crate::web::shell::{Notice, Shell, html};
 
 /// The page looks again after so many seconds, by a header: that works without JavaScript, and screen readers are spared a `meta`.
 /// Whoever leaves it open for long is in no hurry.
@@ -30,9 +30,9 @@ fn look_again(elapsed: Duration) -> Option<HeaderValue> {
 #[derive(Template)]
 #[template(path = "result.html")]
 struct ResultPage {
-    shell: Shell,
+    shell: PageLayout,
     heading: String,
-    mood: &'static str,
+    tone: &'static str,
     paragraphs: Vec<String>,
     checks: Vec<CheckLine>,
     links: Vec<(&'static str, String)>,
@@ -43,7 +43,7 @@ struct ResultPage {
 struct CheckLine {
     question: &'static str,
     mark: &'static str,
-    mood: &'static str,
+    tone: &'static str,
     answer: &'static str,
     why: Option<String>,
 }
@@ -54,7 +54,7 @@ pub(super) async fn result(
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let attempt = query.get("attempt").map_or("", String::as_str);
-    let shell = Shell { root: "../../", support: served.support.clone() };
+    let shell = PageLayout { root: "../../", support: served.support.clone() };
     let sign_in = match &served.reauthentication {
         Some(reauthentication) => reauthentication.standing(&name, attempt).await.map(|s| (s, reauthentication)),
         None => None,
@@ -92,7 +92,7 @@ enum Phase {
     StillWrong,
 }
 
-fn page(shell: Shell, standing: &Standing, sign_in: SignIn, since: Timestamp, delivery: Option<&DeliveryState>) -> ResultPage {
+fn page(shell: PageLayout, standing: &SignInStatus, sign_in: SignIn, since: Timestamp, delivery: Option<&DeliveryState>) -> ResultPage {
     let probed = standing.last_probe.is_some_and(|at| at >= since);
     let checks: Vec<CheckLine> = standing.checks.iter().map(|(check, outcome)| line(*check, *outcome, probed)).collect();
     let phase = phase(standing, sign_in, probed);
@@ -100,7 +100,7 @@ fn page(shell: Shell, standing: &Standing, sign_in: SignIn, since: Timestamp, de
     let mut page = ResultPage {
         shell,
         heading: String::new(),
-        mood: "wait",
+        tone: "wait",
         paragraphs: Vec::new(),
         checks,
         links: Vec::new(),
@@ -109,11 +109,11 @@ fn page(shell: Shell, standing: &Standing, sign_in: SignIn, since: Timestamp, de
     };
     match phase {
         Phase::Green => {
-            (page.heading, page.mood) = (format!("{app} works again for {customer}"), "good");
+            (page.heading, page.tone) = (format!("{app} works again for {customer}"), "good");
             page.paragraphs.push("Thank you. Everything is green again.".to_owned());
             page.paragraphs.extend((sign_in == SignIn::Unchanged).then(|| UNCHANGED.to_owned()));
             if matches!(standing.health, Health::Broken { .. }) {
-                page.paragraphs.push("It is watched a little longer before it counts as mended.".to_owned());
+                page.paragraphs.push("It is watched a little longer before it counts as fixed.".to_owned());
             }
             tell_delivery(&mut page, app, delivery);
         }
@@ -130,7 +130,7 @@ fn page(shell: Shell, standing: &Standing, sign_in: SignIn, since: Timestamp, de
 }
 
 /// Nothing is called wrong while probes are still owed to the sign-in.
-fn phase(standing: &Standing, sign_in: SignIn, probed: bool) -> Phase {
+fn phase(standing: &SignInStatus, sign_in: SignIn, probed: bool) -> Phase {
     let green = probed && standing.checks.iter().all(|(_, outcome)| *outcome == Outcome::Pass);
     match sign_in {
         SignIn::Verifying => Phase::Waiting,
@@ -140,11 +140,11 @@ fn phase(standing: &Standing, sign_in: SignIn, probed: bool) -> Phase {
     }
 }
 
-/// The integration is mended for the product only when it has the new token.
+/// The integration works again for the product only when it has the new token.
 fn tell_delivery(page: &mut ResultPage, app: &str, delivery: Option<&DeliveryState>) {
     if let Some(delivery) = delivery {
         if delivery.delivered.is_none() {
-            (page.mood, page.again) = ("wait", true);
+            (page.tone, page.again) = ("wait", true);
             page.heading = format!("Almost there: {app} has yet to take over the new sign-in");
             page.paragraphs = vec!["You are done, and Microsoft grants everything again.".to_owned()];
         }
@@ -166,8 +166,8 @@ fn handing_over(app: &str, delivery: &DeliveryState) -> String {
     }
 }
 
-fn still_wrong(page: &mut ResultPage, standing: &Standing, sign_in: SignIn, delivery: Option<&DeliveryState>) {
-    page.mood = "bad";
+fn still_wrong(page: &mut ResultPage, standing: &SignInStatus, sign_in: SignIn, delivery: Option<&DeliveryState>) {
+    page.tone = "bad";
     page.heading = format!("Something is still wrong with {} for {}", standing.app, standing.display_name);
     page.paragraphs.push(match sign_in {
         SignIn::WrongTenant => format!(
@@ -217,13 +217,13 @@ pub(in crate::web) const fn question(check: Check) -> &'static str {
 fn line(check: Check, outcome: Outcome, probed: bool) -> CheckLine {
     let question = question(check);
     let why = outcome.reason().map(|r| r.sentence().to_owned());
-    let (mark, mood, answer, why) = match outcome {
+    let (mark, tone, answer, why) = match outcome {
         _ if !probed => ("…", "wait", "Being checked", None),
         Outcome::Pass => ("✓", "good", "Yes", None),
         Outcome::Fail(_) => ("✗", "bad", "No", why),
         Outcome::Unknown(_) => ("?", "wait", "Not known yet", why),
     };
-    CheckLine { question, mark, mood, answer, why }
+    CheckLine { question, mark, tone, answer, why }
 }
 
 #[cfg(test)]
@@ -231,8 +231,8 @@ mod tests {
     use super::*;
     use crate::domain::{Access, Reason};
 
-    fn standing(outcome: Outcome, probed: Option<i64>) -> Standing {
-        Standing {
+    fn standing(outcome: Outcome, probed: Option<i64>) -> SignInStatus {
+        SignInStatus {
             display_name: "Contoso".to_owned(),
             app: "Sequr".to_owned(),
             tenant: "contoso.example".to_owned(),
@@ -261,12 +261,12 @@ mod tests {
             ("the tenant is looked at", pass, Some(101), true, SignIn::Verifying, true, "is being checked"),
             ("the tenant grants too little", fail, Some(230), false, SignIn::Incomplete, false, "still wrong"),
             ("the tenant cannot be asked", fail, Some(230), false, SignIn::Unclear, false, "still wrong"),
-            ("mended later all the same", pass, Some(500), false, SignIn::Incomplete, false, "works again"),
+            ("fixed later all the same", pass, Some(500), false, SignIn::Incomplete, false, "works again"),
             ("all was granted before", pass, Some(101), false, SignIn::Unchanged, false, "works again"),
             ("all was granted before, and the trouble is another", group, Some(101), true, SignIn::Unchanged, false, "still wrong"),
         ] {
-            let standing = Standing { proving, ..standing(outcome, probed) };
-            let page = page(Shell::default(), &standing, sign_in, Timestamp::from_seconds(100), None);
+            let standing = SignInStatus { proving, ..standing(outcome, probed) };
+            let page = page(PageLayout::default(), &standing, sign_in, Timestamp::from_seconds(100), None);
             assert_eq!((page.again, page.heading.contains(heading)), (again, true), "{sentence}: {}", page.heading);
             let ended = page.paragraphs.iter().any(|p| p.contains("Your link ended with this sign-in"));
             assert_eq!(ended, sentence == "it never came", "{sentence}");
@@ -275,8 +275,8 @@ mod tests {
             assert!(page.links.is_empty(), "{sentence}: no link is made for a browser");
         }
         let waits_until = Some(Timestamp::from_seconds(4000));
-        let paused = Standing { proving: true, waits_until, ..standing(fail, Some(101)) };
-        let page = page(Shell::default(), &paused, SignIn::Renewed, Timestamp::from_seconds(100), None);
+        let paused = SignInStatus { proving: true, waits_until, ..standing(fail, Some(101)) };
+        let page = page(PageLayout::default(), &paused, SignIn::Renewed, Timestamp::from_seconds(100), None);
         assert!(page.paragraphs.iter().any(|p| p.contains("a pause until 1 January 1970, 01:06 UTC")), "{:?}", page.paragraphs);
     }
 
@@ -294,8 +294,13 @@ mod tests {
             ("refused so far", delivery(None, 3), true, "could not take it yet"),
             ("taken", delivery(Some(105), 4), false, "has taken over"),
         ] {
-            let page =
-                page(Shell::default(), &standing(Outcome::Pass, Some(101)), SignIn::Renewed, Timestamp::from_seconds(100), Some(&delivery));
+            let page = page(
+                PageLayout::default(),
+                &standing(Outcome::Pass, Some(101)),
+                SignIn::Renewed,
+                Timestamp::from_seconds(100),
+                Some(&delivery),
+            );
             assert_eq!((page.again, page.paragraphs.join(" ").contains(words)), (again, true), "{sentence}");
         }
     }

@@ -13,7 +13,7 @@ pub(super) const STYLE: &str = include_str!("assets/page.css");
 
 /// What the layout needs.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shell {
+pub(super) struct PageLayout {
     /// From the page's address to the root: empty or `../`, so that any path prefix works.
     pub(super) root: &'static str,
     /// Whom a reader may ask.
@@ -22,12 +22,12 @@ pub(super) struct Shell {
 
 /// Headers of every answer that may hold or follow a link.
 #[derive(Debug, Clone)]
-pub struct Guard {
+pub struct SecurityHeaders {
     policy: HeaderValue,
     tls: bool,
 }
 
-impl Guard {
+impl SecurityHeaders {
     /// Forms may lead to the login host: browsers hold redirects after a form against this policy, and organizations redirect on to
     /// identity providers of their own. `tls` when browsers reach the pages over https.
     pub fn new(login_url: &str, tls: bool) -> Self {
@@ -58,7 +58,7 @@ impl Guard {
 #[derive(Template, Default)]
 #[template(path = "notice.html")]
 pub(super) struct Notice<'a> {
-    pub(super) shell: Shell,
+    pub(super) shell: PageLayout,
     pub(super) title: &'a str,
     pub(super) paragraphs: Vec<String>,
     pub(super) items: Vec<String>,

@@ -145,16 +145,16 @@ pub fn matching(pattern: &str) -> Result<Listing, String> {
 }
 
 /// What reading one or more files has brought to light.
-pub struct Findings<'e> {
+pub struct Diagnostics<'e> {
     /// `None` where scalars mean what they say.
     environment: Option<Environment<'e>>,
     files: Files<'e>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
-    unbuilt: RefCell<Vec<String>>,
+    not_implemented: RefCell<Vec<String>>,
 }
 
-impl<'e> Findings<'e> {
+impl<'e> Diagnostics<'e> {
     /// Nothing found yet.
     pub fn new(environment: Environment<'e>, files: Files<'e>) -> Self {
         Self { environment: Some(environment), files, ..Self::verbatim() }
@@ -167,7 +167,7 @@ impl<'e> Findings<'e> {
             files: Files::DISK,
             problems: RefCell::default(),
             warnings: RefCell::default(),
-            unbuilt: RefCell::default(),
+            not_implemented: RefCell::default(),
         }
     }
 
@@ -188,30 +188,30 @@ impl<'e> Findings<'e> {
 
     /// Problems, warnings, and keys whose feature is not built yet, each in the order of the files.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<String>) {
-        let (mut problems, mut unbuilt) = (self.problems.into_inner(), self.unbuilt.into_inner());
+        let (mut problems, mut not_implemented) = (self.problems.into_inner(), self.not_implemented.into_inner());
         problems.sort();
         problems.dedup();
-        unbuilt.sort();
-        unbuilt.dedup();
-        (problems, self.warnings.into_inner(), unbuilt)
+        not_implemented.sort();
+        not_implemented.dedup();
+        (problems, self.warnings.into_inner(), not_implemented)
     }
 }
 
 /// A value in a file: where it is and what it is called.
 #[derive(Clone)]
-pub struct At<'n, 'e> {
+pub struct Cursor<'n, 'e> {
     /// The value.
     pub node: &'n Node,
     /// Its key path.
     pub path: String,
     /// The file that holds it.
     pub file: &'n Path,
-    findings: &'n Findings<'e>,
+    findings: &'n Diagnostics<'e>,
 }
 
-impl<'n, 'e> At<'n, 'e> {
+impl<'n, 'e> Cursor<'n, 'e> {
     /// The root of a file.
-    pub fn root(node: &'n Node, file: &'n Path, findings: &'n Findings<'e>) -> Self {
+    pub fn root(node: &'n Node, file: &'n Path, findings: &'n Diagnostics<'e>) -> Self {
         Self { node, path: String::new(), file, findings }
     }
 
@@ -241,14 +241,14 @@ impl<'n, 'e> At<'n, 'e> {
     }
 
     /// Notes that this key is accepted but has no effect yet. Integrations are many; they count as one key.
-    pub fn unbuilt(&self) {
+    pub fn not_implemented(&self) {
         let mut generic = String::new();
         for part in self.path.split('.') {
             let part = if part.starts_with("integrations[") { "integrations[]" } else { part };
             generic.push_str(if generic.is_empty() { "" } else { "." });
             generic.push_str(part);
         }
-        self.findings.unbuilt.borrow_mut().push(generic);
+        self.findings.not_implemented.borrow_mut().push(generic);
     }
 
     /// A scalar with the environment's values filled in.
@@ -467,20 +467,20 @@ fn not_endless(duration: Duration) -> Result<Duration, &'static str> {
 /// A mapping with known keys: what is never asked for is unknown.
 pub struct Section<'n, 'e> {
     /// Where it is.
-    pub at: At<'n, 'e>,
-    entries: Vec<(&'n str, At<'n, 'e>, &'n Node)>,
+    pub at: Cursor<'n, 'e>,
+    entries: Vec<(&'n str, Cursor<'n, 'e>, &'n Node)>,
     asked: Vec<&'static str>,
 }
 
 impl<'n, 'e> Section<'n, 'e> {
     /// The value of a key.
-    pub fn get(&mut self, key: &'static str) -> Option<At<'n, 'e>> {
+    pub fn get(&mut self, key: &'static str) -> Option<Cursor<'n, 'e>> {
         self.asked.push(key);
         self.entries.iter().find(|(name, ..)| *name == key).map(|(_, at, _)| at.clone())
     }
 
     /// The value of a key that must be there.
-    pub fn required(&mut self, key: &'static str) -> Option<At<'n, 'e>> {
+    pub fn required(&mut self, key: &'static str) -> Option<Cursor<'n, 'e>> {
         let found = self.get(key);
         if found.is_none() {
             self.at.problem(format!("{key} is missing; it is required"));
@@ -489,7 +489,7 @@ impl<'n, 'e> Section<'n, 'e> {
     }
 
     /// A value, or its default when the key is absent (or wrong, which is noted).
-    pub fn or<T>(&mut self, key: &'static str, default: T, read: impl FnOnce(&At<'n, 'e>) -> Option<T>) -> T {
+    pub fn or<T>(&mut self, key: &'static str, default: T, read: impl FnOnce(&Cursor<'n, 'e>) -> Option<T>) -> T {
         self.get(key).and_then(|at| read(&at)).unwrap_or(default)
     }
 
@@ -534,7 +534,7 @@ impl<'n, 'e> Section<'n, 'e> {
                     Some(key) => format!("; did you mean {key}?"),
                     None => format!("; known here: {}", self.asked.join(", ")),
                 };
-                At { node: key, ..at.clone() }.problem(format!("unknown key{hint}"));
+                Cursor { node: key, ..at.clone() }.problem(format!("unknown key{hint}"));
             }
         }
     }

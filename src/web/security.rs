@@ -14,11 +14,11 @@ use super::client_certificate::ClientCertificates;
 use super::tls::{server_config, verifier};
 use super::users::Users;
 use crate::clock::Clock;
-use crate::config::{ClientAuth, Looks, TlsVersion, WebConfig, load_web};
+use crate::config::{ClientAuth, FileStamps, TlsVersion, WebConfig, load_web};
 
 /// The protection at one moment.
 #[derive(Debug)]
-pub(super) struct Posture {
+pub(super) struct ListenerPolicy {
     /// As configured.
     pub(super) config: WebConfig,
     /// For handshakes with those whom the policy admits.
@@ -31,7 +31,7 @@ pub(super) struct Posture {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Posture {
+impl ListenerPolicy {
     /// Whether nobody comes in without a certificate that is verified.
     pub(super) fn demands_certificates(&self) -> bool {
         client_auth(&self.config) == ClientAuth::RequireAndVerify
@@ -40,7 +40,7 @@ impl Posture {
 
 /// How the listeners are protected.
 #[derive(Debug)]
-pub struct Gate {
+pub struct WebSecurity {
     path: Option<PathBuf>,
     clock: Clock,
     state: Mutex<State>,
@@ -50,9 +50,9 @@ pub struct Gate {
 
 #[derive(Debug)]
 struct State {
-    posture: Arc<Posture>,
+    posture: Arc<ListenerPolicy>,
     /// How the files looked before they were read last.
-    seen: Looks,
+    seen: FileStamps,
     read: Instant,
     complaint: Option<String>,
 }
@@ -60,7 +60,7 @@ struct State {
 /// Files that look the same are read again no sooner than this, however often somebody connects.
 const PAUSE: Duration = Duration::from_secs(1);
 
-impl Gate {
+impl WebSecurity {
     /// Reads the file, if there is one.
     ///
     /// # Errors
@@ -94,10 +94,10 @@ impl Gate {
     }
 
     /// The protection as the files are now.
-    pub(super) fn current(&self) -> Arc<Posture> {
+    pub(super) fn current(&self) -> Arc<ListenerPolicy> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let looks = Looks::at(&state.posture.config.files);
-        // What is wrong may be mended in a file that is not among these.
+        let looks = FileStamps::at(&state.posture.config.files);
+        // What is wrong may be fixed in a file that is not among these.
         let again = (looks.may_differ(&state.seen) || state.complaint.is_some()) && state.read.elapsed() >= PAUSE;
         if looks.differ(&state.seen) || again {
             self.look_again(&mut state, looks);
@@ -105,7 +105,7 @@ impl Gate {
         Arc::clone(&state.posture)
     }
 
-    fn look_again(&self, state: &mut State, looks: Looks) {
+    fn look_again(&self, state: &mut State, looks: FileStamps) {
         let file = self.path.as_deref().unwrap_or(Path::new(""));
         let fresh = State::read(self.path.as_deref()).and_then(|fresh| {
             let lost = if fresh.posture.config.open { Vec::new() } else { weakened(&state.posture.config, &fresh.posture.config) };
@@ -134,7 +134,7 @@ impl State {
     fn read(path: Option<&Path>) -> Result<Self, Vec<String>> {
         let load = || path.map(load_web).transpose().map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>());
         // Looked at before the reading that counts: what changes in between is seen next time.
-        let seen = Looks::at(&load()?.unwrap_or_default().files);
+        let seen = FileStamps::at(&load()?.unwrap_or_default().files);
         let config = load()?.unwrap_or_default();
         let in_file = |problem| vec![format!("{}: {problem}", path.unwrap_or(Path::new("")).display())];
         Ok(Self { posture: Arc::new(posture(config).map_err(in_file)?), seen, read: Instant::now(), complaint: None })
@@ -180,7 +180,7 @@ fn takes_away(lost: &[&str]) -> String {
     format!("lacks what protected until now ({lost}); if that is meant, reload (SIGHUP, or POST /-/reload with --web.enable-lifecycle)")
 }
 
-fn posture(config: WebConfig) -> Result<Posture, String> {
+fn posture(config: WebConfig) -> Result<ListenerPolicy, String> {
     let tls = |certificates| config.tls.as_ref().map(|tls| server_config(tls, config.http2, certificates)).transpose();
     let (policy, open) = (tls(true)?, tls(false)?);
     let header = |(name, value): &(&'static str, String)| {
@@ -190,7 +190,7 @@ fn posture(config: WebConfig) -> Result<Posture, String> {
     };
     let headers = config.headers.iter().map(header).collect::<Result<_, String>>()?;
     let certificates = config.tls.as_ref().map(verifier).transpose()?.flatten();
-    Ok(Posture { tls: policy, open_tls: open, certificates, headers, config })
+    Ok(ListenerPolicy { tls: policy, open_tls: open, certificates, headers, config })
 }
 
 #[cfg(test)]
@@ -202,14 +202,14 @@ mod tests {
     const USERS: &str =
         "basic_auth_users: {alice: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}\nrate_limit: {interval: 1s}\n";
 
-    fn gate(text: &str) -> (tempfile::TempDir, Gate) {
+    fn gate(text: &str) -> (tempfile::TempDir, WebSecurity) {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("web.yml"), text).expect("written");
-        let gate = Gate::load(Some(&folder.path().join("web.yml")), Clock::system()).expect("good");
+        let gate = WebSecurity::load(Some(&folder.path().join("web.yml")), Clock::system()).expect("good");
         (folder, gate)
     }
 
-    fn asks(gate: &Gate) -> bool {
+    fn asks(gate: &WebSecurity) -> bool {
         !gate.current().config.users.is_empty()
     }
 
@@ -255,7 +255,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         for text in ["", "\n", "# users come later\n"] {
             std::fs::write(folder.path().join("web.yml"), text).expect("written");
-            let problems = Gate::load(Some(&folder.path().join("web.yml")), Clock::system()).expect_err("wrong").join("\n");
+            let problems = WebSecurity::load(Some(&folder.path().join("web.yml")), Clock::system()).expect_err("wrong").join("\n");
             assert!(problems.contains("write {} if it is meant to protect nothing"), "{text:?}: {problems}");
         }
     }

@@ -22,7 +22,7 @@ pub(super) enum Prepared {
 }
 
 /// A body on its way to one client. It holds something until its last piece is taken.
-pub(super) struct Pieces<H> {
+pub(super) struct ChunkedBody<H> {
     rest: Rest,
     left: usize,
     _held: H,
@@ -33,7 +33,7 @@ enum Rest {
     Packed(Box<GzDecoder<Cursor<Bytes>>>),
 }
 
-impl<H> Pieces<H> {
+impl<H> ChunkedBody<H> {
     pub(super) fn new(body: Prepared, held: H) -> Self {
         match body {
             Prepared::Plain(bytes) => Self { left: bytes.len(), rest: Rest::Plain(bytes), _held: held },
@@ -59,7 +59,7 @@ impl<H> Pieces<H> {
     }
 }
 
-impl<H: Unpin> HttpBody for Pieces<H> {
+impl<H: Unpin> HttpBody for ChunkedBody<H> {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -93,12 +93,15 @@ mod tests {
         let packed = super::super::server::compress(&text).expect("compressed");
         assert!(packed.len() < text.len() / 2);
         for body in [Prepared::Plain(text.clone().into()), Prepared::Packed(packed.clone().into(), text.len())] {
-            let whole = axum::body::to_bytes(axum::body::Body::new(Pieces::new(body, ())), usize::MAX).await.expect("a body");
+            let whole = axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(body, ())), usize::MAX).await.expect("a body");
             assert!(whole == text.as_bytes());
         }
         let damaged = Prepared::Packed(packed[..100].to_vec().into(), text.len());
-        assert!(axum::body::to_bytes(axum::body::Body::new(Pieces::new(damaged, ())), usize::MAX).await.is_err(), "cut short is an error");
-        let empty = Pieces::new(Prepared::Plain(Bytes::new()), ());
+        assert!(
+            axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(damaged, ())), usize::MAX).await.is_err(),
+            "cut short is an error"
+        );
+        let empty = ChunkedBody::new(Prepared::Plain(Bytes::new()), ());
         assert!(empty.is_end_stream());
     }
 }

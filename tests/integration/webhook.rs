@@ -75,10 +75,10 @@ async fn a_renewed_token_is_handed_over_until_it_is_taken() {
     site.fleet.pass(12 * MINUTE).await;
     product.answers.lock().expect("a list").extend([500, 301, 429]);
     let (mut visitor, result) = reauthenticate(&site, "proseware").await;
-    assert!(visitor.get(&result).await.body.contains("is being handed to Sequr"), "not mended for the product yet");
-    let handover = &site.fleet.daemon.handover;
+    assert!(visitor.get(&result).await.body.contains("is being handed to Sequr"), "not fixed for the product yet");
+    let webhook = &site.fleet.daemon.webhook;
     let mut waits = Vec::new();
-    while let Some(next) = handover.drain().await.expect("the database") {
+    while let Some(next) = webhook.drain().await.expect("the database") {
         waits.push(next.since(site.fleet.clock.now()).as_secs());
         assert!(visitor.get(&result).await.body.contains("could not take it yet"));
         site.fleet.clock.set(next);
@@ -108,7 +108,7 @@ async fn a_renewed_token_is_handed_over_until_it_is_taken() {
     assert!(!exposition.contains(&token));
     let events = site.fleet.daemon.store.events("proseware").await.expect("events");
     assert!(events.iter().any(|e| e.kind == "token_delivered"));
-    handover.drain().await.expect("the database");
+    webhook.drain().await.expect("the database");
     assert_eq!(product.got().len(), 4, "once taken, never again");
 }
 
@@ -119,14 +119,14 @@ async fn the_newest_token_survives_and_wins() {
     let site = site(&product).await;
     product.answers.lock().expect("a list").extend([500, 500]);
     reauthenticate(&site, "northwind").await;
-    site.fleet.daemon.handover.drain().await.expect("the database");
+    site.fleet.daemon.webhook.drain().await.expect("the database");
     site.fleet.pass(Duration::from_secs(2)).await;
     reauthenticate(&site, "northwind").await;
-    site.fleet.daemon.handover.drain().await.expect("the database");
+    site.fleet.daemon.webhook.drain().await.expect("the database");
     let Site { fleet, .. } = site;
     let fleet = fleet.restart().await;
     fleet.clock.set(fleet.clock.now().plus(MINUTE));
-    assert_eq!(fleet.daemon.handover.drain().await.expect("the database"), None);
+    assert_eq!(fleet.daemon.webhook.drain().await.expect("the database"), None);
     let got = product.got();
     let token = |body: &Bytes| serde_json::from_slice::<Value>(body).expect("JSON")["data"]["refresh_token"].to_string();
     assert_eq!(got.len(), 3);
@@ -199,7 +199,7 @@ async fn somebody_elses_token_is_left_alone() {
     let (mut visitor, result) = reauthenticate(&site, "northwind").await;
     assert_eq!(std::fs::read_to_string(&file).expect("readable"), "1.damaged", "not ours to write");
     assert!(visitor.get(&result).await.body.contains("is being checked"), "the old token is still in the file");
-    site.fleet.daemon.handover.drain().await.expect("the database");
+    site.fleet.daemon.webhook.drain().await.expect("the database");
     let said: Value = serde_json::from_slice(&product.got()[0].1).expect("JSON");
     // The product puts it where it belongs.
     std::fs::write(&file, said["data"]["refresh_token"].as_str().expect("a token")).expect("written");
@@ -235,10 +235,10 @@ async fn a_refused_token_waits_for_its_own_next_attempt() {
     let site = site(&product).await;
     reauthenticate(&site, "northwind").await;
     product.answers.lock().expect("a list").push_back(500);
-    site.fleet.daemon.handover.drain().await.expect("the database");
+    site.fleet.daemon.webhook.drain().await.expect("the database");
     reauthenticate(&site, "contoso").await;
     site.fleet.clock.set(site.fleet.clock.now().plus(Duration::from_secs(60)));
     // Both are due now: the one that waited, and the new one.
-    assert_eq!(site.fleet.daemon.handover.drain().await.expect("the database"), None);
+    assert_eq!(site.fleet.daemon.webhook.drain().await.expect("the database"), None);
     assert_eq!(product.got().len(), 3);
 }

@@ -5,24 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::{SharedTexts, entra, letterhead, links, pages, reauthentication, shared_texts, smtp, targets, watched};
+use super::{SharedTexts, branding, entra, links, pages, reauthentication, shared_texts, smtp, targets, watched};
 use crate::clock::Clock;
 use crate::config::{Cloud, Config, Integration, Upstream, effective};
 use crate::domain::{Reason, SchedulePolicy, Thresholds};
 use crate::entra::Entra;
 use crate::metrics::Families;
-use crate::monitor::{Change, Monitor, Policy, Prober, Rhythm, Setup, Target, Targets};
+use crate::monitor::{Change, Monitor, Policy, ProbeLimits, Prober, Setup, Target, Targets};
 use crate::notify::{LinkMaker, Notifier, NotifierSettings, Outbox};
-use crate::reauth::{Handover, Reauthentication, Terms};
+use crate::reauth::{Reauthentication, Terms, WebhookSender};
 use crate::store::Store;
-use crate::web::{self, Guard, Process, Served};
+use crate::web::{self, Process, SecurityHeaders, Served};
 
 /// Not knowing for so many intervals counts: operators are notified, and what the admins alone can end is a failure.
 const LASTING_INTERVALS: u32 = 12;
 
 /// What no reload replaces.
 #[derive(Debug, Clone)]
-pub(super) struct Lasting {
+pub(super) struct SharedServices {
     pub(super) store: Store,
     pub(super) families: Families,
     pub(super) clock: Clock,
@@ -36,14 +36,14 @@ pub(super) struct Lasting {
 /// Connections to Entra and Graph, and what was learnt through them.
 #[derive(Debug)]
 pub(super) struct Reached {
-    reach: Reach,
+    reach: UpstreamKey,
     entra: Entra,
     prober: Arc<Prober>,
 }
 
 /// What connections to Entra and Graph depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Reach {
+pub(super) struct UpstreamKey {
     cloud: Cloud,
     upstream: Upstream,
     authorities: Option<Vec<u8>>,
@@ -51,9 +51,9 @@ pub(super) struct Reach {
     overrides: HashMap<u32, Reason>,
 }
 
-impl Lasting {
+impl SharedServices {
     fn reach(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {
-        let reach = Reach {
+        let reach = UpstreamKey {
             cloud: config.cloud.clone(),
             upstream: config.upstream.clone(),
             authorities: config.upstream.ca_file.as_ref().and_then(|file| std::fs::read(file).ok()),
@@ -72,11 +72,11 @@ impl Lasting {
 }
 
 /// What every reload makes anew.
-pub(super) struct Parts {
+pub(super) struct Components {
     pub(super) setup: Setup,
     pub(super) change: Change,
     pub(super) notifier: Option<Notifier>,
-    pub(super) handover: Handover,
+    pub(super) webhook: WebhookSender,
     pub(super) pages: Pages,
 }
 
@@ -86,36 +86,36 @@ pub(super) struct Pages {
     targets: Targets,
 }
 
-impl Parts {
+impl Components {
     /// # Errors
     /// Proxy or certificate file cannot be used.
-    pub(super) fn new(config: &Config, lasting: &Lasting) -> anyhow::Result<Self> {
-        let Lasting { store, families, clock, .. } = lasting;
+    pub(super) fn new(config: &Config, services: &SharedServices) -> anyhow::Result<Self> {
+        let SharedServices { store, families, clock, .. } = services;
         let enabled: Vec<&Integration> = config.integrations.iter().filter(|i| i.enabled).collect();
         let names: HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
         let texts: HashMap<&str, SharedTexts> = config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
         let watched = enabled.iter().filter_map(|i| watched(config, &texts, i)).collect();
-        let (entra, prober) = lasting.reach(config)?;
+        let (entra, prober) = services.reach(config)?;
         let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
         let shared = (entra, store.clone(), families.clone(), clock.clone());
-        let nudges = (Arc::clone(&lasting.handed_over), Arc::clone(&lasting.outbox.nudge));
+        let nudges = (Arc::clone(&services.handed_over), Arc::clone(&services.outbox.nudge));
         let reauthentication = reauthentication::reauthentication(config, shared, &targets, nudges);
         let ca_file = config.upstream.ca_file.as_deref();
-        let (hooks, wake) = (reauthentication::hooks(config), Arc::clone(&lasting.handed_over));
+        let (hooks, wake) = (reauthentication::hooks(config), Arc::clone(&services.handed_over));
         Ok(Self {
             setup: Setup {
                 targets: Arc::clone(&targets),
                 prober,
-                rhythm: Rhythm {
+                limits: ProbeLimits {
                     timeout: config.probe.timeout,
                     concurrency: super::descriptors::probes(config.probe.concurrency, super::descriptors()),
                 },
-                witness: reauthentication::witness(config, reauthentication.clone()),
+                listener: reauthentication::listener(config, reauthentication.clone()),
             },
             change: Change { schedule: schedule_policy(config), policy: policy(config), watched },
-            notifier: notifier(config, lasting, &targets),
-            handover: Handover::new(store.clone(), families.clone(), clock.clone(), hooks, ca_file, wake)?,
+            notifier: notifier(config, services, &targets),
+            webhook: WebhookSender::new(store.clone(), families.clone(), clock.clone(), hooks, ca_file, wake)?,
             pages: Pages { reauthentication, targets },
         })
     }
@@ -128,7 +128,7 @@ impl Pages {
         Ok(Arc::new(Served {
             process: Arc::clone(process),
             reauthentication: self.reauthentication,
-            guard: Guard::new(&config.cloud.login_url, public_url.as_deref().is_some_and(|u| u.starts_with("https://"))),
+            guard: SecurityHeaders::new(&config.cloud.login_url, public_url.as_deref().is_some_and(|u| u.starts_with("https://"))),
             public_url,
             support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
             monitor: pages::lookup(config, monitor, store, &self.targets),
@@ -172,10 +172,10 @@ fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
     })
 }
 
-fn notifier(config: &Config, lasting: &Lasting, targets: &Targets) -> Option<Notifier> {
+fn notifier(config: &Config, services: &SharedServices, targets: &Targets) -> Option<Notifier> {
     let email = config.email.as_ref()?;
-    let link = link_maker(config, &lasting.store, targets);
-    let settings = NotifierSettings { smtp: smtp(email)?, letterhead: letterhead(email), operators: email.operators.clone(), link };
-    let Lasting { store, families, clock, outbox, .. } = lasting.clone();
+    let link = link_maker(config, &services.store, targets);
+    let settings = NotifierSettings { smtp: smtp(email)?, branding: branding(email), operators: email.operators.clone(), link };
+    let SharedServices { store, families, clock, outbox, .. } = services.clone();
     Some(Notifier::new(settings, store, families, clock, outbox))
 }

@@ -25,7 +25,7 @@ const BEGIN: Duration = Duration::from_secs(8);
 
 /// What a probe has shown of an integration that is being proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct Observation {
     /// Whether enterprise app and consent are as required; `None` when that could not be seen.
     pub consent_holds: Option<bool>,
     /// Every check passes.
@@ -101,7 +101,7 @@ impl Reauthentication {
     }
 
     /// A probe has ended that began after a sign-in. Answers whether an admin consent has turned out to be a success just now.
-    pub async fn verify(&self, integration: &str, seen: Seen, subject: Option<Subject>) -> bool {
+    pub async fn verify(&self, integration: &str, seen: Observation, subject: Option<Subject>) -> bool {
         let rows = match self.inner.store.verifying().await {
             Ok(rows) => rows,
             Err(error) => {

@@ -13,14 +13,14 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, rfc3339};
 use crate::domain::Timestamp;
-use crate::entra::{DoorOptions, HttpClients};
+use crate::entra::{ClientOptions, HttpClients};
 use crate::metrics::Families;
 use crate::secret::{Secret, SecretSource};
 use crate::store::{NewDelivery, Store, StoreError, TokenId, WaitingDelivery};
 
 /// Where a product takes renewed tokens.
 #[derive(Debug, Clone)]
-pub struct Hook {
+pub struct Webhook {
     /// https, or http on loopback.
     pub url: String,
     /// `whsec_` and base64 (Standard Webhooks, "Signature scheme").
@@ -31,7 +31,7 @@ pub struct Hook {
 #[derive(Debug, Clone)]
 pub enum Recipient {
     /// To a product that takes it.
-    Hook(Arc<Hook>),
+    Webhook(Arc<Webhook>),
     /// To nobody: its application names no webhook.
     Nobody,
     /// The integration is not configured. It may come back.
@@ -80,7 +80,7 @@ fn sign(secret: &Secret, message: &str, seconds: i64, body: &str) -> Result<Stri
 
 /// Hands over what waits in the database.
 #[derive(Clone)]
-pub struct Handover {
+pub struct WebhookSender {
     inner: Arc<Inner>,
 }
 
@@ -93,13 +93,13 @@ struct Inner {
     wake: Arc<Notify>,
 }
 
-impl std::fmt::Debug for Handover {
+impl std::fmt::Debug for WebhookSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Handover")
     }
 }
 
-impl Handover {
+impl WebhookSender {
     /// Puts the parts together.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Handover {
         ca_file: Option<&Path>,
         wake: Arc<Notify>,
     ) -> anyhow::Result<Self> {
-        let clients = HttpClients::new(&DoorOptions { ca_file, ..DoorOptions::default() }, Some(TIMEOUT))?;
+        let clients = HttpClients::new(&ClientOptions { ca_file, ..ClientOptions::default() }, Some(TIMEOUT))?;
         Ok(Self { inner: Arc::new(Inner { store, families, clock, clients, hooks, wake }) })
     }
 
@@ -167,7 +167,7 @@ impl Inner {
     async fn attempt(&self, waiting: &WaitingDelivery) -> Result<(), StoreError> {
         let name = &waiting.integration;
         let hook = match (self.hooks)(name) {
-            Recipient::Hook(hook) => hook,
+            Recipient::Webhook(hook) => hook,
             Recipient::Nobody => {
                 tracing::info!(integration = %name, "a renewed token is handed over no more: the configuration names no webhook for it");
                 return self.store.forget_delivery(name).await;
@@ -194,7 +194,7 @@ impl Inner {
     }
 
     /// One attempt. What it says of a failure never holds the URL or the token.
-    async fn post(&self, hook: &Hook, waiting: &WaitingDelivery) -> Result<(), String> {
+    async fn post(&self, hook: &Webhook, waiting: &WaitingDelivery) -> Result<(), String> {
         let secret = hook.secret.read().map_err(|e| e.to_string())?;
         let body = waiting.body.as_ref().ok_or("it does not decrypt; the integration has to be re-authenticated")?.expose();
         let seconds = self.clock.now().0.div_euclid(1000);

@@ -1,18 +1,18 @@
 //! The table of cases. A row is a sentence, the evidence, and the outcome of the three checks.
 
-use super::super::evidence::{RequiredGroup, RoleEvidence, ScopeGrant};
-use super::super::integration::{GroupPolicy, GroupRef, RequiredPermissions};
+use super::super::evidence::{Groups, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
+use super::super::integration::{Access, GroupPolicy, GroupRef, RequiredPermissions};
 use super::*;
 
 const GRAPH: &str = "microsoft_graph";
 
-fn profile(access: Access) -> Profile {
+fn requirements(access: Access) -> Requirements {
     let permissions = vec!["User.Read".to_owned(), "Group.Read.All".to_owned()];
     let (delegated, application) = match access {
         Access::Delegated => (permissions, vec![]),
         Access::Application => (vec![], vec!["Group.Read.All".to_owned()]),
     };
-    Profile {
+    Requirements {
         access,
         checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
         required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application }].into(),
@@ -76,7 +76,7 @@ fn reader_denied(evidence: Evidence) -> Evidence {
 
 fn assert_rows(access: Access, rows: Vec<(&str, Evidence, [Outcome; 3])>) {
     for (sentence, evidence, expected) in rows {
-        let diagnosis = diagnose(&profile(access), &evidence);
+        let diagnosis = diagnose(&requirements(access), &evidence);
         let outcomes: Vec<Outcome> = diagnosis.checks.iter().map(|c| c.outcome).collect();
         assert_eq!(outcomes, expected, "{sentence}");
         for result in &diagnosis.checks {
@@ -275,8 +275,8 @@ fn application_access() {
 #[test]
 fn unexpected_permissions_fail_only_when_asked_to() {
     let evidence = Evidence { own_token: token(&["User.Read", "Group.Read.All", "openid", "Mail.Read"]), ..healthy() };
-    assert_eq!(diagnose(&profile(Access::Delegated), &evidence).primary(), None);
-    let strict = Profile { unexpected_fails: true, ..profile(Access::Delegated) };
+    assert_eq!(diagnose(&requirements(Access::Delegated), &evidence).primary(), None);
+    let strict = Requirements { unexpected_fails: true, ..requirements(Access::Delegated) };
     let diagnosis = diagnose(&strict, &evidence);
     assert_eq!(diagnosis.primary(), Some(Reason::PermissionUnexpected));
     assert_eq!(diagnosis.checks[1].details.items, ["Mail.Read"]);
@@ -285,7 +285,7 @@ fn unexpected_permissions_fail_only_when_asked_to() {
 
 #[test]
 fn disabled_checks_stay_silent_and_permissions_are_listed() {
-    let only_consent = Profile { checks: vec![Check::Consent], ..profile(Access::Delegated) };
+    let only_consent = Requirements { checks: vec![Check::Consent], ..requirements(Access::Delegated) };
     let diagnosis = diagnose(&only_consent, &Evidence { own_token: token(&["User.Read"]), ..healthy() });
     assert_eq!(diagnosis.checks.len(), 1);
     let states: Vec<(&str, Option<bool>)> = diagnosis.permissions.iter().map(|p| (p.permission.as_str(), p.granted)).collect();
@@ -294,7 +294,7 @@ fn disabled_checks_stay_silent_and_permissions_are_listed() {
 
 #[test]
 fn the_reader_is_reported_without_breaking_anything() {
-    let diagnosis = diagnose(&profile(Access::Delegated), &reader_denied(healthy()));
+    let diagnosis = diagnose(&requirements(Access::Delegated), &reader_denied(healthy()));
     assert_eq!(diagnosis.primary(), None);
     assert_eq!(diagnosis.reader_fault.map(|f| f.reason), Some(Reason::ReaderPermissionMissing));
 }
@@ -311,7 +311,7 @@ fn transient_evidence_never_fails() {
                 own_token: if access == Access::Delegated { OwnToken::Refused(f()) } else { OwnToken::NotUsed },
                 groups: None,
             };
-            assert_eq!(diagnose(&profile(access), &evidence).overall(), Outcome::Unknown(reason));
+            assert_eq!(diagnose(&requirements(access), &evidence).overall(), Outcome::Unknown(reason));
         }
     }
 }
