@@ -11,12 +11,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::components::{Components, SharedServices};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::listener::{self, Capacity, Listener, WebSecurity};
 use crate::metrics::{Families, Published};
 use crate::monitor::{ConfigDiff, Evaluator, Monitor, Schedule};
 use crate::notify::{Notifier, Outbox};
 use crate::reauth::{Unproved, WebhookSender};
 use crate::store::{Event, Store};
-use crate::web::{self, Capacity, Hooks, Later, Listener, Process, Record, Sites, WebOptions, WebSecurity};
+use crate::web::{Hooks, Later, Process, Record, Sites, WebOptions};
 
 /// Somebody asks for a reload, and waits for what is wrong with the configuration.
 pub(super) type Request = oneshot::Sender<Result<(), String>>;
@@ -123,13 +124,13 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for listener in listeners.all {
-            tasks.spawn(web::serve(listener, Arc::clone(&self.sites.all), stopped.clone()));
+            tasks.spawn(listener::serve(listener, Arc::clone(&self.sites.all), stopped.clone()));
         }
         if let Some(listener) = listeners.health {
-            tasks.spawn(web::serve(listener, Arc::clone(&self.sites.health), stopped.clone()));
+            tasks.spawn(listener::serve(listener, Arc::clone(&self.sites.health), stopped.clone()));
         }
         let site = Arc::clone(&self.sites.reauthentication);
-        let reauthentication = listeners.reauthentication.map(|listener| Worker::start(|stop| web::serve(listener, site, stop)));
+        let reauthentication = listeners.reauthentication.map(|listener| Worker::start(|stop| listener::serve(listener, site, stop)));
         tasks.spawn(self.monitor.clone().run(stopped));
         let notifier = self.notifier.map(|notifier| Worker::start(|stop| notifier.run(stop)));
         let webhook = Worker::start(|stop| self.webhook.run(stop));
@@ -274,7 +275,7 @@ impl Running {
             Move::To(listener) => {
                 let site = Arc::clone(&self.sites.reauthentication);
                 self.part_from_listener();
-                self.reauthentication = Some(Worker::start(|stop| web::serve(listener, site, stop)));
+                self.reauthentication = Some(Worker::start(|stop| listener::serve(listener, site, stop)));
             }
             Move::Ends => self.part_from_listener(),
         }

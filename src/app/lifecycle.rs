@@ -9,8 +9,9 @@ use super::reload::Reloader;
 use super::{descriptors, systemd};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
+use crate::listener::{self, Listener};
 use crate::store::DaemonLock;
-use crate::web::{self, Process};
+use crate::web::Process;
 
 /// Addresses to listen on, as the command line gives them.
 #[derive(Debug, Clone, Copy)]
@@ -97,13 +98,13 @@ async fn listeners(config: &Config, addresses: &Addresses<'_>, mut listeners: Li
     let default = [DEFAULT.to_owned()];
     let all = if addresses.all.is_empty() && listeners.all.is_empty() { &default } else { addresses.all };
     for address in all {
-        listeners.all.push(web::bind(address).await?);
+        listeners.all.push(listener::bind(address).await?);
     }
     if let Some(address) = addresses.health {
-        listeners.health = Some(web::bind(address).await?);
+        listeners.health = Some(listener::bind(address).await?);
     }
     if let (Some(address), None) = (&config.reauthentication.listen_address, &listeners.reauthentication) {
-        listeners.reauthentication = Some(web::bind(address).await?);
+        listeners.reauthentication = Some(listener::bind(address).await?);
     }
     Ok(listeners)
 }
@@ -113,7 +114,7 @@ fn status_page(process: &Process, listeners: &Listeners) -> Option<String> {
     if let Some(url) = &process.options.external_url {
         return Some(url.clone());
     }
-    let address = listeners.all.iter().find_map(web::Listener::socket_address)?;
+    let address = listeners.all.iter().find_map(Listener::socket_address)?;
     let scheme = if process.gate.speaks_tls() { "https" } else { "http" };
     let host = match hostname::get() {
         Ok(name) if address.ip().is_unspecified() => format!("{}:{}", name.to_string_lossy(), address.port()),

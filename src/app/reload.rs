@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::daemon::{Move, Request, Running};
 use crate::config::{ABSENCE, Config, Problem, Sources, Storage};
-use crate::web;
+use crate::listener;
 
 /// Files are read once nothing has happened to them for so long: whoever writes several, or one in pieces, is done by then.
 const QUIET: Duration = Duration::from_millis(500);
@@ -140,7 +140,7 @@ impl Reloader {
         let address = &config.reauthentication.listen_address;
         let listener = match address {
             same if *same == self.listen_address => Move::Stays,
-            Some(address) => Move::To(web::bind(address).await.map_err(wrong)?),
+            Some(address) => Move::To(listener::bind(address).await.map_err(wrong)?),
             None => Move::Ends,
         };
         if let Move::To(listener) = &listener {

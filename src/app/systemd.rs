@@ -5,8 +5,8 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 use super::daemon::Listeners;
+use crate::listener::Listener;
 use crate::monitor::Monitor;
-use crate::web::Listener;
 
 /// Takes the sockets that were handed over. `FileDescriptorName=` of the socket unit says what each is for: `health`,
 /// `reauthentication`, or anything else for everything.

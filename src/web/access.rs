@@ -9,13 +9,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::api::problem;
-use super::client::{Client, Connection, is_forwarded};
 use super::hosts::{Asked, Authority};
 use super::layout::{Notice, PageLayout, html};
-use super::security::ListenerPolicy;
 use super::server::Served;
-use super::users::Refused;
 use crate::domain::one_line;
+use crate::listener::client::{Client, Connection, is_forwarded};
+use crate::listener::security::ListenerPolicy;
+use crate::listener::users::Refused;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

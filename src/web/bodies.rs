@@ -13,9 +13,9 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunked_body::{ChunkedBody, Prepared};
-use super::client::Client;
-use super::limits::{Place, Places};
 use super::server::compress_bytes;
+use crate::listener::client::Client;
+use crate::listener::limits::{Place, Places};
 
 /// Answers that are being made or taken at once.
 const AT_ONCE: usize = 128;

@@ -14,10 +14,10 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::chunked_body::{ChunkedBody, Prepared};
-use super::client::Client;
-use super::limits::Places;
 use super::server::{Process, Served, compress};
 use crate::domain::Timestamp;
+use crate::listener::client::Client;
+use crate::listener::limits::Places;
 use crate::metrics::{Format, negotiate, write, write_one};
 
 /// `/probe` answers from a result that is younger than this.

@@ -12,10 +12,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
-use super::client::Client;
 use super::integration::{Detail, Remember};
 use super::layout::{Notice, PageLayout, html, style};
-use super::limits::network;
 use super::server::Served;
 use super::status::Row;
 use crate::clock::moment;
@@ -23,6 +21,8 @@ use crate::domain::{
     Access, Audience, Check, Health, Outcome, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, foreign, one_line,
     permission_purpose, same_permission,
 };
+use crate::listener::client::{Client, Peer};
+use crate::listener::limits::network;
 use crate::reauth::callback::admin_consent_without_state;
 use crate::reauth::{Asked, Came, Completed, LinkError, Reauthentication, Refusal, SignInResult, Signed, Subject};
 use crate::secret::Secret;
@@ -133,10 +133,6 @@ impl std::fmt::Debug for Lookup {
         f.write_str("Lookup")
     }
 }
-
-/// The address from which a request comes, as [`super::client::Client`] has it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
 
 type Shared = State<Arc<Served>>;
 

@@ -18,17 +18,17 @@ use ipnet::IpNet;
 
 use super::bodies::{Bodies, busy};
 use super::chunked_body::{ChunkedBody, Prepared};
-use super::client::Client;
-use super::connections::Capacity;
 use super::exposition::{Exposition, metrics, probe_metrics};
 use super::hosts::{Authority, Host, Names, is_foreign};
 use super::layout::{PageLayout, SecurityHeaders};
-use super::limits::{FailedAttemptLimiter, Places};
 use super::reauth::{Later, Lookup};
-use super::security::WebSecurity;
-use super::site::{Admission, Routes, Site};
 use super::{access, api, bodies, integration, pages, reauth, status, uploads};
 use crate::clock::Clock;
+use crate::listener::client::Client;
+use crate::listener::connections::Capacity;
+use crate::listener::limits::{FailedAttemptLimiter, Places};
+use crate::listener::security::WebSecurity;
+use crate::listener::site::{Admission, Routes, Site};
 use crate::metrics::{Families, Published};
 use crate::reauth::Reauthentication;
 

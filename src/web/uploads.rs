@@ -17,9 +17,9 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::bodies::busy;
-use super::client::Client;
-use super::connections::{Activity, Arriving};
-use super::limits::{Place, Places};
+use crate::listener::client::Client;
+use crate::listener::connections::{Activity, Arriving};
+use crate::listener::limits::{Place, Places};
 
 /// Bodies on their way at once: they are forms of a few hundred bytes, and arrive with their headers.
 const AT_ONCE: usize = 64;

@@ -15,8 +15,26 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("monitor", &["domain", "secret", "clock", "entra", "store", "metrics"]),
     ("notify", &["domain", "secret", "clock", "store", "metrics"]),
     ("reauth", &["domain", "secret", "clock", "entra", "store", "metrics"]),
-    ("web", &["domain", "secret", "clock", "config", "metrics", "reauth"]),
-    ("app", &["domain", "secret", "clock", "config", "entra", "store", "metrics", "monitor", "notify", "reauth", "web", "telemetry"]),
+    ("listener", &["domain", "secret", "clock", "config"]),
+    ("web", &["domain", "secret", "clock", "config", "metrics", "reauth", "listener"]),
+    (
+        "app",
+        &[
+            "domain",
+            "secret",
+            "clock",
+            "config",
+            "entra",
+            "store",
+            "metrics",
+            "monitor",
+            "notify",
+            "reauth",
+            "listener",
+            "web",
+            "telemetry",
+        ],
+    ),
     ("demo", &["app", "clock", "config", "domain", "secret", "store", "web"]),
     ("cli", &["app", "clock", "config", "demo", "domain", "entra", "monitor", "notify", "secret", "telemetry", "web"]),
     ("main", &["cli"]),
@@ -71,6 +89,49 @@ fn imports_run_down_only() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What a file of a room uses of its neighbours, by their names.
+fn neighbours(text: &str) -> Vec<String> {
+    // Tests may use whatever they test.
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let names = |prefix: &str| -> Vec<String> {
+        let word = |after: &str| after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        code.lines().filter_map(|line| line.trim_start().strip_prefix(prefix).map(word)).collect()
+    };
+    names("use super::")
+}
+
+/// No file of a room uses one that uses it, over however many others.
+#[test]
+fn no_file_imports_in_a_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut circles = Vec::new();
+    let rooms = std::fs::read_dir(&root).expect("a folder").flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    for room in rooms {
+        let files: std::collections::BTreeMap<String, Vec<String>> = std::fs::read_dir(&room)
+            .expect("a folder")
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|e| e == "rs"))
+            .map(|entry| {
+                let name = entry.path().file_stem().expect("a name").to_string_lossy().into_owned();
+                (name, neighbours(&std::fs::read_to_string(entry.path()).expect("readable")))
+            })
+            .collect();
+        for start in files.keys().filter(|name| *name != "mod") {
+            let (mut seen, mut next) = (std::collections::BTreeSet::new(), files[start].clone());
+            while let Some(file) = next.pop() {
+                if file == *start {
+                    circles.push(format!("{}/{start}", room.file_name().expect("a name").to_string_lossy()));
+                    break;
+                }
+                if seen.insert(file.clone()) {
+                    next.extend(files.get(&file).cloned().unwrap_or_default());
+                }
+            }
+        }
+    }
+    assert!(circles.is_empty(), "{circles:#?}");
 }
 
 #[test]

@@ -4,17 +4,17 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use consentry::domain::{Check, Reason};
-use consentry::web;
+use consentry::listener;
 use tokio::sync::watch;
 
 use crate::harness::{Fleet, MINUTE, situation};
 
 /// Serves a fleet; the sender ends it.
 async fn served(fleet: &Fleet) -> (String, watch::Sender<bool>) {
-    let listener = web::bind("127.0.0.1:0").await.expect("a socket");
+    let listener = listener::bind("127.0.0.1:0").await.expect("a socket");
     let url = format!("http://{listener}");
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
+    tokio::spawn(listener::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
     (url, stop)
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use consentry::app::Terms;
 use consentry::demo;
+use consentry::listener;
 use consentry::store::TokenId;
-use consentry::web;
 use entra_sim::{Options, Simulator};
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ impl Site {
 
     /// `prefix` is the path that a reverse proxy would add; `edit` changes the demo's configuration.
     pub async fn with(prefix: &str, edit: impl FnOnce(String) -> String) -> Self {
-        let listener = web::bind("127.0.0.1:0").await.expect("a socket");
+        let listener = listener::bind("127.0.0.1:0").await.expect("a socket");
         let url = format!("http://{listener}{prefix}");
         let simulator = Simulator::start(Options::default()).await.expect("a simulator");
         freeze(&simulator, START);
@@ -77,9 +77,9 @@ impl Site {
     }
 }
 
-fn serve(listener: web::Listener, fleet: &Fleet) -> watch::Sender<bool> {
+fn serve(listener: listener::Listener, fleet: &Fleet) -> watch::Sender<bool> {
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(web::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
+    tokio::spawn(listener::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
     stop
 }
 

@@ -2,7 +2,7 @@
 //! own tests (`web/tls_config_test.go`), with files of our own; then some that it has no test for.
 
 use consentry::clock::Clock;
-use consentry::web::WebSecurity;
+use consentry::listener::WebSecurity;
 
 use crate::certificates::{Authority, self_signed};
 

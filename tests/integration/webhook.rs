@@ -213,10 +213,10 @@ async fn somebody_elses_token_is_left_alone() {
 #[tokio::test]
 async fn a_listener_of_its_own_serves_nothing_else() {
     let site = Site::start().await;
-    let listener = consentry::web::bind("127.0.0.1:0").await.expect("a socket");
+    let listener = consentry::listener::bind("127.0.0.1:0").await.expect("a socket");
     let url = format!("http://{listener}");
     let (_stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(consentry::web::serve(listener, Arc::clone(&site.fleet.daemon.sites.reauthentication), stopped));
+    tokio::spawn(consentry::listener::serve(listener, Arc::clone(&site.fleet.daemon.sites.reauthentication), stopped));
     let mut visitor = Visitor::new();
     let link = site.fresh_link("northwind").replace(&site.url, &url);
     assert_eq!(visitor.get(&link).await.status, 200);

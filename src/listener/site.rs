@@ -11,10 +11,9 @@ use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use tower::ServiceExt as _;
 
-use super::client::{Client, Connection};
+use super::client::{Client, Connection, Peer};
 use super::connections::Connections;
 use super::limits::{Bucket, network};
-use super::reauth::Peer;
 use super::security::WebSecurity;
 use crate::config::RateLimit;
 
@@ -31,15 +30,15 @@ pub enum Admission {
 
 /// The routes of a site.
 #[derive(Debug, Clone)]
-pub(super) struct Routes {
+pub(crate) struct Routes {
     /// Below the prefix.
-    pub(super) inside: Router,
+    pub(crate) inside: Router,
     /// Wherever the prefix is missing.
-    pub(super) outside: Router,
+    pub(crate) outside: Router,
     /// Empty, or a path such as `/consentry`.
-    pub(super) prefix: Arc<str>,
+    pub(crate) prefix: Arc<str>,
     /// What mailed links put before `/reauth`: empty, or a path.
-    pub(super) public: Arc<str>,
+    pub(crate) public: Arc<str>,
 }
 
 /// See the module.
@@ -58,28 +57,28 @@ pub struct Site {
 
 impl Site {
     /// So many connections are carried at once.
-    pub(super) fn new(routes: Routes, gate: Arc<WebSecurity>, admission: Admission, connections: usize, trusted: Arc<[IpNet]>) -> Self {
+    pub(crate) fn new(routes: Routes, gate: Arc<WebSecurity>, admission: Admission, connections: usize, trusted: Arc<[IpNet]>) -> Self {
         let connections = Connections::new(connections);
         Self { routes: RwLock::new(routes), gate, admission, connections, trusted, bucket: Mutex::default() }
     }
 
-    pub(super) fn connections(&self) -> &Arc<Connections> {
+    pub(crate) fn connections(&self) -> &Arc<Connections> {
         &self.connections
     }
 
     /// The network whose share a connection is counted in; none for those who speak for many.
-    pub(super) fn limited_network(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
+    pub(crate) fn limited_network(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
         let speaks_for_many = |peer: &IpAddr| self.trusted.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
         peer.filter(|peer| !speaks_for_many(peer)).map(network)
     }
 
     /// From now on requests are answered by these routes.
-    pub(super) fn replace(&self, routes: Routes) {
+    pub(crate) fn replace(&self, routes: Routes) {
         *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
     }
 
     /// What handshakes need now; `None` serves plain HTTP.
-    pub(super) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+    pub(crate) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
         match self.admission {
             Admission::Policy => self.gate.current().tls.clone(),
             Admission::Everybody => self.gate.current().open_tls.clone(),
@@ -99,7 +98,7 @@ impl Site {
     }
 
     /// Answers a request.
-    pub(super) async fn answer(&self, mut request: Request) -> Response {
+    pub(crate) async fn answer(&self, mut request: Request) -> Response {
         // Orchestrators get an answer whatever becomes of the protection's files.
         let posture = (self.admission != Admission::Plain).then(|| self.gate.current());
         if posture.as_ref().is_some_and(|posture| !self.has_room(posture.config.rate_limit)) {

@@ -69,7 +69,7 @@ impl Capacity {
 
 /// The connections of a site. See the module.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     all: usize,
     /// Of one network, unless it is trusted to speak for others.
     each: usize,
@@ -81,7 +81,7 @@ pub(super) struct Connections {
 }
 
 /// What becomes of a connection at first.
-pub(super) enum Arrival {
+pub(crate) enum Arrival {
     /// It is carried.
     In(Admitted),
     /// It waits; it is told when it has to leave in favour of somebody who has come later.
@@ -109,14 +109,14 @@ struct Entry {
 
 /// One connection's place; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Admitted {
+pub(crate) struct Admitted {
     connections: Arc<Connections>,
     id: u64,
-    pub(super) activity: Arc<Activity>,
+    pub(crate) activity: Arc<Activity>,
 }
 
 impl Connections {
-    pub(super) fn new(all: usize) -> Arc<Self> {
+    pub(crate) fn new(all: usize) -> Arc<Self> {
         let (each, lobby_size) = ((all / 2).max(1), (all / 4).clamp(1, LOBBY));
         Arc::new(Self { all, each, carried: Mutex::default(), freed: Notify::new(), lobby: Mutex::default(), lobby_size })
     }
@@ -131,7 +131,7 @@ impl Connections {
 
     /// Finds a place for a connection, or one to wait in. `network` is `None` for whoever is not limited by it. Whoever has waited longest
     /// leaves when too many wait: many that do nothing must not keep out the one that comes after them with a request.
-    pub(super) fn arrive(self: &Arc<Self>, network: Option<IpAddr>) -> Arrival {
+    pub(crate) fn arrive(self: &Arc<Self>, network: Option<IpAddr>) -> Arrival {
         if let Some(admitted) = self.attempt(network) {
             return Arrival::In(admitted);
         }
@@ -146,7 +146,7 @@ impl Connections {
     }
 
     /// Waits until somebody gives way, for a while.
-    pub(super) async fn admit(self: &Arc<Self>, network: Option<IpAddr>, ticket: Arc<Notify>) -> Option<Admitted> {
+    pub(crate) async fn admit(self: &Arc<Self>, network: Option<IpAddr>, ticket: Arc<Notify>) -> Option<Admitted> {
         let end = Instant::now() + PATIENCE;
         let admitted = loop {
             let has_to_leave = tokio::select! {
@@ -185,7 +185,7 @@ impl Connections {
     }
 
     /// Ends one connection that can give way: descriptors are wanted elsewhere.
-    pub(super) fn relieve(&self) {
+    pub(crate) fn relieve(&self) {
         self.carried().make_way(|_| true);
     }
 }
@@ -230,7 +230,7 @@ impl Drop for Admitted {
 
 /// What a connection is about.
 #[derive(Debug, Default)]
-pub(super) struct Activity {
+pub(crate) struct Activity {
     doing: Mutex<Doing>,
     leave: Notify,
 }
@@ -259,11 +259,11 @@ enum Count {
 
 /// Counts for as long as it is there.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<Activity>, Count);
+pub(crate) struct Counted(Arc<Activity>, Count);
 
 /// Takes back that a request is here whole, for as long as it is there.
 #[derive(Debug)]
-pub(super) struct Arriving(Arc<Activity>);
+pub(crate) struct Arriving(Arc<Activity>);
 
 impl Activity {
     fn change(&self, count: Count, by: i32) {
@@ -277,13 +277,13 @@ impl Activity {
     }
 
     /// A request is here.
-    pub(super) fn work(self: &Arc<Self>) -> Counted {
+    pub(crate) fn work(self: &Arc<Self>) -> Counted {
         self.change(Count::Working, 1);
         Counted(Arc::clone(self), Count::Working)
     }
 
     /// It is here, but for its body.
-    pub(super) fn arriving(self: &Arc<Self>) -> Arriving {
+    pub(crate) fn arriving(self: &Arc<Self>) -> Arriving {
         self.change(Count::Working, -1);
         Arriving(Arc::clone(self))
     }
@@ -303,7 +303,7 @@ impl Activity {
     }
 
     /// Waits until the connection has to give way.
-    pub(super) async fn left(&self) {
+    pub(crate) async fn left(&self) {
         self.leave.notified().await;
     }
 }
@@ -321,13 +321,13 @@ impl Drop for Arriving {
 }
 
 /// An answer's body: the connection is answering until it is gone.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     body: Body,
     _answering: Counted,
 }
 
 impl Answer {
-    pub(super) fn new(body: Body, activity: &Arc<Activity>) -> Self {
+    pub(crate) fn new(body: Body, activity: &Arc<Activity>) -> Self {
         Self { body, _answering: activity.answer() }
     }
 }

@@ -18,22 +18,22 @@ use crate::config::{ClientAuth, FileStamps, TlsVersion, WebConfig, load_web};
 
 /// The protection at one moment.
 #[derive(Debug)]
-pub(super) struct ListenerPolicy {
+pub(crate) struct ListenerPolicy {
     /// As configured.
-    pub(super) config: WebConfig,
+    pub(crate) config: WebConfig,
     /// For handshakes with those whom the policy admits.
-    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
     /// For handshakes with everybody.
-    pub(super) open_tls: Option<Arc<ServerConfig>>,
+    pub(crate) open_tls: Option<Arc<ServerConfig>>,
     /// Says whose a certificate is, where certificates are verified.
-    pub(super) certificates: Option<Arc<ClientCertificates>>,
+    pub(crate) certificates: Option<Arc<ClientCertificates>>,
     /// Headers of every answer.
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ListenerPolicy {
     /// Whether nobody comes in without a certificate that is verified.
-    pub(super) fn demands_certificates(&self) -> bool {
+    pub(crate) fn demands_certificates(&self) -> bool {
         client_auth(&self.config) == ClientAuth::RequireAndVerify
     }
 }
@@ -45,7 +45,7 @@ pub struct WebSecurity {
     clock: Clock,
     state: Mutex<State>,
     /// Whose password was right.
-    pub(super) users: Users,
+    pub(crate) users: Users,
 }
 
 #[derive(Debug)]
@@ -89,12 +89,12 @@ impl WebSecurity {
         self.current().tls.is_some()
     }
 
-    pub(super) fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
 
     /// The protection as the files are now.
-    pub(super) fn current(&self) -> Arc<ListenerPolicy> {
+    pub(crate) fn current(&self) -> Arc<ListenerPolicy> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let looks = FileStamps::at(&state.posture.config.files);
         // What is wrong may be fixed in a file that is not among these.

@@ -38,7 +38,7 @@ const STRIKES: (f64, f64) = (1_000.0, 3_600_000.0);
 
 /// Whose password was right.
 #[derive(Debug)]
-pub(super) struct Users {
+pub(crate) struct Users {
     /// Digests of user, hash and password. Only right ones: wrong ones would push them out.
     right: Mutex<HashSet<[u8; 32]>>,
     /// Networks from which they came.
@@ -70,7 +70,7 @@ impl Default for Users {
 
 /// Why a request is not let in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// No user, or not with this password.
     Unknown,
     /// Too many passwords are being tried.
@@ -88,7 +88,7 @@ impl Users {
     }
 
     /// Checks user and password of a request against the hashes; answers who it is.
-    pub(super) async fn admit(
+    pub(crate) async fn admit(
         &self,
         users: &BTreeMap<String, Secret>,
         headers: &HeaderMap,

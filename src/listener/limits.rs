@@ -18,18 +18,18 @@ const SOURCES: usize = 4_096;
 
 /// A token bucket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     tokens: f64,
     at: Timestamp,
 }
 
 impl Bucket {
-    pub(super) fn full(burst: f64, now: Timestamp) -> Self {
+    pub(crate) fn full(burst: f64, now: Timestamp) -> Self {
         Self { tokens: burst, at: now }
     }
 
     /// Takes one, if there is one; one more comes after `refill_ms`, up to `burst`.
-    pub(super) fn take(&mut self, burst: f64, refill_ms: f64, now: Timestamp) -> bool {
+    pub(crate) fn take(&mut self, burst: f64, refill_ms: f64, now: Timestamp) -> bool {
         let tokens = self.refilled(burst, refill_ms, now);
         *self = Self { tokens: if tokens >= 1.0 { tokens - 1.0 } else { tokens }, at: now };
         tokens >= 1.0
@@ -56,23 +56,23 @@ impl Default for FailedAttemptLimiter {
 
 impl FailedAttemptLimiter {
     /// So many wrong ones at once, then one a second.
-    pub(super) fn new(burst: f64) -> Self {
+    pub(crate) fn new(burst: f64) -> Self {
         Self::lasting(burst, REFILL_MS)
     }
 
     /// So many wrong ones at once, of which one is forgiven after so many milliseconds.
-    pub(super) fn lasting(burst: f64, refill_ms: f64) -> Self {
+    pub(crate) fn lasting(burst: f64, refill_ms: f64) -> Self {
         Self { burst, refill_ms, left: Mutex::default() }
     }
 
     /// Whether a further guess may be looked at.
-    pub(super) fn has_more(&self, source: IpAddr, now: Timestamp) -> bool {
+    pub(crate) fn has_more(&self, source: IpAddr, now: Timestamp) -> bool {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.get(&network(source)).is_none_or(|bucket| bucket.refilled(self.burst, self.refill_ms, now) >= 1.0)
     }
 
     /// How many wrong guesses of a source are not forgotten yet.
-    pub(super) fn held_against(&self, source: IpAddr, now: Timestamp) -> u32 {
+    pub(crate) fn held_against(&self, source: IpAddr, now: Timestamp) -> u32 {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.get(&network(source)).map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, self.refill_ms, now)).ceil() as u32)
     }
@@ -94,7 +94,7 @@ impl FailedAttemptLimiter {
 
 /// So many of something at once, and of these so many for one network.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     all: usize,
     each: usize,
     taken: Mutex<Taken>,
@@ -108,18 +108,18 @@ struct Taken {
 
 /// One of some [`Places`]; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     network: IpAddr,
 }
 
 impl Places {
-    pub(super) fn new(all: usize, each: usize) -> Arc<Self> {
+    pub(crate) fn new(all: usize, each: usize) -> Arc<Self> {
         Arc::new(Self { all, each, taken: Mutex::default() })
     }
 
     /// Takes a place, if one is left for whoever comes from this address.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let network = network(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.by.get(&network).copied().unwrap_or_default();
@@ -132,7 +132,7 @@ impl Places {
     }
 
     /// Whether so many are taken that others may soon find none.
-    pub(super) fn is_scarce(&self) -> bool {
+    pub(crate) fn is_scarce(&self) -> bool {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         2 * taken.all >= self.all || taken.by.values().any(|own| 2 * own >= self.each)
     }
@@ -152,7 +152,7 @@ impl Drop for Place {
 }
 
 /// Whoever has one IPv6 address has a network of them.
-pub(super) fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
         v4 @ IpAddr::V4(_) => v4,

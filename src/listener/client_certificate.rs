@@ -11,12 +11,12 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::tls::certificates;
+use super::pem::certificates;
 use crate::config::{ClientAuth, WebTls};
 
 /// Judges the certificates of clients.
 #[derive(Debug)]
-pub(super) struct ClientCertificates {
+pub(crate) struct ClientCertificates {
     mandatory: bool,
     /// `None` where any certificate will do.
     authorities: Option<Authorities>,
@@ -34,7 +34,7 @@ struct Authorities {
 impl ClientCertificates {
     /// # Errors
     /// There are no authorities, for people.
-    pub(super) fn new(tls: &WebTls, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+    pub(crate) fn new(tls: &WebTls, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
         let verified = matches!(tls.client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
         let authorities = verified.then(|| authorities(tls, provider)).transpose()?;
         Ok(Self {
@@ -48,7 +48,7 @@ impl ClientCertificates {
 
 impl ClientCertificates {
     /// The name of whoever showed these certificates, their own first; `None` where they are not good now.
-    pub(super) fn owner(&self, shown: &[CertificateDer<'_>]) -> Option<String> {
+    pub(crate) fn owner(&self, shown: &[CertificateDer<'_>]) -> Option<String> {
         let (own, intermediates) = shown.split_first()?;
         self.verify_client_cert(own, intermediates, UnixTime::now()).ok()?;
         let (_, certificate) = X509Certificate::from_der(own).ok()?;

@@ -9,20 +9,20 @@ use rustls::pki_types::CertificateDer;
 
 /// What a listener knows of a connection.
 #[derive(Debug, Clone)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     /// Its other end; loopback for a socket with a path.
-    pub(super) peer: IpAddr,
+    pub(crate) peer: IpAddr,
     /// The certificates that it showed in the handshake, its own first.
-    pub(super) certificates: Option<Arc<[CertificateDer<'static>]>>,
+    pub(crate) certificates: Option<Arc<[CertificateDer<'static>]>>,
 }
 
 /// From where a request comes, as limits, log lines and events have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// The address: what a trusted proxy says, otherwise the other end of the connection.
-    pub(super) address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The address is that of somebody who passes requests on, and whose word about their origin does not count.
-    pub(super) through: bool,
+    pub(crate) through: bool,
 }
 
 /// Headers of those who pass requests on, besides `X-Forwarded-*`: RFC 7239 (`Forwarded`), RFC 9110 section 7.6.3 (`Via`), and what nginx,
@@ -30,14 +30,14 @@ pub(super) struct Client {
 const FORWARDING: [&str; 6] = ["forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"];
 
 /// Whether somebody passed a request on.
-pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("x-forwarded") || FORWARDING.contains(&name.as_str()))
 }
 
 impl Client {
     /// The client of a request. Every proxy adds the address that it sees at the end of `X-Forwarded-For`; whatever stands before the
     /// first one that is not trusted may be invented.
-    pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+    pub(crate) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
         let mut address = peer.to_canonical();
         if !is_trusted(&address) {
@@ -57,7 +57,7 @@ impl Client {
     }
 
     /// As people read it.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         if self.through { format!("through {}", self.address) } else { self.address.to_string() }
     }
 }
@@ -69,6 +69,10 @@ fn address_in(entry: &str) -> Option<IpAddr> {
     let address = bare.parse::<IpAddr>().ok().or_else(|| entry.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
     address.map(|address| address.to_canonical())
 }
+
+/// The address from which a request comes, as [`Client`] has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 #[cfg(test)]
 mod tests {

@@ -6,19 +6,17 @@ use std::sync::Arc;
 use aws_lc_rs::agreement::{self, ECDH_P521, EphemeralPrivateKey, UnparsedPublicKey};
 use rustls::crypto::{ActiveKeyExchange, CryptoProvider, SharedSecret, SupportedKxGroup, aws_lc_rs as provider};
 use rustls::ffdhe_groups::FfdheGroup;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{Error, NamedGroup, PeerMisbehaved, ServerConfig};
 
 use super::client_certificate::ClientCertificates;
+use super::pem::{certificates, named, private_key};
 use crate::config::{ClientAuth, TlsVersion, WebTls};
-use crate::secret::SecretSource;
 
 /// What handshakes need. `client_certificates` is false where everybody must come in: the pages behind mailed links.
 ///
 /// # Errors
 /// What cannot be used, for people.
-pub(super) fn server_config(tls: &WebTls, http2: bool, client_certificates: bool) -> Result<Arc<ServerConfig>, String> {
+pub(crate) fn server_config(tls: &WebTls, http2: bool, client_certificates: bool) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(provider_for(tls)?);
     let (lowest, highest) = (tls.min_version, tls.max_version);
     let versions: Vec<_> = [(TlsVersion::Tls12, &rustls::version::TLS12), (TlsVersion::Tls13, &rustls::version::TLS13)]
@@ -52,31 +50,11 @@ pub(super) fn server_config(tls: &WebTls, http2: bool, client_certificates: bool
 ///
 /// # Errors
 /// There are no authorities, for people.
-pub(super) fn verifier(tls: &WebTls) -> Result<Option<Arc<ClientCertificates>>, String> {
+pub(crate) fn verifier(tls: &WebTls) -> Result<Option<Arc<ClientCertificates>>, String> {
     if !matches!(tls.client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify) {
         return Ok(None);
     }
     ClientCertificates::new(tls, &Arc::new(provider_for(tls)?)).map(|certificates| Some(Arc::new(certificates)))
-}
-
-fn named(source: &SecretSource) -> String {
-    match source {
-        SecretSource::Inline(_) => "given inline".to_owned(),
-        SecretSource::File(path) => path.display().to_string(),
-    }
-}
-
-/// PEM certificates of a file or text.
-pub(super) fn certificates(source: &SecretSource) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = source.read_text().map_err(|error| format!("tls_server_config: {error}"))?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem.expose().as_bytes()).filter_map(Result::ok).collect();
-    if found.is_empty() { Err(format!("tls_server_config: {} holds no PEM certificate", named(source))) } else { Ok(found) }
-}
-
-fn private_key(source: &SecretSource) -> Result<PrivateKeyDer<'static>, String> {
-    let pem = source.read_text().map_err(|error| format!("tls_server_config: {error}"))?;
-    PrivateKeyDer::from_pem_slice(pem.expose().as_bytes())
-        .map_err(|_| format!("tls_server_config: {} holds no private key in PEM without a pass phrase", named(source)))
 }
 
 /// The provider's algorithms, as far as the configuration lets them be used.
