@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::cursor::{Cursor, Diagnostics, Section};
+use super::fields::{is_loopback, mail_address};
 use super::permissions::{permission, resource};
-use super::settings::{is_loopback, mail_address};
 use super::values::{hidden_path, is_label_name, is_name, is_no_tenant, nearest, parse_guid, parse_tenant, shown_url};
 use super::{App, Credential, Integration, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook, read_tree};
 use crate::domain::{Access, Check, GroupPolicy, GroupRef, RequiredPermissions, Requirements, same_permission};

@@ -13,6 +13,7 @@ use crate::secret::{Secret, SecretSource};
 mod apps;
 mod cursor;
 mod effective;
+mod fields;
 mod files;
 mod permissions;
 mod settings;

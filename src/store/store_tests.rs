@@ -11,6 +11,11 @@ use crate::domain::{
 };
 use crate::secret::Secret;
 
+#[path = "file_tests.rs"]
+mod file_tests;
+#[path = "outbox_tests.rs"]
+mod outbox_tests;
+
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
 fn open(folder: &TempDir) -> Result<Store, StoreError> {
@@ -107,123 +112,6 @@ async fn what_a_probe_changes_survives() {
     assert_eq!(store.load(NOW).await.expect("loaded").1.len(), 1, "it has opened anew since");
     store.save_probe(record(vec![], vec![CauseChange::Close("app:x".to_owned(), "a2".to_owned())])).await.expect("saved");
     assert_eq!(store.load(NOW).await.expect("loaded").1, vec![]);
-}
-
-#[tokio::test]
-async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    let all = vec![notification(0, "ada@x.org"), notification(0, "ada@x.org"), notification(0, "bob@x.org"), notification(1, "ada@x.org")];
-    store.save_probe(record(all, vec![])).await.expect("saved");
-    let due = store.due_notifications(NOW, 10).await.expect("due");
-    assert_eq!(
-        due.iter().map(|q| (q.notification.recipient.as_str(), q.notification.sequence)).collect::<Vec<_>>(),
-        [("ada@x.org", 0), ("bob@x.org", 0)]
-    );
-    let later = Timestamp(NOW.0 + 1000);
-    store.mark_failed(due[0].id, failed(NOW, 1, false), Vec::new()).await.expect("marked");
-    store.mark_sent(due[1].id, NOW).await.expect("marked");
-    assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![], "the second mail waits for the first");
-    assert_eq!(store.outbox().await.expect("outbox"), (Some(later), 2), "the second is due no sooner than the first");
-    store.mark_sent(due[0].id, later).await.expect("marked");
-    let second = store.due_notifications(later, 10).await.expect("due");
-    assert_eq!((second.len(), second[0].notification.sequence, second[0].first_sequence), (1, 1, 0));
-    assert_eq!(store.last_mail().await.expect("last"), Some(later));
-    let notified = store.load(NOW).await.expect("loaded").0[0].alert.clone().expect("open").notified;
-    assert_eq!(notified.into_iter().collect::<Vec<_>>(), ["ada@x.org", "bob@x.org"]);
-    assert_eq!(store.prune_notifications(Timestamp(i64::MAX)).await.expect("pruned"), 0, "the alert is still open");
-}
-
-fn failed(at: Timestamp, seconds: u64, rejected: bool) -> FailedAttempt {
-    let problem = "550 5.1.1 No such user".to_owned();
-    FailedAttempt { at, pause: std::time::Duration::from_secs(seconds), rejected, answered: false, problem }
-}
-
-/// What an attempt came to survives, and whether a mail may have arrived.
-#[tokio::test]
-async fn attempts_are_remembered() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    store.save_probe(record(vec![notification(0, "ada@x.org")], vec![])).await.expect("saved");
-    let hour = std::time::Duration::from_secs(3600);
-    let at = |hours: i64| Timestamp(NOW.0 + hours * 3_600_000);
-    let queued = async |now| store.due_notifications(now, 10).await.expect("due").first().map(|q| (q.id, q.unanswered, q.rejections));
-    let Some((id, 0, 0)) = queued(NOW).await else { panic!("a new mail") };
-    store.mark_handed_over(id, NOW, hour).await.expect("marked");
-    assert_eq!((queued(NOW).await, queued(at(1)).await), (None, Some((id, 1, 0))), "nothing is sent twice within the hour");
-    store.mark_handed_over(id, at(1), hour).await.expect("marked");
-    let refused = FailedAttempt { answered: true, ..failed(at(1), 60, true) };
-    store.mark_failed(id, refused, vec![notification(0, "operators@x.org")]).await.expect("marked");
-    assert_eq!(queued(at(2)).await, Some((id, 1, 1)), "an answer is no silence");
-    let due = store.due_notifications(at(2), 10).await.expect("due");
-    assert_eq!((due.len(), due[0].first_rejection), (2, Some(at(1))), "the operators' mail was saved with it");
-    store.mark_failed(id, failed(at(2), 60, true), Vec::new()).await.expect("marked");
-    assert_eq!(store.due_notifications(at(3), 10).await.expect("due")[0].first_rejection, Some(at(1)), "the first stays the first");
-    assert_eq!(store.mails_about("acme").await.expect("mails")[1].problem.as_deref(), Some("550 5.1.1 No such user"));
-    assert_eq!(store.other_mails("ada@x.org", NOW).await.expect("others"), OtherMails { taken: false, failing: false });
-    assert_eq!(store.other_mails("operators@x.org", NOW).await.expect("others"), OtherMails { taken: false, failing: true });
-    store.mark_sent(due[1].id, at(2)).await.expect("marked");
-    assert_eq!(store.other_mails("ada@x.org", at(2)).await.expect("others"), OtherMails { taken: true, failing: false });
-    assert_eq!(store.other_mails("ada@x.org", at(3)).await.expect("others"), OtherMails { taken: false, failing: false });
-}
-
-/// A wall clock that was ahead for a while leaves no mail that is due in ten years.
-#[tokio::test]
-async fn times_of_a_clock_that_was_ahead_are_healed() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    let ahead = Timestamp(NOW.0 + 10 * 365 * 86_400_000);
-    let mut early = record(vec![notification(0, "ada@x.org"), notification(0, "bob@x.org")], vec![]);
-    early.at = ahead;
-    store.save_probe(early).await.expect("saved");
-    let due = store.due_notifications(ahead, 10).await.expect("due");
-    store.mark_failed(due[0].id, failed(ahead, 300, true), Vec::new()).await.expect("marked");
-    assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![], "the clock is right again");
-    assert!(store.heal_mail_times(NOW).await.expect("healed") > 0);
-    let recipients = async |now| {
-        let due = store.due_notifications(now, 10).await.expect("due");
-        due.into_iter().map(|q| q.notification.recipient).collect::<Vec<_>>()
-    };
-    assert_eq!(recipients(NOW).await, ["bob@x.org"], "one that was not tried yet is due at once");
-    assert_eq!(recipients(Timestamp(NOW.0 + 300_000)).await, ["ada@x.org", "bob@x.org"], "one that was, after its pause");
-    assert_eq!(store.mails_about("acme").await.expect("mails")[0].created, NOW);
-    assert_eq!(store.heal_mail_times(NOW).await.expect("healed"), 0, "once");
-}
-
-/// What was not mailed yet waits while its integration is away, or is another one by the same name.
-#[tokio::test]
-async fn mails_wait_for_their_integration() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    store
-        .save_probe(record(vec![notification(0, "ada@example.com"), notification(0, "bob@example.com")], Vec::new()))
-        .await
-        .expect("saved");
-    let due = async || store.due_notifications(NOW, 10).await.expect("mails");
-    let sent = due().await[0].id;
-    store.mark_sent(sent, NOW).await.expect("marked");
-    let keep = async |names: &[(&str, &str)]| {
-        let names = names.iter().map(|(name, identity)| ((*name).to_owned(), (*identity).to_owned())).collect();
-        store.keep_only(names).await.expect("kept");
-    };
-    for (names, waiting) in [
-        (&[("acme", "t/c")][..], 1),
-        (&[("other", "t/c")], 0),
-        (&[("acme", "u/c")], 0),
-        (&[("acme", "u/c"), ("new", "t/c")], 0),
-        (&[("acme", "t/c")], 1),
-    ] {
-        keep(names).await;
-        let now = due().await;
-        assert_eq!((now.len(), store.outbox().await.expect("an outbox").1), (waiting, waiting as i64), "{names:?}");
-        assert!(now.iter().all(|m| m.notification.recipient == "bob@example.com"), "the one that was sent is not sent again");
-    }
-    let silent = record(Vec::new(), Vec::new());
-    let alert = open_alert("a9", NOW);
-    let integration = SavedIntegration { alert: Some(alert), ..silent.integration.clone() };
-    store.save_probe(ProbeRecord { integration, ..silent }).await.expect("saved");
-    let saved = store.load(NOW).await.expect("loaded").0;
-    assert!(saved[0].alert.as_ref().expect("open").notified.is_empty(), "an alert without a mail");
 }
 
 #[tokio::test]
@@ -453,182 +341,8 @@ async fn sign_ins_do_not_pile_up_and_evict_nobody() {
     assert!(store.authorization("s0").await.expect("read").is_none(), "the old ones are forgotten");
 }
 
-/// An integration's page must not read the mails of all others.
-#[test]
-fn mails_about_an_integration_are_found_by_an_index() {
-    let folder = folder();
-    drop(open(&folder).expect("a database"));
-    let connection = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
-    let plan: String =
-        connection.query_row(&format!("EXPLAIN QUERY PLAN {}", notifications::ABOUT), ["acme"], |row| row.get(3)).expect("a plan");
-    assert!(plan.contains("USING INDEX notifications_about"), "{plan}");
-}
-
-/// Told of everything that the database refuses or makes somebody wait for.
-fn listened(store: Store) -> (Store, Arc<tokio::sync::Notify>) {
-    let heard = Arc::new(tokio::sync::Notify::new());
-    let notify = Arc::clone(&heard);
-    (store.observed(Arc::new(move || notify.notify_one())), heard)
-}
-
-/// Nothing here takes as long; it only ends a test that would hang.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
-}
-
-async fn becomes(store: &Store, health: StoreHealth) {
-    soon(async {
-        while store.health() != health {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
 fn raw(folder: &TempDir) -> Connection {
     Connection::open(folder.path().join("c.db")).expect("opened")
-}
-
-/// A backup tool, or somebody with a shell, has it locked.
-#[tokio::test]
-async fn reads_go_on_and_writes_wait_while_another_process_has_the_database_locked() {
-    let folder = folder();
-    let (store, heard) = listened(open(&folder).expect("a database"));
-    let (acme, beta) = (token_id("acme"), token_id("beta"));
-    store.put_token(&acme, &Secret::new("first"), "import", NOW).await.expect("stored");
-    let other = raw(&folder);
-    other.execute_batch("BEGIN EXCLUSIVE").expect("locked");
-    let token = Secret::new("second");
-    let write = store.put_token(&beta, &token, "import", NOW);
-    let mut write = std::pin::pin!(write);
-    let read = tokio::time::timeout(Duration::from_secs(3), async {
-        assert_eq!(store.token(&acme).await.expect("read").expect("a token").current.expose(), "first");
-        store.outbox().await.expect("read")
-    });
-    tokio::select! {
-        biased;
-        early = &mut write => panic!("a locked database was written to: {early:?}"),
-        read = read => assert_eq!(read.expect("without waiting for the write").1, 0),
-    }
-    tokio::select! {
-        biased;
-        early = &mut write => panic!("a locked database was written to: {early:?}"),
-        () = soon(heard.notified()) => {}
-    }
-    other.execute_batch("ROLLBACK").expect("free again");
-    soon(write).await.expect("written once it was free");
-    assert_eq!(store.token(&beta).await.expect("read").expect("a token").current.expose(), "second");
-}
-
-#[tokio::test]
-async fn closing_leaves_one_file() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    store.put_token(&token_id("acme"), &Secret::new("token"), "import", NOW).await.expect("stored");
-    store.outbox().await.expect("read");
-    store.close().await;
-    assert!(!folder.path().join("c.db-wal").exists(), "the log is folded in");
-    assert!(matches!(store.outbox().await, Err(StoreError::Closed)));
-    assert!(matches!(store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await, Err(StoreError::Closed)));
-}
-
-/// What somebody does to the files under a running daemon, and whether a file is kept that was put there.
-#[tokio::test]
-async fn files_that_were_moved_away_or_replaced_are_restored() {
-    type Deed = fn(&Path);
-    let cases: [(&str, Deed, bool); 5] = [
-        ("the database is deleted", |p| std::fs::remove_file(p).expect("removed"), false),
-        (
-            "all three files are deleted",
-            |p| ["", "-wal", "-shm"].iter().for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed")),
-            false,
-        ),
-        ("the log is deleted", |p| ["-wal", "-shm"].iter().for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed")), false),
-        ("the database is moved away", |p| std::fs::rename(p, beside(p, ".old")).expect("moved"), false),
-        (
-            "another file is moved over it",
-            |p| {
-                std::fs::write(beside(p, ".strange"), "somebody's backup").expect("written");
-                std::fs::rename(beside(p, ".strange"), p).expect("moved");
-            },
-            true,
-        ),
-    ];
-    for (what, deed, kept) in cases {
-        let folder = folder();
-        let database = folder.path().join("c.db");
-        let (store, heard) = listened(open(&folder).expect("a database"));
-        store.guard(DaemonLock::take(&database).expect("a lock"));
-        store.put_token(&token_id("acme"), &Secret::new("before"), "import", NOW).await.expect("stored");
-        deed(&database);
-        soon(heard.notified()).await;
-        assert_eq!(store.health(), StoreHealth::Displaced, "{what}");
-        store.put_token(&token_id("beta"), &Secret::new("after"), "import", NOW).await.expect("stored");
-        becomes(&store, StoreHealth::Well).await;
-        let strangers: Vec<PathBuf> = std::fs::read_dir(folder.path())
-            .expect("a folder")
-            .map(|f| f.expect("a file").path())
-            .filter(|p| p.to_string_lossy().contains(".replaced-"))
-            .collect();
-        assert_eq!(strangers.len(), usize::from(kept), "{what}: {strangers:?}");
-        for stranger in strangers {
-            assert_eq!(std::fs::read_to_string(stranger).expect("readable"), "somebody's backup", "{what}");
-        }
-        store.close().await;
-        let again = open(&folder).expect("the restored database");
-        for (name, token) in [("acme", "before"), ("beta", "after")] {
-            assert_eq!(again.token(&token_id(name)).await.expect("read").expect("a token").current.expose(), token, "{what}");
-        }
-        let check: String = raw(&folder).query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
-        assert_eq!(check, "ok", "{what}");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&database).expect("a file").permissions());
-        assert_eq!(mode & 0o777, 0o600, "{what}");
-    }
-}
-
-/// It goes on trying; what was written meanwhile is there in the end.
-#[tokio::test]
-async fn a_folder_that_was_moved_away_is_waited_for() {
-    let outer = folder();
-    let inner = outer.path().join("state");
-    std::fs::create_dir(&inner).expect("a folder");
-    let (database, key) = (inner.join("c.db"), inner.join("c.key"));
-    let (store, heard) = listened(Store::open(&database, &key).expect("a database"));
-    store.guard(DaemonLock::take(&database).expect("a lock"));
-    std::fs::rename(&inner, outer.path().join("away")).expect("moved");
-    soon(heard.notified()).await;
-    assert_eq!(store.health(), StoreHealth::Displaced);
-    store.put_token(&token_id("acme"), &Secret::new("meanwhile"), "import", NOW).await.expect("stored");
-    std::fs::rename(outer.path().join("away"), &inner).expect("moved back");
-    becomes(&store, StoreHealth::Well).await;
-    store.close().await;
-    let again = Store::open(&database, &key).expect("the database");
-    assert_eq!(again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "meanwhile");
-}
-
-/// The file keeps its inode, and what was in it is gone: nothing is written into what stands there now.
-#[tokio::test]
-async fn a_file_that_was_overwritten_in_place_is_left_alone() {
-    let folder = folder();
-    let database = folder.path().join("c.db");
-    let copy = folder.path().join("copy.db");
-    let (store, heard) = listened(open(&folder).expect("a database"));
-    store.guard(DaemonLock::take(&database).expect("a lock"));
-    store.put_token(&token_id("acme"), &Secret::new("first"), "import", NOW).await.expect("stored");
-    super::backup(&database, &copy).expect("a backup");
-    store.put_token(&token_id("beta"), &Secret::new("second"), "import", NOW).await.expect("stored");
-    let wanted = std::fs::read(&copy).expect("readable");
-    std::fs::write(&database, &wanted).expect("overwritten");
-    soon(heard.notified()).await;
-    becomes(&store, StoreHealth::Overwritten).await;
-    let refused = store.put_token(&token_id("beta"), &Secret::new("third"), "import", NOW).await;
-    assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
-    assert!(matches!(store.outbox().await, Err(StoreError::Database(_))));
-    store.close().await;
-    assert_eq!(std::fs::read(&database).expect("readable"), wanted, "the backup stays as it was put there");
-    let again = open(&folder).expect("the backup");
-    assert_eq!(again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "first");
-    assert_eq!(again.token(&token_id("beta")).await.expect("read"), None, "no old log was played into it");
 }
 
 /// A command makes a key only where there never was one and no daemon runs.
@@ -755,25 +469,6 @@ async fn nothing_that_was_saved_lies_in_the_future() {
     assert_eq!(store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe, Some(late), "what is past stays as it is");
 }
 
-/// A full disk, or a command that is killed, leaves a log folded in by halves: page 1 is newer than the rest.
-#[tokio::test]
-async fn a_log_that_was_folded_in_by_halves_is_no_foreign_database() {
-    use std::os::unix::fs::FileExt as _;
-    let folder = folder();
-    let database = folder.path().join("c.db");
-    let store = open(&folder).expect("a database");
-    store.guard(DaemonLock::take(&database).expect("a lock"));
-    store.put_token(&token_id("acme"), &Secret::new("first"), "import", NOW).await.expect("stored");
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(&database).expect("opened");
-    let mut pages = [0_u8; 4];
-    file.read_exact_at(&mut pages, 28).expect("read");
-    file.write_all_at(&(u32::from_be_bytes(pages) + 5).to_be_bytes(), 28).expect("written");
-    // The writer looks at the file before it begins.
-    store.put_token(&token_id("beta"), &Secret::new("second"), "import", NOW).await.expect("still written");
-    assert_eq!(store.health(), StoreHealth::Well);
-    file.write_all_at(&pages, 28).expect("written");
-}
-
 /// Where tokens are good for one use, the one before is dead: the newest one is used, saved or not.
 #[tokio::test]
 async fn a_successor_that_cannot_be_saved_is_used_all_the_same() {
@@ -799,18 +494,6 @@ async fn a_successor_that_cannot_be_saved_is_used_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_known_lock_is_not_waited_for_by_every_write_anew() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    let other = raw(&folder);
-    other.execute_batch("BEGIN EXCLUSIVE").expect("locked");
-    store.put_token(&token_id("a"), &Secret::new("x"), "import", NOW).await.expect_err("locked");
-    let begun = std::time::Instant::now();
-    store.put_token(&token_id("b"), &Secret::new("x"), "import", NOW).await.expect_err("locked");
-    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
-}
-
-#[tokio::test]
 async fn another_key_beside_an_empty_database_is_not_called_the_key_of_no_tokens() {
     let folder = folder();
     drop(open(&folder).expect("a database"));
@@ -818,40 +501,4 @@ async fn another_key_beside_an_empty_database_is_not_called_the_key_of_no_tokens
     std::fs::write(&key, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("written");
     let text = Store::open_for_command(&database, &key).map(drop).expect_err("another key").to_string();
     assert!(text.contains("start the daemon") && !text.contains("0 refresh tokens"), "{text}");
-}
-
-#[tokio::test]
-async fn a_mail_that_has_moved_on_is_not_as_it_was_read() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    store.save_probe(record(vec![notification(0, "ada@x.org"), notification(0, "bob@x.org")], vec![])).await.expect("saved");
-    let due = store.due_notifications(NOW, 10).await.expect("due");
-    assert!(store.is_as_read(&due[0]).await.expect("read") && store.is_as_read(&due[1]).await.expect("read"));
-    store.mark_failed(due[0].id, failed(NOW, 1, false), Vec::new()).await.expect("marked");
-    store.mark_sent(due[1].id, NOW).await.expect("marked");
-    assert!(!store.is_as_read(&due[0]).await.expect("read") && !store.is_as_read(&due[1]).await.expect("read"));
-}
-
-/// The last mail that somebody reads about an integration is the truth.
-#[tokio::test]
-async fn a_new_alert_waits_for_the_end_of_the_last() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    let second = Notification { alert: "a2".to_owned(), ..notification(0, "ada@x.org") };
-    store.save_probe(record(vec![notification(0, "ada@x.org"), second], vec![])).await.expect("saved");
-    let due = store.due_notifications(NOW, 10).await.expect("due");
-    assert_eq!(due.iter().map(|q| q.notification.alert.as_str()).collect::<Vec<_>>(), ["a1"]);
-    store.mark_failed(due[0].id, failed(NOW, 3600, false), Vec::new()).await.expect("marked");
-    assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![]);
-    assert_eq!(store.outbox().await.expect("outbox").0, Some(Timestamp(NOW.0 + 3_600_000)));
-}
-
-#[tokio::test]
-async fn a_mail_saved_a_moment_later_is_no_set_clock() {
-    let folder = folder();
-    let store = open(&folder).expect("a database");
-    let mut later = record(vec![notification(0, "ada@x.org")], vec![]);
-    later.at = Timestamp(NOW.0 + 200);
-    store.save_probe(later).await.expect("saved");
-    assert_eq!(store.heal_mail_times(NOW).await.expect("healed"), 0);
 }

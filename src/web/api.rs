@@ -15,9 +15,10 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{OpenApi, ToSchema};
 
-use super::integration::{CredentialRecord, Detail, Records};
-use super::server::Served;
-use super::status::{Row, state_word};
+use super::model::{CredentialRecord, Detail, Records, Row};
+use super::problem::{Problem, problem};
+use super::state::Served;
+use super::status::state_word;
 use crate::clock::rfc3339;
 use crate::domain::{Check, CheckState, Health, Outcome, Reason};
 
@@ -245,25 +246,6 @@ struct EventList {
 struct ProbeAccepted {
     /// Which integration.
     name: String,
-}
-
-/// Problem details (RFC 9457).
-#[derive(Debug, Serialize, ToSchema)]
-struct Problem {
-    /// `about:blank`: the status says it all.
-    r#type: &'static str,
-    /// The status in words.
-    title: &'static str,
-    /// The status.
-    status: u16,
-    /// What is wrong and what to write instead.
-    detail: String,
-}
-
-pub(super) fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let body = Problem { r#type: "about:blank", title, status: status.as_u16(), detail: detail.into() };
-    (status, [(CONTENT_TYPE, "application/problem+json")], serde_json::to_string(&body).unwrap_or_default()).into_response()
 }
 
 fn no_such_integration() -> Response {

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunked_body::{ChunkedBody, Prepared};
-use super::server::compress_bytes;
+use super::compression::compress_bytes;
 use crate::listener::client::Client;
 use crate::listener::limits::{Place, Places};
 
@@ -78,7 +78,7 @@ async fn packed(whole: Bytes) -> Prepared {
 pub(super) fn busy(path: &str) -> Response {
     let detail = "too many requests are under way; try again in a moment";
     let mut response = if path.starts_with("/api/") {
-        super::api::problem(StatusCode::SERVICE_UNAVAILABLE, detail)
+        super::problem::problem(StatusCode::SERVICE_UNAVAILABLE, detail)
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("Service Unavailable: {detail}.\n")).into_response()
     };

@@ -90,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn every_body_arrives_whole() {
         let text: String = (0..30_000).map(|number| format!("{number}\n")).collect();
-        let packed = super::super::server::compress(&text).expect("compressed");
+        let packed = super::super::compression::compress(&text).expect("compressed");
         assert!(packed.len() < text.len() / 2);
         for body in [Prepared::Plain(text.clone().into()), Prepared::Packed(packed.clone().into(), text.len())] {
             let whole = axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(body, ())), usize::MAX).await.expect("a body");

@@ -11,100 +11,14 @@ use axum::response::{IntoResponse, Response};
 
 use super::access::Who;
 use super::layout::{Notice, PageLayout, html};
+use super::model::{CredentialRecord, Detail, Records};
 use super::pages::not_found;
-use super::reauth::{FindLater, advice, question};
-use super::server::{Record, Served};
+use super::reauth::{advice, question};
+use super::state::{Record, Served};
 use super::status::{Pill, Strip, When, private, state_word};
 use crate::clock::{ago, moment};
-use crate::domain::{Access, Audience, Check, CheckState, Day, Health, Outcome, PermissionState, Reason, Timestamp};
+use crate::domain::{Audience, Check, CheckState, Health, Outcome, Reason, Timestamp};
 use crate::reauth::DeliveryState;
-
-/// What the monitor holds of an integration.
-#[derive(Debug, Clone)]
-pub struct Detail {
-    /// Its display name.
-    pub display_name: String,
-    /// Display name of the application.
-    pub app: String,
-    /// Name of the application in the configuration.
-    pub app_name: String,
-    /// Application id.
-    pub client_id: String,
-    /// Tenant as configured.
-    pub tenant: String,
-    /// The tenant's GUID, once it was resolved from another name.
-    pub tenant_guid: Option<String>,
-    /// Delegated or application access.
-    pub access: Access,
-    /// Name of its directory reader.
-    pub reader: Option<String>,
-    /// Why the reader cannot read, if it cannot.
-    pub reader_fault: Option<Reason>,
-    /// Configured labels.
-    pub labels: Vec<(String, String)>,
-    /// What is held to be true of it.
-    pub health: Health,
-    /// The enabled checks.
-    pub enabled: Vec<Check>,
-    /// What the last probe saw, check by check.
-    pub checks: Vec<CheckState>,
-    /// Required permissions as last known.
-    pub permissions: Vec<PermissionState>,
-    /// Groups seen last.
-    pub groups_visible: Option<u32>,
-    /// When the last probe ended.
-    pub last_probe: Option<Timestamp>,
-    /// Its length in milliseconds.
-    pub duration_ms: u128,
-    /// The last day.
-    pub day: Day,
-}
-
-/// What the database remembers of an integration.
-#[derive(Debug, Clone, Default)]
-pub struct Records {
-    /// What happened, newest first: kind, when, detail.
-    pub events: Vec<(String, Timestamp, String)>,
-    /// Who was told, newest first.
-    pub mails: Vec<MailRecord>,
-    /// Where the stored token came from, when it was last renewed, who consented.
-    pub token: Option<(String, Timestamp, Option<String>)>,
-    /// The file in which somebody else keeps the token.
-    pub token_file: Option<String>,
-    /// With what the application and its directory reader sign in.
-    pub credentials: Vec<CredentialRecord>,
-}
-
-/// A credential, without its secret.
-#[derive(Debug, Clone)]
-pub struct CredentialRecord {
-    /// The directory reader that has it; `None` for the application itself.
-    pub reader: Option<String>,
-    /// `client secret`, `certificate`, `none`.
-    pub kind: &'static str,
-    /// When it expires, as far as it says so itself.
-    pub expires: Option<Timestamp>,
-}
-
-/// A mail about an integration.
-#[derive(Debug, Clone)]
-pub struct MailRecord {
-    /// `alert`, `resolved`, …
-    pub kind: String,
-    /// To whom.
-    pub recipient: String,
-    /// When it was decided.
-    pub created: Timestamp,
-    /// When the mail server took it.
-    pub sent: Option<Timestamp>,
-    /// It was given up.
-    pub given_up: bool,
-    /// Why it waits, or was given up, in the mail server's words.
-    pub problem: Option<String>,
-}
-
-/// Reads the records of an integration.
-pub type Remember = FindLater<Records>;
 
 struct CheckLine {
     pill: Pill,

@@ -5,19 +5,26 @@ mod access;
 mod api;
 mod bodies;
 mod chunked_body;
+mod compression;
 mod exposition;
 mod hosts;
 mod integration;
 mod layout;
+mod model;
+mod operations;
 mod pages;
+mod problem;
 mod reauth;
 mod server;
+mod state;
 mod status;
 mod uploads;
 
+pub use compression::compress;
 pub use hosts::allowed_host;
-pub use integration::{CredentialRecord, Detail, MailRecord, Records, Remember};
 pub use layout::SecurityHeaders;
-pub use reauth::{ExternalSignIn, Find, FindBy, FindLater, Later, Lookup, SignInStatus};
-pub use server::{Hooks, Process, Record, Served, Sites, WebOptions, compress, path_of};
-pub use status::Row;
+pub use model::{
+    CredentialRecord, Detail, ExternalSignIn, Find, FindBy, FindLater, Later, Lookup, MailRecord, Records, Remember, Row, SignInStatus,
+};
+pub use server::Sites;
+pub use state::{Hooks, Process, Record, Served, WebOptions, path_of};

@@ -12,127 +12,22 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
-use super::integration::{Detail, Remember};
 use super::layout::{Notice, PageLayout, html, style};
-use super::server::Served;
-use super::status::Row;
+use super::model::{ExternalSignIn, SignInStatus};
+use super::state::Served;
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, Check, Health, Outcome, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, Timestamp, foreign, one_line,
-    permission_purpose, same_permission,
+    Access, Audience, Health, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, foreign, one_line, permission_purpose, same_permission,
 };
 use crate::listener::client::{Client, Peer};
 use crate::listener::limits::network;
 use crate::reauth::callback::admin_consent_without_state;
-use crate::reauth::{Asked, Came, Completed, LinkError, Reauthentication, Refusal, SignInResult, Signed, Subject};
+use crate::reauth::{Asked, Came, Completed, LinkError, Reauthentication, Refusal, SignInResult, Signed};
 use crate::secret::Secret;
 
 mod result;
 
 pub(super) use result::question;
-
-/// What the pages say of an integration.
-#[derive(Debug, Clone)]
-pub struct SignInStatus {
-    /// Its display name.
-    pub display_name: String,
-    /// Display name of the application.
-    pub app: String,
-    /// Tenant as configured.
-    pub tenant: String,
-    /// Delegated or application access.
-    pub access: Access,
-    /// Permissions that re-authentication asks for.
-    pub permissions: Vec<String>,
-    /// Where it is fixed, when not here.
-    pub elsewhere: Option<ExternalSignIn>,
-    /// Entra's page on which an administrator accepts everything, where application permissions need it besides a sign-in.
-    pub admin_consent: Option<String>,
-    /// What is held to be true of it.
-    pub health: Health,
-    /// What the last probe saw.
-    pub checks: Vec<(Check, Outcome)>,
-    /// When the last probe ended; `None` while it says nothing of a sign-in that came later.
-    pub last_probe: Option<Timestamp>,
-    /// It was re-authenticated a moment ago, and probes are owed to it.
-    pub proving: bool,
-    /// Until when the tenant has asked for a pause.
-    pub waits_until: Option<Timestamp>,
-}
-
-impl SignInStatus {
-    /// Whether the last probe saw enterprise app and consent as required; `None` when it could not, or when they are not checked.
-    fn granted(&self) -> Option<bool> {
-        let outcome = |check| self.checks.iter().find(|(known, _)| *known == check).map(|(_, outcome)| *outcome);
-        match (outcome(Check::EnterpriseApp)?, outcome(Check::Consent)?) {
-            (Outcome::Fail(_), _) | (_, Outcome::Fail(_)) => Some(false),
-            (Outcome::Pass, Outcome::Pass) => Some(true),
-            _ => None,
-        }
-    }
-
-    /// Nothing would change on the admin consent page: the whole organization has accepted everything already.
-    fn has_all_consent(&self) -> bool {
-        let organization = self.access == Access::Application || matches!(self.elsewhere, Some(ExternalSignIn::AdminConsent(_)));
-        organization && self.granted() == Some(true)
-    }
-}
-
-/// Where an integration is fixed, when not here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExternalSignIn {
-    /// On Entra's admin consent page.
-    AdminConsent(String),
-    /// On a page of the vendor's.
-    Vendor(String),
-}
-
-/// What finds something of an integration by name.
-pub type FindBy<T> = dyn Fn(&str) -> Option<T> + Send + Sync;
-
-/// What does something for an integration that takes a while.
-pub type FindLater<T> = dyn Fn(&str) -> std::pin::Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync;
-
-/// What does something that takes a while.
-pub type Later<T> = dyn Fn() -> std::pin::Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync;
-
-/// What does something for an integration about a sign-in of that moment.
-pub type Since = dyn Fn(&str, Timestamp) + Send + Sync;
-
-/// What finds an integration by name.
-pub type Find = FindBy<SignInStatus>;
-
-/// What the monitor offers the pages.
-pub struct Lookup {
-    /// Every integration, for the status page.
-    pub rows: Box<dyn Fn() -> Vec<Row> + Send + Sync>,
-    /// When an integration is probed next.
-    pub next_probe: Box<FindBy<Timestamp>>,
-    /// Until when an integration waits because its tenant asked for a pause.
-    pub paused_until: Box<FindBy<Timestamp>>,
-    /// Everything that is known of an integration.
-    pub detail: Box<FindBy<Detail>>,
-    /// What the database remembers of an integration.
-    pub records: Box<Remember>,
-    /// Probes an integration soon, out of turn.
-    pub probe: Box<dyn Fn(&str) + Send + Sync>,
-    /// Probes an integration and waits for the end.
-    pub probe_now: Box<FindLater<()>>,
-    /// Finds an integration by name.
-    pub find: Box<Find>,
-    /// Probes an integration that was re-authenticated at this moment at once, and again while consent spreads.
-    pub prove: Box<Since>,
-    /// The same for one of which somebody merely says so: nothing is spared.
-    pub verify: Box<Since>,
-    /// What a sign-in is measured by.
-    pub subject: Box<FindBy<Subject>>,
-}
-
-impl std::fmt::Debug for Lookup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Lookup")
-    }
-}
 
 type Shared = State<Arc<Served>>;
 

@@ -11,7 +11,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, H
 use axum::response::{IntoResponse, Response};
 
 use super::layout::html;
-use super::server::Served;
+use super::model::Row;
+use super::state::Served;
 use crate::clock::{ago, moment, rfc3339};
 use crate::domain::{Cell, Check, Day, Health, Outcome, Reason, Timestamp};
 
@@ -24,45 +25,6 @@ const COMMONEST: usize = 5;
 /// Scripts and styles are our own files; forms stay here.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
-
-/// What the status page shows of an integration.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// Unique name.
-    pub name: String,
-    /// Its display name.
-    pub display_name: String,
-    /// Name of the application in the configuration.
-    pub app_name: Arc<str>,
-    /// Display name of the application.
-    pub app: Arc<str>,
-    /// Tenant as configured.
-    pub tenant: String,
-    /// What is held to be true of it.
-    pub health: Health,
-    /// What the last probe saw.
-    pub checks: Vec<(Check, Outcome)>,
-    /// Enabled checks that were never run.
-    pub never_run: Vec<Check>,
-    /// When the last probe ended.
-    pub last_probe: Option<Timestamp>,
-    /// The last day.
-    pub day: Day,
-}
-
-impl Row {
-    pub(super) fn reason(&self) -> Option<Reason> {
-        match self.health {
-            Health::Broken { reason, .. } => Some(reason),
-            _ => self.checks.iter().find_map(|(_, outcome)| outcome.reason()),
-        }
-    }
-
-    pub(super) fn matches(&self, words: &[String]) -> bool {
-        let has = |text: &str, word: &String| text.to_lowercase().contains(word.as_str());
-        words.iter().all(|w| has(&self.name, w) || has(&self.display_name, w) || has(&self.tenant, w) || has(&self.app, w))
-    }
-}
 
 /// The word for a state, in addresses and classes.
 pub(super) const fn state_word(health: Health) -> &'static str {

@@ -15,7 +15,7 @@ use crate::clock::moment;
 use crate::domain::{Check, Health, Outcome, Remedy, Timestamp};
 use crate::reauth::{DeliveryState, SignInStatus as SignIn};
 use crate::web::layout::{Notice, PageLayout, html};
-use crate::web::server::Served;
+use crate::web::state::Served;
 
 /// The page looks again after so many seconds, by a header: that works without JavaScript, and screen readers are spared a `meta`.
 /// Whoever leaves it open for long is in no hurry.

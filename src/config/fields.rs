@@ -1,0 +1,53 @@
+//! Values that several sections of the file have.
+
+use url::{Host, Url};
+
+use super::cursor::Cursor;
+use crate::domain::parse_mail_address;
+
+/// Whether a URL leads to this machine, by a name that says so or by its address.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// A bare mail address, in the spelling in which mail is sent to it.
+pub(super) fn mail_address(at: &Cursor<'_, '_>) -> Option<String> {
+    at.checked(|text| {
+        // The reason says what to write instead.
+        let address = parse_mail_address(text.trim()).map_err(|why| format!("is not a mail address: it {why}"))?;
+        can_go_out(&address)?;
+        Ok::<_, String>(address)
+    })
+}
+
+/// A domain with letters beyond ASCII goes out as A-labels (RFC 5890 section 2.3.2.1), so it must have some.
+pub(super) fn can_go_out(address: &str) -> Result<(), String> {
+    let domain = address.rsplit('@').next().unwrap_or_default();
+    let good = domain.is_ascii() || matches!(Host::parse(domain), Ok(Host::Domain(_)));
+    if good { Ok(()) } else { Err("is not a mail address: its domain has a character that no domain has; type it anew".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_that_cannot_go_out_are_refused() {
+        for (address, good) in [
+            ("it@m\u{fc}nchen.example", true),
+            ("it@\u{4f8b}\u{3048}.example", true),
+            ("it@exam\u{2025}ple.com", false),
+            ("it@192.0.2.\u{ff11}", false),
+            ("it@exa\u{ff0f}mple.com", false),
+            ("it@xn--\u{fc}.example", false),
+            ("it@a\u{2488}com", false),
+        ] {
+            assert_eq!(can_go_out(address).is_ok(), good, "{address}");
+        }
+    }
+}

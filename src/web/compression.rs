@@ -1,0 +1,35 @@
+//! Compressed texts (gzip, RFC 1952), for answers and for keeping.
+
+use std::io::Write as _;
+
+/// The length of what was compressed, modulo 4 GiB: the last four bytes (RFC 1952 section 2.3.1).
+pub(super) fn unpacked_length(packed: &[u8]) -> usize {
+    packed.last_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
+}
+
+/// Compresses a text (gzip), for answers and for keeping.
+///
+/// # Errors
+/// None in memory.
+pub fn compress(text: &str) -> std::io::Result<Vec<u8>> {
+    compress_bytes(text.as_bytes())
+}
+
+pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compressed_texts_know_their_length() {
+        for text in ["", "a", &"integrations: []\n".repeat(1_000)] {
+            assert_eq!(unpacked_length(&compress(text).expect("compressed")), text.len());
+        }
+        assert_eq!(unpacked_length(&[]), 0);
+    }
+}

@@ -1,0 +1,154 @@
+//! What operators and machines ask for: `/metrics`, `/probe`, `/-/*` and `/config`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::bodies::busy;
+use super::chunked_body::{ChunkedBody, Prepared};
+use super::compression::unpacked_length;
+use super::state::Served;
+use crate::domain::Timestamp;
+use crate::listener::client::Client;
+use crate::metrics::{negotiate, write_one};
+
+/// `/probe` answers from a result that is younger than this.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// `/metrics`.
+pub(super) async fn metrics(State(served): State<Arc<Served>>, Extension(client): Extension<Client>, headers: HeaderMap) -> Response {
+    let exposition = &served.process.exposition;
+    let place = exposition.places.as_ref().map(|places| places.take(client.address));
+    if matches!(place, Some(None)) {
+        let text = format!("Limit of concurrent requests reached ({}), try again later.\n", exposition.most);
+        return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response();
+    }
+    let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    let format = negotiate(header(ACCEPT));
+    let gzip = header(ACCEPT_ENCODING).is_some_and(accepts_gzip);
+    let Some(made) = exposition.made((&served.process.families, &served.process.published), format, gzip).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    // The place is taken until the last piece is on its way: a client that does not read keeps it, not the memory of many answers.
+    let gzipped = made.gzipped;
+    let body = Body::new(ChunkedBody::new(made.body.clone(), (place, made)));
+    let mut response =
+        ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
+    if gzipped {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+/// `/probe?target=NAME`: probes now and answers with this integration's metrics alone, for those who let Prometheus drive.
+pub(super) async fn probe_metrics(
+    State(served): State<Arc<Served>>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(name) = query.get("target").filter(|t| !t.is_empty()) else {
+        return (StatusCode::BAD_REQUEST, "target is missing: /probe?target=NAME\n").into_response();
+    };
+    let Some(detail) = (served.monitor.detail)(name) else {
+        return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response();
+    };
+    let now = served.process.clock.now();
+    if !detail.last_probe.is_some_and(|at| is_young(at, now)) {
+        (served.monitor.probe_now)(name).await;
+    }
+    let format = negotiate(headers.get(ACCEPT).and_then(|v| v.to_str().ok()));
+    let body = write_one(&served.process.published, name, format);
+    ([(CONTENT_TYPE, format.content_type()), (CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// Whether a result may be given once more. One that comes from the future says that somebody has set the clock.
+fn is_young(at: Timestamp, now: Timestamp) -> bool {
+    at <= now && now.since(at) < YOUNG
+}
+
+/// Whether `gzip` (or anything) is accepted with a quality above zero (RFC 9110 section 12.5.3).
+fn accepts_gzip(header: &str) -> bool {
+    header.split(',').any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|c| c.eq_ignore_ascii_case("gzip"));
+        let quality = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+        named && quality > 0.0
+    })
+}
+
+/// Answers as Prometheus does.
+pub(super) async fn reload(State(served): State<Arc<Served>>) -> Response {
+    if !served.process.options.lifecycle {
+        return (StatusCode::FORBIDDEN, "The lifecycle API is not enabled; start Consentry with --web.enable-lifecycle.\n").into_response();
+    }
+    match (served.process.hooks.reload)().await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(problems) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {problems}\n")).into_response(),
+    }
+}
+
+pub(super) async fn healthy(State(served): State<Arc<Served>>) -> Response {
+    health_of((served.process.hooks.alive)()).into_response()
+}
+
+/// A process whose loop stands still answers, and does nothing else; it has to be started again.
+const fn health_of(alive: bool) -> (StatusCode, &'static str) {
+    match alive {
+        true => (StatusCode::OK, "Consentry is healthy.\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "Consentry does not probe any more; restart it.\n"),
+    }
+}
+
+pub(super) async fn ready(State(served): State<Arc<Served>>) -> Response {
+    if let Some(problem) = served.process.storage.get().and_then(|problem| problem()) {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response();
+    }
+    if served.process.ready.load(Ordering::Relaxed) {
+        return "Consentry is ready.\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "Consentry is starting.\n").into_response()
+}
+
+/// The effective configuration, secrets hidden. It is there once, compressed, for all who ask.
+pub(super) async fn configuration(State(served): State<Arc<Served>>, Extension(client): Extension<Client>) -> Response {
+    let Some(place) = served.process.bodies.place(client.address) else { return busy("/config") };
+    let packed = served.configuration.clone();
+    let body = Body::new(ChunkedBody::new(Prepared::Packed(packed, unpacked_length(&served.configuration)), place));
+    ([(CONTENT_TYPE, "application/yaml; charset=utf-8"), (CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_negotiated() {
+        for (header, expected) in
+            [("gzip", true), ("br, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false), ("GZIP", true)]
+        {
+            assert_eq!(accepts_gzip(header), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn results_are_young_for_some_seconds() {
+        let now = Timestamp::from_seconds(1_000);
+        for (at, expected) in [(1_000, true), (991, true), (990, false), (1_001, false)] {
+            assert_eq!(is_young(Timestamp::from_seconds(at), now), expected, "{at}");
+        }
+    }
+
+    #[test]
+    fn health_is_that_of_the_loop() {
+        assert_eq!(health_of(true).0, StatusCode::OK);
+        assert_eq!(health_of(false).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
