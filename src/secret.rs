@@ -126,6 +126,9 @@ pub enum Malformed {
     /// The whole answer of a token endpoint, most likely.
     #[error("holds JSON; give the value of refresh_token alone, without its quotes")]
     Json,
+    /// The name of a field or variable before the value.
+    #[error("has a name before the token, such as refresh_token=; give the value alone")]
+    Named,
     /// A JSON Web Token.
     #[error("holds an access token or id token (a JSON Web Token); give the refresh_token of the same answer")]
     AccessToken,
@@ -211,6 +214,11 @@ pub fn refresh_token(bytes: &[u8]) -> Result<Secret, Malformed> {
     let bare = text.trim_matches(['"', '\'']);
     if bare.starts_with(['{', '[']) {
         return Err(Malformed::Json);
+    }
+    // A name before it: of a form's field, a variable, a line of YAML.
+    let named = |mark: char| bare.split_once(mark).is_some_and(|(name, _)| name.trim().to_ascii_lowercase().ends_with("token"));
+    if named('=') || named(':') {
+        return Err(Malformed::Named);
     }
     if is_jwt(bare.strip_prefix("Bearer ").unwrap_or(bare)) {
         return Err(Malformed::AccessToken);
@@ -345,10 +353,12 @@ mod tests {
             ("an answer of the token endpoint", "{\"refresh_token\": \"0.AXEA\"}", Err(Malformed::Json)),
             ("the same on several lines", "{\n  \"refresh_token\": \"0.AXEA\"\n}", Err(Malformed::Json)),
             ("a list", "[\"0.AXEA\"]", Err(Malformed::Json)),
+            ("a form's field", "refresh_token=0.AXEA", Err(Malformed::Named)),
+            ("a variable of a shell", "export REFRESH_TOKEN=0.AXEA", Err(Malformed::Named)),
             ("quotes around", "\"0.AXEA\"", Err(Malformed::Quotes)),
             ("single quotes around", "'0.AXEA'", Err(Malformed::Quotes)),
             ("two tokens", "0.AXEA\n0.AXEB", Err(Malformed::Lines)),
-            ("a header before it", "refresh_token: 0.AXEA", Err(Malformed::Blanks)),
+            ("a header before it", "refresh_token: 0.AXEA", Err(Malformed::Named)),
             ("a control character", "0.AX\u{7}EA", Err(Malformed::Invisible)),
             ("a zero-width space inside", "0.AX\u{200B}EA", Err(Malformed::Invisible)),
         ];

@@ -301,7 +301,7 @@ fn count(number: usize, what: &str) -> String {
 }
 
 fn unbuilt_warning(keys: &[String]) -> Option<String> {
-    (!keys.is_empty()).then(|| format!("these keys are accepted but have no effect in this version: {}", keys.join(", ")))
+    (!keys.is_empty()).then(|| format!("these keys are accepted, but this version does not do what they ask for: {}", keys.join(", ")))
 }
 
 /// The flags about paths, checked.
