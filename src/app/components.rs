@@ -1,8 +1,9 @@
 //! What a configuration makes of the things that last: at the start, and again with every reload.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{SharedTexts, branding, entra, links, pages, reauthentication, shared_texts, smtp, targets, watched};
@@ -60,7 +61,7 @@ impl SharedServices {
             connections: config.probe.concurrency,
             overrides: config.reason_overrides.clone(),
         };
-        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.upstream.lock();
         if let Some(kept) = kept.as_ref().filter(|kept| kept.reach == reach) {
             return Ok((kept.entra.clone(), Arc::clone(&kept.prober)));
         }

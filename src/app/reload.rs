@@ -1,10 +1,11 @@
 //! Reading the configuration again: when somebody asks for it, and when watched files change. All of it comes into effect, or nothing.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -94,7 +95,7 @@ impl Reloader {
     }
 
     fn sources(&self) -> MutexGuard<'_, Sources> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sources.lock()
     }
 
     /// Reads the watched files again.
@@ -103,7 +104,7 @@ impl Reloader {
         let folders = self.sources().folders();
         self.watcher.watch(folders);
         let sources = Arc::clone(&self.sources);
-        let follow = move || sources.lock().unwrap_or_else(PoisonError::into_inner).follow(&environment, std::time::Instant::now());
+        let follow = move || sources.lock().follow(&environment, std::time::Instant::now());
         let outcome = off_the_runtime(follow).await;
         if self.sources().waits() {
             self.watcher.again_in(ABSENCE);

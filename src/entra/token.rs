@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -13,6 +13,7 @@ use oauth2::{
     PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken, StandardTokenIntrospectionResponse,
     StandardTokenResponse, TokenResponse as _, TokenUrl,
 };
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -336,7 +337,7 @@ impl<'a> OauthTransport<'a> {
     }
 
     fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.lock().clone()
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
@@ -353,7 +354,7 @@ impl<'a> OauthTransport<'a> {
         };
         let answer = self.entra.door.send(outgoing).await.map_err(TransportError)?;
         let seen = Seen { status: answer.status.as_u16(), request_id: answer.request_id(), retry_after: answer.retry_after() };
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        *self.seen.lock() = seen;
         let Response { status, body, .. } = answer;
         let mut response = HttpResponse::new(normalised(body));
         *response.status_mut() = status;

@@ -4,12 +4,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// A connection that has not brought a whole request for so long gives way.
@@ -122,11 +123,11 @@ impl Connections {
     }
 
     fn carried(&self) -> MutexGuard<'_, Carried> {
-        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
+        self.carried.lock()
     }
 
     fn lobby(&self) -> MutexGuard<'_, VecDeque<Arc<Notify>>> {
-        self.lobby.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lobby.lock()
     }
 
     /// Finds a place for a connection, or one to wait in. `network` is `None` for whoever is not limited by it. Whoever has waited longest
@@ -267,7 +268,7 @@ pub(crate) struct Arriving(Arc<Activity>);
 
 impl Activity {
     fn change(&self, count: Count, by: i32) {
-        let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doing = self.doing.lock();
         let number = match count {
             Count::Working => &mut doing.working,
             Count::Answering => &mut doing.answering,
@@ -296,7 +297,7 @@ impl Activity {
 
     /// Whether the connection may be ended in favour of another: whether an answer is lost by that, and since when it keeps us waiting.
     fn gives_way(&self, now: Instant) -> Option<(bool, Instant)> {
-        let doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let doing = self.doing.lock();
         let answering = doing.answering > 0;
         let patience = if answering { SLOW } else { QUIET };
         (doing.working == 0 && now.saturating_duration_since(doing.since) >= patience).then_some((answering, doing.since))
@@ -371,7 +372,7 @@ mod tests {
 
     /// A moment so long ago that whatever is quiet since then gives way.
     fn age(admitted: &Admitted, by: Duration) {
-        let mut doing = admitted.activity.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doing = admitted.activity.doing.lock();
         doing.since = doing.since.checked_sub(by).expect("a machine that has run for some seconds");
     }
 

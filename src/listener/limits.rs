@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::domain::Timestamp;
 
@@ -67,13 +69,13 @@ impl FailedAttemptLimiter {
 
     /// Whether a further guess may be looked at.
     pub(crate) fn has_more(&self, source: IpAddr, now: Timestamp) -> bool {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.left.lock();
         left.get(&network(source)).is_none_or(|bucket| bucket.refilled(self.burst, self.refill_ms, now) >= 1.0)
     }
 
     /// How many wrong guesses of a source are not forgotten yet.
     pub(crate) fn held_against(&self, source: IpAddr, now: Timestamp) -> u32 {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.left.lock();
         left.get(&network(source)).map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, self.refill_ms, now)).ceil() as u32)
     }
 
@@ -81,7 +83,7 @@ impl FailedAttemptLimiter {
     /// ([`crate::clock::Clock::steady`]).
     pub fn wrong(&self, source: IpAddr, now: Timestamp) -> bool {
         let source = network(source);
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.left.lock();
         if left.len() >= SOURCES && !left.contains_key(&source) {
             left.retain(|_, bucket| bucket.refilled(self.burst, self.refill_ms, now) < self.burst);
             if left.len() >= SOURCES {
@@ -121,7 +123,7 @@ impl Places {
     /// Takes a place, if one is left for whoever comes from this address.
     pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let network = network(address);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         let own = taken.by.get(&network).copied().unwrap_or_default();
         if taken.all >= self.all || own >= self.each {
             return None;
@@ -133,14 +135,14 @@ impl Places {
 
     /// Whether so many are taken that others may soon find none.
     pub(crate) fn is_scarce(&self) -> bool {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.taken.lock();
         2 * taken.all >= self.all || taken.by.values().any(|own| 2 * own >= self.each)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.places.taken.lock();
         taken.all = taken.all.saturating_sub(1);
         match taken.by.get_mut(&self.network) {
             Some(own) if *own > 1 => *own -= 1,
@@ -177,7 +179,7 @@ mod tests {
         for i in 0..u32::try_from(SOURCES).unwrap_or_default() * 2 {
             guesses.wrong(IpAddr::V4(i.into()), now);
         }
-        assert!(guesses.left.lock().unwrap_or_else(PoisonError::into_inner).len() <= SOURCES, "memory is bounded");
+        assert!(guesses.left.lock().len() <= SOURCES, "memory is bounded");
     }
 
     #[test]
@@ -192,7 +194,7 @@ mod tests {
         drop((first, third));
         assert!(places.take(two).is_some(), "given back");
         drop(second);
-        assert!(places.taken.lock().unwrap_or_else(PoisonError::into_inner).by.is_empty(), "nobody is remembered who has nothing");
+        assert!(places.taken.lock().by.is_empty(), "nobody is remembered who has nothing");
     }
 
     #[test]

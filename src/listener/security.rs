@@ -4,10 +4,11 @@
 //! `{}`, which nobody writes by accident.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 
 use super::client_certificate::ClientCertificates;
@@ -80,8 +81,8 @@ impl WebSecurity {
 
     /// From now on protects as this one does.
     pub fn swap(&self, fresh: Self) {
-        let fresh = fresh.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let fresh = fresh.state.into_inner();
+        *self.state.lock() = fresh;
     }
 
     /// Whether the listeners speak TLS now.
@@ -95,7 +96,7 @@ impl WebSecurity {
 
     /// The protection as the files are now.
     pub(crate) fn current(&self) -> Arc<ListenerPolicy> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let looks = FileStamps::at(&state.posture.config.files);
         // What is wrong may be fixed in a file that is not among these.
         let again = (looks.may_differ(&state.seen) || state.complaint.is_some()) && state.read.elapsed() >= PAUSE;

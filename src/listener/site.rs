@@ -2,13 +2,14 @@
 //! stay.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, Uri, header::HOST, header::LOCATION};
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
+use parking_lot::{Mutex, RwLock};
 use tower::ServiceExt as _;
 
 use super::client::{Client, Connection, Peer};
@@ -74,7 +75,7 @@ impl Site {
 
     /// From now on requests are answered by these routes.
     pub(crate) fn replace(&self, routes: Routes) {
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+        *self.routes.write() = routes;
     }
 
     /// What handshakes need now; `None` serves plain HTTP.
@@ -89,7 +90,7 @@ impl Site {
     /// Whether one more request is within the limit. Counts it.
     fn has_room(&self, limit: Option<RateLimit>) -> bool {
         let Some(limit) = limit else { return true };
-        let (mut bucket, now) = (self.bucket.lock().unwrap_or_else(PoisonError::into_inner), self.gate.clock().steady());
+        let (mut bucket, now) = (self.bucket.lock(), self.gate.clock().steady());
         let fresh = || (limit, Bucket::full(f64::from(limit.burst), now));
         let (limit, mut tokens) = bucket.take().filter(|(old, _)| *old == limit).unwrap_or_else(fresh);
         let room = tokens.take(f64::from(limit.burst), limit.interval.as_secs_f64() * 1000.0, now);
@@ -113,7 +114,7 @@ impl Site {
         let client = Client::of(peer, request.headers(), &self.trusted);
         request.extensions_mut().insert(client);
         request.extensions_mut().insert(Peer(client.address));
-        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let routes = self.routes.read().clone();
         let router = match within(request.uri(), &routes.prefix, &routes.public) {
             Place::Inside(None) => routes.inside,
             Place::Inside(Some(uri)) => {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use base64::Engine as _;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::limits::{FailedAttemptLimiter, network};
@@ -126,19 +127,19 @@ impl Users {
             return Err(Refused::Unknown);
         }
         remember(&mut self.right(), REMEMBERED, digest);
-        remember(&mut self.networks.lock().unwrap_or_else(PoisonError::into_inner), NETWORKS, network(peer));
+        remember(&mut self.networks.lock(), NETWORKS, network(peer));
         Ok(name)
     }
 
     /// How soon a network's turn comes: first those from which right passwords have come, then those that have guessed least. So whoever
     /// guesses from many addresses keeps only those out who do the same.
     fn rank(&self, peer: IpAddr, clock: &Clock) -> u32 {
-        let is_good = self.networks.lock().unwrap_or_else(PoisonError::into_inner).contains(&network(peer));
+        let is_good = self.networks.lock().contains(&network(peer));
         if is_good { 0 } else { 1 + self.strikes.held_against(peer, clock.steady()) }
     }
 
     fn right(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
-        self.right.lock().unwrap_or_else(PoisonError::into_inner)
+        self.right.lock()
     }
 }
 
@@ -174,7 +175,7 @@ struct Turn(Arc<Turns>);
 
 impl Turns {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Waits for a turn. `None` where too many wait who come before.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::domain::{Access, Check, CredentialExpiry, IntegrationState, Outcome, Reason, Remedy, Verdict};
 
@@ -108,7 +110,7 @@ impl Published {
     /// Swaps in what is now known of an integration.
     pub fn set(&self, facts: &IntegrationLabels, state: &IntegrationState) {
         let entry = Arc::new(render(facts, state));
-        let mut fleet = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut fleet = self.0.write();
         for key in &entry.outcomes {
             *fleet.counts.entry(*key).or_default() += 1;
         }
@@ -122,7 +124,7 @@ impl Published {
 
     /// An integration that leaves the configuration leaves at once.
     pub fn remove(&self, name: &str) {
-        let mut fleet = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut fleet = self.0.write();
         if let Some(old) = fleet.entries.remove(name) {
             forget(&mut fleet, &old);
         }
@@ -130,12 +132,12 @@ impl Published {
 
     /// The entry of one integration.
     pub(super) fn one(&self, name: &str) -> Option<Arc<Entry>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).entries.get(name).cloned()
+        self.0.read().entries.get(name).cloned()
     }
 
     /// All entries, the counts of checks by state, and the faults of directory readers. The lock is held for the copying of pointers only.
     pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts, Faults) {
-        let fleet = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let fleet = self.0.read();
         let faults = fleet.faults.iter().map(|((reader, reason), tenants)| (Arc::clone(reader), *reason, tenants.len()));
         (fleet.entries.values().cloned().collect(), fleet.counts.clone(), faults.collect())
     }

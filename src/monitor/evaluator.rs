@@ -5,9 +5,10 @@
 //! changed in memory first, and taken back where that cannot be saved.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -130,7 +131,7 @@ impl Evaluator {
         if !left.is_empty() || comes {
             self.store.keep_only(identities).await?;
         }
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        *self.policy.write() = Arc::new(policy);
         let (mut tracked, mut causes) = (self.lock(), self.lock_causes());
         for name in &left {
             tracked.remove(name);
@@ -153,7 +154,7 @@ impl Evaluator {
         }
         causes.keep_members(|name| tracked.contains_key(name));
         forget_unnotified(&self.policy(), &mut tracked, &mut causes);
-        *self.suffering.lock().unwrap_or_else(PoisonError::into_inner) = suffering(&tracked);
+        *self.suffering.lock() = suffering(&tracked);
         let never_probed = never_probed(&tracked);
         drop((tracked, causes));
         swap(&never_probed);
@@ -166,11 +167,11 @@ impl Evaluator {
     }
 
     fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.policy.read())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Tracked>> {
-        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Tracked>> {
+        self.tracked.lock()
     }
 
     /// Whether the tenant's GUID is still to be found out.
@@ -251,7 +252,7 @@ impl Evaluator {
             self.families.repaired(now.since(since));
         }
         let (old, new) = (before.suffers(), after.suffers());
-        self.suffering.lock().unwrap_or_else(PoisonError::into_inner).note(old, new);
+        self.suffering.lock().note(old, new);
         self.published.set(&after.facts(), &after.state);
         if let Some(entry) = self.lock().get_mut(name) {
             entry.state = after.state.clone();
@@ -329,7 +330,7 @@ impl Evaluator {
         let watched = &after.watched;
         let belongs = Belongs { app: &watched.facts.app, tenant: &watched.tenant, reader: watched.reader.as_deref() };
         let probed = Probed { before: &before.state, after: &after.state, alert: after.alert.as_ref(), own: &before.causes };
-        let suffering = self.suffering.lock().unwrap_or_else(PoisonError::into_inner);
+        let suffering = self.suffering.lock();
         wanted_causes(probed, belongs, thresholds, &suffering)
     }
 
@@ -342,8 +343,8 @@ impl Evaluator {
         Ok(())
     }
 
-    fn lock_causes(&self) -> std::sync::MutexGuard<'_, Causes> {
-        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_causes(&self) -> parking_lot::MutexGuard<'_, Causes> {
+        self.causes.lock()
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::domain::{Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Reason, Requirements, RoleEvidence, Timestamp};
@@ -178,8 +180,8 @@ impl Prober {
         Ok((granted.access_token, false))
     }
 
-    fn lock_readers(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), (Secret, Timestamp)>> {
-        self.reader_tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_readers(&self) -> parking_lot::MutexGuard<'_, HashMap<(String, String), (Secret, Timestamp)>> {
+        self.reader_tokens.lock()
     }
 
     /// App-only tokens of the application itself: always for application access, and as evidence of presence and roles for

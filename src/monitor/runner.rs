@@ -1,9 +1,10 @@
 //! The loop that starts what is due, and the one probe from start to verdict.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -156,7 +157,7 @@ impl Monitor {
     }
 
     fn setup(&self) -> Arc<Setup> {
-        Arc::clone(&self.inner.setup.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.inner.setup.read())
     }
 
     /// Goes on with another configuration. Probes in flight end; what they find counts where their integration is still the same.
@@ -173,15 +174,15 @@ impl Monitor {
         let swap = |never_probed: &HashSet<String>| {
             self.verifications().retain(|name, _| setup.targets.contains_key(name));
             self.schedule().reconfigure(change.schedule, queue, (&changed, never_probed), self.inner.clock.steady());
-            *self.inner.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
+            *self.inner.setup.write() = Arc::new(setup);
         };
         self.inner.evaluator.reconfigure(change.policy, change.watched, self.inner.clock.now(), swap).await?;
         self.inner.nudge.notify_one();
         Ok(ConfigDiff { changed: changed.len() - added.len(), added, removed })
     }
 
-    fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
-        self.inner.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    fn schedule(&self) -> parking_lot::MutexGuard<'_, Schedule> {
+        self.inner.schedule.lock()
     }
 
     /// The evaluator, for its states.
@@ -275,7 +276,7 @@ impl Monitor {
     /// to agree.
     fn notice_step(&self) {
         let offset = self.inner.clock.now().0 - self.inner.clock.steady().0;
-        let before = std::mem::replace(&mut *self.inner.offset.lock().unwrap_or_else(PoisonError::into_inner), offset);
+        let before = std::mem::replace(&mut *self.inner.offset.lock(), offset);
         let step = offset - before;
         if step.abs() < STEP_MS {
             return;
@@ -287,7 +288,7 @@ impl Monitor {
 
     /// Whether the loop goes round as it should.
     pub fn is_alive(&self) -> bool {
-        self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < 6 * LONGEST_SLEEP
+        self.inner.beat.lock().elapsed() < 6 * LONGEST_SLEEP
     }
 
     /// How many integrations are probed.
@@ -305,8 +306,8 @@ impl Monitor {
         self.verifications().get(name).map(|p| p.seen)
     }
 
-    fn verifications(&self) -> std::sync::MutexGuard<'_, HashMap<String, PendingVerification>> {
-        self.inner.verifications.lock().unwrap_or_else(PoisonError::into_inner)
+    fn verifications(&self) -> parking_lot::MutexGuard<'_, HashMap<String, PendingVerification>> {
+        self.inner.verifications.lock()
     }
 
     /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe. Answers whether consent has
@@ -342,7 +343,7 @@ impl Monitor {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut probes = JoinSet::new();
         loop {
-            *self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *self.inner.beat.lock() = Instant::now();
             self.notice_step();
             let now = self.inner.clock.steady();
             let concurrency = self.setup().limits.concurrency;

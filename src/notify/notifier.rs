@@ -5,9 +5,10 @@
 //! same `Message-ID`, and three times at most. What follows from a failure is decided in [`super::retry`].
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
@@ -52,17 +53,17 @@ enum Unsaved {
 
 impl Outbox {
     fn unsaved(&self) -> MutexGuard<'_, HashMap<i64, Unsaved>> {
-        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unsaved.lock()
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 
     /// The connections to a mail server, which are the same as long as server and number are.
     fn connections(&self, smtp: &SmtpSettings) -> Arc<Semaphore> {
         let most = smtp.connections.max(1);
-        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut server = self.server.lock();
         if let Some(same) = server.as_ref().filter(|d| d.host == smtp.host && d.port == smtp.port && d.most == most) {
             return Arc::clone(&same.open);
         }

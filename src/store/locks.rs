@@ -7,8 +7,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{StoreError, beside};
 
@@ -61,7 +63,7 @@ impl DaemonLock {
     /// Another daemon was faster, or the file cannot be made.
     pub(super) fn renew(&self) -> Result<(), StoreError> {
         let Held { path, file } = &*self.0;
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = file.lock();
         if is_at(&file, path) {
             return Ok(());
         }

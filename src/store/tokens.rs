@@ -1,7 +1,6 @@
 //! Refresh tokens, encrypted and bound to their integration.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -49,8 +48,8 @@ pub(super) struct Unsaved {
 }
 
 impl Store {
-    fn unsaved(&self) -> std::sync::MutexGuard<'_, HashMap<TokenId, Unsaved>> {
-        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unsaved(&self) -> parking_lot::MutexGuard<'_, HashMap<TokenId, Unsaved>> {
+        self.unsaved.lock()
     }
 
     /// Tries once more to save what could not be saved.

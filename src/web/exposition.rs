@@ -1,9 +1,10 @@
 //! `/metrics`: made once for all who ask at the same time, given to so many at once, kept compressed for those who take it slowly. And
 //! `/probe`, the same for one integration.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::chunked_body::Prepared;
@@ -53,7 +54,7 @@ impl Exposition {
     }
 
     fn waited(&self) -> MutexGuard<'_, Vec<((Format, bool), Waited)>> {
-        self.waited.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waited.lock()
     }
 
     /// One that is made from now on; whoever asks before it is begun waits for the same.

@@ -2,11 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 use super::bodies::Bodies;
 use super::exposition::Exposition;
@@ -168,12 +169,12 @@ impl Process {
 
     /// The pages say from now on what is wrong with the files of the configuration.
     pub fn set_trouble(&self, trouble: Vec<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *self.trouble.lock() = trouble;
     }
 
     /// What is wrong with the files of the configuration.
     pub(super) fn trouble(&self) -> Vec<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.lock().clone()
     }
 }
 
