@@ -204,7 +204,7 @@ pub(crate) fn visible(text: &str) -> Result<(), Malformed> {
 /// A refresh token as somebody hands it over. What it says of a failure never holds the token.
 ///
 /// # Errors
-/// It is something else, such as an access token: Entra would refuse it, and the customer would be blamed.
+/// It is something else, such as an access token: Entra would reject it, and the customer would be asked to fix what is ours.
 pub fn refresh_token(bytes: &[u8]) -> Result<Secret, Malformed> {
     let text = trimmed(decoded(bytes)?);
     if text.is_empty() {

@@ -103,7 +103,7 @@ enum Tried {
     Accepted(String),
     Refused(Finding),
     /// No tenant said anything about it.
-    Untold(String),
+    Untried(String),
 }
 
 /// Every credential in a tenant where it is used.
@@ -133,7 +133,7 @@ async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
 fn tell(who: &str, tried: Tried) -> Option<Finding> {
     match tried {
         Tried::Accepted(tenant) => say(format_args!("  credential    {who}: accepted in {tenant}")),
-        Tried::Untold(why) => {
+        Tried::Untried(why) => {
             return Some(Finding {
                 about: format!("credential of {who}"),
                 expected: "a token in one of the tenants where it is used".to_owned(),
@@ -147,7 +147,7 @@ fn tell(who: &str, tried: Tried) -> Option<Finding> {
 }
 
 async fn attempt(entra: &Entra, client_id: &str, credential: &ClientCredential, tenants: impl Iterator<Item = &str>) -> Tried {
-    let mut untold = String::new();
+    let mut untried = String::new();
     for tenant in tenants.take(TRIES) {
         let client =
             Client { tenant, client_id, credential, now_seconds: Clock::system().now().0 / 1000, deadline: Instant::now() + PATIENCE };
@@ -161,9 +161,9 @@ async fn attempt(entra: &Entra, client_id: &str, credential: &ClientCredential, 
             });
         }
         // The tenant's own trouble, or the network's: it says nothing about the credential.
-        untold = format!("{tenant}: {}", seen(&fault));
+        untried = format!("{tenant}: {}", seen(&fault));
     }
-    Tried::Untold(untold)
+    Tried::Untried(untried)
 }
 
 /// The mail server, as far as it can be tried without a mail.

@@ -16,7 +16,7 @@ pub(super) struct Known<T> {
     pub(super) value: T,
 }
 
-/// `None` for one that is wrong: its name is known, so that integrations are not blamed for it.
+/// `None` for one that is wrong: its name is known, so that its integrations report no error of their own.
 pub(super) fn readers(at: &Cursor<'_, '_>) -> BTreeMap<String, Option<Reader>> {
     let read = |at: &Cursor<'_, '_>| {
         let mut section = at.section();

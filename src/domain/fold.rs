@@ -44,7 +44,7 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, probe: &ProbeEnd, thre
     match judged(&state, thresholds.lasting) {
         Judged::Pass => fold_pass(&mut state, thresholds),
         // What is looked at passes, so a failure is over; what is not looked at is unknown, so nothing is called healthy.
-        Judged::Mended => {
+        Judged::Recovered => {
             fold_pass(&mut state, thresholds);
             if state.verdict == Verdict::Healthy {
                 state.verdict = Verdict::Unknown;
@@ -95,7 +95,7 @@ pub fn within_grace_period(before: &IntegrationState, after: IntegrationState) -
 enum Judged {
     Pass,
     /// Every check that is looked at passes, and there is one that is not.
-    Mended,
+    Recovered,
     Fail(Reason),
     /// Nothing could be learnt for so long, for a reason of the admins', that it counts as failing.
     Lasting(Blind),
@@ -115,7 +115,7 @@ fn judged(state: &IntegrationState, lasting: Duration) -> Judged {
     match () {
         () if !state.looked_at_passes() => Judged::Unknown,
         () if state.checks.iter().all(|c| c.check.is_run()) => Judged::Pass,
-        () => Judged::Mended,
+        () => Judged::Recovered,
     }
 }
 

@@ -141,7 +141,7 @@ impl Store {
     }
 
     /// Lets go of every integration that is not among these (name and identity): it suffers from no cause any more (a cause without
-    /// sufferers would swallow the next alert), and what was not mailed yet about it waits until it comes back, if ever. The same for
+    /// members would swallow the next alert), and what was not mailed yet about it waits until it comes back, if ever. The same for
     /// mails about one that has another identity now. States and tokens stay.
     ///
     /// # Errors

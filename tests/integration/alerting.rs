@@ -252,7 +252,7 @@ async fn without_admins_the_operators_get_the_link() {
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator", "resolved"]);
 }
 
-/// A cause dies with its last sufferer, also when that one leaves the configuration.
+/// A cause closes with its last member, also when that one leaves the configuration.
 #[tokio::test]
 async fn a_cause_without_sufferers_swallows_no_alert() {
     let fleet = Fleet::start().await;

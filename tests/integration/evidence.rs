@@ -457,7 +457,7 @@ async fn credentials_that_cannot_be_read_are_ours() {
     assert_eq!(to_admins, Vec::<String>::new());
 }
 
-/// A row that another key has encrypted says so, and Entra is not blamed.
+/// A row that another key has encrypted says so, and says nothing of Entra.
 #[tokio::test]
 async fn a_stored_token_that_does_not_decrypt_is_ours() {
     let fleet = Fleet::start().await;

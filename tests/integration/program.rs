@@ -417,9 +417,9 @@ async fn check_config_online() {
     // What could not be tried is not called well.
     let app_login = |fault| entra_sim::Fault { endpoint: entra_sim::Endpoint::Token, tenant: None, contains: None, times: None, fault };
     place.simulator.fault(app_login(entra_sim::FaultKind::Status { status: 503, retry_after: None }));
-    let untold = text(&place.command(&["check-config", "--online"]).await.stdout);
+    let untried = text(&place.command(&["check-config", "--online"]).await.stdout);
     place.simulator.clear_faults();
-    assert!(untold.contains("credential of app sequr") && untold.contains("could not be tried"), "{untold}");
+    assert!(untried.contains("credential of app sequr") && untried.contains("could not be tried"), "{untried}");
     assert!(!said.contains("demo-secret") && place.simulator.mailbox().all().is_empty(), "no secret, no mail");
     assert_eq!(place.command(&["check-config"]).await.status.code(), Some(0), "offline it is valid all the same");
 }

@@ -143,7 +143,7 @@ async fn a_login_answers_whatever_is_asked() {
     }
 }
 
-/// A refusal that is about us waits for its repair, however long that takes, and the recipient is not blamed for it.
+/// A refusal that is about us waits for its repair, however long that takes, and says nothing of the recipient.
 #[tokio::test]
 async fn what_is_about_us_waits_until_it_is_repaired() {
     for (sentence, command, reply, reason) in [
