@@ -23,13 +23,16 @@ pub(super) async fn run(config: &Config, integration: &Integration, output: Outp
         .into_iter()
         .find(|t| t.name == integration.name)
         .ok_or_else(|| anyhow::anyhow!("the integration has no application"))?;
-    let prober = Prober::new(app::entra(config, None)?, app::store(config)?, Clock::system());
+    let store = app::store(config)?;
+    let prober = Prober::new(app::entra(config, None)?, store.clone(), Clock::system());
     let probed = prober.probe(&target, false, config.probe.timeout).await;
     let diagnosis = diagnose(&target.requirements, &probed.evidence);
     match output {
         Output::Text => super::say(text(integration, &diagnosis).trim_end()),
         Output::Json => super::say(format_args!("{:#}", json(integration, &diagnosis))),
     }
+    // A rotated token that could not be saved is tried once more: this process is the only one that has it.
+    store.close().await;
     Ok(u8::from(diagnosis.overall() != Outcome::Pass))
 }
 
