@@ -273,9 +273,15 @@ impl Causes {
         Self(saved.into_iter().map(|cause| (cause.key.clone(), cause)).collect())
     }
 
-    /// The keys of those that an integration belongs to.
-    pub fn of(&self, integration: &str) -> BTreeSet<String> {
-        self.0.values().filter(|cause| cause.members.contains(integration)).map(|cause| cause.key.clone()).collect()
+    /// The keys of those that each integration belongs to. One pass: there may be a cause for each of many tenants.
+    pub fn memberships(&self) -> HashMap<String, BTreeSet<String>> {
+        let mut memberships: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for cause in self.0.values() {
+            for member in &cause.members {
+                memberships.entry(member.clone()).or_default().insert(cause.key.clone());
+            }
+        }
+        memberships
     }
 
     /// Causes keep the members that are still there, and go with the last one.
@@ -352,14 +358,18 @@ impl Causes {
                 current.notified.clone_from(&cause.notified);
             }
         }
-        for (key, cause) in &mut self.0 {
+        // It is a member of no others.
+        for key in own.iter().chain(wanted.keys()) {
+            let Some(cause) = self.0.get_mut(key) else { continue };
             if own.contains(key) {
                 cause.members.insert(integration.to_owned());
             } else {
                 cause.members.remove(integration);
             }
+            if cause.members.is_empty() {
+                self.0.remove(key);
+            }
         }
-        self.0.retain(|_, cause| !cause.members.is_empty());
         // Whoever joined a cause that this one had opened is notified of it by his own next probe.
         for key in wanted.keys().filter(|key| !before.iter().any(|cause| cause.key == **key)) {
             if let Some(cause) = self.0.get_mut(key) {
@@ -553,6 +563,6 @@ mod tests {
         assert_eq!(sent(&mut causes, again), 1);
         assert!(causes.are_as_wanted(again, policy));
         assert_eq!(sent(&mut causes, a), 0, "the first one joins");
-        assert_eq!(causes.of("a"), own);
+        assert_eq!(causes.memberships().get("a"), Some(&own));
     }
 }

@@ -89,10 +89,12 @@ impl Evaluator {
         let mut causes = Causes::new(causes);
         let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         store.keep_only(identities(&watched)).await?;
+        let mut memberships = causes.memberships();
         let mut tracked = HashMap::with_capacity(watched.len());
         for watched in watched {
             let old = saved.remove(&watched.facts.name);
-            let entry = Tracked::adopt(watched, old, &causes);
+            let own = memberships.remove(&watched.facts.name);
+            let entry = Tracked::adopt(watched, old, own);
             published.set(&entry.facts(), &entry.state);
             tracked.insert(entry.watched.facts.name.clone(), entry);
         }
@@ -133,6 +135,7 @@ impl Evaluator {
         }
         *self.policy.write() = Arc::new(policy);
         let (mut tracked, mut causes) = (self.lock(), self.lock_causes());
+        let mut memberships = if comes { causes.memberships() } else { HashMap::new() };
         for name in &left {
             tracked.remove(name);
             self.published.remove(name);
@@ -146,7 +149,8 @@ impl Evaluator {
                 Some(old) => old.watching(Arc::new(watched)),
                 None => {
                     let saved = saved.remove(&watched.facts.name);
-                    Tracked::adopt(watched, saved, &causes)
+                    let own = memberships.remove(&watched.facts.name);
+                    Tracked::adopt(watched, saved, own)
                 }
             };
             self.published.set(&entry.facts(), &entry.state);

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::domain::{
-    Causes, CredentialExpiry, Incident, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Timestamp, Verdict, suffers,
-};
+use crate::domain::{CredentialExpiry, Incident, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Timestamp, Verdict, suffers};
 use crate::metrics::IntegrationLabels;
 use crate::store::SavedIntegration;
 
@@ -45,12 +43,12 @@ pub(super) struct Tracked {
 
 impl Tracked {
     /// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
-    pub(super) fn adopt(watched: IntegrationRecord, saved: Option<SavedIntegration>, causes: &Causes) -> Self {
+    pub(super) fn adopt(watched: IntegrationRecord, saved: Option<SavedIntegration>, causes: Option<BTreeSet<String>>) -> Self {
         let (state, tenant_guid, alert) = match saved.filter(|s| s.identity == watched.identity) {
             Some(saved) => (saved.state, saved.tenant_guid, saved.alert),
             None => (IntegrationState::default(), None, None),
         };
-        let causes = causes.of(&watched.facts.name);
+        let causes = causes.unwrap_or_default();
         let watched = Arc::new(watched);
         Self { state, tenant_guid, credentials: Vec::new(), alert, causes, probed: None, watched: Arc::clone(&watched) }.watching(watched)
     }
