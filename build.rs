@@ -9,11 +9,14 @@ fn main() {
     };
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     let version = output(&rustc, &["--version"]).and_then(|v| v.split(' ').nth(1).map(str::to_owned));
-    let revision = std::env::var("CONSENTRY_REVISION").ok().or_else(|| output("git", &["rev-parse", "--short=12", "HEAD"]));
+    let revision = std::env::var("CONSENTRY_REVISION")
+        .ok()
+        .or_else(|| output("git", &["rev-parse", "--short=12", "HEAD"]));
     println!("cargo::rustc-env=CONSENTRY_RUSTC={}", version.unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo::rustc-env=CONSENTRY_REVISION={}", revision.unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo::rerun-if-env-changed=CONSENTRY_REVISION");
     // HEAD names a branch; its log changes with every commit. A path that is not there would make cargo run this every time.
-    let log = output("git", &["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| std::path::Path::new(path).exists());
+    let log = output("git", &["rev-parse", "--git-path", "logs/HEAD"])
+        .filter(|path| std::path::Path::new(path).exists());
     println!("cargo::rerun-if-changed={}", log.as_deref().unwrap_or("build.rs"));
 }

@@ -5,8 +5,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use consentry::domain::{
-    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, ProbeEnd, RequiredPermissions, Requirements, RoleEvidence,
-    Thresholds, Timestamp, diagnose, fold,
+    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, ProbeEnd, RequiredPermissions,
+    Requirements, RoleEvidence, Thresholds, Timestamp, diagnose, fold,
 };
 use consentry::metrics::{Families, Format, IntegrationLabels, Published, write};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -18,7 +18,12 @@ fn requirements() -> Requirements {
     Requirements {
         access: Access::Delegated,
         checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
-        required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application: Vec::new() }].into(),
+        required: vec![RequiredPermissions {
+            resource: GRAPH.to_owned(),
+            delegated,
+            application: Vec::new(),
+        }]
+        .into(),
         unexpected_fails: true,
         groups: GroupPolicy { minimum: 1, required: Vec::new() },
     }
@@ -29,7 +34,10 @@ fn evidence() -> Evidence {
     Evidence {
         directory: None,
         app_only: Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(Some(Vec::new())) }])),
-        own_token: OwnToken::Granted { scopes: vec![(GRAPH.to_owned(), Ok(scopes))], principal: Some("ada".to_owned()) },
+        own_token: OwnToken::Granted {
+            scopes: vec![(GRAPH.to_owned(), Ok(scopes))],
+            principal: Some("ada".to_owned()),
+        },
         groups: Some(Ok(Groups { visible: 3, required: Vec::new() })),
     }
 }
@@ -38,9 +46,14 @@ fn fleet(size: usize) -> Published {
     let published = Published::default();
     let diagnosis = diagnose(&requirements(), &evidence());
     let now = Timestamp::from_seconds(1_790_000_000);
-    let end = ProbeEnd { at: now, duration: Duration::from_millis(250), elapsed: Duration::ZERO, renewed: false };
-    let state =
-        fold(IntegrationState::default(), &diagnosis, &end, Thresholds { failure: 2, success: 1, lasting: Duration::from_secs(3600) });
+    let end =
+        ProbeEnd { at: now, duration: Duration::from_millis(250), elapsed: Duration::ZERO, renewed: false };
+    let state = fold(
+        IntegrationState::default(),
+        &diagnosis,
+        &end,
+        Thresholds { failure: 2, success: 1, lasting: Duration::from_secs(3600) },
+    );
     for index in 0..size {
         let facts = IntegrationLabels {
             name: format!("customer-{index:05}"),
@@ -61,7 +74,9 @@ fn fleet(size: usize) -> Published {
 
 fn benches(criterion: &mut Criterion) {
     let (requirements, evidence) = (requirements(), evidence());
-    criterion.bench_function("diagnose one integration", |b| b.iter(|| diagnose(black_box(&requirements), black_box(&evidence))));
+    criterion.bench_function("diagnose one integration", |b| {
+        b.iter(|| diagnose(black_box(&requirements), black_box(&evidence)));
+    });
     let families = Families::new().expect("families");
     for size in [1_000, 10_000] {
         let published = fleet(size);

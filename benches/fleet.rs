@@ -22,7 +22,8 @@ const ROUNDS: u64 = 5;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let Some(folder) = arguments.iter().position(|a| a == "--measured").and_then(|i| arguments.get(i + 1)) {
+    if let Some(folder) = arguments.iter().position(|a| a == "--measured").and_then(|i| arguments.get(i + 1))
+    {
         runtime().block_on(measured(folder));
         return;
     }
@@ -31,7 +32,12 @@ fn main() {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_stack_size(1024 * 1024).enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(1024 * 1024)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Builds tenants, configuration and tokens, starts the measured process, and counts the requests it made.
@@ -58,7 +64,9 @@ async fn prepare(size: usize) {
     for index in 0..size {
         let (id, domain) = (Uuid::from_u128(0x1000 + index as u128), format!("t{index}.example"));
         simulator.apply(Action::AddTenant { id, domain: domain.clone(), name: None }).expect("a tenant");
-        simulator.apply(Action::AddGroup { tenant: domain.clone(), name: "Everybody".to_owned(), id: None }).expect("a group");
+        simulator
+            .apply(Action::AddGroup { tenant: domain.clone(), name: "Everybody".to_owned(), id: None })
+            .expect("a group");
         let consent = Action::Consent {
             tenant: domain.clone(),
             app: APP,
@@ -68,23 +76,42 @@ async fn prepare(size: usize) {
             application: Vec::new(),
         };
         simulator.apply(consent).expect("a consent");
-        let answer = simulator.apply(Action::IssueRefreshToken { tenant: domain, app: APP, user: None }).expect("a token");
+        let answer = simulator
+            .apply(Action::IssueRefreshToken { tenant: domain, app: APP, user: None })
+            .expect("a token");
         tokens.push(answer["refresh_token"].as_str().expect("a token").to_owned());
-        writeln!(text, "  - {{name: c{index:05}, app: sequr, tenant_id: {id}, admins: [it@t{index}.example]}}").expect("text");
+        writeln!(
+            text,
+            "  - {{name: c{index:05}, app: sequr, tenant_id: {id}, admins: [it@t{index}.example]}}"
+        )
+        .expect("text");
     }
     let file = folder.path().join("consentry.yml");
     std::fs::write(&file, text).expect("written");
     let config = load(&file).expect("valid").config;
     let store = app::store(&config).expect("a database");
     for (integration, token) in config.integrations.iter().zip(&tokens) {
-        let id = TokenId { integration: integration.name.clone(), client_id: APP.to_string(), tenant: integration.tenant.clone() };
-        store.put_token(&id, &Secret::new(token.as_str()), "import", Clock::system().now()).await.expect("stored");
+        let id = TokenId {
+            integration: integration.name.clone(),
+            client_id: APP.to_string(),
+            tenant: integration.tenant.clone(),
+        };
+        store
+            .put_token(&id, &Secret::new(token.as_str()), "import", Clock::system().now())
+            .await
+            .expect("stored");
     }
     drop(store);
     simulator.take_requests();
     let program = std::env::current_exe().expect("this program");
-    let child = Command::new(program).arg("--measured").arg(folder.path()).stdout(Stdio::inherit()).spawn().expect("started");
-    let ended = tokio::task::spawn_blocking(move || child.wait_with_output()).await.expect("waited").expect("ended");
+    let child = Command::new(program)
+        .arg("--measured")
+        .arg(folder.path())
+        .stdout(Stdio::inherit())
+        .spawn()
+        .expect("started");
+    let ended =
+        tokio::task::spawn_blocking(move || child.wait_with_output()).await.expect("waited").expect("ended");
     assert!(ended.status.success());
     println!("(the simulator remembers its last {} requests)", simulator.take_requests().len());
 }
@@ -98,7 +125,10 @@ async fn measured(folder: &str) {
     let (before, started) = (cpu(), Instant::now());
     let running = daemon.start(Listeners::default());
     let value = |text: &str, series: &str| -> f64 {
-        text.lines().filter(|l| l.starts_with(series)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        text.lines()
+            .filter(|l| l.starts_with(series))
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     };
     let probes = loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -111,7 +141,10 @@ async fn measured(folder: &str) {
     let (elapsed, used) = (started.elapsed().as_secs_f64(), cpu());
     let used = (used.0 - before.0, used.1 - before.1);
     let text = write(&process.families, &process.published, Format::Text);
-    let (requests, passed) = (value(&text, "consentry_upstream_requests_total"), value(&text, "consentry_probes_total{result=\"pass\"}"));
+    let (requests, passed) = (
+        value(&text, "consentry_upstream_requests_total"),
+        value(&text, "consentry_probes_total{result=\"pass\"}"),
+    );
     running.finish().await;
     println!("integrations              {size}");
     println!("probes                    {probes} ({passed} passed)");

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consentry::domain::{Access, Check, CheckResult, Details, Diagnosis, LinkTarget, Outcome, Reason, Thresholds, Timestamp};
+use consentry::domain::{
+    Access, Check, CheckResult, Details, Diagnosis, LinkTarget, Outcome, Reason, Thresholds, Timestamp,
+};
 use consentry::metrics::{Families, IntegrationLabels, Published};
 use consentry::monitor::{Evaluator, IntegrationRecord, Policy, ProbeMeta};
 use consentry::store::Store;
@@ -18,7 +20,11 @@ const START: Timestamp = Timestamp::from_seconds(1_790_000_000);
 
 fn main() {
     let size = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(100_000);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(outage(size));
 }
 
@@ -33,10 +39,15 @@ async fn outage(size: usize) {
     };
     let told = (Families::new().expect("families"), Arc::new(Published::default()));
     let watched = (0..size).map(watched).collect();
-    let evaluator = Arc::new(Evaluator::start(store, policy, told, Arc::new(Notify::new()), watched, START).await.expect("an evaluator"));
+    let evaluator = Arc::new(
+        Evaluator::start(store, policy, told, Arc::new(Notify::new()), watched, START)
+            .await
+            .expect("an evaluator"),
+    );
     round(&evaluator, size, "all is well", Outcome::Pass, 0).await;
     round(&evaluator, size, "an outage begins", Outcome::Unknown(Reason::UpstreamUnavailable), 300).await;
-    round(&evaluator, size, "everybody joins the cause", Outcome::Unknown(Reason::UpstreamUnavailable), 7200).await;
+    round(&evaluator, size, "everybody joins the cause", Outcome::Unknown(Reason::UpstreamUnavailable), 7200)
+        .await;
     round(&evaluator, size, "everybody leaves it", Outcome::Pass, 7500).await;
 }
 
@@ -57,7 +68,11 @@ async fn round(evaluator: &Arc<Evaluator>, size: usize, what: &str, outcome: Out
     }
     while probes.join_next().await.is_some() {}
     let (elapsed, used) = (started.elapsed().as_secs_f64(), cpu() - used);
-    println!("{what:<28} {:>9.0} probes a second, {:.3} ms of CPU a probe", size as f64 / elapsed, used * 1000.0 / size as f64);
+    println!(
+        "{what:<28} {:>9.0} probes a second, {:.3} ms of CPU a probe",
+        size as f64 / elapsed,
+        used * 1000.0 / size as f64
+    );
 }
 
 fn name(index: usize) -> String {

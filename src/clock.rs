@@ -53,7 +53,9 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System(_) => wall(),
-            Self::Manual(hands) => Timestamp(hands.steady.load(Ordering::SeqCst) + hands.stepped.load(Ordering::SeqCst)),
+            Self::Manual(hands) => {
+                Timestamp(hands.steady.load(Ordering::SeqCst) + hands.stepped.load(Ordering::SeqCst))
+            }
         }
     }
 
@@ -132,7 +134,10 @@ mod tests {
             (-300, "in 5 min"),
             (1_000_000, "11 days ago"),
         ] {
-            assert_eq!(ago(Timestamp::from_seconds(1_000_000), Timestamp::from_seconds(1_000_000 + seconds)), expected);
+            assert_eq!(
+                ago(Timestamp::from_seconds(1_000_000), Timestamp::from_seconds(1_000_000 + seconds)),
+                expected
+            );
         }
     }
 }

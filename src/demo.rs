@@ -62,7 +62,10 @@ impl Situation {
 
     /// The GUID of its tenant.
     pub fn tenant_id(&self) -> Uuid {
-        let hash = self.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let hash = self
+            .name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         Uuid::from_u128(u128::from(hash))
     }
 
@@ -120,7 +123,13 @@ pub const SITUATIONS: &[Situation] = &[
             }]
         },
         fix: |t| {
-            vec![Action::EditConsent { tenant: t.to_owned(), app: APP, resource: None, delegated: Some(delegated()), application: None }]
+            vec![Action::EditConsent {
+                tenant: t.to_owned(),
+                app: APP,
+                resource: None,
+                delegated: Some(delegated()),
+                application: None,
+            }]
         },
         reason: Some(Reason::PermissionMissing),
         story: "an admin edits the permissions",
@@ -142,7 +151,9 @@ pub const SITUATIONS: &[Situation] = &[
         reader: false,
         application: false,
         breaks_after: Some(24),
-        breaks: |t| vec![Action::KillRefreshTokens { tenant: t.to_owned(), app: APP, death: TokenDeath::Corrupted }],
+        breaks: |t| {
+            vec![Action::KillRefreshTokens { tenant: t.to_owned(), app: APP, death: TokenDeath::Corrupted }]
+        },
         // Only a new sign-in fixes it.
         fix: |_| Vec::new(),
         reason: Some(Reason::TokenInvalid),
@@ -209,7 +220,9 @@ pub const SITUATIONS: &[Situation] = &[
         application: false,
         breaks_after: Some(54),
         breaks: |t| vec![Action::DeleteGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned() }],
-        fix: |t| vec![Action::AddGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned(), id: None }],
+        fix: |t| {
+            vec![Action::AddGroup { tenant: t.to_owned(), name: "Door access - HQ".to_owned(), id: None }]
+        },
         reason: Some(Reason::GroupMissing),
         story: "a group that the integration matches on is deleted",
     },
@@ -250,7 +263,11 @@ pub fn populate(simulator: &Simulator, public_url: &str) -> anyhow::Result<()> {
             delegated,
             application,
         };
-        let (scopes, roles) = if situation.application { (Vec::new(), own(&["Group.Read.All"])) } else { (delegated(), Vec::new()) };
+        let (scopes, roles) = if situation.application {
+            (Vec::new(), own(&["Group.Read.All"]))
+        } else {
+            (delegated(), Vec::new())
+        };
         simulator.apply(consent(situation.app(), scopes, roles))?;
         if situation.reader {
             simulator.apply(consent(READER, Vec::new(), own(&["Directory.Read.All"])))?;
@@ -291,9 +308,17 @@ pub fn configuration(simulator: &Simulator, public_url: &str, probe: &str) -> St
 /// The database refuses.
 pub async fn sign_in(simulator: &Simulator, store: &Store) -> anyhow::Result<()> {
     for situation in SITUATIONS.iter().filter(|s| !s.application) {
-        let answer = simulator.apply(Action::IssueRefreshToken { tenant: situation.tenant(), app: APP, user: None })?;
+        let answer = simulator.apply(Action::IssueRefreshToken {
+            tenant: situation.tenant(),
+            app: APP,
+            user: None,
+        })?;
         let token = answer["refresh_token"].as_str().context("the simulator gave no token")?;
-        let id = TokenId { integration: situation.name.to_owned(), client_id: APP.to_string(), tenant: situation.tenant() };
+        let id = TokenId {
+            integration: situation.name.to_owned(),
+            client_id: APP.to_string(),
+            tenant: situation.tenant(),
+        };
         store.put_token(&id, &Secret::new(token), "import", crate::clock::Clock::system().now()).await?;
     }
     Ok(())
@@ -323,9 +348,20 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
     let fate = tokio::spawn(run_scenario(Arc::clone(&simulator)));
-    let options = crate::web::WebOptions { lifecycle: true, anonymous_actions: true, external_url: Some(daemon), ..Default::default() };
+    let options = crate::web::WebOptions {
+        lifecycle: true,
+        anonymous_actions: true,
+        external_url: Some(daemon),
+        ..Default::default()
+    };
     let front = crate::app::Front { options, web_config_file: None };
-    let result = crate::app::run(loaded.config, sources, &crate::app::Addresses { all: &[listen.to_owned()], health: None }, front).await;
+    let result = crate::app::run(
+        loaded.config,
+        sources,
+        &crate::app::Addresses { all: &[listen.to_owned()], health: None },
+        front,
+    )
+    .await;
     fate.abort();
     result
 }
@@ -339,9 +375,17 @@ fn browsers(listen: &str) -> String {
 }
 
 fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
-    println!("Consentry demo: {} integrations with a simulated Microsoft Entra ID. End it with Ctrl-C.\n", SITUATIONS.len());
-    println!("  Mailbox       {}/          the admins' mails: open one, press its button, Accept, and see it turn green", simulator.url());
-    println!("  Metrics       {daemon}/metrics   look for consentry_check_reason and consentry_integration_up");
+    println!(
+        "Consentry demo: {} integrations with a simulated Microsoft Entra ID. End it with Ctrl-C.\n",
+        SITUATIONS.len()
+    );
+    println!(
+        "  Mailbox       {}/          the admins' mails: open one, press its button, Accept, and see it turn green",
+        simulator.url()
+    );
+    println!(
+        "  Metrics       {daemon}/metrics   look for consentry_check_reason and consentry_integration_up"
+    );
     let program = std::env::current_exe().unwrap_or_else(|_| "consentry".into());
     println!("  Try           {} probe litware --config.file={}\n", program.display(), file.display());
     println!("During the first minute:");

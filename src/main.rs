@@ -7,7 +7,12 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     let command = consentry::cli::Cli::parse();
     hide_memory();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_stack_size(1024 * 1024).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(1024 * 1024)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("consentry: cannot start: {error}");
@@ -27,7 +32,8 @@ fn main() -> ExitCode {
 /// its memory (Linux, `PR_SET_DUMPABLE(2const)`). A kernel or sandbox that refuses is no reason not to run.
 #[cfg(target_os = "linux")]
 fn hide_memory() {
-    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
         eprintln!("consentry: other processes of this user may read this one's memory: {error}");
     }
 }

@@ -65,8 +65,13 @@ impl SecretSource {
             Self::Inline(secret) => Ok(secret.clone()),
             Self::File(path) => {
                 let bytes = bytes_of(path)?;
-                let text = decoded(&bytes).map_err(|fault| SecretError::Malformed { path: path.clone(), fault })?;
-                if trimmed(text).is_empty() { Err(SecretError::Empty(path.clone())) } else { Ok(Secret::new(text)) }
+                let text =
+                    decoded(&bytes).map_err(|fault| SecretError::Malformed { path: path.clone(), fault })?;
+                if trimmed(text).is_empty() {
+                    Err(SecretError::Empty(path.clone()))
+                } else {
+                    Ok(Secret::new(text))
+                }
             }
         }
     }
@@ -130,7 +135,9 @@ pub enum Malformed {
     #[error("has a name before the token, such as refresh_token=; give the value alone")]
     Named,
     /// A JSON Web Token.
-    #[error("holds an access token or id token (a JSON Web Token); give the refresh_token of the same answer")]
+    #[error(
+        "holds an access token or id token (a JSON Web Token); give the refresh_token of the same answer"
+    )]
     AccessToken,
 }
 
@@ -162,7 +169,10 @@ fn bytes_of(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
 /// The text of a file, without byte order mark. A byte order mark of UTF-16 tells that encoding; without one, the zero bytes that every
 /// character of ASCII brings do (Unicode, section 23.8).
 pub(crate) fn decoded(bytes: &[u8]) -> Result<&str, Malformed> {
-    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) || bytes.iter().take(4).any(|b| *b == 0) {
+    if bytes.starts_with(&[0xFF, 0xFE])
+        || bytes.starts_with(&[0xFE, 0xFF])
+        || bytes.iter().take(4).any(|b| *b == 0)
+    {
         return Err(Malformed::Utf16);
     }
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
@@ -171,7 +181,8 @@ pub(crate) fn decoded(bytes: &[u8]) -> Result<&str, Malformed> {
 
 /// Characters that nobody sees and that no secret has: marks of byte order, of direction, and of places where a line may break.
 fn is_invisible(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+    c.is_control()
+        || matches!(c, '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
 }
 
 /// Without what editors, shells and web pages leave at the ends.
@@ -185,7 +196,14 @@ pub(crate) fn one_line(text: &str) -> Result<&str, Malformed> {
     let text = trimmed(text);
     visible(text)?;
     let mut ends = text.chars();
-    let quotes = [('"', '"'), ('\'', '\''), ('`', '`'), ('\u{201C}', '\u{201D}'), ('\u{201E}', '\u{201C}'), ('\u{2018}', '\u{2019}')];
+    let quotes = [
+        ('"', '"'),
+        ('\'', '\''),
+        ('`', '`'),
+        ('\u{201C}', '\u{201D}'),
+        ('\u{201E}', '\u{201C}'),
+        ('\u{2018}', '\u{2019}'),
+    ];
     match (ends.next(), ends.next_back()) {
         (Some(first), Some(last)) if quotes.contains(&(first, last)) => Err(Malformed::Quotes),
         _ => Ok(text),
@@ -216,7 +234,9 @@ pub fn refresh_token(bytes: &[u8]) -> Result<Secret, Malformed> {
         return Err(Malformed::Json);
     }
     // A name before it: of a form's field, a variable, a line of YAML.
-    let named = |mark: char| bare.split_once(mark).is_some_and(|(name, _)| name.trim().to_ascii_lowercase().ends_with("token"));
+    let named = |mark: char| {
+        bare.split_once(mark).is_some_and(|(name, _)| name.trim().to_ascii_lowercase().ends_with("token"))
+    };
     if named('=') || named(':') {
         return Err(Malformed::Named);
     }
@@ -308,15 +328,24 @@ mod tests {
                 (Err(SecretError::Malformed { path: named, fault }), Err(expected)) => {
                     assert_eq!((&named, fault), (&path, expected), "{what}");
                     let said = SecretError::Malformed { path: named, fault }.to_string();
-                    assert!(said.contains(&path.display().to_string()) && !said.contains("hunter"), "{what}: {said}");
+                    assert!(
+                        said.contains(&path.display().to_string()) && !said.contains("hunter"),
+                        "{what}: {said}"
+                    );
                 }
                 (other, _) => panic!("{what}: {other:?}"),
             }
         }
         for nothing in ["", "\n", " \t\r\n", "\u{FEFF}", "\u{FEFF}\r\n", "\u{A0}"] {
             std::fs::write(&path, nothing).expect("written");
-            assert!(matches!(SecretSource::File(path.clone()).read(), Err(SecretError::Empty(_))), "{nothing:?}");
-            assert!(matches!(SecretSource::File(path.clone()).read_text(), Err(SecretError::Empty(_))), "{nothing:?}");
+            assert!(
+                matches!(SecretSource::File(path.clone()).read(), Err(SecretError::Empty(_))),
+                "{nothing:?}"
+            );
+            assert!(
+                matches!(SecretSource::File(path.clone()).read_text(), Err(SecretError::Empty(_))),
+                "{nothing:?}"
+            );
         }
     }
 
@@ -338,16 +367,32 @@ mod tests {
         let jwt = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiIwMDAwMDAwMyJ9.c2lnbmF0dXJl";
         let cases: &[(&str, &str, Result<&str, Malformed>)] = &[
             ("an opaque token", "OAQABAAEAAAD--DLA3VO7QrddgJg7Wevr", Ok("OAQABAAEAAAD--DLA3VO7QrddgJg7Wevr")),
-            ("a token of today with its three parts", "0.AXEA-hSk.AgABAwEAAAAmoFfG_x", Ok("0.AXEA-hSk.AgABAwEAAAAmoFfG_x")),
-            ("the same of the next version", "1.AXEA-hSk.AgABAwEAAAAmoFfG_x", Ok("1.AXEA-hSk.AgABAwEAAAAmoFfG_x")),
+            (
+                "a token of today with its three parts",
+                "0.AXEA-hSk.AgABAwEAAAAmoFfG_x",
+                Ok("0.AXEA-hSk.AgABAwEAAAAmoFfG_x"),
+            ),
+            (
+                "the same of the next version",
+                "1.AXEA-hSk.AgABAwEAAAAmoFfG_x",
+                Ok("1.AXEA-hSk.AgABAwEAAAAmoFfG_x"),
+            ),
             ("a byte order mark and a line end", "\u{FEFF}0.AXEA\r\n", Ok("0.AXEA")),
             ("blanks at the ends", " \t0.AXEA\u{A0} ", Ok("0.AXEA")),
             ("nothing", "", Err(Malformed::Nothing)),
             ("blanks alone", " \r\n", Err(Malformed::Nothing)),
             ("an access token", jwt, Err(Malformed::AccessToken)),
             ("an access token in quotes", "\"eyJhIjoxfQ.eyJhIjoxfQ.AA\"", Err(Malformed::AccessToken)),
-            ("an access token as a header has it", "Bearer eyJhIjoxfQ.eyJhIjoxfQ.AA", Err(Malformed::AccessToken)),
-            ("an access token without signature", "eyJhbGciOiJub25lIn0.eyJhIjoxfQ.", Err(Malformed::AccessToken)),
+            (
+                "an access token as a header has it",
+                "Bearer eyJhIjoxfQ.eyJhIjoxfQ.AA",
+                Err(Malformed::AccessToken),
+            ),
+            (
+                "an access token without signature",
+                "eyJhbGciOiJub25lIn0.eyJhIjoxfQ.",
+                Err(Malformed::AccessToken),
+            ),
             ("an encrypted token", "eyJhbGciOiJkaXIifQ..aXY.Y2lwaGVy.dGFn", Err(Malformed::AccessToken)),
             ("three dotted parts of base64url", "aGVhZGVy.cGF5bG9hZA.c2ln", Err(Malformed::AccessToken)),
             ("an answer of the token endpoint", "{\"refresh_token\": \"0.AXEA\"}", Err(Malformed::Json)),

@@ -37,10 +37,15 @@ pub fn start(level: LogLevel, format: LogFormat) {
     };
     let filter = Targets::new().with_default(own.min(LevelFilter::WARN)).with_target("consentry", own);
     let layer = match format {
-        LogFormat::Logfmt => tracing_logfmt::builder().with_target(false).layer().with_writer(std::io::stderr).boxed(),
-        LogFormat::Json => {
-            tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(false).with_writer(std::io::stderr).boxed()
+        LogFormat::Logfmt => {
+            tracing_logfmt::builder().with_target(false).layer().with_writer(std::io::stderr).boxed()
         }
+        LogFormat::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_target(false)
+            .with_writer(std::io::stderr)
+            .boxed(),
     };
     // A second start (tests, the demo) keeps the first one's settings.
     let _ = Registry::default().with(layer.with_filter(filter)).try_init();

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::model::{
-    Assignment, GLOBAL_ADMINISTRATOR, GRAPH_PERMISSIONS, Grant, Group, IdTokenFlaw, OptionalClaims, RefreshToken, Registration,
-    RequiredAccess, Secret, ServicePrincipal, Tenant, TokenDeath, User, World, graph_app_id,
+    Assignment, GLOBAL_ADMINISTRATOR, GRAPH_PERMISSIONS, Grant, Group, IdTokenFlaw, OptionalClaims,
+    RefreshToken, Registration, RequiredAccess, Secret, ServicePrincipal, Tenant, TokenDeath, User, World,
+    graph_app_id,
 };
 
 /// A change. JSON form: `{"action": "disable_app", "tenant": "contoso.example", "app": "<client id>"}`.
@@ -290,12 +291,25 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
                 Some(pem) => vec![certificate_der(&pem)?],
                 None => Vec::new(),
             };
-            let secrets = secret.into_iter().map(|value| Secret { value, expires: now + SignedDuration::from_secs(year()) }).collect();
+            let secrets = secret
+                .into_iter()
+                .map(|value| Secret { value, expires: now + SignedDuration::from_secs(year()) })
+                .collect();
             let required = vec![RequiredAccess { resource: graph_app_id(), delegated, application }];
             let (offers, names) = (Vec::new(), vec![id.to_string()]);
             world.apps.insert(
                 id,
-                Registration { app_id: id, name, secrets, certificates, redirect_uris, required, deactivated: false, offers, names },
+                Registration {
+                    app_id: id,
+                    name,
+                    secrets,
+                    certificates,
+                    redirect_uris,
+                    required,
+                    deactivated: false,
+                    offers,
+                    names,
+                },
             );
         }
         Action::OfferPermissions { app, names, scopes, roles } => {
@@ -312,12 +326,22 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
             let expires = now + SignedDuration::from_secs(expires_in_seconds);
             app_mut(world, app)?.secrets.push(Secret { value: secret, expires });
         }
-        Action::ExpireSecrets { app } => app_mut(world, app)?.secrets.iter_mut().for_each(|s| s.expires = now),
+        Action::ExpireSecrets { app } => {
+            app_mut(world, app)?.secrets.iter_mut().for_each(|s| s.expires = now);
+        }
         Action::RemoveSecrets { app } => app_mut(world, app)?.secrets.clear(),
         Action::InstallApp { tenant, app } => install(tenant_mut(world, &tenant)?, app),
         Action::Consent { tenant, app, user, resource, delegated, application } => {
             let user = user.map(|u| user_id(world, &tenant, &u)).transpose()?;
-            consent(world, &tenant, app, user, resource.unwrap_or_else(graph_app_id), &delegated, &application)?;
+            consent(
+                world,
+                &tenant,
+                app,
+                user,
+                resource.unwrap_or_else(graph_app_id),
+                &delegated,
+                &application,
+            )?;
         }
         Action::EditConsent { tenant, app, resource, delegated, application } => {
             edit_consent(world, &tenant, app, resource.unwrap_or_else(graph_app_id), delegated, application)?;
@@ -331,12 +355,22 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
         Action::DeleteApp { tenant, app } => principal(tenant_mut(world, &tenant)?, app)?.deleted = Some(now),
         Action::RestoreApp { tenant, app } => {
             let tenant = tenant_mut(world, &tenant)?;
-            let deleted = tenant.principals.iter_mut().filter(|p| p.app_id == app && p.deleted.is_some()).max_by_key(|p| p.deleted);
+            let deleted = tenant
+                .principals
+                .iter_mut()
+                .filter(|p| p.app_id == app && p.deleted.is_some())
+                .max_by_key(|p| p.deleted);
             deleted.ok_or_else(|| format!("no deleted app {app}"))?.deleted = None;
         }
-        Action::PurgeApp { tenant, app } => tenant_mut(world, &tenant)?.principals.retain(|p| p.app_id != app || p.deleted.is_none()),
-        Action::EnableApp { tenant, app, value } => principal(tenant_mut(world, &tenant)?, app)?.enabled = value,
-        Action::BlockApp { tenant, app, status } => principal(tenant_mut(world, &tenant)?, app)?.disabled_by_microsoft = status,
+        Action::PurgeApp { tenant, app } => {
+            tenant_mut(world, &tenant)?.principals.retain(|p| p.app_id != app || p.deleted.is_none());
+        }
+        Action::EnableApp { tenant, app, value } => {
+            principal(tenant_mut(world, &tenant)?, app)?.enabled = value;
+        }
+        Action::BlockApp { tenant, app, status } => {
+            principal(tenant_mut(world, &tenant)?, app)?.disabled_by_microsoft = status;
+        }
         Action::IssueRefreshToken { tenant, app, user } => {
             let user = user_id(world, &tenant, user.as_deref().unwrap_or("admin"))?;
             let tenant = tenant_id(world, &tenant)?;
@@ -357,9 +391,13 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
         }
         Action::AssignRoles { tenant, user, roles } => user_mut(world, &tenant, &user)?.roles = roles,
         Action::BlindUser { tenant, user, groups } => user_mut(world, &tenant, &user)?.blind_to = groups,
-        Action::OptionalClaims { acct, wids, access_wids } => world.optional_claims = OptionalClaims { acct, wids, access_wids },
+        Action::OptionalClaims { acct, wids, access_wids } => {
+            world.optional_claims = OptionalClaims { acct, wids, access_wids }
+        }
         Action::SingleUseRefreshTokens { value } => world.single_use_refresh_tokens = value,
-        Action::RevokeSessions { tenant, user } => user_mut(world, &tenant, &user)?.tokens_valid_from = now + SignedDuration::from_secs(1),
+        Action::RevokeSessions { tenant, user } => {
+            user_mut(world, &tenant, &user)?.tokens_valid_from = now + SignedDuration::from_secs(1);
+        }
         Action::DemandMfa { tenant, value } => tenant_mut(world, &tenant)?.demand_mfa = value,
         Action::BlockByPolicy { tenant, users, apps } => {
             let tenant = tenant_mut(world, &tenant)?;
@@ -372,7 +410,9 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
             return Ok(json!({ "id": id }));
         }
         Action::DeleteGroup { tenant, name } => tenant_mut(world, &tenant)?.groups.retain(|g| g.name != name),
-        Action::HideGroups { tenant, value } => tenant_mut(world, &tenant)?.groups.iter_mut().for_each(|g| g.hidden = value),
+        Action::HideGroups { tenant, value } => {
+            tenant_mut(world, &tenant)?.groups.iter_mut().for_each(|g| g.hidden = value);
+        }
         Action::LimitPages { tenant, size } => tenant_mut(world, &tenant)?.page_size = size,
         Action::SetProvisioningJobs { tenant, app, jobs } => {
             tenant_mut(world, &tenant)?.jobs.insert(app, jobs);
@@ -408,7 +448,8 @@ pub fn consent(
 ) -> Result<(), String> {
     let now = world.now();
     let effective = now + SignedDuration::from_secs(world.consent_delay_seconds);
-    let roles = application.iter().map(|value| role_id(world, resource, value)).collect::<Result<Vec<_>, _>>()?;
+    let roles =
+        application.iter().map(|value| role_id(world, resource, value)).collect::<Result<Vec<_>, _>>()?;
     world.apps.get(&app).ok_or_else(|| format!("no app {app}"))?;
     let tenant = tenant_mut(world, tenant)?;
     install(tenant, app);
@@ -416,8 +457,14 @@ pub fn consent(
     let client = principal(tenant, app)?.id;
     let resource = principal(tenant, resource)?.id;
     if !delegated.is_empty() {
-        let existing = tenant.grants.iter_mut().find(|g| g.client == client && g.resource == resource && g.principal == user);
-        let old: Vec<String> = existing.as_ref().map(|g| g.scope.split_whitespace().map(str::to_owned).collect()).unwrap_or_default();
+        let existing = tenant
+            .grants
+            .iter_mut()
+            .find(|g| g.client == client && g.resource == resource && g.principal == user);
+        let old: Vec<String> = existing
+            .as_ref()
+            .map(|g| g.scope.split_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default();
         let added = delegated.iter().filter(|d| !old.iter().any(|o| o.eq_ignore_ascii_case(d)));
         // Real grants begin with a blank.
         let scope = old.iter().chain(added).fold(String::new(), |text, value| text + " " + value);
@@ -425,12 +472,23 @@ pub fn consent(
             Some(grant) if grant.scope == scope => {}
             Some(grant) => (grant.scope, grant.effective) = (scope, effective),
             None => {
-                tenant.grants.push(Grant { id: Uuid::new_v4().simple().to_string(), client, resource, principal: user, scope, effective });
+                tenant.grants.push(Grant {
+                    id: Uuid::new_v4().simple().to_string(),
+                    client,
+                    resource,
+                    principal: user,
+                    scope,
+                    effective,
+                });
             }
         }
     }
     for role in roles {
-        if !tenant.assignments.iter().any(|a| a.principal == client && a.resource == resource && a.role == role) {
+        if !tenant
+            .assignments
+            .iter()
+            .any(|a| a.principal == client && a.resource == resource && a.role == role)
+        {
             tenant.assignments.push(Assignment {
                 id: Uuid::new_v4().simple().to_string(),
                 principal: client,
@@ -451,14 +509,20 @@ fn edit_consent(
     delegated: Option<Vec<String>>,
     application: Option<Vec<String>>,
 ) -> Result<(), String> {
-    let roles = application.map(|a| a.iter().map(|v| role_id(world, resource, v)).collect::<Result<Vec<_>, _>>()).transpose()?;
+    let roles = application
+        .map(|a| a.iter().map(|v| role_id(world, resource, v)).collect::<Result<Vec<_>, _>>())
+        .transpose()?;
     let now = world.now();
     let tenant = tenant_mut(world, tenant)?;
     let client = principal(tenant, app)?.id;
     let resource = principal(tenant, resource)?.id;
     if let Some(values) = delegated {
         let scope = values.iter().fold(String::new(), |text, value| text + " " + value);
-        tenant.grants.iter_mut().filter(|g| g.client == client && g.resource == resource).for_each(|g| g.scope.clone_from(&scope));
+        tenant
+            .grants
+            .iter_mut()
+            .filter(|g| g.client == client && g.resource == resource)
+            .for_each(|g| g.scope.clone_from(&scope));
         if values.is_empty() {
             tenant.grants.retain(|g| g.client != client || g.resource != resource);
         }
@@ -523,22 +587,38 @@ fn microsoft_graph() -> Registration {
         redirect_uris: Vec::new(),
         required: Vec::new(),
         deactivated: false,
-        offers: GRAPH_PERMISSIONS.iter().map(|(value, role, scope, _)| ((*value).to_owned(), id(*role), id(*scope))).collect(),
-        names: vec![graph_app_id().to_string(), "https://graph.microsoft.com".to_owned(), "https://graph.microsoft.us".to_owned()],
+        offers: GRAPH_PERMISSIONS
+            .iter()
+            .map(|(value, role, scope, _)| ((*value).to_owned(), id(*role), id(*scope)))
+            .collect(),
+        names: vec![
+            graph_app_id().to_string(),
+            "https://graph.microsoft.com".to_owned(),
+            "https://graph.microsoft.us".to_owned(),
+        ],
     }
 }
 
 fn install(tenant: &mut Tenant, app_id: Uuid) {
     if tenant.principal(app_id).is_none() {
         let id = Uuid::new_v4();
-        tenant.principals.push(ServicePrincipal { id, app_id, enabled: true, disabled_by_microsoft: None, deleted: None });
+        tenant.principals.push(ServicePrincipal {
+            id,
+            app_id,
+            enabled: true,
+            disabled_by_microsoft: None,
+            deleted: None,
+        });
     }
 }
 
 fn role_id(world: &World, resource: Uuid, value: &str) -> Result<Uuid, String> {
     let registration = world.apps.get(&resource).ok_or_else(|| format!("no resource app {resource}"))?;
-    let offered = registration.offers.iter().find(|(name, role, _)| name.eq_ignore_ascii_case(value) && role.is_some());
-    offered.and_then(|(_, role, _)| *role).ok_or_else(|| format!("{} offers no app role {value}", registration.name))
+    let offered =
+        registration.offers.iter().find(|(name, role, _)| name.eq_ignore_ascii_case(value) && role.is_some());
+    offered
+        .and_then(|(_, role, _)| *role)
+        .ok_or_else(|| format!("{} offers no app role {value}", registration.name))
 }
 
 fn tenant_id(world: &World, key: &str) -> Result<Uuid, String> {
@@ -561,7 +641,10 @@ fn principal(tenant: &mut Tenant, app: Uuid) -> Result<&mut ServicePrincipal, St
 
 fn user_id(world: &World, tenant: &str, key: &str) -> Result<Uuid, String> {
     let tenant = world.tenant(tenant).ok_or_else(|| format!("no tenant {tenant}"))?;
-    let found = tenant.users.iter().find(|u| u.upn == key || u.id.to_string() == key || u.upn.split('@').next() == Some(key));
+    let found = tenant
+        .users
+        .iter()
+        .find(|u| u.upn == key || u.id.to_string() == key || u.upn.split('@').next() == Some(key));
     found.map(|u| u.id).ok_or_else(|| format!("no user {key} in {}", tenant.domain))
 }
 
@@ -573,5 +656,7 @@ fn user_mut<'w>(world: &'w mut World, tenant: &str, key: &str) -> Result<&'w mut
 
 fn certificate_der(pem: &str) -> Result<Vec<u8>, String> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
-    CertificateDer::from_pem_slice(pem.as_bytes()).map(|der| der.to_vec()).map_err(|e| format!("certificate_pem: {e}"))
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map(|der| der.to_vec())
+        .map_err(|e| format!("certificate_pem: {e}"))
 }

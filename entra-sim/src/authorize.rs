@@ -17,9 +17,15 @@ use crate::reply::{Reply, escape};
 pub type Parameters = HashMap<String, String>;
 
 /// The client and tenant of a request, or the page that Entra shows instead of redirecting.
-fn context<'w>(world: &'w World, tenant: &str, parameters: &Parameters) -> Result<(&'w Tenant, &'w Registration, Url), Reply> {
+fn context<'w>(
+    world: &'w World,
+    tenant: &str,
+    parameters: &Parameters,
+) -> Result<(&'w Tenant, &'w Registration, Url), Reply> {
     let stop = |aadsts: u32, message: String| Err(error_page(aadsts, &message));
-    let Some(directory) = world.tenant(tenant) else { return stop(90002, format!("Tenant '{tenant}' not found.")) };
+    let Some(directory) = world.tenant(tenant) else {
+        return stop(90002, format!("Tenant '{tenant}' not found."));
+    };
     let client = parameters.get("client_id").and_then(|c| Uuid::parse_str(c).ok());
     let Some(app) = client.and_then(|c| world.apps.get(&c)) else {
         return stop(700_016, "Application was not found in the directory.".to_owned());
@@ -27,7 +33,8 @@ fn context<'w>(world: &'w World, tenant: &str, parameters: &Parameters) -> Resul
     // Entra returns to the first registered one when the request names none.
     let first = app.redirect_uris.first().map_or("", String::as_str);
     let redirect = parameters.get("redirect_uri").map_or(first, String::as_str);
-    let Some(url) = Url::parse(redirect).ok().filter(|_| app.redirect_uris.iter().any(|r| r == redirect)) else {
+    let Some(url) = Url::parse(redirect).ok().filter(|_| app.redirect_uris.iter().any(|r| r == redirect))
+    else {
         return stop(
             50011,
             format!(
@@ -35,7 +42,9 @@ fn context<'w>(world: &'w World, tenant: &str, parameters: &Parameters) -> Resul
             ),
         );
     };
-    if directory.principal(app.app_id).is_some_and(|p| !p.enabled || p.disabled_by_microsoft.is_some()) || app.deactivated {
+    if directory.principal(app.app_id).is_some_and(|p| !p.enabled || p.disabled_by_microsoft.is_some())
+        || app.deactivated
+    {
         return stop(7_000_112, format!("Application '{}' is disabled.", app.app_id));
     }
     Ok((directory, app, url))
@@ -46,7 +55,8 @@ fn wanted_scopes(app: &Registration, parameters: &Parameters) -> Vec<String> {
     let short = |value: &str| value.rsplit_once('/').map_or(value, |(_, last)| last).to_owned();
     let listed: Vec<String> = text.split_whitespace().map(short).collect();
     if listed.iter().any(|s| s == ".default") {
-        let declared = app.required.iter().filter(|r| r.resource == graph_app_id()).flat_map(|r| r.delegated.clone());
+        let declared =
+            app.required.iter().filter(|r| r.resource == graph_app_id()).flat_map(|r| r.delegated.clone());
         return listed.into_iter().filter(|s| s != ".default").chain(declared).collect();
     }
     listed
@@ -62,7 +72,10 @@ pub fn authorize_page(world: &World, tenant: &str, parameters: &Parameters) -> R
         return back(
             &redirect,
             parameters,
-            &[("error", "unsupported_response_type"), ("error_description", "AADSTS70005: response_type must be code.")],
+            &[
+                ("error", "unsupported_response_type"),
+                ("error_description", "AADSTS70005: response_type must be code."),
+            ],
         );
     }
     if parameters.get("prompt").map(String::as_str) == Some("none") {
@@ -71,7 +84,10 @@ pub fn authorize_page(world: &World, tenant: &str, parameters: &Parameters) -> R
             parameters,
             &[
                 ("error", "login_required"),
-                ("error_description", "AADSTS50058: A silent sign-in request was sent but no user is signed in."),
+                (
+                    "error_description",
+                    "AADSTS50058: A silent sign-in request was sent but no user is signed in.",
+                ),
             ],
         );
     }
@@ -82,16 +98,25 @@ pub fn authorize_page(world: &World, tenant: &str, parameters: &Parameters) -> R
 pub fn admin_consent_page(world: &World, tenant: &str, parameters: &Parameters) -> Reply {
     match context(world, tenant, parameters) {
         Ok((directory, app, _)) => {
-            let all: Vec<String> = app.required.iter().flat_map(|r| r.delegated.iter().chain(&r.application)).cloned().collect();
+            let all: Vec<String> =
+                app.required.iter().flat_map(|r| r.delegated.iter().chain(&r.application)).cloned().collect();
             page(directory, app, &all, parameters, "v2.0/adminconsent")
         }
         Err(page) => page,
     }
 }
 
-fn page(directory: &Tenant, app: &Registration, scopes: &[String], parameters: &Parameters, action: &str) -> Reply {
-    let hidden: String =
-        parameters.iter().map(|(k, v)| format!("<input type=hidden name=\"{}\" value=\"{}\">", escape(k), escape(v))).collect();
+fn page(
+    directory: &Tenant,
+    app: &Registration,
+    scopes: &[String],
+    parameters: &Parameters,
+    action: &str,
+) -> Reply {
+    let hidden: String = parameters
+        .iter()
+        .map(|(k, v)| format!("<input type=hidden name=\"{}\" value=\"{}\">", escape(k), escape(v)))
+        .collect();
     let hint = parameters.get("login_hint").map_or("", String::as_str);
     let chosen = directory.users.iter().position(|u| u.upn == hint).unwrap_or(0);
     let account = |(index, user): (usize, &User)| {
@@ -153,7 +178,11 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
         Some("personal") => Account::Personal,
         _ => Account::Own,
     };
-    let own = if account == Account::Own { signed_in(&directory, parameters) } else { directory.users.first().cloned() };
+    let own = if account == Account::Own {
+        signed_in(&directory, parameters)
+    } else {
+        directory.users.first().cloned()
+    };
     let Some(user) = own else {
         return error_page(50034, "The user account does not exist in the directory.");
     };
@@ -164,20 +193,28 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     scopes.retain(|s| !parameters.contains_key(&format!("sim_without_{s}")));
     // Without `prompt=consent` nobody is asked for what the organization has accepted already.
     let prompted = parameters.get("prompt").is_some_and(|p| p == "consent");
-    let covered = !prompted && account == Account::Own && has_consented(world, &directory, &app, &user, &scopes);
-    let needs_admin = |s: &String| GRAPH_PERMISSIONS.iter().any(|(value, _, _, admin)| *admin && value.eq_ignore_ascii_case(s));
+    let covered =
+        !prompted && account == Account::Own && has_consented(world, &directory, &app, &user, &scopes);
+    let needs_admin = |s: &String| {
+        GRAPH_PERMISSIONS.iter().any(|(value, _, _, admin)| *admin && value.eq_ignore_ascii_case(s))
+    };
     if !covered && !user.admin && (directory.user_consent_off || scopes.iter().any(needs_admin)) {
         return back(
             &redirect,
             parameters,
-            &[("error", "access_denied"), ("error_description", "AADSTS90094: The grant requires administrator permission.")],
+            &[
+                ("error", "access_denied"),
+                ("error_description", "AADSTS90094: The grant requires administrator permission."),
+            ],
         );
     }
     let principal = (!parameters.contains_key("sim_organization")).then_some(user.id);
     let key = directory.id.to_string();
     // What another organization's admin accepts changes nothing here.
     let here = account == Account::Own && !covered;
-    if let Err(message) = if here { consent(world, &key, app.app_id, principal, graph_app_id(), &scopes, &[]) } else { Ok(()) } {
+    if let Err(message) =
+        if here { consent(world, &key, app.app_id, principal, graph_app_id(), &scopes, &[]) } else { Ok(()) }
+    {
         return error_page(650_053, &message);
     }
     let code = format!("1.SIMCODE{}", Uuid::new_v4().simple());
@@ -202,11 +239,18 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
 }
 
 /// Whether standing grants cover what is asked for.
-fn has_consented(world: &World, directory: &Tenant, app: &Registration, user: &User, scopes: &[String]) -> bool {
+fn has_consented(
+    world: &World,
+    directory: &Tenant,
+    app: &Registration,
+    user: &User,
+    scopes: &[String],
+) -> bool {
     let id = |app_id| directory.principal(app_id).map(|p| p.id);
     let (Some(client), Some(resource)) = (id(app.app_id), id(graph_app_id())) else { return false };
     let granted = directory.granted_scopes(client, resource, user.id, world.now());
-    let signing_in = |scope: &String| matches!(scope.as_str(), "openid" | "profile" | "email" | "offline_access");
+    let signing_in =
+        |scope: &String| matches!(scope.as_str(), "openid" | "profile" | "email" | "offline_access");
     scopes.iter().filter(|s| !signing_in(s)).all(|s| granted.iter().any(|g| g.eq_ignore_ascii_case(s)))
 }
 
@@ -234,7 +278,15 @@ pub fn admin_consent_submit(world: &mut World, tenant: &str, parameters: &Parame
         return error_page(90094, "Need admin approval.");
     }
     for required in app.required.clone() {
-        if let Err(message) = consent(world, &id, app.app_id, None, required.resource, &required.delegated, &required.application) {
+        if let Err(message) = consent(
+            world,
+            &id,
+            app.app_id,
+            None,
+            required.resource,
+            &required.delegated,
+            &required.application,
+        ) {
             return error_page(650_053, &message);
         }
     }

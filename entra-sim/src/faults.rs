@@ -143,9 +143,14 @@ impl Faults {
     pub fn take(&self, endpoint: Endpoint, tenants: &[&str], target: &str) -> Option<FaultKind> {
         let mut faults = self.lock();
         let index = faults.iter().position(|f| {
-            let endpoint_matches = f.endpoint == endpoint || (f.endpoint == Endpoint::Any && endpoint != Endpoint::BatchItem);
-            let tenant_matches = f.tenant.as_deref().is_none_or(|t| tenants.iter().any(|name| name.eq_ignore_ascii_case(t)));
-            endpoint_matches && tenant_matches && f.contains.as_deref().is_none_or(|part| target.contains(part)) && f.times != Some(0)
+            let endpoint_matches =
+                f.endpoint == endpoint || (f.endpoint == Endpoint::Any && endpoint != Endpoint::BatchItem);
+            let tenant_matches =
+                f.tenant.as_deref().is_none_or(|t| tenants.iter().any(|name| name.eq_ignore_ascii_case(t)));
+            endpoint_matches
+                && tenant_matches
+                && f.contains.as_deref().is_none_or(|part| target.contains(part))
+                && f.times != Some(0)
         })?;
         let kind = faults[index].fault.clone();
         if let Some(times) = &mut faults[index].times {

@@ -12,10 +12,20 @@ use crate::odata::{Filter, Page, select};
 use crate::reply::{Reply, fields};
 use crate::tokens::Caller;
 
-const READ_APPS: [&str; 4] = ["Application.Read.All", "Directory.Read.All", "Application.ReadWrite.OwnedBy", "Application.ReadWrite.All"];
+const READ_APPS: [&str; 4] = [
+    "Application.Read.All",
+    "Directory.Read.All",
+    "Application.ReadWrite.OwnedBy",
+    "Application.ReadWrite.All",
+];
 const READ_DIRECTORY: [&str; 2] = ["Directory.Read.All", "Directory.ReadWrite.All"];
-const READ_GROUPS: [&str; 5] =
-    ["Group.Read.All", "GroupMember.Read.All", "Group.ReadBasic.All", "Directory.Read.All", "Group.ReadWrite.All"];
+const READ_GROUPS: [&str; 5] = [
+    "Group.Read.All",
+    "GroupMember.Read.All",
+    "Group.ReadBasic.All",
+    "Directory.Read.All",
+    "Group.ReadWrite.All",
+];
 
 /// One request to Graph.
 #[derive(Debug)]
@@ -31,7 +41,13 @@ pub struct GraphRequest<'a> {
 }
 
 /// Answers one request, or each request of a `$batch`.
-pub fn answer(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest<'_>, body: &str) -> Reply {
+pub fn answer(
+    world: &World,
+    faults: &Faults,
+    caller: &Caller,
+    request: &GraphRequest<'_>,
+    body: &str,
+) -> Reply {
     if request.target.split('?').next() == Some("/$batch") {
         return batch(world, faults, caller, request, body);
     }
@@ -48,7 +64,9 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
     let mut seen = Vec::new();
     let mut responses = Vec::new();
     for item in items {
-        let (Some(id), Some(method), Some(url)) = (item["id"].as_str(), item["method"].as_str(), item["url"].as_str()) else {
+        let (Some(id), Some(method), Some(url)) =
+            (item["id"].as_str(), item["method"].as_str(), item["url"].as_str())
+        else {
             return bad("Every batch request needs id, method and url.");
         };
         if seen.iter().any(|s: &String| s.eq_ignore_ascii_case(id)) {
@@ -57,11 +75,15 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
         seen.push(id.to_owned());
         let target = format!("/{}", url.trim_start_matches('/'));
         let eventual = item["headers"].as_object().is_some_and(|h| {
-            h.iter()
-                .any(|(k, v)| k.eq_ignore_ascii_case("ConsistencyLevel") && v.as_str().is_some_and(|v| v.eq_ignore_ascii_case("eventual")))
+            h.iter().any(|(k, v)| {
+                k.eq_ignore_ascii_case("ConsistencyLevel")
+                    && v.as_str().is_some_and(|v| v.eq_ignore_ascii_case("eventual"))
+            })
         });
         let tenant = caller.tenant.to_string();
-        let honest = || single(world, caller, &GraphRequest { method, target: &target, eventual, graph: request.graph });
+        let honest = || {
+            single(world, caller, &GraphRequest { method, target: &target, eventual, graph: request.graph })
+        };
         let reply = match faults.take(Endpoint::BatchItem, &[&tenant], &target) {
             Some(FaultKind::Status { status, retry_after }) => {
                 let reply = fault_status(status);
@@ -70,10 +92,18 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
                     None => reply,
                 }
             }
-            Some(FaultKind::Error { status, error, .. }) => Reply::graph_error(status, &error, "Simulated fault."),
-            Some(FaultKind::Body { text }) => Reply::raw(200, Vec::new(), "application/json".to_owned(), text),
-            Some(FaultKind::Html { status }) => Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned()),
-            Some(FaultKind::Answer { status, headers, content_type, body }) => Reply::raw(status, headers, content_type, body),
+            Some(FaultKind::Error { status, error, .. }) => {
+                Reply::graph_error(status, &error, "Simulated fault.")
+            }
+            Some(FaultKind::Body { text }) => {
+                Reply::raw(200, Vec::new(), "application/json".to_owned(), text)
+            }
+            Some(FaultKind::Html { status }) => {
+                Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned())
+            }
+            Some(FaultKind::Answer { status, headers, content_type, body }) => {
+                Reply::raw(status, headers, content_type, body)
+            }
             Some(FaultKind::Rewrite { find, replace }) => honest().rewritten(&find, &replace),
             _ => honest(),
         };
@@ -102,14 +132,20 @@ pub fn fault_status(status: u16) -> Reply {
 }
 
 fn denied() -> Reply {
-    Reply::graph_error(403, "Authorization_RequestDenied", "Insufficient privileges to complete the operation.")
+    Reply::graph_error(
+        403,
+        "Authorization_RequestDenied",
+        "Insufficient privileges to complete the operation.",
+    )
 }
 
 fn not_found(what: &str) -> Reply {
     Reply::graph_error(
         404,
         "Request_ResourceNotFound",
-        &format!("Resource '{what}' does not exist or one of its queried reference-property objects are not present."),
+        &format!(
+            "Resource '{what}' does not exist or one of its queried reference-property objects are not present."
+        ),
     )
 }
 
@@ -117,10 +153,18 @@ fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
     let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
     let query = fields(query);
     if request.method != "GET" {
-        return Reply::graph_error(405, "Request_BadRequest", "Specified HTTP method is not allowed for the request target.");
+        return Reply::graph_error(
+            405,
+            "Request_BadRequest",
+            "Specified HTTP method is not allowed for the request target.",
+        );
     }
     let Some(tenant) = world.tenants.get(&caller.tenant) else {
-        return Reply::graph_error(404, "Directory_ObjectNotFound", "Unable to read the company information from the directory.");
+        return Reply::graph_error(
+            404,
+            "Directory_ObjectNotFound",
+            "Unable to read the company information from the directory.",
+        );
     };
     let path = percent_decode(path);
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -138,8 +182,12 @@ fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
         ["me", "transitiveMemberOf", "microsoft.graph.directoryRole"] => context.roles(),
         [key] if key.starts_with("servicePrincipals(") => context.service_principal(key),
         ["servicePrincipals", key] => context.service_principal(key),
-        [key, "oauth2PermissionGrants"] | ["servicePrincipals", key, "oauth2PermissionGrants"] => context.grants_of(key),
-        [key, "appRoleAssignments"] | ["servicePrincipals", key, "appRoleAssignments"] => context.assignments_of(key),
+        [key, "oauth2PermissionGrants"] | ["servicePrincipals", key, "oauth2PermissionGrants"] => {
+            context.grants_of(key)
+        }
+        [key, "appRoleAssignments"] | ["servicePrincipals", key, "appRoleAssignments"] => {
+            context.assignments_of(key)
+        }
         [key] if key.starts_with("applications(") => context.application(key),
         ["applications", key] => context.application(key),
         _ => Reply::graph_error(400, "Request_InvalidRequestUrl", "Resource not found for the segment."),
@@ -175,7 +223,8 @@ impl Context<'_> {
 
     fn own(&self, key: &str) -> bool {
         self.caller.user.is_none()
-            && (alternate_key(key) == Some(self.caller.app_id) || self.find(key).is_some_and(|p| p.app_id == self.caller.app_id))
+            && (alternate_key(key) == Some(self.caller.app_id)
+                || self.find(key).is_some_and(|p| p.app_id == self.caller.app_id))
     }
 
     fn page(&self, items: Vec<Value>) -> Reply {
@@ -234,19 +283,34 @@ impl Context<'_> {
         if !self.caller.may(&READ_APPS) {
             return denied();
         }
-        self.page(self.tenant.principals.iter().filter(|p| p.deleted.is_none()).map(|p| self.principal_json(p)).collect())
+        self.page(
+            self.tenant
+                .principals
+                .iter()
+                .filter(|p| p.deleted.is_none())
+                .map(|p| self.principal_json(p))
+                .collect(),
+        )
     }
 
     fn deleted(&self) -> Reply {
         if !self.caller.may(&READ_APPS) {
             return denied();
         }
-        self.page(self.tenant.principals.iter().filter(|p| p.deleted.is_some()).map(|p| self.principal_json(p)).collect())
+        self.page(
+            self.tenant
+                .principals
+                .iter()
+                .filter(|p| p.deleted.is_some())
+                .map(|p| self.principal_json(p))
+                .collect(),
+        )
     }
 
     fn grant_values(&self, client: Option<Uuid>) -> Vec<Value> {
-        let live =
-            self.tenant.grants.iter().filter(|g| client.is_none_or(|c| c == g.client) && self.tenant.principal_by_id(g.client).is_some());
+        let live = self.tenant.grants.iter().filter(|g| {
+            client.is_none_or(|c| c == g.client) && self.tenant.principal_by_id(g.client).is_some()
+        });
         live.map(|g| {
             json!({"id": g.id, "clientId": g.client, "consentType": if g.principal.is_some() { "Principal" } else { "AllPrincipals" },
             "principalId": g.principal, "resourceId": g.resource, "scope": g.scope})
@@ -273,7 +337,12 @@ impl Context<'_> {
             return denied();
         }
         let Some(holder) = self.find(key) else { return not_found(key) };
-        let name = |id: Uuid| self.tenant.principal_by_id(id).and_then(|p| self.world.apps.get(&p.app_id)).map(|a| a.name.clone());
+        let name = |id: Uuid| {
+            self.tenant
+                .principal_by_id(id)
+                .and_then(|p| self.world.apps.get(&p.app_id))
+                .map(|a| a.name.clone())
+        };
         let held = self.tenant.assignments.iter().filter(|a| a.principal == holder.id);
         self.page(
             held.map(|a| {
@@ -290,7 +359,9 @@ impl Context<'_> {
             return Reply::graph_error(401, "Unauthorized", "");
         }
         match self.find(id) {
-            Some(principal) => self.page(self.tenant.jobs.get(&principal.app_id).cloned().unwrap_or_default()),
+            Some(principal) => {
+                self.page(self.tenant.jobs.get(&principal.app_id).cloned().unwrap_or_default())
+            }
             None => not_found(id),
         }
     }
@@ -318,14 +389,20 @@ impl Context<'_> {
 
     fn may_read_groups(&self) -> bool {
         // Guests may not list groups, whatever was consented to.
-        let person_may = self.caller.user.is_none_or(|u| self.tenant.user(u).is_some_and(|u| u.enabled && !u.deleted && !u.guest));
+        let person_may = self
+            .caller
+            .user
+            .is_none_or(|u| self.tenant.user(u).is_some_and(|u| u.enabled && !u.deleted && !u.guest));
         person_may && self.caller.may(&READ_GROUPS)
     }
 
     /// Groups that the caller sees.
     fn visible_groups(&self) -> impl Iterator<Item = &Group> {
         let person = self.caller.user.and_then(|u| self.tenant.user(u));
-        self.tenant.groups.iter().filter(move |g| !g.hidden && person.is_none_or(|p| !p.blind_to.contains(&g.name)))
+        self.tenant
+            .groups
+            .iter()
+            .filter(move |g| !g.hidden && person.is_none_or(|p| !p.blind_to.contains(&g.name)))
     }
 
     fn groups(&self) -> Reply {
@@ -355,7 +432,11 @@ impl Context<'_> {
             return denied();
         }
         if !self.request.eventual {
-            return Reply::graph_error(400, "Request_BadRequest", "$count is not currently supported without the ConsistencyLevel header.");
+            return Reply::graph_error(
+                400,
+                "Request_BadRequest",
+                "$count is not currently supported without the ConsistencyLevel header.",
+            );
         }
         Reply::text(200, self.visible_groups().count().to_string())
     }
@@ -376,7 +457,11 @@ impl Context<'_> {
                 Reply::json(200, &select(body, self.query))
             }
             Some(_) => denied(),
-            None => Reply::graph_error(400, "BadRequest", "/me request is only valid with delegated authentication flow."),
+            None => Reply::graph_error(
+                400,
+                "BadRequest",
+                "/me request is only valid with delegated authentication flow.",
+            ),
         }
     }
 

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -94,8 +97,11 @@ impl Simulator {
         let https = bind(options.https).await?;
         let smtp = bind(options.smtp).await?;
         let addresses = (http.local_addr()?, https.local_addr()?, smtp.local_addr()?);
-        let smtp_options =
-            SmtpOptions { tls: Some(Arc::clone(&tls)), implicit_tls: options.smtp_implicit_tls, credentials: options.smtp_credentials };
+        let smtp_options = SmtpOptions {
+            tls: Some(Arc::clone(&tls)),
+            implicit_tls: options.smtp_implicit_tls,
+            credentials: options.smtp_credentials,
+        };
         let tasks = vec![
             tokio::spawn(serve(http, None, Arc::clone(&shared))),
             tokio::spawn(serve(https, Some(TlsAcceptor::from(tls)), Arc::clone(&shared))),
@@ -192,7 +198,10 @@ async fn connection<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'stat
 ) {
     let service = service_fn(move |request| server::handle(Arc::clone(&shared), request, scheme));
     // A connection that ends early is the client's business, or a fault that was asked for.
-    let _ = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(io, service).await;
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(io, service)
+        .await;
 }
 
 /// A certificate authority made for this run, and a server certificate signed by it: strict clients refuse a self-signed one.
@@ -209,10 +218,12 @@ fn certificates() -> anyhow::Result<(Arc<rustls::ServerConfig>, String)> {
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let server_key = KeyPair::generate()?;
     let certificate = server.signed_by(&server_key, &issuer)?;
-    let key = rustls::pki_types::PrivateKeyDer::try_from(server_key.serialize_der()).map_err(anyhow::Error::msg)?;
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)?;
+    let key =
+        rustls::pki_types::PrivateKeyDer::try_from(server_key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)?;
     Ok((Arc::new(config), ca_pem))
 }

@@ -43,8 +43,9 @@ pub fn openid_configuration(world: &World, tenant: &str, login: &str, graph: &st
 
 /// AADSTS90002.
 pub fn no_tenant(world: &World, tenant: &str) -> Reply {
-    let message =
-        format!("Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.");
+    let message = format!(
+        "Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."
+    );
     Reply::entra_error(world, 400, "invalid_request", 90002, &message, None)
 }
 
@@ -65,8 +66,12 @@ pub struct TokenRequest<'a> {
 pub fn merge_basic(form: &mut HashMap<String, String>, authorization: Option<&str>) {
     let Some(basic) = authorization.and_then(|a| a.strip_prefix("Basic ")) else { return };
     let Some(text) = STANDARD.decode(basic).ok().and_then(|b| String::from_utf8(b).ok()) else { return };
-    let decode =
-        |part: &str| url::form_urlencoded::parse(format!("v={part}").as_bytes()).next().map(|(_, v)| v.into_owned()).unwrap_or_default();
+    let decode = |part: &str| {
+        url::form_urlencoded::parse(format!("v={part}").as_bytes())
+            .next()
+            .map(|(_, v)| v.into_owned())
+            .unwrap_or_default()
+    };
     if let Some((id, secret)) = text.split_once(':') {
         form.entry("client_id".to_owned()).or_insert_with(|| decode(id));
         form.entry("client_secret".to_owned()).or_insert_with(|| decode(secret));
@@ -80,23 +85,43 @@ pub fn token(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Repl
 
 type Refused<T> = Result<T, Box<Reply>>;
 
-fn refuse<T>(world: &World, status: u16, error: &str, aadsts: u32, message: &str, suberror: Option<&str>) -> Refused<T> {
+fn refuse<T>(
+    world: &World,
+    status: u16,
+    error: &str,
+    aadsts: u32,
+    message: &str,
+    suberror: Option<&str>,
+) -> Refused<T> {
     Err(Box::new(Reply::entra_error(world, status, error, aadsts, message, suberror)))
 }
 
 fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<Reply> {
     let form = &request.form;
     let field = |name: &str| form.get(name).map_or("", String::as_str);
-    let Some(tenant) = world.tenant_id(request.tenant) else { return Err(Box::new(no_tenant(world, request.tenant))) };
+    let Some(tenant) = world.tenant_id(request.tenant) else {
+        return Err(Box::new(no_tenant(world, request.tenant)));
+    };
     let Ok(client) = Uuid::parse_str(field("client_id")) else {
-        return refuse(world, 400, "invalid_request", 900_144, "The request body must contain the following parameter: 'client_id'.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_request",
+            900_144,
+            "The request body must contain the following parameter: 'client_id'.",
+            None,
+        );
     };
     let Some(app) = world.apps.get(&client).cloned() else {
-        let message = format!("Application with identifier '{client}' was not found in the directory '{tenant}'.");
+        let message =
+            format!("Application with identifier '{client}' was not found in the directory '{tenant}'.");
         return refuse(world, 400, "unauthorized_client", 700_016, &message, None);
     };
-    if world.tenants.get(&tenant).is_none_or(|t| t.principal(client).is_none()) && field("grant_type") != "authorization_code" {
-        let message = format!("The client application {client} is missing service principal in the tenant {tenant}.");
+    if world.tenants.get(&tenant).is_none_or(|t| t.principal(client).is_none())
+        && field("grant_type") != "authorization_code"
+    {
+        let message =
+            format!("The client application {client} is missing service principal in the tenant {tenant}.");
         return refuse(world, 401, "invalid_client", 7_000_229, &message, None);
     }
     authenticate(world, &app, request)?;
@@ -110,9 +135,14 @@ fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<
         "client_credentials" => client_credentials(world, keys, request, tenant, &app),
         "refresh_token" => refresh(world, keys, request, tenant, &app),
         "authorization_code" => redeem(world, keys, request, tenant, &app),
-        other => {
-            refuse(world, 400, "unsupported_grant_type", 70003, &format!("The app requested an unsupported grant type '{other}'."), None)
-        }
+        other => refuse(
+            world,
+            400,
+            "unsupported_grant_type",
+            70003,
+            &format!("The app requested an unsupported grant type '{other}'."),
+            None,
+        ),
     }
 }
 
@@ -129,7 +159,14 @@ fn authenticate(world: &World, app: &Registration, request: &TokenRequest<'_>) -
     if let Some(secret) = request.form.get("client_secret") {
         return match app.secrets.iter().find(|s| s.value == *secret) {
             Some(found) if found.expires > now => Ok(()),
-            Some(_) => refuse(world, 401, "invalid_client", 7_000_222, "The provided client secret keys for app are expired.", None),
+            Some(_) => refuse(
+                world,
+                401,
+                "invalid_client",
+                7_000_222,
+                "The provided client secret keys for app are expired.",
+                None,
+            ),
             None if !confidential => refuse(
                 world,
                 401,
@@ -172,7 +209,12 @@ fn authenticate(world: &World, app: &Registration, request: &TokenRequest<'_>) -
 }
 
 /// Certificate credentials: RS256 with `x5t`, or PS256 with `x5t#S256`.
-fn verify_assertion(app: &Registration, assertion: &str, request: &TokenRequest<'_>, now: i64) -> Result<(), (u32, String)> {
+fn verify_assertion(
+    app: &Registration,
+    assertion: &str,
+    request: &TokenRequest<'_>,
+    now: i64,
+) -> Result<(), (u32, String)> {
     let bad = |what: &str| (50027, format!("JWT token is invalid or malformed: {what}."));
     let parts: Vec<&str> = assertion.split('.').collect();
     let [header, payload, signature] = parts.as_slice() else { return Err(bad("three parts expected")) };
@@ -180,9 +222,12 @@ fn verify_assertion(app: &Registration, assertion: &str, request: &TokenRequest<
     let header_json: Value = serde_json::from_slice(&decode(header)?).map_err(|_| bad("header"))?;
     let claims: Value = serde_json::from_slice(&decode(payload)?).map_err(|_| bad("claims"))?;
     let thumbprint = |der: &[u8]| match (header_json["x5t#S256"].as_str(), header_json["x5t"].as_str()) {
-        (Some(wanted), _) => URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der)) == wanted.trim_end_matches('='),
+        (Some(wanted), _) => {
+            URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der)) == wanted.trim_end_matches('=')
+        }
         (None, Some(wanted)) => {
-            URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der)) == wanted.trim_end_matches('=')
+            URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der))
+                == wanted.trim_end_matches('=')
         }
         (None, None) => true,
     };
@@ -205,7 +250,10 @@ fn verify_assertion(app: &Registration, assertion: &str, request: &TokenRequest<
         .map_err(|_| (700_027, "Client assertion failed signature validation.".to_owned()))?;
     let id = app.app_id.to_string();
     if claims["iss"].as_str() != Some(&id) || claims["sub"].as_str() != Some(&id) {
-        return Err((700_021, "Client assertion application identifier does not match 'client_id' parameter.".to_owned()));
+        return Err((
+            700_021,
+            "Client assertion application identifier does not match 'client_id' parameter.".to_owned(),
+        ));
     }
     let endpoint = format!("{}/{}/oauth2/v2.0/token", request.login, request.tenant);
     if !claims["aud"].as_str().is_some_and(|a| a.eq_ignore_ascii_case(&endpoint)) {
@@ -230,7 +278,11 @@ fn parse_scope(world: &World, scope: &str, graph: &str) -> Refused<(Uuid, Option
             continue;
         }
         let (name, permission) = value.rsplit_once('/').unwrap_or((graph, value));
-        let found = if name == graph || name.is_empty() { Some(graph_app_id()) } else { world.resource(name).map(|r| r.app_id) };
+        let found = if name == graph || name.is_empty() {
+            Some(graph_app_id())
+        } else {
+            world.resource(name).map(|r| r.app_id)
+        };
         let Some(found) = found else {
             return refuse(
                 world,
@@ -264,7 +316,13 @@ fn audience(world: &World, resource: Uuid, graph: &str) -> String {
     world.apps.get(&resource).and_then(|a| a.names.last().cloned()).unwrap_or_else(|| resource.to_string())
 }
 
-fn client_credentials(world: &World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uuid, app: &Registration) -> Refused<Reply> {
+fn client_credentials(
+    world: &World,
+    keys: &Keys,
+    request: &TokenRequest<'_>,
+    tenant: Uuid,
+    app: &Registration,
+) -> Refused<Reply> {
     let scope = request.form.get("scope").map_or("", String::as_str);
     let (resource, wanted, _) = parse_scope(world, scope, request.graph)?;
     if wanted.is_some() {
@@ -273,17 +331,36 @@ fn client_credentials(world: &World, keys: &Keys, request: &TokenRequest<'_>, te
         );
         return refuse(world, 400, "invalid_scope", 1_002_012, &message, None);
     }
-    let Some(directory) = world.tenants.get(&tenant) else { return Err(Box::new(no_tenant(world, request.tenant))) };
+    let Some(directory) = world.tenants.get(&tenant) else {
+        return Err(Box::new(no_tenant(world, request.tenant)));
+    };
     if directory.block_apps {
-        return refuse(world, 400, "invalid_grant", 53003, "Access has been blocked by Conditional Access policies.", Some("message_only"));
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            53003,
+            "Access has been blocked by Conditional Access policies.",
+            Some("message_only"),
+        );
     }
     let Some(resource_principal) = directory.principal(resource) else {
-        return refuse(world, 400, "invalid_resource", 500_011, "The resource principal was not found in the tenant.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_resource",
+            500_011,
+            "The resource principal was not found in the tenant.",
+            None,
+        );
     };
     let client = directory.principal(app.app_id).map(|p| p.id).unwrap_or_default();
     let offers = world.apps.get(&resource).map(|r| r.offers.clone()).unwrap_or_default();
-    let held = directory.assignments.iter().filter(|a| a.principal == client && a.resource == resource_principal.id);
-    let roles: Vec<String> = held.filter_map(|a| offers.iter().find(|(_, id, _)| *id == Some(a.role)).map(|(n, _, _)| n.clone())).collect();
+    let held =
+        directory.assignments.iter().filter(|a| a.principal == client && a.resource == resource_principal.id);
+    let roles: Vec<String> = held
+        .filter_map(|a| offers.iter().find(|(_, id, _)| *id == Some(a.role)).map(|(n, _, _)| n.clone()))
+        .collect();
     let now = world.now().as_second();
     let mut claims = json!({"aud": audience(world, resource, request.graph), "iss": format!("https://sts.windows.net/{tenant}/"),
         "iat": now, "nbf": now, "exp": now + 3599, "appid": app.app_id, "idtyp": "app", "oid": client, "sub": client, "tid": tenant, "ver": "1.0"});
@@ -296,17 +373,44 @@ fn client_credentials(world: &World, keys: &Keys, request: &TokenRequest<'_>, te
     ))
 }
 
-fn refresh(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uuid, app: &Registration) -> Refused<Reply> {
+fn refresh(
+    world: &mut World,
+    keys: &Keys,
+    request: &TokenRequest<'_>,
+    tenant: Uuid,
+    app: &Registration,
+) -> Refused<Reply> {
     let text = request.form.get("refresh_token").cloned().unwrap_or_default();
     let Some(known) = world.refresh_tokens.get(&text).cloned() else {
-        return refuse(world, 400, "invalid_grant", 9_002_313, "Invalid request. Request is malformed or invalid.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            9_002_313,
+            "Invalid request. Request is malformed or invalid.",
+            None,
+        );
     };
     if known.app_id != app.app_id {
-        return refuse(world, 400, "invalid_grant", 7_000_110, "The refresh token was issued to another client.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            7_000_110,
+            "The refresh token was issued to another client.",
+            None,
+        );
     }
     match known.dead {
         Some(TokenDeath::Corrupted) => {
-            return refuse(world, 400, "invalid_grant", 9_002_313, "Invalid request. Request is malformed or invalid.", None);
+            return refuse(
+                world,
+                400,
+                "invalid_grant",
+                9_002_313,
+                "Invalid request. Request is malformed or invalid.",
+                None,
+            );
         }
         Some(TokenDeath::Expired) => {
             let message = format!(
@@ -343,10 +447,24 @@ fn revoked<T>(world: &World, issued: &str) -> Refused<T> {
 fn check_user(world: &World, tenant: Uuid, user: Uuid, issued: Option<jiff::Timestamp>) -> Refused<()> {
     let Some(directory) = world.tenants.get(&tenant) else { return Ok(()) };
     let Some(person) = directory.user(user) else {
-        return refuse(world, 400, "invalid_grant", 50034, "The user account does not exist in the directory.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            50034,
+            "The user account does not exist in the directory.",
+            None,
+        );
     };
     if person.deleted {
-        return refuse(world, 400, "invalid_grant", 500_341, "The user account has been deleted from the directory.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            500_341,
+            "The user account has been deleted from the directory.",
+            None,
+        );
     }
     if !person.enabled {
         return refuse(world, 400, "invalid_grant", 50057, "The user account is disabled.", None);
@@ -373,10 +491,23 @@ fn check_user(world: &World, tenant: Uuid, user: Uuid, issued: Option<jiff::Time
     Ok(())
 }
 
-fn redeem(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uuid, app: &Registration) -> Refused<Reply> {
+fn redeem(
+    world: &mut World,
+    keys: &Keys,
+    request: &TokenRequest<'_>,
+    tenant: Uuid,
+    app: &Registration,
+) -> Refused<Reply> {
     let field = |name: &str| request.form.get(name).map_or("", String::as_str);
     let Some(code) = world.codes.get(field("code")).cloned() else {
-        return refuse(world, 400, "invalid_grant", 9_002_313, "Invalid request. Request is malformed or invalid.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            9_002_313,
+            "Invalid request. Request is malformed or invalid.",
+            None,
+        );
     };
     if code.used {
         return refuse(
@@ -389,10 +520,24 @@ fn redeem(world: &mut World, keys: &Keys, request: &TokenRequest<'_>, tenant: Uu
         );
     }
     if code.expires < world.now() {
-        return refuse(world, 400, "invalid_grant", 70008, "The provided authorization code or refresh token has expired.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            70008,
+            "The provided authorization code or refresh token has expired.",
+            None,
+        );
     }
     if code.tenant != tenant {
-        return refuse(world, 400, "invalid_grant", 700_005, "Provided Authorization Code is intended to use against other tenant.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_grant",
+            700_005,
+            "Provided Authorization Code is intended to use against other tenant.",
+            None,
+        );
     }
     if code.app_id != app.app_id {
         return refuse(world, 400, "invalid_grant", 70000, "Provided grant is invalid or malformed.", None);
@@ -444,11 +589,21 @@ fn tokens_for_user(
     let directory = world.tenants.get(&tenant).cloned().unwrap_or_default();
     let client = directory.principal(app.app_id).map(|p| p.id).unwrap_or_default();
     let Some(resource_principal) = directory.principal(resource).map(|p| p.id) else {
-        return refuse(world, 400, "invalid_resource", 500_011, "The resource principal was not found in the tenant.", None);
+        return refuse(
+            world,
+            400,
+            "invalid_resource",
+            500_011,
+            "The resource principal was not found in the tenant.",
+            None,
+        );
     };
     let granted = directory.granted_scopes(client, resource_principal, user, now);
     // A code may bring fewer permissions than were asked for; a refresh that names one too many is refused.
-    let missing = code.is_none() && wanted.as_ref().is_some_and(|w| w.iter().any(|s| !granted.iter().any(|g| g.eq_ignore_ascii_case(s))));
+    let missing = code.is_none()
+        && wanted
+            .as_ref()
+            .is_some_and(|w| w.iter().any(|s| !granted.iter().any(|g| g.eq_ignore_ascii_case(s))));
     if granted.is_empty() || missing {
         let message = format!(
             "The user or administrator has not consented to use the application with ID '{}' named '{}'. Send an interactive authorization request for this user and resource.",
@@ -478,8 +633,12 @@ fn tokens_for_user(
     about_person(world, &mut id_claims, guest, &roles);
     // Signing costs a millisecond; Entra, too, adds an id_token only when `openid` is consented or asked for.
     match code.map(|c| c.account) {
-        Some(Account::Foreign) => whose(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff"),
-        Some(Account::Personal) => whose(&mut id_claims, request.login, "9188040d-6c67-4c5b-b112-36a304b66dad"),
+        Some(Account::Foreign) => {
+            whose(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff");
+        }
+        Some(Account::Personal) => {
+            whose(&mut id_claims, request.login, "9188040d-6c67-4c5b-b112-36a304b66dad");
+        }
         Some(Account::Own) | None => {}
     }
     if code.is_some() || asked.split_whitespace().any(|s| s == "openid") {
@@ -524,7 +683,8 @@ fn id_token(world: &World, keys: &Keys, mut claims: Value) -> anyhow::Result<Opt
         IdTokenFlaw::Issuer => claims["iss"] = json!("https://login.example/other/v2.0"),
         IdTokenFlaw::Expired => {
             let over = world.now().as_second() - 4000;
-            (claims["exp"], claims["nbf"], claims["iat"]) = (json!(over), json!(over - 3600), json!(over - 3600));
+            (claims["exp"], claims["nbf"], claims["iat"]) =
+                (json!(over), json!(over - 3600), json!(over - 3600));
         }
         IdTokenFlaw::UnknownKey => return Keys::generate()?.sign(&claims).map(Some),
         IdTokenFlaw::Signature | IdTokenFlaw::Unsigned => {}
@@ -538,7 +698,10 @@ fn id_token(world: &World, keys: &Keys, mut claims: Value) -> anyhow::Result<Opt
         IdTokenFlaw::Unsigned => {
             let payload = token.split('.').nth(1).unwrap_or_default();
             let kid = keys.jwks()["keys"][0]["kid"].clone();
-            format!("{}.{payload}.", URL_SAFE_NO_PAD.encode(json!({"typ": "JWT", "alg": "none", "kid": kid}).to_string()))
+            format!(
+                "{}.{payload}.",
+                URL_SAFE_NO_PAD.encode(json!({"typ": "JWT", "alg": "none", "kid": kid}).to_string())
+            )
         }
         _ => token,
     }))

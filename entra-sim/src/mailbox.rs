@@ -45,8 +45,10 @@ impl Mail {
     /// Decodes headers and bodies.
     pub fn parsed(&self) -> Parsed {
         let Some(message) = MessageParser::default().parse(&self.raw) else { return Parsed::default() };
-        let headers =
-            message.headers_raw().map(|(name, value)| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "))).collect();
+        let headers = message
+            .headers_raw()
+            .map(|(name, value)| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
+            .collect();
         Parsed {
             subject: message.subject().unwrap_or_default().to_owned(),
             message_id: message.message_id().unwrap_or_default().to_owned(),
@@ -56,7 +58,9 @@ impl Mail {
             parts: message
                 .parts
                 .iter()
-                .filter_map(|p| p.content_type().map(|c| format!("{}/{}", c.ctype(), c.subtype().unwrap_or(""))))
+                .filter_map(|p| {
+                    p.content_type().map(|c| format!("{}/{}", c.ctype(), c.subtype().unwrap_or("")))
+                })
                 .collect(),
         }
     }
@@ -118,7 +122,9 @@ impl MailFaults {
     /// The answer to a command, if it is not the usual one.
     pub(crate) fn reply(&self, command: &str, recipients: &[String]) -> Option<&str> {
         let fits = |r: &&ScriptedReply| {
-            r.command == command && (r.recipients.is_empty() || recipients.iter().any(|recipient| r.recipients.contains(recipient)))
+            r.command == command
+                && (r.recipients.is_empty()
+                    || recipients.iter().any(|recipient| r.recipients.contains(recipient)))
         };
         self.replies.iter().find(fits).map(|r| r.reply.as_str())
     }
@@ -217,7 +223,12 @@ impl Mailbox {
     pub fn json(&self) -> Value {
         let mails = self.all();
         json!(
-            mails.iter().map(|m| json!({"from": m.from, "to": m.to, "tls": m.tls, "user": m.user, "mail": m.parsed()})).collect::<Vec<_>>()
+            mails
+                .iter()
+                .map(
+                    |m| json!({"from": m.from, "to": m.to, "tls": m.tls, "user": m.user, "mail": m.parsed()})
+                )
+                .collect::<Vec<_>>()
         )
     }
 
@@ -232,14 +243,22 @@ impl Mailbox {
         };
         let rows: String = self.all().iter().enumerate().rev().map(row).collect();
         let rows = if rows.is_empty() { "<li>No mail yet.</li>".to_owned() } else { rows };
-        Reply::html(200, format!("{HEAD}<meta http-equiv=refresh content=5><title>Mailbox</title><h1>Mailbox</h1><ul>{rows}</ul></html>"))
+        Reply::html(
+            200,
+            format!(
+                "{HEAD}<meta http-equiv=refresh content=5><title>Mailbox</title><h1>Mailbox</h1><ul>{rows}</ul></html>"
+            ),
+        )
     }
 
     /// One mail, both parts.
     pub fn mail_page(&self, index: usize) -> Reply {
-        let Some(mail) = self.all().into_iter().nth(index) else { return Reply::html(404, format!("{HEAD}<h1>No such mail</h1>")) };
+        let Some(mail) = self.all().into_iter().nth(index) else {
+            return Reply::html(404, format!("{HEAD}<h1>No such mail</h1>"));
+        };
         let parsed = mail.parsed();
-        let headers: String = parsed.headers.iter().map(|(k, v)| format!("{}: {}\n", escape(k), escape(v))).collect();
+        let headers: String =
+            parsed.headers.iter().map(|(k, v)| format!("{}: {}\n", escape(k), escape(v))).collect();
         Reply::html(
             200,
             format!(
@@ -254,7 +273,9 @@ impl Mailbox {
     /// The HTML part alone. Links open in the whole window.
     pub fn mail_html(&self, index: usize) -> Reply {
         match self.all().into_iter().nth(index) {
-            Some(mail) => Reply::html(200, mail.parsed().html.replace("<head>", "<head><base target=\"_top\">")),
+            Some(mail) => {
+                Reply::html(200, mail.parsed().html.replace("<head>", "<head><base target=\"_top\">"))
+            }
             None => Reply::html(404, String::new()),
         }
     }

@@ -43,7 +43,13 @@ async fn main() -> anyhow::Result<()> {
             simulator.apply(action)?;
         }
     }
-    println!("http  {}\nhttps {}\nsmtp  {}\nmailbox {}/", simulator.url(), simulator.https_url(), simulator.smtp, simulator.url());
+    println!(
+        "http  {}\nhttps {}\nsmtp  {}\nmailbox {}/",
+        simulator.url(),
+        simulator.https_url(),
+        simulator.smtp,
+        simulator.url()
+    );
     tokio::signal::ctrl_c().await?;
     Ok(())
 }

@@ -15,12 +15,42 @@ pub const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
 /// and whether only an administrator may consent to the scope.
 /// Ids as published in Microsoft's permissions reference.
 pub const GRAPH_PERMISSIONS: &[(&str, Option<&str>, Option<&str>, bool)] = &[
-    ("Application.Read.All", Some("9a5d68dd-52b0-4cc2-bd40-abcf44ac3a30"), Some("c79f8feb-a9db-4090-85f9-90d820caa0eb"), true),
-    ("Directory.Read.All", Some("7ab1d382-f21e-4acd-a863-ba3e13f7da61"), Some("06da0dbc-49e2-44d2-8312-53f166ab848a"), true),
-    ("Group.Read.All", Some("5b567255-7703-4780-807c-7be8301ae99b"), Some("5f8c59db-677d-491f-a6b8-5f174b11ec1d"), true),
-    ("GroupMember.Read.All", Some("98830695-27a2-44f7-8c18-0c3ebc9698f6"), Some("bc024368-1153-4739-b217-4326f2e966d0"), true),
-    ("Synchronization.Read.All", Some("5ba43d2f-fa88-4db2-bd1c-a67c5f0fb1ce"), Some("7aa02aeb-824f-4fbe-a3f7-611f751f5b55"), true),
-    ("Organization.Read.All", Some("498476ce-e0fe-48b0-b801-37ba7e2685c6"), Some("4908d5b9-3fb2-4b1e-9336-1888b7937185"), true),
+    (
+        "Application.Read.All",
+        Some("9a5d68dd-52b0-4cc2-bd40-abcf44ac3a30"),
+        Some("c79f8feb-a9db-4090-85f9-90d820caa0eb"),
+        true,
+    ),
+    (
+        "Directory.Read.All",
+        Some("7ab1d382-f21e-4acd-a863-ba3e13f7da61"),
+        Some("06da0dbc-49e2-44d2-8312-53f166ab848a"),
+        true,
+    ),
+    (
+        "Group.Read.All",
+        Some("5b567255-7703-4780-807c-7be8301ae99b"),
+        Some("5f8c59db-677d-491f-a6b8-5f174b11ec1d"),
+        true,
+    ),
+    (
+        "GroupMember.Read.All",
+        Some("98830695-27a2-44f7-8c18-0c3ebc9698f6"),
+        Some("bc024368-1153-4739-b217-4326f2e966d0"),
+        true,
+    ),
+    (
+        "Synchronization.Read.All",
+        Some("5ba43d2f-fa88-4db2-bd1c-a67c5f0fb1ce"),
+        Some("7aa02aeb-824f-4fbe-a3f7-611f751f5b55"),
+        true,
+    ),
+    (
+        "Organization.Read.All",
+        Some("498476ce-e0fe-48b0-b801-37ba7e2685c6"),
+        Some("4908d5b9-3fb2-4b1e-9336-1888b7937185"),
+        true,
+    ),
     ("Application.ReadWrite.OwnedBy", Some("18a4783c-866b-4cc7-a460-3d5e5662c884"), None, true),
     ("User.Read", None, Some("e1fe6dd8-ba31-4d61-89e7-88639da4683d"), false),
     ("openid", None, Some("37f7f235-527c-4136-accd-4a02d197296e"), false),
@@ -315,10 +345,12 @@ impl Tenant {
     /// Delegated permissions that `client` may use on `resource` for `user`: the tenant-wide grant and the user's own.
     pub fn granted_scopes(&self, client: Uuid, resource: Uuid, user: Uuid, now: Timestamp) -> Vec<String> {
         let mut scopes: Vec<String> = Vec::new();
-        let relevant = self
-            .grants
-            .iter()
-            .filter(|g| g.client == client && g.resource == resource && g.principal.is_none_or(|p| p == user) && g.effective <= now);
+        let relevant = self.grants.iter().filter(|g| {
+            g.client == client
+                && g.resource == resource
+                && g.principal.is_none_or(|p| p == user)
+                && g.effective <= now
+        });
         for value in relevant.flat_map(|g| g.scope.split_whitespace()) {
             if !scopes.iter().any(|s| s.eq_ignore_ascii_case(value)) {
                 scopes.push(value.to_owned());
@@ -358,7 +390,9 @@ pub struct World {
 impl World {
     /// The simulator's time.
     pub fn now(&self) -> Timestamp {
-        let base = self.frozen_at.map_or_else(Timestamp::now, |s| Timestamp::from_second(s).unwrap_or(Timestamp::UNIX_EPOCH));
+        let base = self
+            .frozen_at
+            .map_or_else(Timestamp::now, |s| Timestamp::from_second(s).unwrap_or(Timestamp::UNIX_EPOCH));
         Timestamp::from_second(base.as_second() + self.clock_offset_seconds).unwrap_or(base)
     }
 
@@ -371,7 +405,11 @@ impl World {
     pub fn tenant_id(&self, key: &str) -> Option<Uuid> {
         match Uuid::parse_str(key) {
             Ok(id) => self.tenants.contains_key(&id).then_some(id),
-            Err(_) => self.domains.get(&key.to_ascii_lowercase()).copied().filter(|id| self.tenants.contains_key(id)),
+            Err(_) => self
+                .domains
+                .get(&key.to_ascii_lowercase())
+                .copied()
+                .filter(|id| self.tenants.contains_key(id)),
         }
     }
 
@@ -380,7 +418,9 @@ impl World {
         if let Ok(id) = Uuid::parse_str(name) {
             return self.apps.get(&id);
         }
-        self.apps.values().find(|a| a.names.iter().any(|n| n.trim_end_matches('/') == name.trim_end_matches('/')))
+        self.apps
+            .values()
+            .find(|a| a.names.iter().any(|n| n.trim_end_matches('/') == name.trim_end_matches('/')))
     }
 }
 

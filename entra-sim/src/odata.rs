@@ -23,15 +23,25 @@ impl Filter {
     /// # Errors
     /// The text of Graph's 400.
     pub fn parse(text: &str) -> Result<Self, String> {
-        split_outside_quotes(text, " and ").iter().map(|t| Term::parse(t.trim())).collect::<Result<Vec<_>, _>>().map(Self)
+        split_outside_quotes(text, " and ")
+            .iter()
+            .map(|t| Term::parse(t.trim()))
+            .collect::<Result<Vec<_>, _>>()
+            .map(Self)
     }
 
     /// Whether an object satisfies every term.
     pub fn matches(&self, object: &Value) -> bool {
         self.0.iter().all(|term| match term {
-            Term::Equals(field, value) => text_of(&object[field]).is_some_and(|t| t.eq_ignore_ascii_case(value)),
-            Term::StartsWith(field, value) => text_of(&object[field]).is_some_and(|t| t.to_lowercase().starts_with(&value.to_lowercase())),
-            Term::AnyEquals(field, value) => object[field].as_array().is_some_and(|a| a.iter().any(|v| v.as_str() == Some(value))),
+            Term::Equals(field, value) => {
+                text_of(&object[field]).is_some_and(|t| t.eq_ignore_ascii_case(value))
+            }
+            Term::StartsWith(field, value) => {
+                text_of(&object[field]).is_some_and(|t| t.to_lowercase().starts_with(&value.to_lowercase()))
+            }
+            Term::AnyEquals(field, value) => {
+                object[field].as_array().is_some_and(|a| a.iter().any(|v| v.as_str() == Some(value)))
+            }
         })
     }
 }
@@ -41,7 +51,10 @@ impl Term {
         let unsupported = || format!("Unsupported or invalid query filter clause '{term}'.");
         if let Some(inner) = term.strip_prefix("startswith(").and_then(|t| t.strip_suffix(')')) {
             let (field, value) = inner.split_once(',').ok_or_else(unsupported)?;
-            return Ok(Self::StartsWith(field.trim().to_owned(), literal(value.trim()).ok_or_else(unsupported)?));
+            return Ok(Self::StartsWith(
+                field.trim().to_owned(),
+                literal(value.trim()).ok_or_else(unsupported)?,
+            ));
         }
         if let Some((field, rest)) = term.split_once("/any(") {
             let inner = rest.strip_suffix(')').and_then(|r| r.split_once(':')).ok_or_else(unsupported)?.1;
@@ -61,7 +74,8 @@ fn literal(text: &str) -> Option<String> {
             let bare = inner.replace("''", "");
             (!bare.contains('\'')).then(|| inner.replace("''", "'"))
         }
-        None => (!text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')).then(|| text.to_owned()),
+        None => (!text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+            .then(|| text.to_owned()),
     }
 }
 
@@ -98,7 +112,11 @@ pub fn select(object: Value, query: &HashMap<String, String>) -> Value {
     let Some(wanted) = query.get("$select") else { return object };
     let Value::Object(map) = object else { return object };
     let wanted: Vec<&str> = wanted.split(',').map(str::trim).collect();
-    Value::Object(map.into_iter().filter(|(k, _)| wanted.iter().any(|w| w.eq_ignore_ascii_case(k))).collect::<Map<_, _>>())
+    Value::Object(
+        map.into_iter()
+            .filter(|(k, _)| wanted.iter().any(|w| w.eq_ignore_ascii_case(k)))
+            .collect::<Map<_, _>>(),
+    )
 }
 
 /// A request for one page of a collection.
@@ -137,12 +155,19 @@ impl Page<'_> {
             let Some((field, value)) = search.trim_matches('"').split_once(':') else {
                 return bad("Request_UnsupportedQuery", "Syntax error in $search.");
             };
-            items.retain(|i| text_of(&i[field]).is_some_and(|t| t.to_lowercase().contains(&value.to_lowercase())));
+            items.retain(|i| {
+                text_of(&i[field]).is_some_and(|t| t.to_lowercase().contains(&value.to_lowercase()))
+            });
         }
         let size = match self.query.get("$top").map(|t| t.parse::<usize>()) {
             None => 100,
             Some(Ok(top)) if (1..=999).contains(&top) => top,
-            Some(_) => return bad("Request_UnsupportedQuery", "Invalid page size specified. Must be between 1 and 999 inclusive."),
+            Some(_) => {
+                return bad(
+                    "Request_UnsupportedQuery",
+                    "Invalid page size specified. Must be between 1 and 999 inclusive.",
+                );
+            }
         };
         let size = self.most.map_or(size, |most| size.min(most.max(1)));
         let start = match self.query.get("$skiptoken").map(|t| t.trim_start_matches("SIM").parse::<usize>()) {
@@ -156,7 +181,8 @@ impl Page<'_> {
             }
         };
         let total = items.len();
-        let page: Vec<Value> = items.into_iter().skip(start).take(size).map(|i| select(i, self.query)).collect();
+        let page: Vec<Value> =
+            items.into_iter().skip(start).take(size).map(|i| select(i, self.query)).collect();
         let mut body = json!({"@odata.context": format!("{}/v1.0/$metadata", self.graph), "value": page});
         if count && start == 0 {
             body["@odata.count"] = json!(total);

@@ -23,7 +23,12 @@ pub struct Reply {
 impl Reply {
     /// A JSON answer.
     pub fn json(status: u16, body: &Value) -> Self {
-        Self { status, headers: Vec::new(), content_type: "application/json; charset=utf-8".into(), body: body.to_string() }
+        Self {
+            status,
+            headers: Vec::new(),
+            content_type: "application/json; charset=utf-8".into(),
+            body: body.to_string(),
+        }
     }
 
     /// A page.
@@ -38,7 +43,12 @@ impl Reply {
 
     /// 302.
     pub fn redirect(location: String) -> Self {
-        Self { status: 302, headers: vec![("Location".into(), location)], content_type: "text/plain".into(), body: String::new() }
+        Self {
+            status: 302,
+            headers: vec![("Location".into(), location)],
+            content_type: "text/plain".into(),
+            body: String::new(),
+        }
     }
 
     /// With one more header.
@@ -73,10 +83,19 @@ impl Reply {
     }
 
     /// An error of the token endpoint, shaped as in Microsoft's reference.
-    pub fn entra_error(world: &World, status: u16, error: &str, aadsts: u32, message: &str, suberror: Option<&str>) -> Self {
+    pub fn entra_error(
+        world: &World,
+        status: u16,
+        error: &str,
+        aadsts: u32,
+        message: &str,
+        suberror: Option<&str>,
+    ) -> Self {
         let (trace, correlation) = (Uuid::new_v4(), Uuid::new_v4());
         let stamp = world.now().strftime("%Y-%m-%d %H:%M:%SZ").to_string();
-        let description = format!("AADSTS{aadsts}: {message} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}");
+        let description = format!(
+            "AADSTS{aadsts}: {message} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}"
+        );
         let mut body = json!({"error": error, "error_description": description, "error_codes": [aadsts], "timestamp": stamp,
             "trace_id": trace, "correlation_id": correlation, "error_uri": format!("https://login.microsoftonline.com/error?code={aadsts}")});
         if let Some(suberror) = suberror {

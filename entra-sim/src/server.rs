@@ -124,7 +124,10 @@ fn describe(shared: &Shared, received: &Received, graph: bool) -> (LogEntry, End
     let form = fields(&received.body);
     let batch = if received.target.starts_with("/v1.0/$batch") {
         let parsed: Value = serde_json::from_str(&received.body).unwrap_or_default();
-        parsed["requests"].as_array().map(|r| r.iter().filter_map(|i| i["url"].as_str().map(str::to_owned)).collect()).unwrap_or_default()
+        parsed["requests"]
+            .as_array()
+            .map(|r| r.iter().filter_map(|i| i["url"].as_str().map(str::to_owned)).collect())
+            .unwrap_or_default()
     } else {
         Vec::new()
     };
@@ -148,13 +151,17 @@ fn describe(shared: &Shared, received: &Received, graph: bool) -> (LogEntry, End
     }
     let tenant = received.target.split('/').nth(1).unwrap_or_default().to_owned();
     let known = shared.world().tenant(&tenant).map(|t| vec![t.id.to_string(), t.domain.clone()]);
-    let endpoint = if received.target.contains("/oauth2/v2.0/token") { Endpoint::Token } else { Endpoint::Openid };
+    let endpoint =
+        if received.target.contains("/oauth2/v2.0/token") { Endpoint::Token } else { Endpoint::Openid };
     (entry, endpoint, known.unwrap_or_else(|| vec![tenant]))
 }
 
 fn caller(shared: &Shared, received: &Received) -> Result<crate::tokens::Caller, &'static str> {
     let header = received.headers.get("authorization").and_then(|h| h.to_str().ok());
-    let token = header.and_then(|h| h.strip_prefix("Bearer ")).filter(|t| !t.is_empty()).ok_or("Access token is empty.")?;
+    let token = header
+        .and_then(|h| h.strip_prefix("Bearer "))
+        .filter(|t| !t.is_empty())
+        .ok_or("Access token is empty.")?;
     let now = shared.world().now().as_second();
     shared.keys().caller(token, now, &received.base)
 }
@@ -163,11 +170,18 @@ fn honest(shared: &Shared, received: &Received, graph: bool) -> Reply {
     if graph {
         let caller = match caller(shared, received) {
             Ok(caller) => caller,
-            Err(message) => return Reply::graph_error(401, "InvalidAuthenticationToken", message).with("WWW-Authenticate", "Bearer"),
+            Err(message) => {
+                return Reply::graph_error(401, "InvalidAuthenticationToken", message)
+                    .with("WWW-Authenticate", "Bearer");
+            }
         };
-        let eventual = received.headers.get("consistencylevel").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"eventual"));
+        let eventual = received
+            .headers
+            .get("consistencylevel")
+            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"eventual"));
         let target = received.target.strip_prefix("/v1.0").unwrap_or_default();
-        let request = GraphRequest { method: received.method.as_str(), target, eventual, graph: &received.base };
+        let request =
+            GraphRequest { method: received.method.as_str(), target, eventual, graph: &received.base };
         return answer(&shared.world(), &shared.faults, &caller, &request, &received.body)
             .with("x-ms-ags-diagnostic", "{\"ServerInfo\":{\"DataCenter\":\"Simulated\"}}");
     }
@@ -176,12 +190,16 @@ fn honest(shared: &Shared, received: &Received, graph: bool) -> Reply {
 
 fn login(shared: &Shared, received: &Received) -> Reply {
     let (path, query) = received.target.split_once('?').unwrap_or((&received.target, ""));
-    let Some((tenant, rest)) = path.trim_start_matches('/').split_once('/') else { return Reply::html(404, String::new()) };
+    let Some((tenant, rest)) = path.trim_start_matches('/').split_once('/') else {
+        return Reply::html(404, String::new());
+    };
     let post = received.method == Method::POST;
     let parameters = fields(if post { &received.body } else { query });
     let mut world = shared.world();
     match rest {
-        "v2.0/.well-known/openid-configuration" => openid_configuration(&world, tenant, &received.base, &received.base),
+        "v2.0/.well-known/openid-configuration" => {
+            openid_configuration(&world, tenant, &received.base, &received.base)
+        }
         "discovery/v2.0/keys" if world.tenant(tenant).is_none() => no_tenant(&world, tenant),
         "discovery/v2.0/keys" => Reply::json(200, &shared.keys().jwks()),
         "oauth2/v2.0/token" if post => {
@@ -190,9 +208,14 @@ fn login(shared: &Shared, received: &Received) -> Reply {
             let request = TokenRequest { tenant, form, login: &received.base, graph: &received.base };
             token(&mut world, &shared.keys(), &request)
         }
-        "oauth2/v2.0/token" => {
-            Reply::entra_error(&world, 400, "invalid_request", 900_561, "The endpoint only accepts POST requests.", None)
-        }
+        "oauth2/v2.0/token" => Reply::entra_error(
+            &world,
+            400,
+            "invalid_request",
+            900_561,
+            "The endpoint only accepts POST requests.",
+            None,
+        ),
         "oauth2/v2.0/authorize" if post => authorize_submit(&mut world, tenant, &parameters),
         "oauth2/v2.0/authorize" => authorize_page(&world, tenant, &parameters),
         "v2.0/adminconsent" | "adminconsent" if post => admin_consent_submit(&mut world, tenant, &parameters),
@@ -201,14 +224,26 @@ fn login(shared: &Shared, received: &Received) -> Reply {
     }
 }
 
-async fn faulty(shared: &Shared, received: &Received, graph: bool, fault: FaultKind) -> Result<Response<Body>, std::io::Error> {
+async fn faulty(
+    shared: &Shared,
+    received: &Received,
+    graph: bool,
+    fault: FaultKind,
+) -> Result<Response<Body>, std::io::Error> {
     let json = |text: String| respond(Reply::raw(200, Vec::new(), "application/json".to_owned(), text));
     Ok(match fault {
         FaultKind::Status { status, retry_after } => {
             let reply = if graph {
                 fault_status(status)
             } else {
-                Reply::entra_error(&shared.world(), status, "temporarily_unavailable", 90033, "A transient error has occurred.", None)
+                Reply::entra_error(
+                    &shared.world(),
+                    status,
+                    "temporarily_unavailable",
+                    90033,
+                    "A transient error has occurred.",
+                    None,
+                )
             };
             respond(match retry_after {
                 Some(after) => reply.with("Retry-After", after),
@@ -230,15 +265,28 @@ async fn faulty(shared: &Shared, received: &Received, graph: bool, fault: FaultK
             Response::new(Body::new(Endless(chunk)))
         }
         FaultKind::HugeJson { bytes } => json(format!("{{\"value\": \"{}\"}}", "x".repeat(bytes))),
-        FaultKind::Html { status } => respond(Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned())),
+        FaultKind::Html { status } => {
+            respond(Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned()))
+        }
         FaultKind::Redirect { location } => respond(Reply::redirect(location)),
         FaultKind::Body { text } => json(text),
-        FaultKind::Answer { status, headers, content_type, body } => respond(Reply::raw(status, headers, content_type, body)),
-        FaultKind::Rewrite { find, replace } => respond(honest(shared, received, graph).rewritten(&find, &replace)),
-        FaultKind::Error { status, error, .. } if graph => respond(Reply::graph_error(status, &error, "Simulated fault.")),
-        FaultKind::Error { status, error, aadsts, suberror } => {
-            respond(Reply::entra_error(&shared.world(), status, &error, aadsts.unwrap_or(0), "Simulated fault.", suberror.as_deref()))
+        FaultKind::Answer { status, headers, content_type, body } => {
+            respond(Reply::raw(status, headers, content_type, body))
         }
+        FaultKind::Rewrite { find, replace } => {
+            respond(honest(shared, received, graph).rewritten(&find, &replace))
+        }
+        FaultKind::Error { status, error, .. } if graph => {
+            respond(Reply::graph_error(status, &error, "Simulated fault."))
+        }
+        FaultKind::Error { status, error, aadsts, suberror } => respond(Reply::entra_error(
+            &shared.world(),
+            status,
+            &error,
+            aadsts.unwrap_or(0),
+            "Simulated fault.",
+            suberror.as_deref(),
+        )),
     })
 }
 
@@ -299,7 +347,9 @@ fn control(shared: &Shared, received: &Received, rest: &str) -> Reply {
             Ok(()) => Reply::json(200, &json!({})),
             Err(error) => wrong(error.to_string()),
         },
-        ("GET", "requests") => Reply::json(200, &json!(*shared.log.lock().unwrap_or_else(PoisonError::into_inner))),
+        ("GET", "requests") => {
+            Reply::json(200, &json!(*shared.log.lock().unwrap_or_else(PoisonError::into_inner)))
+        }
         ("DELETE", "requests") => {
             shared.log.lock().unwrap_or_else(PoisonError::into_inner).clear();
             Reply::json(200, &json!({}))

@@ -24,7 +24,10 @@ pub struct SmtpOptions {
 
 impl std::fmt::Debug for SmtpOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SmtpOptions").field("tls", &self.tls.is_some()).field("implicit_tls", &self.implicit_tls).finish_non_exhaustive()
+        f.debug_struct("SmtpOptions")
+            .field("tls", &self.tls.is_some())
+            .field("implicit_tls", &self.implicit_tls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -57,7 +60,11 @@ pub async fn serve(listener: TcpListener, mailbox: Arc<Mailbox>, options: SmtpOp
     }
 }
 
-async fn upgrade(stream: tokio::net::TcpStream, mailbox: &Mailbox, options: &SmtpOptions) -> std::io::Result<()> {
+async fn upgrade(
+    stream: tokio::net::TcpStream,
+    mailbox: &Mailbox,
+    options: &SmtpOptions,
+) -> std::io::Result<()> {
     let Some(tls) = &options.tls else { return Ok(()) };
     let stream = TlsAcceptor::from(Arc::clone(tls)).accept(stream).await?;
     session(stream, mailbox, options, true, false).await.map(|_| ())
@@ -93,7 +100,14 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     tls: bool,
     greet: bool,
 ) -> std::io::Result<Option<S>> {
-    let mut session = Session { stream: BufStream::new(stream), mailbox, options, tls, user: None, envelope: Envelope::default() };
+    let mut session = Session {
+        stream: BufStream::new(stream),
+        mailbox,
+        options,
+        tls,
+        user: None,
+        envelope: Envelope::default(),
+    };
     let faults = mailbox.faults();
     if faults.hang {
         std::future::pending::<()>().await;
@@ -125,7 +139,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     async fn say(&mut self, text: &str) -> std::io::Result<()> {
-        let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).chain(*b"\r\n").collect();
+        let bytes: Vec<u8> =
+            text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).chain(*b"\r\n").collect();
         let piece = if self.mailbox.faults().split { 1 } else { bytes.len() };
         for part in bytes.chunks(piece) {
             self.stream.write_all(part).await?;
@@ -148,13 +163,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             "STARTTLS" if self.options.tls.is_some() && !self.tls => return self.start_tls().await,
             "AUTH" => self.log_in(line).await?,
-            "MAIL" if self.options.credentials.is_some() && self.user.is_none() => self.say("530 5.7.0 Authentication required").await?,
+            "MAIL" if self.options.credentials.is_some() && self.user.is_none() => {
+                self.say("530 5.7.0 Authentication required").await?;
+            }
             "MAIL" => {
                 if self.answer(command, "250 2.1.0 OK").await? {
                     self.envelope = Envelope { from: Some(address(line)), to: Vec::new() };
                 }
             }
-            "RCPT" if self.mailbox.faults().reject.contains(&address(line)) => self.say("550 5.1.1 No such user").await?,
+            "RCPT" if self.mailbox.faults().reject.contains(&address(line)) => {
+                self.say("550 5.1.1 No such user").await?;
+            }
             "RCPT" => {
                 self.envelope.to.push(address(line));
                 if !self.answer(command, "250 2.1.5 OK").await? {
@@ -176,7 +195,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     async fn start_tls(&mut self) -> std::io::Result<Next> {
-        let behind = self.mailbox.faults().behind_starttls.map(|text| format!("\r\n{text}")).unwrap_or_default();
+        let behind =
+            self.mailbox.faults().behind_starttls.map(|text| format!("\r\n{text}")).unwrap_or_default();
         let good = self.answer("STARTTLS", &format!("220 Go ahead{behind}")).await?;
         Ok(if good { Next::Tls } else { Next::Command })
     }
@@ -184,7 +204,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     async fn log_in(&mut self, line: &str) -> std::io::Result<()> {
         let given = self.authenticate(line).await?;
         let good = given.filter(|g| self.options.credentials.as_ref().is_none_or(|c| c == g));
-        let usual = if good.is_some() { "235 2.7.0 Accepted" } else { "535 5.7.8 Authentication credentials invalid" };
+        let usual = if good.is_some() {
+            "235 2.7.0 Accepted"
+        } else {
+            "535 5.7.8 Authentication credentials invalid"
+        };
         let accepted = self.answer("AUTH", usual).await? && good.is_some();
         self.user = good.filter(|_| accepted).map(|(name, _)| name);
         Ok(())
@@ -196,7 +220,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
         let raw = read_message(&mut self.stream).await?;
         let faults = self.mailbox.faults();
-        let refused = faults.temporary || faults.reply(".", &self.envelope.to).is_some_and(|r| !r.starts_with('2'));
+        let refused =
+            faults.temporary || faults.reply(".", &self.envelope.to).is_some_and(|r| !r.starts_with('2'));
         let to = self.envelope.to.clone();
         if !refused {
             let from = self.envelope.from.take().unwrap_or_default();
@@ -228,7 +253,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             let mut parts = text.split('\0').skip(1);
             return Ok(parts.next().zip(parts.next()).map(|(u, p)| (u.to_owned(), p.to_owned())));
         }
-        let [first, second] = self.mailbox.faults().challenges.unwrap_or_else(|| ["Username:", "Password:"].map(str::to_owned));
+        let [first, second] =
+            self.mailbox.faults().challenges.unwrap_or_else(|| ["Username:", "Password:"].map(str::to_owned));
         let name = match initial {
             Some(name) => name,
             None => self.challenge(&first).await?,
@@ -250,14 +276,24 @@ fn capabilities(options: &SmtpOptions, tls: bool) -> String {
     }
     lines.push("AUTH PLAIN LOGIN");
     let last = lines.len() - 1;
-    lines.iter().enumerate().map(|(i, l)| format!("250{}{l}", if i == last { ' ' } else { '-' })).collect::<Vec<_>>().join("\r\n")
+    lines
+        .iter()
+        .enumerate()
+        .map(|(i, l)| format!("250{}{l}", if i == last { ' ' } else { '-' }))
+        .collect::<Vec<_>>()
+        .join("\r\n")
 }
 
 fn address(line: &str) -> String {
-    line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(a, _)| a.to_owned()).unwrap_or_default()
+    line.split_once('<')
+        .and_then(|(_, rest)| rest.split_once('>'))
+        .map(|(a, _)| a.to_owned())
+        .unwrap_or_default()
 }
 
-async fn read_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>) -> std::io::Result<Option<String>> {
+async fn read_line<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufStream<S>,
+) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
     if read_until_limited(stream, &mut line).await? == 0 {
         return Ok(None);
@@ -265,12 +301,17 @@ async fn read_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>)
     Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-async fn read_until_limited<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>, line: &mut Vec<u8>) -> std::io::Result<usize> {
+async fn read_until_limited<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufStream<S>,
+    line: &mut Vec<u8>,
+) -> std::io::Result<usize> {
     use tokio::io::AsyncReadExt as _;
     stream.take(MAX_LINE as u64).read_until(b'\n', line).await
 }
 
-async fn read_message<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>) -> std::io::Result<Vec<u8>> {
+async fn read_message<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufStream<S>,
+) -> std::io::Result<Vec<u8>> {
     let mut message = Vec::new();
     loop {
         let mut line = Vec::new();

@@ -50,7 +50,10 @@ impl Keys {
     /// # Errors
     /// The platform has no randomness.
     pub fn generate() -> anyhow::Result<Self> {
-        let mut keys = Self { signing: Vec::new(), access: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())? };
+        let mut keys = Self {
+            signing: Vec::new(),
+            access: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?,
+        };
         keys.rotate()?;
         Ok(keys)
     }
@@ -71,7 +74,10 @@ impl Keys {
     pub fn jwks(&self) -> Value {
         let key = |(kid, pair): &(String, RsaKeyPair)| {
             let public = pair.public_key();
-            let (n, e) = (public.modulus().big_endian_without_leading_zero(), public.exponent().big_endian_without_leading_zero());
+            let (n, e) = (
+                public.modulus().big_endian_without_leading_zero(),
+                public.exponent().big_endian_without_leading_zero(),
+            );
             json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": URL_SAFE_NO_PAD.encode(n), "e": URL_SAFE_NO_PAD.encode(e)})
         };
         json!({ "keys": self.signing.iter().map(key).collect::<Vec<_>>() })
@@ -83,7 +89,8 @@ impl Keys {
     /// The platform has no randomness.
     pub fn sign(&self, claims: &Value) -> anyhow::Result<String> {
         let (kid, pair) = self.signing.last().ok_or_else(|| anyhow::anyhow!("no signing key"))?;
-        let signed = format!("{}.{}", encode(&json!({"typ": "JWT", "alg": "RS256", "kid": kid})), encode(claims));
+        let signed =
+            format!("{}.{}", encode(&json!({"typ": "JWT", "alg": "RS256", "kid": kid})), encode(claims));
         let mut signature = vec![0; pair.public_modulus_len()];
         pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
@@ -106,7 +113,8 @@ impl Keys {
         let (signed, tag) = token.rsplit_once('.').ok_or(MALFORMED)?;
         let tag = URL_SAFE_NO_PAD.decode(tag).map_err(|_| MALFORMED)?;
         hmac::verify(&self.access, signed.as_bytes(), &tag).map_err(|_| MALFORMED)?;
-        let payload = signed.split('.').nth(1).and_then(|p| URL_SAFE_NO_PAD.decode(p).ok()).ok_or(MALFORMED)?;
+        let payload =
+            signed.split('.').nth(1).and_then(|p| URL_SAFE_NO_PAD.decode(p).ok()).ok_or(MALFORMED)?;
         let claims: Value = serde_json::from_slice(&payload).map_err(|_| MALFORMED)?;
         if claims["exp"].as_i64().unwrap_or(0) <= now_seconds {
             return Err("Lifetime validation failed, the token is expired.");
@@ -115,9 +123,14 @@ impl Keys {
             return Err("Access token validation failure. Invalid audience.");
         }
         let id = |claim: &str| claims[claim].as_str().and_then(|t| Uuid::parse_str(t).ok());
-        let delegated = claims["scp"].as_str().map(|s| s.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        let roles =
-            || claims["roles"].as_array().map(|r| r.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()).unwrap_or_default();
+        let delegated =
+            claims["scp"].as_str().map(|s| s.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        let roles = || {
+            claims["roles"]
+                .as_array()
+                .map(|r| r.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+                .unwrap_or_default()
+        };
         Ok(Caller {
             tenant: id("tid").ok_or(MALFORMED)?,
             app_id: id("appid").ok_or(MALFORMED)?,

@@ -13,7 +13,9 @@ fuzz_target!(|query: &str| {
         Answer::Code(code) => assert!(!code.expose().is_empty()),
         Answer::AdminConsent { tenant } => assert!(tenant.is_none_or(|t| !t.is_empty())),
         Answer::Refused(error) => {
-            assert!(error.error.len() <= 64 && error.error.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            assert!(
+                error.error.len() <= 64 && error.error.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            );
             assert!(error.codes.len() <= 5);
         }
     }

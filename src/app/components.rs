@@ -6,7 +6,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{SharedTexts, branding, entra, links, pages, reauthentication, shared_texts, smtp, targets, watched};
+use super::{
+    SharedTexts, branding, entra, links, pages, reauthentication, shared_texts, smtp, targets, watched,
+};
 use crate::clock::Clock;
 use crate::config::{Cloud, Config, Integration, Upstream, effective};
 use crate::domain::{Reason, SchedulePolicy, Thresholds};
@@ -94,7 +96,8 @@ impl Components {
         let SharedServices { store, families, clock, .. } = services;
         let enabled: Vec<&Integration> = config.integrations.iter().filter(|i| i.enabled).collect();
         let names: HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
-        let texts: HashMap<&str, SharedTexts> = config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
+        let texts: HashMap<&str, SharedTexts> =
+            config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
         let watched = enabled.iter().filter_map(|i| watched(config, &texts, i)).collect();
         let (entra, prober) = services.reach(config)?;
         let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
@@ -116,7 +119,14 @@ impl Components {
             },
             change: Change { schedule: schedule_policy(config), policy: policy(config), watched },
             notifier: notifier(config, services, &targets),
-            webhook: WebhookSender::new(store.clone(), families.clone(), clock.clone(), hooks, ca_file, wake)?,
+            webhook: WebhookSender::new(
+                store.clone(),
+                families.clone(),
+                clock.clone(),
+                hooks,
+                ca_file,
+                wake,
+            )?,
             pages: Pages { reauthentication, targets },
         })
     }
@@ -124,12 +134,21 @@ impl Components {
 
 impl Pages {
     /// What the listeners serve.
-    pub(super) fn served(self, config: &Config, process: &Arc<Process>, monitor: &Monitor, store: &Store) -> anyhow::Result<Arc<Served>> {
+    pub(super) fn served(
+        self,
+        config: &Config,
+        process: &Arc<Process>,
+        monitor: &Monitor,
+        store: &Store,
+    ) -> anyhow::Result<Arc<Served>> {
         let public_url = config.reauthentication.public_url.clone();
         Ok(Arc::new(Served {
             process: Arc::clone(process),
             reauthentication: self.reauthentication,
-            guard: SecurityHeaders::new(&config.cloud.login_url, public_url.as_deref().is_some_and(|u| u.starts_with("https://"))),
+            guard: SecurityHeaders::new(
+                &config.cloud.login_url,
+                public_url.as_deref().is_some_and(|u| u.starts_with("https://")),
+            ),
             public_url,
             support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
             monitor: pages::lookup(config, monitor, store, &self.targets),
@@ -167,7 +186,8 @@ fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
         let store = store.clone();
         Box::pin(async move {
             let Some((links, id)) = found else { return Ok(None) };
-            let terms = Terms { generation: store.links(&id.integration).await?.generation, accept_fewer: false };
+            let terms =
+                Terms { generation: store.links(&id.integration).await?.generation, accept_fewer: false };
             Ok(Some(links.make(&id, terms, now)))
         })
     })
@@ -176,7 +196,12 @@ fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
 fn notifier(config: &Config, services: &SharedServices, targets: &Targets) -> Option<Notifier> {
     let email = config.email.as_ref()?;
     let link = link_maker(config, &services.store, targets);
-    let settings = NotifierSettings { smtp: smtp(email)?, branding: branding(email), operators: email.operators.clone(), link };
+    let settings = NotifierSettings {
+        smtp: smtp(email)?,
+        branding: branding(email),
+        operators: email.operators.clone(),
+        link,
+    };
     let SharedServices { store, families, clock, outbox, .. } = services.clone();
     Some(Notifier::new(settings, store, families, clock, outbox))
 }

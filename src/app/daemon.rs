@@ -103,7 +103,8 @@ impl Daemon {
         let queue: Vec<_> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
         let nudge = Arc::clone(&services.outbox.nudge);
         let told = (families.clone(), Arc::clone(&published));
-        let evaluator = Evaluator::start(store.clone(), change.policy, told, nudge, change.watched, clock.now()).await?;
+        let evaluator =
+            Evaluator::start(store.clone(), change.policy, told, nudge, change.watched, clock.now()).await?;
         let schedule = Schedule::new(change.schedule, queue, &evaluator.never_probed(), clock.steady());
         let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
         if let Some(reauthentication) = &pages.reauthentication {
@@ -111,8 +112,12 @@ impl Daemon {
         }
         let (asking, requests) = mpsc::channel(8);
         let hooks = hooks(asking, &monitor, &store, &clock);
-        let capacity = Capacity::within(super::descriptors(), super::descriptors::probes(config.probe.concurrency, super::descriptors()));
-        let process = Arc::new(Process::new((families, published, clock), front.options, gate, hooks, capacity));
+        let capacity = Capacity::within(
+            super::descriptors(),
+            super::descriptors::probes(config.probe.concurrency, super::descriptors()),
+        );
+        let process =
+            Arc::new(Process::new((families, published, clock), front.options, gate, hooks, capacity));
         let health = store.watch();
         process.watch_storage(Box::new(move || health().problem()));
         let sites = Sites::new(&pages.served(config, &process, &monitor, &store)?);
@@ -130,14 +135,27 @@ impl Daemon {
             tasks.spawn(listener::serve(listener, Arc::clone(&self.sites.health), stopped.clone()));
         }
         let site = Arc::clone(&self.sites.reauthentication);
-        let reauthentication = listeners.reauthentication.map(|listener| Worker::start(|stop| listener::serve(listener, site, stop)));
+        let reauthentication = listeners
+            .reauthentication
+            .map(|listener| Worker::start(|stop| listener::serve(listener, site, stop)));
         tasks.spawn(self.monitor.clone().run(stopped));
         let notifier = self.notifier.map(|notifier| Worker::start(|stop| notifier.run(stop)));
         let webhook = Worker::start(|stop| self.webhook.run(stop));
         self.process.ready.store(true, Ordering::Relaxed);
         tracing::info!("ready");
         let Self { monitor, sites, process, services, requests, .. } = self;
-        Running { monitor, sites, process, services, requests, stop, tasks, reauthentication, notifier, webhook: Some(webhook) }
+        Running {
+            monitor,
+            sites,
+            process,
+            services,
+            requests,
+            stop,
+            tasks,
+            reauthentication,
+            notifier,
+            webhook: Some(webhook),
+        }
     }
 }
 
@@ -256,7 +274,10 @@ impl Running {
         if let Some(reauthentication) = &served.reauthentication {
             // One that comes back while it is being proved goes on with that; whoever was here all the time has had its proof.
             let unproved = reauthentication.unproved().await.unwrap_or_default();
-            unproved.iter().filter(|u| shift.added.contains(&u.integration)).for_each(|u| go_on(&self.monitor, u));
+            unproved
+                .iter()
+                .filter(|u| shift.added.contains(&u.integration))
+                .for_each(|u| go_on(&self.monitor, u));
         }
         self.sites.replace(&served);
         let earlier = self.notifier.take();

@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn probes_leave_room() {
-        for (limit, expected) in [(None, 64), (Some(64), 4), (Some(160), 28), (Some(1024), 64), (Some(10), 1)] {
+        for (limit, expected) in [(None, 64), (Some(64), 4), (Some(160), 28), (Some(1024), 64), (Some(10), 1)]
+        {
             assert_eq!(probes(64, limit), expected, "{limit:?}");
         }
     }

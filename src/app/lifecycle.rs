@@ -39,7 +39,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        let [terminate, interrupt, hangup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [terminate, interrupt, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
         Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
     }
 }
@@ -48,7 +49,12 @@ impl Signals {
 ///
 /// # Errors
 /// It cannot start.
-pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, front: Front) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    sources: Sources,
+    addresses: &Addresses<'_>,
+    front: Front,
+) -> anyhow::Result<()> {
     // First of all: it changes the environment.
     let handed = systemd::sockets()?;
     descriptors::raise();
@@ -65,7 +71,11 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     let capacity = daemon.process.capacity;
     if capacity.is_reduced() {
         let (limit, connections) = (super::descriptors().unwrap_or_default(), capacity.all);
-        tracing::warn!(limit, connections, "few files may be open at once (RLIMIT_NOFILE), so fewer connections are taken");
+        tracing::warn!(
+            limit,
+            connections,
+            "few files may be open at once (RLIMIT_NOFILE), so fewer connections are taken"
+        );
     }
     if let Some(url) = status_page(&daemon.process, &listeners) {
         daemon.process.families.set_url(&url);
@@ -94,7 +104,11 @@ pub async fn run(config: Config, sources: Sources, addresses: &Addresses<'_>, fr
     Ok(())
 }
 
-async fn listeners(config: &Config, addresses: &Addresses<'_>, mut listeners: Listeners) -> anyhow::Result<Listeners> {
+async fn listeners(
+    config: &Config,
+    addresses: &Addresses<'_>,
+    mut listeners: Listeners,
+) -> anyhow::Result<Listeners> {
     let default = [DEFAULT.to_owned()];
     let all = if addresses.all.is_empty() && listeners.all.is_empty() { &default } else { addresses.all };
     for address in all {

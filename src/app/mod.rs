@@ -86,35 +86,48 @@ pub fn rotate_key(config: &Config) -> anyhow::Result<Rotated> {
 /// The maker of re-authentication links, when there is a URL for them to start with.
 pub fn links(config: &Config, store: &Store) -> Option<Links> {
     let url = config.reauthentication.public_url.as_deref()?;
-    Some(Links::new(store.key().derive("consentry reauthentication link v1"), url, config.reauthentication.link_ttl))
+    Some(Links::new(
+        store.key().derive("consentry reauthentication link v1"),
+        url,
+        config.reauthentication.link_ttl,
+    ))
 }
 
 fn credential(credential: &Credential) -> ClientCredential {
     match credential {
         Credential::None => ClientCredential::None,
         Credential::Secret(source) => ClientCredential::Secret(source.clone()),
-        Credential::Certificate { certificate_file, private_key_file } => {
-            ClientCredential::Certificate { certificate_file: certificate_file.clone(), private_key_file: private_key_file.clone() }
-        }
+        Credential::Certificate { certificate_file, private_key_file } => ClientCredential::Certificate {
+            certificate_file: certificate_file.clone(),
+            private_key_file: private_key_file.clone(),
+        },
         Credential::Unbuilt(kind) => ClientCredential::Unbuilt(kind),
     }
 }
 
 /// The integrations as the prober sees them, in the order of the configuration; disabled ones included.
 pub fn targets(config: &Config) -> Vec<Target> {
-    let credentials: HashMap<&str, Arc<ClientCredential>> =
-        config.apps.iter().map(|(name, app)| (name.as_str(), Arc::new(credential(&app.credential)))).collect();
+    let credentials: HashMap<&str, Arc<ClientCredential>> = config
+        .apps
+        .iter()
+        .map(|(name, app)| (name.as_str(), Arc::new(credential(&app.credential))))
+        .collect();
     let readers: HashMap<&str, Arc<ReaderClient>> = config
         .readers
         .iter()
         .map(|(name, r)| {
             (
                 name.as_str(),
-                Arc::new(ReaderClient { name: name.clone(), client_id: r.client_id.clone(), credential: credential(&r.credential) }),
+                Arc::new(ReaderClient {
+                    name: name.clone(),
+                    client_id: r.client_id.clone(),
+                    credential: credential(&r.credential),
+                }),
             )
         })
         .collect();
-    let names: HashMap<&str, Arc<str>> = config.apps.keys().map(|name| (name.as_str(), name.as_str().into())).collect();
+    let names: HashMap<&str, Arc<str>> =
+        config.apps.keys().map(|name| (name.as_str(), name.as_str().into())).collect();
     let target = |i: &Integration| {
         let app = config.apps.get(&i.app)?;
         Some(Target {
@@ -149,16 +162,24 @@ fn hosts(config: &Config) -> Hosts {
 fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTarget {
     match &app.reauthentication {
         ReauthenticationMode::Builtin => LinkTarget::Builtin,
-        ReauthenticationMode::AdminConsent => LinkTarget::Url(admin_consent(config, &integration.tenant, &app.client_id)),
+        ReauthenticationMode::AdminConsent => {
+            LinkTarget::Url(admin_consent(config, &integration.tenant, &app.client_id))
+        }
         ReauthenticationMode::Url(template) => {
-            let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
+            let encode = |text: &str| {
+                url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+            };
             let values = [
                 ("{tenant_id}", &integration.tenant),
                 ("{client_id}", &app.client_id),
                 ("{name}", &integration.name),
                 ("{app}", &app.name),
             ];
-            LinkTarget::Url(values.iter().fold(template.clone(), |url, (placeholder, value)| url.replace(placeholder, &encode(value))))
+            LinkTarget::Url(
+                values.iter().fold(template.clone(), |url, (placeholder, value)| {
+                    url.replace(placeholder, &encode(value))
+                }),
+            )
         }
     }
 }
@@ -184,7 +205,11 @@ fn shared_texts(app: &App) -> SharedTexts {
     }
 }
 
-fn watched(config: &Config, texts: &HashMap<&str, SharedTexts>, integration: &Integration) -> Option<IntegrationRecord> {
+fn watched(
+    config: &Config,
+    texts: &HashMap<&str, SharedTexts>,
+    integration: &Integration,
+) -> Option<IntegrationRecord> {
     let (app, texts) = (config.apps.get(&integration.app)?, texts.get(integration.app.as_str())?);
     Some(IntegrationRecord {
         facts: IntegrationLabels {
@@ -231,5 +256,8 @@ pub fn smtp(email: &Email) -> Option<SmtpSettings> {
 
 /// What every mail has in common.
 pub fn branding(email: &Email) -> MailBranding {
-    MailBranding { domain: email.from.email.domain().to_owned(), support_contact: email.support_contact.clone() }
+    MailBranding {
+        domain: email.from.email.domain().to_owned(),
+        support_contact: email.support_contact.clone(),
+    }
 }

@@ -42,7 +42,12 @@ fn row(watched: &IntegrationRecord, _: Option<&str>, state: &IntegrationState) -
         // People know a tenant by its domain.
         tenant: watched.tenant.clone(),
         health: state.confirmed_health(&watched.facts.checks),
-        checks: watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect(),
+        checks: watched
+            .facts
+            .checks
+            .iter()
+            .filter_map(|c| state.check(*c).map(|s| (*c, s.outcome)))
+            .collect(),
         never_run: watched.facts.checks.iter().copied().filter(|c| state.check(*c).is_none()).collect(),
         last_probe: state.last_probe,
         day: state.day,
@@ -83,8 +88,12 @@ fn checks(facts: &IntegrationLabels, state: &IntegrationState) -> Vec<CheckState
         format!("the group {name:?} is another one since {since}: its id is {id}, and was {}", group.id)
     };
     let notes: Vec<String> = replaced.map(note).collect();
-    for check in checks.iter_mut().filter(|c| c.check == Check::GroupAccess && c.outcome == Outcome::Pass && !notes.is_empty()) {
-        check.details.note = Some(check.details.note.iter().chain(&notes).cloned().collect::<Vec<_>>().join("; "));
+    for check in checks
+        .iter_mut()
+        .filter(|c| c.check == Check::GroupAccess && c.outcome == Outcome::Pass && !notes.is_empty())
+    {
+        check.details.note =
+            Some(check.details.note.iter().chain(&notes).cloned().collect::<Vec<_>>().join("; "));
     }
     checks
 }
@@ -102,7 +111,10 @@ fn records(store: &Store, targets: &Targets) -> Box<Remember> {
                 Some(target) => store.token_story(&target.token_id()).await.ok().flatten(),
                 None => None,
             };
-            let token_file = target.as_ref().and_then(|t| t.refresh_token_file.as_ref()).map(|path| path.display().to_string());
+            let token_file = target
+                .as_ref()
+                .and_then(|t| t.refresh_token_file.as_ref())
+                .map(|path| path.display().to_string());
             let credentials = target.as_ref().map(credentials).unwrap_or_default();
             let mail = |m: crate::store::MailAbout| MailRecord {
                 kind: m.kind.label().to_owned(),
@@ -124,8 +136,11 @@ fn records(store: &Store, targets: &Targets) -> Box<Remember> {
 }
 
 fn credentials(target: &Target) -> Vec<CredentialRecord> {
-    let record =
-        |reader, credential: &ClientCredential| CredentialRecord { reader, kind: credential.kind(), expires: credential.expires() };
+    let record = |reader, credential: &ClientCredential| CredentialRecord {
+        reader,
+        kind: credential.kind(),
+        expires: credential.expires(),
+    };
     let reader = target.reader.as_ref().map(|r| record(Some(r.name.clone()), &r.credential));
     [record(None, &target.credential)].into_iter().chain(reader).collect()
 }

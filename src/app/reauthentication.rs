@@ -12,7 +12,9 @@ use crate::domain::{Access, Check, IntegrationState, LinkTarget, one_line};
 use crate::entra::Entra;
 use crate::metrics::Families;
 use crate::monitor::{IntegrationRecord, Monitor, Targets, Verification, VerificationListener};
-use crate::reauth::{Dependencies, Hooks, Observation, Reauthentication, Recipient, Registered, Registry, Subject, Webhook};
+use crate::reauth::{
+    Dependencies, Hooks, Observation, Reauthentication, Recipient, Registered, Registry, Subject, Webhook,
+};
 use crate::store::Store;
 use crate::web::{ExternalSignIn, Find, FindBy, SignInStatus};
 
@@ -34,11 +36,17 @@ pub(super) fn reauthentication(
 ) -> Option<Reauthentication> {
     let links = links(config, &store)?;
     let (targets, webhooks) = (Arc::clone(targets), webhooks(config));
-    let only_admins = |(name, app): (&String, &App)| (app.reauthenticators == Reauthenticators::Admins).then(|| name.clone());
+    let only_admins = |(name, app): (&String, &App)| {
+        (app.reauthenticators == Reauthenticators::Admins).then(|| name.clone())
+    };
     let only_admins: HashSet<String> = config.apps.iter().filter_map(only_admins).collect();
     let registry: Registry = Box::new(move |name| {
         let target = targets.get(name)?;
-        let groups = target.requirements.checks.contains(&Check::GroupAccess).then(|| target.requirements.groups.clone());
+        let groups = target
+            .requirements
+            .checks
+            .contains(&Check::GroupAccess)
+            .then(|| target.requirements.groups.clone());
         Some(Registered {
             token: target.token_id(),
             credential: Arc::clone(&target.credential),
@@ -50,7 +58,16 @@ pub(super) fn reauthentication(
             admins_only: only_admins.contains(&*target.app),
         })
     });
-    Some(Reauthentication::new(Dependencies { entra, store, families, links, registry, clock, handed_over, outbox }))
+    Some(Reauthentication::new(Dependencies {
+        entra,
+        store,
+        families,
+        links,
+        registry,
+        clock,
+        handed_over,
+        outbox,
+    }))
 }
 
 /// What mails about re-authentications hang on, besides the integration itself.
@@ -125,7 +142,9 @@ pub(super) fn listener(config: &Config, reauthentication: Option<Reauthenticatio
             let Some(reauthentication) = reauthentication else { return false };
             let Verification { integration, consent_holds, passed, last, since, watched } = proof;
             let subject = watched.map(|watched| mailing.subject(&watched));
-            reauthentication.verify(&integration, Observation { consent_holds, passed, last, since }, subject).await
+            reauthentication
+                .verify(&integration, Observation { consent_holds, passed, last, since }, subject)
+                .await
         })
     })
 }
@@ -158,7 +177,8 @@ fn extra(config: &Config, app: &App, integration: &Integration) -> Option<Extra>
 
 fn standing(monitor: &Monitor, extra: Option<&Extra>, name: &str) -> Option<SignInStatus> {
     let (watched, state) = (monitor.evaluator().watched(name)?, monitor.evaluator().state(name)?);
-    let checks = watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
+    let checks =
+        watched.facts.checks.iter().filter_map(|c| state.check(*c).map(|s| (*c, s.outcome))).collect();
     Some(SignInStatus {
         display_name: one_line(&watched.facts.display_name, 120),
         app: one_line(&watched.app_display_name, 120),

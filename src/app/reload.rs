@@ -48,7 +48,13 @@ impl Reloader {
     pub(super) fn new(sources: Sources, config: &Config) -> Self {
         let watcher = Watcher::new(sources.folders());
         let listen_address = config.reauthentication.listen_address.clone();
-        Self { sources: Arc::new(Mutex::new(sources)), storage: config.storage.clone(), listen_address, watcher, said: Said::default() }
+        Self {
+            sources: Arc::new(Mutex::new(sources)),
+            storage: config.storage.clone(),
+            listen_address,
+            watcher,
+            said: Said::default(),
+        }
     }
 
     /// Waits for the next occasion: somebody asks, or files have changed.
@@ -68,7 +74,10 @@ impl Reloader {
                 for problem in problems.iter().take(TOLD) {
                     tracing::error!(%problem, "configuration");
                 }
-                tracing::error!(problems = problems.len(), "the configuration is not reloaded; the old one stays");
+                tracing::error!(
+                    problems = problems.len(),
+                    "the configuration is not reloaded; the old one stays"
+                );
                 self.said.refused.clone_from(problems);
             }
         }
@@ -78,7 +87,8 @@ impl Reloader {
 
     async fn all(&mut self, running: &mut Running) -> Result<(), Vec<String>> {
         let main = self.sources().main().to_owned();
-        let read = off_the_runtime(move || Sources::load(&main, &environment).map_err(|problems| lines(&problems)));
+        let read =
+            off_the_runtime(move || Sources::load(&main, &environment).map_err(|problems| lines(&problems)));
         let (loaded, sources) = read.await?;
         if loaded.config.storage != self.storage {
             return Err(vec!["storage: cannot change while Consentry runs; restart it".to_owned()]);
@@ -112,7 +122,8 @@ impl Reloader {
         let Some(outcome) = outcome else { return };
         let broken = match outcome {
             Ok(followed) => {
-                let swapped = if followed.changed { self.swap(running, &followed.loaded.config).await } else { Ok(()) };
+                let swapped =
+                    if followed.changed { self.swap(running, &followed.loaded.config).await } else { Ok(()) };
                 match swapped {
                     Ok(()) => {
                         *self.sources() = followed.sources;
@@ -204,7 +215,8 @@ impl Watcher {
             }
         });
         let inner = inner.inspect_err(|error| tracing::warn!(%error, "cannot watch files; they are looked at every {POLL:?} instead")).ok();
-        let mut watcher = Self { inner, events, folders: Vec::new(), watched: Vec::new(), pending: None, again: None };
+        let mut watcher =
+            Self { inner, events, folders: Vec::new(), watched: Vec::new(), pending: None, again: None };
         watcher.watch(folders);
         watcher
     }

@@ -18,7 +18,8 @@ pub(super) fn sockets() -> anyhow::Result<Listeners> {
     let mut handed = ListenFd::from_env();
     let mut listeners = Listeners::default();
     for index in 0..handed.len() {
-        let listener = listener(&mut handed, index).with_context(|| format!("socket {index} from systemd cannot be used"))?;
+        let listener = listener(&mut handed, index)
+            .with_context(|| format!("socket {index} from systemd cannot be used"))?;
         let place = match names.split(':').nth(index) {
             Some("health") => &mut listeners.health,
             Some("reauthentication") => &mut listeners.reauthentication,
@@ -68,7 +69,9 @@ pub(super) fn stopping() {
 
 /// Tells the watchdog that all is well for as long as the fleet is being probed. Never ends.
 pub(super) async fn watchdog(monitor: Monitor) {
-    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return std::future::pending().await };
+    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
+        return std::future::pending().await;
+    };
     let mut ticks = tokio::time::interval(limit / 2);
     loop {
         ticks.tick().await;

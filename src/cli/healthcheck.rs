@@ -39,11 +39,18 @@ pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<u8> {
         .build()
         .context("cannot set up the request")?;
     let shown = without_user(&url);
-    let answer = client.get(url.clone()).send().await.map_err(|e| e.without_url()).with_context(|| format!("{shown} does not answer"))?;
+    let answer = client
+        .get(url.clone())
+        .send()
+        .await
+        .map_err(|e| e.without_url())
+        .with_context(|| format!("{shown} does not answer"))?;
     match answer.status() {
         status if status.is_success() => Ok(0),
         status @ reqwest::StatusCode::UNAUTHORIZED => {
-            bail!("{shown} answers {status}: give the daemon a --health.listen-address, which asks for no user, and ask there")
+            bail!(
+                "{shown} answers {status}: give the daemon a --health.listen-address, which asks for no user, and ask there"
+            )
         }
         status => bail!("{shown} answers {status}"),
     }
@@ -59,7 +66,9 @@ fn without_user(url: &Url) -> Url {
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    crate::config::parse_duration(text).filter(|d| !d.is_zero()).ok_or("expected a duration above zero, such as 500ms or 5s")
+    crate::config::parse_duration(text)
+        .filter(|d| !d.is_zero())
+        .ok_or("expected a duration above zero, such as 500ms or 5s")
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -301,19 +301,27 @@ fn count(number: usize, what: &str) -> String {
 }
 
 fn unbuilt_warning(keys: &[String]) -> Option<String> {
-    (!keys.is_empty()).then(|| format!("these keys are accepted, but this version does not do what they ask for: {}", keys.join(", ")))
+    (!keys.is_empty()).then(|| {
+        format!(
+            "these keys are accepted, but this version does not do what they ask for: {}",
+            keys.join(", ")
+        )
+    })
 }
 
 /// The flags about paths, checked.
 fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
     let Paths { telemetry, external_url, route_prefix } = &run.paths;
-    let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/config", "/probe", "/favicon.svg"].contains(&telemetry.as_str())
+    let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/config", "/probe", "/favicon.svg"]
+        .contains(&telemetry.as_str())
         || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|room| telemetry.starts_with(room));
     if taken || !is_path(telemetry) {
         bail!("--web.telemetry-path must be a path of its own, such as /metrics");
     }
     let external_url = external_url.as_deref().map(outside_url).transpose()?;
-    let prefix = route_prefix.clone().unwrap_or_else(|| external_url.as_deref().map(path_of).unwrap_or_default().to_owned());
+    let prefix = route_prefix
+        .clone()
+        .unwrap_or_else(|| external_url.as_deref().map(path_of).unwrap_or_default().to_owned());
     let prefix = prefix.trim_matches('/');
     let route_prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
     if !route_prefix.is_empty() && !is_path(&route_prefix) {
@@ -334,7 +342,10 @@ fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
 /// A URL as browsers write it: with the ASCII form of its name, which is what they send as Host and Origin.
 fn outside_url(text: &str) -> anyhow::Result<String> {
     let good = |url: &url::Url| {
-        let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        let bare = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
         matches!(url.scheme(), "http" | "https") && url.has_host() && bare
     };
     match url::Url::parse(text) {
@@ -348,7 +359,10 @@ fn outside_url(text: &str) -> anyhow::Result<String> {
 /// A path that means itself.
 fn is_path(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
-    text.starts_with('/') && text.chars().all(plain) && !text.contains("//") && !text.split('/').any(|part| part == "." || part == "..")
+    text.starts_with('/')
+        && text.chars().all(plain)
+        && !text.contains("//")
+        && !text.split('/').any(|part| part == "." || part == "..")
 }
 
 async fn run_daemon(run: Run) -> anyhow::Result<u8> {
@@ -361,7 +375,8 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
         return Ok(u8::from(check_config(&run.config.file).is_none() || gate.is_err()));
     }
     telemetry::start(run.logging.level, run.logging.format);
-    let (Loaded { config, warnings, not_implemented }, sources) = valid(Sources::load(&run.config.file, &|name| std::env::var(name).ok()))?;
+    let (Loaded { config, warnings, not_implemented }, sources) =
+        valid(Sources::load(&run.config.file, &|name| std::env::var(name).ok()))?;
     for warning in warnings.iter().take(20) {
         tracing::warn!(%warning, "configuration");
     }
@@ -369,7 +384,12 @@ async fn run_daemon(run: Run) -> anyhow::Result<u8> {
         tracing::warn!("{warning}");
     }
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), revision = env!("CONSENTRY_REVISION"), integrations = enabled, "starting");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        revision = env!("CONSENTRY_REVISION"),
+        integrations = enabled,
+        "starting"
+    );
     let addresses = app::Addresses { all: &run.listen, health: run.health.as_deref() };
     let front = app::Front { options, web_config_file: run.web_config };
     app::run(config, sources, &addresses, front).await.map(|()| 0)
@@ -407,11 +427,23 @@ fn print_summary(file: &Path, config: &Config) {
         count(config.apps.len(), "app"),
         count(config.readers.len(), "directory reader")
     ));
-    say(format_args!("  probing       every {}, at most {} at once", duration(config.probe.interval), config.probe.concurrency));
-    say(format_args!("  storage       {}, key {}", config.storage.path.display(), config.storage.encryption_key_file.display()));
+    say(format_args!(
+        "  probing       every {}, at most {} at once",
+        duration(config.probe.interval),
+        config.probe.concurrency
+    ));
+    say(format_args!(
+        "  storage       {}, key {}",
+        config.storage.path.display(),
+        config.storage.encryption_key_file.display()
+    ));
     match config.email.as_ref().map(|e| (&e.from, &e.smtp)) {
-        Some((from, Some(smtp))) => say(format_args!("  mail          from {from} through {}:{}", smtp.host, smtp.port)),
-        Some((from, None)) => say(format_args!("  mail          from {from}, but the configured transport is not usable in this version")),
+        Some((from, Some(smtp))) => {
+            say(format_args!("  mail          from {from} through {}:{}", smtp.host, smtp.port));
+        }
+        Some((from, None)) => say(format_args!(
+            "  mail          from {from}, but the configured transport is not usable in this version"
+        )),
         None => say(format_args!("  mail          none")),
     }
 }
@@ -420,8 +452,10 @@ fn integration<'c>(config: &'c Config, name: &str) -> anyhow::Result<&'c Integra
     config.integrations.iter().find(|i| i.name == name).with_context(|| {
         let names = config.integrations.iter().map(|i| i.name.as_str());
         let nearest = names.min_by_key(|n| strsim::damerau_levenshtein(n, name));
-        nearest
-            .map_or_else(|| "no integration is configured".to_owned(), |n| format!("no integration is called {name}; the nearest is {n}"))
+        nearest.map_or_else(
+            || "no integration is configured".to_owned(),
+            |n| format!("no integration is called {name}; the nearest is {n}"),
+        )
     })
 }
 
@@ -438,8 +472,13 @@ async fn test_email(test: &TestEmail) -> anyhow::Result<u8> {
     let now = Clock::system().now();
     let link = config.reauthentication.public_url.as_ref().map(|u| format!("{u}/reauth/sample?token=sample"));
     let alert = format!("test-{}", uuid::Uuid::new_v4());
-    let notification =
-        Notification { alert, sequence: 0, kind: MailKind::Test, recipient: test.address.clone(), incident: sample_incident(now) };
+    let notification = Notification {
+        alert,
+        sequence: 0,
+        kind: MailKind::Test,
+        recipient: test.address.clone(),
+        incident: sample_incident(now),
+    };
     let mail = render(&notification, 0, link.as_deref(), &app::branding(email));
     let delivery = deliver(&settings, &notification, &mail, now).await;
     match delivery.outcome {
@@ -472,13 +511,20 @@ async fn import_token(named: &Named) -> anyhow::Result<u8> {
         );
     }
     let mut input = Zeroizing::new(Vec::with_capacity(LONGEST_TOKEN + 2));
-    std::io::stdin().take(LONGEST_TOKEN as u64 + 1).read_to_end(&mut input).context("cannot read standard input")?;
+    std::io::stdin()
+        .take(LONGEST_TOKEN as u64 + 1)
+        .read_to_end(&mut input)
+        .context("cannot read standard input")?;
     if input.len() > LONGEST_TOKEN {
         bail!("standard input is longer than any refresh token; it must hold one and nothing else");
     }
-    let token = refresh_token(&input)
-        .map_err(|fault| anyhow::anyhow!("standard input {fault}; it must hold one refresh token and nothing else"))?;
-    let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
+    let token = refresh_token(&input).map_err(|fault| {
+        anyhow::anyhow!("standard input {fault}; it must hold one refresh token and nothing else")
+    })?;
+    let target = app::targets(&config)
+        .into_iter()
+        .find(|t| t.name == named.name)
+        .context("the integration has no application")?;
     app::store(&config)?.put_token(&target.token_id(), &token, "import", Clock::system().now()).await?;
     say(format_args!("The token of {} is stored. A running daemon uses it at the next probe.", named.name));
     Ok(0)
@@ -496,14 +542,21 @@ fn make_backup(backup: &Backup) -> anyhow::Result<u8> {
     }
     app::backup(&config, &backup.copy)?;
     let key = config.storage.encryption_key_file.display();
-    say(format_args!("{} holds the whole database. Without {key} its tokens cannot be read: keep that elsewhere.", backup.copy.display()));
+    say(format_args!(
+        "{} holds the whole database. Without {key} its tokens cannot be read: keep that elsewhere.",
+        backup.copy.display()
+    ));
     Ok(0)
 }
 
 fn rotate_key(configured: &Configured) -> anyhow::Result<u8> {
     let Loaded { config, .. } = loaded(&configured.file)?;
     let Rotated { tokens, damaged } = app::rotate_key(&config)?;
-    say(format_args!("{} encrypted with a new key in {}.", count(tokens, "refresh token"), config.storage.encryption_key_file.display()));
+    say(format_args!(
+        "{} encrypted with a new key in {}.",
+        count(tokens, "refresh token"),
+        config.storage.encryption_key_file.display()
+    ));
     if damaged > 0 {
         say(format_args!("{} could not be decrypted and stay as they were.", count(damaged, "row")));
     }
@@ -526,19 +579,33 @@ async fn reauth_link(asked: &ReauthLink) -> anyhow::Result<u8> {
     let (store, now) = (app::store(&config)?, Clock::system().now());
     if asked.revoke {
         store.revoke_links(&named.name, "command", now).await?;
-        say(format_args!("All links of {} that were out are dead, and so are the sign-ins that they began.", named.name));
+        say(format_args!(
+            "All links of {} that were out are dead, and so are the sign-ins that they began.",
+            named.name
+        ));
         return Ok(0);
     }
     if !integration.enabled {
         bail!("{} is not enabled, so no link to it opens anything", named.name);
     }
-    let links = app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
-    let target = app::targets(&config).into_iter().find(|t| t.name == named.name).context("the integration has no application")?;
-    let terms = app::Terms { generation: store.links(&named.name).await?.generation, accept_fewer: asked.accept_fewer };
+    let links =
+        app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
+    let target = app::targets(&config)
+        .into_iter()
+        .find(|t| t.name == named.name)
+        .context("the integration has no application")?;
+    let terms = app::Terms {
+        generation: store.links(&named.name).await?.generation,
+        accept_fewer: asked.accept_fewer,
+    };
     store
         .link_made(
             &named.name,
-            if asked.accept_fewer { "the command reauth-link, with --accept-fewer" } else { "the command reauth-link" },
+            if asked.accept_fewer {
+                "the command reauth-link, with --accept-fewer"
+            } else {
+                "the command reauth-link"
+            },
             now,
         )
         .await?;
@@ -560,7 +627,13 @@ mod tests {
         ] {
             assert_eq!(outside_url(text).expect(text), expected);
         }
-        for text in ["https://u:p@c.example", "https://u@c.example", "https://c.example/#x", "https://c.example/?x", "ftp://c.example"] {
+        for text in [
+            "https://u:p@c.example",
+            "https://u@c.example",
+            "https://c.example/#x",
+            "https://c.example/?x",
+            "ftp://c.example",
+        ] {
             assert!(outside_url(text).is_err(), "{text}");
         }
     }

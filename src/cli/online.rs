@@ -119,13 +119,20 @@ async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
             continue;
         }
         let tenants = mine.iter().map(|t| t.tenant.as_str());
-        findings.extend(tell(&format!("app {name}"), attempt(entra, &app.client_id, &first.credential, tenants).await));
+        findings.extend(tell(
+            &format!("app {name}"),
+            attempt(entra, &app.client_id, &first.credential, tenants).await,
+        ));
     }
     for name in config.readers.keys() {
-        let mine: Vec<&Target> = used.iter().copied().filter(|t| t.reader.as_ref().is_some_and(|r| r.name == *name)).collect();
+        let mine: Vec<&Target> =
+            used.iter().copied().filter(|t| t.reader.as_ref().is_some_and(|r| r.name == *name)).collect();
         let Some(reader) = mine.first().and_then(|t| t.reader.clone()) else { continue };
         let tenants = mine.iter().map(|t| t.tenant.as_str());
-        findings.extend(tell(&format!("directory reader {name}"), attempt(entra, &reader.client_id, &reader.credential, tenants).await));
+        findings.extend(tell(
+            &format!("directory reader {name}"),
+            attempt(entra, &reader.client_id, &reader.credential, tenants).await,
+        ));
     }
     findings
 }
@@ -138,7 +145,8 @@ fn tell(who: &str, tried: Tried) -> Option<Finding> {
                 about: format!("credential of {who}"),
                 expected: "a token in one of the tenants where it is used".to_owned(),
                 seen: format!("it could not be tried: {why}"),
-                change: "what the answer names: the tenant's consent, the network, the proxy or the cloud".to_owned(),
+                change: "what the answer names: the tenant's consent, the network, the proxy or the cloud"
+                    .to_owned(),
             });
         }
         Tried::Refused(finding) => return Some(Finding { about: format!("credential of {who}"), ..finding }),
@@ -146,12 +154,24 @@ fn tell(who: &str, tried: Tried) -> Option<Finding> {
     None
 }
 
-async fn attempt(entra: &Entra, client_id: &str, credential: &ClientCredential, tenants: impl Iterator<Item = &str>) -> Tried {
+async fn attempt(
+    entra: &Entra,
+    client_id: &str,
+    credential: &ClientCredential,
+    tenants: impl Iterator<Item = &str>,
+) -> Tried {
     let mut untried = String::new();
     for tenant in tenants.take(TRIES) {
-        let client =
-            Client { tenant, client_id, credential, now_seconds: Clock::system().now().0 / 1000, deadline: Instant::now() + PATIENCE };
-        let Err(fault) = entra.client_credentials(client, &entra.graph_scope()).await else { return Tried::Accepted(tenant.to_owned()) };
+        let client = Client {
+            tenant,
+            client_id,
+            credential,
+            now_seconds: Clock::system().now().0 / 1000,
+            deadline: Instant::now() + PATIENCE,
+        };
+        let Err(fault) = entra.client_credentials(client, &entra.graph_scope()).await else {
+            return Tried::Accepted(tenant.to_owned());
+        };
         if fault.reason.is_our_side() || fault.reason == Reason::CredentialUnreadable {
             return Tried::Refused(Finding {
                 about: String::new(),
@@ -184,11 +204,17 @@ async fn mail(config: &Config) -> Option<Finding> {
         about: format!("mail server {}:{}", settings.host, settings.port),
         expected: "a greeting, TLS and login as configured under email.smtp".to_owned(),
         seen: format!("{}{dialogue}", failure.label()),
-        change: "host, port, tls, tls_config, username or password under email.smtp, whichever the dialogue names".to_owned(),
+        change:
+            "host, port, tls, tls_config, username or password under email.smtp, whichever the dialogue names"
+                .to_owned(),
     })
 }
 
 /// The last line.
 pub(super) fn verdict(wrong: usize) -> String {
-    if wrong == 0 { "everything answers as configured".to_owned() } else { format!("{} out there", count(wrong, "problem")) }
+    if wrong == 0 {
+        "everything answers as configured".to_owned()
+    } else {
+        format!("{} out there", count(wrong, "problem"))
+    }
 }

@@ -37,12 +37,16 @@ pub(super) async fn run(config: &Config, integration: &Integration, output: Outp
 }
 
 fn text(integration: &Integration, diagnosis: &Diagnosis) -> String {
-    let mut out = format!("{} ({}), tenant {}\n\n", integration.name, integration.display_name, integration.tenant);
+    let mut out =
+        format!("{} ({}), tenant {}\n\n", integration.name, integration.display_name, integration.tenant);
     out.push_str(&format!("{:<16}{:<9}{}\n", "CHECK", "RESULT", "WHY"));
     for result in &diagnosis.checks {
-        let outcome = if matches!(result.outcome, Outcome::Fail(_)) { "FAIL" } else { result.outcome.label() };
+        let outcome =
+            if matches!(result.outcome, Outcome::Fail(_)) { "FAIL" } else { result.outcome.label() };
         let mut why = explanation(result).into_iter();
-        out.push_str(format!("{:<16}{outcome:<9}{}", result.check.label(), why.next().unwrap_or_default()).trim_end());
+        out.push_str(
+            format!("{:<16}{outcome:<9}{}", result.check.label(), why.next().unwrap_or_default()).trim_end(),
+        );
         out.push('\n');
         for line in why {
             out.push_str(&format!("{:25}{line}\n", ""));
@@ -52,7 +56,12 @@ fn text(integration: &Integration, diagnosis: &Diagnosis) -> String {
         out.push_str(&format!("\nGroups visible: {count}\n"));
     }
     if let Some(fault) = &diagnosis.reader_fault {
-        out.push_str(&format!("\nThe directory reader: {} {} ({})\n", fault.reason.sentence(), fault.reason.advice(), fault.detail));
+        out.push_str(&format!(
+            "\nThe directory reader: {} {} ({})\n",
+            fault.reason.sentence(),
+            fault.reason.advice(),
+            fault.detail
+        ));
     }
     out
 }
@@ -65,7 +74,11 @@ fn explanation(result: &CheckResult) -> Vec<String> {
     if !details.items.is_empty() {
         lines.push(details.items.join(", "));
     }
-    let evidence: Vec<&str> = [&details.code, &details.note, &details.request_id].into_iter().flatten().map(String::as_str).collect();
+    let evidence: Vec<&str> = [&details.code, &details.note, &details.request_id]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     if !evidence.is_empty() {
         lines.push(evidence.join("; "));
     }

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 
 use crate::app;
 use crate::config::{App, Config, Integration, Reader, ReauthenticationMode, Reauthenticators};
-use crate::domain::{Access, Check, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose, same_permission};
+use crate::domain::{
+    Access, Check, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose, same_permission,
+};
 
 /// How it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,7 +44,8 @@ pub(super) fn render(config: &Config, integration: &Integration, output: Output)
     let app = config.apps.get(&integration.app).context("the integration has no application")?;
     let reader = integration.reader.as_deref().and_then(|name| Some((name, config.readers.get(name)?)));
     let builtin = app.reauthentication == ReauthenticationMode::Builtin;
-    let redirect_uri = app::redirect_uri(config).filter(|_| !matches!(app.reauthentication, ReauthenticationMode::Url(_)));
+    let redirect_uri =
+        app::redirect_uri(config).filter(|_| !matches!(app.reauthentication, ReauthenticationMode::Url(_)));
     let plan = Plan {
         integration,
         app,
@@ -52,7 +55,8 @@ pub(super) fn render(config: &Config, integration: &Integration, output: Output)
         required: required(app, builtin),
         reader_permissions: reader_permissions(integration),
         app_link: app::admin_consent(config, &integration.tenant, &app.client_id),
-        reader_link: reader.map(|(_, reader)| app::admin_consent(config, &integration.tenant, &reader.client_id)),
+        reader_link: reader
+            .map(|(_, reader)| app::admin_consent(config, &integration.tenant, &reader.client_id)),
     };
     let text = text(&plan);
     match output {
@@ -107,16 +111,30 @@ fn least(check: Check, plan: &Plan<'_>) -> String {
         Access::Application => "application",
     };
     match check {
-        Check::EnterpriseApp if reader => "reader: Application.Read.All (Directory.Read.All includes it)".to_owned(),
-        Check::Consent if reader => "reader: Directory.Read.All, the least that may read delegated grants".to_owned(),
-        Check::EnterpriseApp | Check::Consent => "nothing: the integration's own tokens are the evidence".to_owned(),
+        Check::EnterpriseApp if reader => {
+            "reader: Application.Read.All (Directory.Read.All includes it)".to_owned()
+        }
+        Check::Consent if reader => {
+            "reader: Directory.Read.All, the least that may read delegated grants".to_owned()
+        }
+        Check::EnterpriseApp | Check::Consent => {
+            "nothing: the integration's own tokens are the evidence".to_owned()
+        }
         Check::GroupAccess => {
-            const ENOUGH: [&str; 5] =
-                ["GroupMember.Read.All", "Group.Read.All", "Group.ReadBasic.All", "Directory.Read.All", "Group.ReadWrite.All"];
-            let values =
-                plan.app.required.iter().flat_map(|r| if plan.app.access == Access::Delegated { &r.delegated } else { &r.application });
+            const ENOUGH: [&str; 5] = [
+                "GroupMember.Read.All",
+                "Group.Read.All",
+                "Group.ReadBasic.All",
+                "Directory.Read.All",
+                "Group.ReadWrite.All",
+            ];
+            let values = plan.app.required.iter().flat_map(|r| {
+                if plan.app.access == Access::Delegated { &r.delegated } else { &r.application }
+            });
             match values.into_iter().find(|v| ENOUGH.iter().any(|e| same_permission(e, v))) {
-                Some(has) => format!("the integration itself, {own}: {has} (GroupMember.Read.All is the least)"),
+                Some(has) => {
+                    format!("the integration itself, {own}: {has} (GroupMember.Read.All is the least)")
+                }
                 None => format!(
                     "the integration itself, {own}: GroupMember.Read.All. None of its required_permissions lets it list groups; add it there"
                 ),
@@ -124,7 +142,10 @@ fn least(check: Check, plan: &Plan<'_>) -> String {
         }
         Check::Provisioning if reader => "reader: Synchronization.Read.All".to_owned(),
         Check::Provisioning => format!("the integration itself, {own}: Synchronization.Read.All"),
-        Check::Credential => "nothing in the tenant: an app reads its own credentials; with a reader, Application.Read.All".to_owned(),
+        Check::Credential => {
+            "nothing in the tenant: an app reads its own credentials; with a reader, Application.Read.All"
+                .to_owned()
+        }
     }
 }
 
@@ -137,19 +158,34 @@ fn text(plan: &Plan<'_>) -> String {
         integration.name,
         plain(&integration.display_name)
     );
-    let _ = writeln!(out, "the application {} in the tenant {}.\n", plain(&app.display_name), integration.tenant);
-    let _ = writeln!(out, "1. The application, in the tenant where it is registered (client id {})", app.client_id);
+    let _ =
+        writeln!(out, "the application {} in the tenant {}.\n", plain(&app.display_name), integration.tenant);
+    let _ = writeln!(
+        out,
+        "1. The application, in the tenant where it is registered (client id {})",
+        app.client_id
+    );
     match &plan.redirect_uri {
         Some(uri) => {
             let _ = writeln!(out, "   Redirect URI: {uri}");
-            let _ = writeln!(out, "   Its platform must be Web, never SPA: refresh tokens of SPA redirect URIs die after 24 hours.");
+            let _ = writeln!(
+                out,
+                "   Its platform must be Web, never SPA: refresh tokens of SPA redirect URIs die after 24 hours."
+            );
         }
-        None => out.push_str("   Redirect URI: none of ours; re-authentication does not lead back to Consentry's own pages.\n"),
+        None => out.push_str(
+            "   Redirect URI: none of ours; re-authentication does not lead back to Consentry's own pages.\n",
+        ),
     }
     for required in &plan.required {
         for (kind, values) in [("delegated", &required.delegated), ("application", &required.application)] {
             for value in values {
-                let _ = writeln!(out, "   Permission: {} {kind} {value}: {}", plain(&required.resource), permission_purpose(value));
+                let _ = writeln!(
+                    out,
+                    "   Permission: {} {kind} {value}: {}",
+                    plain(&required.resource),
+                    permission_purpose(value)
+                );
             }
         }
     }
@@ -162,13 +198,23 @@ fn text(plan: &Plan<'_>) -> String {
     }
     match plan.reader {
         Some((name, reader)) => {
-            let _ =
-                writeln!(out, "\n3. The directory reader {name} (client id {}), in the tenant where it is registered", reader.client_id);
+            let _ = writeln!(
+                out,
+                "\n3. The directory reader {name} (client id {}), in the tenant where it is registered",
+                reader.client_id
+            );
             if let Some(uri) = &plan.reader_redirect_uri {
-                let _ = writeln!(out, "   Redirect URI: {uri} (platform Web; Microsoft's consent page needs one to return to)");
+                let _ = writeln!(
+                    out,
+                    "   Redirect URI: {uri} (platform Web; Microsoft's consent page needs one to return to)"
+                );
             }
             for value in &plan.reader_permissions {
-                let _ = writeln!(out, "   Permission: microsoft_graph application {value}: {}", permission_purpose(value));
+                let _ = writeln!(
+                    out,
+                    "   Permission: microsoft_graph application {value}: {}",
+                    permission_purpose(value)
+                );
             }
         }
         None => out.push_str("\n3. No directory reader: the integration's own tokens give the evidence.\n"),
@@ -181,8 +227,11 @@ fn text(plan: &Plan<'_>) -> String {
     if app.access == Access::Delegated {
         let link = format!("consentry reauth-link {}", integration.name);
         let token = format!("consentry import-token {}", integration.name);
-        let how =
-            if plan.redirect_uri.is_some() { format!("open the link of `{link}`, or use `{token}`") } else { format!("use `{token}`") };
+        let how = if plan.redirect_uri.is_some() {
+            format!("open the link of `{link}`, or use `{token}`")
+        } else {
+            format!("use `{token}`")
+        };
         let _ = writeln!(out, "   Then the first sign-in: {how}.");
     }
     out
@@ -216,13 +265,15 @@ fn script(plan: &Plan<'_>, text: &str) -> String {
         let _ = writeln!(out, "add_redirect_uri \"$app\" {}", quoted(uri));
     }
     for required in &plan.required {
-        let resource = if required.resource == "microsoft_graph" { MICROSOFT_GRAPH } else { &required.resource };
+        let resource =
+            if required.resource == "microsoft_graph" { MICROSOFT_GRAPH } else { &required.resource };
         for (kind, values) in [("Scope", &required.delegated), ("Role", &required.application)] {
             for value in values {
                 // `email` and the like are offered by Microsoft Graph alone.
                 let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
                 let resource = if openid { MICROSOFT_GRAPH } else { resource };
-                let _ = writeln!(out, "add_permission \"$app\" {} {} {kind}", quoted(resource), quoted(value));
+                let _ =
+                    writeln!(out, "add_permission \"$app\" {} {} {kind}", quoted(resource), quoted(value));
             }
         }
     }
@@ -232,10 +283,19 @@ fn script(plan: &Plan<'_>, text: &str) -> String {
             let _ = writeln!(out, "add_redirect_uri \"$reader\" {}", quoted(uri));
         }
         for value in &plan.reader_permissions {
-            let _ = writeln!(out, "add_permission \"$reader\" {} {} Role", quoted(MICROSOFT_GRAPH), quoted(value));
+            let _ = writeln!(
+                out,
+                "add_permission \"$reader\" {} {} Role",
+                quoted(MICROSOFT_GRAPH),
+                quoted(value)
+            );
         }
     }
-    let _ = writeln!(out, "\necho {}", quoted(&format!("Now an administrator of {} opens and accepts, once:", plan.integration.tenant)));
+    let _ = writeln!(
+        out,
+        "\necho {}",
+        quoted(&format!("Now an administrator of {} opens and accepts, once:", plan.integration.tenant))
+    );
     for link in std::iter::once(&plan.app_link).chain(&plan.reader_link) {
         let _ = writeln!(out, "echo {}", quoted(link));
     }

@@ -6,9 +6,15 @@ use std::path::{Path, PathBuf};
 use super::cursor::{Cursor, Diagnostics, Section};
 use super::fields::{is_loopback, mail_address};
 use super::permissions::{permission, resource};
-use super::values::{hidden_path, is_label_name, is_name, is_no_tenant, nearest, parse_guid, parse_tenant, shown_url};
-use super::{App, Credential, Integration, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook, read_tree};
-use crate::domain::{Access, Check, GroupPolicy, GroupRef, RequiredPermissions, Requirements, same_permission};
+use super::values::{
+    hidden_path, is_label_name, is_name, is_no_tenant, nearest, parse_guid, parse_tenant, shown_url,
+};
+use super::{
+    App, Credential, Integration, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook, read_tree,
+};
+use crate::domain::{
+    Access, Check, GroupPolicy, GroupRef, RequiredPermissions, Requirements, same_permission,
+};
 use crate::secret::{self, SecretError, SecretSource};
 
 /// An application together with whether it could be read whole: integrations may refer to it either way.
@@ -51,8 +57,9 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
     // What is wrong is noted; the value returned for it is never used, because a configuration with problems is refused.
     let client_id = section.required("client_id").and_then(|at| at.guid()).unwrap_or_default();
     let display_name = section.or("display_name", name.to_owned(), Cursor::non_empty);
-    let access =
-        section.or("access", Access::Delegated, |at| at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)]));
+    let access = section.or("access", Access::Delegated, |at| {
+        at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)])
+    });
     let credential = section.or("credential", Credential::None, credential);
     if let Some(at) = section.get("home_tenant_id") {
         if at.guid().is_some_and(|id| is_no_tenant(&id)) {
@@ -61,8 +68,10 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
         at.not_implemented();
     }
     let required = section.get("required_permissions").map(|at| at.items()).unwrap_or_default();
-    let required: Vec<RequiredPermissions> = required.iter().filter_map(|at| permissions(at, graph_url)).collect();
-    let unexpected_fails = section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
+    let required: Vec<RequiredPermissions> =
+        required.iter().filter_map(|at| permissions(at, graph_url)).collect();
+    let unexpected_fails =
+        section.or("unexpected_permissions", false, |at| at.one_of(&[("ignore", false), ("fail", true)]));
     let token_webhook = section.get("token_webhook").and_then(|at| token_webhook(&at));
     let reauthenticators = section.or("reauthenticators", Reauthenticators::Members, |at| {
         at.one_of(&[("members", Reauthenticators::Members), ("admins", Reauthenticators::Admins)])
@@ -72,7 +81,9 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
         section.at.warn("reauthenticators has no effect with access: application: nobody signs in to Consentry there, and Entra lets only administrators accept");
     }
     if access == Access::Application && credential == Credential::None {
-        section.at.problem("access: application needs a credential, such as credential: {client_secret_file: app-secret}");
+        section.at.problem(
+            "access: application needs a credential, such as credential: {client_secret_file: app-secret}",
+        );
     }
     section.finish();
     App {
@@ -98,7 +109,9 @@ fn token_webhook(at: &Cursor<'_, '_>) -> Option<TokenWebhook> {
     if !given {
         hook.at.problem("secret_file is missing; it is required");
     }
-    if let Some(message) = secret.as_ref().and_then(|s| s.read().ok()).and_then(|s| signing_key_fault(s.expose())) {
+    if let Some(message) =
+        secret.as_ref().and_then(|s| s.read().ok()).and_then(|s| signing_key_fault(s.expose()))
+    {
         hook.at.problem(message);
     }
     hook.finish();
@@ -126,11 +139,12 @@ fn webhook_url(at: &Cursor<'_, '_>) -> Option<String> {
 /// bytes.
 fn signing_key_fault(text: &str) -> Option<&'static str> {
     use base64::Engine as _;
-    let key = text.strip_prefix("whsec_").and_then(|t| base64::engine::general_purpose::STANDARD.decode(t).ok());
+    let key =
+        text.strip_prefix("whsec_").and_then(|t| base64::engine::general_purpose::STANDARD.decode(t).ok());
     match key.map(|key| key.len()) {
-        None => {
-            Some("the secret must be whsec_ followed by base64 (Standard Webhooks); make one with: echo whsec_$(openssl rand -base64 32)")
-        }
+        None => Some(
+            "the secret must be whsec_ followed by base64 (Standard Webhooks); make one with: echo whsec_$(openssl rand -base64 32)",
+        ),
         Some(0..24) => Some(
             "the secret is shorter than 24 bytes, so that signatures can be forged; make one with: echo whsec_$(openssl rand -base64 32)",
         ),
@@ -162,8 +176,10 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
     }
     let mut section = at.section();
     let secret = client_secret(&mut section);
-    let certificate =
-        (section.get("certificate_file").map(|at| at.readable_file()), section.get("private_key_file").map(|at| at.readable_file()));
+    let certificate = (
+        section.get("certificate_file").map(|at| at.readable_file()),
+        section.get("private_key_file").map(|at| at.readable_file()),
+    );
     let federated = section.get("federated_token_file");
     let managed = section.get("managed_identity");
     if let Some(at) = &managed {
@@ -173,14 +189,17 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
     }
     let has_secret = section.has("client_secret") || section.has("client_secret_file");
     let has_certificate = certificate.0.is_some() || certificate.1.is_some();
-    let kinds = [has_secret, has_certificate, federated.is_some(), managed.is_some()].iter().filter(|k| **k).count();
+    let kinds =
+        [has_secret, has_certificate, federated.is_some(), managed.is_some()].iter().filter(|k| **k).count();
     let found = match (secret, certificate, federated, managed) {
         _ if kinds > 1 => {
             section.at.problem("names several kinds of credential; keep one");
             None
         }
         (Some(secret), ..) => Some(Credential::Secret(secret)),
-        (_, (Some(certificate), Some(key)), ..) => certificate.zip(key).and_then(|files| certificate_credential(at, files)),
+        (_, (Some(certificate), Some(key)), ..) => {
+            certificate.zip(key).and_then(|files| certificate_credential(at, files))
+        }
         (_, (Some(_), None) | (None, Some(_)), ..) => {
             section.at.problem("certificate_file and private_key_file belong together; give both");
             None
@@ -195,7 +214,9 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
         }
         _ if has_secret => None,
         _ => {
-            section.at.problem("is empty; give client_secret_file, certificate_file and private_key_file, or none");
+            section
+                .at
+                .problem("is empty; give client_secret_file, certificate_file and private_key_file, or none");
             None
         }
     };
@@ -203,7 +224,10 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
     found
 }
 
-fn certificate_credential(at: &Cursor<'_, '_>, (certificate_file, private_key_file): (PathBuf, PathBuf)) -> Option<Credential> {
+fn certificate_credential(
+    at: &Cursor<'_, '_>,
+    (certificate_file, private_key_file): (PathBuf, PathBuf),
+) -> Option<Credential> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     if CertificateDer::from_pem_file(&certificate_file).is_err() {
         at.problem(format!("{} holds no PEM certificate", certificate_file.display()));
@@ -218,8 +242,10 @@ fn certificate_credential(at: &Cursor<'_, '_>, (certificate_file, private_key_fi
 
 fn permissions(at: &Cursor<'_, '_>, graph_url: &str) -> Option<RequiredPermissions> {
     let mut section = at.section();
-    let named =
-        section.required("resource").filter(|at| at.non_empty().is_some()).and_then(|at| at.checked(|text| resource(text, graph_url)));
+    let named = section
+        .required("resource")
+        .filter(|at| at.non_empty().is_some())
+        .and_then(|at| at.checked(|text| resource(text, graph_url)));
     let mut values = |key| {
         let items = section.get(key).map(|at| at.items()).unwrap_or_default();
         // Which spellings are good is not known while the resource is wrong.
@@ -236,11 +262,17 @@ fn merged(entries: Vec<RequiredPermissions>) -> Vec<RequiredPermissions> {
     let mut merged: Vec<RequiredPermissions> = Vec::new();
     for entry in entries {
         let index = merged.iter().position(|m| m.resource == entry.resource).unwrap_or_else(|| {
-            merged.push(RequiredPermissions { resource: entry.resource.clone(), delegated: Vec::new(), application: Vec::new() });
+            merged.push(RequiredPermissions {
+                resource: entry.resource.clone(),
+                delegated: Vec::new(),
+                application: Vec::new(),
+            });
             merged.len() - 1
         });
         let known = &mut merged[index];
-        for (values, all) in [(entry.delegated, &mut known.delegated), (entry.application, &mut known.application)] {
+        for (values, all) in
+            [(entry.delegated, &mut known.delegated), (entry.application, &mut known.application)]
+        {
             for value in values {
                 if !all.iter().any(|a| same_permission(a, &value)) {
                     all.push(value);
@@ -253,9 +285,9 @@ fn merged(entries: Vec<RequiredPermissions>) -> Vec<RequiredPermissions> {
 
 fn reauthentication(at: &Cursor<'_, '_>) -> Option<ReauthenticationMode> {
     if !matches!(at.node.value, super::tree::Value::Mapping(_)) {
-        return at
-            .one_of(&[("builtin", false), ("admin_consent", true)])
-            .map(|admin| if admin { ReauthenticationMode::AdminConsent } else { ReauthenticationMode::Builtin });
+        return at.one_of(&[("builtin", false), ("admin_consent", true)]).map(|admin| {
+            if admin { ReauthenticationMode::AdminConsent } else { ReauthenticationMode::Builtin }
+        });
     }
     let mut section = at.section();
     let url = section.required("url").and_then(|at| at.checked(valid_template));
@@ -270,8 +302,12 @@ fn reauthentication(at: &Cursor<'_, '_>) -> Option<ReauthenticationMode> {
 /// What is wrong with it.
 fn valid_template(text: &str) -> Result<String, &'static str> {
     const HINT: &str = "must be an https URL; placeholders: {tenant_id}, {client_id}, {name}, {app}";
-    let filled = ["{tenant_id}", "{client_id}", "{name}", "{app}"].iter().fold(text.to_owned(), |t, p| t.replace(p, "x"));
-    if filled.contains(|c: char| matches!(c, '{' | '}') || c.is_whitespace() || c.is_control()) || url::Url::parse(&filled).is_err() {
+    let filled = ["{tenant_id}", "{client_id}", "{name}", "{app}"]
+        .iter()
+        .fold(text.to_owned(), |t, p| t.replace(p, "x"));
+    if filled.contains(|c: char| matches!(c, '{' | '}') || c.is_whitespace() || c.is_control())
+        || url::Url::parse(&filled).is_err()
+    {
         return Err(HINT);
     }
     let url = shown_url(&filled)?;
@@ -287,7 +323,10 @@ pub(super) struct Integrations<'k> {
 }
 
 impl<'k> Integrations<'k> {
-    pub(super) fn new(apps: &'k BTreeMap<String, Known<App>>, readers: &'k BTreeMap<String, Option<Reader>>) -> Self {
+    pub(super) fn new(
+        apps: &'k BTreeMap<String, Known<App>>,
+        readers: &'k BTreeMap<String, Option<Reader>>,
+    ) -> Self {
         Self { apps, readers, found: Vec::new(), places: HashMap::new() }
     }
 
@@ -335,9 +374,10 @@ impl<'k> Integrations<'k> {
     fn one(&mut self, at: &Cursor<'_, '_>) -> Option<Integration> {
         let mut section = at.section();
         let name = section.required("name").and_then(|at| {
-            let name = at.parsed("is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit", |t| {
-                is_name(t).then(|| t.to_owned())
-            })?;
+            let name = at.parsed(
+                "is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit",
+                |t| is_name(t).then(|| t.to_owned()),
+            )?;
             if name == "callback" {
                 at.problem("callback is a path of its own (/reauth/callback); choose another name");
             }
@@ -348,12 +388,16 @@ impl<'k> Integrations<'k> {
         let app = section.required("app").and_then(|at| self.known_app(&at));
         let tenant = section.required("tenant_id").and_then(|at| tenant(&at));
         let reader = section.get("directory_reader").and_then(|at| self.known_reader(&at));
-        let admins: Vec<String> = section.get("admins").map(|at| at.items().iter().filter_map(mail_address).collect()).unwrap_or_default();
+        let admins: Vec<String> = section
+            .get("admins")
+            .map(|at| at.items().iter().filter_map(mail_address).collect())
+            .unwrap_or_default();
         if admins.is_empty() {
             at.warn("admins is empty: the operators get the link instead");
         }
         let refresh_token_file = section.get("refresh_token_file").and_then(|at| token_file(&at));
-        let groups = section.get("groups").map_or(GroupPolicy { minimum: 1, required: Vec::new() }, |at| groups(&at));
+        let groups =
+            section.get("groups").map_or(GroupPolicy { minimum: 1, required: Vec::new() }, |at| groups(&at));
         let checks = checks(&mut section);
         if let Some(at) = section.get("credential_expiry_warning") {
             at.duration_or_zero();
@@ -365,7 +409,10 @@ impl<'k> Integrations<'k> {
         let (name, app) = (name?, app?);
         let known = &self.apps.get(&app)?.value;
         warn_about_evidence(at, known, reader.is_some(), &checks);
-        if refresh_token_file.is_some() && known.token_webhook.is_none() && known.reauthentication == ReauthenticationMode::Builtin {
+        if refresh_token_file.is_some()
+            && known.token_webhook.is_none()
+            && known.reauthentication == ReauthenticationMode::Builtin
+        {
             at.warn("a renewed refresh token reaches nobody: refresh_token_file is never written by us; add token_webhook to the app, or reauthentication: {url: ...}");
         }
         let requirements = Requirements {
@@ -376,7 +423,18 @@ impl<'k> Integrations<'k> {
             groups,
         };
         let display_name = display_name.unwrap_or_else(|| name.clone());
-        Some(Integration { name, display_name, app, tenant: tenant?, reader, admins, refresh_token_file, labels, enabled, requirements })
+        Some(Integration {
+            name,
+            display_name,
+            app,
+            tenant: tenant?,
+            reader,
+            admins,
+            refresh_token_file,
+            labels,
+            enabled,
+            requirements,
+        })
     }
 
     fn claim(&mut self, name: &str, at: &Cursor<'_, '_>) {
@@ -397,12 +455,19 @@ impl<'k> Integrations<'k> {
     }
 }
 
-fn known_name<'a>(at: &Cursor<'_, '_>, names: impl Iterator<Item = &'a str> + Clone, what: &str, section: &str) -> Option<String> {
+fn known_name<'a>(
+    at: &Cursor<'_, '_>,
+    names: impl Iterator<Item = &'a str> + Clone,
+    what: &str,
+    section: &str,
+) -> Option<String> {
     let text = at.text()?;
     if names.clone().any(|n| n == text) {
         return Some(text);
     }
-    let meant = nearest(&text, names).map(|n| format!("; did you mean {n}?")).unwrap_or_else(|| format!("; define it under {section}"));
+    let meant = nearest(&text, names)
+        .map(|n| format!("; did you mean {n}?"))
+        .unwrap_or_else(|| format!("; define it under {section}"));
     at.problem(format!("unknown {what} {}{meant}", at.written()));
     None
 }
@@ -411,8 +476,10 @@ fn groups(at: &Cursor<'_, '_>) -> GroupPolicy {
     let mut section = at.section();
     // More than a thousand groups are not counted, so more cannot be demanded.
     let minimum = section.or("minimum", 1, |at| at.integer(0, 1000));
-    let group = |at: &Cursor<'_, '_>| at.non_empty().map(|t| parse_guid(&t).map_or(GroupRef::Name(t), GroupRef::Id));
-    let required = section.get("required").map(|at| at.items().iter().filter_map(group).collect()).unwrap_or_default();
+    let group =
+        |at: &Cursor<'_, '_>| at.non_empty().map(|t| parse_guid(&t).map_or(GroupRef::Name(t), GroupRef::Id));
+    let required =
+        section.get("required").map(|at| at.items().iter().filter_map(group).collect()).unwrap_or_default();
     section.finish();
     GroupPolicy { minimum, required }
 }
@@ -460,7 +527,9 @@ fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
 fn labels(at: &Cursor<'_, '_>) -> BTreeMap<String, String> {
     let entry = |(name, at): (String, Cursor<'_, '_>)| {
         if !is_label_name(&name) {
-            at.problem("is not a Prometheus label name; use letters, digits and _, not beginning with a digit");
+            at.problem(
+                "is not a Prometheus label name; use letters, digits and _, not beginning with a digit",
+            );
             return None;
         }
         Some((name, at.text()?))
@@ -473,7 +542,9 @@ fn warn_about_evidence(at: &Cursor<'_, '_>, app: &App, reader: bool, checks: &[C
     if !checks.contains(&Check::Consent) {
         return;
     }
-    let blind = |values: fn(&RequiredPermissions) -> &Vec<String>| !reader && app.required.iter().any(|r| !values(r).is_empty());
+    let blind = |values: fn(&RequiredPermissions) -> &Vec<String>| {
+        !reader && app.required.iter().any(|r| !values(r).is_empty())
+    };
     if app.access == Access::Application && blind(|r| &r.delegated) {
         at.warn("delegated permissions of an app with access: application are seen by a directory_reader only; without one they are not checked");
     }
@@ -489,7 +560,9 @@ mod tests {
     #[test]
     fn secrets_for_signing_have_the_length_that_the_standard_asks_for() {
         use base64::Engine as _;
-        let of = |length: usize| format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(vec![7; length]));
+        let of = |length: usize| {
+            format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(vec![7; length]))
+        };
         for (text, expected) in [
             (of(24), None),
             (of(32), None),
@@ -503,7 +576,8 @@ mod tests {
         ] {
             let fault = signing_key_fault(&text);
             assert!(
-                fault.is_some() == expected.is_some() && fault.unwrap_or_default().contains(expected.unwrap_or_default()),
+                fault.is_some() == expected.is_some()
+                    && fault.unwrap_or_default().contains(expected.unwrap_or_default()),
                 "{text}: {fault:?}"
             );
         }

@@ -27,7 +27,11 @@ pub struct Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
-        if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }
+        if self.path.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.path, self.message)
+        }
     }
 }
 
@@ -110,7 +114,8 @@ pub struct Listing {
 /// Where a pattern's folders begin: what stands before the first part that is a pattern.
 pub(super) fn literal_start(pattern: &str) -> (PathBuf, bool) {
     let parts: Vec<_> = Path::new(pattern).components().collect();
-    let plain = parts.iter().take_while(|p| !p.as_os_str().to_string_lossy().contains(['*', '?', '['])).count();
+    let plain =
+        parts.iter().take_while(|p| !p.as_os_str().to_string_lossy().contains(['*', '?', '['])).count();
     // The last part is a file's name in any case.
     let plain = plain.min(parts.len().saturating_sub(1));
     let folder: PathBuf = parts[..plain].iter().collect();
@@ -121,11 +126,14 @@ pub(super) fn literal_start(pattern: &str) -> (PathBuf, bool) {
 /// Files on disk that match a pattern. Hidden ones are somebody's housekeeping, an editor's or those of a Kubernetes volume, unless the
 /// pattern asks for them. A folder that is not there holds nothing; of one that cannot be read nobody knows.
 pub fn matching(pattern: &str) -> Result<Listing, String> {
-    let entries = glob::glob(pattern).map_err(|error| format!("is not a file pattern such as integrations.d/*.yml: {}", error.msg))?;
+    let entries = glob::glob(pattern)
+        .map_err(|error| format!("is not a file pattern such as integrations.d/*.yml: {}", error.msg))?;
     let mut listing = Listing::default();
     let (start, _) = literal_start(pattern);
     match std::fs::metadata(&start) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => listing.unreadable.push((start, error.to_string())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            listing.unreadable.push((start, error.to_string()));
+        }
         _ => {}
     }
     for entry in entries {
@@ -188,7 +196,8 @@ impl<'e> Diagnostics<'e> {
 
     /// Problems, warnings, and keys whose feature is not built yet, each in the order of the files.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<String>) {
-        let (mut problems, mut not_implemented) = (self.problems.into_inner(), self.not_implemented.into_inner());
+        let (mut problems, mut not_implemented) =
+            (self.problems.into_inner(), self.not_implemented.into_inner());
         problems.sort();
         problems.dedup();
         not_implemented.sort();
@@ -254,13 +263,15 @@ impl<'n, 'e> Cursor<'n, 'e> {
     /// A scalar with the environment's values filled in.
     pub fn text(&self) -> Option<String> {
         match &self.node.value {
-            Value::Scalar(raw) => match self.findings.environment.map_or_else(|| Ok(raw.clone()), |e| expand(raw, e)) {
-                Ok(text) => Some(text),
-                Err(message) => {
-                    self.problem(message);
-                    None
+            Value::Scalar(raw) => {
+                match self.findings.environment.map_or_else(|| Ok(raw.clone()), |e| expand(raw, e)) {
+                    Ok(text) => Some(text),
+                    Err(message) => {
+                        self.problem(message);
+                        None
+                    }
                 }
-            },
+            }
             Value::Null => {
                 self.problem("has no value; give one or remove the key");
                 None
@@ -321,7 +332,11 @@ impl<'n, 'e> Cursor<'n, 'e> {
     fn inline_secret(&self) -> Option<SecretSource> {
         let text = self.non_empty()?;
         let from_environment = matches!(&self.node.value, Value::Scalar(raw) if raw.contains("${"));
-        let checked = if from_environment { secret::one_line(&text) } else { secret::visible(&text).map(|()| text.as_str()) };
+        let checked = if from_environment {
+            secret::one_line(&text)
+        } else {
+            secret::visible(&text).map(|()| text.as_str())
+        };
         match checked {
             Ok("") => {
                 self.problem("is empty; give a value or remove the key");
@@ -378,7 +393,8 @@ impl<'n, 'e> Cursor<'n, 'e> {
             return Some(*value);
         }
         let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let meant = nearest(&text, all.iter().copied()).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+        let meant =
+            nearest(&text, all.iter().copied()).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
         self.problem(format!("{} is unknown; use one of: {}{meant}", self.written(), all.join(", ")));
         None
     }
@@ -399,7 +415,10 @@ impl<'n, 'e> Cursor<'n, 'e> {
         match secret::only_regular(&path).and_then(|()| std::fs::read(&path)) {
             Ok(_) => Some(path),
             Err(error) => {
-                self.problem(format!("cannot read {}: {error}; create the file or correct the path", path.display()));
+                self.problem(format!(
+                    "cannot read {}: {error}; create the file or correct the path",
+                    path.display()
+                ));
                 None
             }
         }
@@ -409,7 +428,12 @@ impl<'n, 'e> Cursor<'n, 'e> {
     pub fn items(&self) -> Vec<Self> {
         match &self.node.value {
             Value::Sequence(items) => {
-                let at = |(index, node)| Self { node, path: format!("{}[{index}]", self.path), file: self.file, findings: self.findings };
+                let at = |(index, node)| Self {
+                    node,
+                    path: format!("{}[{index}]", self.path),
+                    file: self.file,
+                    findings: self.findings,
+                };
                 items.iter().enumerate().map(at).collect()
             }
             Value::Null => Vec::new(),
@@ -489,7 +513,12 @@ impl<'n, 'e> Section<'n, 'e> {
     }
 
     /// A value, or its default when the key is absent (or wrong, which is noted).
-    pub fn or<T>(&mut self, key: &'static str, default: T, read: impl FnOnce(&Cursor<'n, 'e>) -> Option<T>) -> T {
+    pub fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(&Cursor<'n, 'e>) -> Option<T>,
+    ) -> T {
         self.get(key).and_then(|at| read(&at)).unwrap_or(default)
     }
 

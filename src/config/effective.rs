@@ -5,7 +5,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::values::hidden_path;
-use super::{App, Config, Credential, Email, HIDDEN, Integration, ReauthenticationMode, Reauthenticators, Smtp, SmtpTls, format_duration};
+use super::{
+    App, Config, Credential, Email, HIDDEN, Integration, ReauthenticationMode, Reauthenticators, Smtp,
+    SmtpTls, format_duration,
+};
 use crate::domain::{Check, GroupRef, RequiredPermissions};
 use crate::secret::SecretSource;
 

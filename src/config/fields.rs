@@ -19,7 +19,8 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 pub(super) fn mail_address(at: &Cursor<'_, '_>) -> Option<String> {
     at.checked(|text| {
         // The reason says what to write instead.
-        let address = parse_mail_address(text.trim()).map_err(|why| format!("is not a mail address: it {why}"))?;
+        let address =
+            parse_mail_address(text.trim()).map_err(|why| format!("is not a mail address: it {why}"))?;
         can_go_out(&address)?;
         Ok::<_, String>(address)
     })
@@ -29,7 +30,11 @@ pub(super) fn mail_address(at: &Cursor<'_, '_>) -> Option<String> {
 pub(super) fn can_go_out(address: &str) -> Result<(), String> {
     let domain = address.rsplit('@').next().unwrap_or_default();
     let good = domain.is_ascii() || matches!(Host::parse(domain), Ok(Host::Domain(_)));
-    if good { Ok(()) } else { Err("is not a mail address: its domain has a character that no domain has; type it anew".to_owned()) }
+    if good {
+        Ok(())
+    } else {
+        Err("is not a mail address: its domain has a character that no domain has; type it anew".to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -27,10 +27,15 @@ impl FileStamps {
     /// Looks at files, following links.
     pub fn at(files: &[PathBuf]) -> Self {
         use std::os::unix::fs::MetadataExt as _;
-        let look = |path: &PathBuf| std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len(), m.ino())));
+        let look = |path: &PathBuf| {
+            std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len(), m.ino())))
+        };
         let files: Vec<_> = files.iter().map(|path| (path.clone(), look(path))).collect();
         let old = |at: SystemTime| at.elapsed().is_ok_and(|age| age > SETTLED);
-        Self { settled: files.iter().filter_map(|(_, look)| *look).all(|(modified, ..)| old(modified)), files }
+        Self {
+            settled: files.iter().filter_map(|(_, look)| *look).all(|(modified, ..)| old(modified)),
+            files,
+        }
     }
 
     /// Whether contents may differ from those at another look.
@@ -107,7 +112,10 @@ impl Sources {
         let loaded = load_with(path, environment, Files { text: &text, list: &list })?;
         let (texts, lists) = (texts.into_inner(), lists.into_inner());
         let others: Vec<PathBuf> = loaded.config.upstream.ca_file.iter().cloned().collect();
-        let parsed = texts.iter().filter(|(file, _)| *file != path).map(|(file, text)| (file.clone(), Ok(text.clone())));
+        let parsed = texts
+            .iter()
+            .filter(|(file, _)| *file != path)
+            .map(|(file, text)| (file.clone(), Ok(text.clone())));
         // What was parsed, not what is there by now: that is for the first look to find out.
         let seen = Disk {
             digests: digests(&parsed.chain(read(&others)).collect()),
@@ -116,7 +124,19 @@ impl Sources {
         let patterns = lists.into_iter().map(|(pattern, listing)| (pattern, listing.files)).collect();
         let texts = texts.iter().map(|(file, text)| (file.clone(), compressed(text))).collect();
         let (broken, gone) = (BTreeMap::new(), BTreeMap::new());
-        Ok((loaded, Self { main: path.to_owned(), texts, patterns, others, looks: FileStamps::at(&[]), seen, broken, gone }))
+        Ok((
+            loaded,
+            Self {
+                main: path.to_owned(),
+                texts,
+                patterns,
+                others,
+                looks: FileStamps::at(&[]),
+                seen,
+                broken,
+                gone,
+            },
+        ))
     }
 
     /// The main file.
@@ -153,8 +173,13 @@ impl Sources {
     ///
     /// # Errors
     /// The configuration as a whole is invalid now, for what stands in none of the changed files: then nothing has changed.
-    pub fn follow(&mut self, environment: Environment<'_>, now: Instant) -> Option<Result<Followed, Vec<Problem>>> {
-        let lists: BTreeMap<String, Result<Listing, String>> = self.patterns.keys().map(|p| (p.clone(), matching(p))).collect();
+    pub fn follow(
+        &mut self,
+        environment: Environment<'_>,
+        now: Instant,
+    ) -> Option<Result<Followed, Vec<Problem>>> {
+        let lists: BTreeMap<String, Result<Listing, String>> =
+            self.patterns.keys().map(|p| (p.clone(), matching(p))).collect();
         let listed = lists.values().flatten().flat_map(|listing| &listing.files);
         let files: Vec<PathBuf> = listed.chain(&self.others).cloned().collect();
         let looks = FileStamps::at(&files);
@@ -172,7 +197,9 @@ impl Sources {
         // What was broken may be good now that another file has changed.
         let candidates: BTreeMap<PathBuf, &str> = texts
             .iter()
-            .filter(|(path, _)| (changed(path) || self.broken.contains_key(*path)) && !self.others.contains(path))
+            .filter(|(path, _)| {
+                (changed(path) || self.broken.contains_key(*path)) && !self.others.contains(path)
+            })
             .filter_map(|(path, text)| Some((path.clone(), text.as_deref().ok()?)))
             .collect();
         let earlier = std::mem::replace(&mut self.seen, disk);
@@ -199,7 +226,11 @@ impl Sources {
         let attempt = |accepted: &BTreeMap<PathBuf, &str>| self.attempt(&patterns, accepted, environment);
         let mut broken = self.unusable(disk, candidates);
         let left = |broken: &Broken| -> BTreeMap<PathBuf, &str> {
-            candidates.iter().filter(|(path, _)| !broken.contains_key(*path)).map(|(path, text)| (path.clone(), *text)).collect()
+            candidates
+                .iter()
+                .filter(|(path, _)| !broken.contains_key(*path))
+                .map(|(path, text)| (path.clone(), *text))
+                .collect()
         };
         // Problems mostly stand in the file that has them.
         for _ in 0..2 {
@@ -220,7 +251,9 @@ impl Sources {
                 Ok(better) => (accepted, loaded) = (more, better),
                 Err(problems) if group.len() <= 1 => {
                     let first = problems.first().map(ToString::to_string).unwrap_or_default();
-                    let own = |path: &Path| problem(path, format!("cannot be used together with the other files: {first}"));
+                    let own = |path: &Path| {
+                        problem(path, format!("cannot be used together with the other files: {first}"))
+                    };
                     broken.extend(group.into_iter().map(|(path, _)| (path.clone(), vec![own(&path)])));
                 }
                 Err(_) => {
@@ -274,7 +307,10 @@ impl Sources {
             {
                 broken.insert(path.clone(), vec![error.clone()]);
             } else if candidates.get(path).is_some_and(|t| t.trim().is_empty()) && had_content() {
-                broken.insert(path.clone(), vec![problem(path, "is empty; write [] for a file without integrations")]);
+                broken.insert(
+                    path.clone(),
+                    vec![problem(path, "is empty; write [] for a file without integrations")],
+                );
             }
         }
         broken
@@ -292,7 +328,9 @@ impl Sources {
             // A new file that is broken has no last good list.
             None => Ok(self.kept(file).unwrap_or_default()),
         };
-        let list = |pattern: &str| Ok(Listing { files: patterns.get(pattern).cloned().unwrap_or_default(), ..Listing::default() });
+        let list = |pattern: &str| {
+            Ok(Listing { files: patterns.get(pattern).cloned().unwrap_or_default(), ..Listing::default() })
+        };
         load_with(&self.main, environment, Files { text: &text, list: &list })
     }
 
@@ -308,12 +346,18 @@ impl Sources {
             None => self.texts.get(path).cloned(),
         };
         let used = patterns.values().flatten().chain([&self.main]);
-        let texts: BTreeMap<PathBuf, Vec<u8>> = used.filter_map(|path| Some((path.clone(), text(path)?))).collect();
+        let texts: BTreeMap<PathBuf, Vec<u8>> =
+            used.filter_map(|path| Some((path.clone(), text(path)?))).collect();
         let changed = texts != self.texts || *patterns != self.patterns;
         let told = broken.values().flatten().cloned().collect();
         let (main, others, patterns) = (self.main.clone(), self.others.clone(), patterns.clone());
         let (looks, seen, gone) = (self.looks.clone(), self.seen.clone(), self.gone.clone());
-        Followed { loaded, sources: Self { main, texts, patterns, others, looks, seen, broken, gone }, broken: told, changed }
+        Followed {
+            loaded,
+            sources: Self { main, texts, patterns, others, looks, seen, broken, gone },
+            broken: told,
+            changed,
+        }
     }
 
     /// The text in use of a file.
@@ -326,7 +370,13 @@ impl Sources {
 
 /// A problem of a file as a whole.
 fn problem(path: &Path, message: impl Into<String>) -> Problem {
-    Problem { file: path.display().to_string(), line: 0, column: 0, path: String::new(), message: message.into() }
+    Problem {
+        file: path.display().to_string(),
+        line: 0,
+        column: 0,
+        path: String::new(),
+        message: message.into(),
+    }
 }
 
 /// Problems by the file they stand in, for those of some files.
@@ -344,7 +394,10 @@ fn offending_files(files: &BTreeMap<PathBuf, &str>, problems: Vec<Problem>) -> B
 type Texts = BTreeMap<PathBuf, Result<String, Problem>>;
 
 fn read(files: &[PathBuf]) -> Texts {
-    files.iter().map(|path| (path.clone(), read_text(path).map_err(|error| unreadable(path, &error)))).collect()
+    files
+        .iter()
+        .map(|path| (path.clone(), read_text(path).map_err(|error| unreadable(path, &error))))
+        .collect()
 }
 
 fn digests(texts: &Texts) -> BTreeMap<PathBuf, u64> {
@@ -358,7 +411,8 @@ fn digests(texts: &Texts) -> BTreeMap<PathBuf, u64> {
 }
 
 fn compressed(text: &str) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
+    let mut encoder =
+        flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
     // Memory does not fail half-way.
     let _ = encoder.write_all(text.as_bytes());
     encoder.finish().unwrap_or_default()

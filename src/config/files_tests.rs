@@ -25,7 +25,8 @@ impl Place {
         std::fs::write(folder.path().join("consentry.yml"), MAIN).expect("written");
         let mut place = Self { folder, sources: None, now: Instant::now() };
         files.iter().for_each(|(name, text)| place.write(name, text));
-        let (_, sources) = Sources::load(&place.folder.path().join("consentry.yml"), &|_| None).expect("valid");
+        let (_, sources) =
+            Sources::load(&place.folder.path().join("consentry.yml"), &|_| None).expect("valid");
         place.sources = Some(sources);
         place
     }
@@ -47,9 +48,14 @@ impl Place {
 
     /// Names of the integrations now, and files that are broken; `None` when nothing has changed.
     fn follow(&mut self) -> Option<(Vec<String>, Vec<String>)> {
-        let followed = self.sources.as_mut().expect("sources").follow(&|_| None, self.now)?.expect("valid as a whole");
+        let followed =
+            self.sources.as_mut().expect("sources").follow(&|_| None, self.now)?.expect("valid as a whole");
         let names = followed.loaded.config.integrations.iter().map(|i| i.name.clone()).collect();
-        let mut broken: Vec<String> = followed.broken.iter().map(|p| p.file.rsplit('/').next().unwrap_or_default().to_owned()).collect();
+        let mut broken: Vec<String> = followed
+            .broken
+            .iter()
+            .map(|p| p.file.rsplit('/').next().unwrap_or_default().to_owned())
+            .collect();
         broken.dedup();
         self.sources = Some(followed.sources);
         Some((names, broken))
@@ -143,7 +149,11 @@ fn hidden_files_and_folders_are_no_lists() {
     assert_eq!(place.follow(), Some((words("a1 b1 main"), vec![])));
     std::fs::write(folder.join(".asked.yml"), list(&["x"])).expect("written");
     let asked = matching(&folder.join(".*.yml").display().to_string()).expect("a pattern");
-    assert_eq!(asked.files, [folder.join(".#a.yml"), folder.join(".asked.yml")], "unless the pattern asks for them");
+    assert_eq!(
+        asked.files,
+        [folder.join(".#a.yml"), folder.join(".asked.yml")],
+        "unless the pattern asks for them"
+    );
 }
 
 /// What changes between the reading and the first look is not missed, however the files look by then.
@@ -151,7 +161,9 @@ fn hidden_files_and_folders_are_no_lists() {
 fn a_change_right_after_the_start_is_found() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
     let folder = place.folder.path().to_owned();
-    let write = |name: &str, names: &[&str]| std::fs::write(folder.join("d").join(name), list(names)).expect("written");
+    let write = |name: &str, names: &[&str]| {
+        std::fs::write(folder.join("d").join(name), list(names)).expect("written");
+    };
     write("a.yml", &["a1", "a2"]);
     write("b.yml", &["b1"]);
     assert_eq!(place.follow(), Some((words("a1 a2 b1 main"), vec![])));
@@ -198,8 +210,12 @@ fn links_that_are_swapped() {
 fn what_is_a_change_and_what_is_not() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
     let main = place.folder.path().join("consentry.yml");
-    let authority =
-        || rcgen::CertificateParams::default().self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("a certificate").pem();
+    let authority = || {
+        rcgen::CertificateParams::default()
+            .self_signed(&rcgen::KeyPair::generate().expect("a key"))
+            .expect("a certificate")
+            .pem()
+    };
     std::fs::write(place.folder.path().join("ca.pem"), authority()).expect("written");
     std::fs::write(&main, format!("upstream: {{tls_config: {{ca_file: ca.pem}}}}\n{MAIN}")).expect("written");
     let (_, sources) = Sources::load(&main, &|_| None).expect("valid");
@@ -228,7 +244,8 @@ fn what_is_wrong_elsewhere_changes_nothing() {
     let main = place.folder.path().join("consentry.yml");
     let secret = place.folder.path().join("secret");
     std::fs::write(&secret, "s").expect("written");
-    std::fs::write(&main, MAIN.replace("{client_id", "{credential: {client_secret_file: secret}, client_id")).expect("written");
+    std::fs::write(&main, MAIN.replace("{client_id", "{credential: {client_secret_file: secret}, client_id"))
+        .expect("written");
     let (_, mut sources) = Sources::load(&main, &|_| None).expect("valid");
     // The main file is followed by a reload only.
     std::fs::write(&main, "nonsense").expect("written");

@@ -283,7 +283,11 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(path: &Path, environment: Environment<'_>, files: Files<'_>) -> Result<Loaded, Vec<Problem>> {
+pub fn load_with(
+    path: &Path,
+    environment: Environment<'_>,
+    files: Files<'_>,
+) -> Result<Loaded, Vec<Problem>> {
     let findings = cursor::Diagnostics::new(environment, files);
     let config = read_tree(path, &findings).and_then(|root| settings::read(&root, path, &findings));
     let (problems, warnings, not_implemented) = findings.into_parts();

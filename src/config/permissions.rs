@@ -10,10 +10,16 @@ const GRAPH: &str = "microsoft_graph";
 const GRAPH_ID: &str = "00000003-0000-0000-c000-000000000000";
 
 /// Its hosts in Microsoft's clouds (Microsoft Graph, `deployments.md`).
-const GRAPH_HOSTS: [&str; 4] = ["graph.microsoft.com", "graph.microsoft.us", "dod-graph.microsoft.us", "microsoftgraph.chinacloudapi.cn"];
+const GRAPH_HOSTS: [&str; 4] = [
+    "graph.microsoft.com",
+    "graph.microsoft.us",
+    "dod-graph.microsoft.us",
+    "microsoftgraph.chinacloudapi.cn",
+];
 
 /// What people call it, in lower case and without blanks and marks.
-const GRAPH_NAMES: [&str; 7] = ["graph", "msgraph", "graphapi", "msgraphapi", "microsoftgraph", "microsoftgraphapi", "azuregraph"];
+const GRAPH_NAMES: [&str; 7] =
+    ["graph", "msgraph", "graphapi", "msgraphapi", "microsoftgraph", "microsoftgraphapi", "azuregraph"];
 
 /// A resource as the program names it: `microsoft_graph`, an application id in lower case, or the name of a service principal.
 ///
@@ -26,7 +32,8 @@ pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static s
         let id = id.to_string();
         return Ok(if id == GRAPH_ID { GRAPH.to_owned() } else { id });
     }
-    if text == GRAPH || graph_urls(graph_url).any(|url| text.trim_end_matches('/').eq_ignore_ascii_case(&url)) {
+    if text == GRAPH || graph_urls(graph_url).any(|url| text.trim_end_matches('/').eq_ignore_ascii_case(&url))
+    {
         return Ok(GRAPH.to_owned());
     }
     if means_graph(text, graph_url) {
@@ -35,11 +42,17 @@ pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static s
     if text.to_ascii_lowercase().ends_with("/.default") {
         return Err("is a scope and no resource; write it without /.default");
     }
-    if text.chars().filter(char::is_ascii_hexdigit).count() >= 30 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-{}".contains(c)) {
-        return Err("is no application id, which has 32 hexadecimal digits like 00000003-0000-0000-c000-000000000000");
+    if text.chars().filter(char::is_ascii_hexdigit).count() >= 30
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-{}".contains(c))
+    {
+        return Err(
+            "is no application id, which has 32 hexadecimal digits like 00000003-0000-0000-c000-000000000000",
+        );
     }
     if text.contains(char::is_whitespace) {
-        return Err("is a display name; write an app id, or one of the servicePrincipalNames, such as https://vault.azure.net");
+        return Err(
+            "is a display name; write an app id, or one of the servicePrincipalNames, such as https://vault.azure.net",
+        );
     }
     if text.chars().any(char::is_control) {
         return Err("holds a control character; write an app id, or the name of a service principal");
@@ -55,7 +68,9 @@ pub(super) fn permission(text: &str, resource: &str, graph_url: &str) -> Result<
     let text = text.trim();
     let value = without_own_prefix(text, resource, graph_url).unwrap_or(text);
     if value.eq_ignore_ascii_case(".default") || value.to_ascii_lowercase().ends_with("/.default") {
-        return Err("is no permission: .default stands for whatever is registered; list the permissions one by one");
+        return Err(
+            "is no permission: .default stands for whatever is registered; list the permissions one by one",
+        );
     }
     // Values may have slashes, but Graph's have none.
     if names_a_resource(value) || (resource == GRAPH && value.contains('/')) {
@@ -66,11 +81,18 @@ pub(super) fn permission(text: &str, resource: &str, graph_url: &str) -> Result<
     if parse_guid(value).is_some() {
         return Err("is the id of a permission; write its value, such as Group.Read.All");
     }
-    if is_permission(value) { Ok(value.to_owned()) } else { Err("is not a permission value such as Group.Read.All") }
+    if is_permission(value) {
+        Ok(value.to_owned())
+    } else {
+        Err("is not a permission value such as Group.Read.All")
+    }
 }
 
 fn graph_urls(graph_url: &str) -> impl Iterator<Item = String> {
-    GRAPH_HOSTS.into_iter().map(|host| format!("https://{host}")).chain([graph_url.trim_end_matches('/').to_owned()])
+    GRAPH_HOSTS
+        .into_iter()
+        .map(|host| format!("https://{host}"))
+        .chain([graph_url.trim_end_matches('/').to_owned()])
 }
 
 /// Whether a text that is not one of its names is meant for Microsoft Graph.
@@ -115,8 +137,10 @@ fn without_own_prefix<'t>(text: &'t str, resource: &str, graph_url: &str) -> Opt
 
 /// Whether a value begins with the name of a resource: a URI, an application id, or a name of Microsoft Graph.
 fn names_a_resource(value: &str) -> bool {
-    let graph = |first: &str| first == GRAPH || GRAPH_HOSTS.iter().any(|host| first.eq_ignore_ascii_case(host));
-    value.contains("://") || value.split_once('/').is_some_and(|(first, _)| parse_guid(first).is_some() || graph(first))
+    let graph =
+        |first: &str| first == GRAPH || GRAPH_HOSTS.iter().any(|host| first.eq_ignore_ascii_case(host));
+    value.contains("://")
+        || value.split_once('/').is_some_and(|(first, _)| parse_guid(first).is_some() || graph(first))
 }
 
 #[cfg(test)]
@@ -137,7 +161,11 @@ mod tests {
             ("https://graph.microsoft.com/", GLOBAL, Ok(GRAPH)),
             ("https://Graph.Microsoft.com", GLOBAL, Ok(GRAPH)),
             ("https://graph.microsoft.us", "https://graph.microsoft.us", Ok(GRAPH)),
-            ("https://microsoftgraph.chinacloudapi.cn/", "https://microsoftgraph.chinacloudapi.cn", Ok(GRAPH)),
+            (
+                "https://microsoftgraph.chinacloudapi.cn/",
+                "https://microsoftgraph.chinacloudapi.cn",
+                Ok(GRAPH),
+            ),
             ("http://127.0.0.1:9", "http://127.0.0.1:9", Ok(GRAPH)),
             ("6F1C0000-0000-0000-0000-00000000000A", GLOBAL, Ok(APP)),
             ("https://vault.azure.net", GLOBAL, Ok("https://vault.azure.net")),
@@ -198,11 +226,26 @@ mod tests {
             ("openid", GRAPH, GLOBAL, Ok("openid")),
             ("access_as_user", APP, GLOBAL, Ok("access_as_user")),
             ("api://6f1c0000-0000-0000-0000-00000000000a/access_as_user", APP, GLOBAL, Ok("access_as_user")),
-            ("api://contoso.com/6F1C0000-0000-0000-0000-00000000000A/access_as_user", APP, GLOBAL, Ok("access_as_user")),
+            (
+                "api://contoso.com/6F1C0000-0000-0000-0000-00000000000A/access_as_user",
+                APP,
+                GLOBAL,
+                Ok("access_as_user"),
+            ),
             ("6f1c0000-0000-0000-0000-00000000000a/access_as_user", APP, GLOBAL, Ok("access_as_user")),
             ("api://contoso/orders/Orders.Read", api, GLOBAL, Ok("Orders.Read")),
-            ("https://vault.azure.net/user_impersonation", "https://vault.azure.net/", GLOBAL, Ok("user_impersonation")),
-            ("vault.azure.net/user_impersonation", "https://vault.azure.net", GLOBAL, Ok("user_impersonation")),
+            (
+                "https://vault.azure.net/user_impersonation",
+                "https://vault.azure.net/",
+                GLOBAL,
+                Ok("user_impersonation"),
+            ),
+            (
+                "vault.azure.net/user_impersonation",
+                "https://vault.azure.net",
+                GLOBAL,
+                Ok("user_impersonation"),
+            ),
             ("orders/read", api, GLOBAL, Ok("orders/read")),
             ("graph.microsoft.com/User.Read", APP, GLOBAL, Err(other)),
             ("microsoft_graph/User.Read", APP, GLOBAL, Err(other)),

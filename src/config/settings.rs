@@ -12,7 +12,9 @@ use super::cursor::{Cursor, Diagnostics, Section};
 use super::fields::{can_go_out, is_loopback, mail_address};
 use super::tree::Node;
 use super::values::shown_url;
-use super::{Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream};
+use super::{
+    Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream,
+};
 use crate::domain::{Reason, parse_hello, parse_mailbox};
 use crate::secret::Secret;
 
@@ -39,7 +41,8 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Opti
     if let Some(at) = top.get("integrations") {
         integrations.read(&at);
     }
-    let integration_files = top.get("integration_files").map(|at| integrations.read_files(&at, findings)).unwrap_or_default();
+    let integration_files =
+        top.get("integration_files").map(|at| integrations.read_files(&at, findings)).unwrap_or_default();
     let reason_overrides = top.get("reason_overrides").map(|at| overrides(&at)).unwrap_or_default();
     if let Some(Some(_)) = &email
         && !has_public_url
@@ -92,13 +95,19 @@ fn cloud(at: &Cursor<'_, '_>) -> Option<Cloud> {
 
 /// An absolute URL: https, or http on loopback. Without trailing slash.
 fn host_url(at: &Cursor<'_, '_>) -> Option<String> {
-    at.parsed("must be an https URL without path, query or version (http is allowed on loopback only)", |text| {
-        let url = Url::parse(text).ok()?;
-        let plain =
-            url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
-        let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
-        (plain && safe).then(|| url.as_str().trim_end_matches('/').to_owned())
-    })
+    at.parsed(
+        "must be an https URL without path, query or version (http is allowed on loopback only)",
+        |text| {
+            let url = Url::parse(text).ok()?;
+            let plain = url.path() == "/"
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && url.username().is_empty()
+                && url.password().is_none();
+            let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
+            (plain && safe).then(|| url.as_str().trim_end_matches('/').to_owned())
+        },
+    )
 }
 
 /// An http or https URL that may have a path. Without trailing slash.
@@ -107,7 +116,10 @@ fn web_url(at: &Cursor<'_, '_>) -> Option<String> {
     at.checked(|text| {
         Url::parse(text).map_err(|_| HINT)?;
         let url = shown_url(text)?;
-        let good = matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() && url.fragment().is_none();
+        let good = matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.query().is_none()
+            && url.fragment().is_none();
         // As the parser writes it: scheme and host in lower case.
         good.then(|| url.as_str().trim_end_matches('/').to_owned()).ok_or(HINT)
     })
@@ -168,7 +180,10 @@ fn probe(section: Option<Section<'_, '_>>) -> Probe {
 
 fn storage_section(section: Option<Section<'_, '_>>, file: &Path) -> Option<Storage> {
     let directory = file.parent().unwrap_or(Path::new(""));
-    let mut storage = Storage { path: directory.join("consentry.db"), encryption_key_file: directory.join("consentry.key") };
+    let mut storage = Storage {
+        path: directory.join("consentry.db"),
+        encryption_key_file: directory.join("consentry.key"),
+    };
     let Some(mut section) = section else { return Some(storage) };
     if let Some(at) = section.get("url") {
         let path = at.parsed("must be sqlite://PATH, such as sqlite://consentry.db", |text| {
@@ -186,9 +201,11 @@ fn storage_section(section: Option<Section<'_, '_>>, file: &Path) -> Option<Stor
 /// A mail address with or without a name before it. The address is held to the same rules as a bare one.
 fn mailbox(at: &Cursor<'_, '_>) -> Option<Mailbox> {
     at.checked(|text| {
-        let (name, address) = parse_mailbox(text).map_err(|why| format!("is not a mail address: it {why}"))?;
+        let (name, address) =
+            parse_mailbox(text).map_err(|why| format!("is not a mail address: it {why}"))?;
         can_go_out(&address)?;
-        let unusable = |_| "is not a mail address; write it like Consentry <consentry@example.com>".to_owned();
+        let unusable =
+            |_| "is not a mail address; write it like Consentry <consentry@example.com>".to_owned();
         Ok::<_, String>(Mailbox::new(name, address.parse().map_err(unusable)?))
     })
 }
@@ -198,7 +215,10 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     let mut section = at.section();
     let from = section.required("from").and_then(|at| mailbox(&at));
     let reply_to = section.get("reply_to").and_then(|at| mailbox(&at));
-    let operators = section.get("operators").map(|at| at.items().iter().filter_map(mail_address).collect()).unwrap_or_default();
+    let operators = section
+        .get("operators")
+        .map(|at| at.items().iter().filter_map(mail_address).collect())
+        .unwrap_or_default();
     let support_contact = section.get("support_contact").and_then(|at| at.non_empty());
     let send_resolved = section.or("send_resolved", true, Cursor::boolean);
     not_implemented_mail_keys(&mut section);
@@ -246,7 +266,9 @@ fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
     if let Some(at) = section.get("reminders") {
         for item in at.items() {
             if item.duration().is_some_and(|pause| pause < SECONDS(3600)) {
-                item.warn("a reminder within an hour of the last mail leaves nobody the time to act; 1d is usual");
+                item.warn(
+                    "a reminder within an hour of the last mail leaves nobody the time to act; 1d is usual",
+                );
             }
         }
         at.not_implemented();
@@ -275,8 +297,10 @@ fn mail_host(text: &str) -> Result<String, String> {
         return Err(format!("holds blanks; {example}"));
     }
     if let Some((scheme, rest)) = text.split_once("://") {
-        let tls = if matches!(scheme, "smtps" | "ssl" | "tls") { ", and beside it tls: implicit" } else { "" };
-        let host = rest.rsplit('@').next().unwrap_or_default().split(['/', ':', '?']).next().unwrap_or_default();
+        let tls =
+            if matches!(scheme, "smtps" | "ssl" | "tls") { ", and beside it tls: implicit" } else { "" };
+        let host =
+            rest.rsplit('@').next().unwrap_or_default().split(['/', ':', '?']).next().unwrap_or_default();
         return Err(format!("is a URL; write the name alone, host: {host}{tls}"));
     }
     if text.contains('@') {
@@ -284,7 +308,9 @@ fn mail_host(text: &str) -> Result<String, String> {
     }
     if let Some(address) = text.strip_prefix('[') {
         let address = address.split(']').next().unwrap_or_default();
-        return Err(format!("has brackets; write the address alone, host: \"{address}\", and a port under port"));
+        return Err(format!(
+            "has brackets; write the address alone, host: \"{address}\", and a port under port"
+        ));
     }
     if text.contains([',', ';', '%']) || text.matches(':').count() > 1 {
         return Err(format!("is no single host name or address; {example}"));
@@ -304,9 +330,14 @@ fn mail_host(text: &str) -> Result<String, String> {
 
 fn smtp(at: &Cursor<'_, '_>) -> Option<Smtp> {
     let mut section = at.section();
-    let host = section.required("host").filter(|at| at.non_empty().is_some()).and_then(|at| at.checked(mail_host));
+    let host =
+        section.required("host").filter(|at| at.non_empty().is_some()).and_then(|at| at.checked(mail_host));
     let tls = section.or("tls", SmtpTls::Starttls, |at| {
-        at.one_of(&[("starttls", SmtpTls::Starttls), ("implicit", SmtpTls::Implicit), ("none", SmtpTls::None)])
+        at.one_of(&[
+            ("starttls", SmtpTls::Starttls),
+            ("implicit", SmtpTls::Implicit),
+            ("none", SmtpTls::None),
+        ])
     });
     let default_port = if tls == SmtpTls::Implicit { 465 } else { 587 };
     let port = section.or("port", default_port, |at| at.integer(1, 65_535));
@@ -326,7 +357,11 @@ fn smtp(at: &Cursor<'_, '_>) -> Option<Smtp> {
     let credentials = match (username, password) {
         (Some(name), Some(password)) => Some((name, password)),
         (None, None) => None,
-        (Some(_), None) if section.has("oauth2") || section.has("password") || section.has("password_file") => None,
+        (Some(_), None)
+            if section.has("oauth2") || section.has("password") || section.has("password_file") =>
+        {
+            None
+        }
         (Some(_), None) => {
             section.at.problem("username is given without a password; add password_file or remove username");
             None
@@ -353,7 +388,8 @@ fn hello(at: &Cursor<'_, '_>) -> Option<String> {
 }
 
 fn reauthentication(section: Option<Section<'_, '_>>) -> Reauthentication {
-    let mut settings = Reauthentication { public_url: None, link_ttl: SECONDS(7 * 86_400), listen_address: None };
+    let mut settings =
+        Reauthentication { public_url: None, link_ttl: SECONDS(7 * 86_400), listen_address: None };
     if let Some(mut section) = section {
         settings.public_url = section.get("public_url").and_then(|at| {
             let url = web_url(&at)?;
@@ -416,7 +452,10 @@ mod tests {
             ("[::1]", Err("has brackets")),
             ("smtp://smtp.example.com", Err("host: smtp.example.com")),
             ("smtp://smtp.example.com:587/", Err("host: smtp.example.com")),
-            ("smtps://user:hunter@smtp.example.com:465", Err("host: smtp.example.com, and beside it tls: implicit")),
+            (
+                "smtps://user:hunter@smtp.example.com:465",
+                Err("host: smtp.example.com, and beside it tls: implicit"),
+            ),
             ("https://smtp.example.com", Err("is a URL")),
             ("smtp.example.com ", Err("holds blanks")),
             (" smtp.example.com", Err("holds blanks")),
@@ -433,7 +472,9 @@ mod tests {
         ] {
             match (mail_host(text), expected) {
                 (Ok(host), Ok(expected)) => assert_eq!(host, expected, "{text}"),
-                (Err(said), Err(expected)) => assert!(said.contains(expected) && !said.contains("hunter"), "{text}: {said}"),
+                (Err(said), Err(expected)) => {
+                    assert!(said.contains(expected) && !said.contains("hunter"), "{text}: {said}");
+                }
                 (host, _) => panic!("{text}: {host:?}"),
             }
         }

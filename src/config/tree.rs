@@ -99,19 +99,31 @@ fn plainly(error: &YamlError) -> String {
     let plain = match error {
         YamlError::AliasError { error, .. } | YamlError::WithSnippet { error, .. } => return plainly(error),
         YamlError::MultipleDocuments { .. } => {
-            "it holds more than one YAML document; keep one, and remove the line --- that begins the next".to_owned()
+            "it holds more than one YAML document; keep one, and remove the line --- that begins the next"
+                .to_owned()
         }
-        YamlError::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("lists and mappings are nested more than {DEPTH} deep"),
+        YamlError::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("lists and mappings are nested more than {DEPTH} deep")
+        }
         YamlError::Budget { .. }
         | YamlError::AliasReplayLimitExceeded { .. }
         | YamlError::AliasReplayCounterOverflow { .. }
         | YamlError::AliasReplayStackDepthExceeded { .. }
         | YamlError::AliasExpansionLimitExceeded { .. } => {
-            format!("aliases and merge keys (*name, <<) stand for more than {} MB; write fewer of them", EXPANSION / 1024 / 1024)
+            format!(
+                "aliases and merge keys (*name, <<) stand for more than {} MB; write fewer of them",
+                EXPANSION / 1024 / 1024
+            )
         }
-        YamlError::RecursiveReferencesRequireWeakTypes { .. } => "an alias (*name) stands inside the value that it repeats".to_owned(),
-        YamlError::UnknownAnchor { .. } => "an alias (*name) refers to an anchor (&name) that is not defined above it".to_owned(),
-        YamlError::MergeValueNotMapOrSeqOfMaps { .. } => "<< takes a mapping, or a list of mappings".to_owned(),
+        YamlError::RecursiveReferencesRequireWeakTypes { .. } => {
+            "an alias (*name) stands inside the value that it repeats".to_owned()
+        }
+        YamlError::UnknownAnchor { .. } => {
+            "an alias (*name) refers to an anchor (&name) that is not defined above it".to_owned()
+        }
+        YamlError::MergeValueNotMapOrSeqOfMaps { .. } => {
+            "<< takes a mapping, or a list of mappings".to_owned()
+        }
         YamlError::InvalidBinaryBase64 { .. } | YamlError::BinaryNotUtf8 { .. } => {
             "a value tagged !!binary is no base64 of text; remove the tag".to_owned()
         }
@@ -119,9 +131,10 @@ fn plainly(error: &YamlError) -> String {
             "a value is not of the kind that its tag (!!name) says; remove the tag".to_owned()
         }
         // The parser's own words are about its grammar and quote nothing.
-        YamlError::ExternalMessage { .. } | YamlError::Eof { .. } | YamlError::Unexpected { .. } | YamlError::IndentationError { .. } => {
-            error.to_string()
-        }
+        YamlError::ExternalMessage { .. }
+        | YamlError::Eof { .. }
+        | YamlError::Unexpected { .. }
+        | YamlError::IndentationError { .. } => error.to_string(),
         _ => "a value cannot be read; write it in quotes".to_owned(),
     };
     plain.lines().next().unwrap_or_default().to_owned()
@@ -151,7 +164,10 @@ impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Parsed>::deserialize(deserializer)?;
         let (place, span) = (spanned.referenced, spanned.defined.span());
-        let bytes = span.byte_offset().zip(span.byte_len()).and_then(|(o, l)| Some((usize::try_from(o).ok()?, usize::try_from(l).ok()?)));
+        let bytes = span
+            .byte_offset()
+            .zip(span.byte_len())
+            .and_then(|(o, l)| Some((usize::try_from(o).ok()?, usize::try_from(l).ok()?)));
         let typed = if spanned.value.typed { bytes } else { None };
         Ok(Self(Node { line: place.line(), column: place.column(), value: spanned.value.value, typed }))
     }
@@ -294,7 +310,11 @@ mod tests {
             (deep.as_str(), 1, "nested more than 24 deep"),
         ] {
             let error = parse(text).expect_err(text);
-            assert!(error.message.contains(expected) && !error.message.contains("hunter"), "{text}: {}", error.message);
+            assert!(
+                error.message.contains(expected) && !error.message.contains("hunter"),
+                "{text}: {}",
+                error.message
+            );
             assert!(error.line >= line && error.column > 0, "{text}: {}:{}", error.line, error.column);
         }
     }
@@ -316,7 +336,8 @@ mod tests {
         let merged = format!("a: &a {{{keys}}}\nb: {{<<: [{}]}}\n", vec!["*a"; 2000].join(", "));
         // Every anchor that is open keeps a copy of what is merged inside all of them.
         let open: String = (0..20).map(|n| format!("x{n}: &x{n} {{")).collect();
-        let copied = format!("a: &a {{{keys}}}\n{open}<<: [{}]{}\n", vec!["*a"; 50].join(", "), "}".repeat(20));
+        let copied =
+            format!("a: &a {{{keys}}}\n{open}<<: [{}]{}\n", vec!["*a"; 50].join(", "), "}".repeat(20));
         for (what, text) in [
             ("one long scalar", scalar),
             ("one long scalar with escapes", escaped),
@@ -334,9 +355,13 @@ mod tests {
     /// Defaults that every integration of a big fleet merges.
     #[test]
     fn shared_defaults_are_no_bomb() {
-        let mut text = "d: &d {app: a, admins: [it@example.com], groups: {minimum: 1}, checks: [consent]}\nl:\n".to_owned();
+        let mut text =
+            "d: &d {app: a, admins: [it@example.com], groups: {minimum: 1}, checks: [consent]}\nl:\n"
+                .to_owned();
         for n in 0..30_000 {
-            text.push_str(&format!("  - {{<<: *d, name: customer-{n}, tenant_id: contoso{n}.onmicrosoft.com}}\n"));
+            text.push_str(&format!(
+                "  - {{<<: *d, name: customer-{n}, tenant_id: contoso{n}.onmicrosoft.com}}\n"
+            ));
         }
         let tree = parse(&text).expect("a file");
         let Value::Mapping(entries) = &tree.value else { panic!("a mapping") };

@@ -10,8 +10,15 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
-    const UNITS: [(&str, u64); 7] =
-        [("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    const UNITS: [(&str, u64); 7] = [
+        ("y", 31_536_000_000),
+        ("w", 604_800_000),
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+        ("ms", 1),
+    ];
     let mut total: u64 = 0;
     let mut rest = text;
     let mut smallest = 0;
@@ -55,7 +62,9 @@ pub fn parse_guid(text: &str) -> Option<String> {
 /// Words and a tenant id that stand for many tenants, or for personal accounts, in URLs of Entra (Microsoft,
 /// `v2-protocols.md` and `id-token-claims-reference.md`): nothing of a customer's can be probed there.
 pub fn is_no_tenant(text: &str) -> bool {
-    ["common", "organizations", "consumers", "9188040d-6c67-4c5b-b112-36a304b66dad"].iter().any(|word| text.eq_ignore_ascii_case(word))
+    ["common", "organizations", "consumers", "9188040d-6c67-4c5b-b112-36a304b66dad"]
+        .iter()
+        .any(|word| text.eq_ignore_ascii_case(word))
 }
 
 /// A URL that people or webhooks see.
@@ -87,7 +96,8 @@ pub fn parse_tenant(text: &str) -> Option<String> {
     if let Some(id) = parse_guid(text) {
         return Some(id);
     }
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let label =
+        |l: &str| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let domain = text.contains('.') && text.len() <= 253 && text.split('.').all(label);
     // A GUID with a slip of the pen is no domain either; those have no dots.
     domain.then(|| text.to_ascii_lowercase())
@@ -97,18 +107,23 @@ pub fn parse_tenant(text: &str) -> Option<String> {
 pub fn is_name(text: &str) -> bool {
     let mut chars = text.chars();
     let first = chars.next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    first && text.len() <= 200 && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-'))
+    first
+        && text.len() <= 200
+        && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-'))
 }
 
 /// A Prometheus label name.
 pub fn is_label_name(text: &str) -> bool {
     let mut chars = text.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// A permission value, such as `Group.Read.All`.
 pub fn is_permission(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 200 && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/'))
+    !text.is_empty()
+        && text.len() <= 200
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/'))
 }
 
 /// Replaces `${NAME}` by the environment's value; `$${` writes `${` itself.
@@ -126,7 +141,9 @@ pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Resul
             continue;
         }
         out.push_str(&rest[..start]);
-        let end = rest[start..].find('}').ok_or("`${` has no closing brace; write `$${` for the characters themselves")?;
+        let end = rest[start..]
+            .find('}')
+            .ok_or("`${` has no closing brace; write `$${` for the characters themselves")?;
         let name = &rest[start + 2..start + end];
         if !is_label_name(name) {
             return Err("`${…}` must hold the name of an environment variable; write `$${` for the characters themselves".to_owned());
@@ -142,7 +159,10 @@ pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Resul
 /// The nearest of some words, if it is near enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.into_iter().map(|k| (strsim::damerau_levenshtein(&word.to_ascii_lowercase(), k), k));
-    scored.filter(|(distance, k)| *distance <= 1 + k.len() / 3).min_by_key(|(distance, _)| *distance).map(|(_, k)| k)
+    scored
+        .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, k)| k)
 }
 
 #[cfg(test)]
@@ -214,13 +234,22 @@ mod tests {
         for text in ["common", "Organizations", "consumers", "9188040D-6C67-4C5B-B112-36A304B66DAD"] {
             assert!(is_no_tenant(text), "{text}");
         }
-        assert!(!is_no_tenant("contoso.onmicrosoft.com") && !is_no_tenant("6f1c0000-0000-0000-0000-000000000001"));
+        assert!(
+            !is_no_tenant("contoso.onmicrosoft.com") && !is_no_tenant("6f1c0000-0000-0000-0000-000000000001")
+        );
     }
 
     #[test]
     fn names_tenants_and_references() {
-        for (text, valid) in [("acme", true), ("0-a_b.c", true), ("", false), ("-a", false), ("Acme", false), ("a b", false), ("é", false)]
-        {
+        for (text, valid) in [
+            ("acme", true),
+            ("0-a_b.c", true),
+            ("", false),
+            ("-a", false),
+            ("Acme", false),
+            ("a b", false),
+            ("é", false),
+        ] {
             assert_eq!(is_name(text), valid, "{text}");
         }
         for (text, valid) in [
@@ -234,9 +263,13 @@ mod tests {
             assert_eq!(parse_tenant(text).is_some(), valid, "{text}");
         }
         let environment = |name: &str| (name == "X").then(|| "value".to_owned());
-        for (text, expected) in
-            [("a${X}b", Ok("avalueb")), ("$${X}", Ok("${X}")), ("pa$$word$", Ok("pa$$word$")), ("${Y}", Err(())), ("${X", Err(()))]
-        {
+        for (text, expected) in [
+            ("a${X}b", Ok("avalueb")),
+            ("$${X}", Ok("${X}")),
+            ("pa$$word$", Ok("pa$$word$")),
+            ("${Y}", Err(())),
+            ("${X", Err(())),
+        ] {
             assert_eq!(expand(text, &environment).map_err(|_| ()), expected.map(str::to_owned), "{text}");
         }
         assert_eq!(nearest("intervall", ["interval", "timeout"]), Some("interval"));

@@ -32,7 +32,15 @@ pub struct WebConfig {
 impl Default for WebConfig {
     /// Plain HTTP for everybody.
     fn default() -> Self {
-        Self { tls: None, http2: true, headers: Vec::new(), users: BTreeMap::new(), rate_limit: None, files: Vec::new(), open: false }
+        Self {
+            tls: None,
+            http2: true,
+            headers: Vec::new(),
+            users: BTreeMap::new(),
+            rate_limit: None,
+            files: Vec::new(),
+            open: false,
+        }
     }
 }
 
@@ -113,12 +121,17 @@ const CIPHER_SUITES: [&str; 13] = [
 ];
 
 /// HTTP/2 demands one of these below TLS 1.3 (RFC 9113 section 9.2.2).
-const HTTP2_SUITES: [&str; 2] = ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
+const HTTP2_SUITES: [&str; 2] =
+    ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
 
 const CURVES: [&str; 4] = ["CurveP256", "CurveP384", "CurveP521", "X25519"];
 
-const VERSIONS: [(&str, TlsVersion); 4] =
-    [("TLS10", TlsVersion::Tls10), ("TLS11", TlsVersion::Tls11), ("TLS12", TlsVersion::Tls12), ("TLS13", TlsVersion::Tls13)];
+const VERSIONS: [(&str, TlsVersion); 4] = [
+    ("TLS10", TlsVersion::Tls10),
+    ("TLS11", TlsVersion::Tls11),
+    ("TLS12", TlsVersion::Tls12),
+    ("TLS13", TlsVersion::Tls13),
+];
 
 const CLIENT_AUTH: [(&str, ClientAuth); 6] = [
     ("NoClientCert", ClientAuth::None),
@@ -191,8 +204,12 @@ fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<Cur
 /// A key that protects. With nothing behind it, somebody has not finished writing, and the listener must not be open meanwhile.
 fn protecting<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<Cursor<'n, 'e>> {
     let at = section.get(key)?;
-    if matches!(&at.node.value, Value::Null) || matches!(&at.node.value, Value::Scalar(text) if text.is_empty()) {
-        at.problem("says nothing; finish it, or remove the key (a file that is meant to protect nothing says {})");
+    if matches!(&at.node.value, Value::Null)
+        || matches!(&at.node.value, Value::Scalar(text) if text.is_empty())
+    {
+        at.problem(
+            "says nothing; finish it, or remove the key (a file that is meant to protect nothing says {})",
+        );
         return None;
     }
     Some(at)
@@ -215,7 +232,11 @@ fn headers(at: &Cursor<'_, '_>) -> Vec<(&'static str, String)> {
             return None;
         };
         let hint = format!("must be one of: {}", values.join(", "));
-        let value = if values.is_empty() { at.text()? } else { at.parsed(&hint, |t| values.contains(&t).then(|| t.to_owned()))? };
+        let value = if values.is_empty() {
+            at.text()?
+        } else {
+            at.parsed(&hint, |t| values.contains(&t).then(|| t.to_owned()))?
+        };
         if value.contains(|c: char| c.is_control()) {
             at.problem("must be one line of visible characters");
             return None;
@@ -233,7 +254,9 @@ fn user(at: &Cursor<'_, '_>) -> Option<Secret> {
     let text = at.text()?;
     let parts: Vec<&str> = text.split('$').collect();
     let cost = match parts[..] {
-        ["", "2a" | "2b" | "2x" | "2y", cost, hash] if hash.len() == 53 => cost.parse::<u32>().ok().filter(|cost| (4..=31).contains(cost)),
+        ["", "2a" | "2b" | "2x" | "2y", cost, hash] if hash.len() == 53 => {
+            cost.parse::<u32>().ok().filter(|cost| (4..=31).contains(cost))
+        }
         _ => None,
     };
     let Some(cost) = cost else {
@@ -252,8 +275,9 @@ fn user(at: &Cursor<'_, '_>) -> Option<Secret> {
 
 fn rate_limit(at: &Cursor<'_, '_>) -> Option<RateLimit> {
     let mut section = at.section();
-    let interval = given(&mut section, "interval")
-        .map_or(Some(Duration::ZERO), |at| at.parsed("is not a duration; write it like 100ms, 1s or 1m30s, or 0 for off", go_duration));
+    let interval = given(&mut section, "interval").map_or(Some(Duration::ZERO), |at| {
+        at.parsed("is not a duration; write it like 100ms, 1s or 1m30s, or 0 for off", go_duration)
+    });
     let burst = given(&mut section, "burst").map_or(Some(0), |at| at.integer(0, u32::MAX));
     section.finish();
     Some(RateLimit { interval: interval?, burst: burst? }).filter(|limit| !limit.interval.is_zero())
@@ -267,7 +291,8 @@ fn go_duration(text: &str) -> Option<Duration> {
     let (mut total, mut rest) = (Duration::ZERO, text);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|n| *n > 0)?;
-        let unit = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| digits + n);
+        let unit =
+            rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| digits + n);
         let seconds = match &rest[digits..unit] {
             "ns" => 1e-9,
             "us" | "µs" | "μs" => 1e-6,
@@ -277,7 +302,8 @@ fn go_duration(text: &str) -> Option<Duration> {
             "h" => 3600.0,
             _ => return None,
         };
-        total = total.checked_add(Duration::try_from_secs_f64(rest[..digits].parse::<f64>().ok()? * seconds).ok()?)?;
+        total = total
+            .checked_add(Duration::try_from_secs_f64(rest[..digits].parse::<f64>().ok()? * seconds).ok()?)?;
         rest = &rest[unit..];
     }
     (!text.is_empty()).then_some(total)
@@ -290,20 +316,28 @@ fn tls(at: &Cursor<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<Web
     let client_auth_at = given(&mut section, "client_auth_type");
     let asked_for = client_auth_at.is_some() || sources.iter().any(|s| !matches!(s, Pem::Absent));
     let client_auth = client_auth_at.and_then(|at| at.one_of(&CLIENT_AUTH)).unwrap_or(ClientAuth::None);
-    let words = |at: Option<Cursor<'_, '_>>| at.map(|at| at.items().iter().filter_map(Cursor::text).collect::<Vec<_>>());
+    let words = |at: Option<Cursor<'_, '_>>| {
+        at.map(|at| at.items().iter().filter_map(Cursor::text).collect::<Vec<_>>())
+    };
     let client_allowed_sans = words(given(&mut section, "client_allowed_sans"));
-    let mut version = |key, default| given(&mut section, key).and_then(|at| at.one_of(&VERSIONS)).unwrap_or(default);
-    let (min_version, max_version) = (version("min_version", TlsVersion::Tls12), version("max_version", TlsVersion::Tls13));
+    let mut version =
+        |key, default| given(&mut section, key).and_then(|at| at.one_of(&VERSIONS)).unwrap_or(default);
+    let (min_version, max_version) =
+        (version("min_version", TlsVersion::Tls12), version("max_version", TlsVersion::Tls13));
     let cipher_suites = given(&mut section, "cipher_suites").map(|at| (names(&at, &CIPHER_SUITES), at));
     let curves = given(&mut section, "curve_preferences").map(|at| names(&at, &CURVES)).unwrap_or_default();
-    let prefer_server_cipher_suites = given(&mut section, "prefer_server_cipher_suites").and_then(|at| boolean(&at)).unwrap_or(true);
+    let prefer_server_cipher_suites =
+        given(&mut section, "prefer_server_cipher_suites").and_then(|at| boolean(&at)).unwrap_or(true);
     if let Some((suites, at)) = &cipher_suites
         && http2
         && !suites.is_empty()
         && min_version < TlsVersion::Tls13
         && !suites.iter().any(|s| HTTP2_SUITES.contains(s))
     {
-        at.problem(format!("HTTP/2 needs one of {}; add it, or set http_server_config.http2 to false", HTTP2_SUITES.join(", ")));
+        at.problem(format!(
+            "HTTP/2 needs one of {}; add it, or set http_server_config.http2 to false",
+            HTTP2_SUITES.join(", ")
+        ));
     }
     if max_version < TlsVersion::Tls12 || max_version < min_version {
         at.problem("leaves no version to speak: this program speaks TLS12 and TLS13");
@@ -319,9 +353,13 @@ fn tls(at: &Cursor<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<Web
         missing(&private_key, "key");
     }
     if !matches!(client_ca, Pem::Absent) && client_auth == ClientAuth::None {
-        at.problem("client_ca is given without client_auth_type; write client_auth_type: RequireAndVerifyClientCert");
+        at.problem(
+            "client_ca is given without client_auth_type; write client_auth_type: RequireAndVerifyClientCert",
+        );
     }
-    if client_allowed_sans.is_some() && !matches!(client_auth, ClientAuth::RequireAny | ClientAuth::RequireAndVerify) {
+    if client_allowed_sans.is_some()
+        && !matches!(client_auth, ClientAuth::RequireAny | ClientAuth::RequireAndVerify)
+    {
         at.problem("client_allowed_sans protects nothing while clients may show no certificate; write client_auth_type: RequireAndVerifyClientCert");
     }
     section.finish();
@@ -357,7 +395,12 @@ impl Pem {
 }
 
 /// Inline or in a file; the file counts where both are given.
-fn pem(section: &mut Section<'_, '_>, inline: &'static str, file: &'static str, files: &mut Vec<PathBuf>) -> Pem {
+fn pem(
+    section: &mut Section<'_, '_>,
+    inline: &'static str,
+    file: &'static str,
+    files: &mut Vec<PathBuf>,
+) -> Pem {
     let (text, path) = (given(section, inline), given(section, file));
     match (text, path.and_then(|at| Some((at.path()?, at)))) {
         (_, Some((path, at))) => {
@@ -371,7 +414,9 @@ fn pem(section: &mut Section<'_, '_>, inline: &'static str, file: &'static str, 
                 }
             }
         }
-        (Some(at), None) => at.text().map_or(Pem::Wrong, |text| Pem::Good(SecretSource::Inline(Secret::new(text)))),
+        (Some(at), None) => {
+            at.text().map_or(Pem::Wrong, |text| Pem::Good(SecretSource::Inline(Secret::new(text))))
+        }
         (None, None) => Pem::Absent,
     }
 }

@@ -152,7 +152,8 @@ pub fn change_alert(
         (open, Verdict::Unknown) => unchanged(open.cloned()),
         (None, Verdict::Healthy) => unchanged(None),
         (None, Verdict::Broken { reason, .. }) => {
-            let alert = OpenAlert { id: id(), reason, exact, since: now, notices: 0, notified: BTreeSet::new() };
+            let alert =
+                OpenAlert { id: id(), reason, exact, since: now, notices: 0, notified: BTreeSet::new() };
             notified(&alert, AlertEvent::Broken(reason), policy)
         }
         (Some(open), Verdict::Healthy) => resolved(open, policy),
@@ -173,8 +174,11 @@ pub fn change_alert(
 /// One more notice: each person once.
 fn notified(alert: &OpenAlert, event: AlertEvent, policy: AlertPolicy<'_>) -> AlertChange {
     let people: BTreeSet<&String> = policy.recipients(alert.reason).iter().collect();
-    let mail =
-        |person: &&String| Mail { recipient: (*person).clone(), kind: policy.kind(person, &alert.notified), sequence: alert.notices };
+    let mail = |person: &&String| Mail {
+        recipient: (*person).clone(),
+        kind: policy.kind(person, &alert.notified),
+        sequence: alert.notices,
+    };
     let mails = people.iter().map(mail).collect();
     let everybody = alert.notified.iter().chain(people.iter().copied()).cloned().collect();
     let after = OpenAlert { notices: alert.notices + 1, notified: everybody, ..alert.clone() };
@@ -183,8 +187,16 @@ fn notified(alert: &OpenAlert, event: AlertEvent, policy: AlertPolicy<'_>) -> Al
 
 /// Everybody who was notified of it learns that it is over.
 fn resolved(open: &OpenAlert, policy: AlertPolicy<'_>) -> AlertChange {
-    let mail = |person: &String| Mail { recipient: person.clone(), kind: MailKind::Resolved, sequence: open.notices };
-    let mails = if policy.mail && policy.send_resolved { open.notified.iter().map(mail).collect() } else { Vec::new() };
+    let mail = |person: &String| Mail {
+        recipient: person.clone(),
+        kind: MailKind::Resolved,
+        sequence: open.notices,
+    };
+    let mails = if policy.mail && policy.send_resolved {
+        open.notified.iter().map(mail).collect()
+    } else {
+        Vec::new()
+    };
     AlertChange { alert: None, event: Some((AlertEvent::Recovered(open.reason), open.id.clone())), mails }
 }
 
@@ -213,9 +225,30 @@ mod tests {
         let off = AlertPolicy { mail: false, ..policy };
         let open = |reason| Some(firing(reason, false, &["it"]));
         for (sentence, alert, verdict, exact, policy, expected) in [
-            ("a failure is news, to each person once", None, broken(TokenRevoked), false, policy, "broken: alert 0 to boss, alert 0 to it"),
-            ("without admins it is the operators'", None, broken(TokenRevoked), false, nobody, "broken: operator 0 to sre"),
-            ("what is the operators' business has a cause", None, broken(ClientCredentialExpired), false, policy, "broken:"),
+            (
+                "a failure is news, to each person once",
+                None,
+                broken(TokenRevoked),
+                false,
+                policy,
+                "broken: alert 0 to boss, alert 0 to it",
+            ),
+            (
+                "without admins it is the operators'",
+                None,
+                broken(TokenRevoked),
+                false,
+                nobody,
+                "broken: operator 0 to sre",
+            ),
+            (
+                "what is the operators' business has a cause",
+                None,
+                broken(ClientCredentialExpired),
+                false,
+                policy,
+                "broken:",
+            ),
             ("without mail nobody is notified", None, broken(TokenRevoked), false, off, "broken:"),
             ("the same failure is no news", open(TokenRevoked), broken(TokenRevoked), false, policy, ""),
             (
@@ -226,13 +259,34 @@ mod tests {
                 policy,
                 "changed: alert 1 to boss, changed 1 to it",
             ),
-            ("recovery is, to whoever was notified", open(TokenRevoked), Verdict::Healthy, false, policy, "recovered: resolved 1 to it"),
-            ("unless nobody wants to know", open(TokenRevoked), Verdict::Healthy, false, silent, "recovered:"),
+            (
+                "recovery is, to whoever was notified",
+                open(TokenRevoked),
+                Verdict::Healthy,
+                false,
+                policy,
+                "recovered: resolved 1 to it",
+            ),
+            (
+                "unless nobody wants to know",
+                open(TokenRevoked),
+                Verdict::Healthy,
+                false,
+                silent,
+                "recovered:",
+            ),
             ("health is not", None, Verdict::Healthy, false, policy, ""),
             ("not knowing is not", open(TokenRevoked), Verdict::Unknown, false, policy, ""),
             ("the same said more exactly is not", open(AppMissing), broken(AppDeleted), true, policy, ""),
             ("nor is the same from the directory", open(AppDeleted), broken(AppDeleted), true, policy, ""),
-            ("found among the deleted items later is not", Some(firing(AppMissing, true, &["it"])), broken(AppDeleted), true, policy, ""),
+            (
+                "found among the deleted items later is not",
+                Some(firing(AppMissing, true, &["it"])),
+                broken(AppDeleted),
+                true,
+                policy,
+                "",
+            ),
             (
                 "another word of the directory is",
                 Some(firing(AppDeleted, true, &["it"])),
@@ -242,12 +296,31 @@ mod tests {
                 "changed: alert 1 to boss, changed 1 to it",
             ),
         ] {
-            let change = change_alert(alert.as_ref(), Judgement { verdict, exact }, policy, || "new".to_owned(), NOW);
-            let mails: Vec<String> = change.mails.iter().map(|m| format!("{} {} to {}", m.kind.label(), m.sequence, m.recipient)).collect();
-            let said = change.event.as_ref().map(|(event, _)| format!("{}: {}", event.label(), mails.join(", "))).unwrap_or_default();
+            let change =
+                change_alert(alert.as_ref(), Judgement { verdict, exact }, policy, || "new".to_owned(), NOW);
+            let mails: Vec<String> = change
+                .mails
+                .iter()
+                .map(|m| format!("{} {} to {}", m.kind.label(), m.sequence, m.recipient))
+                .collect();
+            let said = change
+                .event
+                .as_ref()
+                .map(|(event, _)| format!("{}: {}", event.label(), mails.join(", ")))
+                .unwrap_or_default();
             assert_eq!(said.trim_end(), expected, "{sentence}");
-            let again = change_alert(change.alert.as_ref(), Judgement { verdict, exact }, policy, || "another".to_owned(), NOW);
-            assert_eq!(again, AlertChange { event: None, mails: vec![], ..change }, "{sentence}, decided twice");
+            let again = change_alert(
+                change.alert.as_ref(),
+                Judgement { verdict, exact },
+                policy,
+                || "another".to_owned(),
+                NOW,
+            );
+            assert_eq!(
+                again,
+                AlertChange { event: None, mails: vec![], ..change },
+                "{sentence}, decided twice"
+            );
         }
     }
 
@@ -255,15 +328,29 @@ mod tests {
     fn an_alert_keeps_what_it_began_with() {
         let people = ["it".to_owned()];
         let policy = AlertPolicy { admins: &people, operators: &[], mail: true, send_resolved: true };
-        let opened = change_alert(None, Judgement { verdict: broken(Reason::AppMissing), exact: false }, policy, || "new".to_owned(), NOW)
-            .alert
-            .expect("open");
+        let opened = change_alert(
+            None,
+            Judgement { verdict: broken(Reason::AppMissing), exact: false },
+            policy,
+            || "new".to_owned(),
+            NOW,
+        )
+        .alert
+        .expect("open");
         let later = NOW.plus(std::time::Duration::from_secs(60));
-        let refined =
-            change_alert(Some(&opened), Judgement { verdict: broken(Reason::AppDeleted), exact: true }, policy, String::new, later)
-                .alert
-                .expect("open");
-        assert_eq!((refined.id.as_str(), refined.since, refined.notices, refined.reason), ("new", NOW, 1, Reason::AppDeleted));
+        let refined = change_alert(
+            Some(&opened),
+            Judgement { verdict: broken(Reason::AppDeleted), exact: true },
+            policy,
+            String::new,
+            later,
+        )
+        .alert
+        .expect("open");
+        assert_eq!(
+            (refined.id.as_str(), refined.since, refined.notices, refined.reason),
+            ("new", NOW, 1, Reason::AppDeleted)
+        );
         assert!(refined.exact && refined.notified.contains("it"));
     }
 }

@@ -100,14 +100,23 @@ pub struct Probed<'a> {
 }
 
 /// The causes that an integration suffers from after a probe, each with its reason.
-pub fn wanted_causes(probed: Probed<'_>, belongs: Belongs<'_>, thresholds: Thresholds, suffering: &Suffering) -> BTreeMap<String, Reason> {
+pub fn wanted_causes(
+    probed: Probed<'_>,
+    belongs: Belongs<'_>,
+    thresholds: Thresholds,
+    suffering: &Suffering,
+) -> BTreeMap<String, Reason> {
     let Probed { before, after, alert, own } = probed;
     let broken = alert.and_then(|a| Some((cause_key(a.reason, belongs)?, a.reason)));
     // Seen twice, like every failure.
     let reader = after.reader_fault.filter(|_| before.reader_fault.is_some());
     let reader = reader.and_then(|r| Some((reader_key(r, belongs)?, r)));
-    let unreadable = after.dark(|r| r == Reason::CredentialUnreadable).find(|(_, dark, _)| dark.probes >= thresholds.failure);
-    let unreadable = unreadable.map(|(check, _, reason)| (unreadable_key(belongs.app, &unreadable_thing(check), suffering, own), reason));
+    let unreadable = after
+        .dark(|r| r == Reason::CredentialUnreadable)
+        .find(|(_, dark, _)| dark.probes >= thresholds.failure);
+    let unreadable = unreadable.map(|(check, _, reason)| {
+        (unreadable_key(belongs.app, &unreadable_thing(check), suffering, own), reason)
+    });
     // What passes by itself, and what nobody knows, do not hide each other.
     let lasting = [Reason::is_transient as fn(Reason) -> bool, |r| r == Reason::Unclassified].map(|kind| {
         let (_, _, reason) = after.dark(kind).find(|(_, dark, _)| dark.waited >= thresholds.lasting)?;
@@ -152,7 +161,8 @@ fn unreadable_thing(check: &CheckState) -> String {
 /// nothing.
 pub fn suffers(state: &IntegrationState, tenant: &str) -> Option<(Reason, String)> {
     let (check, _, reason) = state.dark(Reason::is_inconclusive).next()?;
-    let place = if reason == Reason::CredentialUnreadable { unreadable_thing(check) } else { tenant.to_owned() };
+    let place =
+        if reason == Reason::CredentialUnreadable { unreadable_thing(check) } else { tenant.to_owned() };
     Some((reason, place))
 }
 
@@ -177,12 +187,19 @@ const LASTING: &str = "upstream:";
 /// The cause of an ignorance that lasts: one a tenant while at most two tenants suffer from the same reason, one of the whole fleet from the
 /// third on. Whoever belongs to one already stays in it until something is learnt: an outage shows itself now as a time-out and now as a
 /// refused connection.
-fn lasting_key(reason: Reason, tenant: &str, suffering: &Suffering, own: &BTreeSet<String>) -> Option<String> {
+fn lasting_key(
+    reason: Reason,
+    tenant: &str,
+    suffering: &Suffering,
+    own: &BTreeSet<String>,
+) -> Option<String> {
     if !is_lasting_only(reason) {
         return None;
     }
     let same_kind = |key: &str| key.starts_with("upstream:unclassified") == (reason == Reason::Unclassified);
-    if let Some(known) = own.iter().find(|key| (key.starts_with(LASTING) && same_kind(key)) || *key == "upstream") {
+    if let Some(known) =
+        own.iter().find(|key| (key.starts_with(LASTING) && same_kind(key)) || *key == "upstream")
+    {
         return Some(known.clone());
     }
     Some(match suffering.places(reason) {
@@ -294,7 +311,8 @@ impl Causes {
 
     /// Forgets those of which nobody was notified; answers their keys. They open again when somebody can be.
     pub fn forget_unnotified(&mut self) -> HashSet<String> {
-        let unnotified: HashSet<String> = self.0.values().filter(|c| c.notified.is_empty()).map(|c| c.key.clone()).collect();
+        let unnotified: HashSet<String> =
+            self.0.values().filter(|c| c.notified.is_empty()).map(|c| c.key.clone()).collect();
         self.0.retain(|key, _| !unnotified.contains(key));
         unnotified
     }
@@ -331,8 +349,16 @@ impl Causes {
         all
     }
 
-    fn leave(&mut self, key: &str, integration: &str, policy: CausePolicy<'_>, now: Timestamp) -> (CauseChange, Vec<Notification>) {
-        let Some(cause) = self.0.get_mut(key) else { return (CauseChange::Leave(key.to_owned(), None), Vec::new()) };
+    fn leave(
+        &mut self,
+        key: &str,
+        integration: &str,
+        policy: CausePolicy<'_>,
+        now: Timestamp,
+    ) -> (CauseChange, Vec<Notification>) {
+        let Some(cause) = self.0.get_mut(key) else {
+            return (CauseChange::Leave(key.to_owned(), None), Vec::new());
+        };
         cause.members.remove(integration);
         if !cause.members.is_empty() {
             let named = (cause.incident.integration == integration).then_some(now);
@@ -340,9 +366,15 @@ impl Causes {
             return (CauseChange::Leave(key.to_owned(), named), Vec::new());
         }
         let incident = Incident { at: now, ..cause.incident.clone() };
-        let people: &BTreeSet<String> =
-            if policy.send_resolved && !policy.operators.is_empty() { &cause.notified } else { &BTreeSet::new() };
-        let mails = people.iter().map(|person| mail(cause, cause.progress.notices, person, MailKind::Resolved, &incident)).collect();
+        let people: &BTreeSet<String> = if policy.send_resolved && !policy.operators.is_empty() {
+            &cause.notified
+        } else {
+            &BTreeSet::new()
+        };
+        let mails = people
+            .iter()
+            .map(|person| mail(cause, cause.progress.notices, person, MailKind::Resolved, &incident))
+            .collect();
         let change = CauseChange::Close(key.to_owned(), cause.alert.clone());
         self.0.remove(key);
         (change, mails)
@@ -351,7 +383,10 @@ impl Causes {
     /// Takes back what a probe has changed and could not be saved: the causes are as they were for this integration.
     pub fn revert(&mut self, Member { name: integration, own, wanted }: Member<'_>, before: &[Cause]) {
         for cause in before {
-            let current = self.0.entry(cause.key.clone()).or_insert_with(|| Cause { members: HashSet::new(), ..cause.clone() });
+            let current = self
+                .0
+                .entry(cause.key.clone())
+                .or_insert_with(|| Cause { members: HashSet::new(), ..cause.clone() });
             if current.alert == cause.alert {
                 current.progress = cause.progress.clone();
                 current.incident = cause.incident.clone();
@@ -413,20 +448,39 @@ impl Cause {
 }
 
 fn mail(cause: &Cause, sequence: u32, person: &str, kind: MailKind, incident: &Incident) -> Notification {
-    Notification { alert: cause.alert.clone(), sequence, kind, recipient: person.to_owned(), incident: incident.clone() }
+    Notification {
+        alert: cause.alert.clone(),
+        sequence,
+        kind,
+        recipient: person.to_owned(),
+        incident: incident.clone(),
+    }
 }
 
 /// A cause with its first member. Its alert is named by what it is about and when it began: no cause opens twice in one moment.
 fn open(key: &str, reason: Reason, incident: Incident, now: Timestamp) -> Cause {
     let members = HashSet::from([incident.integration.clone()]);
     let alert = format!("{}-{}", key.replace(|c: char| !c.is_ascii_alphanumeric(), "-"), now.0);
-    Cause { key: key.to_owned(), alert, reason, incident, since: now, members, progress: Progress::opened(now), notified: BTreeSet::new() }
+    Cause {
+        key: key.to_owned(),
+        alert,
+        reason,
+        incident,
+        since: now,
+        members,
+        progress: Progress::opened(now),
+        notified: BTreeSet::new(),
+    }
 }
 
 /// The mails about a cause that has just opened.
 fn announced(cause: &mut Cause, policy: CausePolicy<'_>) -> (CauseChange, Vec<Notification>) {
     cause.notified = policy.operators.iter().cloned().collect();
-    let mails = cause.notified.iter().map(|person| mail(cause, 0, person, MailKind::Operator, &cause.incident)).collect();
+    let mails = cause
+        .notified
+        .iter()
+        .map(|person| mail(cause, 0, person, MailKind::Operator, &cause.incident))
+        .collect();
     (CauseChange::Open(Box::new(cause.clone())), mails)
 }
 
@@ -448,7 +502,11 @@ fn join(
     if again {
         cause.incident = Incident { affected: Some(cause.progress.size), ..incident() };
         cause.notified.extend(policy.operators.iter().cloned());
-        mails = policy.operators.iter().map(|person| mail(cause, sequence, person, MailKind::Operator, &cause.incident)).collect();
+        mails = policy
+            .operators
+            .iter()
+            .map(|person| mail(cause, sequence, person, MailKind::Operator, &cause.incident))
+            .collect();
     }
     (CauseChange::Join(Box::new(cause.outline())), mails)
 }
@@ -492,7 +550,11 @@ mod tests {
             "upstream:network_error:b",
             "whoever belongs to one stays"
         );
-        assert_eq!(key(&suffering, "c", &["upstream:unclassified:c"]), "upstream:timeout", "another kind hides nothing");
+        assert_eq!(
+            key(&suffering, "c", &["upstream:unclassified:c"]),
+            "upstream:timeout",
+            "another kind hides nothing"
+        );
         suffering.note(at(Reason::Timeout, "a"), None);
         assert_eq!(suffering.places(Reason::Timeout), 3, "the tenant's other integration still suffers");
         suffering.note(at(Reason::Timeout, "a"), None);
@@ -504,14 +566,25 @@ mod tests {
     #[test]
     fn a_cause_is_notified_again_when_it_has_become_another() {
         let at = |minutes: i64| Timestamp::from_seconds(minutes * 60);
-        let progress = |size, named_left: Option<i64>| Progress { size, named_left: named_left.map(at), ..Progress::opened(at(0)) };
+        let progress = |size, named_left: Option<i64>| Progress {
+            size,
+            named_left: named_left.map(at),
+            ..Progress::opened(at(0))
+        };
         for (sentence, progress, members, minute, size, again) in [
             ("whoever joins soon belongs to it", progress(1, None), 40, 59, 40, false),
             ("grown by half", progress(40, None), 60, 61, 60, true),
             ("grown by less", progress(40, None), 59, 61, 40, false),
             ("the second one, much later", progress(1, None), 2, 600, 2, true),
             ("the first left long ago", progress(10, Some(5)), 7, 70, 7, true),
-            ("notified in a future that was taken back", Progress { notified: at(100_000), ..progress(1, None) }, 2, 61, 2, true),
+            (
+                "notified in a future that was taken back",
+                Progress { notified: at(100_000), ..progress(1, None) },
+                2,
+                61,
+                2,
+                true,
+            ),
             ("the first left lately", progress(10, Some(30)), 7, 70, 10, false),
             ("long ago, but at most hourly", progress(10, Some(-90)), 7, 30, 10, false),
         ] {
@@ -552,9 +625,13 @@ mod tests {
         let policy = CausePolicy { operators: &operators, send_resolved: true };
         let (none, wanted) = (BTreeSet::new(), BTreeMap::from([("k".to_owned(), Reason::Timeout)]));
         let mut causes = Causes::default();
-        let (a, b) = (Member { name: "a", own: &none, wanted: &wanted }, Member { name: "b", own: &none, wanted: &wanted });
-        let sent =
-            |causes: &mut Causes, member: Member<'_>| causes.change(member, policy, |_| incident(member.name), Timestamp(5)).mails.len();
+        let (a, b) = (
+            Member { name: "a", own: &none, wanted: &wanted },
+            Member { name: "b", own: &none, wanted: &wanted },
+        );
+        let sent = |causes: &mut Causes, member: Member<'_>| {
+            causes.change(member, policy, |_| incident(member.name), Timestamp(5)).mails.len()
+        };
         assert_eq!((sent(&mut causes, a), sent(&mut causes, b)), (1, 0), "one mail about both");
         causes.revert(a, &[]);
         let own = BTreeSet::from(["k".to_owned()]);

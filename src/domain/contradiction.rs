@@ -9,12 +9,9 @@ use super::evidence::{Evidence, Fault, OwnToken, Presence};
 use super::integration::{OPENID_SCOPES, RequiredPermissions, same_permission};
 use super::reason::Reason;
 
-const ABSENT_BUT_SERVED: &str =
-    "the directory does not show the application, but Entra has just issued a token for it: one of them is not up to date";
-const NO_TENANT_BUT_SERVED: &str =
-    "the directory does not know its own tenant, but Entra has just issued a token for it: one of them is not up to date";
-const NOTHING_BUT_GRANTED: &str =
-    "the directory lists no permission, but a token that was issued just now carries some: judged by the token";
+const ABSENT_BUT_SERVED: &str = "the directory does not show the application, but Entra has just issued a token for it: one of them is not up to date";
+const NO_TENANT_BUT_SERVED: &str = "the directory does not know its own tenant, but Entra has just issued a token for it: one of them is not up to date";
+const NOTHING_BUT_GRANTED: &str = "the directory lists no permission, but a token that was issued just now carries some: judged by the token";
 
 /// Whether Entra has just issued a token for the application in the tenant, which it does only where both exist (Microsoft,
 /// `v2-oauth2-client-creds-grant-flow.md`).
@@ -30,9 +27,11 @@ pub(super) fn about_presence(evidence: &Evidence) -> Option<Fault> {
     match &evidence.directory.as_ref()?.presence {
         Ok(Presence::Unclear(fault)) => Some(fault.clone()),
         Ok(Presence::Absent) => Some(Fault::new(Reason::InvalidResponse, ABSENT_BUT_SERVED)),
-        Err(fault) if fault.reason == Reason::TenantMissing => {
-            Some(Fault { reason: Reason::InvalidResponse, detail: NO_TENANT_BUT_SERVED.to_owned(), ..fault.clone() })
-        }
+        Err(fault) if fault.reason == Reason::TenantMissing => Some(Fault {
+            reason: Reason::InvalidResponse,
+            detail: NO_TENANT_BUT_SERVED.to_owned(),
+            ..fault.clone()
+        }),
         _ => None,
     }
 }
@@ -40,9 +39,11 @@ pub(super) fn about_presence(evidence: &Evidence) -> Option<Fault> {
 /// Why nothing can be said of the groups, where Graph does not know the tenant for which Entra has just issued a token.
 pub(super) fn about_groups(evidence: &Evidence) -> Option<Fault> {
     match &evidence.groups {
-        Some(Err(fault)) if fault.reason == Reason::TenantMissing && token_issued(evidence) => {
-            Some(Fault { reason: Reason::InvalidResponse, detail: NO_TENANT_BUT_SERVED.to_owned(), ..fault.clone() })
-        }
+        Some(Err(fault)) if fault.reason == Reason::TenantMissing && token_issued(evidence) => Some(Fault {
+            reason: Reason::InvalidResponse,
+            detail: NO_TENANT_BUT_SERVED.to_owned(),
+            ..fault.clone()
+        }),
         _ => None,
     }
 }
@@ -62,7 +63,8 @@ pub(super) fn roles_outweigh(required: &[RequiredPermissions], evidence: &Eviden
     let Some(Ok(listed)) = evidence.directory.as_ref().map(|d| &d.application) else { return false };
     let Some(Ok(held)) = &evidence.app_only else { return false };
     let mut relevant = listed.iter().filter(|g| required.iter().any(|r| r.resource == g.resource));
-    relevant.all(|g| g.application.is_empty()) && held.iter().any(|r| matches!(&r.roles, Ok(Some(roles)) if !roles.is_empty()))
+    relevant.all(|g| g.application.is_empty())
+        && held.iter().any(|r| matches!(&r.roles, Ok(Some(roles)) if !roles.is_empty()))
 }
 
 /// What has to be said beside a judgement about consent that does not rest on what the directory says.
@@ -78,8 +80,12 @@ pub(super) fn about_consent(required: &[RequiredPermissions], evidence: &Evidenc
         directory.delegated.as_ref().err().filter(|_| required.iter().any(|r| !r.delegated.is_empty())),
         directory.application.as_ref().err().filter(|_| required.iter().any(|r| !r.application.is_empty())),
     ];
-    let nonsense = faults.into_iter().flatten().find(|f| f.reason == Reason::InvalidResponse && !f.detail.is_empty())?;
-    Some(format!("the directory is not believed ({}): judged by the integration's own token", nonsense.detail))
+    let nonsense =
+        faults.into_iter().flatten().find(|f| f.reason == Reason::InvalidResponse && !f.detail.is_empty())?;
+    Some(format!(
+        "the directory is not believed ({}): judged by the integration's own token",
+        nonsense.detail
+    ))
 }
 
 #[cfg(test)]
@@ -115,20 +121,39 @@ mod tests {
     }
 
     fn granted(scopes: &[&str]) -> OwnToken {
-        OwnToken::Granted { scopes: vec![(GRAPH.to_owned(), Ok(words(scopes)))], principal: Some("ada".to_owned()) }
+        OwnToken::Granted {
+            scopes: vec![(GRAPH.to_owned(), Ok(words(scopes)))],
+            principal: Some("ada".to_owned()),
+        }
     }
 
     const ALL: [&str; 2] = ["User.Read", "Group.Read.All"];
 
-    fn listed(resource: &str, principal: Option<&str>, scopes: &[&str]) -> Result<Vec<ResourceGrants>, Fault> {
+    fn listed(
+        resource: &str,
+        principal: Option<&str>,
+        scopes: &[&str],
+    ) -> Result<Vec<ResourceGrants>, Fault> {
         let grant = ScopeGrant { principal: principal.map(str::to_owned), scopes: words(scopes) };
-        Ok(vec![ResourceGrants { resource: resource.to_owned(), delegated: vec![grant], application: Vec::new() }])
+        Ok(vec![ResourceGrants {
+            resource: resource.to_owned(),
+            delegated: vec![grant],
+            application: Vec::new(),
+        }])
     }
 
-    fn delegated(presence: Result<Presence, Fault>, grants: Result<Vec<ResourceGrants>, Fault>, own: OwnToken) -> Diagnosis {
-        let groups = matches!(own, OwnToken::Granted { .. }).then(|| Ok(Groups { visible: 3, required: Vec::new() }));
+    fn delegated(
+        presence: Result<Presence, Fault>,
+        grants: Result<Vec<ResourceGrants>, Fault>,
+        own: OwnToken,
+    ) -> Diagnosis {
+        let groups =
+            matches!(own, OwnToken::Granted { .. }).then(|| Ok(Groups { visible: 3, required: Vec::new() }));
         let directory = Some(Directory { presence, delegated: grants, application: Ok(Vec::new()) });
-        diagnose(&requirements(Access::Delegated), &Evidence { directory, app_only: None, own_token: own, groups })
+        diagnose(
+            &requirements(Access::Delegated),
+            &Evidence { directory, app_only: None, own_token: own, groups },
+        )
     }
 
     fn outcomes(diagnosis: &Diagnosis) -> Vec<Outcome> {
@@ -146,7 +171,13 @@ mod tests {
         let silent = || Err(fault(UpstreamUnavailable));
         let refused = |reason| OwnToken::Refused(fault(reason));
         for (sentence, presence, grants, own, expected) in [
-            ("not there, but served", Ok(Presence::Absent), Ok(vec![]), granted(&ALL), [Unknown(InvalidResponse), Pass, Pass]),
+            (
+                "not there, but served",
+                Ok(Presence::Absent),
+                Ok(vec![]),
+                granted(&ALL),
+                [Unknown(InvalidResponse), Pass, Pass],
+            ),
             (
                 "not there, but served with less than is required",
                 Ok(Presence::Absent),
@@ -154,7 +185,13 @@ mod tests {
                 granted(&["User.Read"]),
                 [Unknown(InvalidResponse), Fail(PermissionMissing), Pass],
             ),
-            ("not there, and not served", Ok(Presence::Absent), Ok(vec![]), refused(AppMissing), [Fail(AppMissing); 3]),
+            (
+                "not there, and not served",
+                Ok(Presence::Absent),
+                Ok(vec![]),
+                refused(AppMissing),
+                [Fail(AppMissing); 3],
+            ),
             (
                 "not there, the token is dead for another reason",
                 Ok(Presence::Absent),
@@ -169,7 +206,13 @@ mod tests {
                 granted(&ALL),
                 [Fail(AppDeleted), Fail(AppDeleted), Pass],
             ),
-            ("gone, and the deleted items cannot be read", unclear(), silent(), granted(&ALL), [Unknown(UpstreamUnavailable), Pass, Pass]),
+            (
+                "gone, and the deleted items cannot be read",
+                unclear(),
+                silent(),
+                granted(&ALL),
+                [Unknown(UpstreamUnavailable), Pass, Pass],
+            ),
             (
                 "gone, deleted items unreadable, token revoked",
                 unclear(),
@@ -177,12 +220,42 @@ mod tests {
                 refused(TokenRevoked),
                 [Unknown(UpstreamUnavailable), Unknown(UpstreamUnavailable), Fail(TokenRevoked)],
             ),
-            ("gone, deleted items unreadable, Entra says so, too", unclear(), silent(), refused(AppMissing), [Fail(AppMissing); 3]),
-            ("no tenant, but served", Err(fault(TenantMissing)), silent(), granted(&ALL), [Unknown(InvalidResponse), Pass, Pass]),
-            ("no tenant, and not served", Err(fault(TenantMissing)), silent(), refused(TenantMissing), [Fail(TenantMissing); 3]),
+            (
+                "gone, deleted items unreadable, Entra says so, too",
+                unclear(),
+                silent(),
+                refused(AppMissing),
+                [Fail(AppMissing); 3],
+            ),
+            (
+                "no tenant, but served",
+                Err(fault(TenantMissing)),
+                silent(),
+                granted(&ALL),
+                [Unknown(InvalidResponse), Pass, Pass],
+            ),
+            (
+                "no tenant, and not served",
+                Err(fault(TenantMissing)),
+                silent(),
+                refused(TenantMissing),
+                [Fail(TenantMissing); 3],
+            ),
             ("no grants, but served", present(), Ok(vec![]), granted(&ALL), [Pass, Pass, Pass]),
-            ("a grant without scopes, but served", present(), listed(GRAPH, None, &[]), granted(&ALL), [Pass, Pass, Pass]),
-            ("grants of another resource only, but served", present(), listed("vault", None, &["x"]), granted(&ALL), [Pass, Pass, Pass]),
+            (
+                "a grant without scopes, but served",
+                present(),
+                listed(GRAPH, None, &[]),
+                granted(&ALL),
+                [Pass, Pass, Pass],
+            ),
+            (
+                "grants of another resource only, but served",
+                present(),
+                listed("vault", None, &["x"]),
+                granted(&ALL),
+                [Pass, Pass, Pass],
+            ),
             (
                 "no grants, and a token that shows some of them",
                 present(),
@@ -218,7 +291,13 @@ mod tests {
                 granted(&ALL),
                 [Pass, Fail(ConsentMissing), Pass],
             ),
-            ("the lists contradict each other", present(), Err(fault(InvalidResponse)), granted(&ALL), [Pass, Pass, Pass]),
+            (
+                "the lists contradict each other",
+                present(),
+                Err(fault(InvalidResponse)),
+                granted(&ALL),
+                [Pass, Pass, Pass],
+            ),
             (
                 "the lists contradict each other, and no token says more",
                 present(),
@@ -234,11 +313,16 @@ mod tests {
     #[test]
     fn disagreement_is_said_and_silences_the_directory() {
         let present = || Ok(Presence::Present { enabled: true, blocked: None });
-        let note = |diagnosis: &Diagnosis, index: usize| diagnosis.checks[index].details.note.clone().unwrap_or_default();
+        let note = |diagnosis: &Diagnosis, index: usize| {
+            diagnosis.checks[index].details.note.clone().unwrap_or_default()
+        };
         let absent = delegated(Ok(Presence::Absent), Ok(vec![]), granted(&ALL));
         assert!(absent.directory_silent && note(&absent, 0).contains("just issued a token"), "{absent:?}");
         let nothing = delegated(present(), Ok(vec![]), granted(&ALL));
-        assert!(!nothing.directory_silent && note(&nothing, 1).contains("judged by the token"), "{nothing:?}");
+        assert!(
+            !nothing.directory_silent && note(&nothing, 1).contains("judged by the token"),
+            "{nothing:?}"
+        );
         let nonsense = delegated(present(), Err(fault(Reason::InvalidResponse)), granted(&ALL));
         assert!(nonsense.directory_silent && note(&nonsense, 1).contains("said so"), "{nonsense:?}");
         let agreed = delegated(present(), listed(GRAPH, None, &ALL), granted(&ALL));
@@ -249,28 +333,58 @@ mod tests {
     fn roles_of_a_fresh_token_count_where_the_directory_lists_none() {
         use Reason::*;
         let present = Presence::Present { enabled: true, blocked: None };
-        let held = |roles: &[&str]| vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(Some(words(roles))) }];
+        let held =
+            |roles: &[&str]| vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(Some(words(roles))) }];
         for (sentence, presence, roles, expected) in [
             ("none listed, but carried", present.clone(), held(&["Group.Read.All"]), [Pass, Pass, Pass]),
             ("none listed, none carried", present.clone(), held(&[]), [Pass, Fail(ConsentMissing), Pass]),
             ("another one carried", present, held(&["User.Read.All"]), [Pass, Fail(PermissionMissing), Pass]),
-            ("not there, but served", Presence::Absent, held(&["Group.Read.All"]), [Unknown(InvalidResponse), Pass, Pass]),
+            (
+                "not there, but served",
+                Presence::Absent,
+                held(&["Group.Read.All"]),
+                [Unknown(InvalidResponse), Pass, Pass],
+            ),
         ] {
-            let directory = Some(Directory { presence: Ok(presence), delegated: Ok(Vec::new()), application: Ok(Vec::new()) });
+            let directory = Some(Directory {
+                presence: Ok(presence),
+                delegated: Ok(Vec::new()),
+                application: Ok(Vec::new()),
+            });
             let groups = Some(Ok(Groups { visible: 3, required: Vec::new() }));
-            let evidence = Evidence { directory, app_only: Some(Ok(roles)), own_token: OwnToken::NotUsed, groups };
-            assert_eq!(outcomes(&diagnose(&requirements(Access::Application), &evidence)), expected, "{sentence}");
+            let evidence =
+                Evidence { directory, app_only: Some(Ok(roles)), own_token: OwnToken::NotUsed, groups };
+            assert_eq!(
+                outcomes(&diagnose(&requirements(Access::Application), &evidence)),
+                expected,
+                "{sentence}"
+            );
         }
     }
 
     /// What a directory that contradicts a token says of application permissions is not believed, either.
     #[test]
     fn nothing_is_concluded_from_a_directory_in_doubt() {
-        let required = RequiredPermissions { resource: GRAPH.to_owned(), delegated: words(&ALL), application: words(&["Group.Read.All"]) };
-        let requirements = Requirements { required: vec![required].into(), ..requirements(Access::Delegated) };
-        let directory = Some(Directory { presence: Ok(Presence::Absent), delegated: Ok(Vec::new()), application: Ok(Vec::new()) });
+        let required = RequiredPermissions {
+            resource: GRAPH.to_owned(),
+            delegated: words(&ALL),
+            application: words(&["Group.Read.All"]),
+        };
+        let requirements =
+            Requirements { required: vec![required].into(), ..requirements(Access::Delegated) };
+        let directory = Some(Directory {
+            presence: Ok(Presence::Absent),
+            delegated: Ok(Vec::new()),
+            application: Ok(Vec::new()),
+        });
         let groups = Some(Ok(Groups { visible: 3, required: Vec::new() }));
-        let diagnosis = diagnose(&requirements, &Evidence { directory, app_only: None, own_token: granted(&ALL), groups });
-        assert_eq!(outcomes(&diagnosis), [Unknown(Reason::InvalidResponse), Unknown(Reason::InvalidResponse), Pass]);
+        let diagnosis = diagnose(
+            &requirements,
+            &Evidence { directory, app_only: None, own_token: granted(&ALL), groups },
+        );
+        assert_eq!(
+            outcomes(&diagnosis),
+            [Unknown(Reason::InvalidResponse), Unknown(Reason::InvalidResponse), Pass]
+        );
     }
 }

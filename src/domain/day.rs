@@ -82,7 +82,8 @@ impl Day {
     /// What [`Day::to_text`] wrote.
     pub fn from_text(text: &str) -> Option<Self> {
         let (hour, letters) = text.split_once(':')?;
-        let cells: Vec<Cell> = letters.chars().filter_map(|l| Cell::ALL.into_iter().find(|c| c.letter() == l)).collect();
+        let cells: Vec<Cell> =
+            letters.chars().filter_map(|l| Cell::ALL.into_iter().find(|c| c.letter() == l)).collect();
         Some(Self { hour: hour.parse().ok()?, cells: cells.try_into().ok()? })
     }
 }
@@ -99,11 +100,18 @@ mod tests {
     #[test]
     fn a_day_keeps_the_worst_of_each_hour() {
         let at = |hour: i64, minute: i64| Timestamp(hour * HOUR_MS + minute * 60_000);
-        let (pass, fail, unknown) = (Outcome::Pass, Outcome::Fail(Reason::AppMissing), Outcome::Unknown(Reason::Timeout));
-        let day = Day::default().noted(pass, at(100, 0)).noted(fail, at(100, 5)).noted(pass, at(100, 10)).noted(unknown, at(102, 0));
-        for (sentence, hour, before, tail) in
-            [("now", 102, 21, "f-u"), ("an hour later", 103, 20, "f-u-"), ("a clock that was set back", 90, 21, "f-u")]
-        {
+        let (pass, fail, unknown) =
+            (Outcome::Pass, Outcome::Fail(Reason::AppMissing), Outcome::Unknown(Reason::Timeout));
+        let day = Day::default()
+            .noted(pass, at(100, 0))
+            .noted(fail, at(100, 5))
+            .noted(pass, at(100, 10))
+            .noted(unknown, at(102, 0));
+        for (sentence, hour, before, tail) in [
+            ("now", 102, 21, "f-u"),
+            ("an hour later", 103, 20, "f-u-"),
+            ("a clock that was set back", 90, 21, "f-u"),
+        ] {
             assert_eq!(shown(&day, hour), format!("{}{tail}", "-".repeat(before)), "{sentence}");
         }
         assert_eq!(shown(&day, 126), "-".repeat(HOURS), "all is forgotten after a day");

@@ -128,7 +128,8 @@ impl Diagnosis {
         }
         let unknown = self.checks.iter().map(|c| c.outcome).find(|o| matches!(o, Outcome::Unknown(_)));
         // Nothing was looked at: that is no good news.
-        let otherwise = if self.checks.is_empty() { Outcome::Unknown(Reason::Unclassified) } else { Outcome::Pass };
+        let otherwise =
+            if self.checks.is_empty() { Outcome::Unknown(Reason::Unclassified) } else { Outcome::Pass };
         unknown.unwrap_or(otherwise)
     }
 }

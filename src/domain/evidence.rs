@@ -103,7 +103,10 @@ impl Directory {
             Err(fault) | Ok(Presence::Unclear(fault)) => Some(fault),
             Ok(_) => None,
         };
-        [presence, self.delegated.as_ref().err(), self.application.as_ref().err()].into_iter().flatten().collect()
+        [presence, self.delegated.as_ref().err(), self.application.as_ref().err()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// The answer with which the tenant asked for a pause, if it did.

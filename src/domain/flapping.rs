@@ -38,7 +38,9 @@ impl Recent {
 
     /// Reads what [`Self::to_text`] wrote; other letters are left out.
     pub fn from_text(text: &str) -> Self {
-        text.chars().filter(|c| matches!(c, 'p' | 'f')).fold(Self::default(), |recent, c| recent.with(c == 'p'))
+        text.chars()
+            .filter(|c| matches!(c, 'p' | 'f'))
+            .fold(Self::default(), |recent, c| recent.with(c == 'p'))
     }
 }
 

@@ -7,7 +7,9 @@ use super::evidence::RequiredGroup;
 use super::flapping::Recent;
 use super::reason::{Audience, Check, Reason};
 use super::time::Timestamp;
-use super::verdict::{Blind, CheckState, Dark, GoodView, IntegrationState, KnownGroup, Named, Thresholds, Verdict};
+use super::verdict::{
+    Blind, CheckState, Dark, GoodView, IntegrationState, KnownGroup, Named, Thresholds, Verdict,
+};
 
 /// The end of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +25,15 @@ pub struct ProbeEnd {
 }
 
 /// The state after one more probe.
-pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, probe: &ProbeEnd, thresholds: Thresholds) -> IntegrationState {
+pub fn fold(
+    old: IntegrationState,
+    diagnosis: &Diagnosis,
+    probe: &ProbeEnd,
+    thresholds: Thresholds,
+) -> IntegrationState {
     let now = probe.at;
-    let checks: Vec<CheckState> = diagnosis.checks.iter().map(|result| fold_check(old.check(result.check), result, probe)).collect();
+    let checks: Vec<CheckState> =
+        diagnosis.checks.iter().map(|result| fold_check(old.check(result.check), result, probe)).collect();
     let known_groups = fold_groups(&old.known_groups, &diagnosis.required_groups, now);
     let good_view = good_view(&checks, diagnosis).or(old.good_view);
     let mut state = IntegrationState {
@@ -37,7 +45,11 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, probe: &ProbeEnd, thre
         groups_visible: diagnosis.groups_visible.or(old.groups_visible),
         day: old.day.noted(diagnosis.overall(), now),
         permissions: fold_permissions(&old.permissions, &diagnosis.permissions),
-        reader_fault: if diagnosis.directory_silent { old.reader_fault } else { diagnosis.reader_fault.as_ref().map(|f| f.reason) },
+        reader_fault: if diagnosis.directory_silent {
+            old.reader_fault
+        } else {
+            diagnosis.reader_fault.as_ref().map(|f| f.reason)
+        },
         renewed: old.renewed || probe.renewed,
         ..old
     };
@@ -60,7 +72,8 @@ pub fn fold(old: IntegrationState, diagnosis: &Diagnosis, probe: &ProbeEnd, thre
             fold_row(&mut state, blind.since);
             state.failures = state.failures.max(thresholds.failure);
             let seen = Named { reason: blind.reason, exact: false };
-            state.verdict = fold_failure(&mut state, seen, blind.since, thresholds, diagnosis.directory_silent);
+            state.verdict =
+                fold_failure(&mut state, seen, blind.since, thresholds, diagnosis.directory_silent);
         }
         // Not knowing is no news: it neither confirms nor ends a failure.
         Judged::Unknown => {
@@ -108,7 +121,9 @@ fn judged(state: &IntegrationState, lasting: Duration) -> Judged {
     for check in &state.checks {
         match (check.outcome, check.blind) {
             (Outcome::Fail(reason), _) => return Judged::Fail(reason),
-            (Outcome::Unknown(reason), Some(blind)) if is_admins(reason) && blind.waited >= lasting => return Judged::Lasting(blind),
+            (Outcome::Unknown(reason), Some(blind)) if is_admins(reason) && blind.waited >= lasting => {
+                return Judged::Lasting(blind);
+            }
             _ => {}
         }
     }
@@ -152,7 +167,13 @@ fn fold_row(state: &mut IntegrationState, since: Timestamp) -> Timestamp {
     *state.failing_since.get_or_insert(since)
 }
 
-fn fold_failure(state: &mut IntegrationState, seen: Named, since: Timestamp, thresholds: Thresholds, silent: bool) -> Verdict {
+fn fold_failure(
+    state: &mut IntegrationState,
+    seen: Named,
+    since: Timestamp,
+    thresholds: Thresholds,
+    silent: bool,
+) -> Verdict {
     state.flapping = state.flapping || state.recent.flaps();
     let named = state.named.map_or(seen, |row| better(row, seen, silent));
     state.named = Some(named);
@@ -204,7 +225,8 @@ pub(super) fn refines(known: Named, seen: Named) -> bool {
 /// Whether one reason may be the other, said less exactly by a weaker source.
 fn says_the_same(weaker: Reason, stronger: Reason) -> bool {
     let one_of = |reasons: [Reason; 2]| reasons.contains(&weaker) && reasons.contains(&stronger);
-    one_of([Reason::AppMissing, Reason::AppDeleted]) || one_of([Reason::ConsentMissing, Reason::PermissionMissing])
+    one_of([Reason::AppMissing, Reason::AppDeleted])
+        || one_of([Reason::ConsentMissing, Reason::PermissionMissing])
 }
 
 fn fold_check(old: Option<&CheckState>, result: &CheckResult, probe: &ProbeEnd) -> CheckState {
@@ -220,7 +242,11 @@ fn fold_check(old: Option<&CheckState>, result: &CheckResult, probe: &ProbeEnd) 
         details: result.details.clone(),
         since: same.map_or(probe.at, |o| o.since),
         success,
-        last_success: if result.outcome == Outcome::Pass { Some(probe.at) } else { old.and_then(|o| o.last_success) },
+        last_success: if result.outcome == Outcome::Pass {
+            Some(probe.at)
+        } else {
+            old.and_then(|o| o.last_success)
+        },
         blind: fold_blind(old.and_then(|o| o.blind), result.outcome, probe),
         dark: fold_dark(old.and_then(|o| o.dark), result.outcome, probe),
     }
@@ -253,7 +279,9 @@ fn fold_dark(old: Option<Dark>, outcome: Outcome, probe: &ProbeEnd) -> Option<Da
 /// A permission about which nothing could be learnt keeps its last known state.
 fn fold_permissions(old: &[PermissionState], new: &[PermissionState]) -> Vec<PermissionState> {
     let known = |n: &PermissionState| {
-        let before = old.iter().find(|o| o.resource == n.resource && o.permission == n.permission && o.grant == n.grant);
+        let before = old
+            .iter()
+            .find(|o| o.resource == n.resource && o.permission == n.permission && o.grant == n.grant);
         n.granted.or_else(|| before.and_then(|o| o.granted))
     };
     new.iter().map(|n| PermissionState { granted: known(n), ..n.clone() }).collect()
@@ -268,7 +296,11 @@ fn fold_groups(old: &[KnownGroup], seen: &[RequiredGroup], now: Timestamp) -> Ve
     let fold = |group: &RequiredGroup| {
         let known = old.iter().find(|k| k.name == group.name);
         let (Some(known), Some(first)) = (known, group.ids.first()) else {
-            let first = group.ids.first().map(|id| KnownGroup { name: group.name.clone(), id: id.clone(), replaced_by: None });
+            let first = group.ids.first().map(|id| KnownGroup {
+                name: group.name.clone(),
+                id: id.clone(),
+                replaced_by: None,
+            });
             return known.cloned().or(first);
         };
         let is = |id: &String| group.ids.contains(id);
@@ -286,7 +318,8 @@ fn fold_groups(old: &[KnownGroup], seen: &[RequiredGroup], now: Timestamp) -> Ve
 fn good_view(checks: &[CheckState], diagnosis: &Diagnosis) -> Option<GoodView> {
     let groups = diagnosis.groups_visible?;
     let well = checks.iter().any(|c| c.check == Check::GroupAccess && c.outcome == Outcome::Pass);
-    let required = || diagnosis.required_groups.iter().filter(|g| g.visible()).map(|g| g.name.clone()).collect();
+    let required =
+        || diagnosis.required_groups.iter().filter(|g| g.visible()).map(|g| g.name.clone()).collect();
     well.then(|| GoodView { groups, required: required() })
 }
 

@@ -20,12 +20,18 @@ fn diagnosis(outcome: Outcome) -> Diagnosis {
 }
 
 fn end(second: i64) -> ProbeEnd {
-    ProbeEnd { at: Timestamp::from_seconds(second), duration: Duration::ZERO, elapsed: Duration::from_secs(1), renewed: false }
+    ProbeEnd {
+        at: Timestamp::from_seconds(second),
+        duration: Duration::ZERO,
+        elapsed: Duration::from_secs(1),
+        renewed: false,
+    }
 }
 
 fn run(outcomes: &[Outcome], thresholds: Thresholds) -> IntegrationState {
-    let step =
-        |(state, now): (IntegrationState, i64), outcome: &Outcome| (fold(state, &diagnosis(*outcome), &end(now), thresholds), now + 1);
+    let step = |(state, now): (IntegrationState, i64), outcome: &Outcome| {
+        (fold(state, &diagnosis(*outcome), &end(now), thresholds), now + 1)
+    };
     outcomes.iter().fold((IntegrationState::default(), 1), step).0
 }
 
@@ -43,14 +49,29 @@ fn a_failure_is_confirmed_and_ends() {
         ("of a new integration, too", vec![revoked, revoked], TWICE, broken(Reason::TokenRevoked, 1)),
         ("one failure of a new one leaves it unknown", vec![revoked], TWICE, Verdict::Unknown),
         ("not knowing does not confirm", vec![Pass, revoked, unknown], TWICE, Verdict::Healthy),
-        ("not knowing does not reassure either", vec![Pass, revoked, unknown, revoked], TWICE, broken(Reason::TokenRevoked, 2)),
+        (
+            "not knowing does not reassure either",
+            vec![Pass, revoked, unknown, revoked],
+            TWICE,
+            broken(Reason::TokenRevoked, 2),
+        ),
         ("not knowing alone is nothing", vec![unknown, unknown, unknown], TWICE, Verdict::Unknown),
         ("a good probe in between starts anew", vec![revoked, Pass, revoked], TWICE, Verdict::Healthy),
         ("fixed at once", vec![revoked, revoked, Pass], TWICE, Verdict::Healthy),
         ("fixed slowly", vec![revoked, revoked, Pass, Pass], slow, broken(Reason::TokenRevoked, 1)),
         ("fixed slowly, at last", vec![revoked, revoked, Pass, Pass, Pass], slow, Verdict::Healthy),
-        ("another reason once is not believed", vec![revoked, revoked, missing], TWICE, broken(Reason::TokenRevoked, 1)),
-        ("another reason twice is", vec![revoked, revoked, missing, missing], TWICE, broken(Reason::AppMissing, 1)),
+        (
+            "another reason once is not believed",
+            vec![revoked, revoked, missing],
+            TWICE,
+            broken(Reason::TokenRevoked, 1),
+        ),
+        (
+            "another reason twice is",
+            vec![revoked, revoked, missing, missing],
+            TWICE,
+            broken(Reason::AppMissing, 1),
+        ),
         (
             "reasons that take turns change nothing",
             vec![revoked, revoked, missing, revoked, missing],
@@ -69,7 +90,11 @@ fn health_in_words() {
     let well = run(&[Outcome::Pass], TWICE);
     let enabled = [Check::GroupAccess, Check::Provisioning];
     let not_run = Health::Unknown { token_missing: false };
-    assert_eq!((well.health(&enabled), well.confirmed_health(&enabled)), (not_run, not_run), "a check that was never run");
+    assert_eq!(
+        (well.health(&enabled), well.confirmed_health(&enabled)),
+        (not_run, not_run),
+        "a check that was never run"
+    );
     let unknown = |token_missing| Health::Unknown { token_missing };
     let broken = Health::Broken { reason: Reason::TokenRevoked, since: Timestamp::from_seconds(1) };
     for (sentence, outcomes, to_the_person, confirmed) in [
@@ -128,19 +153,41 @@ fn two(consent: Outcome, groups: Outcome, silent: bool, exact: bool) -> Diagnosi
 fn what_the_admins_alone_can_end_counts_as_a_failure_in_the_end() {
     use Outcome::{Pass, Unknown};
     let (dead, busy) = (Unknown(Reason::TokenRevoked), Unknown(Reason::UpstreamUnavailable));
-    let lasting = |since| Verdict::Broken { reason: Reason::TokenRevoked, since: Timestamp::from_seconds(since) };
-    let row =
-        |first: Vec<Outcome>, then: Outcome, times: usize| first.into_iter().chain(std::iter::repeat_n(then, times)).collect::<Vec<_>>();
+    let lasting =
+        |since| Verdict::Broken { reason: Reason::TokenRevoked, since: Timestamp::from_seconds(since) };
+    let row = |first: Vec<Outcome>, then: Outcome, times: usize| {
+        first.into_iter().chain(std::iter::repeat_n(then, times)).collect::<Vec<_>>()
+    };
     for (sentence, outcomes, expected) in [
         ("not yet", row(vec![Pass], dead, 12), Verdict::Healthy),
         ("after twelve intervals", row(vec![Pass], dead, 13), lasting(2)),
         ("of one that was never known", row(vec![], dead, 13), lasting(1)),
-        ("transient unknowns do not restart it", [row(vec![Pass], dead, 6), row(vec![], busy, 6), vec![dead]].concat(), lasting(2)),
-        ("nor do they count as the failure themselves", [row(vec![Pass], dead, 6), row(vec![], busy, 30)].concat(), Verdict::Healthy),
-        ("a good result restarts it", [row(vec![Pass], dead, 11), vec![Pass], row(vec![], dead, 12)].concat(), Verdict::Healthy),
+        (
+            "transient unknowns do not restart it",
+            [row(vec![Pass], dead, 6), row(vec![], busy, 6), vec![dead]].concat(),
+            lasting(2),
+        ),
+        (
+            "nor do they count as the failure themselves",
+            [row(vec![Pass], dead, 6), row(vec![], busy, 30)].concat(),
+            Verdict::Healthy,
+        ),
+        (
+            "a good result restarts it",
+            [row(vec![Pass], dead, 11), vec![Pass], row(vec![], dead, 12)].concat(),
+            Verdict::Healthy,
+        ),
         ("a transient fault alone never does", row(vec![Pass], busy, 500), Verdict::Healthy),
-        ("it stays while the upstream fails", [row(vec![Pass], dead, 13), vec![busy; 9]].concat(), lasting(2)),
-        ("it ends with the next good one", [row(vec![Pass], dead, 13), vec![Pass]].concat(), Verdict::Healthy),
+        (
+            "it stays while the upstream fails",
+            [row(vec![Pass], dead, 13), vec![busy; 9]].concat(),
+            lasting(2),
+        ),
+        (
+            "it ends with the next good one",
+            [row(vec![Pass], dead, 13), vec![Pass]].concat(),
+            Verdict::Healthy,
+        ),
     ] {
         assert_eq!(run(&outcomes, TWICE).verdict, expected, "{sentence}");
     }
@@ -178,7 +225,11 @@ fn flapping_is_broken_and_ends_with_five_good_ones() {
     let renewed = ProbeEnd { renewed: true, ..end(50) };
     let failed = fold(flapping, &diagnosis(Fail(Reason::GroupMissing)), &renewed, TWICE);
     let passed = fold(failed, &diagnosis(Pass), &end(60), TWICE);
-    assert_eq!((passed.verdict, passed.flapping, passed.renewed), (Verdict::Healthy, false, false), "the first good one after a sign-in");
+    assert_eq!(
+        (passed.verdict, passed.flapping, passed.renewed),
+        (Verdict::Healthy, false, false),
+        "the first good one after a sign-in"
+    );
 }
 
 /// One deletion, one name: what the directory says counts, and what the token endpoint says while it is away renames nothing.
@@ -191,8 +242,16 @@ fn the_best_evidence_names_the_failure() {
     for (sentence, probes, expected) in [
         ("the directory, then the token alone", vec![deleted(AppDeleted), away(AppMissing)], AppDeleted),
         ("the token alone, then the directory", vec![away(AppMissing), deleted(AppDeleted)], AppDeleted),
-        ("said more exactly later", vec![away(AppMissing), away(AppMissing), deleted(AppDeleted)], AppDeleted),
-        ("and less exactly after that", vec![away(AppMissing), away(AppMissing), deleted(AppDeleted), away(AppMissing)], AppDeleted),
+        (
+            "said more exactly later",
+            vec![away(AppMissing), away(AppMissing), deleted(AppDeleted)],
+            AppDeleted,
+        ),
+        (
+            "and less exactly after that",
+            vec![away(AppMissing), away(AppMissing), deleted(AppDeleted), away(AppMissing)],
+            AppDeleted,
+        ),
         (
             "a dead token does not rename it while the directory is away",
             vec![deleted(AppDeleted), deleted(AppDeleted), away(TokenRevoked), away(TokenRevoked)],
@@ -210,12 +269,22 @@ fn the_best_evidence_names_the_failure() {
         ),
         (
             "another word of the directory does, when it is seen twice",
-            vec![deleted(PermissionMissing), deleted(PermissionMissing), deleted(ConsentMissing), deleted(ConsentMissing)],
+            vec![
+                deleted(PermissionMissing),
+                deleted(PermissionMissing),
+                deleted(ConsentMissing),
+                deleted(ConsentMissing),
+            ],
             ConsentMissing,
         ),
         (
             "without a directory the token may change its mind",
-            vec![token(PermissionMissing), token(PermissionMissing), token(ConsentMissing), token(ConsentMissing)],
+            vec![
+                token(PermissionMissing),
+                token(PermissionMissing),
+                token(ConsentMissing),
+                token(ConsentMissing),
+            ],
             ConsentMissing,
         ),
     ] {
@@ -224,7 +293,11 @@ fn the_best_evidence_names_the_failure() {
             (fold(state, &diagnosis, &end(now), TWICE), now + 1)
         };
         let state = probes.iter().fold((IntegrationState::default(), 1), fold).0;
-        assert!(matches!(state.verdict, Verdict::Broken { reason, .. } if reason == expected), "{sentence}: {:?}", state.verdict);
+        assert!(
+            matches!(state.verdict, Verdict::Broken { reason, .. } if reason == expected),
+            "{sentence}: {:?}",
+            state.verdict
+        );
     }
 }
 
@@ -232,7 +305,10 @@ fn the_best_evidence_names_the_failure() {
 fn a_group_that_was_replaced_is_remembered_by_its_id() {
     let seen = |ids: &[&str]| Diagnosis {
         groups_visible: Some(3),
-        required_groups: vec![RequiredGroup { name: "HQ".to_owned(), ids: ids.iter().map(|id| (*id).to_owned()).collect() }],
+        required_groups: vec![RequiredGroup {
+            name: "HQ".to_owned(),
+            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        }],
         ..diagnosis(Outcome::Pass)
     };
     let mut state = IntegrationState::default();
@@ -250,8 +326,15 @@ fn a_group_that_was_replaced_is_remembered_by_its_id() {
         let replaced = known.replaced_by.as_ref().map(|(id, at)| (id.as_str(), at.0 / 1000));
         assert_eq!((known.id.as_str(), replaced), expected, "{sentence}");
     }
-    let by_id = Diagnosis { required_groups: vec![RequiredGroup { name: "6F1C".to_owned(), ids: vec!["6f1c".to_owned()] }], ..seen(&[]) };
-    assert_eq!(fold(IntegrationState::default(), &by_id, &end(1), TWICE).known_groups, [], "an id needs no memory");
+    let by_id = Diagnosis {
+        required_groups: vec![RequiredGroup { name: "6F1C".to_owned(), ids: vec!["6f1c".to_owned()] }],
+        ..seen(&[])
+    };
+    assert_eq!(
+        fold(IntegrationState::default(), &by_id, &end(1), TWICE).known_groups,
+        [],
+        "an id needs no memory"
+    );
 }
 
 #[test]
@@ -259,5 +342,8 @@ fn a_diagnosis_without_results_passes_nothing() {
     let nothing = Diagnosis { checks: vec![], ..diagnosis(Outcome::Pass) };
     assert_eq!(nothing.overall(), Outcome::Unknown(Reason::Unclassified));
     let state = fold(IntegrationState::default(), &nothing, &end(1), TWICE);
-    assert_eq!((state.verdict, state.confirmed_health(&[])), (Verdict::Unknown, Health::Unknown { token_missing: false }));
+    assert_eq!(
+        (state.verdict, state.confirmed_health(&[])),
+        (Verdict::Unknown, Health::Unknown { token_missing: false })
+    );
 }

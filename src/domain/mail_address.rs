@@ -19,7 +19,9 @@ pub fn parse_mail_address(text: &str) -> Result<String, &'static str> {
         return Err("starts with mailto:; write the address alone, like it-admin@example.com");
     }
     if address.contains(['<', '>']) {
-        return Err("has a display name or angle brackets; write the address alone, like it-admin@example.com");
+        return Err(
+            "has a display name or angle brackets; write the address alone, like it-admin@example.com",
+        );
     }
     if address.contains([',', ';']) {
         return Err("holds more than one address; write each of them as an entry of its own");
@@ -55,13 +57,17 @@ pub fn parse_mailbox(text: &str) -> Result<(Option<String>, String), &'static st
     let text = text.trim();
     let Some((name, rest)) = text.split_once('<') else { return Ok((None, parse_mail_address(text)?)) };
     let Some(address) = rest.strip_suffix('>') else {
-        return Err("has no closing angle bracket at its end; write it like Consentry <consentry@example.com>");
+        return Err(
+            "has no closing angle bracket at its end; write it like Consentry <consentry@example.com>",
+        );
     };
     let name = name.trim();
     let name = name.strip_prefix('"').and_then(|n| n.strip_suffix('"')).unwrap_or(name);
     let spaced = name.split_whitespace().collect::<Vec<_>>().join(" ");
     if name.contains(char::is_control) || has_invisible(&spaced) {
-        return Err("has invisible or control characters in its display name; write it like Consentry <consentry@example.com>");
+        return Err(
+            "has invisible or control characters in its display name; write it like Consentry <consentry@example.com>",
+        );
     }
     Ok(((!spaced.is_empty()).then_some(spaced), parse_mail_address(address)?))
 }
@@ -119,21 +125,28 @@ fn local_part(local: &str) -> Result<(), &'static str> {
         c if c.is_ascii() => c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c),
         _ => true,
     };
-    if local.chars().all(good) { Ok(()) } else { Err("has a character before the @ that addresses do not have") }
+    if local.chars().all(good) {
+        Ok(())
+    } else {
+        Err("has a character before the @ that addresses do not have")
+    }
 }
 
 fn mail_domain(domain: &str) -> Result<(), &'static str> {
     if domain.is_empty() {
         return Err("has nothing after the @; write it like it-admin@example.com");
     }
-    if domain.starts_with('[') || domain.rsplit('.').next().is_some_and(|l| !l.is_empty() && l.chars().all(|c| c.is_ascii_digit())) {
+    if domain.starts_with('[')
+        || domain.rsplit('.').next().is_some_and(|l| !l.is_empty() && l.chars().all(|c| c.is_ascii_digit()))
+    {
         return Err("has an IP address instead of a domain; write it like it-admin@example.com");
     }
     if domain.split('.').any(str::is_empty) {
         return Err("has a dot at the beginning or end of its domain, or two in a row");
     }
     let label = |l: &str| {
-        let good = |c: char| if c.is_ascii() { c.is_ascii_alphanumeric() || c == '-' } else { c != '\u{ff20}' };
+        let good =
+            |c: char| if c.is_ascii() { c.is_ascii_alphanumeric() || c == '-' } else { c != '\u{ff20}' };
         l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-') && l.chars().all(good)
     };
     if domain.len() > 253 || !domain.split('.').all(label) {
@@ -150,7 +163,8 @@ mod tests {
     fn mail_addresses() {
         let long_local = format!("{}@example.com", "a".repeat(65));
         let long_label = format!("a@{}.com", "b".repeat(64));
-        let long = format!("{}@{}.com", "a".repeat(64), ["b".repeat(62), "c".repeat(62), "d".repeat(62)].join("."));
+        let long =
+            format!("{}@{}.com", "a".repeat(64), ["b".repeat(62), "c".repeat(62), "d".repeat(62)].join("."));
         for (sentence, text, good) in [
             ("plain", "it-admin@example.com", true),
             ("blanks around it", "  it-admin@example.com ", true),
@@ -200,7 +214,12 @@ mod tests {
             ("a label of 64", &long_label, false),
             ("254 characters and more", &long, false),
         ] {
-            assert_eq!(parse_mail_address(text).is_ok(), good, "{sentence}: {text:?} {:?}", parse_mail_address(text));
+            assert_eq!(
+                parse_mail_address(text).is_ok(),
+                good,
+                "{sentence}: {text:?} {:?}",
+                parse_mail_address(text)
+            );
         }
         assert_eq!(parse_mail_address(" it@example.com "), Ok("it@example.com".to_owned()));
         let most = format!("{}@example.com", "a".repeat(64));

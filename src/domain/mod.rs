@@ -25,17 +25,21 @@ mod verdict;
 
 pub use alert::{AlertChange, AlertEvent, AlertPolicy, Judgement, Mail, OpenAlert, change_alert};
 pub use cause::{
-    Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering, suffers, wanted_causes,
+    Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering,
+    suffers, wanted_causes,
 };
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::diagnose;
 pub use diagnosis::{CheckResult, Details, Diagnosis, Outcome, PermissionState};
-pub use evidence::{Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
+pub use evidence::{
+    Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence,
+    ScopeGrant,
+};
 pub use flapping::Recent;
 pub use fold::{ProbeEnd, fold, within_grace_period};
 pub use integration::{
-    Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, RequiredPermissions, Requirements, SIGN_IN_SCOPES,
-    same_permission,
+    Access, CredentialExpiry, Grant, GroupPolicy, GroupRef, OPENID_SCOPES, RequiredPermissions, Requirements,
+    SIGN_IN_SCOPES, same_permission,
 };
 pub use mail_address::{parse_hello, parse_mail_address, parse_mailbox};
 pub use notification::{Incident, LinkTarget, MailKind, Notification, Obstacle, Undeliverable};
@@ -44,4 +48,6 @@ pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use schedule::{Backoff, History, SchedulePolicy, first_due, next_due};
 pub use text::{foreign, one_line};
 pub use time::Timestamp;
-pub use verdict::{Blind, CheckState, Dark, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict};
+pub use verdict::{
+    Blind, CheckState, Dark, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict,
+};

@@ -25,8 +25,15 @@ pub enum MailKind {
 
 impl MailKind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Alert, Self::Reminder, Self::Changed, Self::Resolved, Self::Reauthenticated, Self::Operator, Self::Test];
+    pub const ALL: [Self; 7] = [
+        Self::Alert,
+        Self::Reminder,
+        Self::Changed,
+        Self::Resolved,
+        Self::Reauthenticated,
+        Self::Operator,
+        Self::Test,
+    ];
 
     /// The label value and header word.
     pub const fn label(self) -> &'static str {

@@ -15,7 +15,10 @@ const PURPOSES: &[(&str, &str)] = &[
     ("Group.ReadBasic.All", "Reads the names of your groups."),
     ("GroupMember.Read.All", "Reads who belongs to which group, so that the right people get access."),
     ("Directory.Read.All", "Reads your directory: people, groups and applications. Changes nothing."),
-    ("Application.Read.All", "Reads which applications are set up and when their credentials expire. Changes nothing."),
+    (
+        "Application.Read.All",
+        "Reads which applications are set up and when their credentials expire. Changes nothing.",
+    ),
     ("Synchronization.Read.All", "Reads whether provisioning is running. Changes nothing."),
     ("Organization.Read.All", "Reads the name of your organization."),
     ("AuditLog.Read.All", "Reads the sign-in and audit logs. Changes nothing."),
@@ -39,7 +42,9 @@ mod tests {
 
     #[test]
     fn every_permission_has_a_purpose() {
-        for (value, part) in [("group.read.all", "your groups"), ("Mail.ReadWrite", "change"), ("door.open", "Needed")] {
+        for (value, part) in
+            [("group.read.all", "your groups"), ("Mail.ReadWrite", "change"), ("door.open", "Needed")]
+        {
             assert!(permission_purpose(value).contains(part), "{value}");
         }
     }

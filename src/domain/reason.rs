@@ -19,7 +19,8 @@ pub enum Check {
 
 impl Check {
     /// All checks, in the order in which one cause explains the next.
-    pub const ALL: [Self; 5] = [Self::EnterpriseApp, Self::Consent, Self::GroupAccess, Self::Provisioning, Self::Credential];
+    pub const ALL: [Self; 5] =
+        [Self::EnterpriseApp, Self::Consent, Self::GroupAccess, Self::Provisioning, Self::Credential];
 
     /// The label value and configuration word.
     pub const fn label(self) -> &'static str {
@@ -286,7 +287,8 @@ reasons! {
 }
 
 /// What re-authenticating leaves alone, for reasons of which [`Reason::leaves_provisioning`] holds.
-pub const PROVISIONING_STAYS: &str = "The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.";
+pub const PROVISIONING_STAYS: &str =
+    "The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.";
 
 impl Reason {
     /// What must be known before anybody accepts. The provisioning job belongs to the service principal: it is gone with a deleted one, and
@@ -357,7 +359,15 @@ impl Reason {
         match (self, self.class()) {
             // Every check asks the tenant something.
             (Self::TenantMissing, _)
-            | (_, Class::Token | Class::OurSide | Class::Reader | Class::Unreadable | Class::Transient | Class::Unknown) => Scope::Anywhere,
+            | (
+                _,
+                Class::Token
+                | Class::OurSide
+                | Class::Reader
+                | Class::Unreadable
+                | Class::Transient
+                | Class::Unknown,
+            ) => Scope::Anywhere,
             (_, Class::Presence) => Scope::From(Check::EnterpriseApp),
             (_, Class::Consent) => Scope::From(Check::Consent),
             (_, Class::Groups) => Scope::From(Check::GroupAccess),
@@ -380,7 +390,9 @@ impl Reason {
     }
 
     const fn is_shared(self) -> bool {
-        self.is_inconclusive() || self.is_our_side() || matches!(self, Self::TenantMissing | Self::ReaderPermissionMissing)
+        self.is_inconclusive()
+            || self.is_our_side()
+            || matches!(self, Self::TenantMissing | Self::ReaderPermissionMissing)
     }
 }
 
@@ -401,7 +413,11 @@ mod tests {
     #[test]
     fn advice_that_the_button_gives_is_not_repeated() {
         for reason in Reason::ALL {
-            assert_eq!(reason.advice_beside_the_button().is_none(), reason.advice() == "Re-authenticate.", "{reason:?}");
+            assert_eq!(
+                reason.advice_beside_the_button().is_none(),
+                reason.advice() == "Re-authenticate.",
+                "{reason:?}"
+            );
         }
     }
 
@@ -410,7 +426,11 @@ mod tests {
         for reason in Reason::ALL {
             let operators_only = matches!(
                 reason.remedy(),
-                Remedy::ContactSupport | Remedy::RotateCredential | Remedy::GrantReaderPermission | Remedy::FixConfiguration | Remedy::Wait
+                Remedy::ContactSupport
+                    | Remedy::RotateCredential
+                    | Remedy::GrantReaderPermission
+                    | Remedy::FixConfiguration
+                    | Remedy::Wait
             );
             assert_eq!(reason.audience() == Audience::Operators, operators_only, "{reason:?}");
             assert!(!reason.is_transient() || reason.remedy() == Remedy::Wait, "{reason:?}");

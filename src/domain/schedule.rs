@@ -53,7 +53,9 @@ impl History {
 
 /// A hash that is the same on every machine and in every version (FNV-1a, 64 bit, with a final mix).
 fn hash(name: &str) -> u64 {
-    let fnv = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let fnv = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     // Names that differ in the last letter only would otherwise start together.
     let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53) ^ (mixed >> 29)
@@ -87,7 +89,11 @@ pub fn next_due(
     if history.unknowns > 0 {
         let doubled = retry.saturating_mul(1u32 << (history.unknowns - 1).min(16));
         // The first retry comes as soon as ever: most faults are over by then.
-        return now.plus(if history.unknowns == 1 { doubled } else { doubled.saturating_mul(interval_multiplier.max(1)).min(interval) });
+        return now.plus(if history.unknowns == 1 {
+            doubled
+        } else {
+            doubled.saturating_mul(interval_multiplier.max(1)).min(interval)
+        });
     }
     if history.failing && !history.broken || history.recovering {
         return now.plus(retry);
@@ -148,8 +154,11 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const POLICY: SchedulePolicy =
-        SchedulePolicy { interval: Duration::from_secs(300), retry_interval: Duration::from_secs(30), failure_threshold: 2 };
+    const POLICY: SchedulePolicy = SchedulePolicy {
+        interval: Duration::from_secs(300),
+        retry_interval: Duration::from_secs(30),
+        failure_threshold: 2,
+    };
 
     fn wait(history: History, interval_multiplier: u32) -> u64 {
         let now = Timestamp::from_seconds(1_700_000_000);
@@ -163,16 +172,36 @@ mod tests {
             ("healthy: its own slot", h, 1, 1..=300),
             ("healthy, upstream in trouble", h, 4, 901..=1200),
             ("a first failure is confirmed soon", History { failures: 1, failing: true, ..h }, 1, 30..=30),
-            ("a confirmed failure goes back to the rhythm", History { failures: 2, failing: true, broken: true, ..h }, 1, 1..=300),
-            ("after an hour of it, half as often", History { failures: 14, failing: true, broken: true, ..h }, 1, 301..=600),
-            ("after three hours, a quarter as often", History { failures: 60, failing: true, broken: true, ..h }, 1, 901..=1200),
+            (
+                "a confirmed failure goes back to the rhythm",
+                History { failures: 2, failing: true, broken: true, ..h },
+                1,
+                1..=300,
+            ),
+            (
+                "after an hour of it, half as often",
+                History { failures: 14, failing: true, broken: true, ..h },
+                1,
+                301..=600,
+            ),
+            (
+                "after three hours, a quarter as often",
+                History { failures: 60, failing: true, broken: true, ..h },
+                1,
+                901..=1200,
+            ),
             ("recovery is confirmed soon", History { broken: true, recovering: true, ..h }, 1, 30..=30),
             ("unknown is retried", History { unknowns: 1, ..h }, 1, 30..=30),
             ("unknown again, doubled", History { unknowns: 3, ..h }, 1, 120..=120),
             ("unknown for long, at most the interval", History { unknowns: 200, ..h }, 1, 300..=300),
             ("unknown with everybody else", History { unknowns: 200, ..h }, 4, 1200..=1200),
             ("the first retry is never stretched", History { unknowns: 1, ..h }, 4, 30..=30),
-            ("never more than four intervals", History { failures: 60, failing: true, broken: true, ..h }, 4, 901..=1200),
+            (
+                "never more than four intervals",
+                History { failures: 60, failing: true, broken: true, ..h },
+                4,
+                901..=1200,
+            ),
         ] {
             let seconds = wait(history, interval_multiplier);
             assert!(range.contains(&seconds), "{sentence}: {seconds} s");

@@ -87,8 +87,10 @@ fn is_permission_value(text: &str) -> bool {
         "ReadOnly",
         "Invite",
     ];
-    let word =
-        |w: &str| w.starts_with(|c: char| c.is_ascii_uppercase()) && w.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    let word = |w: &str| {
+        w.starts_with(|c: char| c.is_ascii_uppercase())
+            && w.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
     text.split('.').all(word) && text.rsplit('.').next().is_some_and(|last| LAST.contains(&last))
 }
 

@@ -187,15 +187,23 @@ impl IntegrationState {
         match (self.verdict, self.overall()) {
             (Verdict::Broken { reason, since }, _) => Health::Broken { reason, since },
             (Verdict::Healthy, Some(Outcome::Pass)) if whole => Health::Working,
-            (_, outcome) => Health::Unknown { token_missing: outcome == Some(Outcome::Fail(Reason::TokenMissing)) },
+            (_, outcome) => {
+                Health::Unknown { token_missing: outcome == Some(Outcome::Fail(Reason::TokenMissing)) }
+            }
         }
     }
 
     /// As pages and the API count it: a single failure that is not confirmed leaves an integration healthy, and nothing is called healthy
     /// while an enabled check is unknown or was never run.
     pub fn confirmed_health(&self, enabled: &[Check]) -> Health {
-        let whole = enabled.iter().all(|check| self.check(*check).is_some_and(|c| !matches!(c.outcome, Outcome::Unknown(_))));
-        if self.verdict == Verdict::Healthy && whole && !self.checks.is_empty() { Health::Working } else { self.health(enabled) }
+        let whole = enabled
+            .iter()
+            .all(|check| self.check(*check).is_some_and(|c| !matches!(c.outcome, Outcome::Unknown(_))));
+        if self.verdict == Verdict::Healthy && whole && !self.checks.is_empty() {
+            Health::Working
+        } else {
+            self.health(enabled)
+        }
     }
 
     /// Checks that this version looks at.
@@ -224,12 +232,15 @@ impl IntegrationState {
     /// The moments that are remembered.
     fn moments(&mut self) -> impl Iterator<Item = &mut Timestamp> {
         let since = if let Verdict::Broken { since, .. } = &mut self.verdict { Some(since) } else { None };
-        let rows = [&mut self.last_probe, &mut self.failing_since, &mut self.unknown_since].into_iter().flatten();
-        let checks = self
-            .checks
-            .iter_mut()
-            .flat_map(|c| std::iter::once(&mut c.since).chain(c.last_success.iter_mut()).chain(c.blind.iter_mut().map(|b| &mut b.since)));
-        let groups = self.known_groups.iter_mut().filter_map(|g| g.replaced_by.as_mut()).map(|(_, since)| since);
+        let rows =
+            [&mut self.last_probe, &mut self.failing_since, &mut self.unknown_since].into_iter().flatten();
+        let checks = self.checks.iter_mut().flat_map(|c| {
+            std::iter::once(&mut c.since)
+                .chain(c.last_success.iter_mut())
+                .chain(c.blind.iter_mut().map(|b| &mut b.since))
+        });
+        let groups =
+            self.known_groups.iter_mut().filter_map(|g| g.replaced_by.as_mut()).map(|(_, since)| since);
         since.into_iter().chain(rows).chain(checks).chain(groups)
     }
 

@@ -4,7 +4,8 @@
 //! knowledge base, and, for the last part, public reports. Microsoft declares the numbers unstable: a number that is not here falls back to `error` and `suberror`
 //! (see [`super::classify`]), and `reason_overrides` can fix the table without a release.
 
-#[allow(clippy::wildcard_imports, clippy::enum_glob_use)] // The table reads better without a prefix on each of its rows.
+#[allow(clippy::wildcard_imports, clippy::enum_glob_use)]
+// The table reads better without a prefix on each of its rows.
 use crate::domain::Reason::{self, *};
 
 /// Number and meaning, sorted by theme; what Microsoft does not list stands at the end. Looked up by scanning: errors are rare.

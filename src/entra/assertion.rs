@@ -27,9 +27,10 @@ pub(super) fn client_assertion(
 ) -> Result<String, String> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
     // What a parser says of a file that is no certificate may quote it, and it may be the key.
-    let der =
-        CertificateDer::from_pem_slice(&read(certificate)?).map_err(|_| format!("{} holds no PEM certificate", certificate.display()))?;
-    let key = EncodingKey::from_rsa_pem(&read(key)?).map_err(|e| format!("{} holds no usable RSA key: {e}", key.display()))?;
+    let der = CertificateDer::from_pem_slice(&read(certificate)?)
+        .map_err(|_| format!("{} holds no PEM certificate", certificate.display()))?;
+    let key = EncodingKey::from_rsa_pem(&read(key)?)
+        .map_err(|e| format!("{} holds no usable RSA key: {e}", key.display()))?;
     let mut header = Header::new(Algorithm::PS256);
     header.x5t_s256 = Some(URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &der)));
     let claims = json!({

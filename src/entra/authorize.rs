@@ -36,7 +36,9 @@ impl Entra {
     /// # Errors
     /// A configured URL cannot be used.
     pub fn authorize_url(&self, sign_in: SignIn<'_>) -> Result<String, Fault> {
-        let unusable = |e: oauth2::url::ParseError| Fault::new(Reason::ConfigurationInvalid, format!("authorize URL: {e}"));
+        let unusable = |e: oauth2::url::ParseError| {
+            Fault::new(Reason::ConfigurationInvalid, format!("authorize URL: {e}"))
+        };
         let endpoint = format!("{}/{}/oauth2/v2.0/authorize", self.hosts.login, sign_in.tenant);
         let client = BasicClient::new(ClientId::new(sign_in.client_id.to_owned()))
             .set_auth_uri(AuthUrl::new(endpoint).map_err(unusable)?)
@@ -79,23 +81,38 @@ impl Entra {
     /// clouds the resource is spelt out, as Microsoft's examples for them do.
     fn scope_of(&self, resource: &str, value: &str) -> String {
         let default = ResourceKey::of(resource).scope(&self.hosts.graph);
-        let national = ["us", "cn"].iter().any(|country| self.hosts.graph.rsplit('.').next() == Some(*country));
+        let national =
+            ["us", "cn"].iter().any(|country| self.hosts.graph.rsplit('.').next() == Some(*country));
         let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
         if openid || (default == self.graph_scope() && !national) {
             return value.to_owned();
         }
-        default.strip_suffix("/.default").map_or_else(|| value.to_owned(), |resource| format!("{resource}/{value}"))
+        default
+            .strip_suffix("/.default")
+            .map_or_else(|| value.to_owned(), |resource| format!("{resource}/{value}"))
     }
 
     /// The admin consent page of this cloud: see [`admin_consent_url`].
-    pub fn admin_consent_url(&self, tenant: &str, client_id: &str, redirect_uri: &str, state: &Secret) -> String {
+    pub fn admin_consent_url(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        redirect_uri: &str,
+        state: &Secret,
+    ) -> String {
         admin_consent_url(&self.hosts, tenant, client_id, Some(redirect_uri), Some(state))
     }
 }
 
 /// Entra's page on which an administrator accepts everything that the registration lists (Microsoft, `v2-admin-consent.md`).
 /// Without a redirect URI Entra returns to the first one registered.
-pub fn admin_consent_url(hosts: &Hosts, tenant: &str, client_id: &str, redirect_uri: Option<&str>, state: Option<&Secret>) -> String {
+pub fn admin_consent_url(
+    hosts: &Hosts,
+    tenant: &str,
+    client_id: &str,
+    redirect_uri: Option<&str>,
+    state: Option<&Secret>,
+) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("client_id", client_id).append_pair("scope", &format!("{}/.default", hosts.graph));
     if let Some(redirect_uri) = redirect_uri {

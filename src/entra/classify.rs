@@ -98,7 +98,12 @@ const GENERIC: u32 = 70002;
 pub fn classify_token(status: u16, error: &EntraError, overrides: &HashMap<u32, Reason>) -> Fault {
     let codes = error.codes();
     let (code, reason) = token_reason(status, error, &codes, overrides);
-    let suberror = error.suberror.as_deref().filter(|s| !s.is_empty()).map(|s| format!(", {}", clean(s))).unwrap_or_default();
+    let suberror = error
+        .suberror
+        .as_deref()
+        .filter(|s| !s.is_empty())
+        .map(|s| format!(", {}", clean(s)))
+        .unwrap_or_default();
     Fault {
         reason,
         code: code.or(codes.first().copied()).map(|c| format!("AADSTS{c}")),
@@ -108,7 +113,12 @@ pub fn classify_token(status: u16, error: &EntraError, overrides: &HashMap<u32, 
     }
 }
 
-fn token_reason(status: u16, error: &EntraError, codes: &[u32], overrides: &HashMap<u32, Reason>) -> (Option<u32>, Reason) {
+fn token_reason(
+    status: u16,
+    error: &EntraError,
+    codes: &[u32],
+    overrides: &HashMap<u32, Reason>,
+) -> (Option<u32>, Reason) {
     if status == 429 {
         return (None, Reason::Throttled);
     }
@@ -155,15 +165,28 @@ pub fn meaning_of(codes: &[u32]) -> Option<Reason> {
 fn fallback(error: &str, suberror: &str, codes: &[u32]) -> Reason {
     match (error, suberror) {
         (_, "basic_action" | "additional_action" | "user_password_expired") => Reason::InteractionRequired,
-        (_, "message_only" | "protection_policy_required" | "client_mismatch" | "device_authentication_failed") => Reason::AccessBlocked,
+        (
+            _,
+            "message_only"
+            | "protection_policy_required"
+            | "client_mismatch"
+            | "device_authentication_failed",
+        ) => Reason::AccessBlocked,
         (_, "consent_required") | ("consent_required", _) => Reason::ConsentMissing,
         ("interaction_required" | "login_required", _) => Reason::InteractionRequired,
         ("invalid_grant", "token_expired") => Reason::TokenExpired,
-        ("invalid_grant", _) => codes.first().map_or(Reason::TokenInvalid, |code| unknown_grant(*code, suberror)),
-        ("invalid_client", _) => Reason::ClientCredentialInvalid,
-        ("invalid_resource" | "invalid_scope" | "invalid_request" | "unsupported_grant_type" | "unsupported_response_type", _) => {
-            Reason::ConfigurationInvalid
+        ("invalid_grant", _) => {
+            codes.first().map_or(Reason::TokenInvalid, |code| unknown_grant(*code, suberror))
         }
+        ("invalid_client", _) => Reason::ClientCredentialInvalid,
+        (
+            "invalid_resource"
+            | "invalid_scope"
+            | "invalid_request"
+            | "unsupported_grant_type"
+            | "unsupported_response_type",
+            _,
+        ) => Reason::ConfigurationInvalid,
         ("invalid_tenant", _) => Reason::TenantMissing,
         ("temporarily_unavailable" | "server_error", _) => Reason::UpstreamUnavailable,
         _ => Reason::Unclassified,
@@ -175,10 +198,11 @@ fn fallback(error: &str, suberror: &str, codes: &[u32]) -> Reason {
 /// new numbers are mostly about those. A new sign-in helps where anything does, so that is what is asked for, and nothing is said of the token.
 /// Numbers about the application, the protocol, other identity providers and services on premises are no business of a person who signs in.
 fn unknown_grant(code: u32, suberror: &str) -> Reason {
-    let about_the_person =
-        matches!(code, 16_000..=16_999 | 50_000..=54_999 | 65_000..=65_999 | 130_000..=139_999 | 500_000..=549_999 | 650_000..=659_999);
+    let about_the_person = matches!(code, 16_000..=16_999 | 50_000..=54_999 | 65_000..=65_999 | 130_000..=139_999 | 500_000..=549_999 | 650_000..=659_999);
     match code {
-        40_000..=40_999 | 80_000..=81_999 | 90_000..=90_999 | 900_000..=909_999 | 1_000_000..=9_999_999 => Reason::Unclassified,
+        40_000..=40_999 | 80_000..=81_999 | 90_000..=90_999 | 900_000..=909_999 | 1_000_000..=9_999_999 => {
+            Reason::Unclassified
+        }
         _ if suberror == "bad_token" && !about_the_person => Reason::TokenInvalid,
         _ => Reason::InteractionRequired,
     }
@@ -251,7 +275,10 @@ pub(super) fn is_challenge(text: &str) -> bool {
 /// An error that Graph did not write.
 fn not_from_graph(status: u16) -> Fault {
     let reason = of_status(status).unwrap_or(Reason::InvalidResponse);
-    Fault::new(reason, format!("{status} came without Graph's error body: something between may have answered in its place"))
+    Fault::new(
+        reason,
+        format!("{status} came without Graph's error body: something between may have answered in its place"),
+    )
 }
 
 /// What the status alone says, whoever wrote it.
@@ -281,7 +308,9 @@ fn mentions(value: &Value, depth: usize, wanted: &dyn Fn(&str) -> bool) -> bool 
 
 /// The status or code of a throttled request, as an error about another one names it.
 fn is_throttling(text: &str) -> bool {
-    text == "429" || text.eq_ignore_ascii_case("TooManyRequests") || text.to_ascii_lowercase().contains("throttl")
+    text == "429"
+        || text.eq_ignore_ascii_case("TooManyRequests")
+        || text.to_ascii_lowercase().contains("throttl")
 }
 
 /// A word from outside, made fit for a log line.

@@ -12,7 +12,8 @@ fn entra(error: &str, codes: &[u32], suberror: &str) -> EntraError {
 #[test]
 fn every_number_has_its_reason() {
     for (code, reason) in AADSTS {
-        let error = entra(if reason.is_our_side() { "invalid_request" } else { "invalid_grant" }, &[*code], "");
+        let error =
+            entra(if reason.is_our_side() { "invalid_request" } else { "invalid_grant" }, &[*code], "");
         assert_eq!(classify_token(400, &error, &HashMap::new()).reason, *reason, "AADSTS{code}");
     }
     let mut numbers: Vec<u32> = AADSTS.iter().map(|(c, _)| *c).collect();
@@ -28,22 +29,67 @@ fn confusing_neighbours() {
         ("damaged refresh token", 400, entra("invalid_grant", &[9_002_313], ""), TokenInvalid),
         ("malformed request", 400, entra("invalid_request", &[9_002_313], ""), ConfigurationInvalid),
         ("damaged code", 400, entra("invalid_grant", &[90023], ""), TokenInvalid),
-        ("an old pair: the telling number wins", 400, entra("invalid_grant", &[70002, 70008], ""), TokenExpired),
-        ("a transient number does not hide a permanent one", 400, entra("invalid_grant", &[90033, 50173], ""), TokenRevoked),
+        (
+            "an old pair: the telling number wins",
+            400,
+            entra("invalid_grant", &[70002, 70008], ""),
+            TokenExpired,
+        ),
+        (
+            "a transient number does not hide a permanent one",
+            400,
+            entra("invalid_grant", &[90033, 50173], ""),
+            TokenRevoked,
+        ),
         ("a transient number alone", 400, entra("invalid_grant", &[90033], ""), UpstreamUnavailable),
-        ("missing service principal is not a wrong secret", 401, entra("invalid_client", &[7_000_229], ""), AppMissing),
+        (
+            "missing service principal is not a wrong secret",
+            401,
+            entra("invalid_client", &[7_000_229], ""),
+            AppMissing,
+        ),
         ("wrong secret", 401, entra("invalid_client", &[7_000_215], ""), ClientCredentialInvalid),
         ("429 whatever it says", 429, entra("invalid_grant", &[50173], ""), Throttled),
         ("503 with an unknown body", 503, entra("", &[], ""), UpstreamUnavailable),
-        ("unknown number, suberror helps", 400, entra("invalid_grant", &[999_999], "basic_action"), InteractionRequired),
-        ("unknown number, message only", 400, entra("invalid_grant", &[999_999], "message_only"), AccessBlocked),
-        ("unknown number, consent", 400, entra("invalid_grant", &[999_999], "consent_required"), ConsentMissing),
+        (
+            "unknown number, suberror helps",
+            400,
+            entra("invalid_grant", &[999_999], "basic_action"),
+            InteractionRequired,
+        ),
+        (
+            "unknown number, message only",
+            400,
+            entra("invalid_grant", &[999_999], "message_only"),
+            AccessBlocked,
+        ),
+        (
+            "unknown number, consent",
+            400,
+            entra("invalid_grant", &[999_999], "consent_required"),
+            ConsentMissing,
+        ),
         ("unknown number, bad token", 400, entra("invalid_grant", &[999_999], "bad_token"), TokenInvalid),
-        ("unknown number, token expired", 400, entra("invalid_grant", &[999_999], "token_expired"), TokenExpired),
-        ("unknown number, invalid_grant alone", 400, entra("invalid_grant", &[999_999], ""), InteractionRequired),
+        (
+            "unknown number, token expired",
+            400,
+            entra("invalid_grant", &[999_999], "token_expired"),
+            TokenExpired,
+        ),
+        (
+            "unknown number, invalid_grant alone",
+            400,
+            entra("invalid_grant", &[999_999], ""),
+            InteractionRequired,
+        ),
         ("no number, invalid_grant alone", 400, entra("invalid_grant", &[], ""), TokenInvalid),
         ("zero is no number", 400, entra("invalid_grant", &[0], ""), TokenInvalid),
-        ("unknown number, unauthorized_client", 400, entra("unauthorized_client", &[999_999], ""), Unclassified),
+        (
+            "unknown number, unauthorized_client",
+            400,
+            entra("unauthorized_client", &[999_999], ""),
+            Unclassified,
+        ),
         ("unknown number, invalid_client", 401, entra("invalid_client", &[], ""), ClientCredentialInvalid),
         ("unknown number, tenant", 400, entra("invalid_tenant", &[], ""), TenantMissing),
         ("unknown number, scope", 400, entra("invalid_scope", &[], ""), ConfigurationInvalid),
@@ -59,22 +105,67 @@ fn unknown_numbers_do_the_least_harm() {
     use Reason::*;
     for (sentence, status, error, expected) in [
         ("an unknown policy", 400, entra("invalid_grant", &[53_099], ""), InteractionRequired),
-        ("an unknown policy that a sign-in does not change", 400, entra("invalid_grant", &[53_099], "message_only"), AccessBlocked),
-        ("an unknown policy, said to be a bad token", 400, entra("invalid_grant", &[530_099], "bad_token"), InteractionRequired),
-        ("an unknown device", 400, entra("invalid_grant", &[135_099], "device_authentication_failed"), AccessBlocked),
+        (
+            "an unknown policy that a sign-in does not change",
+            400,
+            entra("invalid_grant", &[53_099], "message_only"),
+            AccessBlocked,
+        ),
+        (
+            "an unknown policy, said to be a bad token",
+            400,
+            entra("invalid_grant", &[530_099], "bad_token"),
+            InteractionRequired,
+        ),
+        (
+            "an unknown device",
+            400,
+            entra("invalid_grant", &[135_099], "device_authentication_failed"),
+            AccessBlocked,
+        ),
         ("an unknown device, without more", 400, entra("invalid_grant", &[135_099], ""), InteractionRequired),
         ("an unknown account trouble", 400, entra("invalid_grant", &[50_999], ""), InteractionRequired),
         ("an unknown consent trouble", 400, entra("invalid_grant", &[65_999], ""), InteractionRequired),
-        ("an unknown consent trouble that says so", 400, entra("invalid_grant", &[650_999], "consent_required"), ConsentMissing),
+        (
+            "an unknown consent trouble that says so",
+            400,
+            entra("invalid_grant", &[650_999], "consent_required"),
+            ConsentMissing,
+        ),
         ("an unknown grant", 400, entra("invalid_grant", &[700_999], ""), InteractionRequired),
-        ("an unknown grant that is said to be bad", 400, entra("invalid_grant", &[700_999], "bad_token"), TokenInvalid),
+        (
+            "an unknown grant that is said to be bad",
+            400,
+            entra("invalid_grant", &[700_999], "bad_token"),
+            TokenInvalid,
+        ),
         ("an unknown application trouble", 400, entra("invalid_grant", &[7_000_999], ""), Unclassified),
         ("an unknown trouble of the protocol", 400, entra("invalid_grant", &[90_999], ""), Unclassified),
         ("an unknown federation trouble", 400, entra("invalid_grant", &[1_002_999], ""), Unclassified),
-        ("interaction that only shows a message", 400, entra("interaction_required", &[53_099], "message_only"), AccessBlocked),
-        ("interaction for a consent", 400, entra("interaction_required", &[999_999], "consent_required"), ConsentMissing),
-        ("an unknown number while the service is down", 503, entra("invalid_grant", &[53_099], ""), UpstreamUnavailable),
-        ("a known one among unknown ones", 400, entra("invalid_grant", &[999_999, 530_002], ""), AccessBlocked),
+        (
+            "interaction that only shows a message",
+            400,
+            entra("interaction_required", &[53_099], "message_only"),
+            AccessBlocked,
+        ),
+        (
+            "interaction for a consent",
+            400,
+            entra("interaction_required", &[999_999], "consent_required"),
+            ConsentMissing,
+        ),
+        (
+            "an unknown number while the service is down",
+            503,
+            entra("invalid_grant", &[53_099], ""),
+            UpstreamUnavailable,
+        ),
+        (
+            "a known one among unknown ones",
+            400,
+            entra("invalid_grant", &[999_999, 530_002], ""),
+            AccessBlocked,
+        ),
         ("a proxy asks for its own sign-in", 407, entra("", &[], ""), NetworkError),
         ("a gateway has waited long enough", 408, entra("", &[], ""), Timeout),
         ("403 without any word of Entra's", 403, entra("", &[], ""), InvalidResponse),
@@ -88,24 +179,57 @@ fn unknown_numbers_do_the_least_harm() {
 fn errors_are_read_as_microsoft_writes_them() {
     use Reason::*;
     for (sentence, body, expected) in [
-        ("as documented", r#"{"error":"invalid_grant","error_codes":[50173],"suberror":"bad_token"}"#, TokenRevoked),
+        (
+            "as documented",
+            r#"{"error":"invalid_grant","error_codes":[50173],"suberror":"bad_token"}"#,
+            TokenRevoked,
+        ),
         ("a byte order mark", "\u{feff}{\"error\":\"invalid_grant\",\"error_codes\":[50173]}", TokenRevoked),
-        ("a numeric suberror", r#"{"error":"invalid_grant","error_codes":[700082],"suberror":7}"#, TokenExpired),
-        ("a suberror that is null", r#"{"error":"invalid_grant","error_codes":[700082],"suberror":null}"#, TokenExpired),
-        ("a suberror that is an object", r#"{"error":"invalid_grant","error_codes":[700082],"suberror":{}}"#, TokenExpired),
-        ("ids as numbers", r#"{"error":"invalid_grant","error_codes":[50057],"correlation_id":12,"trace_id":null}"#, AccountDisabled),
+        (
+            "a numeric suberror",
+            r#"{"error":"invalid_grant","error_codes":[700082],"suberror":7}"#,
+            TokenExpired,
+        ),
+        (
+            "a suberror that is null",
+            r#"{"error":"invalid_grant","error_codes":[700082],"suberror":null}"#,
+            TokenExpired,
+        ),
+        (
+            "a suberror that is an object",
+            r#"{"error":"invalid_grant","error_codes":[700082],"suberror":{}}"#,
+            TokenExpired,
+        ),
+        (
+            "ids as numbers",
+            r#"{"error":"invalid_grant","error_codes":[50057],"correlation_id":12,"trace_id":null}"#,
+            AccountDisabled,
+        ),
         ("codes as texts", r#"{"error":"invalid_grant","error_codes":["50057"]}"#, AccountDisabled),
-        ("codes as texts with their prefix", r#"{"error":"invalid_grant","error_codes":["AADSTS50057"]}"#, AccountDisabled),
+        (
+            "codes as texts with their prefix",
+            r#"{"error":"invalid_grant","error_codes":["AADSTS50057"]}"#,
+            AccountDisabled,
+        ),
         ("one code without a list", r#"{"error":"invalid_grant","error_codes":50057}"#, AccountDisabled),
-        ("codes that are null", r#"{"error":"invalid_grant","error_codes":null,"error_description":"AADSTS50057: x"}"#, AccountDisabled),
+        (
+            "codes that are null",
+            r#"{"error":"invalid_grant","error_codes":null,"error_description":"AADSTS50057: x"}"#,
+            AccountDisabled,
+        ),
         ("a gateway's JSON", r#"{"message":"Forbidden"}"#, InvalidResponse),
         ("another API's JSON", r#"{"error":{"code":403,"message":"Forbidden"}}"#, InvalidResponse),
         ("a page", "<html></html>", InvalidResponse),
         ("nothing", "", InvalidResponse),
     ] {
-        assert_eq!(classify_token(400, &EntraError::parse(body.as_bytes()), &HashMap::new()).reason, expected, "{sentence}");
+        assert_eq!(
+            classify_token(400, &EntraError::parse(body.as_bytes()), &HashMap::new()).reason,
+            expected,
+            "{sentence}"
+        );
     }
-    let numeric = EntraError::parse(br#"{"error":"invalid_grant","error_codes":[50057],"correlation_id":12}"#);
+    let numeric =
+        EntraError::parse(br#"{"error":"invalid_grant","error_codes":[50057],"correlation_id":12}"#);
     assert_eq!(classify_token(400, &numeric, &HashMap::new()).request_id.as_deref(), Some("12"));
 }
 
@@ -126,13 +250,20 @@ fn several_numbers_say_the_most_telling() {
 #[test]
 fn numbers_are_found_in_the_description_and_overridden() {
     let text = "AADSTS700082: The refresh token of ada@contoso.com has expired.\r\nTrace ID: …";
-    let error = EntraError { error: "invalid_grant".to_owned(), error_description: text.to_owned(), ..EntraError::default() };
+    let error = EntraError {
+        error: "invalid_grant".to_owned(),
+        error_description: text.to_owned(),
+        ..EntraError::default()
+    };
     let fault = classify_token(400, &error, &HashMap::new());
     assert_eq!((fault.reason, fault.code.as_deref()), (Reason::TokenExpired, Some("AADSTS700082")));
     assert!(!format!("{fault:?}").contains("ada@"), "descriptions hold names and stay out");
     let overrides = HashMap::from([(700_082, Reason::TokenRevoked), (9_002_313, Reason::AccessBlocked)]);
     assert_eq!(classify_token(400, &error, &overrides).reason, Reason::TokenRevoked);
-    assert_eq!(classify_token(400, &entra("invalid_grant", &[9_002_313], ""), &overrides).reason, Reason::AccessBlocked);
+    assert_eq!(
+        classify_token(400, &entra("invalid_grant", &[9_002_313], ""), &overrides).reason,
+        Reason::AccessBlocked
+    );
 }
 
 #[test]
@@ -211,7 +342,11 @@ fn refusals_that_graph_did_not_write() {
             (503, UpstreamUnavailable),
         ] {
             for caller in [own, reader] {
-                assert_eq!(classify_graph(status, body, caller).reason, expected, "{status} {body} {caller:?}");
+                assert_eq!(
+                    classify_graph(status, body, caller).reason,
+                    expected,
+                    "{status} {body} {caller:?}"
+                );
             }
         }
     }
@@ -221,8 +356,10 @@ fn refusals_that_graph_did_not_write() {
 fn claims_challenges_and_nested_throttling() {
     use Reason::*;
     let (own, reader) = (GraphCaller::Own, GraphCaller::Reader);
-    let challenged = json!({"error": {"code": "insufficient_claims", "message": "", "innerError": {"request-id": "r-1"}}});
-    let inside = json!({"error": {"code": "Forbidden", "message": "", "innerError": {"code": "insufficient_claims"}}});
+    let challenged =
+        json!({"error": {"code": "insufficient_claims", "message": "", "innerError": {"request-id": "r-1"}}});
+    let inside =
+        json!({"error": {"code": "Forbidden", "message": "", "innerError": {"code": "insufficient_claims"}}});
     let oauth = json!({"error": "insufficient_claims", "claims": "e30="});
     for (sentence, status, body, caller, expected) in [
         ("a challenge with 401", 401, &challenged, own, InteractionRequired),
@@ -235,7 +372,9 @@ fn claims_challenges_and_nested_throttling() {
         assert_eq!(classify_graph(status, body, caller).reason, expected, "{sentence}");
     }
     assert_eq!(classify_graph(403, &challenged, own).request_id.as_deref(), Some("r-1"));
-    for inner in [json!({"code": "429"}), json!({"status": 429}), json!({"code": "Request_ThrottledTemporarily"})] {
+    for inner in
+        [json!({"code": "429"}), json!({"status": 429}), json!({"code": "Request_ThrottledTemporarily"})]
+    {
         let body = json!({"error": {"code": "FailedDependency", "message": "", "innerError": inner}});
         assert_eq!(classify_graph(424, &body, own).reason, Throttled, "{body}");
     }
@@ -247,7 +386,8 @@ fn recorded_bodies() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/entra");
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).expect("fixtures").flatten() {
-        let recorded: Value = serde_json::from_slice(&std::fs::read(entry.path()).expect("readable")).expect("JSON");
+        let recorded: Value =
+            serde_json::from_slice(&std::fs::read(entry.path()).expect("readable")).expect("JSON");
         let status = u16::try_from(recorded["status"].as_u64().expect("status")).expect("status");
         let fault = if recorded["from"] == "token" {
             let error = serde_json::from_value(recorded["body"].clone()).expect("an Entra error");

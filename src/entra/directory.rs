@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::Entra;
 use super::classify::GraphCaller;
 use super::graph::{BATCH_LIMIT, BatchItem, GraphRequest, ItemAnswer, PAGE_LIMIT, encode, literal};
-use crate::domain::{Directory, Fault, Presence, Reason, RequiredPermissions, ResourceGrants, ScopeGrant, Timestamp};
+use crate::domain::{
+    Directory, Fault, Presence, Reason, RequiredPermissions, ResourceGrants, ScopeGrant, Timestamp,
+};
 
 /// App id of Microsoft Graph, the same in every tenant and cloud (Microsoft Graph, `concepts/paging.md`).
 const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
@@ -69,7 +71,8 @@ impl ResourceCache {
     fn put(&self, tenant: &str, resource: &str, object: &Value) -> Option<Resource> {
         let object_id = object["id"].as_str()?.to_owned();
         let listed = object["appRoles"].as_array().map(|roles| {
-            let role = |r: &Value| Some((r["id"].as_str()?.to_ascii_lowercase(), r["value"].as_str()?.to_owned()));
+            let role =
+                |r: &Value| Some((r["id"].as_str()?.to_ascii_lowercase(), r["value"].as_str()?.to_owned()));
             roles.iter().filter_map(role).collect::<HashMap<_, _>>()
         });
         let mut known = lock(&self.roles);
@@ -127,14 +130,21 @@ pub struct DirectoryQuestion<'a> {
 
 impl Entra {
     /// Asks the directory, with a reader's token.
-    pub async fn directory(&self, token: &str, question: DirectoryQuestion<'_>, cache: &ResourceCache) -> Directory {
+    pub async fn directory(
+        &self,
+        token: &str,
+        question: DirectoryQuestion<'_>,
+        cache: &ResourceCache,
+    ) -> Directory {
         let asker = GraphRequest { token, caller: GraphCaller::Reader, deadline: question.deadline };
         let mut answers = match self.batch(asker, &questions(question, cache)).await {
             Ok(answers) => answers,
             Err(fault) => return Directory::failed(fault),
         };
         let shown = match answers.remove("app").map(|a| a.found(asker.caller)) {
-            Some(Ok(Some(object))) if is_another(&object, question.app_id) => Err(invalid("the directory shows another application")),
+            Some(Ok(Some(object))) if is_another(&object, question.app_id) => {
+                Err(invalid("the directory shows another application"))
+            }
             Some(Ok(Some(object))) => presence(&object),
             Some(Ok(None)) => self.deleted(asker, question.app_id).await,
             Some(Err(fault)) => Err(fault),
@@ -146,7 +156,9 @@ impl Entra {
         let (presence, grants, roles) = agreed(shown, grants, roles);
         let resources = match resources(question, cache, &mut answers) {
             Ok(resources) => resources,
-            Err(fault) => return Directory { presence, delegated: Err(fault.clone()), application: Err(fault) },
+            Err(fault) => {
+                return Directory { presence, delegated: Err(fault.clone()), application: Err(fault) };
+            }
         };
         let delegated = grants.and_then(|items| delegated(&items, &resources));
         let application = roles.and_then(|items| application(&items, &resources));
@@ -180,15 +192,21 @@ impl Entra {
             Err(fault) if fault.reason == Reason::TenantMissing => Err(fault),
             // Not knowing whether it can be restored is not knowing what to tell the admin.
             Err(fault) => {
-                let detail =
-                    format!("the directory does not show the application, and whether it was deleted cannot be read: {}", fault.detail);
+                let detail = format!(
+                    "the directory does not show the application, and whether it was deleted cannot be read: {}",
+                    fault.detail
+                );
                 Ok(Presence::Unclear(Fault { detail, ..fault }))
             }
         }
     }
 
     /// All items of a collection whose first page came in a batch; `None` when Graph says that the object they belong to does not exist.
-    async fn listed(&self, asker: GraphRequest<'_>, first: Option<ItemAnswer>) -> Result<Option<Vec<Value>>, Fault> {
+    async fn listed(
+        &self,
+        asker: GraphRequest<'_>,
+        first: Option<ItemAnswer>,
+    ) -> Result<Option<Vec<Value>>, Fault> {
         let answer = first.ok_or_else(|| invalid("no answer about a list of permissions"))?;
         match answer.found(asker.caller)? {
             Some(page) => self.pages(asker, page).await.map(Some),
@@ -228,18 +246,22 @@ type Items = Result<Vec<Value>, Fault>;
 /// What the answers of one batch say together. They were read by one caller at one time, so that they have to agree: an application that is
 /// shown has lists, even if they are empty, and one that is not there has none. Where they do not, a replica is behind or something between
 /// answers in Graph's place, and neither side is believed.
-fn agreed(shown: Result<Presence, Fault>, grants: Listed, roles: Listed) -> (Result<Presence, Fault>, Items, Items) {
+fn agreed(
+    shown: Result<Presence, Fault>,
+    grants: Listed,
+    roles: Listed,
+) -> (Result<Presence, Fault>, Items, Items) {
     let lists_something = |list: &Listed| matches!(list, Ok(Some(items)) if !items.is_empty());
     let shown = match shown {
-        Ok(Presence::Absent) if lists_something(&grants) || lists_something(&roles) => {
-            Ok(Presence::Unclear(invalid("the directory does not show the application, and lists permissions of it")))
-        }
+        Ok(Presence::Absent) if lists_something(&grants) || lists_something(&roles) => Ok(Presence::Unclear(
+            invalid("the directory does not show the application, and lists permissions of it"),
+        )),
         other => other,
     };
     let missing = match &shown {
-        Ok(Presence::Present { .. }) => {
-            Err(invalid("the directory shows the application, and says of its permissions that there is no such application"))
-        }
+        Ok(Presence::Present { .. }) => Err(invalid(
+            "the directory shows the application, and says of its permissions that there is no such application",
+        )),
         Ok(Presence::Unclear(fault)) | Err(fault) => Err(fault.clone()),
         // It is gone, and its permissions with it.
         Ok(Presence::Absent | Presence::Deleted { .. }) => Ok(Vec::new()),
@@ -251,9 +273,12 @@ fn agreed(shown: Result<Presence, Fault>, grants: Listed, roles: Listed) -> (Res
 
 /// What the list of deleted service principals says of the one that was filtered for. It may have been deleted more than once.
 fn newest_deletion(items: &[Value]) -> Presence {
-    let deleted = items.iter().map(|i| i["deletedDateTime"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()));
+    let deleted =
+        items.iter().map(|i| i["deletedDateTime"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()));
     match deleted.max() {
-        Some(newest) => Presence::Deleted { restorable_until: newest.map(|t| Timestamp(t.as_millisecond()).plus(RESTORABLE)) },
+        Some(newest) => Presence::Deleted {
+            restorable_until: newest.map(|t| Timestamp(t.as_millisecond()).plus(RESTORABLE)),
+        },
         None => Presence::Absent,
     }
 }
@@ -267,7 +292,11 @@ fn questions(question: DirectoryQuestion<'_>, cache: &ResourceCache) -> Vec<Batc
         item("grants", format!("{principal}/oauth2PermissionGrants")),
         item("roles", format!("{principal}/appRoleAssignments")),
     ];
-    let unknown = question.required.iter().enumerate().filter(|(_, r)| cache.get(question.tenant, &r.resource).is_none());
+    let unknown = question
+        .required
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| cache.get(question.tenant, &r.resource).is_none());
     for (index, required) in unknown.take(BATCH_LIMIT - items.len()) {
         // Graph's own list of roles is long; one tenant's answer serves all.
         let properties = if cache.knows_roles(&required.resource) { "id,appId" } else { "id,appId,appRoles" };
@@ -325,7 +354,9 @@ fn is_another(object: &Value, app_id: &str) -> bool {
 /// Microsoft Graph is in every tenant, so a directory that does not show it is not believed.
 fn may_be_absent(resource: &str) -> Result<(), Fault> {
     match ResourceKey::of(resource) {
-        ResourceKey::AppId(GRAPH_APP_ID) => Err(invalid("the directory does not show Microsoft Graph, which is in every tenant")),
+        ResourceKey::AppId(GRAPH_APP_ID) => {
+            Err(invalid("the directory does not show Microsoft Graph, which is in every tenant"))
+        }
         _ => Ok(()),
     }
 }
@@ -334,11 +365,20 @@ fn presence(object: &Value) -> Result<Presence, Fault> {
     if object["id"].as_str().is_none() {
         return Err(invalid("a service principal has no id"));
     }
-    let by_microsoft = object["disabledByMicrosoftStatus"].as_str().filter(|s| !s.is_empty() && *s != "NotDisabled");
-    let by_owner = (object["isDisabled"] == true).then_some("deactivated by the owner of the app registration");
-    let blocked =
-        by_microsoft.map(|s| format!("disabled by Microsoft: {}", s.chars().filter(char::is_ascii_graphic).take(80).collect::<String>()));
-    Ok(Presence::Present { enabled: object["accountEnabled"] != false, blocked: blocked.or(by_owner.map(str::to_owned)) })
+    let by_microsoft =
+        object["disabledByMicrosoftStatus"].as_str().filter(|s| !s.is_empty() && *s != "NotDisabled");
+    let by_owner =
+        (object["isDisabled"] == true).then_some("deactivated by the owner of the app registration");
+    let blocked = by_microsoft.map(|s| {
+        format!(
+            "disabled by Microsoft: {}",
+            s.chars().filter(char::is_ascii_graphic).take(80).collect::<String>()
+        )
+    });
+    Ok(Presence::Present {
+        enabled: object["accountEnabled"] != false,
+        blocked: blocked.or(by_owner.map(str::to_owned)),
+    })
 }
 
 /// The entry of a resource among the grants, made when it is not there yet.
@@ -361,10 +401,12 @@ fn delegated(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<Re
     for item in items {
         let id = item["resourceId"].as_str().ok_or_else(|| invalid("a grant has no resourceId"))?;
         // Whatever is not for everybody is for one person, who may be unknown to us.
-        let everybody = item["consentType"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("AllPrincipals"));
+        let everybody =
+            item["consentType"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("AllPrincipals"));
         let principal = (!everybody).then(|| item["principalId"].as_str().unwrap_or_default().to_owned());
         // Leading blanks, double blanks, null: as found in the wild (Microsoft Graph, `oauth2permissiongrant.md`, and replies seen in the field).
-        let scopes = item["scope"].as_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+        let scopes =
+            item["scope"].as_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         entry(&mut grants, resources, id).0.delegated.push(ScopeGrant { principal, scopes });
     }
     Ok(grants)
@@ -387,13 +429,17 @@ fn application(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<
 
 /// Whether there are grants on resources that nobody required: maybe a required one under a new object id.
 fn has_strangers(grants: &Result<Vec<ResourceGrants>, Fault>, question: DirectoryQuestion<'_>) -> bool {
-    grants.as_ref().is_ok_and(|g| g.iter().any(|g| !question.required.iter().any(|r| r.resource == g.resource)))
+    grants
+        .as_ref()
+        .is_ok_and(|g| g.iter().any(|g| !question.required.iter().any(|r| r.resource == g.resource)))
 }
 
 /// Whether a required resource has granted a role that its list does not name.
 fn has_nameless_roles(grants: &Result<Vec<ResourceGrants>, Fault>, question: DirectoryQuestion<'_>) -> bool {
     let nameless = |g: &ResourceGrants| g.application.iter().any(|role| uuid::Uuid::try_parse(role).is_ok());
-    grants.as_ref().is_ok_and(|g| g.iter().any(|g| nameless(g) && question.required.iter().any(|r| r.resource == g.resource)))
+    grants.as_ref().is_ok_and(|g| {
+        g.iter().any(|g| nameless(g) && question.required.iter().any(|r| r.resource == g.resource))
+    })
 }
 
 #[cfg(test)]
@@ -404,12 +450,24 @@ mod tests {
 
     #[test]
     fn the_four_ways_to_be_off() {
-        let present = |enabled, blocked: Option<&str>| Presence::Present { enabled, blocked: blocked.map(str::to_owned) };
+        let present = |enabled, blocked: Option<&str>| Presence::Present {
+            enabled,
+            blocked: blocked.map(str::to_owned),
+        };
         for (object, expected) in [
-            (json!({"id": "x", "accountEnabled": true, "isDisabled": null, "disabledByMicrosoftStatus": null}), present(true, None)),
-            (json!({"id": "x", "accountEnabled": true, "disabledByMicrosoftStatus": "NotDisabled"}), present(true, None)),
+            (
+                json!({"id": "x", "accountEnabled": true, "isDisabled": null, "disabledByMicrosoftStatus": null}),
+                present(true, None),
+            ),
+            (
+                json!({"id": "x", "accountEnabled": true, "disabledByMicrosoftStatus": "NotDisabled"}),
+                present(true, None),
+            ),
             (json!({"id": "x", "accountEnabled": false}), present(false, None)),
-            (json!({"id": "x", "isDisabled": true}), present(true, Some("deactivated by the owner of the app registration"))),
+            (
+                json!({"id": "x", "isDisabled": true}),
+                present(true, Some("deactivated by the owner of the app registration")),
+            ),
             (
                 json!({"id": "x", "disabledByMicrosoftStatus": "DisabledDueToX"}),
                 present(true, Some("disabled by Microsoft: DisabledDueToX")),
@@ -423,8 +481,10 @@ mod tests {
 
     #[test]
     fn grants_as_found_in_the_wild() {
-        let graph =
-            Resource { object_id: "G".to_owned(), roles: Arc::new(HashMap::from([("r1".to_owned(), "Group.Read.All".to_owned())])) };
+        let graph = Resource {
+            object_id: "G".to_owned(),
+            roles: Arc::new(HashMap::from([("r1".to_owned(), "Group.Read.All".to_owned())])),
+        };
         let resources = vec![("microsoft_graph".to_owned(), graph)];
         let items = [
             json!({"resourceId": "g", "consentType": "AllPrincipals", "scope": " User.Read  Group.Read.All"}),
@@ -435,12 +495,22 @@ mod tests {
         ];
         let grants = delegated(&items, &resources).expect("grants");
         assert_eq!(grants[0].delegated[0].scopes, ["User.Read", "Group.Read.All"]);
-        assert_eq!((grants[0].delegated[1].principal.as_deref(), grants[0].delegated[1].scopes.len()), (Some("ada"), 0));
-        assert_eq!((grants[0].delegated[2].principal.as_deref(), &*grants[0].delegated[2].scopes), (None, &["Mail.Read".to_owned()][..]));
+        assert_eq!(
+            (grants[0].delegated[1].principal.as_deref(), grants[0].delegated[1].scopes.len()),
+            (Some("ada"), 0)
+        );
+        assert_eq!(
+            (grants[0].delegated[2].principal.as_deref(), &*grants[0].delegated[2].scopes),
+            (None, &["Mail.Read".to_owned()][..])
+        );
         assert_eq!(grants[0].delegated[3].principal.as_deref(), Some(""), "nobody's");
         assert_eq!(grants[1].resource, "other");
-        let roles = [json!({"resourceId": "G", "appRoleId": "R1"}), json!({"resourceId": "G", "appRoleId": "gone"})];
-        assert_eq!(application(&roles, &resources).expect("roles")[0].application, ["Group.Read.All", "gone"]);
+        let roles =
+            [json!({"resourceId": "G", "appRoleId": "R1"}), json!({"resourceId": "G", "appRoleId": "gone"})];
+        assert_eq!(
+            application(&roles, &resources).expect("roles")[0].application,
+            ["Group.Read.All", "gone"]
+        );
     }
 
     #[test]
@@ -456,19 +526,53 @@ mod tests {
         for (sentence, shown, grants, roles, expected) in [
             ("all is well", present(), some(), empty(), (Ok(Ok(true)), Ok(1), Ok(0))),
             ("no permissions at all", present(), empty(), empty(), (Ok(Ok(true)), Ok(0), Ok(0))),
-            ("shown, and its grants do not exist", present(), none(), some(), (Ok(Ok(true)), nonsense, Ok(1))),
+            (
+                "shown, and its grants do not exist",
+                present(),
+                none(),
+                some(),
+                (Ok(Ok(true)), nonsense, Ok(1)),
+            ),
             ("shown, and its roles do not exist", present(), some(), none(), (Ok(Ok(true)), Ok(1), nonsense)),
-            ("gone, and all lists with it", Ok(Presence::Absent), none(), none(), (Ok(Ok(false)), Ok(0), Ok(0))),
-            ("gone, and the lists are empty", Ok(Presence::Absent), empty(), empty(), (Ok(Ok(false)), Ok(0), Ok(0))),
-            ("gone, and yet it has grants", Ok(Presence::Absent), some(), none(), (unclear(Reason::InvalidResponse), Ok(1), nonsense)),
-            ("gone, and yet it has roles", Ok(Presence::Absent), none(), some(), (unclear(Reason::InvalidResponse), nonsense, Ok(1))),
+            (
+                "gone, and all lists with it",
+                Ok(Presence::Absent),
+                none(),
+                none(),
+                (Ok(Ok(false)), Ok(0), Ok(0)),
+            ),
+            (
+                "gone, and the lists are empty",
+                Ok(Presence::Absent),
+                empty(),
+                empty(),
+                (Ok(Ok(false)), Ok(0), Ok(0)),
+            ),
+            (
+                "gone, and yet it has grants",
+                Ok(Presence::Absent),
+                some(),
+                none(),
+                (unclear(Reason::InvalidResponse), Ok(1), nonsense),
+            ),
+            (
+                "gone, and yet it has roles",
+                Ok(Presence::Absent),
+                none(),
+                some(),
+                (unclear(Reason::InvalidResponse), nonsense, Ok(1)),
+            ),
             ("among the deleted items", deleted(), none(), none(), (Ok(Ok(false)), Ok(0), Ok(0))),
             (
                 "gone, and the deleted items cannot be read",
                 Ok(Presence::Unclear(down())),
                 none(),
                 none(),
-                (unclear(Reason::UpstreamUnavailable), Err(Reason::UpstreamUnavailable), Err(Reason::UpstreamUnavailable)),
+                (
+                    unclear(Reason::UpstreamUnavailable),
+                    Err(Reason::UpstreamUnavailable),
+                    Err(Reason::UpstreamUnavailable),
+                ),
             ),
             (
                 "nothing is known of it, and its lists do not exist",
@@ -477,7 +581,13 @@ mod tests {
                 some(),
                 (Err(Reason::UpstreamUnavailable), Err(Reason::UpstreamUnavailable), Ok(1)),
             ),
-            ("a list fails", present(), Err(down()), empty(), (Ok(Ok(true)), Err(Reason::UpstreamUnavailable), Ok(0))),
+            (
+                "a list fails",
+                present(),
+                Err(down()),
+                empty(),
+                (Ok(Ok(true)), Err(Reason::UpstreamUnavailable), Ok(0)),
+            ),
         ] {
             let (presence, grants, roles) = agreed(shown, grants, roles);
             let presence = presence.map_err(|f| f.reason).map(|p| match p {
@@ -485,7 +595,8 @@ mod tests {
                 Presence::Present { .. } => Ok(true),
                 Presence::Absent | Presence::Deleted { .. } => Ok(false),
             });
-            let length = |list: Result<Vec<Value>, Fault>| list.map(|items| items.len()).map_err(|f| f.reason);
+            let length =
+                |list: Result<Vec<Value>, Fault>| list.map(|items| items.len()).map_err(|f| f.reason);
             assert_eq!((presence, length(grants), length(roles)), expected, "{sentence}");
         }
     }
@@ -498,7 +609,9 @@ mod tests {
             (vec![json!({"id": "x"})], Presence::Deleted { restorable_until: None }),
             (
                 vec![deletion("2026-01-01T00:00:00Z"), deletion("2026-03-01T00:00:00Z"), json!({"id": "y"})],
-                Presence::Deleted { restorable_until: Some(Timestamp::from_seconds(1_772_323_200).plus(RESTORABLE)) },
+                Presence::Deleted {
+                    restorable_until: Some(Timestamp::from_seconds(1_772_323_200).plus(RESTORABLE)),
+                },
             ),
         ] {
             assert_eq!(newest_deletion(&items), expected);

@@ -52,7 +52,8 @@ mod tests {
         params.not_after = rcgen::date_time_ymd(2031, 5, 17);
         let file = folder.path().join("app.crt");
         std::fs::write(&file, params.self_signed(&key).expect("a certificate").pem()).expect("written");
-        let credential = ClientCredential::Certificate { certificate_file: file.clone(), private_key_file: file };
+        let credential =
+            ClientCredential::Certificate { certificate_file: file.clone(), private_key_file: file };
         let key_id = credential.expiry().expect("an expiry").key_id;
         assert!(key_id.len() == 40 && key_id.chars().all(|c| matches!(c, '0'..='9' | 'A'..='F')), "{key_id}");
         assert_eq!(credential.expires().map(crate::clock::rfc3339).as_deref(), Some("2031-05-17T00:00:00Z"));

@@ -43,7 +43,9 @@ impl ItemAnswer {
             200..300 if self.body.is_object() => Ok(Some(self.body)),
             404 if self.body["error"]["code"] == NOT_FOUND => Ok(None),
             status @ (401 | 403) if self.challenged => Err(challenge(status, caller)),
-            status => Err(Fault { retry_after: self.retry_after, ..classify_graph(status, &self.body, caller) }),
+            status => {
+                Err(Fault { retry_after: self.retry_after, ..classify_graph(status, &self.body, caller) })
+            }
         }
     }
 
@@ -94,8 +96,13 @@ impl Entra {
     }
 
     /// One `$batch`; answers by id. Items that Graph left out are `invalid_response`.
-    pub(super) async fn batch(&self, asker: GraphRequest<'_>, items: &[BatchItem]) -> Result<HashMap<String, ItemAnswer>, Fault> {
-        let requests: Vec<Value> = items.iter().map(|i| json!({"id": i.id, "method": "GET", "url": i.url})).collect();
+    pub(super) async fn batch(
+        &self,
+        asker: GraphRequest<'_>,
+        items: &[BatchItem],
+    ) -> Result<HashMap<String, ItemAnswer>, Fault> {
+        let requests: Vec<Value> =
+            items.iter().map(|i| json!({"id": i.id, "method": "GET", "url": i.url})).collect();
         let url = format!("{}/v1.0/$batch", self.hosts.graph);
         let outgoing = Request {
             endpoint: Endpoint::Graph,
@@ -117,9 +124,13 @@ impl Entra {
 
     /// A next link, if it stays on the Graph host: the token goes nowhere else.
     pub(super) fn next_link<'v>(&self, page: &'v Value) -> Result<Option<&'v str>, Fault> {
-        let Some(link) = page["@odata.nextLink"].as_str().filter(|link| !link.is_empty()) else { return Ok(None) };
+        let Some(link) = page["@odata.nextLink"].as_str().filter(|link| !link.is_empty()) else {
+            return Ok(None);
+        };
         let parsed = url::Url::parse(link).ok().zip(url::Url::parse(&self.hosts.graph).ok());
-        let inside = parsed.is_some_and(|(link, graph)| link.origin() == graph.origin() && link.path().starts_with("/v1.0/"));
+        let inside = parsed.is_some_and(|(link, graph)| {
+            link.origin() == graph.origin() && link.path().starts_with("/v1.0/")
+        });
         if inside { Ok(Some(link)) } else { Err(invalid("a next link leads away from Graph")) }
     }
 
@@ -128,10 +139,17 @@ impl Entra {
     ///
     /// # Errors
     /// What Graph's refusal means.
-    pub async fn groups(&self, token: &str, policy: &GroupPolicy, deadline: Instant) -> Result<Groups, Fault> {
+    pub async fn groups(
+        &self,
+        token: &str,
+        policy: &GroupPolicy,
+        deadline: Instant,
+    ) -> Result<Groups, Fault> {
         let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
         let mut listing = Listing::of(policy);
-        let mut page = self.get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.hosts.graph)).await?;
+        let mut page = self
+            .get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.hosts.graph))
+            .await?;
         loop {
             listing.add(&page)?;
             let Some(next) = self.next_link(&page)?.map(str::to_owned) else { break };
@@ -150,13 +168,21 @@ impl Entra {
     }
 
     /// Asks after required groups, and for the next page, in as few batches as possible.
-    async fn look_up(&self, asker: GraphRequest<'_>, listing: &mut Listing<'_>, wanted: &[usize], next: &str) -> Result<Value, Fault> {
+    async fn look_up(
+        &self,
+        asker: GraphRequest<'_>,
+        listing: &mut Listing<'_>,
+        wanted: &[usize],
+        next: &str,
+    ) -> Result<Value, Fault> {
         let relative = next.split_once("/v1.0").map_or("", |(_, rest)| rest);
         let mut page = Value::Null;
         for (round, chunk) in wanted.chunks(BATCH_LIMIT - 1).enumerate() {
-            let groups = chunk.iter().filter_map(|index| Some((*index, listing.policy.required.get(*index)?)));
-            let mut items: Vec<BatchItem> =
-                groups.map(|(index, group)| BatchItem { id: format!("g{index}"), url: group_url(group) }).collect();
+            let groups =
+                chunk.iter().filter_map(|index| Some((*index, listing.policy.required.get(*index)?)));
+            let mut items: Vec<BatchItem> = groups
+                .map(|(index, group)| BatchItem { id: format!("g{index}"), url: group_url(group) })
+                .collect();
             if round == 0 {
                 items.push(BatchItem { id: "next".to_owned(), url: relative.to_owned() });
             }
@@ -169,7 +195,9 @@ impl Entra {
                 match answer.found(asker.caller) {
                     Ok(found) => listing.looked_up(*index, found)?,
                     // It was seen on a page; that others of its name were not found is no reason to know nothing.
-                    Err(fault) if listing.has_seen(*index) && !fault.asks_to_wait() => listing.looked_up(*index, None)?,
+                    Err(fault) if listing.has_seen(*index) && !fault.asks_to_wait() => {
+                        listing.looked_up(*index, None)?;
+                    }
                     Err(fault) => return Err(fault),
                 }
             }
@@ -180,9 +208,15 @@ impl Entra {
 
 /// The answers of a batch by id. What an item asks to wait counts for all that failed with it: they are asked again together
 /// (Microsoft Graph, `concepts/json-batching.md`, "Responses for batched requests that are throttled").
-fn batch_answers(body: Value, items: &[BatchItem], date: Option<&str>) -> Result<HashMap<String, ItemAnswer>, Fault> {
+fn batch_answers(
+    body: Value,
+    items: &[BatchItem],
+    date: Option<&str>,
+) -> Result<HashMap<String, ItemAnswer>, Fault> {
     let Value::Object(mut body) = body else { return Err(invalid("a batch answer is not an object")) };
-    let Some(Value::Array(responses)) = body.remove("responses") else { return Err(invalid("a batch answer has no responses")) };
+    let Some(Value::Array(responses)) = body.remove("responses") else {
+        return Err(invalid("a batch answer has no responses"));
+    };
     let mut answers: HashMap<String, ItemAnswer> =
         responses.into_iter().take(BATCH_LIMIT).filter_map(|item| item_answer(item, date)).collect();
     let longest = answers.values().filter_map(|a| a.retry_after).max();
@@ -202,7 +236,10 @@ fn batch_answers(body: Value, items: &[BatchItem], date: Option<&str>) -> Result
 fn group_url(group: &GroupRef) -> String {
     match group {
         GroupRef::Id(id) => format!("/groups/{id}?$select=id,displayName"),
-        GroupRef::Name(name) => format!("/groups?$select=id,displayName&$filter={}", encode(&format!("displayName eq {}", literal(name)))),
+        GroupRef::Name(name) => format!(
+            "/groups?$select=id,displayName&$filter={}",
+            encode(&format!("displayName eq {}", literal(name)))
+        ),
     }
 }
 
@@ -211,10 +248,14 @@ fn item_answer(mut item: Value, date: Option<&str>) -> Option<(String, ItemAnswe
     let status = as_text(&item["status"])?.parse().ok()?;
     let header = |name: &str| {
         let headers = item["headers"].as_object()?;
-        headers.iter().find(|(written, _)| written.eq_ignore_ascii_case(name)).and_then(|(_, value)| as_text(value))
+        headers
+            .iter()
+            .find(|(written, _)| written.eq_ignore_ascii_case(name))
+            .and_then(|(_, value)| as_text(value))
     };
     let own_date = header("date");
-    let retry_after = header("retry-after").and_then(|value| parse_retry_after(&value, own_date.as_deref().or(date)));
+    let retry_after =
+        header("retry-after").and_then(|value| parse_retry_after(&value, own_date.as_deref().or(date)));
     let challenged = header("www-authenticate").is_some_and(|value| is_challenge(&value));
     Some((id, ItemAnswer { status, retry_after, challenged, body: item["body"].take() }))
 }
@@ -233,7 +274,8 @@ fn graph_body(answer: &Response, caller: GraphCaller) -> Result<Value, Fault> {
     let status = answer.status.as_u16();
     let parsed = answer.json();
     if !answer.status.is_success() {
-        let mut challenges = answer.headers.get_all("www-authenticate").iter().filter_map(|v| v.to_str().ok());
+        let mut challenges =
+            answer.headers.get_all("www-authenticate").iter().filter_map(|v| v.to_str().ok());
         let fault = if matches!(status, 401 | 403) && challenges.any(is_challenge) {
             challenge(status, caller)
         } else {
@@ -244,7 +286,10 @@ fn graph_body(answer: &Response, caller: GraphCaller) -> Result<Value, Fault> {
     }
     match parsed {
         Some(value) if value.is_object() => Ok(value),
-        _ => Err(Fault { request_id: answer.request_id(), ..invalid("Graph answered with something else than a JSON object") }),
+        _ => Err(Fault {
+            request_id: answer.request_id(),
+            ..invalid("Graph answered with something else than a JSON object")
+        }),
     }
 }
 
@@ -301,7 +346,8 @@ impl<'p> Listing<'p> {
     /// was seen first is still there depends on it. It costs no round trip, because the next page comes in the same batch.
     fn to_look_up(&self) -> Vec<usize> {
         let open = |(index, group): (usize, &GroupRef)| {
-            let settled = self.looked_up.contains_key(&index) || (matches!(group, GroupRef::Id(_)) && self.has_seen(index));
+            let settled = self.looked_up.contains_key(&index)
+                || (matches!(group, GroupRef::Id(_)) && self.has_seen(index));
             (!settled).then_some(index)
         };
         self.policy.required.iter().enumerate().filter_map(open).collect()
@@ -314,7 +360,12 @@ impl<'p> Listing<'p> {
 
     /// What a look-up found; `None` when Graph says that there is no such group.
     fn looked_up(&mut self, index: usize, found: Option<Value>) -> Result<(), Fault> {
-        let id = |object: &Value| object["displayName"].is_string().then(|| object["id"].as_str().map(str::to_ascii_lowercase)).flatten();
+        let id = |object: &Value| {
+            object["displayName"]
+                .is_string()
+                .then(|| object["id"].as_str().map(str::to_ascii_lowercase))
+                .flatten()
+        };
         let ids = match (found, self.policy.required.get(index)) {
             (Some(body), Some(GroupRef::Id(asked))) => {
                 let ids: Vec<String> = id(&body).into_iter().collect();
@@ -324,7 +375,8 @@ impl<'p> Listing<'p> {
                 ids
             }
             (Some(body), _) => {
-                let listed = body["value"].as_array().ok_or_else(|| invalid("a list of groups has no value"))?;
+                let listed =
+                    body["value"].as_array().ok_or_else(|| invalid("a list of groups has no value"))?;
                 listed.iter().filter_map(id).collect()
             }
             (None, _) => Vec::new(),
@@ -378,7 +430,10 @@ impl<'p> Listing<'p> {
             }
             RequiredGroup { name: group.text().to_owned(), ids }
         });
-        Ok(Groups { visible: u32::try_from(self.count.min(COUNT_LIMIT)).unwrap_or(u32::MAX), required: required.collect() })
+        Ok(Groups {
+            visible: u32::try_from(self.count.min(COUNT_LIMIT)).unwrap_or(u32::MAX),
+            required: required.collect(),
+        })
     }
 }
 
@@ -389,7 +444,10 @@ mod tests {
     #[test]
     fn names_survive_odata_and_url() {
         let url = group_url(&GroupRef::Name("O'Brien & sons+1".to_owned()));
-        assert_eq!(url, "/groups?$select=id,displayName&$filter=displayName%20eq%20%27O%27%27Brien%20%26%20sons%2B1%27");
+        assert_eq!(
+            url,
+            "/groups?$select=id,displayName&$filter=displayName%20eq%20%27O%27%27Brien%20%26%20sons%2B1%27"
+        );
     }
 
     fn by_id(id: &str) -> GroupRef {
@@ -413,29 +471,67 @@ mod tests {
     fn null_names_are_no_groups() {
         let policy = policy(1, vec![by_name("hq"), by_id("a"), by_id("b")]);
         let mut listing = Listing::of(&policy);
-        listing.add(&json!({"value": [{"id": "A", "displayName": "HQ"}, {"id": "b", "displayName": null}]})).expect("a page");
+        listing
+            .add(&json!({"value": [{"id": "A", "displayName": "HQ"}, {"id": "b", "displayName": null}]}))
+            .expect("a page");
         assert_eq!((listing.count, listing.nameless), (1, 1));
         assert_eq!(ids(listing), [vec!["a".to_owned()], vec!["a".to_owned()], vec![]]);
-        for page in [json!({}), json!({"value": "x"}), json!({"value": [1]}), json!({"value": [{"displayName": "x"}]})] {
-            assert_eq!(Listing::of(&policy).add(&page).map_err(|f| f.reason), Err(Reason::InvalidResponse), "{page}");
+        for page in [
+            json!({}),
+            json!({"value": "x"}),
+            json!({"value": [1]}),
+            json!({"value": [{"displayName": "x"}]}),
+        ] {
+            assert_eq!(
+                Listing::of(&policy).add(&page).map_err(|f| f.reason),
+                Err(Reason::InvalidResponse),
+                "{page}"
+            );
         }
     }
 
     #[test]
     fn ids_are_ids_and_names_are_names() {
-        let (one, two, three) =
-            ("11111111-0000-0000-0000-000000000001", "22222222-0000-0000-0000-000000000002", "33333333-0000-0000-0000-3");
+        let (one, two, three) = (
+            "11111111-0000-0000-0000-000000000001",
+            "22222222-0000-0000-0000-000000000002",
+            "33333333-0000-0000-0000-3",
+        );
         let group = |id: &str, name: &str| json!({"id": id, "displayName": name});
         let found = |groups: Vec<Value>| Some(json!({ "value": groups }));
         for (sentence, required, page, looked_up, expected) in [
             ("an id on the page", by_id(one), vec![group(one, "HQ")], None, vec![one]),
             ("an id in capitals", by_id(&two.to_uppercase()), vec![group(two, "HQ")], None, vec![two]),
-            ("an id that is gone, and its name with another", by_id(one), vec![group(two, "HQ")], None, vec![]),
+            (
+                "an id that is gone, and its name with another",
+                by_id(one),
+                vec![group(two, "HQ")],
+                None,
+                vec![],
+            ),
             ("a group that is called like another's id", by_id(one), vec![group(two, one)], None, vec![]),
-            ("a name that looks like an id", by_name(one), vec![group(one, "HQ"), group(two, one)], None, vec![two]),
-            ("a name in other letters", by_name("door ACCESS"), vec![group(one, "Door Access")], None, vec![one]),
+            (
+                "a name that looks like an id",
+                by_name(one),
+                vec![group(one, "HQ"), group(two, one)],
+                None,
+                vec![two],
+            ),
+            (
+                "a name in other letters",
+                by_name("door ACCESS"),
+                vec![group(one, "Door Access")],
+                None,
+                vec![one],
+            ),
             ("a name with umlauts", by_name("TÜREN"), vec![group(one, "Türen")], None, vec![one]),
-            ("two of one name on a page", by_name("HQ"), vec![group(one, "HQ"), group(two, "hq")], None, vec![one, two]),
+            (
+                "two of one name on a page",
+                by_name("HQ"),
+                vec![group(one, "HQ"), group(two, "hq")],
+                None,
+                vec![one, two],
+            ),
             (
                 "the second in a look-up",
                 by_name("HQ"),
@@ -451,9 +547,21 @@ mod tests {
                 vec![one, two],
             ),
             ("not found by a look-up", by_name("HQ"), vec![group(three, "X")], Some(found(vec![])), vec![]),
-            ("an id that only the look-up shows", by_id(one), vec![], Some(Some(group(one, "HQ"))), vec![one]),
+            (
+                "an id that only the look-up shows",
+                by_id(one),
+                vec![],
+                Some(Some(group(one, "HQ"))),
+                vec![one],
+            ),
             ("an id that does not exist", by_id(one), vec![], Some(None), vec![]),
-            ("an id that may not be seen", by_id(one), vec![], Some(Some(json!({"id": one, "displayName": null}))), vec![]),
+            (
+                "an id that may not be seen",
+                by_id(one),
+                vec![],
+                Some(Some(json!({"id": one, "displayName": null}))),
+                vec![],
+            ),
         ] {
             let policy = policy(0, vec![required]);
             let mut listing = Listing::of(&policy);
@@ -461,16 +569,22 @@ mod tests {
             if let Some(answer) = looked_up {
                 listing.looked_up(0, answer).expect("an answer");
             }
-            assert_eq!(ids(listing), [expected.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()], "{sentence}");
+            assert_eq!(
+                ids(listing),
+                [expected.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()],
+                "{sentence}"
+            );
         }
     }
 
     #[test]
     fn look_ups_that_make_no_sense() {
         let policy = policy(0, vec![by_id("a"), by_name("HQ")]);
-        for (index, answer) in
-            [(0, json!({"id": "b", "displayName": "HQ"})), (1, json!({"value": {}})), (1, json!({"id": "a", "displayName": "HQ"}))]
-        {
+        for (index, answer) in [
+            (0, json!({"id": "b", "displayName": "HQ"})),
+            (1, json!({"value": {}})),
+            (1, json!({"id": "a", "displayName": "HQ"})),
+        ] {
             let refused = Listing::of(&policy).looked_up(index, Some(answer.clone()));
             assert_eq!(refused.map_err(|f| f.reason), Err(Reason::InvalidResponse), "{answer}");
         }
@@ -481,9 +595,15 @@ mod tests {
         let policy = policy(0, vec![by_name("HQ"), by_name("Lab"), by_id("a"), by_id("z")]);
         let mut listing = Listing::of(&policy);
         listing.add(&json!({"value": [{"id": "a", "displayName": "HQ"}]})).expect("a page");
-        assert_eq!(listing.to_look_up(), [0, 1, 3], "an id that was seen is settled; another group may bear a name that was seen");
+        assert_eq!(
+            listing.to_look_up(),
+            [0, 1, 3],
+            "an id that was seen is settled; another group may bear a name that was seen"
+        );
         for index in [0, 1, 3] {
-            listing.looked_up(index, if index == 3 { None } else { Some(json!({"value": []})) }).expect("an answer");
+            listing
+                .looked_up(index, if index == 3 { None } else { Some(json!({"value": []})) })
+                .expect("an answer");
         }
         assert!(listing.to_look_up().is_empty(), "nobody is asked after twice");
     }
@@ -496,12 +616,48 @@ mod tests {
             ("an empty page goes on", 1, vec![groups(0..0)], false, Ok(true)),
             ("as many as are counted", 1, vec![groups(0..999), groups(999..1000)], false, Ok(false)),
             ("a link that comes back, with enough groups", 3, vec![groups(0..3)], true, Ok(false)),
-            ("a link that comes back, with too few", 4, vec![groups(0..3)], true, Err(Reason::InvalidResponse)),
-            ("a page that comes back counts once", 4, vec![groups(0..3), groups(0..3)], true, Err(Reason::InvalidResponse)),
-            ("many small pages, with enough groups", 20, (0..20).map(|n| groups(n..n + 1)).collect(), false, Ok(false)),
-            ("many small pages, with too few", 21, (0..20).map(|n| groups(n..n + 1)).collect(), false, Err(Reason::InvalidResponse)),
-            ("many empty pages", 1, (0..20).map(|_| groups(0..0)).collect(), false, Err(Reason::InvalidResponse)),
-            ("many empty pages, where none is expected", 0, (0..20).map(|_| groups(0..0)).collect(), false, Ok(false)),
+            (
+                "a link that comes back, with too few",
+                4,
+                vec![groups(0..3)],
+                true,
+                Err(Reason::InvalidResponse),
+            ),
+            (
+                "a page that comes back counts once",
+                4,
+                vec![groups(0..3), groups(0..3)],
+                true,
+                Err(Reason::InvalidResponse),
+            ),
+            (
+                "many small pages, with enough groups",
+                20,
+                (0..20).map(|n| groups(n..n + 1)).collect(),
+                false,
+                Ok(false),
+            ),
+            (
+                "many small pages, with too few",
+                21,
+                (0..20).map(|n| groups(n..n + 1)).collect(),
+                false,
+                Err(Reason::InvalidResponse),
+            ),
+            (
+                "many empty pages",
+                1,
+                (0..20).map(|_| groups(0..0)).collect(),
+                false,
+                Err(Reason::InvalidResponse),
+            ),
+            (
+                "many empty pages, where none is expected",
+                0,
+                (0..20).map(|_| groups(0..0)).collect(),
+                false,
+                Ok(false),
+            ),
         ] {
             let policy = policy(minimum, Vec::new());
             let mut listing = Listing::of(&policy);
@@ -536,7 +692,12 @@ mod tests {
             ("404 with an empty code", 404, error(""), Err(Unclassified)),
             ("404 of a gateway", 404, json!({"message": "no route"}), Err(InvalidResponse)),
             ("404 with a page", 404, json!("<html>Not found</html>"), Err(InvalidResponse)),
-            ("404 with the code in another place", 404, json!({"code": "Request_ResourceNotFound"}), Err(InvalidResponse)),
+            (
+                "404 with the code in another place",
+                404,
+                json!({"code": "Request_ResourceNotFound"}),
+                Err(InvalidResponse),
+            ),
             ("404 without a body", 404, Value::Null, Err(InvalidResponse)),
             ("the code with another status", 400, error("Request_ResourceNotFound"), Err(Unclassified)),
             ("200 with a page", 200, json!("<html>Sign in</html>"), Err(InvalidResponse)),
@@ -546,15 +707,15 @@ mod tests {
         ] {
             assert_eq!(found(status, json!({}), body, GraphCaller::Own), expected, "{sentence}");
         }
-        let challenge = json!({"www-authenticate": "Bearer realm=\"\", error=\"insufficient_claims\", claims=\"e30=\""});
+        let challenge =
+            json!({"www-authenticate": "Bearer realm=\"\", error=\"insufficient_claims\", claims=\"e30=\""});
         assert_eq!(found(403, challenge.clone(), Value::Null, GraphCaller::Own), Err(InteractionRequired));
         assert_eq!(found(401, challenge, json!("<html>"), GraphCaller::Reader), Err(ReaderPermissionMissing));
     }
 
     #[test]
     fn the_longest_pause_of_a_batch_counts() {
-        let throttled =
-            |after: Value| json!({"status": 429, "headers": {"Retry-After": after}, "body": {"error": {"code": "TooManyRequests"}}});
+        let throttled = |after: Value| json!({"status": 429, "headers": {"Retry-After": after}, "body": {"error": {"code": "TooManyRequests"}}});
         let with_id = |id: &str, mut item: Value| {
             item["id"] = json!(id);
             item
@@ -575,14 +736,23 @@ mod tests {
         let date = Some("Wed, 21 Oct 2026 07:28:00 GMT");
         let body = json!({"responses": [with_id("a", throttled(json!("Wed, 21 Oct 2026 07:28:30 GMT")))]});
         let mut answers = batch_answers(body, &items[..1], date).expect("answers");
-        assert_eq!(wait(&mut answers, "a"), Some(Duration::from_secs(30)), "by the clock of the whole answer");
+        assert_eq!(
+            wait(&mut answers, "a"),
+            Some(Duration::from_secs(30)),
+            "by the clock of the whole answer"
+        );
         let part = json!({"responses": [with_id("a", throttled(json!(77)))]});
         let fault = batch_answers(part, &items, None).err().expect("items are missing");
         assert_eq!((fault.reason, fault.retry_after), (Reason::Throttled, Some(Duration::from_secs(77))));
         let part = json!({"responses": [{"id": "a", "status": 200, "body": {}}]});
         assert_eq!(batch_answers(part, &items, None).err().map(|f| f.reason), Some(Reason::InvalidResponse));
-        for nonsense in [json!([]), json!({}), json!({"responses": {}}), json!({"responses": [7, null, {"id": null}]})] {
-            assert_eq!(batch_answers(nonsense, &items, None).err().map(|f| f.reason), Some(Reason::InvalidResponse));
+        for nonsense in
+            [json!([]), json!({}), json!({"responses": {}}), json!({"responses": [7, null, {"id": null}]})]
+        {
+            assert_eq!(
+                batch_answers(nonsense, &items, None).err().map(|f| f.reason),
+                Some(Reason::InvalidResponse)
+            );
         }
     }
 }

@@ -66,7 +66,9 @@ pub fn is_loopback(url: &Url) -> bool {
             name == "localhost" || name.ends_with(".localhost")
         }
         Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback() || address.to_ipv4_mapped().is_some_and(|mapped| mapped.is_loopback()),
+        Some(Host::Ipv6(address)) => {
+            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|mapped| mapped.is_loopback())
+        }
         None => false,
     }
 }
@@ -118,7 +120,8 @@ fn builder(options: &ClientOptions<'_>, timeout: Option<Duration>) -> anyhow::Re
     }
     if let Some(path) = options.ca_file {
         let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).with_context(|| format!("cannot use {}", path.display()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+            .with_context(|| format!("cannot use {}", path.display()))?;
         builder = builder.tls_certs_merge(certificates);
     }
     Ok(builder)
@@ -159,7 +162,10 @@ pub(crate) struct Response {
 impl Response {
     /// What the answer asks us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        self.headers.get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| parse_retry_after(v, self.date()))
+        self.headers
+            .get("retry-after")
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| parse_retry_after(v, self.date()))
     }
 
     /// `Date`, by the upstream's clock.
@@ -233,7 +239,10 @@ impl HttpClient {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| transport_fault(&e))? {
             if body.len() + chunk.len() > BODY_LIMIT {
-                return Err(Fault::new(Reason::InvalidResponse, format!("the answer is larger than {BODY_LIMIT} bytes")));
+                return Err(Fault::new(
+                    Reason::InvalidResponse,
+                    format!("the answer is larger than {BODY_LIMIT} bytes"),
+                ));
             }
             body.extend_from_slice(&chunk);
         }
@@ -326,22 +335,34 @@ mod tests {
     async fn loopback_is_never_proxied() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let address = server.local_addr().expect("an address");
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address");
+        let closed =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address");
         let answering = tokio::spawn(async move {
             use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
             let (mut stream, _) = server.accept().await.expect("a connection");
             let mut request = vec![0; 4096];
             let length = stream.read(&mut request).await.expect("a request");
-            stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await.expect("an answer");
+            stream
+                .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+                .await
+                .expect("an answer");
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
         let proxy = format!("http://{closed}");
-        let clients = HttpClients::new(&ClientOptions { proxy_url: Some(&proxy), ..ClientOptions::default() }, None).expect("clients");
+        let clients =
+            HttpClients::new(&ClientOptions { proxy_url: Some(&proxy), ..ClientOptions::default() }, None)
+                .expect("clients");
         let url = format!("http://{address}/secret");
         let status = clients.of(&url).get(&url).send().await.map(|answer| answer.status().as_u16());
         assert_eq!(status.ok(), Some(204));
-        assert!(answering.await.expect("answered").starts_with("GET /secret "), "the request line of an origin, not of a proxy");
-        assert!(clients.of("http://example.com/").get("http://example.com/").send().await.is_err(), "others go through the proxy");
+        assert!(
+            answering.await.expect("answered").starts_with("GET /secret "),
+            "the request line of an origin, not of a proxy"
+        );
+        assert!(
+            clients.of("http://example.com/").get("http://example.com/").send().await.is_err(),
+            "others go through the proxy"
+        );
     }
 
     #[test]

@@ -77,23 +77,36 @@ impl Entra {
     ///
     /// # Errors
     /// What does not hold.
-    pub async fn validate_id_token(&self, token: &Secret, expected: Expected<'_>) -> Result<Person, IdTokenError> {
-        let configuration = self.openid_configuration(expected.tenant, expected.deadline).await.map_err(IdTokenError::Upstream)?;
+    pub async fn validate_id_token(
+        &self,
+        token: &Secret,
+        expected: Expected<'_>,
+    ) -> Result<Person, IdTokenError> {
+        let configuration = self
+            .openid_configuration(expected.tenant, expected.deadline)
+            .await
+            .map_err(IdTokenError::Upstream)?;
         let token = token.expose();
         // Read before the signature is checked, and used for a refusal only: another tenant's keys may be others.
         let claimed = unverified(token).ok_or(IdTokenError::Invalid("it is not a JSON Web Token"))?;
         same_tenant(&claimed, &configuration.tenant_guid, &configuration.issuer)?;
         let header = decode_header(token).map_err(|_| IdTokenError::Invalid("its header cannot be read"))?;
         let kid = header.kid.ok_or(IdTokenError::Invalid("it names no key"))?;
-        let keys = self.openid_document(&configuration.jwks_uri, expected.deadline).await.map_err(IdTokenError::Upstream)?;
-        let key = find_key(&keys, &kid).ok_or(IdTokenError::Invalid("it is signed with a key that the tenant does not publish"))?;
+        let keys = self
+            .openid_document(&configuration.jwks_uri, expected.deadline)
+            .await
+            .map_err(IdTokenError::Upstream)?;
+        let key = find_key(&keys, &kid)
+            .ok_or(IdTokenError::Invalid("it is signed with a key that the tenant does not publish"))?;
         let mut validation = Validation::new(Algorithm::RS256);
         validation.set_audience(&[expected.client_id]);
         validation.set_issuer(&[&configuration.issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss"]);
         // The times are checked below, against the clock that everything else goes by.
         (validation.validate_exp, validation.validate_nbf) = (false, false);
-        let claims = decode::<Value>(token, &key, &validation).map_err(|error| IdTokenError::Invalid(refusal(&error)))?.claims;
+        let claims = decode::<Value>(token, &key, &validation)
+            .map_err(|error| IdTokenError::Invalid(refusal(&error)))?
+            .claims;
         same_tenant(&claims, &configuration.tenant_guid, &configuration.issuer)?;
         check_times(&claims, expected.now_seconds)?;
         if claims["nonce"].as_str() != Some(expected.nonce) {
@@ -119,12 +132,16 @@ fn person_claims(claims: &Value, guid: &str, issuer: &str) -> PersonClaims {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
-    let own = |provider: &str| provider == issuer || provider.split('/').any(|part| part.eq_ignore_ascii_case(guid));
+    let own = |provider: &str| {
+        provider == issuer || provider.split('/').any(|part| part.eq_ignore_ascii_case(guid))
+    };
     let roles = claims["wids"].as_array();
     PersonClaims {
         guest: account.map(|account| account == 1),
         foreign_provider: claims["idp"].as_str().map(|provider| !own(provider)),
-        roles: roles.map(|roles| roles.iter().filter_map(|role| role.as_str().map(str::to_ascii_lowercase)).collect()),
+        roles: roles.map(|roles| {
+            roles.iter().filter_map(|role| role.as_str().map(str::to_ascii_lowercase)).collect()
+        }),
     }
 }
 
@@ -150,7 +167,11 @@ fn check_times(claims: &Value, now: i64) -> Result<(), IdTokenError> {
     if seconds("exp").is_none_or(|exp| exp.saturating_add(SLACK_SECONDS) < now) {
         return Err(IdTokenError::Invalid("its time is over; is the clock of this machine right?"));
     }
-    if ["nbf", "iat"].iter().filter_map(|name| seconds(name)).any(|start| start.saturating_sub(SLACK_SECONDS) > now) {
+    if ["nbf", "iat"]
+        .iter()
+        .filter_map(|name| seconds(name))
+        .any(|start| start.saturating_sub(SLACK_SECONDS) > now)
+    {
         return Err(IdTokenError::Invalid("its time has not come; is the clock of this machine right?"));
     }
     Ok(())
@@ -160,7 +181,8 @@ fn check_times(claims: &Value, now: i64) -> Result<(), IdTokenError> {
 fn find_key(keys: &Value, kid: &str) -> Option<DecodingKey> {
     let keys = keys["keys"].as_array()?;
     let key = keys.iter().find(|k| k["kid"].as_str() == Some(kid) && k["kty"].as_str() == Some("RSA"))?;
-    let jwk: Jwk = serde_json::from_value(serde_json::json!({"kty": "RSA", "n": key["n"], "e": key["e"]})).ok()?;
+    let jwk: Jwk =
+        serde_json::from_value(serde_json::json!({"kty": "RSA", "n": key["n"], "e": key["e"]})).ok()?;
     DecodingKey::from_jwk(&jwk).ok()
 }
 
@@ -187,7 +209,12 @@ mod tests {
         let issuer = format!("https://login.example/{guid}/v2.0");
         for (sentence, tid, iss, expected) in [
             ("the tenant itself", guid, issuer.as_str(), Ok(())),
-            ("another tenant", "22222222-2222-2222-2222-222222222222", issuer.as_str(), Err(IdTokenError::WrongTenant)),
+            (
+                "another tenant",
+                "22222222-2222-2222-2222-222222222222",
+                issuer.as_str(),
+                Err(IdTokenError::WrongTenant),
+            ),
             ("another issuer", guid, "https://evil.example/v2.0", Err(IdTokenError::WrongTenant)),
             ("a personal account", CONSUMER_TENANT, issuer.as_str(), Err(IdTokenError::PersonalAccount)),
             ("no tenant", "", issuer.as_str(), Err(IdTokenError::WrongTenant)),
@@ -200,7 +227,11 @@ mod tests {
             ("a guest", json!({"acct": 1}), (Some(true), None, None)),
             ("a guest, written as a text", json!({"acct": "1"}), (Some(true), None, None)),
             ("authenticated by the tenant", json!({"idp": issuer}), (None, Some(false), None)),
-            ("in the older spelling", json!({"idp": format!("https://sts.windows.net/{guid}/")}), (None, Some(false), None)),
+            (
+                "in the older spelling",
+                json!({"idp": format!("https://sts.windows.net/{guid}/")}),
+                (None, Some(false), None),
+            ),
             (
                 "authenticated elsewhere",
                 json!({"idp": "https://sts.windows.net/22222222-2222-2222-2222-222222222222/"}),

@@ -37,7 +37,9 @@ impl Entra {
             let Some(found) = page["value"].as_array() else {
                 return Err(Fault::new(Reason::InvalidResponse, "a list of directory roles has no value"));
             };
-            roles.extend(found.iter().filter_map(|role| role["roleTemplateId"].as_str()).map(str::to_ascii_lowercase));
+            roles.extend(
+                found.iter().filter_map(|role| role["roleTemplateId"].as_str()).map(str::to_ascii_lowercase),
+            );
             match self.next_link(&page)? {
                 Some(next) => url = next.to_owned(),
                 None => break,

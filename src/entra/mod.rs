@@ -19,7 +19,9 @@ mod token;
 
 pub use aadsts::AADSTS;
 pub use authorize::{SignIn, admin_consent_url};
-pub use classify::{GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token, meaning_of};
+pub use classify::{
+    GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token, meaning_of,
+};
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
 pub use http::{ClientOptions, Endpoint, HttpClient, HttpClients, Observer, is_loopback};
 pub use id_token::{Expected, IdTokenError, Person, PersonClaims, claims_about_person};

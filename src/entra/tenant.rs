@@ -31,7 +31,11 @@ impl Entra {
         self.openid_configuration(tenant, deadline).await.map(|c| c.tenant_guid)
     }
 
-    pub(super) async fn openid_configuration(&self, tenant: &str, deadline: Instant) -> Result<OpenidConfiguration, Fault> {
+    pub(super) async fn openid_configuration(
+        &self,
+        tenant: &str,
+        deadline: Instant,
+    ) -> Result<OpenidConfiguration, Fault> {
         let url = format!("{}/{tenant}/v2.0/.well-known/openid-configuration", self.hosts.login);
         let document = self.openid_document(&url, deadline).await?;
         let invalid = || Fault::new(Reason::InvalidResponse, "the OpenID configuration names no tenant");
@@ -43,11 +47,19 @@ impl Entra {
 
     /// A JSON document of the login host.
     pub(super) async fn openid_document(&self, url: &str, deadline: Instant) -> Result<Value, Fault> {
-        let outgoing =
-            Request { endpoint: Endpoint::Openid, method: Method::GET, url, headers: Vec::new(), bearer: None, body: None, deadline };
+        let outgoing = Request {
+            endpoint: Endpoint::Openid,
+            method: Method::GET,
+            url,
+            headers: Vec::new(),
+            bearer: None,
+            body: None,
+            deadline,
+        };
         let answer = self.door.send(outgoing).await?;
         if !answer.status.is_success() {
-            let fault = classify_token(answer.status.as_u16(), &EntraError::parse(&answer.body), &self.overrides);
+            let fault =
+                classify_token(answer.status.as_u16(), &EntraError::parse(&answer.body), &self.overrides);
             let request_id = fault.request_id.clone().or_else(|| answer.request_id());
             return Err(Fault { request_id, retry_after: answer.retry_after(), ..fault });
         }

@@ -9,9 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oauth2::basic::BasicTokenType;
 use oauth2::{
-    AuthType, AuthorizationCode, ClientId, ClientSecret, EmptyExtraTokenFields, ExtraTokenFields, HttpRequest, HttpResponse,
-    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken, StandardTokenIntrospectionResponse,
-    StandardTokenResponse, TokenResponse as _, TokenUrl,
+    AuthType, AuthorizationCode, ClientId, ClientSecret, EmptyExtraTokenFields, ExtraTokenFields,
+    HttpRequest, HttpResponse, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope,
+    StandardRevocableToken, StandardTokenIntrospectionResponse, StandardTokenResponse, TokenResponse as _,
+    TokenUrl,
 };
 use parking_lot::Mutex;
 use reqwest::Method;
@@ -142,7 +143,12 @@ impl Entra {
     ///
     /// # Errors
     /// What Entra's refusal means.
-    pub async fn refresh(&self, client: Client<'_>, refresh_token: &Secret, scope: &str) -> Result<Granted, Fault> {
+    pub async fn refresh(
+        &self,
+        client: Client<'_>,
+        refresh_token: &Secret,
+        scope: &str,
+    ) -> Result<Granted, Fault> {
         let (oauth, authentication) = self.client(client)?;
         let token = RefreshToken::new(refresh_token.expose().to_owned());
         let mut request = oauth.exchange_refresh_token(&token).add_scope(Scope::new(scope.to_owned()));
@@ -177,23 +183,35 @@ impl Entra {
 
     fn client(&self, client: Client<'_>) -> Result<(OauthClient, Authentication), Fault> {
         let endpoint = format!("{}/{}/oauth2/v2.0/token", self.hosts.login, client.tenant);
-        let url = TokenUrl::new(endpoint.clone()).map_err(|e| Fault::new(Reason::ConfigurationInvalid, format!("token endpoint: {e}")))?;
-        let oauth = oauth2::Client::new(ClientId::new(client.client_id.to_owned())).set_token_uri(url).set_auth_type(AuthType::RequestBody);
+        let url = TokenUrl::new(endpoint.clone())
+            .map_err(|e| Fault::new(Reason::ConfigurationInvalid, format!("token endpoint: {e}")))?;
+        let oauth = oauth2::Client::new(ClientId::new(client.client_id.to_owned()))
+            .set_token_uri(url)
+            .set_auth_type(AuthType::RequestBody);
         match client.credential {
             ClientCredential::None => Ok((oauth, Vec::new())),
             ClientCredential::Secret(source) => {
-                let secret = source.read().map_err(|e| Fault::new(Reason::CredentialUnreadable, e.to_string()))?;
+                let secret =
+                    source.read().map_err(|e| Fault::new(Reason::CredentialUnreadable, e.to_string()))?;
                 Ok((oauth.set_client_secret(ClientSecret::new(secret.expose().to_owned())), Vec::new()))
             }
             ClientCredential::Certificate { certificate_file, private_key_file } => {
-                let assertion = client_assertion(client.client_id, &endpoint, certificate_file, private_key_file, client.now_seconds)
-                    .map_err(|e| Fault::new(Reason::CredentialUnreadable, e))?;
+                let assertion = client_assertion(
+                    client.client_id,
+                    &endpoint,
+                    certificate_file,
+                    private_key_file,
+                    client.now_seconds,
+                )
+                .map_err(|e| Fault::new(Reason::CredentialUnreadable, e))?;
                 let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
                 Ok((oauth, vec![("client_assertion_type", kind), ("client_assertion", assertion)]))
             }
             ClientCredential::Unbuilt(kind) => Err(Fault::new(
                 Reason::Unclassified,
-                format!("credentials of kind {kind} are accepted in the configuration but not usable in this version"),
+                format!(
+                    "credentials of kind {kind} are accepted in the configuration but not usable in this version"
+                ),
             )),
         }
     }
@@ -228,7 +246,8 @@ fn not_a_token_answer(seen: &Seen) -> Fault {
         408 => Reason::Timeout,
         _ => Reason::InvalidResponse,
     };
-    let detail = format!("the token endpoint answered {} with something else than a token or an error", seen.status);
+    let detail =
+        format!("the token endpoint answered {} with something else than a token or an error", seen.status);
     Fault { request_id: seen.request_id.clone(), retry_after: seen.retry_after, ..Fault::new(reason, detail) }
 }
 
@@ -236,11 +255,15 @@ fn granted(response: &TokenResponse) -> Granted {
     let token = response.access_token().secret();
     let claims = claims(token);
     let words = |claim: &Value| {
-        claim.as_array().map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>()).unwrap_or_default()
+        claim
+            .as_array()
+            .map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>())
+            .unwrap_or_default()
     };
     // With or without the resource in front, in whatever spelling of its host (Microsoft, `v2-oauth2-auth-code-flow.md`).
     let short = |scope: &str| scope.rsplit_once('/').map_or(scope, |(_, last)| last).to_owned();
-    let split = |text: &str| text.split_whitespace().map(short).filter(|s| s != ".default").collect::<Vec<_>>();
+    let split =
+        |text: &str| text.split_whitespace().map(short).filter(|s| s != ".default").collect::<Vec<_>>();
     let said = response.scopes().map(|s| s.iter().flat_map(|v| split(v)).collect());
     let carried = || claims.as_ref().and_then(|c| c["scp"].as_str()).map(split);
     Granted {
@@ -353,7 +376,11 @@ impl<'a> OauthTransport<'a> {
             deadline: self.deadline,
         };
         let answer = self.entra.door.send(outgoing).await.map_err(TransportError)?;
-        let seen = Seen { status: answer.status.as_u16(), request_id: answer.request_id(), retry_after: answer.retry_after() };
+        let seen = Seen {
+            status: answer.status.as_u16(),
+            request_id: answer.request_id(),
+            retry_after: answer.retry_after(),
+        };
         *self.seen.lock() = seen;
         let Response { status, body, .. } = answer;
         let mut response = HttpResponse::new(normalised(body));
@@ -390,17 +417,29 @@ mod tests {
         for (sentence, changed, expected) in [
             ("as documented", json!({}), Some((3599, scopes(), true))),
             ("a lifetime as a text", json!({"expires_in": "4011"}), Some((4011, scopes(), true))),
-            ("a lifetime as a text with blanks", json!({"expires_in": " 4011 "}), Some((4011, scopes(), true))),
+            (
+                "a lifetime as a text with blanks",
+                json!({"expires_in": " 4011 "}),
+                Some((4011, scopes(), true)),
+            ),
             ("a lifetime with a fraction", json!({"expires_in": 4011.7}), Some((4011, scopes(), true))),
             ("a lifetime that is null", json!({"expires_in": null}), Some((3599, scopes(), true))),
             ("a lifetime that is nonsense", json!({"expires_in": "soon"}), Some((3599, scopes(), true))),
             ("a negative lifetime", json!({"expires_in": -5}), Some((3599, scopes(), true))),
-            ("a lifetime without end", json!({"expires_in": 1e30}), Some((LONGEST_LIFE_SECONDS, scopes(), true))),
+            (
+                "a lifetime without end",
+                json!({"expires_in": 1e30}),
+                Some((LONGEST_LIFE_SECONDS, scopes(), true)),
+            ),
             ("another lifetime as a text", json!({"ext_expires_in": "86399"}), Some((3599, scopes(), true))),
             ("a type in lower case", json!({"token_type": "bearer"}), Some((3599, scopes(), true))),
             ("a type in capitals", json!({"token_type": "BEARER"}), Some((3599, scopes(), true))),
             ("no type", json!({"token_type": null}), Some((3599, scopes(), true))),
-            ("scopes as a list", json!({"scope": ["User.Read", "Group.Read.All"]}), Some((3599, scopes(), true))),
+            (
+                "scopes as a list",
+                json!({"scope": ["User.Read", "Group.Read.All"]}),
+                Some((3599, scopes(), true)),
+            ),
             ("scopes that are null", json!({"scope": null}), Some((3599, None, true))),
             ("a refresh token that is null", json!({"refresh_token": null}), Some((3599, scopes(), false))),
             ("an empty refresh token", json!({"refresh_token": ""}), Some((3599, scopes(), false))),
@@ -415,7 +454,11 @@ mod tests {
                 answer[name] = value.clone();
             }
             assert_eq!(read(answer.to_string().as_bytes()), expected, "{sentence}");
-            assert_eq!(read(format!("\u{feff}{answer}").as_bytes()), expected, "{sentence}, after a byte order mark");
+            assert_eq!(
+                read(format!("\u{feff}{answer}").as_bytes()),
+                expected,
+                "{sentence}, after a byte order mark"
+            );
         }
         for nonsense in ["", "[]", "null", "<html></html>", "{", "{}"] {
             assert_eq!(read(nonsense.as_bytes()), None, "{nonsense}");
@@ -429,9 +472,13 @@ mod tests {
         std::fs::write(path("empty"), "\n").expect("written");
         std::fs::write(path("text"), "no certificate").expect("written");
         std::fs::write(path("binary"), [0xff, 0xfe, 0x00]).expect("written");
-        let hosts = crate::entra::Hosts { login: "http://127.0.0.1:1".to_owned(), graph: "http://127.0.0.1:1".to_owned() };
+        let hosts = crate::entra::Hosts {
+            login: "http://127.0.0.1:1".to_owned(),
+            graph: "http://127.0.0.1:1".to_owned(),
+        };
         let observer = Arc::new(|_: crate::entra::Endpoint, _: &str, _: Duration| {});
-        let door = crate::entra::HttpClient::new(&crate::entra::ClientOptions::default(), observer).expect("a client");
+        let door = crate::entra::HttpClient::new(&crate::entra::ClientOptions::default(), observer)
+            .expect("a client");
         let entra = Entra::new(door, hosts, Arc::default());
         let secret = |name: &str| ClientCredential::Secret(SecretSource::File(path(name)));
         let pair = |certificate: &str, key: &str| ClientCredential::Certificate {
@@ -447,7 +494,13 @@ mod tests {
             ("a certificate file without one", pair("text", "text"), "text"),
             ("an empty certificate file", pair("empty", "text"), "empty"),
         ] {
-            let client = Client { tenant: "t", client_id: "c", credential: &credential, now_seconds: 0, deadline: Instant::now() };
+            let client = Client {
+                tenant: "t",
+                client_id: "c",
+                credential: &credential,
+                now_seconds: 0,
+                deadline: Instant::now(),
+            };
             let fault = entra.client(client).map(|_| ()).expect_err(sentence);
             assert_eq!(fault.reason, Reason::CredentialUnreadable, "{sentence}");
             assert!(fault.detail.contains(&*path(named).to_string_lossy()), "{sentence}: {}", fault.detail);

@@ -81,7 +81,11 @@ impl std::fmt::Display for Listener {
                 Err(_) => f.write_str("?"),
             },
             Self::Unix(listener, _) => {
-                let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned)).unwrap_or_default();
+                let path = listener
+                    .local_addr()
+                    .ok()
+                    .and_then(|a| a.as_pathname().map(Path::to_owned))
+                    .unwrap_or_default();
                 write!(f, "unix:{}", path.display())
             }
         }
@@ -100,7 +104,9 @@ pub async fn bind(address: &str) -> anyhow::Result<Listener> {
     let Some(port) = address.strip_prefix(':') else {
         return TcpListener::bind(address).await.map(Listener::Tcp).with_context(failed);
     };
-    let port: u16 = port.parse().with_context(|| format!("{address} is not an address; write it like :10143 or 127.0.0.1:10143"))?;
+    let port: u16 = port
+        .parse()
+        .with_context(|| format!("{address} is not an address; write it like :10143 or 127.0.0.1:10143"))?;
     let listener = match TcpListener::bind(SocketAddr::from(([0_u16; 8], port))).await {
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
             // Machines without IPv6.
@@ -162,7 +168,9 @@ impl Listener {
 
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip())),
+            Self::Tcp(listener) => {
+                listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip()))
+            }
             Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
         }
     }
@@ -234,7 +242,12 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
 }
 
 /// One connection from its first byte to its last. A client that goes away early is its own business.
-async fn serve_connection(accepted: Accepted, site: Arc<Site>, activity: &Arc<Activity>, stop: watch::Receiver<bool>) {
+async fn serve_connection(
+    accepted: Accepted,
+    site: Arc<Site>,
+    activity: &Arc<Activity>,
+    stop: watch::Receiver<bool>,
+) {
     match accepted {
         Accepted::Unix(stream) => {
             let connection = Connection { peer: Ipv4Addr::LOCALHOST.into(), certificates: None };
@@ -243,15 +256,28 @@ async fn serve_connection(accepted: Accepted, site: Arc<Site>, activity: &Arc<Ac
         Accepted::Tcp(stream, peer) => {
             let _ = stream.set_nodelay(true);
             match site.tls() {
-                None => run_http(patient(stream), false, (site, Connection { peer, certificates: None }, activity), stop).await,
+                None => {
+                    run_http(
+                        patient(stream),
+                        false,
+                        (site, Connection { peer, certificates: None }, activity),
+                        stop,
+                    )
+                    .await;
+                }
                 Some(tls) => {
-                    let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls_handshake(stream, TlsAcceptor::from(tls))).await
+                    let Ok(Some(stream)) = tokio::time::timeout(
+                        HANDSHAKE_TIMEOUT,
+                        tls_handshake(stream, TlsAcceptor::from(tls)),
+                    )
+                    .await
                     else {
                         return;
                     };
                     let agreed = stream.get_ref().1;
                     let http2 = agreed.alpn_protocol() == Some(b"h2");
-                    let connection = Connection { peer, certificates: agreed.peer_certificates().map(Arc::from) };
+                    let connection =
+                        Connection { peer, certificates: agreed.peer_certificates().map(Arc::from) };
                     run_http(stream, http2, (site, connection, activity), stop).await;
                 }
             }
@@ -270,12 +296,18 @@ fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Patient<S> {
 }
 
 /// The handshake. A client that speaks plain HTTP is told so, in plain HTTP.
-async fn tls_handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> Option<tokio_rustls::server::TlsStream<Patient<TcpStream>>> {
+async fn tls_handshake(
+    mut stream: TcpStream,
+    acceptor: TlsAcceptor,
+) -> Option<tokio_rustls::server::TlsStream<Patient<TcpStream>>> {
     // A TLS record of a handshake begins with 22 (RFC 8446 section 5.1).
     let mut first = [0_u8; 1];
     if matches!(stream.peek(&mut first).await, Ok(1..) if first[0].is_ascii_uppercase()) {
         let text = "This is an HTTPS server; it was sent a plain HTTP request.\n";
-        let answer = format!("HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        let answer = format!(
+            "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        );
         drop(stream.write_all(answer.as_bytes()).await);
         drop(stream.shutdown().await);
         return None;
@@ -312,7 +344,11 @@ async fn run_http<S>(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT).max_buf_size(HEAD);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEAD as u32);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD as u32);
     builder.http2().max_send_buf_size(STREAM_BUFFER);
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));

@@ -27,7 +27,8 @@ pub(crate) struct Client {
 
 /// Headers of those who pass requests on, besides `X-Forwarded-*`: RFC 7239 (`Forwarded`), RFC 9110 section 7.6.3 (`Via`), and what nginx,
 /// Cloudflare and Akamai are used to.
-const FORWARDING: [&str; 6] = ["forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"];
+const FORWARDING: [&str; 6] =
+    ["forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"];
 
 /// Whether somebody passed a request on.
 pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
@@ -66,7 +67,8 @@ impl Client {
 fn address_in(entry: &str) -> Option<IpAddr> {
     let entry = entry.trim();
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
-    let address = bare.parse::<IpAddr>().ok().or_else(|| entry.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
+    let address =
+        bare.parse::<IpAddr>().ok().or_else(|| entry.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
     address.map(|address| address.to_canonical())
 }
 
@@ -80,15 +82,36 @@ mod tests {
 
     #[test]
     fn a_client_is_whom_trusted_proxies_name() {
-        let trusted: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network")).to_vec();
+        let trusted: Vec<IpNet> =
+            ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network")).to_vec();
         for (sentence, peer, headers, expected) in [
             ("nobody between", "192.0.2.7", vec![], "192.0.2.7"),
-            ("a stranger who claims to be a proxy", "192.0.2.7", vec![("x-forwarded-for", "198.51.100.1")], "through 192.0.2.7"),
+            (
+                "a stranger who claims to be a proxy",
+                "192.0.2.7",
+                vec![("x-forwarded-for", "198.51.100.1")],
+                "through 192.0.2.7",
+            ),
             ("a stranger with another header", "192.0.2.7", vec![("via", "1.1 proxy")], "through 192.0.2.7"),
             ("a trusted proxy", "10.0.0.1", vec![("x-forwarded-for", "198.51.100.1")], "198.51.100.1"),
-            ("an IPv4 address on an IPv6 socket", "::ffff:10.0.0.1", vec![("x-forwarded-for", "198.51.100.1")], "198.51.100.1"),
-            ("a chain of trusted proxies", "10.0.0.1", vec![("x-forwarded-for", "198.51.100.1, 10.0.0.2")], "198.51.100.1"),
-            ("an invented start of the chain", "10.0.0.1", vec![("x-forwarded-for", "127.0.0.1, 198.51.100.1")], "198.51.100.1"),
+            (
+                "an IPv4 address on an IPv6 socket",
+                "::ffff:10.0.0.1",
+                vec![("x-forwarded-for", "198.51.100.1")],
+                "198.51.100.1",
+            ),
+            (
+                "a chain of trusted proxies",
+                "10.0.0.1",
+                vec![("x-forwarded-for", "198.51.100.1, 10.0.0.2")],
+                "198.51.100.1",
+            ),
+            (
+                "an invented start of the chain",
+                "10.0.0.1",
+                vec![("x-forwarded-for", "127.0.0.1, 198.51.100.1")],
+                "198.51.100.1",
+            ),
             (
                 "one header for each proxy",
                 "10.0.0.1",
@@ -96,11 +119,26 @@ mod tests {
                 "198.51.100.1",
             ),
             ("trusted proxies only", "10.0.0.1", vec![("x-forwarded-for", "10.0.0.3, 10.0.0.2")], "10.0.0.3"),
-            ("an address with a port", "10.0.0.1", vec![("x-forwarded-for", "198.51.100.1:4711")], "198.51.100.1"),
-            ("an IPv6 address with a port", "fd00::1", vec![("x-forwarded-for", "[2001:db8::1]:4711")], "2001:db8::1"),
+            (
+                "an address with a port",
+                "10.0.0.1",
+                vec![("x-forwarded-for", "198.51.100.1:4711")],
+                "198.51.100.1",
+            ),
+            (
+                "an IPv6 address with a port",
+                "fd00::1",
+                vec![("x-forwarded-for", "[2001:db8::1]:4711")],
+                "2001:db8::1",
+            ),
             ("no address at all", "10.0.0.1", vec![("x-forwarded-for", "unknown")], "through 10.0.0.1"),
             ("a trusted proxy that names nobody", "10.0.0.1", vec![], "10.0.0.1"),
-            ("a trusted proxy that names nobody in this way", "10.0.0.1", vec![("forwarded", "for=198.51.100.1")], "through 10.0.0.1"),
+            (
+                "a trusted proxy that names nobody in this way",
+                "10.0.0.1",
+                vec![("forwarded", "for=198.51.100.1")],
+                "through 10.0.0.1",
+            ),
         ] {
             let mut map = HeaderMap::new();
             for (name, value) in headers {

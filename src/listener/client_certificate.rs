@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -52,15 +56,21 @@ impl ClientCertificates {
         let (own, intermediates) = shown.split_first()?;
         self.verify_client_cert(own, intermediates, UnixTime::now()).ok()?;
         let (_, certificate) = X509Certificate::from_der(own).ok()?;
-        let common_name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()).map(str::to_owned);
-        common_name.filter(|name| !name.is_empty()).or_else(|| first_name(&certificate)).or_else(|| Some("without a name".to_owned()))
+        let common_name =
+            certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()).map(str::to_owned);
+        common_name
+            .filter(|name| !name.is_empty())
+            .or_else(|| first_name(&certificate))
+            .or_else(|| Some("without a name".to_owned()))
     }
 }
 
 fn first_name(certificate: &X509Certificate<'_>) -> Option<String> {
     let names = certificate.subject_alternative_name().ok()??;
     names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => Some((*text).to_owned()),
+        GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => {
+            Some((*text).to_owned())
+        }
         _ => None,
     })
 }
@@ -76,7 +86,8 @@ fn authorities(tls: &WebTls, provider: &Arc<CryptoProvider>) -> Result<Authoriti
     let chains = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider)).build();
     let themselves = if tls.client_ca.is_some() { themselves } else { Vec::new() };
     Ok(Authorities {
-        chains: chains.map_err(|error| format!("tls_server_config: no authority for client certificates: {error}"))?,
+        chains: chains
+            .map_err(|error| format!("tls_server_config: no authority for client certificates: {error}"))?,
         themselves,
     })
 }
@@ -85,9 +96,13 @@ fn authorities(tls: &WebTls, provider: &Arc<CryptoProvider>) -> Result<Authoriti
 fn has_name(certificate: &X509Certificate<'_>, allowed: &[String]) -> bool {
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
     names.value.general_names.iter().any(|name| match name {
-        GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => allowed.iter().any(|a| a == text),
+        GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => {
+            allowed.iter().any(|a| a == text)
+        }
         GeneralName::IPAddress(bytes) => {
-            let address = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from).or_else(|_| <[u8; 16]>::try_from(*bytes).map(Into::into));
+            let address = <[u8; 4]>::try_from(*bytes)
+                .map(std::net::IpAddr::from)
+                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(Into::into));
             address.is_ok_and(|address| allowed.iter().any(|a| *a == address.to_string()))
         }
         _ => false,
@@ -117,16 +132,24 @@ impl ClientCertVerifier for ClientCertificates {
         if let Some(authorities) = &self.authorities {
             if authorities.themselves.iter().any(|own| own.as_ref() == end_entity.as_ref()) {
                 let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-                let (from, until) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+                let (from, until) =
+                    (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
                 if now < from || now > until {
-                    return Err(if now < from { CertificateError::NotValidYet } else { CertificateError::Expired }.into());
+                    return Err(if now < from {
+                        CertificateError::NotValidYet
+                    } else {
+                        CertificateError::Expired
+                    }
+                    .into());
                 }
             } else {
                 authorities.chains.verify_client_cert(end_entity, intermediates, now)?;
             }
         }
         match &self.allowed_names {
-            Some(allowed) if !has_name(&parsed, allowed) => Err(CertificateError::ApplicationVerificationFailure.into()),
+            Some(allowed) if !has_name(&parsed, allowed) => {
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
             _ => Ok(ClientCertVerified::assertion()),
         }
     }

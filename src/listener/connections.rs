@@ -58,7 +58,9 @@ impl Capacity {
         let Some(descriptors) = descriptors else { return Self::default() };
         let free = descriptors.saturating_sub(RESERVE);
         let rest = free - (2 * probes as u64).min(free / 2);
-        let share = |eighths: u64, most: usize| usize::try_from(rest / 8 * eighths).unwrap_or(most).clamp(FEWEST, most);
+        let share = |eighths: u64, most: usize| {
+            usize::try_from(rest / 8 * eighths).unwrap_or(most).clamp(FEWEST, most)
+        };
         Self { all: share(4, MOST), reauthentication: share(3, MOST), health: share(1, MOST_HEALTH) }
     }
 
@@ -119,7 +121,14 @@ pub(crate) struct Admitted {
 impl Connections {
     pub(crate) fn new(all: usize) -> Arc<Self> {
         let (each, lobby_size) = ((all / 2).max(1), (all / 4).clamp(1, LOBBY));
-        Arc::new(Self { all, each, carried: Mutex::default(), freed: Notify::new(), lobby: Mutex::default(), lobby_size })
+        Arc::new(Self {
+            all,
+            each,
+            carried: Mutex::default(),
+            freed: Notify::new(),
+            lobby: Mutex::default(),
+            lobby_size,
+        })
     }
 
     fn carried(&self) -> MutexGuard<'_, Carried> {
@@ -147,7 +156,11 @@ impl Connections {
     }
 
     /// Waits until somebody gives way, for a while.
-    pub(crate) async fn admit(self: &Arc<Self>, network: Option<IpAddr>, ticket: Arc<Notify>) -> Option<Admitted> {
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        network: Option<IpAddr>,
+        ticket: Arc<Notify>,
+    ) -> Option<Admitted> {
         let end = Instant::now() + PATIENCE;
         let admitted = loop {
             let has_to_leave = tokio::select! {
@@ -195,7 +208,9 @@ impl Carried {
     /// Ends one of these connections, if one can give way. It is not counted from now on.
     fn make_way(&mut self, among: impl Fn(&Entry) -> bool) -> bool {
         let now = Instant::now();
-        let of_its_network = |entry: &Entry| entry.network.and_then(|network| self.by.get(&network)).copied().unwrap_or_default();
+        let of_its_network = |entry: &Entry| {
+            entry.network.and_then(|network| self.by.get(&network)).copied().unwrap_or_default()
+        };
         let candidates = self.connections.iter().filter(|(_, entry)| among(entry));
         let ranked = candidates.filter_map(|(id, entry)| {
             let (answering, since) = entry.activity.gives_way(now)?;
@@ -300,7 +315,8 @@ impl Activity {
         let doing = self.doing.lock();
         let answering = doing.answering > 0;
         let patience = if answering { SLOW } else { QUIET };
-        (doing.working == 0 && now.saturating_duration_since(doing.since) >= patience).then_some((answering, doing.since))
+        (doing.working == 0 && now.saturating_duration_since(doing.since) >= patience)
+            .then_some((answering, doing.since))
     }
 
     /// Waits until the connection has to give way.
@@ -337,7 +353,10 @@ impl HttpBody for Answer {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -408,7 +427,8 @@ mod tests {
         }
         age(&third, QUIET);
         let working = first.activity.work();
-        let fifth = try_in(&connections, 4).expect("of the network that has most, the one that does nothing gives way");
+        let fifth = try_in(&connections, 4)
+            .expect("of the network that has most, the one that does nothing gives way");
         assert!(!connections.carried().connections.contains_key(&second.id));
         drop((second, working));
         assert_eq!(connections.carried().connections.len(), 4, "whoever gave way is not counted twice");

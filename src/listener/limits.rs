@@ -70,13 +70,15 @@ impl FailedAttemptLimiter {
     /// Whether a further guess may be looked at.
     pub(crate) fn has_more(&self, source: IpAddr, now: Timestamp) -> bool {
         let left = self.left.lock();
-        left.get(&network(source)).is_none_or(|bucket| bucket.refilled(self.burst, self.refill_ms, now) >= 1.0)
+        left.get(&network(source))
+            .is_none_or(|bucket| bucket.refilled(self.burst, self.refill_ms, now) >= 1.0)
     }
 
     /// How many wrong guesses of a source are not forgotten yet.
     pub(crate) fn held_against(&self, source: IpAddr, now: Timestamp) -> u32 {
         let left = self.left.lock();
-        left.get(&network(source)).map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, self.refill_ms, now)).ceil() as u32)
+        left.get(&network(source))
+            .map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, self.refill_ms, now)).ceil() as u32)
     }
 
     /// Counts a wrong guess; answers whether it may be answered like any other. `now` is of the clock that nobody sets

@@ -8,14 +8,20 @@ use crate::secret::SecretSource;
 /// PEM certificates of a file or text.
 pub(crate) fn certificates(source: &SecretSource) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = source.read_text().map_err(|error| format!("tls_server_config: {error}"))?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem.expose().as_bytes()).filter_map(Result::ok).collect();
-    if found.is_empty() { Err(format!("tls_server_config: {} holds no PEM certificate", named(source))) } else { Ok(found) }
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.expose().as_bytes()).filter_map(Result::ok).collect();
+    if found.is_empty() {
+        Err(format!("tls_server_config: {} holds no PEM certificate", named(source)))
+    } else {
+        Ok(found)
+    }
 }
 
 pub(crate) fn private_key(source: &SecretSource) -> Result<PrivateKeyDer<'static>, String> {
     let pem = source.read_text().map_err(|error| format!("tls_server_config: {error}"))?;
-    PrivateKeyDer::from_pem_slice(pem.expose().as_bytes())
-        .map_err(|_| format!("tls_server_config: {} holds no private key in PEM without a pass phrase", named(source)))
+    PrivateKeyDer::from_pem_slice(pem.expose().as_bytes()).map_err(|_| {
+        format!("tls_server_config: {} holds no private key in PEM without a pass phrase", named(source))
+    })
 }
 
 pub(crate) fn named(source: &SecretSource) -> String {

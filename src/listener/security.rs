@@ -99,7 +99,8 @@ impl WebSecurity {
         let mut state = self.state.lock();
         let looks = FileStamps::at(&state.posture.config.files);
         // What is wrong may be fixed in a file that is not among these.
-        let again = (looks.may_differ(&state.seen) || state.complaint.is_some()) && state.read.elapsed() >= PAUSE;
+        let again =
+            (looks.may_differ(&state.seen) || state.complaint.is_some()) && state.read.elapsed() >= PAUSE;
         if looks.differ(&state.seen) || again {
             self.look_again(&mut state, looks);
         }
@@ -109,8 +110,16 @@ impl WebSecurity {
     fn look_again(&self, state: &mut State, looks: FileStamps) {
         let file = self.path.as_deref().unwrap_or(Path::new(""));
         let fresh = State::read(self.path.as_deref()).and_then(|fresh| {
-            let lost = if fresh.posture.config.open { Vec::new() } else { weakened(&state.posture.config, &fresh.posture.config) };
-            if lost.is_empty() { Ok(fresh) } else { Err(vec![format!("{}: {}", file.display(), takes_away(&lost))]) }
+            let lost = if fresh.posture.config.open {
+                Vec::new()
+            } else {
+                weakened(&state.posture.config, &fresh.posture.config)
+            };
+            if lost.is_empty() {
+                Ok(fresh)
+            } else {
+                Err(vec![format!("{}: {}", file.display(), takes_away(&lost))])
+            }
         });
         match fresh {
             Ok(fresh) => {
@@ -123,7 +132,10 @@ impl WebSecurity {
                 (state.seen, state.read) = (looks, Instant::now());
                 let complaint = problems.join("; ");
                 if state.complaint.as_ref() != Some(&complaint) {
-                    tracing::error!(error = complaint, "cannot read the protection of the listener again; the old one stays");
+                    tracing::error!(
+                        error = complaint,
+                        "cannot read the protection of the listener again; the old one stays"
+                    );
                     state.complaint = Some(complaint);
                 }
             }
@@ -133,12 +145,21 @@ impl WebSecurity {
 
 impl State {
     fn read(path: Option<&Path>) -> Result<Self, Vec<String>> {
-        let load = || path.map(load_web).transpose().map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let load = || {
+            path.map(load_web)
+                .transpose()
+                .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
         // Looked at before the reading that counts: what changes in between is seen next time.
         let seen = FileStamps::at(&load()?.unwrap_or_default().files);
         let config = load()?.unwrap_or_default();
         let in_file = |problem| vec![format!("{}: {problem}", path.unwrap_or(Path::new("")).display())];
-        Ok(Self { posture: Arc::new(posture(config).map_err(in_file)?), seen, read: Instant::now(), complaint: None })
+        Ok(Self {
+            posture: Arc::new(posture(config).map_err(in_file)?),
+            seen,
+            read: Instant::now(),
+            complaint: None,
+        })
     }
 }
 
@@ -152,14 +173,21 @@ type Protects<'a> = &'a dyn Fn(&WebConfig) -> bool;
 /// What one configuration protects by, and the next does not. Users who are taken off the list, or change their password, are no such
 /// thing: they have to be out at once, and somebody is still asked for.
 fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
-    let demanded = |config: &WebConfig| matches!(client_auth(config), ClientAuth::RequireAny | ClientAuth::RequireAndVerify);
-    let verified = |config: &WebConfig| matches!(client_auth(config), ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
+    let demanded = |config: &WebConfig| {
+        matches!(client_auth(config), ClientAuth::RequireAny | ClientAuth::RequireAndVerify)
+    };
+    let verified = |config: &WebConfig| {
+        matches!(client_auth(config), ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify)
+    };
     let tls = |config: &WebConfig| config.tls.is_some();
     let users = |config: &WebConfig| !config.users.is_empty();
     let named = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.client_allowed_sans.is_some());
     // Without one, the system's authorities count, who vouch for anybody.
-    let authority = |config: &WebConfig| verified(config) && config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    let modern = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.min_version == TlsVersion::Tls13);
+    let authority = |config: &WebConfig| {
+        verified(config) && config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    };
+    let modern =
+        |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.min_version == TlsVersion::Tls13);
     let limited = |config: &WebConfig| config.rate_limit.is_some();
     let ways: [(&'static str, Protects<'_>); 8] = [
         ("tls_server_config", &tls),
@@ -171,18 +199,32 @@ fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
         ("min_version: TLS13", &modern),
         ("rate_limit", &limited),
     ];
-    let mut lost: Vec<_> = ways.iter().filter(|(_, protects)| protects(before) && !protects(after)).map(|(name, _)| *name).collect();
-    lost.extend(before.headers.iter().map(|(name, _)| *name).filter(|name| after.headers.iter().all(|(other, _)| other != name)));
+    let mut lost: Vec<_> = ways
+        .iter()
+        .filter(|(_, protects)| protects(before) && !protects(after))
+        .map(|(name, _)| *name)
+        .collect();
+    lost.extend(
+        before
+            .headers
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| after.headers.iter().all(|(other, _)| other != name)),
+    );
     lost
 }
 
 fn takes_away(lost: &[&str]) -> String {
     let lost = lost.join(", ");
-    format!("lacks what protected until now ({lost}); if that is meant, reload (SIGHUP, or POST /-/reload with --web.enable-lifecycle)")
+    format!(
+        "lacks what protected until now ({lost}); if that is meant, reload (SIGHUP, or POST /-/reload with --web.enable-lifecycle)"
+    )
 }
 
 fn posture(config: WebConfig) -> Result<ListenerPolicy, String> {
-    let tls = |certificates| config.tls.as_ref().map(|tls| server_config(tls, config.http2, certificates)).transpose();
+    let tls = |certificates| {
+        config.tls.as_ref().map(|tls| server_config(tls, config.http2, certificates)).transpose()
+    };
     let (policy, open) = (tls(true)?, tls(false)?);
     let header = |(name, value): &(&'static str, String)| {
         let wrong = |_| format!("http_server_config.headers.{name}: not a header value");
@@ -200,8 +242,7 @@ mod tests {
     use crate::config::WebTls;
     use crate::secret::{Secret, SecretSource};
 
-    const USERS: &str =
-        "basic_auth_users: {alice: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}\nrate_limit: {interval: 1s}\n";
+    const USERS: &str = "basic_auth_users: {alice: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}\nrate_limit: {interval: 1s}\n";
 
     fn gate(text: &str) -> (tempfile::TempDir, WebSecurity) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -232,7 +273,8 @@ mod tests {
             assert!(asks(&gate));
             std::fs::write(folder.path().join("web.yml"), text).expect("written");
             // Age does not make it better.
-            let file = std::fs::File::options().write(true).open(folder.path().join("web.yml")).expect("open");
+            let file =
+                std::fs::File::options().write(true).open(folder.path().join("web.yml")).expect("open");
             file.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).expect("an age");
             assert_eq!(asks(&gate), by_itself, "{sentence}, by itself");
             if let Ok(fresh) = gate.prepare() {
@@ -244,8 +286,10 @@ mod tests {
 
     #[test]
     fn a_user_who_is_taken_off_the_list_is_out_at_once() {
-        let (folder, gate) =
-            gate(&USERS.replace("{alice:", "{bob: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe', alice:"));
+        let (folder, gate) = gate(&USERS.replace(
+            "{alice:",
+            "{bob: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe', alice:",
+        ));
         assert_eq!(gate.current().config.users.len(), 2);
         std::fs::write(folder.path().join("web.yml"), USERS).expect("written");
         assert_eq!(gate.current().config.users.len(), 1);
@@ -256,7 +300,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         for text in ["", "\n", "# users come later\n"] {
             std::fs::write(folder.path().join("web.yml"), text).expect("written");
-            let problems = WebSecurity::load(Some(&folder.path().join("web.yml")), Clock::system()).expect_err("wrong").join("\n");
+            let problems = WebSecurity::load(Some(&folder.path().join("web.yml")), Clock::system())
+                .expect_err("wrong")
+                .join("\n");
             assert!(problems.contains("write {} if it is meant to protect nothing"), "{text:?}: {problems}");
         }
     }
@@ -282,7 +328,8 @@ mod tests {
     #[test]
     fn what_takes_protection_away() {
         let nothing = WebConfig::default;
-        let of = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Secret::new("hash"))).collect();
+        let of =
+            |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Secret::new("hash"))).collect();
         let users = |names: &[&str]| WebConfig { users: of(names), ..WebConfig::default() };
         let tls = || with_tls(|_| {});
         let auth = |policy| with_tls(|tls| tls.client_auth = policy);
@@ -295,7 +342,10 @@ mod tests {
         };
         let rate_limit = Some(crate::config::RateLimit { interval: Duration::from_secs(1), burst: 5 });
         let limited = || WebConfig { rate_limit, ..WebConfig::default() };
-        let hsts = || WebConfig { headers: vec![("Strict-Transport-Security", "max-age=1".to_owned())], ..WebConfig::default() };
+        let hsts = || WebConfig {
+            headers: vec![("Strict-Transport-Security", "max-age=1".to_owned())],
+            ..WebConfig::default()
+        };
         let modern = || with_tls(|tls| tls.min_version = TlsVersion::Tls13);
         for (sentence, before, after, weaker) in [
             ("nothing, and nothing", nothing(), nothing(), false),
@@ -308,11 +358,36 @@ mod tests {
             ("TLS comes and users go", users(&["alice"]), tls(), true),
             ("certificates are asked for", tls(), auth(ClientAuth::Request), false),
             ("certificates are not asked for any more", auth(ClientAuth::Request), tls(), false),
-            ("certificates are demanded", auth(ClientAuth::VerifyIfGiven), auth(ClientAuth::RequireAndVerify), false),
-            ("certificates are not demanded any more", auth(ClientAuth::RequireAndVerify), auth(ClientAuth::VerifyIfGiven), true),
-            ("certificates are not verified any more", auth(ClientAuth::RequireAndVerify), auth(ClientAuth::RequireAny), true),
-            ("any certificate, and then good ones only", auth(ClientAuth::RequireAny), auth(ClientAuth::RequireAndVerify), false),
-            ("any certificate, and then good ones or none", auth(ClientAuth::RequireAny), auth(ClientAuth::VerifyIfGiven), true),
+            (
+                "certificates are demanded",
+                auth(ClientAuth::VerifyIfGiven),
+                auth(ClientAuth::RequireAndVerify),
+                false,
+            ),
+            (
+                "certificates are not demanded any more",
+                auth(ClientAuth::RequireAndVerify),
+                auth(ClientAuth::VerifyIfGiven),
+                true,
+            ),
+            (
+                "certificates are not verified any more",
+                auth(ClientAuth::RequireAndVerify),
+                auth(ClientAuth::RequireAny),
+                true,
+            ),
+            (
+                "any certificate, and then good ones only",
+                auth(ClientAuth::RequireAny),
+                auth(ClientAuth::RequireAndVerify),
+                false,
+            ),
+            (
+                "any certificate, and then good ones or none",
+                auth(ClientAuth::RequireAny),
+                auth(ClientAuth::VerifyIfGiven),
+                true,
+            ),
             ("another authority", verified(true, None), verified(true, None), false),
             ("everybody's authorities", verified(true, None), verified(false, None), true),
             ("an authority of our own", verified(false, None), verified(true, None), false),

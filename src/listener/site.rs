@@ -58,7 +58,13 @@ pub struct Site {
 
 impl Site {
     /// So many connections are carried at once.
-    pub(crate) fn new(routes: Routes, gate: Arc<WebSecurity>, admission: Admission, connections: usize, trusted: Arc<[IpNet]>) -> Self {
+    pub(crate) fn new(
+        routes: Routes,
+        gate: Arc<WebSecurity>,
+        admission: Admission,
+        connections: usize,
+        trusted: Arc<[IpNet]>,
+    ) -> Self {
         let connections = Connections::new(connections);
         Self { routes: RwLock::new(routes), gate, admission, connections, trusted, bucket: Mutex::default() }
     }
@@ -69,7 +75,8 @@ impl Site {
 
     /// The network whose share a connection is counted in; none for those who speak for many.
     pub(crate) fn limited_network(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
-        let speaks_for_many = |peer: &IpAddr| self.trusted.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
+        let speaks_for_many =
+            |peer: &IpAddr| self.trusted.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
         peer.filter(|peer| !speaks_for_many(peer)).map(network)
     }
 
@@ -110,7 +117,10 @@ impl Site {
         if let Some(host) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
             request.headers_mut().insert(HOST, host);
         }
-        let peer = request.extensions().get::<Connection>().map_or(Ipv4Addr::UNSPECIFIED.into(), |connection| connection.peer);
+        let peer = request
+            .extensions()
+            .get::<Connection>()
+            .map_or(Ipv4Addr::UNSPECIFIED.into(), |connection| connection.peer);
         let client = Client::of(peer, request.headers(), &self.trusted);
         request.extensions_mut().insert(client);
         request.extensions_mut().insert(Peer(client.address));
@@ -157,7 +167,9 @@ fn within(uri: &Uri, prefix: &str, public: &str) -> Place {
         let rest = uri.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}"));
         rest.parse::<Uri>().ok()
     };
-    if let Some(link) = without(public).filter(|rest| !public.is_empty() && rest.path().starts_with("/reauth/")) {
+    if let Some(link) =
+        without(public).filter(|rest| !public.is_empty() && rest.path().starts_with("/reauth/"))
+    {
         return Place::Outside(Some(link));
     }
     if prefix.is_empty() {
@@ -184,12 +196,20 @@ mod tests {
             ("/", "/a", Place::Door),
             ("/metrics", "/a", Place::Outside(None)),
             ("/ab/metrics", "/a", Place::Outside(None)),
-            ("/:p/*/reauth/x?token=1", "", Place::Outside(Some("/reauth/x?token=1".parse().expect("an address")))),
+            (
+                "/:p/*/reauth/x?token=1",
+                "",
+                Place::Outside(Some("/reauth/x?token=1".parse().expect("an address"))),
+            ),
             ("/:p/*/metrics", "", Place::Inside(None)),
             ("/:p/*/reauth/x", "/:p/*", Place::Outside(Some("/reauth/x".parse().expect("an address")))),
             ("/a//metrics", "/a", Place::Inside(Some("//metrics".parse().expect("an address")))),
         ] {
-            assert_eq!(within(&address.parse().expect("an address"), prefix, "/:p/*"), expected, "{address} {prefix}");
+            assert_eq!(
+                within(&address.parse().expect("an address"), prefix, "/:p/*"),
+                expected,
+                "{address} {prefix}"
+            );
         }
     }
 }

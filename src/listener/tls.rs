@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::agreement::{self, ECDH_P521, EphemeralPrivateKey, UnparsedPublicKey};
-use rustls::crypto::{ActiveKeyExchange, CryptoProvider, SharedSecret, SupportedKxGroup, aws_lc_rs as provider};
+use rustls::crypto::{
+    ActiveKeyExchange, CryptoProvider, SharedSecret, SupportedKxGroup, aws_lc_rs as provider,
+};
 use rustls::ffdhe_groups::FfdheGroup;
 use rustls::{Error, NamedGroup, PeerMisbehaved, ServerConfig};
 
@@ -16,13 +18,18 @@ use crate::config::{ClientAuth, TlsVersion, WebTls};
 ///
 /// # Errors
 /// What cannot be used, for people.
-pub(crate) fn server_config(tls: &WebTls, http2: bool, client_certificates: bool) -> Result<Arc<ServerConfig>, String> {
+pub(crate) fn server_config(
+    tls: &WebTls,
+    http2: bool,
+    client_certificates: bool,
+) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(provider_for(tls)?);
     let (lowest, highest) = (tls.min_version, tls.max_version);
-    let versions: Vec<_> = [(TlsVersion::Tls12, &rustls::version::TLS12), (TlsVersion::Tls13, &rustls::version::TLS13)]
-        .into_iter()
-        .filter_map(|(version, spoken)| (lowest <= version && version <= highest).then_some(spoken))
-        .collect();
+    let versions: Vec<_> =
+        [(TlsVersion::Tls12, &rustls::version::TLS12), (TlsVersion::Tls13, &rustls::version::TLS13)]
+            .into_iter()
+            .filter_map(|(version, spoken)| (lowest <= version && version <= highest).then_some(spoken))
+            .collect();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions)
         .map_err(|error| format!("tls_server_config: {error}; no cipher suite is left for these versions"))?;
@@ -42,7 +49,8 @@ pub(crate) fn server_config(tls: &WebTls, http2: bool, client_certificates: bool
         config.send_tls13_tickets = 0;
     }
     config.ignore_client_order = tls.prefer_server_cipher_suites;
-    config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    config.alpn_protocols =
+        if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
     Ok(Arc::new(config))
 }
 
@@ -54,7 +62,8 @@ pub(crate) fn verifier(tls: &WebTls) -> Result<Option<Arc<ClientCertificates>>, 
     if !matches!(tls.client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify) {
         return Ok(None);
     }
-    ClientCertificates::new(tls, &Arc::new(provider_for(tls)?)).map(|certificates| Some(Arc::new(certificates)))
+    ClientCertificates::new(tls, &Arc::new(provider_for(tls)?))
+        .map(|certificates| Some(Arc::new(certificates)))
 }
 
 /// The provider's algorithms, as far as the configuration lets them be used.
@@ -70,7 +79,11 @@ fn provider_for(tls: &WebTls) -> Result<CryptoProvider, String> {
     if !tls.curves.is_empty() {
         provider.kx_groups = tls.curves.iter().filter_map(|name| curve(name)).collect();
     }
-    if provider.kx_groups.is_empty() { Err("tls_server_config: no curve is left".to_owned()) } else { Ok(provider) }
+    if provider.kx_groups.is_empty() {
+        Err("tls_server_config: no curve is left".to_owned())
+    } else {
+        Ok(provider)
+    }
 }
 
 fn curve(name: &str) -> Option<&'static dyn SupportedKxGroup> {
@@ -90,7 +103,8 @@ struct Secp521r1;
 impl SupportedKxGroup for Secp521r1 {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
         let failed = |_| Error::General("cannot make a key".to_owned());
-        let key = EphemeralPrivateKey::generate(&ECDH_P521, &aws_lc_rs::rand::SystemRandom::new()).map_err(failed)?;
+        let key = EphemeralPrivateKey::generate(&ECDH_P521, &aws_lc_rs::rand::SystemRandom::new())
+            .map_err(failed)?;
         let public = key.compute_public_key().map_err(failed)?;
         Ok(Box::new(P521Exchange { key, public }))
     }
@@ -148,7 +162,8 @@ mod tests {
         let (a, b) = (Secp521r1.start().expect("a key"), Secp521r1.start().expect("a key"));
         let (public_a, public_b) = (a.pub_key().to_vec(), b.pub_key().to_vec());
         assert_eq!((public_a.len(), public_a[0]), (133, 4), "uncompressed: two coordinates of 66 bytes");
-        let (secret_a, secret_b) = (a.complete(&public_b).expect("agreed"), b.complete(&public_a).expect("agreed"));
+        let (secret_a, secret_b) =
+            (a.complete(&public_b).expect("agreed"), b.complete(&public_a).expect("agreed"));
         assert_eq!(secret_a.secret_bytes(), secret_b.secret_bytes());
         assert!(Secp521r1.start().expect("a key").complete(&public_a[1..]).is_err());
     }

@@ -202,8 +202,12 @@ impl Queue {
         let rank = (rank, self.tickets);
         self.tickets += 1;
         if self.waiting.len() >= WAITING {
-            let (last, worst) =
-                self.waiting.iter().enumerate().map(|(index, waiting)| (index, waiting.rank)).max_by_key(|(_, rank)| *rank)?;
+            let (last, worst) = self
+                .waiting
+                .iter()
+                .enumerate()
+                .map(|(index, waiting)| (index, waiting.rank))
+                .max_by_key(|(_, rank)| *rank)?;
             if worst < rank {
                 return None;
             }
@@ -216,7 +220,8 @@ impl Queue {
 
     /// Who is next; nobody has the turn when there is none.
     fn next(&mut self) -> Option<Waiting> {
-        let first = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| waiting.rank).map(|(index, _)| index);
+        let first =
+            self.waiting.iter().enumerate().min_by_key(|(_, waiting)| waiting.rank).map(|(index, _)| index);
         self.taken = first.is_some();
         first.map(|index| self.waiting.swap_remove(index))
     }
@@ -236,7 +241,10 @@ impl Drop for Turn {
 fn credentials(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(encoded.trim())
+        .ok()
+        .filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
     let colon = decoded.iter().position(|byte| *byte == b':')?;
     Some((String::from_utf8(decoded[..colon].to_vec()).ok()?, decoded[colon + 1..].to_vec()))
 }
@@ -273,17 +281,26 @@ mod tests {
         let first = BTreeMap::from([("a".to_owned(), hash("b"))]);
         assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok("a".to_owned()));
         assert_eq!(users.right().len(), 1);
-        assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok("a".to_owned()), "from memory");
+        assert_eq!(
+            users.admit(&first, &header("Basic YTpi"), from, &clock).await,
+            Ok("a".to_owned()),
+            "from memory"
+        );
         let changed = BTreeMap::from([("a".to_owned(), hash("new"))]);
         assert_eq!(
             users.admit(&changed, &header("Basic YTpi"), from, &clock).await,
             Err(Refused::Unknown),
             "another hash, another password"
         );
-        assert_eq!(users.admit(&BTreeMap::new(), &header("Basic YTpi"), from, &clock).await, Err(Refused::Unknown));
+        assert_eq!(
+            users.admit(&BTreeMap::new(), &header("Basic YTpi"), from, &clock).await,
+            Err(Refused::Unknown)
+        );
         assert_eq!(users.admit(&first, &HeaderMap::new(), from, &clock).await, Err(Refused::Unknown));
         // Guessing is slowed down; who is remembered is not.
-        let guess = |n: usize| header(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("x:{n}"))));
+        let guess = |n: usize| {
+            header(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("x:{n}"))))
+        };
         let mut busy = 0;
         for n in 0..80 {
             busy += usize::from(users.admit(&first, &guess(n), from, &clock).await == Err(Refused::Busy));
@@ -299,11 +316,14 @@ mod tests {
     /// Whose turn it is when everybody waits, in order.
     async fn order(turns: &Arc<Turns>, callers: &[(u8, u32)]) -> Vec<u8> {
         let held = turns.take(IpAddr::from([192, 0, 2, 0]), 1).await.expect("nobody has it");
-        let called: Vec<_> =
-            callers.iter().map(|(last, rank)| (*last, turns.queue().line_up(IpAddr::from([192, 0, 2, *last]), *rank))).collect();
+        let called: Vec<_> = callers
+            .iter()
+            .map(|(last, rank)| (*last, turns.queue().line_up(IpAddr::from([192, 0, 2, *last]), *rank)))
+            .collect();
         drop(held);
         let mut served = Vec::new();
-        let mut left: Vec<_> = called.into_iter().filter_map(|(last, called)| Some((last, called?))).collect();
+        let mut left: Vec<_> =
+            called.into_iter().filter_map(|(last, called)| Some((last, called?))).collect();
         while !left.is_empty() {
             let before = left.len();
             left.retain_mut(|(last, called)| match called.try_recv() {
@@ -351,11 +371,14 @@ mod tests {
     async fn the_same_password_waits_for_itself() {
         let users = Arc::new(Users::default());
         let clock = Clock::manual(crate::domain::Timestamp::from_seconds(1_000));
-        let known = Arc::new(BTreeMap::from([("a".to_owned(), Secret::new(bcrypt::hash("b", 4).expect("a hash")))]));
+        let known =
+            Arc::new(BTreeMap::from([("a".to_owned(), Secret::new(bcrypt::hash("b", 4).expect("a hash")))]));
         let asked: Vec<_> = (0..10)
             .map(|_| {
                 let (users, known, clock) = (Arc::clone(&users), Arc::clone(&known), clock.clone());
-                tokio::spawn(async move { users.admit(&known, &header("Basic YTpi"), IpAddr::from([192, 0, 2, 1]), &clock).await })
+                tokio::spawn(async move {
+                    users.admit(&known, &header("Basic YTpi"), IpAddr::from([192, 0, 2, 1]), &clock).await
+                })
             })
             .collect();
         for answer in asked {

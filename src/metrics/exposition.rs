@@ -69,13 +69,23 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
         let reasons = Reason::ALL.iter().copied().filter(|r| r.possible_in(check) || seen(*r)).map(Some);
         for reason in std::iter::once(None).chain(reasons) {
             let count = counts.get(&(check, reason)).copied().unwrap_or_default();
-            let _ =
-                writeln!(out, "consentry_checks{{check=\"{}\",reason=\"{}\"}} {count}", check.label(), reason.map_or("", Reason::label));
+            let _ = writeln!(
+                out,
+                "consentry_checks{{check=\"{}\",reason=\"{}\"}} {count}",
+                check.label(),
+                reason.map_or("", Reason::label)
+            );
         }
     }
     header(&mut out, READER_FAULTS.0, READER_FAULTS.1, "gauge");
     for (reader, reason, tenants) in faults {
-        let _ = writeln!(out, "{}{{reader=\"{}\",reason=\"{}\"}} {tenants}", READER_FAULTS.0, escape(&reader), reason.label());
+        let _ = writeln!(
+            out,
+            "{}{{reader=\"{}\",reason=\"{}\"}} {tenants}",
+            READER_FAULTS.0,
+            escape(&reader),
+            reason.label()
+        );
     }
     for family in families.gather() {
         write_family(&mut out, &family, format);
@@ -121,11 +131,16 @@ fn write_family(out: &mut String, family: &MetricFamily, format: Format) {
     };
     header(out, family_name, &family.help().replace('\\', "\\\\").replace('\n', "\\n"), kind);
     for metric in family.get_metric() {
-        let labels: Vec<String> = metric.get_label().iter().map(|l| format!("{}=\"{}\"", l.name(), escape(l.value()))).collect();
+        let labels: Vec<String> =
+            metric.get_label().iter().map(|l| format!("{}=\"{}\"", l.name(), escape(l.value()))).collect();
         let labels = labels.join(",");
         let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         if kind != "histogram" {
-            let value = if kind == "counter" { metric.get_counter().get_value() } else { metric.get_gauge().get_value() };
+            let value = if kind == "counter" {
+                metric.get_counter().get_value()
+            } else {
+                metric.get_gauge().get_value()
+            };
             let _ = writeln!(out, "{name}{braced} {value}");
             continue;
         }
@@ -133,10 +148,21 @@ fn write_family(out: &mut String, family: &MetricFamily, format: Format) {
         let separator = if labels.is_empty() { "" } else { "," };
         for bucket in histogram.get_bucket() {
             // OpenMetrics wants bounds as floats: 1.0, not 1.
-            let _ = writeln!(out, "{name}_bucket{{{labels}{separator}le=\"{:?}\"}} {}", bucket.upper_bound(), bucket.cumulative_count());
+            let _ = writeln!(
+                out,
+                "{name}_bucket{{{labels}{separator}le=\"{:?}\"}} {}",
+                bucket.upper_bound(),
+                bucket.cumulative_count()
+            );
         }
-        let _ = writeln!(out, "{name}_bucket{{{labels}{separator}le=\"+Inf\"}} {}", histogram.get_sample_count());
-        let _ = writeln!(out, "{name}_sum{braced} {}\n{name}_count{braced} {}", histogram.get_sample_sum(), histogram.get_sample_count());
+        let _ =
+            writeln!(out, "{name}_bucket{{{labels}{separator}le=\"+Inf\"}} {}", histogram.get_sample_count());
+        let _ = writeln!(
+            out,
+            "{name}_sum{braced} {}\n{name}_count{braced} {}",
+            histogram.get_sample_sum(),
+            histogram.get_sample_count()
+        );
     }
 }
 
@@ -148,7 +174,8 @@ mod tests {
     use super::super::published::IntegrationLabels;
     use super::*;
     use crate::domain::{
-        Access, CheckState, CredentialExpiry, Details, Grant, IntegrationState, Outcome, PermissionState, Timestamp, Verdict,
+        Access, CheckState, CredentialExpiry, Details, Grant, IntegrationState, Outcome, PermissionState,
+        Timestamp, Verdict,
     };
 
     fn facts(display_name: &str) -> IntegrationLabels {
@@ -260,8 +287,10 @@ mod tests {
 
     #[test]
     fn hostile_names_stay_inside_their_quotes() {
-        for (name, expected) in [("a\"b\\c\nd", "a\\\"b\\\\c\\nd".to_owned()), ("🚪\u{202e}<script>", "🚪\u{202e}<script>".to_owned())]
-        {
+        for (name, expected) in [
+            ("a\"b\\c\nd", "a\\\"b\\\\c\\nd".to_owned()),
+            ("🚪\u{202e}<script>", "🚪\u{202e}<script>".to_owned()),
+        ] {
             let published = Published::default();
             published.set(&facts(name), &IntegrationState::default());
             let lines = lines_of(&published, "consentry_integration_info");
@@ -278,7 +307,10 @@ mod tests {
         for (accept, format) in [
             (None, Format::Text),
             (Some("*/*"), Format::Text),
-            (Some("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.6"), Format::OpenMetrics),
+            (
+                Some("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.6"),
+                Format::OpenMetrics,
+            ),
             (Some("application/openmetrics-text; version=1.0.0"), Format::OpenMetrics),
             (Some("application/openmetrics-text;q=0.2, text/plain"), Format::Text),
             (Some("application/openmetrics-text;q=0"), Format::Text),

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
+};
 
 use crate::domain::{MailKind, Outcome, Timestamp};
 
@@ -20,7 +23,8 @@ pub enum EmailFailure {
 
 impl EmailFailure {
     /// Every one.
-    pub const ALL: [Self; 6] = [Self::Connect, Self::Tls, Self::Auth, Self::Rejected, Self::Timeout, Self::Other];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Tls, Self::Auth, Self::Rejected, Self::Timeout, Self::Other];
 
     /// The label value.
     pub const fn label(self) -> &'static str {
@@ -69,7 +73,19 @@ impl std::fmt::Debug for Families {
 const PROBE_BUCKETS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0];
 const DELAY_BUCKETS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0];
 /// From a minute to a month.
-const REPAIR_BUCKETS: &[f64] = &[60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0, 604_800.0, 1_209_600.0, 2_592_000.0];
+const REPAIR_BUCKETS: &[f64] = &[
+    60.0,
+    300.0,
+    900.0,
+    3600.0,
+    14_400.0,
+    43_200.0,
+    86_400.0,
+    259_200.0,
+    604_800.0,
+    1_209_600.0,
+    2_592_000.0,
+];
 const REQUEST_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 impl Families {
@@ -96,16 +112,30 @@ impl Families {
             registry.register(Box::new(family.clone())).map(|()| family)
         };
         let upstream_duration = HistogramVec::new(
-            HistogramOpts::new("consentry_upstream_request_duration_seconds", "Length of requests to Entra and Graph.")
-                .buckets(REQUEST_BUCKETS.to_vec()),
+            HistogramOpts::new(
+                "consentry_upstream_request_duration_seconds",
+                "Length of requests to Entra and Graph.",
+            )
+            .buckets(REQUEST_BUCKETS.to_vec()),
             &["endpoint", "code"],
         )?;
         registry.register(Box::new(upstream_duration.clone()))?;
         let families = Self {
             probes: counter("consentry_probes_total", "Probes that ended, by result.", &["result"])?,
-            probe_duration: histogram("consentry_probe_duration_seconds", "Length of probes, all integrations together.", PROBE_BUCKETS)?,
-            schedule_delay: histogram("consentry_probe_schedule_delay_seconds", "How late probes start.", DELAY_BUCKETS)?,
-            interval: gauge("consentry_probe_interval_seconds", "Configured time from one probe of an integration to the next.")?,
+            probe_duration: histogram(
+                "consentry_probe_duration_seconds",
+                "Length of probes, all integrations together.",
+                PROBE_BUCKETS,
+            )?,
+            schedule_delay: histogram(
+                "consentry_probe_schedule_delay_seconds",
+                "How late probes start.",
+                DELAY_BUCKETS,
+            )?,
+            interval: gauge(
+                "consentry_probe_interval_seconds",
+                "Configured time from one probe of an integration to the next.",
+            )?,
             repair: histogram(
                 "consentry_integration_repair_duration_seconds",
                 "How long integrations were broken that are fixed.",
@@ -118,13 +148,24 @@ impl Families {
             )?,
             upstream_duration,
             storage_errors: {
-                let family = IntCounter::new("consentry_storage_errors_total", "Reads and writes that the database refused.")?;
+                let family = IntCounter::new(
+                    "consentry_storage_errors_total",
+                    "Reads and writes that the database refused.",
+                )?;
                 registry.register(Box::new(family.clone()))?;
                 family
             },
             emails: counter("consentry_emails_total", "Mails that the mail server has taken.", &["kind"])?,
-            emails_failed: counter("consentry_emails_failed_total", "Attempts to send a mail that failed.", &["kind", "reason"])?,
-            reauthentications: counter("consentry_reauthentications_total", "Re-authentications that ended, by result.", &["result"])?,
+            emails_failed: counter(
+                "consentry_emails_failed_total",
+                "Attempts to send a mail that failed.",
+                &["kind", "reason"],
+            )?,
+            reauthentications: counter(
+                "consentry_reauthentications_total",
+                "Re-authentications that ended, by result.",
+                &["result"],
+            )?,
             token_deliveries: counter(
                 "consentry_token_deliveries_total",
                 "Attempts to hand a renewed refresh token to its product, by result.",
@@ -270,7 +311,9 @@ fn register_constants(registry: &Registry) -> prometheus::Result<()> {
         Opts::new("consentry_build_info", "1, labelled with version, revision and compiler."),
         &["version", "revision", "rustversion"],
     )?;
-    build.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("CONSENTRY_REVISION"), env!("CONSENTRY_RUSTC")]).set(1);
+    build
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), env!("CONSENTRY_REVISION"), env!("CONSENTRY_RUSTC")])
+        .set(1);
     registry.register(Box::new(build))?;
     #[cfg(target_os = "linux")]
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;

@@ -14,18 +14,30 @@ pub(super) const FAMILIES: [(&str, &str); 12] = [
         "consentry_integration_up",
         "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
     ),
-    ("consentry_integration_reauthentication_required", "1 while re-authenticating fixes a confirmed failure. Cached from the last probe."),
+    (
+        "consentry_integration_reauthentication_required",
+        "1 while re-authenticating fixes a confirmed failure. Cached from the last probe.",
+    ),
     (
         "consentry_integration_broken_since_timestamp_seconds",
         "Since when the integration is confirmed broken; absent while it is not. Cached from the last probe.",
     ),
     ("consentry_integration_info", "1, labelled with the integration's properties."),
-    ("consentry_check_success", "Result of the last conclusive probe: 1 pass, 0 fail. Cached from that probe."),
-    ("consentry_check_reason", "1 for each check that fails or is unknown, labelled with the reason. Cached from the last probe."),
+    (
+        "consentry_check_success",
+        "Result of the last conclusive probe: 1 pass, 0 fail. Cached from that probe.",
+    ),
+    (
+        "consentry_check_reason",
+        "1 for each check that fails or is unknown, labelled with the reason. Cached from the last probe.",
+    ),
     ("consentry_check_last_success_timestamp_seconds", "When the check last passed."),
     ("consentry_integration_last_probe_timestamp_seconds", "End of the last probe."),
     ("consentry_integration_probe_duration_seconds", "Length of the last probe."),
-    ("consentry_permission_granted", "Each required permission: 1 granted, 0 not. Cached from the last probe that could tell."),
+    (
+        "consentry_permission_granted",
+        "Each required permission: 1 granted, 0 not. Cached from the last probe that could tell.",
+    ),
     (
         "consentry_groups_visible",
         "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that could tell.",
@@ -138,7 +150,10 @@ impl Published {
     /// All entries, the counts of checks by state, and the faults of directory readers. The lock is held for the copying of pointers only.
     pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts, Faults) {
         let fleet = self.0.read();
-        let faults = fleet.faults.iter().map(|((reader, reason), tenants)| (Arc::clone(reader), *reason, tenants.len()));
+        let faults = fleet
+            .faults
+            .iter()
+            .map(|((reader, reason), tenants)| (Arc::clone(reader), *reason, tenants.len()));
         (fleet.entries.values().cloned().collect(), fleet.counts.clone(), faults.collect())
     }
 }
@@ -194,7 +209,11 @@ fn render(facts: &IntegrationLabels, state: &IntegrationState) -> Entry {
     let outcome = |o: Outcome| o.reason();
     let outcomes = state.checks.iter().map(|c| (c.check, outcome(c.outcome))).collect();
     let fault = facts.reader.as_ref().zip(state.reader_fault);
-    let fault = fault.map(|(reader, reason)| ReaderFault { reader: Arc::clone(reader), reason, tenant: facts.tenant.clone() });
+    let fault = fault.map(|(reader, reason)| ReaderFault {
+        reader: Arc::clone(reader),
+        reason,
+        tenant: facts.tenant.clone(),
+    });
     Entry { text: text.into_boxed_str(), ends, outcomes, fault }
 }
 
@@ -228,7 +247,12 @@ fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state
         "consentry_check_success" => {
             for check in &state.checks {
                 if let Some(success) = check.success {
-                    line!(out, "{family}{{integration=\"{name}\",check=\"{}\"}} {}", check.check.label(), u8::from(success));
+                    line!(
+                        out,
+                        "{family}{{integration=\"{name}\",check=\"{}\"}} {}",
+                        check.check.label(),
+                        u8::from(success)
+                    );
                 }
             }
         }
@@ -247,7 +271,12 @@ fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state
         "consentry_check_last_success_timestamp_seconds" => {
             for check in &state.checks {
                 if let Some(at) = check.last_success {
-                    line!(out, "{family}{{integration=\"{name}\",check=\"{}\"}} {}", check.check.label(), at.seconds());
+                    line!(
+                        out,
+                        "{family}{{integration=\"{name}\",check=\"{}\"}} {}",
+                        check.check.label(),
+                        at.seconds()
+                    );
                 }
             }
         }
@@ -278,7 +307,11 @@ fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state
         }
         "consentry_credential_expiry_timestamp_seconds" => {
             for CredentialExpiry { kind, key_id, at } in &facts.credentials {
-                line!(out, "{family}{{integration=\"{name}\",kind=\"{kind}\",key_id=\"{key_id}\"}} {}", at.seconds());
+                line!(
+                    out,
+                    "{family}{{integration=\"{name}\",kind=\"{kind}\",key_id=\"{key_id}\"}} {}",
+                    at.seconds()
+                );
             }
         }
         _ => {}

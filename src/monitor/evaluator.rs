@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::tracked::{IntegrationRecord, Tracked, log_checks, log_verdict};
 use crate::domain::{
-    AlertChange, AlertEvent, AlertPolicy, Belongs, CausePolicy, Causes, CredentialExpiry, Diagnosis, History, Incident, IntegrationState,
-    Judgement, Member, OpenAlert, ProbeEnd, Probed, Reason, Suffering, Thresholds, Timestamp, Verdict, change_alert, fold, wanted_causes,
-    within_grace_period,
+    AlertChange, AlertEvent, AlertPolicy, Belongs, CausePolicy, Causes, CredentialExpiry, Diagnosis, History,
+    Incident, IntegrationState, Judgement, Member, OpenAlert, ProbeEnd, Probed, Reason, Suffering,
+    Thresholds, Timestamp, Verdict, change_alert, fold, wanted_causes, within_grace_period,
 };
 use crate::metrics::{Families, Published};
 use crate::store::{Event, ProbeRecord as Record, SavedIntegration, Store, StoreError};
@@ -69,7 +69,10 @@ pub struct Evaluator {
 
 /// While this is held, what is configured stays as it is.
 #[derive(Debug)]
-pub struct ConfigGuard<'e>(#[expect(dead_code, reason = "held for its lock, which ends with it")] tokio::sync::RwLockReadGuard<'e, ()>);
+pub struct ConfigGuard<'e>(
+    #[expect(dead_code, reason = "held for its lock, which ends with it")]
+    tokio::sync::RwLockReadGuard<'e, ()>,
+);
 
 impl Evaluator {
     /// Takes over what was saved about the integrations that are still configured, and publishes it. `outbox` is nudged
@@ -87,7 +90,8 @@ impl Evaluator {
     ) -> Result<Self, StoreError> {
         let (saved, causes) = store.load(now).await?;
         let mut causes = Causes::new(causes);
-        let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let mut saved: HashMap<String, SavedIntegration> =
+            saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         store.keep_only(identities(&watched)).await?;
         let mut memberships = causes.memberships();
         let mut tracked = HashMap::with_capacity(watched.len());
@@ -101,8 +105,19 @@ impl Evaluator {
         causes.keep_members(|name| tracked.contains_key(name));
         forget_unnotified(&policy, &mut tracked, &mut causes);
         let suffering = Mutex::new(suffering(&tracked));
-        let (policy, tracked, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(tracked), Mutex::new(causes));
-        Ok(Self { store, policy, published, families, outbox, tracked, causes, suffering, steady: tokio::sync::RwLock::default() })
+        let (policy, tracked, causes) =
+            (RwLock::new(Arc::new(policy)), Mutex::new(tracked), Mutex::new(causes));
+        Ok(Self {
+            store,
+            policy,
+            published,
+            families,
+            outbox,
+            tracked,
+            causes,
+            suffering,
+            steady: tokio::sync::RwLock::default(),
+        })
     }
 
     /// Waits until nothing is being folded in, then watches these integrations and no others. What is known of those that stay, stays;
@@ -121,14 +136,18 @@ impl Evaluator {
         let _alone = self.steady.write().await;
         let fresh: Vec<String> = {
             let tracked = self.lock();
-            let known = |w: &&IntegrationRecord| tracked.get(&w.facts.name).is_some_and(|t| t.watched.identity == w.identity);
+            let known = |w: &&IntegrationRecord| {
+                tracked.get(&w.facts.name).is_some_and(|t| t.watched.identity == w.identity)
+            };
             watched.iter().filter(|w| !known(w)).map(|w| w.facts.name.clone()).collect()
         };
         let comes = !fresh.is_empty();
         let saved = self.store.load_named(fresh, now).await?;
-        let mut saved: HashMap<String, SavedIntegration> = saved.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let mut saved: HashMap<String, SavedIntegration> =
+            saved.into_iter().map(|s| (s.name.clone(), s)).collect();
         let identities = identities(&watched);
-        let left: Vec<String> = self.lock().keys().filter(|name| !identities.contains_key(*name)).cloned().collect();
+        let left: Vec<String> =
+            self.lock().keys().filter(|name| !identities.contains_key(*name)).cloned().collect();
         // The last thing that can fail: memory follows it.
         if !left.is_empty() || comes {
             self.store.keep_only(identities).await?;
@@ -141,7 +160,10 @@ impl Evaluator {
             self.published.remove(name);
         }
         for watched in watched {
-            let entry = match tracked.remove(&watched.facts.name).filter(|old| old.watched.identity == watched.identity) {
+            let entry = match tracked
+                .remove(&watched.facts.name)
+                .filter(|old| old.watched.identity == watched.identity)
+            {
                 Some(old) if *old.watched == watched => {
                     tracked.insert(watched.facts.name, old);
                     continue;
@@ -180,7 +202,9 @@ impl Evaluator {
 
     /// Whether the tenant's GUID is still to be found out.
     pub fn wants_tenant_guid(&self, name: &str) -> bool {
-        self.lock().get(name).is_some_and(|t| t.tenant_guid.is_none() && Uuid::try_parse(&t.watched.tenant).is_err())
+        self.lock()
+            .get(name)
+            .is_some_and(|t| t.tenant_guid.is_none() && Uuid::try_parse(&t.watched.tenant).is_err())
     }
 
     /// What is known of an integration that does not change from probe to probe.
@@ -189,12 +213,19 @@ impl Evaluator {
     }
 
     /// Looks at every integration, in no order: its properties, the tenant's GUID once known, its state.
-    pub fn each<T>(&self, mut look: impl FnMut(&IntegrationRecord, Option<&str>, &IntegrationState) -> T) -> Vec<T> {
+    pub fn each<T>(
+        &self,
+        mut look: impl FnMut(&IntegrationRecord, Option<&str>, &IntegrationState) -> T,
+    ) -> Vec<T> {
         self.lock().values().map(|t| look(&t.watched, t.tenant_guid.as_deref(), &t.state)).collect()
     }
 
     /// Looks at one integration.
-    pub fn one<T>(&self, name: &str, look: impl FnOnce(&IntegrationRecord, Option<&str>, &IntegrationState) -> T) -> Option<T> {
+    pub fn one<T>(
+        &self,
+        name: &str,
+        look: impl FnOnce(&IntegrationRecord, Option<&str>, &IntegrationState) -> T,
+    ) -> Option<T> {
         self.lock().get(name).map(|t| look(&t.watched, t.tenant_guid.as_deref(), &t.state))
     }
 
@@ -223,7 +254,14 @@ impl Evaluator {
     /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
     ///
     /// What was observed is published before it is saved: a database that does not answer must not keep a gauge green.
-    pub async fn apply(&self, _: &ConfigGuard<'_>, name: &str, diagnosis: &Diagnosis, seen: ProbeMeta, now: Timestamp) -> History {
+    pub async fn apply(
+        &self,
+        _: &ConfigGuard<'_>,
+        name: &str,
+        diagnosis: &Diagnosis,
+        seen: ProbeMeta,
+        now: Timestamp,
+    ) -> History {
         let Some(before) = self.lock().get(name).cloned() else { return History::default() };
         let mut after = before.clone();
         after.tenant_guid = seen.tenant_guid.or(after.tenant_guid);
@@ -252,7 +290,9 @@ impl Evaluator {
     /// Shows what a probe has seen, to everybody who reads.
     fn publish(&self, name: &str, before: &Tracked, after: &Tracked, now: Timestamp) {
         log_checks(name, &before.state, &after.state);
-        if let (Verdict::Broken { since, .. }, Verdict::Healthy | Verdict::Unknown) = (before.state.verdict, after.state.verdict) {
+        if let (Verdict::Broken { since, .. }, Verdict::Healthy | Verdict::Unknown) =
+            (before.state.verdict, after.state.verdict)
+        {
             self.families.repaired(now.since(since));
         }
         let (old, new) = (before.suffers(), after.suffers());
@@ -286,11 +326,21 @@ impl Evaluator {
         let AlertChange { alert, event, mails } =
             change_alert(before.alert.as_ref(), judgement, policy.alerts(&after.watched), new_id, now);
         after.alert = alert;
-        let mut record = Record { integration: after.saved(), events: Vec::new(), causes: Vec::new(), notifications: Vec::new(), at: now };
+        let mut record = Record {
+            integration: after.saved(),
+            events: Vec::new(),
+            causes: Vec::new(),
+            notifications: Vec::new(),
+            at: now,
+        };
         if let Some((event, id)) = event {
             let incident = self.incident(before, after, event, now).await;
             record.notifications = mails.into_iter().map(|mail| mail.about(&id, &incident)).collect();
-            record.events.push(Event { kind: event.label().to_owned(), at: now, detail: event.reason().label().to_owned() });
+            record.events.push(Event {
+                kind: event.label().to_owned(),
+                at: now,
+                detail: event.reason().label().to_owned(),
+            });
         }
         let name = &after.watched.facts.name;
         let wanted = self.wanted_causes(before, after, policy.thresholds);
@@ -317,23 +367,46 @@ impl Evaluator {
 
     /// What the mails about an event say. What is over is told from the state in which it was broken, and with whoever re-authenticated while
     /// the alert stood: that mail goes out instead of one about the sign-in.
-    async fn incident(&self, before: &Tracked, after: &Tracked, event: AlertEvent, now: Timestamp) -> Incident {
+    async fn incident(
+        &self,
+        before: &Tracked,
+        after: &Tracked,
+        event: AlertEvent,
+        now: Timestamp,
+    ) -> Incident {
         let AlertEvent::Recovered(reason) = event else { return after.incident(event.reason(), now) };
-        let (incident, since) = (before.incident(reason, now), before.alert.as_ref().map_or(now, |a| a.since));
+        let (incident, since) =
+            (before.incident(reason, now), before.alert.as_ref().map_or(now, |a| a.since));
         match self.store.last_reauthentication(&incident.integration).await {
             Ok(Some(last)) if last.at >= since => {
                 let by = last.by.or_else(|| Some("an administrator, by admin consent".to_owned()));
-                Incident { by, origin: Some(last.origin).filter(|o| !o.is_empty()), renewed: Some(last.at), ..incident }
+                Incident {
+                    by,
+                    origin: Some(last.origin).filter(|o| !o.is_empty()),
+                    renewed: Some(last.at),
+                    ..incident
+                }
             }
             // Who it was is worth a sentence, not the mail.
             _ => incident,
         }
     }
 
-    fn wanted_causes(&self, before: &Tracked, after: &Tracked, thresholds: Thresholds) -> BTreeMap<String, Reason> {
+    fn wanted_causes(
+        &self,
+        before: &Tracked,
+        after: &Tracked,
+        thresholds: Thresholds,
+    ) -> BTreeMap<String, Reason> {
         let watched = &after.watched;
-        let belongs = Belongs { app: &watched.facts.app, tenant: &watched.tenant, reader: watched.reader.as_deref() };
-        let probed = Probed { before: &before.state, after: &after.state, alert: after.alert.as_ref(), own: &before.causes };
+        let belongs =
+            Belongs { app: &watched.facts.app, tenant: &watched.tenant, reader: watched.reader.as_deref() };
+        let probed = Probed {
+            before: &before.state,
+            after: &after.state,
+            alert: after.alert.as_ref(),
+            own: &before.causes,
+        };
         let suffering = self.suffering.lock();
         wanted_causes(probed, belongs, thresholds, &suffering)
     }
@@ -355,12 +428,20 @@ impl Evaluator {
 impl Policy {
     /// Who is notified of an integration's alerts.
     fn alerts<'a>(&'a self, watched: &'a IntegrationRecord) -> AlertPolicy<'a> {
-        AlertPolicy { admins: &watched.admins, operators: &self.operators, mail: self.mail, send_resolved: self.send_resolved }
+        AlertPolicy {
+            admins: &watched.admins,
+            operators: &self.operators,
+            mail: self.mail,
+            send_resolved: self.send_resolved,
+        }
     }
 
     /// Who is notified of causes.
     fn causes(&self) -> CausePolicy<'_> {
-        CausePolicy { operators: if self.mail { &self.operators } else { &[] }, send_resolved: self.send_resolved }
+        CausePolicy {
+            operators: if self.mail { &self.operators } else { &[] },
+            send_resolved: self.send_resolved,
+        }
     }
 }
 
@@ -377,7 +458,11 @@ fn suffering(tracked: &HashMap<String, Tracked>) -> Suffering {
 }
 
 fn never_probed(tracked: &HashMap<String, Tracked>) -> HashSet<String> {
-    tracked.iter().filter(|(_, entry)| entry.state.last_probe.is_none()).map(|(name, _)| name.clone()).collect()
+    tracked
+        .iter()
+        .filter(|(_, entry)| entry.state.last_probe.is_none())
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// Names, and tenants with client ids.
@@ -389,12 +474,19 @@ fn identities(watched: &[IntegrationRecord]) -> HashMap<String, String> {
 fn forget_unnotified(policy: &Policy, tracked: &mut HashMap<String, Tracked>, causes: &mut Causes) {
     for entry in tracked.values_mut() {
         let recipients = |alert: &OpenAlert| policy.alerts(&entry.watched).recipients(alert.reason);
-        if entry.alert.as_ref().is_some_and(|alert| alert.notified.is_empty() && !recipients(alert).is_empty()) {
+        if entry
+            .alert
+            .as_ref()
+            .is_some_and(|alert| alert.notified.is_empty() && !recipients(alert).is_empty())
+        {
             entry.alert = None;
         }
     }
     if policy.mail && !policy.operators.is_empty() {
         let forgotten = causes.forget_unnotified();
-        tracked.values_mut().filter(|_| !forgotten.is_empty()).for_each(|entry| entry.causes.retain(|key| !forgotten.contains(key)));
+        tracked
+            .values_mut()
+            .filter(|_| !forgotten.is_empty())
+            .for_each(|entry| entry.causes.retain(|key| !forgotten.contains(key)));
     }
 }

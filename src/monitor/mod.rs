@@ -11,6 +11,8 @@ mod tracked;
 
 pub use evaluator::{ConfigGuard, Evaluator, Policy, ProbeMeta};
 pub use prober::{Probed, Prober, ReaderClient, Target};
-pub use runner::{Change, ConfigDiff, Monitor, ProbeLimits, Setup, Targets, Verification, VerificationListener};
+pub use runner::{
+    Change, ConfigDiff, Monitor, ProbeLimits, Setup, Targets, Verification, VerificationListener,
+};
 pub use scheduler::{Ended, Schedule};
 pub use tracked::IntegrationRecord;

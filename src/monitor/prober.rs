@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
-use crate::domain::{Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Reason, Requirements, RoleEvidence, Timestamp};
+use crate::domain::{
+    Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Reason, Requirements,
+    RoleEvidence, Timestamp,
+};
 use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
 use crate::secret::{Secret, SecretError, read_refresh_token};
 use crate::store::{Store, StoreError, StoredToken, TokenId};
@@ -49,19 +52,33 @@ pub struct Target {
 impl Target {
     /// Under what its token is stored.
     pub fn token_id(&self) -> TokenId {
-        TokenId { integration: self.name.clone(), client_id: self.client_id.clone(), tenant: self.tenant.clone() }
+        TokenId {
+            integration: self.name.clone(),
+            client_id: self.client_id.clone(),
+            tenant: self.tenant.clone(),
+        }
     }
 
     /// Until when its certificates and those of its reader are good. Reads their files.
     pub(super) fn credential_expiries(&self) -> Vec<CredentialExpiry> {
         let reader = self.reader.as_ref().map(|r| &r.credential);
-        let mut expiries: Vec<_> = [Some(&*self.credential), reader].into_iter().flatten().filter_map(ClientCredential::expiry).collect();
+        let mut expiries: Vec<_> = [Some(&*self.credential), reader]
+            .into_iter()
+            .flatten()
+            .filter_map(ClientCredential::expiry)
+            .collect();
         expiries.dedup();
         expiries
     }
 
     fn client(&self, now: Timestamp, deadline: Instant) -> Client<'_> {
-        Client { tenant: &self.tenant, client_id: &self.client_id, credential: &self.credential, now_seconds: now.0 / 1000, deadline }
+        Client {
+            tenant: &self.tenant,
+            client_id: &self.client_id,
+            credential: &self.credential,
+            now_seconds: now.0 / 1000,
+            deadline,
+        }
     }
 }
 
@@ -118,9 +135,13 @@ impl Prober {
             Some(fault) => (Some(Err(fault.clone())), None),
             None => self.ask_app_only(target, directory.as_ref(), deadline).await,
         };
-        pause = pause.or_else(|| app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned());
+        pause = pause.or_else(|| {
+            app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned()
+        });
         let own = match (target.requirements.access, &pause) {
-            (Access::Delegated, Some(fault)) => Own { token: OwnToken::Refused(fault.clone()), access_token: None },
+            (Access::Delegated, Some(fault)) => {
+                Own { token: OwnToken::Refused(fault.clone()), access_token: None }
+            }
             (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
             (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
         };
@@ -134,14 +155,19 @@ impl Prober {
         let evidence = Evidence { directory, app_only, own_token: own.token, groups };
         // Nothing hangs on it, so it waits for a probe in which all goes well.
         let wanted = tenant_guid_wanted && evidence.faults().is_empty();
-        let tenant_guid = if wanted { self.entra.tenant_guid(&target.tenant, deadline).await.ok() } else { None };
+        let tenant_guid =
+            if wanted { self.entra.tenant_guid(&target.tenant, deadline).await.ok() } else { None };
         Probed { evidence, tenant_guid }
     }
 
     /// The directory's answers. A cached reader token serves until it ends or is refused: the evidence is in the directory, not in it.
     async fn ask_directory(&self, target: &Target, reader: &ReaderClient, deadline: Instant) -> Directory {
-        let question =
-            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.requirements.required, deadline };
+        let question = DirectoryQuestion {
+            tenant: &target.tenant,
+            app_id: &target.client_id,
+            required: &target.requirements.required,
+            deadline,
+        };
         let (directory, cached) = self.read_directory(target, reader, question).await;
         let refused = directory.faults().iter().any(|f| f.reason == Reason::ReaderPermissionMissing);
         if !refused {
@@ -153,15 +179,27 @@ impl Prober {
     }
 
     /// The directory's answers, and whether an old token was used.
-    async fn read_directory(&self, target: &Target, reader: &ReaderClient, question: DirectoryQuestion<'_>) -> (Directory, bool) {
+    async fn read_directory(
+        &self,
+        target: &Target,
+        reader: &ReaderClient,
+        question: DirectoryQuestion<'_>,
+    ) -> (Directory, bool) {
         match self.reader_token(target, reader, question.deadline).await {
-            Ok((token, cached)) => (self.entra.directory(token.expose(), question, &self.resources).await, cached),
+            Ok((token, cached)) => {
+                (self.entra.directory(token.expose(), question, &self.resources).await, cached)
+            }
             Err(fault) => (Directory::failed(fault), false),
         }
     }
 
     /// A token for the reader in this tenant, and whether it is an old one.
-    async fn reader_token(&self, target: &Target, reader: &ReaderClient, deadline: Instant) -> Result<(Secret, bool), Fault> {
+    async fn reader_token(
+        &self,
+        target: &Target,
+        reader: &ReaderClient,
+        deadline: Instant,
+    ) -> Result<(Secret, bool), Fault> {
         let now = self.clock.now();
         let key = (reader.client_id.clone(), target.tenant.clone());
         if let Some((token, _)) = self.lock_readers().get(&key).filter(|(_, until)| *until > now) {
@@ -174,7 +212,8 @@ impl Prober {
             now_seconds: now.0 / 1000,
             deadline,
         };
-        let granted = self.entra.client_credentials(client, &self.entra.graph_scope()).await.map_err(reader_fault)?;
+        let granted =
+            self.entra.client_credentials(client, &self.entra.graph_scope()).await.map_err(reader_fault)?;
         let until = now.plus(granted.expires_in.saturating_sub(Duration::from_secs(300)));
         self.lock_readers().insert(key, (granted.access_token.clone(), until));
         Ok((granted.access_token, false))
@@ -195,8 +234,10 @@ impl Prober {
         let delegated = target.requirements.access == Access::Delegated;
         let directory_spoke = directory.is_some_and(|d| d.presence.is_ok() && d.application.is_ok());
         // "Nothing is granted" counts only as long as no token says otherwise, so the tokens are asked.
-        let lists_roles =
-            directory_spoke && directory.is_some_and(|d| d.application.as_ref().is_ok_and(|g| g.iter().any(|g| !g.application.is_empty())));
+        let lists_roles = directory_spoke
+            && directory.is_some_and(|d| {
+                d.application.as_ref().is_ok_and(|g| g.iter().any(|g| !g.application.is_empty()))
+            });
         if delegated && (directory_spoke || matches!(*target.credential, ClientCredential::None)) {
             return (None, None);
         }
@@ -210,10 +251,16 @@ impl Prober {
         for required in target.requirements.required.iter() {
             let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
             if scope == graph {
-                roles.push(RoleEvidence { resource: required.resource.clone(), roles: Ok(granted.roles.clone()) });
+                roles.push(RoleEvidence {
+                    resource: required.resource.clone(),
+                    roles: Ok(granted.roles.clone()),
+                });
             } else if !lists_roles && !required.application.is_empty() {
                 let other = self.entra.client_credentials(target.client(now, deadline), &scope).await;
-                roles.push(RoleEvidence { resource: required.resource.clone(), roles: other.map(|g| g.roles) });
+                roles.push(RoleEvidence {
+                    resource: required.resource.clone(),
+                    roles: other.map(|g| g.roles),
+                });
             }
         }
         if !directory_spoke && roles.iter().any(|r| r.roles == Ok(None)) {
@@ -223,12 +270,26 @@ impl Prober {
     }
 
     /// Tokens that cannot be read say nothing about roles; an application may be allowed to list its own assignments.
-    async fn ask_own_assignments(&self, target: &Target, token: &Secret, roles: &mut [RoleEvidence], deadline: Instant) {
-        let question =
-            DirectoryQuestion { tenant: &target.tenant, app_id: &target.client_id, required: &target.requirements.required, deadline };
-        let Ok(listed) = self.entra.directory(token.expose(), question, &self.resources).await.application else { return };
+    async fn ask_own_assignments(
+        &self,
+        target: &Target,
+        token: &Secret,
+        roles: &mut [RoleEvidence],
+        deadline: Instant,
+    ) {
+        let question = DirectoryQuestion {
+            tenant: &target.tenant,
+            app_id: &target.client_id,
+            required: &target.requirements.required,
+            deadline,
+        };
+        let Ok(listed) = self.entra.directory(token.expose(), question, &self.resources).await.application
+        else {
+            return;
+        };
         for role in roles.iter_mut().filter(|r| r.roles == Ok(None)) {
-            let held = listed.iter().filter(|g| g.resource == role.resource).flat_map(|g| g.application.clone());
+            let held =
+                listed.iter().filter(|g| g.resource == role.resource).flat_map(|g| g.application.clone());
             role.roles = Ok(Some(held.collect()));
         }
     }
@@ -239,9 +300,11 @@ impl Prober {
         let granted = match &target.refresh_token_file {
             // Somebody else's token: read anew, never rotated by us.
             Some(path) => match read_refresh_token(path) {
-                Ok(token) => {
-                    self.refresh(target, &token, *deadline).await.map(|granted| Refreshed { granted, worked: token, generation: None })
-                }
+                Ok(token) => self.refresh(target, &token, *deadline).await.map(|granted| Refreshed {
+                    granted,
+                    worked: token,
+                    generation: None,
+                }),
                 Err(SecretError::Read { source, .. })
                     if source.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) =>
                 {
@@ -268,13 +331,23 @@ impl Prober {
 
     /// Rotates safely: the new token is saved before anything uses its access token, the one that has just worked stays as the
     /// previous one, and when the current one is refused the previous one is tried before anybody is told.
-    async fn refresh_stored(&self, target: &Target, stored: StoredToken, deadline: &mut Instant) -> Result<Refreshed, Fault> {
+    async fn refresh_stored(
+        &self,
+        target: &Target,
+        stored: StoredToken,
+        deadline: &mut Instant,
+    ) -> Result<Refreshed, Fault> {
         let (granted, worked) = match self.refresh(target, &stored.current, *deadline).await {
             Ok(granted) => (granted, stored.current),
             Err(fault) => match stored.previous {
-                Some(previous) if is_about_the_token(fault.reason) => match self.refresh(target, &previous, *deadline).await {
+                Some(previous) if is_about_the_token(fault.reason) => match self
+                    .refresh(target, &previous, *deadline)
+                    .await
+                {
                     Ok(granted) => (granted, previous),
-                    Err(second) => return Err(Fault { retry_after: second.retry_after.or(fault.retry_after), ..fault }),
+                    Err(second) => {
+                        return Err(Fault { retry_after: second.retry_after.or(fault.retry_after), ..fault });
+                    }
                 },
                 _ => return Err(fault),
             },
@@ -296,7 +369,8 @@ impl Prober {
         deadline: &mut Instant,
     ) -> Option<i64> {
         let begun = Instant::now();
-        let saved = self.store.save_rotated(&target.token_id(), generation, next, worked, self.clock.now()).await;
+        let saved =
+            self.store.save_rotated(&target.token_id(), generation, next, worked, self.clock.now()).await;
         // It is our database that keeps us waiting, not Entra.
         *deadline += begun.elapsed();
         match saved {
@@ -318,7 +392,8 @@ impl Prober {
     async fn scopes(&self, target: &Target, refreshed: Refreshed, deadline: &mut Instant) -> Own {
         let Refreshed { granted, worked, mut generation } = refreshed;
         let graph = self.entra.graph_scope();
-        let unsaid = || Fault::new(Reason::InvalidResponse, "the token endpoint does not say which scopes it granted");
+        let unsaid =
+            || Fault::new(Reason::InvalidResponse, "the token endpoint does not say which scopes it granted");
         let mut graph_scopes = granted.scopes.clone();
         if let (Some(scopes), Some(_)) = (&mut graph_scopes, &granted.refresh_token) {
             // The answer's scope leaves it out; the refresh token that came along proves it.
@@ -331,7 +406,8 @@ impl Prober {
             if scope == graph {
                 scopes.push((required.resource.clone(), graph_scopes.clone().ok_or_else(unsaid)));
             } else if !required.delegated.is_empty() {
-                let other = self.entra.refresh(target.client(self.clock.now(), *deadline), &token, &scope).await;
+                let other =
+                    self.entra.refresh(target.client(self.clock.now(), *deadline), &token, &scope).await;
                 if let Some(next) = other.as_ref().ok().and_then(|g| g.refresh_token.clone()) {
                     if let Some(known) = generation {
                         generation = self.save_successor(target, known, &next, &token, deadline).await;
@@ -341,7 +417,10 @@ impl Prober {
                 scopes.push((required.resource.clone(), other.and_then(|g| g.scopes.ok_or_else(unsaid))));
             }
         }
-        Own { token: OwnToken::Granted { scopes, principal: granted.object_id }, access_token: Some(granted.access_token) }
+        Own {
+            token: OwnToken::Granted { scopes, principal: granted.object_id },
+            access_token: Some(granted.access_token),
+        }
     }
 }
 
@@ -363,9 +442,10 @@ fn store_fault(error: &StoreError) -> Fault {
 /// Whatever is known to be about the tenant, about our own files or about the network stays what it is.
 fn reader_fault(fault: Fault) -> Fault {
     let reason = match fault.reason {
-        Reason::TenantMissing | Reason::ClientCredentialInvalid | Reason::ClientCredentialExpired | Reason::ConfigurationInvalid => {
-            fault.reason
-        }
+        Reason::TenantMissing
+        | Reason::ClientCredentialInvalid
+        | Reason::ClientCredentialExpired
+        | Reason::ConfigurationInvalid => fault.reason,
         reason if reason.is_inconclusive() => reason,
         _ => Reason::ReaderPermissionMissing,
     };
@@ -384,7 +464,11 @@ mod tests {
                 StoreError::Damaged("the stored token of acme does not decrypt".to_owned()),
                 Reason::CredentialUnreadable,
             ),
-            ("a database that is locked", StoreError::Database("database is locked".to_owned()), Reason::Unclassified),
+            (
+                "a database that is locked",
+                StoreError::Database("database is locked".to_owned()),
+                Reason::Unclassified,
+            ),
             ("a store that is closed", StoreError::Closed, Reason::Unclassified),
         ] {
             let fault = store_fault(&error);

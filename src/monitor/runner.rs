@@ -28,7 +28,8 @@ pub struct ProbeLimits {
 
 /// After a re-authentication an integration is probed at once and after these pauses: consent takes a minute or two to spread
 /// through Entra (Microsoft, azure-docs issue 84585).
-const PROOF: [Duration; 4] = [Duration::ZERO, Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
+const PROOF: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
 
 /// Somebody who merely says that consent was given makes an integration be probed anew no more often than this.
 const REPEAT: Duration = PROOF[1];
@@ -69,7 +70,8 @@ struct PendingVerification {
 }
 
 /// Told of every proof; answers whether consent has turned out to be renewed just now.
-pub type VerificationListener = Arc<dyn Fn(Verification) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+pub type VerificationListener =
+    Arc<dyn Fn(Verification) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// The integrations by name.
 pub type Targets = Arc<HashMap<String, Target>>;
@@ -149,11 +151,31 @@ impl std::fmt::Debug for Monitor {
 
 impl Monitor {
     /// Puts the parts together.
-    pub fn new(schedule: Schedule, setup: Setup, evaluator: Evaluator, families: Families, clock: Clock) -> Self {
+    pub fn new(
+        schedule: Schedule,
+        setup: Setup,
+        evaluator: Evaluator,
+        families: Families,
+        clock: Clock,
+    ) -> Self {
         let (schedule, setup) = (Mutex::new(schedule), RwLock::new(Arc::new(setup)));
-        let (nudge, ended, verifications, beat) = (Notify::new(), Notify::new(), Mutex::default(), Mutex::new(Instant::now()));
+        let (nudge, ended, verifications, beat) =
+            (Notify::new(), Notify::new(), Mutex::default(), Mutex::new(Instant::now()));
         let offset = Mutex::new(clock.now().0 - clock.steady().0);
-        Self { inner: Arc::new(Inner { schedule, setup, evaluator, families, clock, nudge, ended, verifications, beat, offset }) }
+        Self {
+            inner: Arc::new(Inner {
+                schedule,
+                setup,
+                evaluator,
+                families,
+                clock,
+                nudge,
+                ended,
+                verifications,
+                beat,
+                offset,
+            }),
+        }
     }
 
     fn setup(&self) -> Arc<Setup> {
@@ -166,14 +188,21 @@ impl Monitor {
     /// The database refuses; then nothing has changed.
     pub async fn reconfigure(&self, setup: Setup, change: Change) -> Result<ConfigDiff, StoreError> {
         let earlier = self.setup();
-        let added: HashSet<String> = setup.targets.keys().filter(|name| !earlier.targets.contains_key(*name)).cloned().collect();
+        let added: HashSet<String> =
+            setup.targets.keys().filter(|name| !earlier.targets.contains_key(*name)).cloned().collect();
         let removed = earlier.targets.keys().filter(|name| !setup.targets.contains_key(*name)).count();
         let differs = |name: &&String| setup.targets.get(*name) != earlier.targets.get(*name);
         let changed: HashSet<String> = setup.targets.keys().filter(differs).cloned().collect();
-        let queue: Vec<(String, String)> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
+        let queue: Vec<(String, String)> =
+            change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
         let swap = |never_probed: &HashSet<String>| {
             self.verifications().retain(|name, _| setup.targets.contains_key(name));
-            self.schedule().reconfigure(change.schedule, queue, (&changed, never_probed), self.inner.clock.steady());
+            self.schedule().reconfigure(
+                change.schedule,
+                queue,
+                (&changed, never_probed),
+                self.inner.clock.steady(),
+            );
             *self.inner.setup.write() = Arc::new(setup);
         };
         self.inner.evaluator.reconfigure(change.policy, change.watched, self.inner.clock.now(), swap).await?;
@@ -207,7 +236,14 @@ impl Monitor {
         {
             let mut verifications = self.verifications();
             let last = since.plus(PROOF[PROOF.len() - 1]);
-            let fresh = PendingVerification { began, since, last, grace: None, asked: Timestamp(i64::MIN), seen: false };
+            let fresh = PendingVerification {
+                began,
+                since,
+                last,
+                grace: None,
+                asked: Timestamp(i64::MIN),
+                seen: false,
+            };
             let proving = verifications.entry(name.to_owned()).or_insert(fresh);
             // Whoever repeats it all the time neither gets a probe each time nor keeps the last one from coming for others.
             if now.since(proving.asked) < REPEAT {
@@ -312,14 +348,23 @@ impl Monitor {
 
     /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe. Answers whether consent has
     /// turned out to be renewed just now.
-    async fn verified(&self, setup: &Setup, target: &Target, evidence: &Evidence, passed: bool, (since, last): (Timestamp, bool)) -> bool {
+    async fn verified(
+        &self,
+        setup: &Setup,
+        target: &Target,
+        evidence: &Evidence,
+        passed: bool,
+        (since, last): (Timestamp, bool),
+    ) -> bool {
         let name = &target.name;
         let consent_holds = consent_holds(&target.requirements, evidence);
         let began;
         {
             let mut verifications = self.verifications();
             // A newer sign-in has its own proof.
-            let Some(proving) = verifications.get_mut(name).filter(|p| p.since == since) else { return false };
+            let Some(proving) = verifications.get_mut(name).filter(|p| p.since == since) else {
+                return false;
+            };
             proving.seen = true;
             began = proving.began;
             // Where consent is not an enabled check, that everything passes says nothing of it.
@@ -330,8 +375,15 @@ impl Monitor {
             }
         }
         let watched = self.inner.evaluator.watched(name);
-        let renewed =
-            (setup.listener)(Verification { integration: name.clone(), consent_holds, passed, last, since: began, watched }).await;
+        let renewed = (setup.listener)(Verification {
+            integration: name.clone(),
+            consent_holds,
+            passed,
+            last,
+            since: began,
+            watched,
+        })
+        .await;
         // Now it is known that something has changed, and Entra's replicas may still disagree about it for a while.
         if renewed && !passed {
             self.prove(name, self.inner.clock.now());
@@ -358,7 +410,8 @@ impl Monitor {
                 let room = schedule.in_flight() < schedule.concurrency(concurrency);
                 if room { schedule.next() } else { None }
             };
-            let sleep = next.map_or(LONGEST_SLEEP, |n| n.since(now).min(LONGEST_SLEEP)).max(Duration::from_millis(5));
+            let sleep =
+                next.map_or(LONGEST_SLEEP, |n| n.since(now).min(LONGEST_SLEEP)).max(Duration::from_millis(5));
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
                 Some(_) = probes.join_next() => {}
@@ -389,9 +442,12 @@ impl Monitor {
     async fn probe(&self, name: &str, due: Timestamp) {
         let (inner, setup) = (&self.inner, self.setup());
         let clock = &inner.clock;
-        let Some(target) = setup.targets.get(name) else { return self.schedule().requeue(name, clock.steady()) };
+        let Some(target) = setup.targets.get(name) else {
+            return self.schedule().requeue(name, clock.steady());
+        };
         let (started, stopwatch) = (clock.steady(), Instant::now());
-        let probed = setup.prober.probe(target, inner.evaluator.wants_tenant_guid(name), setup.limits.timeout).await;
+        let probed =
+            setup.prober.probe(target, inner.evaluator.wants_tenant_guid(name), setup.limits.timeout).await;
         let steady = inner.evaluator.steady().await;
         if self.setup().targets.get(name) != Some(target) {
             self.schedule().requeue(name, clock.steady());
@@ -421,7 +477,12 @@ impl Monitor {
         };
         let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, clock.now()).await;
         drop(steady);
-        tracing::debug!(integration = name, result = diagnosis.overall().label(), duration_ms = duration.as_millis(), "probed");
+        tracing::debug!(
+            integration = name,
+            result = diagnosis.overall().label(),
+            duration_ms = duration.as_millis(),
+            "probed"
+        );
         inner.families.probe(diagnosis.overall(), duration, started.since(due));
         let trouble = probed.evidence.faults().iter().any(|f| f.reason.is_upstream_trouble());
         let ended = Ended { history, retry_after: probed.evidence.retry_after(), trouble, started };

@@ -122,7 +122,8 @@ impl Schedule {
             }
         }
         let fresh: HashSet<&String> = self.fresh.iter().collect();
-        let waiting = self.places.iter().filter(|(name, _)| !self.in_flight.contains(*name) && !fresh.contains(name));
+        let waiting =
+            self.places.iter().filter(|(name, _)| !self.in_flight.contains(*name) && !fresh.contains(name));
         self.queue.extend(waiting.map(|(name, place)| (place.due, name.clone())));
         self.fresh.retain(|name| !self.in_flight.contains(name));
     }
@@ -175,7 +176,11 @@ impl Schedule {
 
     /// Until when an integration waits because its tenant asked for a pause.
     pub fn paused_until(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
-        self.places.get(name).and_then(|place| self.paused.get(&place.tenant)).copied().filter(|until| *until > now)
+        self.places
+            .get(name)
+            .and_then(|place| self.paused.get(&place.tenant))
+            .copied()
+            .filter(|until| *until > now)
     }
 
     /// When the last probe of an integration that has ended was started.
@@ -191,7 +196,8 @@ impl Schedule {
         let place = place.clone();
         let before = self.pace.interval_multiplier();
         self.pace.record(&place.tenant, ended.trouble);
-        let mut due = next_due(name, &self.policy, &ended.history, self.pace.interval_multiplier(), ended.started, now);
+        let mut due =
+            next_due(name, &self.policy, &ended.history, self.pace.interval_multiplier(), ended.started, now);
         if let Some(moments) = self.followed.get_mut(name) {
             moments.retain(|m| *m > ended.started);
             due = moments.first().map_or(due, |m| due.min(*m));
@@ -217,7 +223,11 @@ impl Schedule {
         let latest = now.plus(self.policy.interval);
         let late: Vec<(Timestamp, String)> = self.queue.range((latest, String::new())..).cloned().collect();
         for (due, name) in late {
-            let paused = self.places.get(&name).and_then(|p| self.paused.get(&p.tenant)).is_some_and(|until| *until > now);
+            let paused = self
+                .places
+                .get(&name)
+                .and_then(|p| self.paused.get(&p.tenant))
+                .is_some_and(|until| *until > now);
             if !paused {
                 self.queue.remove(&(due, name.clone()));
                 self.put(&name, first_due(&name, &self.policy, now));
@@ -237,7 +247,9 @@ impl Schedule {
         let (due, first) = (place.due, moments.first().copied());
         self.insisted.insert(name.to_owned());
         let fresh = self.fresh.iter().position(|waiting| waiting == name);
-        if let Some(first) = first.filter(|first| (*first < due || fresh.is_some()) && !self.in_flight.contains(name)) {
+        if let Some(first) =
+            first.filter(|first| (*first < due || fresh.is_some()) && !self.in_flight.contains(name))
+        {
             self.queue.remove(&(due, name.to_owned()));
             fresh.map(|index| self.fresh.remove(index));
             self.put(name, first);
@@ -260,7 +272,11 @@ impl Schedule {
 
     /// When somebody is due next: a moment in the past while somebody waits of whom nothing is known.
     pub fn next(&self) -> Option<Timestamp> {
-        if self.fresh.is_empty() { self.queue.first().map(|(due, _)| *due) } else { Some(Timestamp(i64::MIN)) }
+        if self.fresh.is_empty() {
+            self.queue.first().map(|(due, _)| *due)
+        } else {
+            Some(Timestamp(i64::MIN))
+        }
     }
 
     /// Probes in flight.
@@ -280,12 +296,20 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    const POLICY: SchedulePolicy =
-        SchedulePolicy { interval: Duration::from_secs(300), retry_interval: Duration::from_secs(30), failure_threshold: 2 };
+    const POLICY: SchedulePolicy = SchedulePolicy {
+        interval: Duration::from_secs(300),
+        retry_interval: Duration::from_secs(30),
+        failure_threshold: 2,
+    };
     const START: Timestamp = Timestamp(1_700_000_000_000);
 
     fn fleet(size: usize) -> Schedule {
-        Schedule::new(POLICY, (0..size).map(|i| (format!("i{i}"), format!("t{}", i / 10))), &HashSet::new(), START)
+        Schedule::new(
+            POLICY,
+            (0..size).map(|i| (format!("i{i}"), format!("t{}", i / 10))),
+            &HashSet::new(),
+            START,
+        )
     }
 
     fn well(started: Timestamp) -> Ended {
@@ -330,8 +354,11 @@ mod tests {
     #[test]
     fn a_tenant_gets_the_pause_it_asked_for() {
         let names = [("a", "t"), ("b", "t"), ("c", "u")];
-        let mut schedule = Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), &HashSet::new(), START);
-        let started = |schedule: &mut Schedule, now| schedule.start(10, now).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+        let mut schedule =
+            Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), &HashSet::new(), START);
+        let started = |schedule: &mut Schedule, now| {
+            schedule.start(10, now).into_iter().map(|(n, _)| n).collect::<Vec<_>>()
+        };
         schedule.add_extra_probes("a", &[START]);
         assert_eq!(started(&mut schedule, START), ["a"]);
         schedule.add_extra_probes("c", &[START]);
@@ -367,7 +394,8 @@ mod tests {
 
     #[test]
     fn the_fleet_changes_while_it_is_probed() {
-        let named = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), "t".to_owned())).collect::<Vec<_>>();
+        let named =
+            |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), "t".to_owned())).collect::<Vec<_>>();
         let mut schedule = Schedule::new(POLICY, named(&["a", "b", "c"]), &HashSet::new(), START);
         let (a, b) = (schedule.due("a"), schedule.due("b"));
         schedule.add_extra_probes("c", &[START]);
@@ -377,7 +405,8 @@ mod tests {
         assert_eq!(schedule.due("a"), a, "who stays keeps its place");
         assert!(schedule.due("b") <= b);
         let second = START.plus(Duration::from_secs(1));
-        let mut soon: Vec<String> = schedule.start(10, START.plus(POLICY.retry_interval)).into_iter().map(|(n, _)| n).collect();
+        let mut soon: Vec<String> =
+            schedule.start(10, START.plus(POLICY.retry_interval)).into_iter().map(|(n, _)| n).collect();
         soon.sort();
         assert_eq!(soon, ["b", "d", "e"], "who is new or changed comes soon");
         schedule.ended("c", well(START), second);
@@ -428,7 +457,10 @@ mod tests {
         schedule.add_extra_probes("a", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1);
         schedule.ended("a", asked_to_wait(START), START);
-        assert_eq!((schedule.start(10, at(60)).len(), schedule.paused_until("a", at(60))), (0, Some(at(3600))));
+        assert_eq!(
+            (schedule.start(10, at(60)).len(), schedule.paused_until("a", at(60))),
+            (0, Some(at(3600)))
+        );
         schedule.add_extra_probes("a", &[at(60), at(75)]);
         assert_eq!(schedule.start(10, at(60)).len(), 1, "once");
         schedule.ended("a", asked_to_wait(at(60)), at(60));

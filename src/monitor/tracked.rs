@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::domain::{CredentialExpiry, Incident, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Timestamp, Verdict, suffers};
+use crate::domain::{
+    CredentialExpiry, Incident, IntegrationState, LinkTarget, OpenAlert, Reason, Remedy, Timestamp, Verdict,
+    suffers,
+};
 use crate::metrics::IntegrationLabels;
 use crate::store::SavedIntegration;
 
@@ -43,14 +46,27 @@ pub(super) struct Tracked {
 
 impl Tracked {
     /// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
-    pub(super) fn adopt(watched: IntegrationRecord, saved: Option<SavedIntegration>, causes: Option<BTreeSet<String>>) -> Self {
+    pub(super) fn adopt(
+        watched: IntegrationRecord,
+        saved: Option<SavedIntegration>,
+        causes: Option<BTreeSet<String>>,
+    ) -> Self {
         let (state, tenant_guid, alert) = match saved.filter(|s| s.identity == watched.identity) {
             Some(saved) => (saved.state, saved.tenant_guid, saved.alert),
             None => (IntegrationState::default(), None, None),
         };
         let causes = causes.unwrap_or_default();
         let watched = Arc::new(watched);
-        Self { state, tenant_guid, credentials: Vec::new(), alert, causes, probed: None, watched: Arc::clone(&watched) }.watching(watched)
+        Self {
+            state,
+            tenant_guid,
+            credentials: Vec::new(),
+            alert,
+            causes,
+            probed: None,
+            watched: Arc::clone(&watched),
+        }
+        .watching(watched)
     }
 
     /// The same with other properties. A check that was switched off leaves with its results.
@@ -85,7 +101,13 @@ impl Tracked {
     /// What a mail about it says.
     pub(super) fn incident(&self, reason: Reason, now: Timestamp) -> Incident {
         let watched = &self.watched;
-        let details = self.state.checks.iter().find(|c| c.outcome.reason() == Some(reason)).map(|c| c.details.clone()).unwrap_or_default();
+        let details = self
+            .state
+            .checks
+            .iter()
+            .find(|c| c.outcome.reason() == Some(reason))
+            .map(|c| c.details.clone())
+            .unwrap_or_default();
         let since = match self.state.verdict {
             Verdict::Broken { since, .. } => since,
             _ => self.state.unknown_since.or(self.state.failing_since).unwrap_or(now),
@@ -99,14 +121,22 @@ impl Tracked {
             access: watched.facts.access,
             reason,
             // What of ours cannot be read is named by the note alone.
-            items: if reason == Reason::CredentialUnreadable { details.note.into_iter().collect() } else { details.items },
+            items: if reason == Reason::CredentialUnreadable {
+                details.note.into_iter().collect()
+            } else {
+                details.items
+            },
             code: details.code,
             request_id: details.request_id,
             restorable_until: details.restorable_until,
             permissions: watched.permissions.to_vec(),
             since,
             at: now,
-            link: if reason.remedy() == Remedy::Reauthenticate { watched.link.clone() } else { LinkTarget::None },
+            link: if reason.remedy() == Remedy::Reauthenticate {
+                watched.link.clone()
+            } else {
+                LinkTarget::None
+            },
             undeliverable: None,
             by: None,
             origin: None,
@@ -125,7 +155,9 @@ pub(super) fn log_checks(name: &str, before: &IntegrationState, after: &Integrat
         }
         let (result, label) = (check.outcome.label(), check.check.label());
         match check.outcome.reason() {
-            None if old.is_none() => tracing::debug!(integration = name, check = label, result, "check passes"),
+            None if old.is_none() => {
+                tracing::debug!(integration = name, check = label, result, "check passes");
+            }
             None => tracing::info!(integration = name, check = label, result, "check passes"),
             Some(reason) => tracing::warn!(
                 integration = name,
@@ -146,7 +178,12 @@ pub(super) fn log_verdict(name: &str, before: Verdict, after: Verdict) {
     match (before, after) {
         (old, new) if old == new => {}
         (_, Verdict::Broken { reason, .. }) => {
-            tracing::warn!(integration = name, reason = reason.label(), remedy = reason.remedy().label(), "integration is broken");
+            tracing::warn!(
+                integration = name,
+                reason = reason.label(),
+                remedy = reason.remedy().label(),
+                "integration is broken"
+            );
         }
         (Verdict::Broken { .. }, _) => tracing::info!(integration = name, "integration works again"),
         _ => tracing::debug!(integration = name, "integration is healthy"),

@@ -8,8 +8,8 @@ use aws_lc_rs::digest;
 
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, Incident, LinkTarget, MailKind, Notification, Obstacle, PROVISIONING_STAYS, Reason, Remedy, Timestamp, Undeliverable,
-    foreign, one_line,
+    Access, Audience, Incident, LinkTarget, MailKind, Notification, Obstacle, PROVISIONING_STAYS, Reason,
+    Remedy, Timestamp, Undeliverable, foreign, one_line,
 };
 
 /// What every mail of this installation has in common.
@@ -59,7 +59,12 @@ struct Body {
 }
 
 /// Renders a mail. `link` is where the button leads, `first_sequence` the notice with which the alert's thread began.
-pub fn render(notification: &Notification, first_sequence: u32, link: Option<&str>, branding: &MailBranding) -> Rendered {
+pub fn render(
+    notification: &Notification,
+    first_sequence: u32,
+    link: Option<&str>,
+    branding: &MailBranding,
+) -> Rendered {
     let id = |sequence| message_id(&notification.alert, sequence, &notification.recipient, &branding.domain);
     let body = body(notification, link, branding);
     Rendered {
@@ -90,9 +95,13 @@ fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding
         (MailKind::Reauthenticated, None) => reauthenticated(&incident),
         (MailKind::Operator, None) if notification.incident.by.is_some() => refused_sign_in(&incident),
         (MailKind::Operator, None) => operator(&incident, link),
-        (MailKind::Resolved, None) if notification.incident.reason.audience() == Audience::Operators => cause_over(&incident),
+        (MailKind::Resolved, None) if notification.incident.reason.audience() == Audience::Operators => {
+            cause_over(&incident)
+        }
         (MailKind::Resolved, None) => resolved(&incident),
-        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => admin(&incident, notification.kind, link),
+        (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => {
+            admin(&incident, notification.kind, link)
+        }
     };
     body.subject = one_line(&body.subject, 150);
     body.contact = match &branding.support_contact {
@@ -174,8 +183,12 @@ impl<'a> Phrases<'a> {
     /// For whoever looks it up or asks Microsoft.
     fn reference(&self) -> Option<String> {
         let code = self.incident.code.as_deref()?;
-        let request = self.incident.request_id.as_deref().map(|id| format!(", request {id}")).unwrap_or_default();
-        let page = code.strip_prefix("AADSTS").map(|n| format!(" (https://login.microsoftonline.com/error?code={n})")).unwrap_or_default();
+        let request =
+            self.incident.request_id.as_deref().map(|id| format!(", request {id}")).unwrap_or_default();
+        let page = code
+            .strip_prefix("AADSTS")
+            .map(|n| format!(" (https://login.microsoftonline.com/error?code={n})"))
+            .unwrap_or_default();
         Some(format!("For support: {code}{page}{request}."))
     }
 }
@@ -185,17 +198,25 @@ fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let invitation = incident.reason == Reason::TokenMissing;
     let (subject, heading) = match kind {
-        MailKind::Changed => {
-            (format!("{app} for {name} is still broken, for another reason"), format!("{app} for {name}: the reason has changed"))
+        MailKind::Changed => (
+            format!("{app} for {name} is still broken, for another reason"),
+            format!("{app} for {name}: the reason has changed"),
+        ),
+        MailKind::Reminder => (
+            format!("Reminder: {app} still needs your help for {name}"),
+            format!("{app} still needs your help for {name}"),
+        ),
+        MailKind::Test => (
+            format!("[Test] Action needed: {app} has lost access for {name}"),
+            format!("This is a test. {app} has lost access for {name}"),
+        ),
+        _ if invitation => {
+            (format!("Please connect {app} for {name}"), format!("{app} for {name} waits for your sign-in"))
         }
-        MailKind::Reminder => {
-            (format!("Reminder: {app} still needs your help for {name}"), format!("{app} still needs your help for {name}"))
-        }
-        MailKind::Test => {
-            (format!("[Test] Action needed: {app} has lost access for {name}"), format!("This is a test. {app} has lost access for {name}"))
-        }
-        _ if invitation => (format!("Please connect {app} for {name}"), format!("{app} for {name} waits for your sign-in")),
-        _ => (format!("Action needed: {app} has lost access for {name}"), format!("{app} has lost access for {name}")),
+        _ => (
+            format!("Action needed: {app} has lost access for {name}"),
+            format!("{app} has lost access for {name}"),
+        ),
     };
     let mut lead = vec![incident.reason.sentence().to_owned()];
     lead.push(match invitation {
@@ -211,7 +232,9 @@ fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
     if let (Remedy::Reauthenticate, Some(link)) = (incident.reason.remedy(), link) {
         button = Some((if invitation { "Connect" } else { "Re-authenticate" }, link.to_owned()));
         steps = match (&incident.link, incident.access) {
-            (LinkTarget::Url(_), _) => vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()],
+            (LinkTarget::Url(_), _) => {
+                vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()]
+            }
             _ => vec![
                 "Press the button.".to_owned(),
                 match incident.access {
@@ -219,7 +242,9 @@ fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
                         "Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.",
                         words.tenant
                     ),
-                    Access::Application => format!("Sign in with an administrator account of {}.", words.tenant),
+                    Access::Application => {
+                        format!("Sign in with an administrator account of {}.", words.tenant)
+                    }
                 },
                 "Press Accept. That is all.".to_owned(),
             ],
@@ -234,14 +259,27 @@ fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
         notes.push(PROVISIONING_STAYS.to_owned());
     }
     notes.extend(words.reference());
-    Body { subject, heading, color: "#b42318", lead, facts: words.facts(), button, steps, notes, ..Body::default() }
+    Body {
+        subject,
+        heading,
+        color: "#b42318",
+        lead,
+        facts: words.facts(),
+        button,
+        steps,
+        notes,
+        ..Body::default()
+    }
 }
 
 /// A name with one `@` between letters, digits and the marks that user principal names may hold (Microsoft, `userprincipalname` of the
 /// resource `user`): nothing that leads anywhere but to a mailbox.
 fn is_plain_address(text: &str) -> bool {
-    let plain = |part: &str, marks: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c));
-    text.split_once('@').is_some_and(|(local, domain)| plain(local, "._-+'#") && plain(domain, ".-") && domain.contains('.'))
+    let plain = |part: &str, marks: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
+    };
+    text.split_once('@')
+        .is_some_and(|(local, domain)| plain(local, "._-+'#") && plain(domain, ".-") && domain.contains('.'))
 }
 
 /// Somebody has renewed consent or token. Whoever knows nothing of it must learn what to do.
@@ -249,7 +287,9 @@ fn reauthenticated(words: &Phrases<'_>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let who = words.person().unwrap_or_else(|| "An administrator".to_owned());
     let how = match words.incident.access {
-        Access::Delegated => format!("{who} has signed in and accepted the permissions. From now on {app} uses that sign-in."),
+        Access::Delegated => {
+            format!("{who} has signed in and accepted the permissions. From now on {app} uses that sign-in.")
+        }
         Access::Application => format!("The permissions of {app} were accepted for the whole organization."),
     };
     Body {
@@ -292,7 +332,10 @@ fn resolved(words: &Phrases<'_>) -> Body {
             Some(address) => format!(" from {address}"),
             None => String::new(),
         };
-        format!("It was re-authenticated by {by} at {}{from}.", moment(words.incident.renewed.unwrap_or(words.incident.at)))
+        format!(
+            "It was re-authenticated by {by} at {}{from}.",
+            moment(words.incident.renewed.unwrap_or(words.incident.at))
+        )
     });
     Body {
         subject: format!("Working again: {app} for {name}"),
@@ -326,7 +369,8 @@ fn operator(words: &Phrases<'_>, link: Option<&str>) -> Body {
     let reason = words.incident.reason;
     let mut notes = vec![format!("Reason: {}, remedy: {}.", reason.label(), reason.remedy().label())];
     notes.extend(words.reference());
-    let button = link.filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|l| ("Re-authenticate", l.to_owned()));
+    let button =
+        link.filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|l| ("Re-authenticate", l.to_owned()));
     notes.push(
         match reason.audience() {
             Audience::Admins => "This integration has no admins in the configuration, so this mail comes to you.",
@@ -337,7 +381,12 @@ fn operator(words: &Phrases<'_>, link: Option<&str>) -> Body {
         .to_owned(),
     );
     Body {
-        subject: format!("[Consentry] {} ({}, first seen at {})", reason.sentence().trim_end_matches('.'), words.app, words.name),
+        subject: format!(
+            "[Consentry] {} ({}, first seen at {})",
+            reason.sentence().trim_end_matches('.'),
+            words.app,
+            words.name
+        ),
         heading: reason.sentence().to_owned(),
         color: "#b54708",
         lead: std::iter::once(reason.advice()).chain(reason.before_accepting()).map(str::to_owned).collect(),

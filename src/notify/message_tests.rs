@@ -5,11 +5,20 @@ use super::*;
 fn notification(kind: MailKind, reason: Reason) -> Notification {
     let at = Timestamp::from_seconds(1_790_000_000);
     let incident = Incident { reason, ..sample_incident(at) };
-    Notification { alert: "a1".to_owned(), sequence: 0, kind, recipient: "ada@example.com".to_owned(), incident }
+    Notification {
+        alert: "a1".to_owned(),
+        sequence: 0,
+        kind,
+        recipient: "ada@example.com".to_owned(),
+        incident,
+    }
 }
 
 fn branding() -> MailBranding {
-    MailBranding { domain: "example.com".to_owned(), support_contact: Some("Help Desk, +1 555 0100".to_owned()) }
+    MailBranding {
+        domain: "example.com".to_owned(),
+        support_contact: Some("Help Desk, +1 555 0100".to_owned()),
+    }
 }
 
 const LINK: &str = "https://consentry.example.com/reauth/sample?token=t.t";
@@ -54,14 +63,22 @@ fn kinds_differ_in_their_subject() {
     let subject = |kind, reason| render(&notification(kind, reason), 0, Some(LINK), &branding()).subject;
     for (kind, reason, expected) in [
         (MailKind::Alert, Reason::TokenMissing, "Please connect Sample App for Sample Corp"),
-        (MailKind::Changed, Reason::AppDeleted, "Sample App for Sample Corp is still broken, for another reason"),
+        (
+            MailKind::Changed,
+            Reason::AppDeleted,
+            "Sample App for Sample Corp is still broken, for another reason",
+        ),
         (MailKind::Resolved, Reason::TokenRevoked, "Working again: Sample App for Sample Corp"),
         (
             MailKind::Operator,
             Reason::ClientCredentialExpired,
             "[Consentry] The application's client credential has expired (Sample App, first seen at Sample Corp)",
         ),
-        (MailKind::Test, Reason::TokenRevoked, "[Test] Action needed: Sample App has lost access for Sample Corp"),
+        (
+            MailKind::Test,
+            Reason::TokenRevoked,
+            "[Test] Action needed: Sample App has lost access for Sample Corp",
+        ),
     ] {
         assert_eq!(subject(kind, reason), expected);
     }
@@ -89,7 +106,11 @@ fn a_mail_promises_no_provisioning_that_is_gone() {
         let (warning, button) = (text.find("restore that one instead"), text.find(LINK));
         assert!(!gone || warning < button, "{reason:?}: told after the button that it leads away from");
         let operators = render(&notification(MailKind::Operator, *reason), 0, Some(LINK), &branding()).text;
-        assert_eq!(operators.contains("restore that one instead"), gone, "{reason:?}: operators stand in where there are no admins");
+        assert_eq!(
+            operators.contains("restore that one instead"),
+            gone,
+            "{reason:?}: operators stand in where there are no admins"
+        );
     }
 }
 
@@ -99,7 +120,11 @@ fn whoever_is_to_accept_learns_what() {
         let mut asking = notification(MailKind::Alert, Reason::ConsentMissing);
         asking.incident.access = access;
         let mail = render(&asking, 0, Some(LINK), &branding());
-        assert!(mail.text.contains("You will be asked for: User.Read, Group.Read.All."), "{access:?}: {}", mail.text);
+        assert!(
+            mail.text.contains("You will be asked for: User.Read, Group.Read.All."),
+            "{access:?}: {}",
+            mail.text
+        );
     }
 }
 
@@ -110,12 +135,20 @@ fn hostile_names_stay_text() {
         ("Evil\r\nBcc: all@example.com", "\r"),
         ("<script>alert(1)</script>", "<script>"),
         ("a\u{202e}b\"c", "\u{202e}"),
-        (&long, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+        (
+            &long,
+            "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        ),
     ] {
         let mut n = notification(MailKind::Alert, Reason::PermissionMissing);
-        (n.incident.display_name, n.incident.app, n.incident.items) = (name.to_owned(), name.to_owned(), vec![name.to_owned()]);
+        (n.incident.display_name, n.incident.app, n.incident.items) =
+            (name.to_owned(), name.to_owned(), vec![name.to_owned()]);
         let mail = render(&n, 0, Some(LINK), &branding());
-        assert!(!mail.subject.contains(['\r', '\n']) && mail.subject.chars().count() <= 151, "{}", mail.subject);
+        assert!(
+            !mail.subject.contains(['\r', '\n']) && mail.subject.chars().count() <= 151,
+            "{}",
+            mail.subject
+        );
         assert!(!mail.html.contains(gone), "{gone}");
     }
 }
@@ -123,7 +156,11 @@ fn hostile_names_stay_text() {
 #[test]
 fn message_ids_are_stable_and_thread() {
     let id = |sequence, first, recipient: &str| {
-        let n = Notification { sequence, recipient: recipient.to_owned(), ..notification(MailKind::Alert, Reason::TokenRevoked) };
+        let n = Notification {
+            sequence,
+            recipient: recipient.to_owned(),
+            ..notification(MailKind::Alert, Reason::TokenRevoked)
+        };
         let mail = render(&n, first, None, &branding());
         (mail.message_id, mail.thread)
     };
@@ -131,7 +168,10 @@ fn message_ids_are_stable_and_thread() {
     assert_eq!((id(0, 0, "ada@example.com").0, none), (first.clone(), None));
     assert_eq!(id(2, 0, "ada@example.com").1, Some(first.clone()));
     assert_ne!(id(0, 0, "bob@example.com").0, first);
-    assert!(first.starts_with("<a1.0.") && first.ends_with("@example.com>") && !first.contains("ada"), "{first}");
+    assert!(
+        first.starts_with("<a1.0.") && first.ends_with("@example.com>") && !first.contains("ada"),
+        "{first}"
+    );
 }
 
 /// Operators learn what stood in a mail's way, because each obstacle asks for something else.
@@ -145,34 +185,62 @@ fn an_undelivered_mail_says_what_is_in_its_way() {
         let mut n = notification(MailKind::Operator, Reason::TokenRevoked);
         n.incident.undeliverable = Some(Undeliverable { address: "gone@example.com".to_owned(), obstacle });
         let mail = render(&n, 0, None, &branding());
-        assert!(mail.text.contains(word) && mail.text.contains("gone@example.com"), "{obstacle:?}: {}", mail.text);
+        assert!(
+            mail.text.contains(word) && mail.text.contains("gone@example.com"),
+            "{obstacle:?}: {}",
+            mail.text
+        );
     }
 }
 
 #[test]
 fn a_re_authentication_says_who_when_and_from_where() {
     let mut success = notification(MailKind::Reauthenticated, Reason::TokenMissing);
-    (success.incident.by, success.incident.origin) = (Some("ada@contoso.com".to_owned()), Some("through 192.0.2.7".to_owned()));
+    (success.incident.by, success.incident.origin) =
+        (Some("ada@contoso.com".to_owned()), Some("through 192.0.2.7".to_owned()));
     let mail = render(&success, 0, Some(LINK), &branding());
     assert_eq!(mail.subject, "Re-authenticated: Sample App for Sample Corp");
-    for words in ["ada@contoso.com has signed in", "When: 21 September 2026, 14:13 UTC", "From the address: through 192.0.2.7"] {
+    for words in [
+        "ada@contoso.com has signed in",
+        "When: 21 September 2026, 14:13 UTC",
+        "From the address: through 192.0.2.7",
+    ] {
         assert!(mail.text.contains(words), "{words}: {}", mail.text);
     }
-    assert!(!mail.text.contains("Since:") && !mail.text.contains("lost access"), "nothing is wrong: {}", mail.text);
+    assert!(
+        !mail.text.contains("Since:") && !mail.text.contains("lost access"),
+        "nothing is wrong: {}",
+        mail.text
+    );
     assert!(!mail.text.contains(LINK), "and nothing to press");
 
     let mut resolved = notification(MailKind::Resolved, Reason::TokenRevoked);
     assert!(!render(&resolved, 0, None, &branding()).text.contains("re-authenticated by"), "nobody did");
-    (resolved.incident.by, resolved.incident.origin) = (Some("ada@contoso.com".to_owned()), Some("192.0.2.7".to_owned()));
+    (resolved.incident.by, resolved.incident.origin) =
+        (Some("ada@contoso.com".to_owned()), Some("192.0.2.7".to_owned()));
     let text = render(&resolved, 0, None, &branding()).text;
-    assert!(text.contains("It was re-authenticated by ada@contoso.com at 21 September 2026, 14:13 UTC from 192.0.2.7."), "{text}");
+    assert!(
+        text.contains(
+            "It was re-authenticated by ada@contoso.com at 21 September 2026, 14:13 UTC from 192.0.2.7."
+        ),
+        "{text}"
+    );
 
     let mut refused = notification(MailKind::Operator, Reason::GroupsNotVisible);
     (refused.incident.by, refused.incident.items) =
         (Some("uwe@contoso.com".to_owned()), vec!["Groups that can be seen: 1; before: 3.".to_owned()]);
     let mail = render(&refused, 0, None, &branding());
-    assert!(mail.subject.contains("was refused") && mail.text.contains("before: 3"), "{} {}", mail.subject, mail.text);
-    assert!(mail.text.contains("Who: uwe@contoso.com") && mail.text.contains("--accept-fewer"), "{}", mail.text);
+    assert!(
+        mail.subject.contains("was refused") && mail.text.contains("before: 3"),
+        "{} {}",
+        mail.subject,
+        mail.text
+    );
+    assert!(
+        mail.text.contains("Who: uwe@contoso.com") && mail.text.contains("--accept-fewer"),
+        "{}",
+        mail.text
+    );
 }
 
 #[test]

@@ -16,7 +16,9 @@ use super::message::{MailBranding, fingerprint, render};
 use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
 use super::smtp::{Blame, Dictated, Failure, SmtpSettings, Undelivered, dictate, on_the_wire};
 use crate::clock::Clock;
-use crate::domain::{Incident, LinkTarget, MailKind, Notification, Obstacle, Timestamp, Undeliverable, one_line};
+use crate::domain::{
+    Incident, LinkTarget, MailKind, Notification, Obstacle, Timestamp, Undeliverable, one_line,
+};
 use crate::metrics::Families;
 use crate::store::{FailedAttempt, OtherMails, Queued, Store, StoreError};
 
@@ -64,11 +66,18 @@ impl Outbox {
     fn connections(&self, smtp: &SmtpSettings) -> Arc<Semaphore> {
         let most = smtp.connections.max(1);
         let mut server = self.server.lock();
-        if let Some(same) = server.as_ref().filter(|d| d.host == smtp.host && d.port == smtp.port && d.most == most) {
+        if let Some(same) =
+            server.as_ref().filter(|d| d.host == smtp.host && d.port == smtp.port && d.most == most)
+        {
             return Arc::clone(&same.open);
         }
         let open = Arc::new(Semaphore::new(most));
-        *server = Some(ServerConnections { host: smtp.host.clone(), port: smtp.port, most, open: Arc::clone(&open) });
+        *server = Some(ServerConnections {
+            host: smtp.host.clone(),
+            port: smtp.port,
+            most,
+            open: Arc::clone(&open),
+        });
         open
     }
 
@@ -151,7 +160,13 @@ pub struct Notifier {
 
 impl Notifier {
     /// Puts the parts together.
-    pub fn new(settings: NotifierSettings, store: Store, families: Families, clock: Clock, outbox: Outbox) -> Self {
+    pub fn new(
+        settings: NotifierSettings,
+        store: Store,
+        families: Families,
+        clock: Clock,
+        outbox: Outbox,
+    ) -> Self {
         let connections = outbox.connections(&settings.smtp);
         Self { settings: Arc::new(settings), store, families, clock, outbox, connections }
     }
@@ -164,7 +179,9 @@ impl Notifier {
         }
         loop {
             let wait = match self.drain_while(stop.clone()).await {
-                Ok(next) => next.map_or(LONGEST_SLEEP, |n| n.since(self.clock.now()).clamp(Duration::from_millis(100), LONGEST_SLEEP)),
+                Ok(next) => next.map_or(LONGEST_SLEEP, |n| {
+                    n.since(self.clock.now()).clamp(Duration::from_millis(100), LONGEST_SLEEP)
+                }),
                 Err(error) => {
                     tracing::error!(%error, "cannot read the outbox");
                     Duration::from_secs(5)
@@ -194,7 +211,10 @@ impl Notifier {
         self.store.prune_notifications(now.minus(KEEP)).await?;
         let healed = self.store.heal_mail_times(now).await?;
         if healed > 0 {
-            tracing::info!(mails = healed, "the wall clock was set; times of mails that lay too far ahead are corrected");
+            tracing::info!(
+                mails = healed,
+                "the wall clock was set; times of mails that lay too far ahead are corrected"
+            );
         }
         let (mut attempts, mut outcome) = (JoinSet::new(), Ok(()));
         let last_answer = stopped(stop.clone(), LAST_ANSWER);
@@ -225,7 +245,11 @@ impl Notifier {
     }
 
     /// Starts what is due, as far as there is room.
-    async fn start_due(&self, attempts: &mut JoinSet<Result<(), StoreError>>, stop: &watch::Receiver<bool>) -> Result<(), StoreError> {
+    async fn start_due(
+        &self,
+        attempts: &mut JoinSet<Result<(), StoreError>>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<(), StoreError> {
         self.families.set_queue(self.store.outbox().await?.1);
         let room = self.settings.smtp.connections.max(1).saturating_sub(attempts.len());
         if room == 0 {
@@ -251,7 +275,12 @@ impl Notifier {
         Ok(())
     }
 
-    async fn send(&self, queued: &Queued, connection: OwnedSemaphorePermit, stop: watch::Receiver<bool>) -> Result<(), StoreError> {
+    async fn send(
+        &self,
+        queued: &Queued,
+        connection: OwnedSemaphorePermit,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), StoreError> {
         let notification = &queued.notification;
         let now = self.clock.now();
         let unsaved = self.outbox.unsaved().get(&queued.id).copied();
@@ -288,7 +317,12 @@ impl Notifier {
     }
 
     /// From the dot that ends the mail to the note of what became of it.
-    async fn send_message(&self, queued: &Queued, dictated: Dictated, connection: OwnedSemaphorePermit) -> Result<(), StoreError> {
+    async fn send_message(
+        &self,
+        queued: &Queued,
+        dictated: Dictated,
+        connection: OwnedSemaphorePermit,
+    ) -> Result<(), StoreError> {
         // A database that is full must silence nobody: the mail is sent, and this process remembers what it could not save.
         let noted = self.store.mark_handed_over(queued.id, self.clock.now(), AFTER_SILENCE).await;
         let (delivery, farewell) = dictated.end().await;
@@ -300,7 +334,8 @@ impl Notifier {
                 self.families.email_sent(notification.kind, now);
                 let marked = self.mark_sent(queued.id, now).await;
                 if marked.is_ok() {
-                    let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
+                    let (integration, to) =
+                        (&notification.incident.integration, masked(&notification.recipient));
                     tracing::info!(%integration, kind = notification.kind.label(), %to, "mail sent");
                 }
                 marked
@@ -321,7 +356,13 @@ impl Notifier {
     }
 
     /// Counts and saves a failure, and decides what follows. `noted` says that the mail is saved as being handed over.
-    async fn failed(&self, queued: &Queued, failure: Failure, dialogue: &[String], noted: bool) -> Result<(), StoreError> {
+    async fn failed(
+        &self,
+        queued: &Queued,
+        failure: Failure,
+        dialogue: &[String],
+        noted: bool,
+    ) -> Result<(), StoreError> {
         let notification = &queued.notification;
         self.families.email_failed(notification.kind, failure.kind);
         let problem = problem(dialogue, &notification.recipient);
@@ -332,7 +373,9 @@ impl Notifier {
                 let since = queued.first_rejection.map_or(now, |first| first.min(now));
                 self.store.other_mails(&notification.recipient, since).await?
             }
-            Blame::Content | Blame::Transport | Blame::Unanswered => OtherMails { taken: true, failing: false },
+            Blame::Content | Blame::Transport | Blame::Unanswered => {
+                OtherMails { taken: true, failing: false }
+            }
         };
         let history = History {
             attempts: queued.attempts,
@@ -351,7 +394,9 @@ impl Notifier {
         let rejected = matches!(failure.blame, Blame::Recipient | Blame::Content);
         let answered = noted && failure.blame != Blame::Unanswered;
         let tell = told.map(|obstacle| self.tell_operators(notification, obstacle)).unwrap_or_default();
-        self.store.mark_failed(queued.id, FailedAttempt { at: now, pause, rejected, answered, problem }, tell).await
+        self.store
+            .mark_failed(queued.id, FailedAttempt { at: now, pause, rejected, answered, problem }, tell)
+            .await
     }
 
     async fn give_up(&self, queued: &Queued, obstacle: Obstacle, problem: &str) -> Result<(), StoreError> {
@@ -412,7 +457,10 @@ fn flattened(result: Result<Result<(), StoreError>, JoinError>) -> Result<(), St
 fn problem(dialogue: &[String], recipient: &str) -> String {
     let last = dialogue.last().map(|line| line.trim_start_matches(['<', '!', ' '])).unwrap_or_default();
     let forms = [Some(recipient.to_owned()), on_the_wire(recipient)];
-    let said = forms.into_iter().flatten().fold(last.to_owned(), |text, form| text.replace(&form, &masked(recipient)));
+    let said = forms
+        .into_iter()
+        .flatten()
+        .fold(last.to_owned(), |text, form| text.replace(&form, &masked(recipient)));
     one_line(&said, PROBLEM)
 }
 
@@ -431,7 +479,11 @@ mod tests {
     fn logs_show_no_addresses() {
         assert_eq!(masked("ada@example.com"), "a***@example.com");
         for (recipient, said, expected) in [
-            ("ada@example.com", "< 550 5.1.1 <ada@example.com> unknown", "550 5.1.1 <a***@example.com> unknown"),
+            (
+                "ada@example.com",
+                "< 550 5.1.1 <ada@example.com> unknown",
+                "550 5.1.1 <a***@example.com> unknown",
+            ),
             ("ada@m\u{fc}nchen.example", "< 550 ada@xn--mnchen-3ya.example", "550 a***@m\u{fc}nchen.example"),
             ("ada@example.com", "! the server took too long to answer", "the server took too long to answer"),
         ] {

@@ -74,7 +74,9 @@ pub(super) fn next(blame: Blame, history: History, others: OtherMails, now: Time
         Blame::Recipient if others.taken && spent(history, now) => Next::GiveUp(Obstacle::Recipient),
         // With nobody else to compare with, the refusal is believed.
         Blame::Recipient if !others.failing && spent(history, now) => Next::GiveUp(Obstacle::Recipient),
-        Blame::Recipient if spent(history, now) => Next::AgainAndTell(WHILE_ALL_ARE_REFUSED, Obstacle::Recipient),
+        Blame::Recipient if spent(history, now) => {
+            Next::AgainAndTell(WHILE_ALL_ARE_REFUSED, Obstacle::Recipient)
+        }
         // The last attempt but one: early enough for the operators' mail to show whether the server takes mails.
         Blame::Recipient if !others.taken && others.failing && history.rejections + 2 >= REJECTIONS => {
             Next::AgainAndTell(after_rejection(history), Obstacle::Recipient)
@@ -124,14 +126,38 @@ mod tests {
         let silent = |unanswered| History { unanswered, ..History::default() };
         let waiting = |attempts| History { attempts, ..History::default() };
         for (sentence, blame, history, others, expected) in [
-            ("a server that is away is tried soon", Blame::Transport, waiting(0), WELL, Again(Duration::from_secs(5))),
+            (
+                "a server that is away is tried soon",
+                Blame::Transport,
+                waiting(0),
+                WELL,
+                Again(Duration::from_secs(5)),
+            ),
             ("and for ever", Blame::Transport, waiting(1_000_000), WELL, Again(Duration::from_secs(300))),
-            ("an address is tried soon at first", Blame::Recipient, refused(0, 0), WELL, Again(Duration::from_secs(60))),
+            (
+                "an address is tried soon at first",
+                Blame::Recipient,
+                refused(0, 0),
+                WELL,
+                Again(Duration::from_secs(60)),
+            ),
             ("then slowly", Blame::Recipient, refused(6, 2), WELL, Again(48 * HOUR)),
             ("eight times", Blame::Recipient, refused(7, 4), WELL, GiveUp(Obstacle::Recipient)),
             ("five days at most", Blame::Recipient, refused(4, 5), WELL, GiveUp(Obstacle::Recipient)),
-            ("a clock that was set ahead ends nothing", Blame::Recipient, refused(2, 3650), WELL, Again(HOUR)),
-            ("one address, and nothing else to compare with", Blame::Recipient, refused(7, 4), ALONE, GiveUp(Obstacle::Recipient)),
+            (
+                "a clock that was set ahead ends nothing",
+                Blame::Recipient,
+                refused(2, 3650),
+                WELL,
+                Again(HOUR),
+            ),
+            (
+                "one address, and nothing else to compare with",
+                Blame::Recipient,
+                refused(7, 4),
+                ALONE,
+                GiveUp(Obstacle::Recipient),
+            ),
             (
                 "where everybody is refused the operators hear of it in time",
                 Blame::Recipient,
@@ -146,8 +172,20 @@ mod tests {
                 NOBODY,
                 AgainAndTell(HOUR, Obstacle::Recipient),
             ),
-            ("nor after weeks", Blame::Recipient, refused(100, 60), NOBODY, AgainAndTell(HOUR, Obstacle::Recipient)),
-            ("a mail that is refused ends the same way", Blame::Content, refused(7, 4), NOBODY, GiveUp(Obstacle::Content)),
+            (
+                "nor after weeks",
+                Blame::Recipient,
+                refused(100, 60),
+                NOBODY,
+                AgainAndTell(HOUR, Obstacle::Recipient),
+            ),
+            (
+                "a mail that is refused ends the same way",
+                Blame::Content,
+                refused(7, 4),
+                NOBODY,
+                GiveUp(Obstacle::Content),
+            ),
             ("and is tried before", Blame::Content, refused(3, 0), WELL, Again(6 * HOUR)),
             ("no answer: an hour", Blame::Unanswered, silent(1), WELL, Again(HOUR)),
             ("no answer again", Blame::Unanswered, silent(2), WELL, Again(HOUR)),
@@ -159,7 +197,10 @@ mod tests {
 
     #[test]
     fn pauses_grow() {
-        assert_eq!((0..8).map(|n| backoff(n).as_secs()).collect::<Vec<_>>(), [5, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(
+            (0..8).map(|n| backoff(n).as_secs()).collect::<Vec<_>>(),
+            [5, 10, 20, 40, 80, 160, 300, 300]
+        );
         let all: Duration = AFTER_REJECTION.iter().sum();
         assert!(all < REJECTED_FOR && AFTER_REJECTION.is_sorted(), "{all:?}");
         assert_eq!(AFTER_REJECTION.len() + 1, REJECTIONS as usize);

@@ -108,7 +108,11 @@ mod tests {
         let code = |text: &str| Answer::Code(Secret::new(text));
         for (sentence, query, expected) in [
             ("a code", "code=1.abc&state=s&session_state=x", Ok(code("1.abc"))),
-            ("cancelled", "error=access_denied&error_subcode=cancel&state=s", Ok(refused("access_denied", true, &[]))),
+            (
+                "cancelled",
+                "error=access_denied&error_subcode=cancel&state=s",
+                Ok(refused("access_denied", true, &[])),
+            ),
             (
                 "a number in the description",
                 "error=access_denied&error_description=AADSTS90094%3a+needs+an+administrator&state=s",
@@ -119,7 +123,11 @@ mod tests {
                 "admin_consent=True&error=consent_required&error_description=AADSTS65004%3a+declined&state=s",
                 Ok(refused("consent_required", false, &[65004])),
             ),
-            ("an error counts before a code", "code=1.abc&error=server_error&state=s", Ok(refused("server_error", false, &[]))),
+            (
+                "an error counts before a code",
+                "code=1.abc&error=server_error&state=s",
+                Ok(refused("server_error", false, &[])),
+            ),
             (
                 "admin consent",
                 "admin_consent=True&tenant=11111111-1111-1111-1111-111111111111&state=s",

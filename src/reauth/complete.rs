@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::callback::{self, Answer};
 use super::trial::{Measure, SPREADING};
-use super::{FindSubject, Pending, Reauthentication, Refusal, Registered, SignInResult, Subject, cookie_name, hash, same, webhook};
+use super::{
+    FindSubject, Pending, Reauthentication, Refusal, Registered, SignInResult, Subject, cookie_name, hash,
+    same, webhook,
+};
 use crate::domain::{Access, Fault, Notification, Timestamp};
 use crate::entra::{Client, CodeGrant, Expected, Granted, IdTokenError, Person};
 use crate::secret::Secret;
@@ -98,7 +101,9 @@ impl Reauthentication {
                 came.origin.clone_into(&mut row.origin);
                 let subject = (came.subject)(&row.integration);
                 match self.judge(&row, &pending, callback.answer, subject.as_ref()).await {
-                    Ok(renewed) => return Completed::Accepted { integration: row.integration, attempt: id, renewed },
+                    Ok(renewed) => {
+                        return Completed::Accepted { integration: row.integration, attempt: id, renewed };
+                    }
                     Err(turned) => {
                         let mails = self.mails(&row, &turned, subject.as_ref());
                         ((turned.refusal, mails), Some(Secret::new(pending.link)))
@@ -116,7 +121,12 @@ impl Reauthentication {
         subject.map(|s| s.refusal(row, (&turned.refusal, turned.by.as_deref()), now)).unwrap_or_default()
     }
 
-    async fn refused(&self, row: Authorization, (refusal, mails): (Refusal, Vec<Notification>), link: Option<Secret>) -> Completed {
+    async fn refused(
+        &self,
+        row: Authorization,
+        (refusal, mails): (Refusal, Vec<Notification>),
+        link: Option<Secret>,
+    ) -> Completed {
         let (mut refusal, mut attempt) = (refusal, None);
         if refusal == Refusal::Replayed {
             // Looked up again: the first callback may have come to its end meanwhile.
@@ -163,13 +173,20 @@ impl Reauthentication {
         }
         let mailed = !mails.is_empty();
         let ended = match mailed {
-            true => self.inner.store.refuse_authorization(&row.id, ending.stage(), mails, self.inner.clock.now()).await,
+            true => {
+                self.inner
+                    .store
+                    .refuse_authorization(&row.id, ending.stage(), mails, self.inner.clock.now())
+                    .await
+            }
             false => self.inner.store.end_authorization(&row.id, ending.stage(), false).await,
         };
         match ended {
             Ok(()) if mailed => self.inner.outbox.notify_one(),
             Ok(()) => {}
-            Err(error) => tracing::error!(integration = %row.integration, %error, "cannot note how a sign-in ended"),
+            Err(error) => {
+                tracing::error!(integration = %row.integration, %error, "cannot note how a sign-in ended");
+            }
         }
     }
 
@@ -195,7 +212,9 @@ impl Reauthentication {
                 );
                 Err(Refusal::of_redirect(&error, &self.inner.entra.overrides).into())
             }
-            (Answer::Code(code), Access::Delegated) => self.redeem(Case { row, registered, pending, subject }, &code).await.map(Some),
+            (Answer::Code(code), Access::Delegated) => {
+                self.redeem(Case { row, registered, pending, subject }, &code).await.map(Some)
+            }
             (Answer::AdminConsent { tenant }, Access::Application) => {
                 self.verify_later(row, registered, tenant).await?;
                 Ok(None)
@@ -219,7 +238,8 @@ impl Reauthentication {
         let person = self.person(client, pending, &granted).await?;
         let view = subject.and_then(|s| s.good_view.as_ref()).filter(|_| !pending.accept_fewer);
         let known = subject.map_or(&[][..], |s| s.known_groups.as_slice());
-        let tried = self.try_out(Measure { client, registered, view, known, person: &person }, &granted).await;
+        let tried =
+            self.try_out(Measure { client, registered, view, known, person: &person }, &granted).await;
         let by = person.username.or(person.object_id);
         let refresh_token = match tried {
             Ok(newest) => newest,
@@ -250,7 +270,12 @@ impl Reauthentication {
                 self.inner.handed_over.notify_one();
                 self.inner.outbox.notify_one();
                 // Who it was stands in the event, not in logs that travel.
-                tracing::info!(integration, result = SignInResult::Success.label(), from = origin, "re-authenticated");
+                tracing::info!(
+                    integration,
+                    result = SignInResult::Success.label(),
+                    from = origin,
+                    "re-authenticated"
+                );
                 Ok(())
             }
             Ok(false) => Err(Refusal::LinkDied),
@@ -262,7 +287,13 @@ impl Reauthentication {
     }
 
     /// Redeems the code. A consent that is not known everywhere yet is waited for, a little.
-    async fn granted(&self, client: Client<'_>, registered: &Registered, pending: &Pending, code: &Secret) -> Result<Granted, Refusal> {
+    async fn granted(
+        &self,
+        client: Client<'_>,
+        registered: &Registered,
+        pending: &Pending,
+        code: &Secret,
+    ) -> Result<Granted, Refusal> {
         let (verifier, redirect_uri) = (Secret::new(&*pending.verifier), self.inner.links.redirect_uri());
         let scope = self.inner.entra.code_scope(&registered.required);
         let grant = CodeGrant { code, verifier: &verifier, redirect_uri: &redirect_uri, scope: &scope };
@@ -278,7 +309,10 @@ impl Reauthentication {
             let used_up = matches!(Refusal::of_fault(&fault), Refusal::Invalid | Refusal::Expired);
             let fault = first.take().filter(|_| used_up).unwrap_or(fault);
             let Some(pause) = pause else {
-                let (code, request_id) = (fault.code.as_deref().unwrap_or_default(), fault.request_id.as_deref().unwrap_or_default());
+                let (code, request_id) = (
+                    fault.code.as_deref().unwrap_or_default(),
+                    fault.request_id.as_deref().unwrap_or_default(),
+                );
                 let integration = &registered.token.integration;
                 tracing::warn!(%integration, code, request_id, detail = fault.detail, "Entra does not redeem the code");
                 return Err(Refusal::of_fault(&fault));
@@ -288,7 +322,12 @@ impl Reauthentication {
         }
     }
 
-    async fn person(&self, client: Client<'_>, pending: &Pending, granted: &Granted) -> Result<Person, Refusal> {
+    async fn person(
+        &self,
+        client: Client<'_>,
+        pending: &Pending,
+        granted: &Granted,
+    ) -> Result<Person, Refusal> {
         let expected = Expected {
             tenant: client.tenant,
             client_id: client.client_id,

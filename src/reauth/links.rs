@@ -113,7 +113,8 @@ impl Links {
     pub fn check(&self, id: &TokenId, token: &str, now: Timestamp) -> Result<Signed, LinkError> {
         let integration = &id.integration;
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| LinkError::Forged)?;
-        let (signed, tag) = bytes.len().checked_sub(32).map(|at| bytes.split_at(at)).ok_or(LinkError::Forged)?;
+        let (signed, tag) =
+            bytes.len().checked_sub(32).map(|at| bytes.split_at(at)).ok_or(LinkError::Forged)?;
         hmac::verify(&self.key, &covered(signed, id), tag).map_err(|_| LinkError::Forged)?;
         let parsed = parse(signed).ok_or(LinkError::Forged)?;
         if parsed.name != integration.as_bytes() {
@@ -180,11 +181,19 @@ mod tests {
     use super::*;
 
     fn id(name: &str) -> TokenId {
-        TokenId { integration: name.to_owned(), client_id: "app".to_owned(), tenant: "contoso.com".to_owned() }
+        TokenId {
+            integration: name.to_owned(),
+            client_id: "app".to_owned(),
+            tenant: "contoso.com".to_owned(),
+        }
     }
 
     fn links(secret: &[u8]) -> Links {
-        Links::new(hmac::Key::new(hmac::HMAC_SHA256, secret), "https://c.example.com/", Duration::from_secs(60))
+        Links::new(
+            hmac::Key::new(hmac::HMAC_SHA256, secret),
+            "https://c.example.com/",
+            Duration::from_secs(60),
+        )
     }
 
     const TERMS: Terms = Terms { generation: 7, accept_fewer: false };
@@ -242,7 +251,13 @@ mod tests {
         for (sentence, name, token, at, expected) in [
             ("good", "acme", token.as_str(), now, Ok(())),
             ("good to the last moment", "acme", &token, now.plus(Duration::from_millis(59_999)), Ok(())),
-            ("made an hour in the future, because the clock was ahead", "acme", &token, now.minus(Duration::from_secs(3600)), Ok(())),
+            (
+                "made an hour in the future, because the clock was ahead",
+                "acme",
+                &token,
+                now.minus(Duration::from_secs(3600)),
+                Ok(()),
+            ),
             ("over", "acme", &token, now.plus(Duration::from_secs(60)), Err(LinkError::Expired)),
             ("for somebody else", "other", &token, now, Err(LinkError::Forged)),
             ("tampered", "acme", &tampered, now, Err(LinkError::Forged)),
@@ -254,11 +269,27 @@ mod tests {
         }
         let early = now.minus(Duration::from_secs(3600));
         let signed = ours.check(&id("acme"), &token, early).expect("a link");
-        assert_eq!(signed.expires, early.plus(Duration::from_secs(60)), "no link is good for longer than one that is made now");
-        assert_eq!(links(b"rotated").check(&id("acme"), &token, now), Err(LinkError::Forged), "a rotated key revokes");
+        assert_eq!(
+            signed.expires,
+            early.plus(Duration::from_secs(60)),
+            "no link is good for longer than one that is made now"
+        );
+        assert_eq!(
+            links(b"rotated").check(&id("acme"), &token, now),
+            Err(LinkError::Forged),
+            "a rotated key revokes"
+        );
         let moved = TokenId { tenant: "fabrikam.com".to_owned(), ..id("acme") };
-        assert_eq!(ours.check(&moved, &token, now), Err(LinkError::Forged), "the name now belongs to another tenant");
-        assert_ne!(ours.make(&id("acme"), TERMS, Timestamp(now.0 + 1)), link, "a later link is another, and both are good");
+        assert_eq!(
+            ours.check(&moved, &token, now),
+            Err(LinkError::Forged),
+            "the name now belongs to another tenant"
+        );
+        assert_ne!(
+            ours.make(&id("acme"), TERMS, Timestamp(now.0 + 1)),
+            link,
+            "a later link is another, and both are good"
+        );
     }
 
     #[test]
@@ -268,6 +299,9 @@ mod tests {
         let signed = ours.check(&id("acme"), &token, now).expect("a link");
         assert_eq!((signed.stamp, signed.accept_fewer), (LinkStamp { generation: None, issued: now }, false));
         assert_eq!(ours.check(&id("other"), &token, now), Err(LinkError::Forged));
-        assert_eq!(ours.check(&id("acme"), &token, now.plus(Duration::from_secs(60))), Err(LinkError::Expired));
+        assert_eq!(
+            ours.check(&id("acme"), &token, now.plus(Duration::from_secs(60))),
+            Err(LinkError::Expired)
+        );
     }
 }

@@ -180,7 +180,12 @@ impl Reauthentication {
     ///
     /// # Errors
     /// A quota of sign-ins under way is full, or it cannot be saved or built; the log says why.
-    pub async fn begin(&self, link: &Signed, token: &str, asked: Asked<'_>) -> Result<StartedSignIn, LinkError> {
+    pub async fn begin(
+        &self,
+        link: &Signed,
+        token: &str,
+        asked: Asked<'_>,
+    ) -> Result<StartedSignIn, LinkError> {
         let integration = &link.integration;
         let registered = &self.registered(integration).ok_or(LinkError::Forged)?;
         let (state, nonce, cookie) = (random(), random(), random());
@@ -190,7 +195,10 @@ impl Reauthentication {
             tracing::error!(integration, %error, "cannot begin a sign-in");
             LinkError::Unavailable
         };
-        let location = self.location(registered, asked.hint, (&state, &nonce, &verifier)).await.map_err(|e| unavailable(&e))?;
+        let location = self
+            .location(registered, asked.hint, (&state, &nonce, &verifier))
+            .await
+            .map_err(|e| unavailable(&e))?;
         let (verifier, nonce) = (verifier.expose().to_owned(), nonce.expose().to_owned());
         let pending = Pending { verifier, nonce, link: token.to_owned(), accept_fewer: link.accept_fewer };
         let secret = Secret::new(serde_json::to_string(&pending).map_err(|e| unavailable(&e))?);
@@ -207,7 +215,11 @@ impl Reauthentication {
             expires: now.plus(SIGN_IN),
         };
         if let Some(quota) = self.inner.store.save_authorization(new).await.map_err(|e| unavailable(&e))? {
-            tracing::warn!(integration, quota = quota.label(), "a sign-in does not begin: too many are under way");
+            tracing::warn!(
+                integration,
+                quota = quota.label(),
+                "a sign-in does not begin: too many are under way"
+            );
             return Err(LinkError::TooMany);
         }
         // Entra is asked only for a sign-in that really begins.
@@ -215,7 +227,12 @@ impl Reauthentication {
             self.inner.store.note_granted(&id, granted).await.map_err(|e| unavailable(&e))?;
         }
         tracing::info!(integration, "a sign-in begins");
-        Ok(StartedSignIn { location, cookie_name: cookie_name(&id), cookie_value: cookie, cookie_lifetime: COOKIE })
+        Ok(StartedSignIn {
+            location,
+            cookie_name: cookie_name(&id),
+            cookie_value: cookie,
+            cookie_lifetime: COOKIE,
+        })
     }
 
     async fn location(
@@ -229,7 +246,8 @@ impl Reauthentication {
         if registered.access == Access::Application {
             return Ok(entra.admin_consent_url(&token.tenant, &token.client_id, &redirect_uri, state));
         }
-        let known = if hint { self.inner.store.consented_by(token).await.map_err(|e| e.to_string())? } else { None };
+        let known =
+            if hint { self.inner.store.consented_by(token).await.map_err(|e| e.to_string())? } else { None };
         let sign_in = SignIn {
             tenant: &token.tenant,
             client_id: &token.client_id,
@@ -246,7 +264,14 @@ impl Reauthentication {
 
     /// How an accepted sign-in stands, and since when. `None` for one that is not known any more.
     pub async fn standing(&self, integration: &str, attempt: &str) -> Option<(SignInStatus, Timestamp)> {
-        let row = self.inner.store.authorization(attempt).await.ok().flatten().filter(|row| row.integration == integration)?;
+        let row = self
+            .inner
+            .store
+            .authorization(attempt)
+            .await
+            .ok()
+            .flatten()
+            .filter(|row| row.integration == integration)?;
         let standing = match row.stage? {
             Stage::Verifying => SignInStatus::Verifying,
             Stage::Success => SignInStatus::Renewed,
@@ -265,7 +290,8 @@ impl Reauthentication {
     /// The database refuses.
     pub async fn fresh_link(&self, integration: &str) -> Result<Option<String>, StoreError> {
         let Some(registered) = self.registered(integration) else { return Ok(None) };
-        let terms = Terms { generation: self.inner.store.links(integration).await?.generation, accept_fewer: false };
+        let terms =
+            Terms { generation: self.inner.store.links(integration).await?.generation, accept_fewer: false };
         Ok(Some(self.inner.links.make(&registered.token, terms, self.inner.clock.now())))
     }
 

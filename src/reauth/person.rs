@@ -18,7 +18,11 @@ pub(super) fn is_administrator(roles: &[String]) -> bool {
 }
 
 /// Whether the account is a guest. `userType` counts where Graph says it; else `acct`; else the identity provider.
-pub(super) fn is_guest(user_type: Option<&str>, id_token: &PersonClaims, access_token: &PersonClaims) -> bool {
+pub(super) fn is_guest(
+    user_type: Option<&str>,
+    id_token: &PersonClaims,
+    access_token: &PersonClaims,
+) -> bool {
     match user_type {
         Some(user_type) => user_type.eq_ignore_ascii_case("guest"),
         None => id_token.guest.or(access_token.guest).or(id_token.foreign_provider).unwrap_or(false),
@@ -55,12 +59,17 @@ mod tests {
 
     #[test]
     fn four_roles_make_an_administrator() {
-        let holds = |roles: &[&str]| is_administrator(&roles.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>());
+        let holds =
+            |roles: &[&str]| is_administrator(&roles.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>());
         for (sentence, roles, expected) in [
             ("none", &[][..], false),
             ("Global Administrator, in capitals", &["62E90394-69F5-4237-9190-012177145E10"][..], true),
             ("Directory Readers", &["88d8e3e3-8f55-4a1e-953a-9b9898b8876b"][..], false),
-            ("one among others", &["88d8e3e3-8f55-4a1e-953a-9b9898b8876b", "158c047a-c907-4556-b7ef-446551a6b5f7"][..], true),
+            (
+                "one among others",
+                &["88d8e3e3-8f55-4a1e-953a-9b9898b8876b", "158c047a-c907-4556-b7ef-446551a6b5f7"][..],
+                true,
+            ),
         ] {
             assert_eq!(holds(roles), expected, "{sentence}");
         }

@@ -116,7 +116,9 @@ impl Refusal {
             Self::WrongTenant | Self::PersonalAccount => SignInResult::WrongTenant,
             Self::FewerPermissions(_) | Self::SeesLess(_) => SignInResult::Incomplete,
             Self::Expired | Self::Replayed | Self::Interrupted | Self::LinkDied => SignInResult::Expired,
-            Self::OtherBrowser | Self::Misconfigured | Self::Upstream | Self::Invalid | Self::Storage => SignInResult::Error,
+            Self::OtherBrowser | Self::Misconfigured | Self::Upstream | Self::Invalid | Self::Storage => {
+                SignInResult::Error
+            }
         }
     }
 
@@ -223,8 +225,12 @@ impl Refusal {
             Self::SeesLess(_) => {
                 "You are signed in, but with this account the integration would see less than it does now, so nothing has been changed. Try again in a minute: a new consent takes a while to spread through Microsoft's systems. If it stays like this, sign in with the account that was used before, or with an administrator's. The people who run the application have been notified."
             }
-            Self::Expired => "A sign-in must be completed within ten minutes. Nothing has been changed; simply begin again.",
-            Self::Replayed => "The same answer came a second time and was not used again. If you pressed Reload, nothing is lost.",
+            Self::Expired => {
+                "A sign-in must be completed within ten minutes. Nothing has been changed; simply begin again."
+            }
+            Self::Replayed => {
+                "The same answer came a second time and was not used again. If you pressed Reload, nothing is lost."
+            }
             Self::Interrupted => {
                 "It may still be under way: wait a few seconds, then reload this page. If it stays like this, open the link from the mail and begin again; nothing is lost by that."
             }
@@ -237,11 +243,15 @@ impl Refusal {
             Self::Misconfigured => {
                 "Microsoft refuses the request because of how the application is registered. You cannot fix that here; the people who run it have to, and nothing has been changed."
             }
-            Self::Upstream => "Nothing has been changed. Such faults pass, mostly within minutes: try again a little later.",
+            Self::Upstream => {
+                "Nothing has been changed. Such faults pass, mostly within minutes: try again a little later."
+            }
             Self::Invalid => {
                 "What came back does not belong to the sign-in that was begun, so it was not used. Begin again from the link in the mail."
             }
-            Self::Storage => "You did everything right; the fault is on this side. Nothing has been changed. Try again a little later.",
+            Self::Storage => {
+                "You did everything right; the fault is on this side. Nothing has been changed. Try again a little later."
+            }
         }
     }
 
@@ -252,7 +262,12 @@ impl Refusal {
 
     /// What a refusal on the redirect means; `overrides` is what the operators have taught.
     pub fn of_redirect(refused: &RedirectError, overrides: &ReasonOverrides) -> Self {
-        if let Some(taught) = refused.codes.iter().find_map(|code| overrides.get(code)).and_then(|reason| Self::of_reason(*reason)) {
+        if let Some(taught) = refused
+            .codes
+            .iter()
+            .find_map(|code| overrides.get(code))
+            .and_then(|reason| Self::of_reason(*reason))
+        {
             return taught;
         }
         if let Some(known) = refused.codes.iter().find_map(|code| Self::of_code(*code)) {
@@ -265,7 +280,11 @@ impl Refusal {
         match refused.error.as_str() {
             "access_denied" if refused.cancelled => Self::Cancelled,
             // There is a cause, and nobody here knows it. That it was the permissions would be a guess, unless it is a number of consent's.
-            "access_denied" if refused.codes.iter().any(|code| !matches!(code, 65_000..=65_999 | 650_000..=659_999)) => Self::MoreNeeded,
+            "access_denied"
+                if refused.codes.iter().any(|code| !matches!(code, 65_000..=65_999 | 650_000..=659_999)) =>
+            {
+                Self::MoreNeeded
+            }
             "access_denied" | "consent_required" | "permission_denied" => Self::ConsentRefused,
             "interaction_required" | "login_required" => Self::MoreNeeded,
             "invalid_request"
@@ -315,7 +334,9 @@ impl Refusal {
             65004 => Self::ConsentRefused,
             90093 | 90094 | 90095 | 900_941 | 900_981 => Self::AdminApproval,
             50105 | 501_051 => Self::NotAssigned,
-            16000 | 16003 | 50020 | 50034 | 50143 | 50177 | 50178 | 50197 | 51004 | 90072 | 700_005 => Self::WrongTenant,
+            16000 | 16003 | 50020 | 50034 | 50143 | 50177 | 50178 | 50197 | 51004 | 90072 | 700_005 => {
+                Self::WrongTenant
+            }
             50002 | 53003 | 500_021 | 500_022 | 500_212 | 500_213 => Self::Blocked,
             7_000_112 => Self::AppDisabled,
             500_200 | 500_201 | 500_202 | 500_204 => Self::PersonalAccount,
@@ -366,12 +387,19 @@ mod tests {
     #[test]
     fn redirects_and_answers_of_the_token_endpoint() {
         let redirect = |error: &str, cancelled, codes: &[u32]| {
-            Refusal::of_redirect(&RedirectError { error: error.to_owned(), cancelled, codes: codes.to_vec() }, &ReasonOverrides::default())
+            Refusal::of_redirect(
+                &RedirectError { error: error.to_owned(), cancelled, codes: codes.to_vec() },
+                &ReasonOverrides::default(),
+            )
         };
         for (sentence, refusal, expected) in [
             ("Cancel", redirect("access_denied", true, &[]), Refusal::Cancelled),
             ("declined", redirect("access_denied", true, &[65004]), Refusal::ConsentRefused),
-            ("declined for the organization", redirect("consent_required", false, &[65004]), Refusal::ConsentRefused),
+            (
+                "declined for the organization",
+                redirect("consent_required", false, &[65004]),
+                Refusal::ConsentRefused,
+            ),
             ("admin approval", redirect("access_denied", false, &[90094]), Refusal::AdminApproval),
             ("risky app", redirect("access_denied", true, &[900_941]), Refusal::AdminApproval),
             ("not assigned", redirect("access_denied", false, &[50105]), Refusal::NotAssigned),
@@ -380,17 +408,45 @@ mod tests {
             ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
             ("Conditional Access", redirect("access_denied", false, &[530_032]), Refusal::Blocked),
             ("a policy about devices", redirect("access_denied", false, &[530_002]), Refusal::Blocked),
-            ("a policy, and Cancel was pressed on its page", redirect("access_denied", true, &[530_002]), Refusal::Blocked),
-            ("switched off, by its other number", redirect("unauthorized_client", false, &[7_000_116]), Refusal::AppDisabled),
-            ("an account of another directory", redirect("access_denied", false, &[50_177]), Refusal::WrongTenant),
-            ("an account that is not in the tenant", redirect("access_denied", false, &[16_003]), Refusal::WrongTenant),
+            (
+                "a policy, and Cancel was pressed on its page",
+                redirect("access_denied", true, &[530_002]),
+                Refusal::Blocked,
+            ),
+            (
+                "switched off, by its other number",
+                redirect("unauthorized_client", false, &[7_000_116]),
+                Refusal::AppDisabled,
+            ),
+            (
+                "an account of another directory",
+                redirect("access_denied", false, &[50_177]),
+                Refusal::WrongTenant,
+            ),
+            (
+                "an account that is not in the tenant",
+                redirect("access_denied", false, &[16_003]),
+                Refusal::WrongTenant,
+            ),
             ("a personal account", redirect("invalid_request", false, &[500_202]), Refusal::PersonalAccount),
             ("a disabled account", redirect("access_denied", false, &[50_057]), Refusal::AccountUnusable),
             ("a device", redirect("interaction_required", false, &[53_006]), Refusal::MoreNeeded),
-            ("an unknown number is no refused permission", redirect("access_denied", false, &[53_999]), Refusal::MoreNeeded),
-            ("an unknown number of consent's", redirect("access_denied", false, &[65_999]), Refusal::ConsentRefused),
+            (
+                "an unknown number is no refused permission",
+                redirect("access_denied", false, &[53_999]),
+                Refusal::MoreNeeded,
+            ),
+            (
+                "an unknown number of consent's",
+                redirect("access_denied", false, &[65_999]),
+                Refusal::ConsentRefused,
+            ),
             ("an unknown number, and Cancel", redirect("access_denied", true, &[53_999]), Refusal::Cancelled),
-            ("a general number beside a telling one", redirect("access_denied", false, &[70_002, 530_033]), Refusal::Blocked),
+            (
+                "a general number beside a telling one",
+                redirect("access_denied", false, &[70_002, 530_033]),
+                Refusal::Blocked,
+            ),
             ("passing trouble", redirect("server_error", false, &[90_031]), Refusal::Upstream),
             ("declined without a number", redirect("access_denied", false, &[]), Refusal::ConsentRefused),
             ("a second factor", redirect("interaction_required", false, &[50076]), Refusal::MoreNeeded),
@@ -399,7 +455,8 @@ mod tests {
         ] {
             assert_eq!(refusal, expected, "{sentence}");
         }
-        let fault = |reason, code: Option<&str>| Fault { code: code.map(str::to_owned), ..Fault::new(reason, "") };
+        let fault =
+            |reason, code: Option<&str>| Fault { code: code.map(str::to_owned), ..Fault::new(reason, "") };
         for (reason, code, expected) in [
             (Reason::UpstreamUnavailable, None, Refusal::Upstream),
             (Reason::ConsentMissing, Some("AADSTS65001"), Refusal::FewerPermissions(Vec::new())),
@@ -420,7 +477,8 @@ mod tests {
 
     #[test]
     fn operators_can_teach_what_a_number_means() {
-        let refused = RedirectError { error: "access_denied".to_owned(), cancelled: false, codes: vec![999_999] };
+        let refused =
+            RedirectError { error: "access_denied".to_owned(), cancelled: false, codes: vec![999_999] };
         assert_eq!(Refusal::of_redirect(&refused, &ReasonOverrides::default()), Refusal::MoreNeeded);
         let taught = ReasonOverrides::new(std::iter::once((999_999, Reason::AccessBlocked)).collect());
         assert_eq!(Refusal::of_redirect(&refused, &taught), Refusal::Blocked);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::Refusal;
-use crate::domain::{Access, GoodView, Incident, KnownGroup, LinkTarget, MailKind, Notification, Reason, Timestamp, one_line};
+use crate::domain::{
+    Access, GoodView, Incident, KnownGroup, LinkTarget, MailKind, Notification, Reason, Timestamp, one_line,
+};
 use crate::store::{Announcement, Authorization};
 
 /// An integration as a sign-in meets it: its names, its people, and what the stored token saw when it was well last.
@@ -41,7 +43,13 @@ pub struct Subject {
 pub type FindSubject<'f> = &'f (dyn Fn(&str) -> Option<Subject> + Send + Sync);
 
 impl Subject {
-    fn incident(&self, reason: Reason, items: Vec<String>, (by, origin): (Option<&str>, &str), at: Timestamp) -> Incident {
+    fn incident(
+        &self,
+        reason: Reason,
+        items: Vec<String>,
+        (by, origin): (Option<&str>, &str),
+        at: Timestamp,
+    ) -> Incident {
         Incident {
             integration: self.integration.clone(),
             display_name: self.display_name.clone(),
@@ -75,7 +83,12 @@ impl Subject {
     }
 
     /// The operators' mails about a token that sees less than the stored one: once for each link, however often it is tried.
-    pub(super) fn refusal(&self, row: &Authorization, (refusal, by): (&Refusal, Option<&str>), at: Timestamp) -> Vec<Notification> {
+    pub(super) fn refusal(
+        &self,
+        row: &Authorization,
+        (refusal, by): (&Refusal, Option<&str>),
+        at: Timestamp,
+    ) -> Vec<Notification> {
         let (reason, items) = match refusal {
             Refusal::SeesLess(items) => (Reason::GroupsNotVisible, items.clone()),
             // The stored one had all of them.

@@ -44,7 +44,10 @@ struct Look {
 impl Reauthentication {
     /// Tries the token that a code brought; answers the newest of its line.
     pub(super) async fn try_out(&self, measure: Measure<'_>, granted: &Granted) -> Result<Secret, Refusal> {
-        let first = granted.refresh_token.clone().ok_or_else(|| Refusal::FewerPermissions(vec!["offline_access".to_owned()]))?;
+        let first = granted
+            .refresh_token
+            .clone()
+            .ok_or_else(|| Refusal::FewerPermissions(vec!["offline_access".to_owned()]))?;
         let mut line = Line { newest: first, first_scopes: granted.scopes.clone() };
         let mut pauses = SPREADING.iter();
         // Whether Graph could be asked who it is.
@@ -76,14 +79,20 @@ impl Reauthentication {
         let others = required().map(|r| scope_of(&r.resource)).filter(|scope| *scope != graph);
         let scopes: Vec<String> = std::iter::once(graph.clone()).chain(others).collect();
         for scope in scopes {
-            let wanted: Vec<String> =
-                required().filter(|r| scope_of(&r.resource) == scope).flat_map(|r| r.delegated.iter().cloned()).collect();
+            let wanted: Vec<String> = required()
+                .filter(|r| scope_of(&r.resource) == scope)
+                .flat_map(|r| r.delegated.iter().cloned())
+                .collect();
             match entra.refresh(measure.client, &line.newest, &scope).await {
                 Ok(granted) => {
                     line.newest = granted.refresh_token.unwrap_or_else(|| line.newest.clone());
                     // An answer that names no scopes grants what was asked for (RFC 6749 section 5.1): then the code's answer counts.
-                    let unsaid = || (first.as_ref() == Some(&scope)).then(|| line.first_scopes.clone().unwrap_or_else(|| wanted.clone()));
-                    look.missing.extend(lacking(&wanted, &granted.scopes.or_else(unsaid).unwrap_or_default()));
+                    let unsaid = || {
+                        (first.as_ref() == Some(&scope))
+                            .then(|| line.first_scopes.clone().unwrap_or_else(|| wanted.clone()))
+                    };
+                    look.missing
+                        .extend(lacking(&wanted, &granted.scopes.or_else(unsaid).unwrap_or_default()));
                     if scope == graph {
                         look.access_token = Some(granted.access_token);
                     }
@@ -91,8 +100,10 @@ impl Reauthentication {
                 Err(fault) => match Refusal::of_fault(&fault) {
                     Refusal::FewerPermissions(_) => look.missing.extend(lacking(&wanted, &[])),
                     refusal => {
-                        let (code, request_id) =
-                            (fault.code.as_deref().unwrap_or_default(), fault.request_id.as_deref().unwrap_or_default());
+                        let (code, request_id) = (
+                            fault.code.as_deref().unwrap_or_default(),
+                            fault.request_id.as_deref().unwrap_or_default(),
+                        );
                         let integration = &measure.registered.token.integration;
                         tracing::warn!(%integration, code, request_id, detail = fault.detail, "a new token cannot be refreshed");
                         return Err(refusal);
@@ -155,7 +166,8 @@ impl Reauthentication {
         if view.groups == 0 && view.required.is_empty() {
             return None;
         }
-        let nothing = || Some(Refusal::SeesLess(vec!["No groups can be listed with this account.".to_owned()]));
+        let nothing =
+            || Some(Refusal::SeesLess(vec!["No groups can be listed with this account.".to_owned()]));
         let Some(token) = access_token else { return nothing() };
         let less = match self.inner.entra.groups(token.expose(), policy, measure.client.deadline).await {
             Ok(groups) => less(view, measure.known, &groups),
@@ -177,7 +189,9 @@ fn less(view: &GoodView, known: &[KnownGroup], groups: &Groups) -> Vec<String> {
         less.push(format!("Groups that can be seen: {}; before: {}.", groups.visible, view.groups));
     }
     // The product's rules may be bound to the id of the group that the stored token saw: any member can make another one of its name.
-    let seen = |name: &str| known.iter().find(|k| k.name == name).map(|k| k.replaced_by.as_ref().map_or(&k.id, |(id, _)| id));
+    let seen = |name: &str| {
+        known.iter().find(|k| k.name == name).map(|k| k.replaced_by.as_ref().map_or(&k.id, |(id, _)| id))
+    };
     for group in groups.required.iter().filter(|g| view.required.contains(&g.name)) {
         let name = foreign(&group.name, 120);
         if !group.visible() {
@@ -192,7 +206,11 @@ fn less(view: &GoodView, known: &[KnownGroup], groups: &Groups) -> Vec<String> {
 /// Required values that are not among the granted ones.
 fn lacking(required: &[String], granted: &[String]) -> Vec<String> {
     let openid = |value: &str| OPENID_SCOPES.iter().any(|o| same_permission(o, value));
-    required.iter().filter(|r| !openid(r) && !granted.iter().any(|g| same_permission(g, r))).cloned().collect()
+    required
+        .iter()
+        .filter(|r| !openid(r) && !granted.iter().any(|g| same_permission(g, r)))
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]
@@ -207,13 +225,31 @@ mod tests {
             ids: if visible { vec!["1".to_owned()] } else { Vec::new() },
         };
         let known = [KnownGroup { name: "Roof".to_owned(), id: "7".to_owned(), replaced_by: None }];
-        let view = |groups, required: &[&str]| GoodView { groups, required: required.iter().map(|r| (*r).to_owned()).collect() };
+        let view = |groups, required: &[&str]| GoodView {
+            groups,
+            required: required.iter().map(|r| (*r).to_owned()).collect(),
+        };
         for (sentence, view, groups, expected) in [
             ("as much", view(3, &["HQ"]), Groups { visible: 3, required: vec![required("HQ", true)] }, 0),
             ("more", view(3, &["HQ"]), Groups { visible: 9, required: vec![required("HQ", true)] }, 0),
-            ("one group fewer", view(3, &["HQ"]), Groups { visible: 2, required: vec![required("HQ", true)] }, 1),
-            ("without a required one", view(3, &["HQ"]), Groups { visible: 3, required: vec![required("HQ", false)] }, 1),
-            ("another group of its name", view(3, &["Roof"]), Groups { visible: 3, required: vec![required("Roof", true)] }, 1),
+            (
+                "one group fewer",
+                view(3, &["HQ"]),
+                Groups { visible: 2, required: vec![required("HQ", true)] },
+                1,
+            ),
+            (
+                "without a required one",
+                view(3, &["HQ"]),
+                Groups { visible: 3, required: vec![required("HQ", false)] },
+                1,
+            ),
+            (
+                "another group of its name",
+                view(3, &["Roof"]),
+                Groups { visible: 3, required: vec![required("Roof", true)] },
+                1,
+            ),
             ("both", view(3, &["HQ"]), Groups { visible: 1, required: vec![required("HQ", false)] }, 2),
             (
                 "one that the stored token did not see either",
@@ -221,7 +257,12 @@ mod tests {
                 Groups { visible: 3, required: vec![required("New", false)] },
                 0,
             ),
-            ("one that is not required any more", view(3, &["Old"]), Groups { visible: 3, required: vec![] }, 0),
+            (
+                "one that is not required any more",
+                view(3, &["Old"]),
+                Groups { visible: 3, required: vec![] },
+                0,
+            ),
             ("more than are counted", view(1000, &[]), Groups { visible: 1000, required: vec![] }, 0),
         ] {
             assert_eq!(less(&view, &known, &groups).len(), expected, "{sentence}");

@@ -38,8 +38,14 @@ pub struct Observation {
 
 impl Reauthentication {
     /// The admin consent callback is unsigned: what counts is what the tenant grants from now on.
-    pub(super) async fn verify_later(&self, row: &Authorization, registered: &Registered, tenant: Option<String>) -> Result<(), Refusal> {
-        let ours = self.inner.entra.tenant_guid(&registered.token.tenant, Instant::now() + CALLBACK).await.ok();
+    pub(super) async fn verify_later(
+        &self,
+        row: &Authorization,
+        registered: &Registered,
+        tenant: Option<String>,
+    ) -> Result<(), Refusal> {
+        let ours =
+            self.inner.entra.tenant_guid(&registered.token.tenant, Instant::now() + CALLBACK).await.ok();
         let foreign = matches!((&ours, &tenant), (Some(ours), Some(theirs)) if Uuid::try_parse(theirs).ok() != Uuid::try_parse(ours).ok());
         self.inner.store.end_authorization(&row.id, Stage::Verifying, foreign).await.map_err(|error| {
             tracing::error!(integration = %row.integration, %error, "cannot save a sign-in");
@@ -71,7 +77,10 @@ impl Reauthentication {
         };
         let mut wanted: Vec<(String, &[String])> = Vec::new();
         for required in registered.required.iter().filter(|r| !r.application.is_empty()) {
-            wanted.push((ResourceKey::of(&required.resource).scope(&entra.hosts().graph), &required.application));
+            wanted.push((
+                ResourceKey::of(&required.resource).scope(&entra.hosts().graph),
+                &required.application,
+            ));
         }
         if wanted.is_empty() {
             wanted.push((entra.graph_scope(), &[]));
@@ -80,11 +89,18 @@ impl Reauthentication {
             match entra.client_credentials(client, &scope).await {
                 Ok(granted) => {
                     let roles = granted.roles?;
-                    if required.iter().any(|r| !roles.iter().any(|held| crate::domain::same_permission(held, r))) {
+                    if required
+                        .iter()
+                        .any(|r| !roles.iter().any(|held| crate::domain::same_permission(held, r)))
+                    {
                         return Some(false);
                     }
                 }
-                Err(fault) if fault.reason.is_inconclusive() || fault.reason.audience() == Audience::Operators => return None,
+                Err(fault)
+                    if fault.reason.is_inconclusive() || fault.reason.audience() == Audience::Operators =>
+                {
+                    return None;
+                }
                 Err(_) => return Some(false),
             }
         }
@@ -114,10 +130,16 @@ impl Reauthentication {
         for row in rows.iter().filter(|row| row.integration == integration) {
             let over = seen.last || row.used.is_some_and(|used| now.since(used) >= WINDOW);
             match seen.consent_holds {
-                Some(true) if row.granted_before == Some(false) => renewed |= self.verified(row, subject.as_ref()).await,
+                Some(true) if row.granted_before == Some(false) => {
+                    renewed |= self.verified(row, subject.as_ref()).await;
+                }
                 Some(true) => self.unchanged(row).await,
-                Some(false) if over && row.foreign_tenant => self.count(row, &Refusal::WrongTenant, Vec::new()).await,
-                Some(false) if over => self.count(row, &Refusal::FewerPermissions(Vec::new()), Vec::new()).await,
+                Some(false) if over && row.foreign_tenant => {
+                    self.count(row, &Refusal::WrongTenant, Vec::new()).await;
+                }
+                Some(false) if over => {
+                    self.count(row, &Refusal::FewerPermissions(Vec::new()), Vec::new()).await;
+                }
                 None if over => self.count(row, &Refusal::Upstream, Vec::new()).await,
                 Some(false) | None => {}
             }
@@ -148,7 +170,9 @@ impl Reauthentication {
         match self.save(success).await {
             Ok(()) => return true,
             // Begun with the same link in another tab: it came to the same end, and is one success.
-            Err(Refusal::LinkDied) => drop(self.inner.store.end_authorization(&row.id, Stage::Success, false).await),
+            Err(Refusal::LinkDied) => {
+                drop(self.inner.store.end_authorization(&row.id, Stage::Success, false).await);
+            }
             Err(refusal) => self.count(row, &refusal, Vec::new()).await,
         }
         false

@@ -71,7 +71,8 @@ pub(super) fn message(token: &TokenId, refresh_token: &Secret, now: Timestamp) -
 
 /// `v1,` and the HMAC-SHA256 over id, time and body.
 fn sign(secret: &Secret, message: &str, seconds: i64, body: &str) -> Result<String, String> {
-    let encoded = secret.expose().trim().strip_prefix("whsec_").ok_or("the secret does not begin with whsec_")?;
+    let encoded =
+        secret.expose().trim().strip_prefix("whsec_").ok_or("the secret does not begin with whsec_")?;
     let key = STANDARD.decode(encoded).map_err(|_| "the secret is not whsec_ and base64")?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
     let tag = hmac::sign(&key, format!("{message}.{seconds}.{body}").as_bytes());
@@ -112,7 +113,8 @@ impl WebhookSender {
         ca_file: Option<&Path>,
         wake: Arc<Notify>,
     ) -> anyhow::Result<Self> {
-        let clients = HttpClients::new(&ClientOptions { ca_file, ..ClientOptions::default() }, Some(TIMEOUT))?;
+        let clients =
+            HttpClients::new(&ClientOptions { ca_file, ..ClientOptions::default() }, Some(TIMEOUT))?;
         Ok(Self { inner: Arc::new(Inner { store, families, clock, clients, hooks, wake }) })
     }
 
@@ -128,7 +130,9 @@ impl WebhookSender {
                 tracing::error!(%error, "cannot look up tokens to hand over");
                 Some(self.inner.clock.now().plus(PAUSES[1]))
             });
-            let pause = next.map_or(PAUSES[5], |at| at.since(self.inner.clock.now())).clamp(Duration::from_millis(20), PAUSES[5]);
+            let pause = next
+                .map_or(PAUSES[5], |at| at.since(self.inner.clock.now()))
+                .clamp(Duration::from_millis(20), PAUSES[5]);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.inner.wake.notified() => {}
@@ -147,7 +151,10 @@ impl WebhookSender {
             if due.is_empty() {
                 let waiting = self.inner.store.waiting_deliveries().await?;
                 // Those of integrations that have left wait for their return; nobody has to do anything about them.
-                let owed = waiting.iter().filter(|(name, _)| !matches!((self.inner.hooks)(name), Recipient::Unknown)).count();
+                let owed = waiting
+                    .iter()
+                    .filter(|(name, _)| !matches!((self.inner.hooks)(name), Recipient::Unknown))
+                    .count();
                 self.inner.families.set_token_queue(owed);
                 return Ok(waiting.into_iter().map(|(_, due)| due).min());
             }
@@ -174,7 +181,10 @@ impl Inner {
             }
             Recipient::Unknown => {
                 let failure = "the integration is not configured".to_owned();
-                return self.store.delivery_failed(name, &waiting.message, failure, self.clock.now().plus(PAUSES[3])).await;
+                return self
+                    .store
+                    .delivery_failed(name, &waiting.message, failure, self.clock.now().plus(PAUSES[3]))
+                    .await;
             }
         };
         match self.post(&hook, waiting).await {
@@ -188,7 +198,9 @@ impl Inner {
                 let pause = PAUSES[(waiting.attempts as usize).min(PAUSES.len() - 1)];
                 let attempts = waiting.attempts + 1;
                 tracing::warn!(integration = %name, attempts, failure, retry_in = ?pause, "the product has not taken the renewed token");
-                self.store.delivery_failed(name, &waiting.message, failure, self.clock.now().plus(pause)).await
+                self.store
+                    .delivery_failed(name, &waiting.message, failure, self.clock.now().plus(pause))
+                    .await
             }
         }
     }
@@ -196,7 +208,11 @@ impl Inner {
     /// One attempt. What it says of a failure never holds the URL or the token.
     async fn post(&self, hook: &Webhook, waiting: &WaitingDelivery) -> Result<(), String> {
         let secret = hook.secret.read().map_err(|e| e.to_string())?;
-        let body = waiting.body.as_ref().ok_or("it does not decrypt; the integration has to be re-authenticated")?.expose();
+        let body = waiting
+            .body
+            .as_ref()
+            .ok_or("it does not decrypt; the integration has to be re-authenticated")?
+            .expose();
         let seconds = self.clock.now().0.div_euclid(1000);
         let request = self
             .clients
@@ -225,14 +241,17 @@ mod tests {
     #[test]
     fn the_reference_implementation_verifies_our_signature() {
         let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        let token = TokenId { integration: "acme".to_owned(), client_id: "c".to_owned(), tenant: "t".to_owned() };
+        let token =
+            TokenId { integration: "acme".to_owned(), client_id: "c".to_owned(), tenant: "t".to_owned() };
         let now = Clock::system().now();
         let new = message(&token, &Secret::new("0.refresh"), now);
         let signature = sign(&secret, &new.message, now.0 / 1000, new.body.expose()).expect("signed");
         let mut headers = http::HeaderMap::new();
-        for (name, value) in
-            [("webhook-id", new.message.clone()), ("webhook-timestamp", (now.0 / 1000).to_string()), ("webhook-signature", signature)]
-        {
+        for (name, value) in [
+            ("webhook-id", new.message.clone()),
+            ("webhook-timestamp", (now.0 / 1000).to_string()),
+            ("webhook-signature", signature),
+        ] {
             headers.insert(name, value.parse().expect("a header"));
         }
         let reference = standardwebhooks::Webhook::new(secret.expose()).expect("a secret");

@@ -54,8 +54,16 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 8] =
-        [Self::Verifying, Self::Success, Self::Unchanged, Self::Denied, Self::WrongTenant, Self::Incomplete, Self::Expired, Self::Error];
+    const ALL: [Self; 8] = [
+        Self::Verifying,
+        Self::Success,
+        Self::Unchanged,
+        Self::Denied,
+        Self::WrongTenant,
+        Self::Incomplete,
+        Self::Expired,
+        Self::Error,
+    ];
 
     /// As the database holds it.
     const fn label(self) -> &'static str {
@@ -222,8 +230,7 @@ pub struct LastReauthentication {
     pub origin: String,
 }
 
-const COLUMNS: &str =
-    "id, integration, cookie, link, link_generation, link_issued, expires_at, used_at, outcome, foreign_tenant, origin, granted_before";
+const COLUMNS: &str = "id, integration, cookie, link, link_generation, link_issued, expires_at, used_at, outcome, foreign_tenant, origin, granted_before";
 
 /// Sign-ins under way between two moments: not used yet and still good, or being verified. One that expires later than any could that
 /// began now was saved while the clock was ahead.
@@ -235,8 +242,11 @@ fn bound(id: &str, integration: &str) -> String {
 
 /// Row id, binding and encrypted secret of the sign-ins that are under way.
 pub(super) fn rows(c: &rusqlite::Connection) -> Result<Vec<(i64, String, Vec<u8>)>, StoreError> {
-    let mut statement = c.prepare("SELECT rowid, id, integration, sealed FROM authorizations WHERE used_at IS NULL")?;
-    let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, bound(&r.get::<_, String>(1)?, &r.get::<_, String>(2)?), r.get(3)?));
+    let mut statement =
+        c.prepare("SELECT rowid, id, integration, sealed FROM authorizations WHERE used_at IS NULL")?;
+    let row = |r: &rusqlite::Row<'_>| {
+        Ok((r.get(0)?, bound(&r.get::<_, String>(1)?, &r.get::<_, String>(2)?), r.get(3)?))
+    };
     Ok(statement.query_map([], row)?.collect::<Result<_, _>>()?)
 }
 
@@ -289,7 +299,8 @@ impl Store {
     pub async fn note_granted(&self, id: &str, granted: bool) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write_relaxed(move |c| {
-            c.prepare_cached("UPDATE authorizations SET granted_before = ?1 WHERE id = ?2")?.execute(params![granted, id])?;
+            c.prepare_cached("UPDATE authorizations SET granted_before = ?1 WHERE id = ?2")?
+                .execute(params![granted, id])?;
             Ok(())
         })
         .await
@@ -312,16 +323,26 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn claim_authorization(&self, id: &str, origin: &str, now: Timestamp) -> Result<Option<Secret>, StoreError> {
+    pub async fn claim_authorization(
+        &self,
+        id: &str,
+        origin: &str,
+        now: Timestamp,
+    ) -> Result<Option<Secret>, StoreError> {
         let (id, origin, key) = (id.to_owned(), origin.to_owned(), self.key.clone());
         self.write_relaxed(move |c| {
             let row = c
-                .query_row("SELECT integration, sealed FROM authorizations WHERE id = ?1 AND used_at IS NULL", [&id], |r| {
-                    Ok((r.get::<_, String>(0)?, r.get::<_, Vec<u8>>(1)?))
-                })
+                .query_row(
+                    "SELECT integration, sealed FROM authorizations WHERE id = ?1 AND used_at IS NULL",
+                    [&id],
+                    |r| Ok((r.get::<_, String>(0)?, r.get::<_, Vec<u8>>(1)?)),
+                )
                 .optional()?;
             let Some((integration, sealed)) = row else { return Ok(None) };
-            c.execute("UPDATE authorizations SET used_at = ?1, origin = ?2, sealed = x'' WHERE id = ?3", params![now.0, origin, id])?;
+            c.execute(
+                "UPDATE authorizations SET used_at = ?1, origin = ?2, sealed = x'' WHERE id = ?3",
+                params![now.0, origin, id],
+            )?;
             key.open(&sealed, &bound(&id, &integration))
                 .map(Some)
                 .ok_or_else(|| StoreError::Damaged("a sign-in does not decrypt".to_owned()))
@@ -333,7 +354,12 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn end_authorization(&self, id: &str, stage: Stage, foreign_tenant: bool) -> Result<(), StoreError> {
+    pub async fn end_authorization(
+        &self,
+        id: &str,
+        stage: Stage,
+        foreign_tenant: bool,
+    ) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write_relaxed(move |c| {
             let sql = "UPDATE authorizations SET outcome = ?1, foreign_tenant = ?2 WHERE id = ?3";
@@ -347,7 +373,13 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses; then nothing is saved.
-    pub async fn refuse_authorization(&self, id: &str, stage: Stage, mails: Vec<Notification>, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn refuse_authorization(
+        &self,
+        id: &str,
+        stage: Stage,
+        mails: Vec<Notification>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write(move |c| {
             c.execute("UPDATE authorizations SET outcome = ?1 WHERE id = ?2", params![stage.label(), id])?;
@@ -362,7 +394,8 @@ impl Store {
     /// The database refuses.
     pub async fn verifying(&self) -> Result<Vec<Authorization>, StoreError> {
         self.read(|c| {
-            let sql = format!("SELECT {COLUMNS} FROM authorizations WHERE outcome = 'verifying' ORDER BY used_at");
+            let sql =
+                format!("SELECT {COLUMNS} FROM authorizations WHERE outcome = 'verifying' ORDER BY used_at");
             Ok(c.prepare_cached(&sql)?.query_map([], authorization)?.collect::<Result<Vec<_>, _>>()?)
         })
         .await
@@ -388,7 +421,12 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn proved(&self, integration: &str, since: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn proved(
+        &self,
+        integration: &str,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let integration = integration.to_owned();
         self.write_relaxed(move |c| {
             let sql = "UPDATE reauthentications SET proved_at = ?1 WHERE integration = ?2 AND proved_at IS NULL AND (at <= ?3 OR at > ?1)";
@@ -402,7 +440,10 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn last_reauthentication(&self, integration: &str) -> Result<Option<LastReauthentication>, StoreError> {
+    pub async fn last_reauthentication(
+        &self,
+        integration: &str,
+    ) -> Result<Option<LastReauthentication>, StoreError> {
         let integration = integration.to_owned();
         self.read(move |c| {
             // By order of saving: a clock that was ahead for a while must not hide what came later.
@@ -420,7 +461,9 @@ impl Store {
     /// The database refuses; then nothing is saved.
     pub async fn save_success(&self, success: Success) -> Result<bool, StoreError> {
         let token = match &success.token {
-            Some(renewed) => Some((renewed.id.clone(), tokens::sealed(&self.key, &renewed.id, &renewed.token)?)),
+            Some(renewed) => {
+                Some((renewed.id.clone(), tokens::sealed(&self.key, &renewed.id, &renewed.token)?))
+            }
             None => None,
         };
         let delivery = match &success.delivery {
@@ -433,11 +476,18 @@ impl Store {
                 return Ok(false);
             }
             next_generation(c, integration, success.stamp.generation)?;
-            c.execute("UPDATE authorizations SET outcome = 'success' WHERE id = ?1", [&success.authorization])?;
+            c.execute(
+                "UPDATE authorizations SET outcome = 'success' WHERE id = ?1",
+                [&success.authorization],
+            )?;
             if let Some((id, sealed)) = &token {
                 tokens::put(c, id, sealed, "reauthentication", success.by.as_deref(), at)?;
             }
-            save_event(c, integration, &Event { kind: "reauthenticated".to_owned(), at, detail: success.detail() })?;
+            save_event(
+                c,
+                integration,
+                &Event { kind: "reauthenticated".to_owned(), at, detail: success.detail() },
+            )?;
             remember(c, &success)?;
             if let Some(sealed) = &delivery {
                 deliveries::put(c, integration, sealed, at)?;
@@ -490,7 +540,9 @@ fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> R
     if announcement.resolved_follows {
         let sql = "SELECT DISTINCT n.recipient FROM notifications n JOIN integrations i ON i.alert = n.alert WHERE i.name = ?1";
         let mut statement = c.prepare_cached(sql)?;
-        notified = statement.query_map([&success.integration], |r| r.get::<_, String>(0))?.collect::<Result<_, _>>()?;
+        notified = statement
+            .query_map([&success.integration], |r| r.get::<_, String>(0))?
+            .collect::<Result<_, _>>()?;
     }
     let recipients: std::collections::BTreeSet<&String> = announcement.recipients.iter().collect();
     for recipient in recipients {
@@ -518,7 +570,8 @@ fn full(c: &Connection, new: &NewAuthorization) -> Result<Option<Quota>, StoreEr
     let by_link = open("link", &new.link)?;
     let since = new.created.0.saturating_sub(new.expires.0.saturating_sub(new.created.0));
     let sql = "SELECT count(*) FROM authorizations WHERE link = ?1 AND created_at > ?2 AND created_at <= ?3";
-    let begun: i64 = c.prepare_cached(sql)?.query_row(params![new.link, since, new.created.0], |r| r.get(0))?;
+    let begun: i64 =
+        c.prepare_cached(sql)?.query_row(params![new.link, since, new.created.0], |r| r.get(0))?;
     if by_link >= OPEN_BY_LINK || begun >= BEGUN_BY_LINK {
         return Ok(Some(Quota::Link));
     }

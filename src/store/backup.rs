@@ -19,7 +19,12 @@ fn unusable(what: &str, e: &dyn std::fmt::Display) -> StoreError {
 pub(super) fn copy(connection: &Connection, copy: &Path) -> Result<(), StoreError> {
     let shown = copy.display();
     // SQLite writes into a file that is there only if it is empty.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(copy).map_err(|e| unusable(&format!("cannot create {shown}"), &e))?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(copy)
+        .map_err(|e| unusable(&format!("cannot create {shown}"), &e))?;
     let path = copy.to_str().ok_or_else(|| unusable(&shown.to_string(), &"the path must be UTF-8"))?;
     connection.execute("VACUUM INTO ?1", [path]).map(drop).map_err(|e| {
         let _ = std::fs::remove_file(copy);
@@ -39,7 +44,8 @@ pub fn backup(database: &Path, file: &Path) -> Result<(), StoreError> {
         .map_err(|e| unusable(&format!("cannot open the database {}", database.display()), &e))?;
     copy(&connection, file)?;
     // A copy that is put over the open database must not be taken for it. It is whole with the mark, too.
-    let _ = Connection::open_with_flags(file, flags).and_then(|c| c.execute("DELETE FROM meta WHERE key = ?1", [IMPRINT]));
+    let _ = Connection::open_with_flags(file, flags)
+        .and_then(|c| c.execute("DELETE FROM meta WHERE key = ?1", [IMPRINT]));
     Ok(())
 }
 

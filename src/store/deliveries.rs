@@ -57,8 +57,11 @@ fn bound(integration: &str, message: &str) -> String {
 
 /// Row id, binding and encrypted message of whatever was not taken yet.
 pub(super) fn rows(c: &Connection) -> Result<Vec<(i64, String, Vec<u8>)>, StoreError> {
-    let mut statement = c.prepare("SELECT rowid, integration, message, sealed FROM deliveries WHERE delivered_at IS NULL")?;
-    let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, bound(&r.get::<_, String>(1)?, &r.get::<_, String>(2)?), r.get(3)?));
+    let mut statement =
+        c.prepare("SELECT rowid, integration, message, sealed FROM deliveries WHERE delivered_at IS NULL")?;
+    let row = |r: &rusqlite::Row<'_>| {
+        Ok((r.get(0)?, bound(&r.get::<_, String>(1)?, &r.get::<_, String>(2)?), r.get(3)?))
+    };
     Ok(statement.query_map([], row)?.collect::<Result<_, _>>()?)
 }
 
@@ -68,7 +71,12 @@ pub(super) fn sealed(key: &Key, integration: &str, new: NewDelivery) -> Result<S
 }
 
 /// Queues a message; an older one that has not been taken is of no use any more.
-pub(super) fn put(c: &Connection, integration: &str, sealed: &Sealed, at: Timestamp) -> Result<(), StoreError> {
+pub(super) fn put(
+    c: &Connection,
+    integration: &str,
+    sealed: &Sealed,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     c.execute(
         "INSERT INTO deliveries (integration, message, sealed, created_at, due_at) VALUES (?1, ?2, ?3, ?4, ?4)
          ON CONFLICT (integration) DO UPDATE SET message = excluded.message, sealed = excluded.sealed, created_at = excluded.created_at,
@@ -108,7 +116,8 @@ impl Store {
     /// The database refuses.
     pub async fn waiting_deliveries(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         self.read(|c| {
-            let mut statement = c.prepare_cached("SELECT integration, due_at FROM deliveries WHERE delivered_at IS NULL")?;
+            let mut statement =
+                c.prepare_cached("SELECT integration, due_at FROM deliveries WHERE delivered_at IS NULL")?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, Timestamp(row.get(1)?))))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
@@ -137,7 +146,13 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn delivery_failed(&self, integration: &str, message: &str, failure: String, due: Timestamp) -> Result<(), StoreError> {
+    pub async fn delivery_failed(
+        &self,
+        integration: &str,
+        message: &str,
+        failure: String,
+        due: Timestamp,
+    ) -> Result<(), StoreError> {
         let (integration, message) = (integration.to_owned(), message.to_owned());
         self.write_relaxed(move |c| {
             let sql = "UPDATE deliveries SET attempts = attempts + 1, failure = ?1, due_at = ?2 WHERE integration = ?3 AND message = ?4";
@@ -175,6 +190,9 @@ impl Store {
     /// The database refuses.
     pub async fn forget_delivery(&self, integration: &str) -> Result<(), StoreError> {
         let integration = integration.to_owned();
-        self.write(move |c| Ok(c.execute("DELETE FROM deliveries WHERE integration = ?1", [integration]).map(drop)?)).await
+        self.write(move |c| {
+            Ok(c.execute("DELETE FROM deliveries WHERE integration = ?1", [integration]).map(drop)?)
+        })
+        .await
     }
 }

@@ -63,7 +63,10 @@ async fn closing_leaves_one_file() {
     store.close().await;
     assert!(!folder.path().join("c.db-wal").exists(), "the log is folded in");
     assert!(matches!(store.outbox().await, Err(StoreError::Closed)));
-    assert!(matches!(store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await, Err(StoreError::Closed)));
+    assert!(matches!(
+        store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await,
+        Err(StoreError::Closed)
+    ));
 }
 
 /// What somebody does to the files under a running daemon, and whether a file is kept that was put there.
@@ -74,10 +77,18 @@ async fn files_that_were_moved_away_or_replaced_are_restored() {
         ("the database is deleted", |p| std::fs::remove_file(p).expect("removed"), false),
         (
             "all three files are deleted",
-            |p| ["", "-wal", "-shm"].iter().for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed")),
+            |p| {
+                ["", "-wal", "-shm"]
+                    .iter()
+                    .for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed"));
+            },
             false,
         ),
-        ("the log is deleted", |p| ["-wal", "-shm"].iter().for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed")), false),
+        (
+            "the log is deleted",
+            |p| ["-wal", "-shm"].iter().for_each(|s| std::fs::remove_file(beside(p, s)).expect("removed")),
+            false,
+        ),
         ("the database is moved away", |p| std::fs::rename(p, beside(p, ".old")).expect("moved"), false),
         (
             "another file is moved over it",
@@ -111,11 +122,18 @@ async fn files_that_were_moved_away_or_replaced_are_restored() {
         store.close().await;
         let again = open(&folder).expect("the restored database");
         for (name, token) in [("acme", "before"), ("beta", "after")] {
-            assert_eq!(again.token(&token_id(name)).await.expect("read").expect("a token").current.expose(), token, "{what}");
+            assert_eq!(
+                again.token(&token_id(name)).await.expect("read").expect("a token").current.expose(),
+                token,
+                "{what}"
+            );
         }
-        let check: String = raw(&folder).query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
+        let check: String =
+            raw(&folder).query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
         assert_eq!(check, "ok", "{what}");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&database).expect("a file").permissions());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(&database).expect("a file").permissions(),
+        );
         assert_eq!(mode & 0o777, 0o600, "{what}");
     }
 }
@@ -137,7 +155,10 @@ async fn a_folder_that_was_moved_away_is_waited_for() {
     becomes(&store, StoreHealth::Well).await;
     store.close().await;
     let again = Store::open(&database, &key).expect("the database");
-    assert_eq!(again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "meanwhile");
+    assert_eq!(
+        again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(),
+        "meanwhile"
+    );
 }
 
 /// The file keeps its inode, and what was in it is gone: nothing is written into what stands there now.
@@ -161,7 +182,10 @@ async fn a_file_that_was_overwritten_in_place_is_left_alone() {
     store.close().await;
     assert_eq!(std::fs::read(&database).expect("readable"), wanted, "the backup stays as it was put there");
     let again = open(&folder).expect("the backup");
-    assert_eq!(again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "first");
+    assert_eq!(
+        again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(),
+        "first"
+    );
     assert_eq!(again.token(&token_id("beta")).await.expect("read"), None, "no old log was played into it");
 }
 

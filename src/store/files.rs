@@ -23,7 +23,9 @@ type Identity = (u64, u64);
 
 /// What killed processes have left beside a file: names that begin with its own and go on with `middle`.
 pub(super) fn remove_beside(file: &Path, middle: &str) {
-    let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|n| n.to_str())) else { return };
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|n| n.to_str())) else {
+        return;
+    };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let begin = format!("{name}{middle}");
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -64,8 +66,9 @@ pub(super) struct Files {
 impl Files {
     /// The files of a database that was opened a moment ago.
     pub(super) fn of(database: &Path, connection: &Connection) -> Result<Self, StoreError> {
-        let database = std::fs::canonicalize(database)
-            .map_err(|e| StoreError::Unusable(format!("cannot find the database {}: {e}", database.display())))?;
+        let database = std::fs::canonicalize(database).map_err(|e| {
+            StoreError::Unusable(format!("cannot find the database {}: {e}", database.display()))
+        })?;
         let imprint = Uuid::new_v4().to_string();
         let marked = connection.execute(
             "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -74,7 +77,12 @@ impl Files {
         // Into the file itself. One that is locked just now goes without a mark.
         let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         let standing = marked.is_ok() && matches!(imprint_in(&database), Ok(Some(found)) if found == imprint);
-        Ok(Self { open: identities(&database), stamp: stamp(&database), imprint: standing.then_some(imprint), database })
+        Ok(Self {
+            open: identities(&database),
+            stamp: stamp(&database),
+            imprint: standing.then_some(imprint),
+            database,
+        })
     }
 
     /// The file itself, links followed.
@@ -91,7 +99,9 @@ impl Files {
         }
         match (there[0], self.open[0]) {
             (None, _) => Finding::Displaced("the database file was deleted"),
-            (found, open) if found != open => Finding::Displaced("another file has taken the place of the database"),
+            (found, open) if found != open => {
+                Finding::Displaced("another file has taken the place of the database")
+            }
             _ if there != self.open => Finding::Displaced("the log of the database was deleted or replaced"),
             _ => Finding::InPlace,
         }
@@ -121,7 +131,9 @@ impl Files {
                 Err(error) if is_ours(&error) => return false,
                 // A log that was folded in by halves (a full disk; another process that was killed at it) leaves this, too, and the log beside
                 // it fixes it. Folding in never makes a file shorter.
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) && !shorter => return false,
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) && !shorter => {
+                    return false;
+                }
                 _ => std::thread::sleep(std::time::Duration::from_millis(50)),
             }
         }
@@ -131,7 +143,9 @@ impl Files {
     /// Puts a whole copy of what an open connection sees into the place of the database. What somebody else has put there is kept under
     /// another name, which is answered.
     pub(super) fn restore(&self, connection: &Connection) -> Result<Option<PathBuf>, StoreError> {
-        let failed = |e: std::io::Error| StoreError::Unusable(format!("cannot put the database back to {}: {e}", self.database.display()));
+        let failed = |e: std::io::Error| {
+            StoreError::Unusable(format!("cannot put the database back to {}: {e}", self.database.display()))
+        };
         let copy = beside(&self.database, &format!(".restoring-{}", std::process::id()));
         // Of an attempt before this one.
         for left in [&copy, &beside(&copy, "-journal")] {
@@ -162,8 +176,9 @@ impl Files {
             let (path, kept) = (beside(&self.database, suffix), beside(&name, suffix));
             if i == 0 && keep[0] {
                 // Under both names until the copy takes one of them; a link never overwrites. Folders, and some file systems, know no links.
-                std::fs::hard_link(&path, &kept)
-                    .or_else(|_| if kept.exists() { Err(taken(&kept)) } else { std::fs::rename(&path, &kept) })?;
+                std::fs::hard_link(&path, &kept).or_else(|_| {
+                    if kept.exists() { Err(taken(&kept)) } else { std::fs::rename(&path, &kept) }
+                })?;
             } else if keep[i] {
                 std::fs::rename(&path, &kept)?;
             } else if i > 0 && there[i].is_some() {
@@ -189,10 +204,15 @@ impl Files {
     /// A name beside the database under which nothing is kept yet.
     fn unused_name(&self, what: &str) -> PathBuf {
         let now = rfc3339(Clock::system().now()).replace(['-', ':'], "");
-        let free = |name: &PathBuf| SUFFIXES.iter().all(|s| std::fs::symlink_metadata(beside(name, s)).is_err());
+        let free =
+            |name: &PathBuf| SUFFIXES.iter().all(|s| std::fs::symlink_metadata(beside(name, s)).is_err());
         let first = beside(&self.database, &format!(".{what}-{now}"));
         let mut names = (2..1000).map(|n| beside(&first, &format!("-{n}")));
-        if free(&first) { first } else { names.find(free).unwrap_or_else(|| beside(&first, &Uuid::new_v4().to_string())) }
+        if free(&first) {
+            first
+        } else {
+            names.find(free).unwrap_or_else(|| beside(&first, &Uuid::new_v4().to_string()))
+        }
     }
 }
 
@@ -212,9 +232,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// The mark as it stands in the file itself, without its log: `immutable` reads nothing else and takes no lock
 /// (<https://sqlite.org/uri.html>). SQLite keeps the locks of this process when it closes the file, which a plain read would lose.
 fn imprint_in(database: &Path) -> rusqlite::Result<Option<String>> {
-    let mut url = url::Url::from_file_path(database).map_err(|()| rusqlite::Error::InvalidPath(database.to_owned()))?;
+    let mut url =
+        url::Url::from_file_path(database).map_err(|()| rusqlite::Error::InvalidPath(database.to_owned()))?;
     url.set_query(Some("immutable=1"));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(url.as_str(), flags)?;
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [IMPRINT], |row| row.get(0)).optional()
 }
@@ -224,6 +246,11 @@ fn is_ours(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::InvalidPath(_))
         || matches!(
             error.sqlite_error_code(),
-            Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::DatabaseBusy)
+            Some(
+                ErrorCode::CannotOpen
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::OutOfMemory
+                    | ErrorCode::DatabaseBusy
+            )
         )
 }

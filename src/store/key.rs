@@ -83,7 +83,9 @@ pub(super) fn fingerprint(key: &Key) -> String {
 
 /// The fingerprint of the key that everything in a database is encrypted with; none in a new database.
 pub(super) fn mark(c: &Connection) -> Result<Option<String>, StoreError> {
-    Ok(c.prepare_cached("SELECT value FROM meta WHERE key = 'key_check'")?.query_row([], |row| row.get(0)).optional()?)
+    Ok(c.prepare_cached("SELECT value FROM meta WHERE key = 'key_check'")?
+        .query_row([], |row| row.get(0))
+        .optional()?)
 }
 
 /// Reads the key file, or makes it where none is needed yet. As a rule nothing is written: the database knows the key already.
@@ -116,8 +118,12 @@ fn settle(c: &Connection, path: &Path, rights: Rights) -> Result<Key, StoreError
         missing if sealed == 0 && (rights == Rights::Daemon || rights == Rights::Alone && mark.is_none()) => {
             if matches!(missing, KeyFile::Empty) {
                 // Left by a process that was killed before it wrote anything.
-                std::fs::remove_file(path)
-                    .map_err(|e| StoreError::Unusable(format!("cannot replace the empty encryption key {}: {e}", path.display())))?;
+                std::fs::remove_file(path).map_err(|e| {
+                    StoreError::Unusable(format!(
+                        "cannot replace the empty encryption key {}: {e}",
+                        path.display()
+                    ))
+                })?;
             }
             create(path)?
         }
@@ -158,16 +164,26 @@ fn lost(path: &Path, empty: bool, sealed: i64, rights: Rights) -> StoreError {
     })
 }
 
-fn wrong(c: &Connection, path: &Path, key: &Key, sealed: i64, rights: Rights) -> Result<StoreError, StoreError> {
+fn wrong(
+    c: &Connection,
+    path: &Path,
+    key: &Key,
+    sealed: i64,
+    rights: Rights,
+) -> Result<StoreError, StoreError> {
     let shown = path.display();
     if sealed == 0 {
         let advice = match rights {
             Rights::Beside => {
                 "put back the one that the running daemon has, or restart the daemon, which takes this one as long as nothing is encrypted"
             }
-            Rights::Daemon | Rights::Alone => "start the daemon, which takes this one as long as nothing is encrypted",
+            Rights::Daemon | Rights::Alone => {
+                "start the daemon, which takes this one as long as nothing is encrypted"
+            }
         };
-        return Ok(StoreError::Unusable(format!("{shown} is not the key that this database was begun with; {advice}")));
+        return Ok(StoreError::Unusable(format!(
+            "{shown} is not the key that this database was begun with; {advice}"
+        )));
     }
     Ok(StoreError::Unusable(if rotation::replaced(c, &fingerprint(key))? {
         format!(
@@ -234,7 +250,9 @@ fn parse(text: &str) -> Option<Key> {
 /// Makes a key file, unless another process makes one in the same moment: then theirs is as good.
 pub(super) fn create(path: &Path) -> Result<Key, StoreError> {
     let mut bytes = Zeroizing::new([0_u8; LENGTH]);
-    SystemRandom::new().fill(&mut bytes[..]).map_err(|_| StoreError::Unusable("no randomness for an encryption key".to_owned()))?;
+    SystemRandom::new()
+        .fill(&mut bytes[..])
+        .map_err(|_| StoreError::Unusable("no randomness for an encryption key".to_owned()))?;
     let key = Key(Arc::new(bytes));
     match write_whole(path, &key) {
         Ok(()) => Ok(key),
@@ -242,7 +260,9 @@ pub(super) fn create(path: &Path) -> Result<Key, StoreError> {
             KeyFile::Whole(theirs) => Ok(theirs),
             _ => Err(StoreError::Unusable(format!("cannot read the encryption key {}", path.display()))),
         },
-        Err(error) => Err(StoreError::Unusable(format!("cannot create the encryption key {}: {error}", path.display()))),
+        Err(error) => {
+            Err(StoreError::Unusable(format!("cannot create the encryption key {}: {error}", path.display())))
+        }
     }
 }
 

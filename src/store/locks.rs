@@ -69,7 +69,10 @@ impl DaemonLock {
         }
         let Some(new) = lock(path, Mode::Alone)? else {
             let who = holders(path).map(|who| format!(": {who}")).unwrap_or_default();
-            return Err(StoreError::Unusable(format!("{} was removed, and another consentry has taken it{who}", path.display())));
+            return Err(StoreError::Unusable(format!(
+                "{} was removed, and another consentry has taken it{who}",
+                path.display()
+            )));
         };
         *file = new;
         tracing::warn!(file = %path.display(), "the lock of the database was removed; it is made again");
@@ -148,7 +151,10 @@ enum Mode {
 }
 
 /// Tries until it is granted, for some time.
-fn within<T>(time: Duration, attempt: impl Fn() -> Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+fn within<T>(
+    time: Duration,
+    attempt: impl Fn() -> Result<Option<T>, StoreError>,
+) -> Result<Option<T>, StoreError> {
     let begun = Instant::now();
     loop {
         let granted = attempt()?;
@@ -161,7 +167,8 @@ fn within<T>(time: Duration, attempt: impl Fn() -> Result<Option<T>, StoreError>
 
 /// A lock, if it is to be had at once. The file is never removed by this program: who waits on a removed file waits for nobody.
 fn lock(path: &Path, mode: Mode) -> Result<Option<File>, StoreError> {
-    let unusable = |e: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot lock {}: {e}", path.display()));
+    let unusable =
+        |e: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot lock {}: {e}", path.display()));
     for _ in 0..16 {
         let file = open(path).map_err(|e| unusable(&e))?;
         let locked = match mode {
@@ -218,7 +225,10 @@ fn named(process: u32) -> String {
     let line = String::from_utf8_lossy(&line).into_owned();
     let mut arguments = line.split('\0');
     let program = arguments.next().and_then(|p| p.rsplit('/').next()).unwrap_or_default();
-    let is_command = |a: &&str| a.starts_with(|c: char| c.is_ascii_lowercase()) && a.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let is_command = |a: &&str| {
+        a.starts_with(|c: char| c.is_ascii_lowercase())
+            && a.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    };
     let command = arguments.next().filter(is_command);
     match (program, command) {
         ("", _) => format!("process {process}"),
@@ -260,7 +270,10 @@ mod tests {
         drop(commands);
         drop(daemon);
         let alone = Solitude::take(&database).expect("nobody is in the way");
-        assert!(lock(&beside(&database, ".commands"), Mode::Together).expect("asked").is_none(), "a command waits for a rotation");
+        assert!(
+            lock(&beside(&database, ".commands"), Mode::Together).expect("asked").is_none(),
+            "a command waits for a rotation"
+        );
         drop(alone);
         assert!(CommandLock::share(&database).is_ok());
     }

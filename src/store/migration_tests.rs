@@ -21,7 +21,11 @@ const STORY: &str = r#"{"integration":"acme","display_name":"Acme","app":"Sequr"
 /// A database as the version with so many migrations left it, with rows in every table that it had.
 fn written_by(version: usize, database: &Path, key_file: &Path) {
     let key = key::create(key_file).expect("a key");
-    let id = TokenId { integration: "acme".to_owned(), client_id: "client".to_owned(), tenant: "tenant".to_owned() };
+    let id = TokenId {
+        integration: "acme".to_owned(),
+        client_id: "client".to_owned(),
+        tenant: "tenant".to_owned(),
+    };
     let sealed = |text: &str| tokens::sealed(&key, &id, &Secret::new(text)).expect("sealed");
     let c = Connection::open(database).expect("a database");
     for migration in &MIGRATIONS[..version] {
@@ -37,10 +41,14 @@ fn written_by(version: usize, database: &Path, key_file: &Path) {
     )
     .expect("a cause");
     for member in ["acme", "beta"] {
-        c.execute("INSERT INTO cause_members VALUES ('app:sequr:client_credential_expired', ?1)", [member]).expect("a member");
+        c.execute("INSERT INTO cause_members VALUES ('app:sequr:client_credential_expired', ?1)", [member])
+            .expect("a member");
     }
-    c.execute("INSERT INTO events (integration, at, kind, detail) VALUES ('acme', ?1, 'broken', 'token_revoked')", [NOW.0])
-        .expect("an event");
+    c.execute(
+        "INSERT INTO events (integration, at, kind, detail) VALUES ('acme', ?1, 'broken', 'token_revoked')",
+        [NOW.0],
+    )
+    .expect("an event");
     for (sequence, sent) in [(0, Some(NOW.0)), (1, None)] {
         let sql = "INSERT INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at, attempts, sent_at)
                    VALUES ('a1', ?1, 'it@example.com', 'alert', ?2, ?3, ?3, 1, ?4)";
@@ -53,7 +61,8 @@ fn written_by(version: usize, database: &Path, key_file: &Path) {
     )
     .expect("a token");
     if version >= 2 {
-        c.execute("INSERT INTO revocations (integration, not_after) VALUES ('acme', ?1)", [NOW.0]).expect("a used link");
+        c.execute("INSERT INTO revocations (integration, not_after) VALUES ('acme', ?1)", [NOW.0])
+            .expect("a used link");
         c.execute(
             "INSERT INTO deliveries (integration, message, sealed, created_at, due_at) VALUES ('acme', 'msg', x'00', ?1, ?1)",
             [NOW.0],
@@ -71,20 +80,45 @@ async fn every_older_schema_is_brought_up_to_date() {
         let folder = tempfile::tempdir().expect("a folder");
         let (database, key_file) = (folder.path().join("c.db"), folder.path().join("c.key"));
         written_by(version, &database, &key_file);
-        let store = Store::open(&database, &key_file).unwrap_or_else(|error| panic!("schema {version}: {error}"));
+        let store =
+            Store::open(&database, &key_file).unwrap_or_else(|error| panic!("schema {version}: {error}"));
         let (integrations, causes) = store.load(NOW).await.expect("loaded");
         let acme = &integrations[0];
         let since = Timestamp(1_699_999_000_000);
-        assert_eq!(acme.state.verdict, Verdict::Broken { reason: Reason::TokenRevoked, since }, "schema {version}");
-        assert_eq!((acme.state.failures, acme.state.checks.len(), acme.tenant_guid.as_deref()), (3, 1, Some("guid")), "schema {version}");
-        assert_eq!(acme.alert.as_ref().map(|a| (a.id.as_str(), a.notices)), Some(("a1", 1)), "schema {version}");
+        assert_eq!(
+            acme.state.verdict,
+            Verdict::Broken { reason: Reason::TokenRevoked, since },
+            "schema {version}"
+        );
+        assert_eq!(
+            (acme.state.failures, acme.state.checks.len(), acme.tenant_guid.as_deref()),
+            (3, 1, Some("guid")),
+            "schema {version}"
+        );
+        assert_eq!(
+            acme.alert.as_ref().map(|a| (a.id.as_str(), a.notices)),
+            Some(("a1", 1)),
+            "schema {version}"
+        );
         let cause = &causes[0];
-        assert_eq!((cause.members.len(), cause.progress.notices, cause.progress.size), (2, 1, 2), "schema {version}");
+        assert_eq!(
+            (cause.members.len(), cause.progress.notices, cause.progress.size),
+            (2, 1, 2),
+            "schema {version}"
+        );
         assert_eq!(cause.progress.notified, NOW, "schema {version}");
         assert_eq!(store.events("acme").await.expect("events").len(), 1, "schema {version}");
         let due = store.due_notifications(NOW, 10).await.expect("due");
-        assert_eq!(due.iter().map(|q| q.notification.sequence).collect::<Vec<_>>(), [1], "schema {version}: what was sent stays sent");
-        let id = TokenId { integration: "acme".to_owned(), client_id: "client".to_owned(), tenant: "tenant".to_owned() };
+        assert_eq!(
+            due.iter().map(|q| q.notification.sequence).collect::<Vec<_>>(),
+            [1],
+            "schema {version}: what was sent stays sent"
+        );
+        let id = TokenId {
+            integration: "acme".to_owned(),
+            client_id: "client".to_owned(),
+            tenant: "tenant".to_owned(),
+        };
         let token = store.token(&id).await.expect("read").expect("a token");
         assert_eq!(
             (token.current.expose(), token.previous.as_ref().map(Secret::expose), token.generation),

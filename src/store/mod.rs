@@ -35,7 +35,8 @@ mod tokens;
 mod worker;
 
 pub use authorizations::{
-    Announcement, Authorization, LastReauthentication, LinkStamp, NewAuthorization, Quota, RenewedToken, Stage, Success, Unproved,
+    Announcement, Authorization, LastReauthentication, LinkStamp, NewAuthorization, Quota, RenewedToken,
+    Stage, Success, Unproved,
 };
 pub use backup::{backup, write_backup};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
@@ -115,7 +116,9 @@ impl StoreHealth {
             Self::Well => None,
             Self::Displaced => Some("The database file is not in its place; it is being restored."),
             Self::Contested => Some("Another daemon has the lock of the database."),
-            Self::Overwritten => Some("The database was overwritten while it was in use; start Consentry again."),
+            Self::Overwritten => {
+                Some("The database was overwritten while it was in use; start Consentry again.")
+            }
         }
     }
 }
@@ -186,7 +189,9 @@ impl Store {
             let rights = if daemon.is_some() { Rights::Alone } else { Rights::Beside };
             match connect(database, key_file, rights) {
                 // Another command may be making what this one needs.
-                Err(_) if rights == Rights::Beside && begun.elapsed() < MAKING => std::thread::sleep(MAKING / 20),
+                Err(_) if rights == Rights::Beside && begun.elapsed() < MAKING => {
+                    std::thread::sleep(MAKING / 20);
+                }
                 connected => {
                     let (connection, key) = connected?;
                     return Self::start(database, connection, key, Custody::Command(lock));
@@ -195,7 +200,12 @@ impl Store {
         }
     }
 
-    fn start(database: &Path, connection: Connection, key: Key, custody: Custody) -> Result<Self, StoreError> {
+    fn start(
+        database: &Path,
+        connection: Connection,
+        key: Key,
+        custody: Custody,
+    ) -> Result<Self, StoreError> {
         let reader = connect_reader(database)?;
         let shared = Arc::<Shared>::default();
         let (writes, reads) = worker::start((connection, reader), &key, custody, Arc::clone(&shared))
@@ -400,7 +410,10 @@ fn migrate(connection: &Connection, database: &Path, rights: Rights) -> Result<(
 }
 
 /// One job behind a savepoint: its failure leaves the others' work alone.
-fn isolated<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+fn isolated<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     connection.execute_batch("SAVEPOINT job")?;
     let result = work(connection);
     let end = if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };

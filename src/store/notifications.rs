@@ -61,7 +61,12 @@ pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result
 }
 
 /// A mail that may turn out not to be needed is due later.
-pub(super) fn postpone(c: &Connection, n: &Notification, now: Timestamp, pause: Duration) -> Result<(), StoreError> {
+pub(super) fn postpone(
+    c: &Connection,
+    n: &Notification,
+    now: Timestamp,
+    pause: Duration,
+) -> Result<(), StoreError> {
     c.prepare_cached(
         "UPDATE notifications SET due_at = ?1, pause = ?2
          WHERE alert = ?3 AND sequence = ?4 AND recipient = ?5 AND attempts = 0 AND sent_at IS NULL",
@@ -115,7 +120,8 @@ pub struct MailAbout {
 }
 
 /// The expression is that of the index.
-pub(super) const ABOUT: &str = "SELECT kind, recipient, created_at, sent_at, given_up_at, problem FROM notifications
+pub(super) const ABOUT: &str =
+    "SELECT kind, recipient, created_at, sent_at, given_up_at, problem FROM notifications
     WHERE json_extract(story, '$.integration') = ?1 ORDER BY id DESC LIMIT 50";
 
 impl Store {
@@ -128,13 +134,29 @@ impl Store {
         self.read(move |c| {
             let mut statement = c.prepare_cached(ABOUT)?;
             let mail = |r: &rusqlite::Row<'_>| {
-                Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?, r.get::<_, Option<i64>>(3)?, r.get::<_, Option<i64>>(4)?, r.get(5)?))
+                Ok((
+                    r.get::<_, String>(0)?,
+                    r.get(1)?,
+                    r.get(2)?,
+                    r.get::<_, Option<i64>>(3)?,
+                    r.get::<_, Option<i64>>(4)?,
+                    r.get(5)?,
+                ))
             };
             let mails = statement.query_map([name], mail)?.collect::<Result<Vec<_>, _>>()?;
-            let known = mails.into_iter().filter_map(|(kind, recipient, created, sent, given_up, problem)| {
-                let (created, sent, given_up) = (Timestamp(created), sent.map(Timestamp), given_up.is_some());
-                Some(MailAbout { kind: MailKind::from_label(&kind)?, recipient, created, sent, given_up, problem })
-            });
+            let known =
+                mails.into_iter().filter_map(|(kind, recipient, created, sent, given_up, problem)| {
+                    let (created, sent, given_up) =
+                        (Timestamp(created), sent.map(Timestamp), given_up.is_some());
+                    Some(MailAbout {
+                        kind: MailKind::from_label(&kind)?,
+                        recipient,
+                        created,
+                        sent,
+                        given_up,
+                        problem,
+                    })
+                });
             Ok(known.collect())
         })
         .await
@@ -151,8 +173,18 @@ impl Store {
             let mut due = Vec::new();
             while let Some(r) = rows.next()? {
                 let (kind, incident): (String, String) = (r.get(4)?, r.get(5)?);
-                let (Some(kind), Some(incident)) = (MailKind::from_label(&kind), incident_from_json(&incident)) else { continue };
-                let notification = Notification { alert: r.get(1)?, sequence: r.get(2)?, kind, recipient: r.get(3)?, incident };
+                let (Some(kind), Some(incident)) =
+                    (MailKind::from_label(&kind), incident_from_json(&incident))
+                else {
+                    continue;
+                };
+                let notification = Notification {
+                    alert: r.get(1)?,
+                    sequence: r.get(2)?,
+                    kind,
+                    recipient: r.get(3)?,
+                    incident,
+                };
                 due.push(Queued {
                     id: r.get(0)?,
                     notification,
@@ -188,12 +220,14 @@ impl Store {
     /// The database refuses.
     pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
         self.read(|c| {
-            const WAITING: &str = "FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0";
+            const WAITING: &str =
+                "FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0";
             // A mail behind an earlier one to the same person is due no sooner than that one. Found by the index of due times: in an outage
             // a hundred thousand mails may wait, and this is asked with every one that goes out.
             let next = format!("SELECT due_at {WAITING} AND {FIRST} ORDER BY due_at LIMIT 1");
             let next = c.prepare_cached(&next)?.query_row([], |r| r.get(0)).optional()?;
-            let waiting = c.prepare_cached(&format!("SELECT count(*) {WAITING}"))?.query_row([], |r| r.get(0))?;
+            let waiting =
+                c.prepare_cached(&format!("SELECT count(*) {WAITING}"))?.query_row([], |r| r.get(0))?;
             Ok((next.map(Timestamp), waiting))
         })
         .await
@@ -206,7 +240,8 @@ impl Store {
     /// The database refuses.
     pub async fn mark_handed_over(&self, id: i64, now: Timestamp, pause: Duration) -> Result<(), StoreError> {
         self.write(move |c| {
-            let sql = "UPDATE notifications SET due_at = ?1, pause = ?2, unanswered = unanswered + 1 WHERE id = ?3";
+            let sql =
+                "UPDATE notifications SET due_at = ?1, pause = ?2, unanswered = unanswered + 1 WHERE id = ?3";
             c.prepare_cached(sql)?.execute(params![now.plus(pause).0, millis(pause), id])?;
             Ok(())
         })
@@ -230,7 +265,12 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn mark_failed(&self, id: i64, failed: FailedAttempt, tell: Vec<Notification>) -> Result<(), StoreError> {
+    pub async fn mark_failed(
+        &self,
+        id: i64,
+        failed: FailedAttempt,
+        tell: Vec<Notification>,
+    ) -> Result<(), StoreError> {
         self.write(move |c| {
             let sql = "UPDATE notifications SET due_at = ?1, pause = ?2, attempts = attempts + 1, rejections = rejections + ?3,
                            first_rejected_at = iif(?3, coalesce(first_rejected_at, ?4), first_rejected_at),
@@ -247,7 +287,13 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn give_up(&self, id: i64, now: Timestamp, problem: String, tell: Vec<Notification>) -> Result<(), StoreError> {
+    pub async fn give_up(
+        &self,
+        id: i64,
+        now: Timestamp,
+        problem: String,
+        tell: Vec<Notification>,
+    ) -> Result<(), StoreError> {
         self.write(move |c| {
             let sql = "UPDATE notifications SET given_up_at = ?1, attempts = attempts + 1, problem = ?2 WHERE id = ?3";
             c.prepare_cached(sql)?.execute(params![now.0, problem, id])?;
@@ -299,7 +345,11 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub async fn last_mail(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.read(|c| Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?.map(Timestamp))).await
+        self.read(|c| {
+            Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?
+                .map(Timestamp))
+        })
+        .await
     }
 
     /// Forgets mails that were delivered, given up or left waiting in vain before `before`, and whose alert is over.

@@ -6,7 +6,12 @@ use super::*;
 async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
     let folder = folder();
     let store = open(&folder).expect("a database");
-    let all = vec![notification(0, "ada@x.org"), notification(0, "ada@x.org"), notification(0, "bob@x.org"), notification(1, "ada@x.org")];
+    let all = vec![
+        notification(0, "ada@x.org"),
+        notification(0, "ada@x.org"),
+        notification(0, "bob@x.org"),
+        notification(1, "ada@x.org"),
+    ];
     store.save_probe(record(all, vec![])).await.expect("saved");
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert_eq!(
@@ -16,15 +21,27 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
     let later = Timestamp(NOW.0 + 1000);
     store.mark_failed(due[0].id, failed(NOW, 1, false), Vec::new()).await.expect("marked");
     store.mark_sent(due[1].id, NOW).await.expect("marked");
-    assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![], "the second mail waits for the first");
-    assert_eq!(store.outbox().await.expect("outbox"), (Some(later), 2), "the second is due no sooner than the first");
+    assert_eq!(
+        store.due_notifications(NOW, 10).await.expect("due"),
+        vec![],
+        "the second mail waits for the first"
+    );
+    assert_eq!(
+        store.outbox().await.expect("outbox"),
+        (Some(later), 2),
+        "the second is due no sooner than the first"
+    );
     store.mark_sent(due[0].id, later).await.expect("marked");
     let second = store.due_notifications(later, 10).await.expect("due");
     assert_eq!((second.len(), second[0].notification.sequence, second[0].first_sequence), (1, 1, 0));
     assert_eq!(store.last_mail().await.expect("last"), Some(later));
     let notified = store.load(NOW).await.expect("loaded").0[0].alert.clone().expect("open").notified;
     assert_eq!(notified.into_iter().collect::<Vec<_>>(), ["ada@x.org", "bob@x.org"]);
-    assert_eq!(store.prune_notifications(Timestamp(i64::MAX)).await.expect("pruned"), 0, "the alert is still open");
+    assert_eq!(
+        store.prune_notifications(Timestamp(i64::MAX)).await.expect("pruned"),
+        0,
+        "the alert is still open"
+    );
 }
 
 fn failed(at: Timestamp, seconds: u64, rejected: bool) -> FailedAttempt {
@@ -40,24 +57,58 @@ async fn attempts_are_remembered() {
     store.save_probe(record(vec![notification(0, "ada@x.org")], vec![])).await.expect("saved");
     let hour = std::time::Duration::from_secs(3600);
     let at = |hours: i64| Timestamp(NOW.0 + hours * 3_600_000);
-    let queued = async |now| store.due_notifications(now, 10).await.expect("due").first().map(|q| (q.id, q.unanswered, q.rejections));
+    let queued = async |now| {
+        store
+            .due_notifications(now, 10)
+            .await
+            .expect("due")
+            .first()
+            .map(|q| (q.id, q.unanswered, q.rejections))
+    };
     let Some((id, 0, 0)) = queued(NOW).await else { panic!("a new mail") };
     store.mark_handed_over(id, NOW, hour).await.expect("marked");
-    assert_eq!((queued(NOW).await, queued(at(1)).await), (None, Some((id, 1, 0))), "nothing is sent twice within the hour");
+    assert_eq!(
+        (queued(NOW).await, queued(at(1)).await),
+        (None, Some((id, 1, 0))),
+        "nothing is sent twice within the hour"
+    );
     store.mark_handed_over(id, at(1), hour).await.expect("marked");
     let refused = FailedAttempt { answered: true, ..failed(at(1), 60, true) };
     store.mark_failed(id, refused, vec![notification(0, "operators@x.org")]).await.expect("marked");
     assert_eq!(queued(at(2)).await, Some((id, 1, 1)), "an answer is no silence");
     let due = store.due_notifications(at(2), 10).await.expect("due");
-    assert_eq!((due.len(), due[0].first_rejection), (2, Some(at(1))), "the operators' mail was saved with it");
+    assert_eq!(
+        (due.len(), due[0].first_rejection),
+        (2, Some(at(1))),
+        "the operators' mail was saved with it"
+    );
     store.mark_failed(id, failed(at(2), 60, true), Vec::new()).await.expect("marked");
-    assert_eq!(store.due_notifications(at(3), 10).await.expect("due")[0].first_rejection, Some(at(1)), "the first stays the first");
-    assert_eq!(store.mails_about("acme").await.expect("mails")[1].problem.as_deref(), Some("550 5.1.1 No such user"));
-    assert_eq!(store.other_mails("ada@x.org", NOW).await.expect("others"), OtherMails { taken: false, failing: false });
-    assert_eq!(store.other_mails("operators@x.org", NOW).await.expect("others"), OtherMails { taken: false, failing: true });
+    assert_eq!(
+        store.due_notifications(at(3), 10).await.expect("due")[0].first_rejection,
+        Some(at(1)),
+        "the first stays the first"
+    );
+    assert_eq!(
+        store.mails_about("acme").await.expect("mails")[1].problem.as_deref(),
+        Some("550 5.1.1 No such user")
+    );
+    assert_eq!(
+        store.other_mails("ada@x.org", NOW).await.expect("others"),
+        OtherMails { taken: false, failing: false }
+    );
+    assert_eq!(
+        store.other_mails("operators@x.org", NOW).await.expect("others"),
+        OtherMails { taken: false, failing: true }
+    );
     store.mark_sent(due[1].id, at(2)).await.expect("marked");
-    assert_eq!(store.other_mails("ada@x.org", at(2)).await.expect("others"), OtherMails { taken: true, failing: false });
-    assert_eq!(store.other_mails("ada@x.org", at(3)).await.expect("others"), OtherMails { taken: false, failing: false });
+    assert_eq!(
+        store.other_mails("ada@x.org", at(2)).await.expect("others"),
+        OtherMails { taken: true, failing: false }
+    );
+    assert_eq!(
+        store.other_mails("ada@x.org", at(3)).await.expect("others"),
+        OtherMails { taken: false, failing: false }
+    );
 }
 
 /// A wall clock that was ahead for a while leaves no mail that is due in ten years.
@@ -78,7 +129,11 @@ async fn times_of_a_clock_that_was_ahead_are_healed() {
         due.into_iter().map(|q| q.notification.recipient).collect::<Vec<_>>()
     };
     assert_eq!(recipients(NOW).await, ["bob@x.org"], "one that was not tried yet is due at once");
-    assert_eq!(recipients(Timestamp(NOW.0 + 300_000)).await, ["ada@x.org", "bob@x.org"], "one that was, after its pause");
+    assert_eq!(
+        recipients(Timestamp(NOW.0 + 300_000)).await,
+        ["ada@x.org", "bob@x.org"],
+        "one that was, after its pause"
+    );
     assert_eq!(store.mails_about("acme").await.expect("mails")[0].created, NOW);
     assert_eq!(store.heal_mail_times(NOW).await.expect("healed"), 0, "once");
 }
@@ -89,14 +144,18 @@ async fn mails_wait_for_their_integration() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     store
-        .save_probe(record(vec![notification(0, "ada@example.com"), notification(0, "bob@example.com")], Vec::new()))
+        .save_probe(record(
+            vec![notification(0, "ada@example.com"), notification(0, "bob@example.com")],
+            Vec::new(),
+        ))
         .await
         .expect("saved");
     let due = async || store.due_notifications(NOW, 10).await.expect("mails");
     let sent = due().await[0].id;
     store.mark_sent(sent, NOW).await.expect("marked");
     let keep = async |names: &[(&str, &str)]| {
-        let names = names.iter().map(|(name, identity)| ((*name).to_owned(), (*identity).to_owned())).collect();
+        let names =
+            names.iter().map(|(name, identity)| ((*name).to_owned(), (*identity).to_owned())).collect();
         store.keep_only(names).await.expect("kept");
     };
     for (names, waiting) in [
@@ -108,8 +167,15 @@ async fn mails_wait_for_their_integration() {
     ] {
         keep(names).await;
         let now = due().await;
-        assert_eq!((now.len(), store.outbox().await.expect("an outbox").1), (waiting, waiting as i64), "{names:?}");
-        assert!(now.iter().all(|m| m.notification.recipient == "bob@example.com"), "the one that was sent is not sent again");
+        assert_eq!(
+            (now.len(), store.outbox().await.expect("an outbox").1),
+            (waiting, waiting as i64),
+            "{names:?}"
+        );
+        assert!(
+            now.iter().all(|m| m.notification.recipient == "bob@example.com"),
+            "the one that was sent is not sent again"
+        );
     }
     let silent = record(Vec::new(), Vec::new());
     let alert = open_alert("a9", NOW);
@@ -125,8 +191,9 @@ fn mails_about_an_integration_are_found_by_an_index() {
     let folder = folder();
     drop(open(&folder).expect("a database"));
     let connection = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
-    let plan: String =
-        connection.query_row(&format!("EXPLAIN QUERY PLAN {}", notifications::ABOUT), ["acme"], |row| row.get(3)).expect("a plan");
+    let plan: String = connection
+        .query_row(&format!("EXPLAIN QUERY PLAN {}", notifications::ABOUT), ["acme"], |row| row.get(3))
+        .expect("a plan");
     assert!(plan.contains("USING INDEX notifications_about"), "{plan}");
 }
 
@@ -134,12 +201,17 @@ fn mails_about_an_integration_are_found_by_an_index() {
 async fn a_mail_that_has_moved_on_is_not_as_it_was_read() {
     let folder = folder();
     let store = open(&folder).expect("a database");
-    store.save_probe(record(vec![notification(0, "ada@x.org"), notification(0, "bob@x.org")], vec![])).await.expect("saved");
+    store
+        .save_probe(record(vec![notification(0, "ada@x.org"), notification(0, "bob@x.org")], vec![]))
+        .await
+        .expect("saved");
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert!(store.is_as_read(&due[0]).await.expect("read") && store.is_as_read(&due[1]).await.expect("read"));
     store.mark_failed(due[0].id, failed(NOW, 1, false), Vec::new()).await.expect("marked");
     store.mark_sent(due[1].id, NOW).await.expect("marked");
-    assert!(!store.is_as_read(&due[0]).await.expect("read") && !store.is_as_read(&due[1]).await.expect("read"));
+    assert!(
+        !store.is_as_read(&due[0]).await.expect("read") && !store.is_as_read(&due[1]).await.expect("read")
+    );
 }
 
 /// The last mail that somebody reads about an integration is the truth.

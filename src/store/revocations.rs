@@ -41,11 +41,20 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses; then nothing has changed.
-    pub async fn revoke_links(&self, integration: &str, by: &'static str, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn revoke_links(
+        &self,
+        integration: &str,
+        by: &'static str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let integration = integration.to_owned();
         self.write(move |c| {
             next_generation(c, &integration, None)?;
-            save_event(c, &integration, &Event { kind: "links_revoked".to_owned(), at, detail: by.to_owned() })
+            save_event(
+                c,
+                &integration,
+                &Event { kind: "links_revoked".to_owned(), at, detail: by.to_owned() },
+            )
         })
         .await
     }
@@ -56,7 +65,8 @@ impl Store {
     /// The database refuses.
     pub async fn link_made(&self, integration: &str, detail: &str, at: Timestamp) -> Result<(), StoreError> {
         let (integration, detail) = (integration.to_owned(), detail.to_owned());
-        self.write(move |c| save_event(c, &integration, &Event { kind: "link_made".to_owned(), at, detail })).await
+        self.write(move |c| save_event(c, &integration, &Event { kind: "link_made".to_owned(), at, detail }))
+            .await
     }
 }
 
@@ -72,7 +82,11 @@ pub(super) fn links(c: &Connection, integration: &str) -> Result<LinksState, Sto
 
 /// Begins the next generation. A database that was restored from a copy may know of fewer generations than the link that has just led to
 /// a success: that link must die as well.
-pub(super) fn next_generation(c: &Connection, integration: &str, used: Option<i64>) -> Result<(), StoreError> {
+pub(super) fn next_generation(
+    c: &Connection,
+    integration: &str,
+    used: Option<i64>,
+) -> Result<(), StoreError> {
     let next = links(c, integration)?.generation.max(used.unwrap_or_default()).saturating_add(1);
     c.execute(
         "INSERT INTO revocations (integration, not_after, generation) VALUES (?1, 0, ?2)
@@ -89,18 +103,31 @@ mod tests {
     #[test]
     fn links_die_by_generation_and_old_ones_by_time() {
         let at = Timestamp::from_seconds;
-        let state = |generation, not_after: Option<i64>| LinksState { generation, not_after: not_after.map(at) };
+        let state =
+            |generation, not_after: Option<i64>| LinksState { generation, not_after: not_after.map(at) };
         for (sentence, state, generation, issued, dead) in [
             ("the first link of all", state(0, None), Some(0), 100, false),
             ("of this generation, made while the clock was ahead", state(3, None), Some(3), 9_000_000, false),
             ("of this generation, made while the clock was behind", state(3, None), Some(3), 1, false),
             ("of the generation before", state(3, None), Some(2), 9_000_000, true),
-            ("of a generation that a restored database does not know yet", state(3, None), Some(5), 100, false),
+            (
+                "of a generation that a restored database does not know yet",
+                state(3, None),
+                Some(5),
+                100,
+                false,
+            ),
             ("of the first version, never used", state(0, None), None, 100, false),
             ("of the first version, used before the upgrade", state(0, Some(100)), None, 100, true),
             ("of the first version, made after the use", state(0, Some(100)), None, 101, false),
             ("of the first version, used since", state(1, Some(100)), None, 101, true),
-            ("a new one after the clock was ahead at the time of an old use", state(0, Some(9_000_000)), Some(0), 100, false),
+            (
+                "a new one after the clock was ahead at the time of an old use",
+                state(0, Some(9_000_000)),
+                Some(0),
+                100,
+                false,
+            ),
         ] {
             assert_eq!(state.is_dead(generation, at(issued)), dead, "{sentence}");
         }

@@ -11,11 +11,14 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::files::remove_beside;
 use super::key::{Key, KeyFile, create, fingerprint, load_or_create, read};
 use super::locks::Solitude;
-use super::{Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens};
+use super::{
+    Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens,
+};
 
 /// Every column that holds something encrypted; all are of type BLOB, and no other is. Each has its lines in [`seal_anew`].
 #[cfg(test)]
-const SEALED: &[(&str, &str)] = &[("authorizations", "sealed"), ("deliveries", "sealed"), ("tokens", "current"), ("tokens", "previous")];
+const SEALED: &[(&str, &str)] =
+    &[("authorizations", "sealed"), ("deliveries", "sealed"), ("tokens", "current"), ("tokens", "previous")];
 
 /// The log goes once nobody reads in it; after a rotation nobody should.
 const TRUNCATING: Duration = Duration::from_secs(10);
@@ -35,7 +38,10 @@ pub struct Rotated {
 /// Somebody has the database open; database or key cannot be used or written: then the old key still counts.
 pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreError> {
     if !database.exists() {
-        return Err(StoreError::Unusable(format!("there is no database {}, so no key to replace", database.display())));
+        return Err(StoreError::Unusable(format!(
+            "there is no database {}, so no key to replace",
+            database.display()
+        )));
     }
     let _alone = Solitude::take(database)?;
     let connection = connect_writer(database)?;
@@ -44,7 +50,8 @@ pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreErro
     let waiting = successor(key_file);
     // Left by a rotation that was cut off before it changed anything; whoever is alone may say so.
     if std::fs::symlink_metadata(&waiting).is_ok() {
-        std::fs::remove_file(&waiting).map_err(|e| StoreError::Unusable(format!("cannot remove {}: {e}", waiting.display())))?;
+        std::fs::remove_file(&waiting)
+            .map_err(|e| StoreError::Unusable(format!("cannot remove {}: {e}", waiting.display())))?;
     }
     // Nobody else can be writing one: what killed processes have left goes.
     remove_beside(&waiting, ".draft-");
@@ -82,7 +89,9 @@ fn leave_nothing(connection: &Connection) -> Result<(), StoreError> {
             return Ok(());
         }
         if begun.elapsed() >= TRUNCATING {
-            tracing::warn!("another process reads the database; what the old key encrypted stays in its log until that has ended");
+            tracing::warn!(
+                "another process reads the database; what the old key encrypted stays in its log until that has ended"
+            );
             return Ok(());
         }
     }
@@ -118,7 +127,9 @@ pub(super) fn finish(mark: Option<&str>, key_file: &Path) -> Option<Key> {
         return None;
     }
     match put_in_place(&waiting, key_file) {
-        Ok(()) => tracing::warn!(file = %key_file.display(), "the encryption key is replaced: a rotation was interrupted"),
+        Ok(()) => {
+            tracing::warn!(file = %key_file.display(), "the encryption key is replaced: a rotation was interrupted");
+        }
         Err(error) => tracing::warn!(%error, "a rotation was interrupted"),
     }
     Some(new)
@@ -126,7 +137,8 @@ pub(super) fn finish(mark: Option<&str>, key_file: &Path) -> Option<Key> {
 
 /// How many rows only the key can decrypt and somebody would miss: refresh tokens, and those on their way to a product.
 pub(super) fn count(c: &Connection) -> Result<i64, StoreError> {
-    let sql = "SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM deliveries WHERE delivered_at IS NULL)";
+    let sql =
+        "SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM deliveries WHERE delivered_at IS NULL)";
     Ok(c.query_row(sql, [], |row| row.get(0))?)
 }
 
@@ -140,7 +152,8 @@ pub(super) fn replaced(c: &Connection, fingerprint: &str) -> Result<bool, StoreE
 /// Everything that is encrypted, once more. Whatever is encrypted in a table of its own has to come here.
 fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError> {
     let mut rotated = Rotated { tokens: 0, damaged: 0 };
-    let anew = |sealed: &[u8], bound: &str| old.open(sealed, bound).map(|plain| new.seal(&plain, bound)).transpose();
+    let anew =
+        |sealed: &[u8], bound: &str| old.open(sealed, bound).map(|plain| new.seal(&plain, bound)).transpose();
     // Row by row: the tokens of a large fleet need not be in memory together.
     for row in tokens::row_ids(c)? {
         let (bound, current, previous) = tokens::row(c, row)?;
@@ -149,10 +162,12 @@ fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError
             continue;
         };
         let previous = previous.map(|p| anew(&p, &bound)).transpose()?.flatten();
-        c.prepare_cached("UPDATE tokens SET current = ?1, previous = ?2 WHERE rowid = ?3")?.execute(params![current, previous, row])?;
+        c.prepare_cached("UPDATE tokens SET current = ?1, previous = ?2 WHERE rowid = ?3")?
+            .execute(params![current, previous, row])?;
         rotated.tokens += 1;
     }
-    for (table, rows) in [("deliveries", deliveries::rows(c)?), ("authorizations", authorizations::rows(c)?)] {
+    for (table, rows) in [("deliveries", deliveries::rows(c)?), ("authorizations", authorizations::rows(c)?)]
+    {
         for (row, bound, sealed) in rows {
             match anew(&sealed, &bound)? {
                 Some(sealed) => {
@@ -204,7 +219,10 @@ mod tests {
             let place = Self { folder: tempfile::tempdir().expect("a folder") };
             let (store, now) = (place.open().expect("a database"), Timestamp::from_seconds(1_000));
             for name in ["acme", "beta"] {
-                store.put_token(&id(name), &Secret::new(format!("{name}-1")), "import", now).await.expect("stored");
+                store
+                    .put_token(&id(name), &Secret::new(format!("{name}-1")), "import", now)
+                    .await
+                    .expect("stored");
             }
             let (first, second) = (Secret::new("acme-1"), Secret::new("acme-2"));
             store.save_rotated(&id("acme"), 1, &second, &first, now).await.expect("saved");
@@ -217,8 +235,14 @@ mod tests {
         async fn assert_readable(&self) {
             let (store, now) = (self.open().expect("the right key"), Timestamp::from_seconds(2_000));
             let acme = store.token(&id("acme")).await.expect("read").expect("a token");
-            assert_eq!((acme.current.expose(), acme.previous.as_ref().map(Secret::expose)), ("acme-2", Some("acme-1")));
-            assert_eq!(store.token(&id("beta")).await.expect("read").expect("a token").current.expose(), "beta-1");
+            assert_eq!(
+                (acme.current.expose(), acme.previous.as_ref().map(Secret::expose)),
+                ("acme-2", Some("acme-1"))
+            );
+            assert_eq!(
+                store.token(&id("beta")).await.expect("read").expect("a token").current.expose(),
+                "beta-1"
+            );
             let due = store.due_deliveries(now).await.expect("read");
             assert_eq!(due[0].body.as_ref().map(Secret::expose), Some("handed over"));
         }
@@ -261,13 +285,18 @@ mod tests {
         let place = Place::new().await;
         let store = place.open().expect("a database");
         store
-            .write(|c| Ok(c.execute("UPDATE tokens SET current = x'00' WHERE integration = 'beta'", []).map(drop)?))
+            .write(|c| {
+                Ok(c.execute("UPDATE tokens SET current = x'00' WHERE integration = 'beta'", []).map(drop)?)
+            })
             .await
             .expect("damaged");
         drop(store);
         assert_eq!(place.rotate(), Rotated { tokens: 1, damaged: 1 });
         let store = place.open().expect("a database");
-        assert_eq!(store.token(&id("acme")).await.expect("read").expect("a token").current.expose(), "acme-2");
+        assert_eq!(
+            store.token(&id("acme")).await.expect("read").expect("a token").current.expose(),
+            "acme-2"
+        );
     }
 
     /// The database alone says which key is right, and nobody but a rotation changes what it says.
@@ -276,7 +305,14 @@ mod tests {
         let place = Place::new().await;
         let before = place.open().expect("a database");
         place.rotate();
-        let refused = before.put_token(&id("acme"), &Secret::new("with the old key"), "import", Timestamp::from_seconds(3_000)).await;
+        let refused = before
+            .put_token(
+                &id("acme"),
+                &Secret::new("with the old key"),
+                "import",
+                Timestamp::from_seconds(3_000),
+            )
+            .await;
         assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
         drop(before);
         place.assert_readable().await;
@@ -291,7 +327,9 @@ mod tests {
         let older = keys(&place);
         place.rotate();
         let right = keys(&place);
-        for (key, older) in [(oldest, true), (older, true), (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_vec(), false)] {
+        for (key, older) in
+            [(oldest, true), (older, true), (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_vec(), false)]
+        {
             std::fs::write(place.path("c.key"), key).expect("written");
             let error = place.open().map(drop).expect_err("a wrong key opens it").to_string();
             assert_eq!(error.contains("it is an older one"), older, "{error}");
@@ -330,7 +368,9 @@ mod tests {
     async fn a_rotation_waits_for_commands() {
         let place = Place::new().await;
         let command = Store::open_for_command(&place.path("c.db"), &place.path("c.key")).expect("a command");
-        let error = rotate_key(&place.path("c.db"), &place.path("c.key")).expect_err("a command is at work").to_string();
+        let error = rotate_key(&place.path("c.db"), &place.path("c.key"))
+            .expect_err("a command is at work")
+            .to_string();
         assert!(error.contains("is in use by"), "{error}");
         command.close().await;
         assert_eq!(place.rotate(), Rotated { tokens: 2, damaged: 0 });
@@ -348,7 +388,8 @@ mod tests {
         let mut statement = connection.prepare(sql).expect("a query");
         let columns = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("columns");
         let columns: Vec<(String, String)> = columns.collect::<Result<_, _>>().expect("columns");
-        let named: Vec<(&str, &str)> = columns.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
+        let named: Vec<(&str, &str)> =
+            columns.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
         assert_eq!(named, SEALED);
     }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, Incident, IntegrationState, KnownGroup, LinkTarget, Named,
-    Obstacle, Outcome, PermissionState, Reason, Recent, Timestamp, Undeliverable, Verdict,
+    Access, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, Incident, IntegrationState,
+    KnownGroup, LinkTarget, Named, Obstacle, Outcome, PermissionState, Reason, Recent, Timestamp,
+    Undeliverable, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -127,7 +128,10 @@ pub(super) fn state_to_json(state: &IntegrationState, alert_exact: bool) -> Stri
         permissions: state.permissions.iter().map(permission_row).collect(),
         reader_fault: state.reader_fault.map(|r| r.label().to_owned()),
         day: state.day.to_text(),
-        good_view: state.good_view.as_ref().map(|v| GoodViewRow { groups: v.groups, required: v.required.clone() }),
+        good_view: state
+            .good_view
+            .as_ref()
+            .map(|v| GoodViewRow { groups: v.groups, required: v.required.clone() }),
         named: state.named.map(|n| (n.reason.label().to_owned(), n.exact)),
         exact: state.exact,
         alert_exact,
@@ -142,7 +146,11 @@ pub(super) fn state_to_json(state: &IntegrationState, alert_exact: bool) -> Stri
 /// A state from JSON; what a newer version wrote and this one does not know is left out.
 pub(super) fn state_from_json(json: &str) -> Option<Saved> {
     let row: StateRow = serde_json::from_str(json).ok()?;
-    let verdict = match (row.verdict.as_str(), row.verdict_reason.as_deref().and_then(Reason::from_label), row.verdict_since) {
+    let verdict = match (
+        row.verdict.as_str(),
+        row.verdict_reason.as_deref().and_then(Reason::from_label),
+        row.verdict_since,
+    ) {
         ("healthy", ..) => Verdict::Healthy,
         ("broken", Some(reason), Some(since)) => Verdict::Broken { reason, since: Timestamp(since) },
         _ => Verdict::Unknown,
@@ -163,7 +171,9 @@ pub(super) fn state_from_json(json: &str) -> Option<Saved> {
         reader_fault: row.reader_fault.as_deref().and_then(Reason::from_label),
         day: Day::from_text(&row.day).unwrap_or_default(),
         good_view: row.good_view.map(|v| GoodView { groups: v.groups, required: v.required }),
-        named: row.named.and_then(|(reason, exact)| Some(Named { reason: Reason::from_label(&reason)?, exact })),
+        named: row
+            .named
+            .and_then(|(reason, exact)| Some(Named { reason: Reason::from_label(&reason)?, exact })),
         exact: row.exact,
         recent: Recent::from_text(&row.recent),
         flapping: row.flapping,

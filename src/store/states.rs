@@ -6,7 +6,10 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{Saved, incident_from_json, incident_to_json, state_from_json, state_to_json};
 use super::{Kind, Store, StoreError, notifications};
-use crate::domain::{Cause, CauseChange, Incident, IntegrationState, MailKind, Notification, OpenAlert, Progress, Reason, Timestamp};
+use crate::domain::{
+    Cause, CauseChange, Incident, IntegrationState, MailKind, Notification, OpenAlert, Progress, Reason,
+    Timestamp,
+};
 
 /// An integration as it was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +64,8 @@ impl Store {
     /// # Errors
     /// The database refuses; then nothing is saved.
     pub async fn save_probe(&self, record: ProbeRecord) -> Result<(), StoreError> {
-        let durable = !(record.events.is_empty() && record.causes.is_empty() && record.notifications.is_empty());
+        let durable =
+            !(record.events.is_empty() && record.causes.is_empty() && record.notifications.is_empty());
         self.run(if durable { Kind::Durable } else { Kind::Relaxed }, move |c| {
             save_integration(c, &record.integration)?;
             for event in &record.events {
@@ -121,7 +125,11 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn load_named(&self, names: Vec<String>, now: Timestamp) -> Result<Vec<SavedIntegration>, StoreError> {
+    pub async fn load_named(
+        &self,
+        names: Vec<String>,
+        now: Timestamp,
+    ) -> Result<Vec<SavedIntegration>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT name, identity, state, tenant_guid, alert, alert_reason, alert_since, alert_notices FROM integrations WHERE name = ?1",
@@ -152,14 +160,23 @@ impl Store {
                 let mut statement = c.prepare(sql)?;
                 Ok(statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?)
             };
-            for gone in names("SELECT DISTINCT integration FROM cause_members")?.iter().filter(|name| !watched.contains_key(*name)) {
+            for gone in names("SELECT DISTINCT integration FROM cause_members")?
+                .iter()
+                .filter(|name| !watched.contains_key(*name))
+            {
                 c.execute("DELETE FROM cause_members WHERE integration = ?1", [gone])?;
             }
             const ORPHANS: &str = "SELECT alert FROM causes WHERE key NOT IN (SELECT key FROM cause_members)";
-            c.execute(&format!("UPDATE notifications SET suspended = 1 WHERE {WAITING} AND alert IN ({ORPHANS})"), [])?;
+            c.execute(
+                &format!("UPDATE notifications SET suspended = 1 WHERE {WAITING} AND alert IN ({ORPHANS})"),
+                [],
+            )?;
             c.execute("DELETE FROM causes WHERE key NOT IN (SELECT key FROM cause_members)", [])?;
-            let mut statement = c.prepare("SELECT name, identity FROM integrations WHERE alert IS NOT NULL")?;
-            let alerts = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<Vec<(String, String)>, _>>()?;
+            let mut statement =
+                c.prepare("SELECT name, identity FROM integrations WHERE alert IS NOT NULL")?;
+            let alerts = statement
+                .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+                .collect::<Result<Vec<(String, String)>, _>>()?;
             for (name, identity) in alerts {
                 let suspended = watched.get(&name) != Some(&identity);
                 c.prepare_cached(&format!(
@@ -189,8 +206,12 @@ impl Store {
     pub async fn events(&self, integration: &str) -> Result<Vec<Event>, StoreError> {
         let name = integration.to_owned();
         self.read(move |c| {
-            let mut statement = c.prepare_cached("SELECT kind, at, detail FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT ?2")?;
-            let event = |r: &rusqlite::Row<'_>| Ok(Event { kind: r.get(0)?, at: Timestamp(r.get(1)?), detail: r.get(2)? });
+            let mut statement = c.prepare_cached(
+                "SELECT kind, at, detail FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT ?2",
+            )?;
+            let event = |r: &rusqlite::Row<'_>| {
+                Ok(Event { kind: r.get(0)?, at: Timestamp(r.get(1)?), detail: r.get(2)? })
+            };
             Ok(statement.query_map(params![name, HISTORY], event)?.collect::<Result<Vec<_>, _>>()?)
         })
         .await
@@ -224,7 +245,13 @@ fn saved_integration(row: &rusqlite::Row<'_>, now: Timestamp) -> rusqlite::Resul
         notices,
         notified: BTreeSet::new(),
     });
-    Ok(SavedIntegration { name: row.get(0)?, identity: row.get(1)?, state: not_after(now, state), tenant_guid: row.get(3)?, alert })
+    Ok(SavedIntegration {
+        name: row.get(0)?,
+        identity: row.get(1)?,
+        state: not_after(now, state),
+        tenant_guid: row.get(3)?,
+        alert,
+    })
 }
 
 /// What was saved while the clock stood ahead has happened, but not in the future: whatever is compared with it would wait until then.
@@ -254,18 +281,15 @@ fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), Stor
 }
 
 pub(super) fn save_event(c: &Connection, integration: &str, event: &Event) -> Result<(), StoreError> {
-    c.prepare_cached("INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-        integration,
-        event.at.0,
-        event.kind,
-        event.detail
-    ])?;
+    c.prepare_cached("INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![integration, event.at.0, event.kind, event.detail])?;
     let oldest: Option<i64> = c
         .prepare_cached("SELECT id FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
         .query_row(params![integration, HISTORY], |r| r.get(0))
         .optional()?;
     if let Some(oldest) = oldest {
-        c.prepare_cached("DELETE FROM events WHERE integration = ?1 AND id <= ?2")?.execute(params![integration, oldest])?;
+        c.prepare_cached("DELETE FROM events WHERE integration = ?1 AND id <= ?2")?
+            .execute(params![integration, oldest])?;
     }
     Ok(())
 }
@@ -291,7 +315,8 @@ fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result
                 progress.size,
                 progress.named_left.map(|at| at.0)
             ])?;
-            c.prepare_cached("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)")?.execute(params![cause.key, integration])?;
+            c.prepare_cached("INSERT OR IGNORE INTO cause_members VALUES (?1, ?2)")?
+                .execute(params![cause.key, integration])?;
         }
         CauseChange::Leave(key, named_left) => {
             leave(c, key, integration)?;
@@ -309,6 +334,7 @@ fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result
 }
 
 fn leave(c: &Connection, key: &str, integration: &str) -> Result<(), StoreError> {
-    c.prepare_cached("DELETE FROM cause_members WHERE key = ?1 AND integration = ?2")?.execute(params![key, integration])?;
+    c.prepare_cached("DELETE FROM cause_members WHERE key = ?1 AND integration = ?2")?
+        .execute(params![key, integration])?;
     Ok(())
 }

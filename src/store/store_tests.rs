@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{
-    Access, Cause, CauseChange, Incident, IntegrationState, LinkTarget, MailKind, Notification, OpenAlert, Progress, Reason, Timestamp,
-    Verdict,
+    Access, Cause, CauseChange, Incident, IntegrationState, LinkTarget, MailKind, Notification, OpenAlert,
+    Progress, Reason, Timestamp, Verdict,
 };
 use crate::secret::Secret;
 
@@ -27,7 +27,11 @@ fn folder() -> TempDir {
 }
 
 fn token_id(integration: &str) -> TokenId {
-    TokenId { integration: integration.to_owned(), client_id: "client".to_owned(), tenant: "tenant".to_owned() }
+    TokenId {
+        integration: integration.to_owned(),
+        client_id: "client".to_owned(),
+        tenant: "tenant".to_owned(),
+    }
 }
 
 fn incident() -> Incident {
@@ -56,11 +60,24 @@ fn incident() -> Incident {
 }
 
 fn notification(sequence: u32, recipient: &str) -> Notification {
-    Notification { alert: "a1".to_owned(), sequence, kind: MailKind::Alert, recipient: recipient.to_owned(), incident: incident() }
+    Notification {
+        alert: "a1".to_owned(),
+        sequence,
+        kind: MailKind::Alert,
+        recipient: recipient.to_owned(),
+        incident: incident(),
+    }
 }
 
 fn open_alert(id: &str, since: Timestamp) -> OpenAlert {
-    OpenAlert { id: id.to_owned(), reason: Reason::TokenRevoked, exact: false, since, notices: 1, notified: BTreeSet::new() }
+    OpenAlert {
+        id: id.to_owned(),
+        reason: Reason::TokenRevoked,
+        exact: false,
+        since,
+        notices: 1,
+        notified: BTreeSet::new(),
+    }
 }
 
 fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRecord {
@@ -70,8 +87,13 @@ fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRe
         ..IntegrationState::default()
     };
     let alert = open_alert("a1", NOW);
-    let integration =
-        SavedIntegration { name: "acme".to_owned(), identity: "t/c".to_owned(), state, tenant_guid: None, alert: Some(alert) };
+    let integration = SavedIntegration {
+        name: "acme".to_owned(),
+        identity: "t/c".to_owned(),
+        state,
+        tenant_guid: None,
+        alert: Some(alert),
+    };
     let events = vec![Event { kind: "broken".to_owned(), at: NOW, detail: "token_revoked".to_owned() }];
     ProbeRecord { integration, events, causes, notifications, at: NOW }
 }
@@ -92,25 +114,37 @@ async fn what_a_probe_changes_survives() {
     let grown = Progress { notices: 2, size: 2, named_left: None, notified: Timestamp(NOW.0 - 5) };
     let written = record(
         vec![notification(0, "ada@example.com")],
-        vec![CauseChange::Open(Box::new(cause.clone())), CauseChange::Join(Box::new(Cause { progress: grown.clone(), ..cause.clone() }))],
+        vec![
+            CauseChange::Open(Box::new(cause.clone())),
+            CauseChange::Join(Box::new(Cause { progress: grown.clone(), ..cause.clone() })),
+        ],
     );
     open(&folder).expect("a new database").save_probe(written.clone()).await.expect("saved");
     let store = open(&folder).expect("the same database");
     let mut integration = written.integration.clone();
     integration.alert.as_mut().expect("open").notified.insert("ada@example.com".to_owned());
-    assert_eq!(store.load(NOW).await.expect("loaded"), (vec![integration], vec![Cause { progress: grown, ..cause }]));
+    assert_eq!(
+        store.load(NOW).await.expect("loaded"),
+        (vec![integration], vec![Cause { progress: grown, ..cause }])
+    );
     assert_eq!(store.events("acme").await.expect("events"), written.events);
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert_eq!(due.iter().map(|q| &q.notification).collect::<Vec<_>>(), [&written.notifications[0]]);
     store
         .save_probe(record(
             vec![],
-            vec![CauseChange::Leave("app:x".to_owned(), Some(NOW)), CauseChange::Close("app:x".to_owned(), "another".to_owned())],
+            vec![
+                CauseChange::Leave("app:x".to_owned(), Some(NOW)),
+                CauseChange::Close("app:x".to_owned(), "another".to_owned()),
+            ],
         ))
         .await
         .expect("saved");
     assert_eq!(store.load(NOW).await.expect("loaded").1.len(), 1, "it has opened anew since");
-    store.save_probe(record(vec![], vec![CauseChange::Close("app:x".to_owned(), "a2".to_owned())])).await.expect("saved");
+    store
+        .save_probe(record(vec![], vec![CauseChange::Close("app:x".to_owned(), "a2".to_owned())]))
+        .await
+        .expect("saved");
     assert_eq!(store.load(NOW).await.expect("loaded").1, vec![]);
 }
 
@@ -123,16 +157,28 @@ async fn tokens_are_encrypted_rotated_and_bound() {
     store.put_token(&id, &first, "import", NOW).await.expect("stored");
     let stored = store.token(&id).await.expect("read").expect("a token");
     assert_eq!((stored.current.expose(), &stored.previous), ("first-token", &None));
-    assert_eq!(store.save_rotated(&id, stored.generation, &second, &first, NOW).await.expect("saved"), Some(stored.generation + 1));
-    assert_eq!(store.save_rotated(&id, stored.generation, &first, &first, NOW).await.expect("saved"), None, "somebody else was faster");
+    assert_eq!(
+        store.save_rotated(&id, stored.generation, &second, &first, NOW).await.expect("saved"),
+        Some(stored.generation + 1)
+    );
+    assert_eq!(
+        store.save_rotated(&id, stored.generation, &first, &first, NOW).await.expect("saved"),
+        None,
+        "somebody else was faster"
+    );
     let stored = store.token(&id).await.expect("read").expect("a token");
-    assert_eq!((stored.current.expose(), stored.previous.as_ref().map(Secret::expose)), ("second-token", Some("first-token")));
+    assert_eq!(
+        (stored.current.expose(), stored.previous.as_ref().map(Secret::expose)),
+        ("second-token", Some("first-token"))
+    );
     assert_eq!(store.token(&TokenId { tenant: "other".to_owned(), ..id.clone() }).await.expect("read"), None);
     drop(store);
     let raw = |name| std::fs::read(folder.path().join(name)).unwrap_or_default();
     let bytes = [raw("c.db"), raw("c.db-wal")].concat();
     assert!(
-        !bytes.windows(5).any(|w| w == b"token-" || w == b"first" && bytes.windows(11).any(|w| w == b"first-token")),
+        !bytes
+            .windows(5)
+            .any(|w| w == b"token-" || w == b"first" && bytes.windows(11).any(|w| w == b"first-token")),
         "not in plain text"
     );
     let copied = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
@@ -156,7 +202,10 @@ async fn what_the_database_refuses_is_told() {
     });
     let store = open(&folder).expect("a database").observed(observer);
     let acme = token_id("acme");
-    store.put_token(&acme, &Secret::new("token"), "import", Timestamp::from_seconds(1)).await.expect("stored");
+    store
+        .put_token(&acme, &Secret::new("token"), "import", Timestamp::from_seconds(1))
+        .await
+        .expect("stored");
     let raw = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
     raw.execute("UPDATE tokens SET current = x'00'", []).expect("damaged");
     assert!(matches!(store.token(&acme).await, Err(StoreError::Damaged(_))));
@@ -174,7 +223,12 @@ async fn a_wrong_or_lost_key_is_told() {
     let store = open(&folder).expect("a database");
     let database = ["c.db", "c.db-wal"].map(|name| folder.path().join(name));
     for file in [&key, &database[0], &database[1]] {
-        assert_eq!(std::fs::metadata(file).expect("a file").permissions().mode() & 0o777, 0o600, "{}", file.display());
+        assert_eq!(
+            std::fs::metadata(file).expect("a file").permissions().mode() & 0o777,
+            0o600,
+            "{}",
+            file.display()
+        );
     }
     drop(store);
     std::fs::remove_file(&key).expect("removed");
@@ -186,7 +240,9 @@ async fn a_wrong_or_lost_key_is_told() {
     let text = open(&folder).expect_err("the key is gone").to_string();
     assert!(text.contains("c.key") && text.contains("restore"), "{text}");
     assert!(!key.exists(), "no new key hides the loss");
-    for (wrong, hint) in [("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "not the key"), ("nonsense", "32 bytes")] {
+    for (wrong, hint) in
+        [("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "not the key"), ("nonsense", "32 bytes")]
+    {
         std::fs::write(&key, wrong).expect("written");
         let text = open(&folder).expect_err("a wrong key").to_string();
         assert!(text.contains(hint), "{text}");
@@ -205,7 +261,9 @@ fn one_daemon_a_database_and_no_newer_schema() {
     drop(lock);
     DaemonLock::take(&database).expect("after the first is gone");
     drop(open(&folder).expect("a database"));
-    rusqlite::Connection::open(&database).and_then(|c| c.pragma_update(None, "user_version", 99)).expect("changed");
+    rusqlite::Connection::open(&database)
+        .and_then(|c| c.pragma_update(None, "user_version", 99))
+        .expect("changed");
     let text = open(&folder).expect_err("newer").to_string();
     assert!(text.contains("newer"), "{text}");
 }
@@ -247,7 +305,9 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     for id in ["one", "two"] {
         assert_eq!(store.save_authorization(sign_in(id, 0)).await.expect("saved"), None);
     }
-    let claim = async |id: &str| store.claim_authorization(id, "192.0.2.1", now).await.expect("read").map(|s| s.expose().to_owned());
+    let claim = async |id: &str| {
+        store.claim_authorization(id, "192.0.2.1", now).await.expect("read").map(|s| s.expose().to_owned())
+    };
     assert_eq!(claim("one").await, Some("the-verifier".to_owned()));
     assert_eq!(claim("one").await, None, "once");
     assert_eq!(claim("three").await, None, "of nobody");
@@ -264,22 +324,36 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
         at: now,
     };
     assert!(store.save_success(success("one", 0)).await.expect("saved"));
-    assert_eq!(store.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(), "renewed-token");
-    assert_eq!(store.consented_by(&token_id("acme")).await.expect("read").as_deref(), Some("ada@contoso.com"));
+    assert_eq!(
+        store.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(),
+        "renewed-token"
+    );
+    assert_eq!(
+        store.consented_by(&token_id("acme")).await.expect("read").as_deref(),
+        Some("ada@contoso.com")
+    );
     assert_eq!(store.links("acme").await.expect("read"), LinksState { generation: 1, not_after: None });
     assert_eq!(store.links("other").await.expect("read"), LinksState::default());
     let last = store.last_reauthentication("acme").await.expect("read").expect("one");
-    assert_eq!((last.at, last.by.as_deref(), last.origin.as_str()), (now, Some("ada@contoso.com"), "192.0.2.1"));
+    assert_eq!(
+        (last.at, last.by.as_deref(), last.origin.as_str()),
+        (now, Some("ada@contoso.com"), "192.0.2.1")
+    );
     assert!(!store.save_success(success("two", 0)).await.expect("answered"), "its link has died meanwhile");
     assert!(store.save_success(success("two", 1)).await.expect("answered"), "a later link is not touched");
     store.revoke_links("acme", "command", now).await.expect("revoked");
     assert!(!store.save_success(success("two", 2)).await.expect("answered"), "revoked");
-    let unproved = async || store.unproved(now.minus(std::time::Duration::from_secs(150)), now).await.expect("read");
+    let unproved =
+        async || store.unproved(now.minus(std::time::Duration::from_secs(150)), now).await.expect("read");
     assert_eq!(unproved().await, [Unproved { integration: "acme".to_owned(), began: now, renewed: true }]);
     store.proved("acme", now, now).await.expect("noted");
     assert_eq!(unproved().await, Vec::new());
-    let kinds: Vec<String> = store.events("acme").await.expect("events").into_iter().map(|e| e.kind).collect();
-    assert_eq!(kinds, ["links_revoked", "reauthenticated", "token_stored", "reauthenticated", "token_stored"]);
+    let kinds: Vec<String> =
+        store.events("acme").await.expect("events").into_iter().map(|e| e.kind).collect();
+    assert_eq!(
+        kinds,
+        ["links_revoked", "reauthenticated", "token_stored", "reauthenticated", "token_stored"]
+    );
 
     let due = store.due_deliveries(now).await.expect("read");
     assert_eq!((due.len(), due[0].body.as_ref().map(Secret::expose)), (1, Some("a renewed-token")));
@@ -290,7 +364,11 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     assert_eq!(store.waiting_deliveries().await.expect("read"), [("acme".to_owned(), later)]);
     let ten_years = now.plus(std::time::Duration::from_secs(315_360_000));
     store.delivery_failed("acme", "msg_1", "it answered 500".to_owned(), ten_years).await.expect("saved");
-    assert_eq!(store.due_deliveries(now).await.expect("read").len(), 1, "saved while the clock was ahead: due now");
+    assert_eq!(
+        store.due_deliveries(now).await.expect("read").len(),
+        1,
+        "saved while the clock was ahead: due now"
+    );
     store.delivered("acme", "msg_1", later).await.expect("saved");
     assert!(store.waiting_deliveries().await.expect("read").is_empty());
     let state = store.delivery("acme").await.expect("read").expect("a delivery");
@@ -328,16 +406,32 @@ async fn sign_ins_do_not_pile_up_and_evict_nobody() {
     }
     assert_eq!(begun, 10, "no more at once by one link");
     assert!(store.authorization("admin").await.expect("read").is_some(), "nobody's is evicted");
-    assert_eq!(begin("again".to_owned(), "admin's", "192.0.2.9", 1_002).await, None, "another link of the integration goes on");
+    assert_eq!(
+        begin("again".to_owned(), "admin's", "192.0.2.9", 1_002).await,
+        None,
+        "another link of the integration goes on"
+    );
     let mut refused = None;
     for i in 0..100 {
         refused = refused.or(begin(format!("n{i}"), &format!("link{i}"), "192.0.2.9", 1_003).await);
     }
     assert_eq!(refused, Some(Quota::Source));
-    assert_eq!(begin("elsewhere".to_owned(), "fresh", "192.0.2.2", 1_003).await, None, "the first sign-in of a link is never shut out");
+    assert_eq!(
+        begin("elsewhere".to_owned(), "fresh", "192.0.2.2", 1_003).await,
+        None,
+        "the first sign-in of a link is never shut out"
+    );
     assert_eq!(begin("elsewhere2".to_owned(), "fresh", "192.0.2.2", 1_003).await, Some(Quota::Integration));
-    assert_eq!(begin("later".to_owned(), "other", "192.0.2.9", 1_700).await, None, "those that were not completed end by themselves");
-    assert_eq!(begin("back".to_owned(), "other", "192.0.2.9", 100_000).await, None, "as they do when the clock jumps");
+    assert_eq!(
+        begin("later".to_owned(), "other", "192.0.2.9", 1_700).await,
+        None,
+        "those that were not completed end by themselves"
+    );
+    assert_eq!(
+        begin("back".to_owned(), "other", "192.0.2.9", 100_000).await,
+        None,
+        "as they do when the clock jumps"
+    );
     assert!(store.authorization("s0").await.expect("read").is_none(), "the old ones are forgotten");
 }
 
@@ -376,12 +470,17 @@ fn processes_that_start_at_once_make_one_key() {
             std::fs::write(folder.path().join("c.key"), "").expect("written");
         }
         let prints: Vec<String> = std::thread::scope(|scope| {
-            let started: Vec<_> = (0..4).map(|_| scope.spawn(|| key::fingerprint(open(&folder).expect("a database").key()))).collect();
+            let started: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| key::fingerprint(open(&folder).expect("a database").key())))
+                .collect();
             started.into_iter().map(|s| s.join().expect("opened")).collect()
         });
         assert!(prints.iter().all(|p| *p == prints[0]), "{prints:?}");
         let left = std::fs::read_dir(folder.path()).expect("a folder").flatten();
-        assert!(!left.into_iter().any(|f| f.file_name().to_string_lossy().contains("draft")), "a draft was left behind");
+        assert!(
+            !left.into_iter().any(|f| f.file_name().to_string_lossy().contains("draft")),
+            "a draft was left behind"
+        );
     }
 }
 
@@ -403,7 +502,9 @@ async fn old_ciphertext_does_not_survive() {
     let folder = folder();
     let (store, id) = (open(&folder).expect("a database"), token_id("acme"));
     let sealed = || -> Vec<u8> {
-        raw(&folder).query_row("SELECT current FROM tokens WHERE integration = 'acme'", [], |row| row.get(0)).expect("a token")
+        raw(&folder)
+            .query_row("SELECT current FROM tokens WHERE integration = 'acme'", [], |row| row.get(0))
+            .expect("a token")
     };
     let long = |letter: &str| Secret::new(letter.repeat(1_500));
     store.put_token(&id, &long("a"), "import", NOW).await.expect("stored");
@@ -412,9 +513,13 @@ async fn old_ciphertext_does_not_survive() {
     let second = sealed();
     store.close().await;
     rotate_key(&folder.path().join("c.db"), &folder.path().join("c.key")).expect("rotated");
-    let bytes = ["c.db", "c.db-wal"].map(|name| std::fs::read(folder.path().join(name)).unwrap_or_default()).concat();
+    let bytes =
+        ["c.db", "c.db-wal"].map(|name| std::fs::read(folder.path().join(name)).unwrap_or_default()).concat();
     for old in [&first[..32], &second[..]] {
-        assert!(!bytes.windows(old.len()).any(|w| w == old), "what an old key, or an old token, was encrypted to");
+        assert!(
+            !bytes.windows(old.len()).any(|w| w == old),
+            "what an old key, or an old token, was encrypted to"
+        );
     }
 }
 
@@ -461,12 +566,19 @@ async fn nothing_that_was_saved_lies_in_the_future() {
     let named = store.load_named(vec!["acme".to_owned()], NOW).await.expect("loaded");
     assert_eq!(loaded, named);
     let state = &loaded[0].state;
-    assert_eq!((state.last_probe, state.failing_since, state.unknown_since), (Some(NOW), Some(NOW), Some(NOW)));
+    assert_eq!(
+        (state.last_probe, state.failing_since, state.unknown_since),
+        (Some(NOW), Some(NOW), Some(NOW))
+    );
     assert_eq!((state.checks[0].since, state.checks[0].last_success), (NOW, Some(NOW)));
     assert_eq!(state.verdict, Verdict::Broken { reason: Reason::TokenRevoked, since: NOW });
     assert_eq!(loaded[0].alert.as_ref().map(|a| a.since), Some(NOW));
     assert_eq!((causes[0].since, causes[0].incident.at, causes[0].progress.notified), (NOW, NOW, NOW));
-    assert_eq!(store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe, Some(late), "what is past stays as it is");
+    assert_eq!(
+        store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe,
+        Some(late),
+        "what is past stays as it is"
+    );
 }
 
 /// Where tokens are good for one use, the one before is dead: the newest one is used, saved or not.
@@ -477,14 +589,21 @@ async fn a_successor_that_cannot_be_saved_is_used_all_the_same() {
     let (id, [one, two, three]) = (token_id("acme"), ["1", "2", "3"].map(Secret::new));
     store.put_token(&id, &one, "import", NOW).await.expect("stored");
     let other = raw(&folder);
-    other.execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END").expect("refusing");
+    other
+        .execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END")
+        .expect("refusing");
     assert!(store.save_rotated(&id, 1, &two, &one, NOW).await.is_err());
     let stored = store.token(&id).await.expect("read").expect("a token");
-    assert_eq!((stored.current.expose(), stored.previous.as_ref().map(Secret::expose), stored.generation), ("2", Some("1"), 1));
+    assert_eq!(
+        (stored.current.expose(), stored.previous.as_ref().map(Secret::expose), stored.generation),
+        ("2", Some("1"), 1)
+    );
     other.execute_batch("DROP TRIGGER no").expect("well again");
     assert_eq!(store.save_rotated(&id, 1, &three, &two, NOW).await.expect("saved"), Some(2));
     assert_eq!(store.token(&id).await.expect("read").expect("a token").current.expose(), "3");
-    other.execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END").expect("refusing");
+    other
+        .execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END")
+        .expect("refusing");
     assert!(store.save_rotated(&id, 2, &one, &three, NOW).await.is_err());
     other.execute_batch("DROP TRIGGER no").expect("well again");
     drop(other);

@@ -56,7 +56,9 @@ impl Store {
     pub(super) async fn save_unsaved(&self) {
         let waiting: Vec<(TokenId, Unsaved)> = self.unsaved().drain().collect();
         for (id, token) in waiting {
-            if let Err(error) = self.save_rotated(&id, token.generation, &token.current, &token.previous, token.at).await {
+            if let Err(error) =
+                self.save_rotated(&id, token.generation, &token.current, &token.previous, token.at).await
+            {
                 tracing::error!(integration = id.integration, %error, "a rotated refresh token is lost: it could not be saved");
             }
         }
@@ -133,7 +135,13 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn put_token(&self, id: &TokenId, token: &Secret, source: &'static str, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn put_token(
+        &self,
+        id: &TokenId,
+        token: &Secret,
+        source: &'static str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let sealed = sealed(&self.key, id, token)?;
         let id = id.clone();
         self.write(move |c| put(c, &id, &sealed, source, None, now)).await
@@ -143,7 +151,10 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn token_story(&self, id: &TokenId) -> Result<Option<(String, Timestamp, Option<String>)>, StoreError> {
+    pub async fn token_story(
+        &self,
+        id: &TokenId,
+    ) -> Result<Option<(String, Timestamp, Option<String>)>, StoreError> {
         let id = id.clone();
         self.read(move |c| {
             let sql = "SELECT source, updated_at, consented_by FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3";
@@ -160,8 +171,11 @@ impl Store {
     pub async fn consented_by(&self, id: &TokenId) -> Result<Option<String>, StoreError> {
         let id = id.clone();
         self.read(move |c| {
-            let sql = "SELECT consented_by FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3";
-            let by = c.prepare_cached(sql)?.query_row(params![id.integration, id.client_id, id.tenant], |r| r.get(0));
+            let sql =
+                "SELECT consented_by FROM tokens WHERE integration = ?1 AND client_id = ?2 AND tenant = ?3";
+            let by = c
+                .prepare_cached(sql)?
+                .query_row(params![id.integration, id.client_id, id.tenant], |r| r.get(0));
             Ok(by.optional()?.flatten())
         })
         .await

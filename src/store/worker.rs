@@ -295,7 +295,8 @@ impl Writer {
         let durable = first.kind == Kind::Durable;
         if durable != self.synced {
             // In WAL mode NORMAL keeps the database whole and syncs at checkpoints only; FULL syncs every commit.
-            let _ = self.connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" });
+            let _ =
+                self.connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" });
             self.synced = durable;
         }
         let mut fate = self.begin();
@@ -311,7 +312,9 @@ impl Writer {
             completions.push((job.work)(usable));
             if fate.is_ok() && self.connection.is_autocommit() {
                 // SQLite rolls everything back by itself when the disk is full or fails.
-                fate = Err(StoreError::Database("the transaction was rolled back; is the disk full?".to_owned()));
+                fate = Err(StoreError::Database(
+                    "the transaction was rolled back; is the disk full?".to_owned(),
+                ));
             }
             if completions.len() < GROUP {
                 next = self.inbox.try_recv().ok();
@@ -357,7 +360,9 @@ impl Writer {
         match key::mark(&self.connection) {
             Ok(Some(mark)) if mark != self.fingerprint => {
                 let _ = self.connection.execute_batch("ROLLBACK");
-                Err(StoreError::Database("the encryption key was replaced under this process; start it again".to_owned()))
+                Err(StoreError::Database(
+                    "the encryption key was replaced under this process; start it again".to_owned(),
+                ))
             }
             _ => Ok(()),
         }
@@ -395,7 +400,12 @@ impl Writer {
         let Some(files) = &self.files else { return };
         let now = Instant::now();
         self.shared.set_health(StoreHealth::Displaced);
-        let lost = self.lost.get_or_insert_with(|| Lost { since: now, next: now, restored: false, told: String::new() });
+        let lost = self.lost.get_or_insert_with(|| Lost {
+            since: now,
+            next: now,
+            restored: false,
+            told: String::new(),
+        });
         if lost.told.is_empty() || lost.restored {
             self.shared.failed();
             what.clone_into(&mut lost.told);
@@ -418,7 +428,12 @@ impl Writer {
         let restored = files.restore(&self.connection).and_then(|kept| {
             let connection = connect_writer(files.database())?;
             connection.busy_timeout(STEP)?;
-            Ok((kept, Files::of(files.database(), &connection)?, connect_reader(files.database())?, connection))
+            Ok((
+                kept,
+                Files::of(files.database(), &connection)?,
+                connect_reader(files.database())?,
+                connection,
+            ))
         });
         drop(command);
         match restored {
@@ -452,7 +467,10 @@ impl Writer {
         self.shared.failed();
         // Closing would fold our log into what stands there now.
         let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-        let log = files.set_log_aside().map(|path| path.display().to_string()).unwrap_or_else(|error| error.to_string());
+        let log = files
+            .set_log_aside()
+            .map(|path| path.display().to_string())
+            .unwrap_or_else(|error| error.to_string());
         tracing::error!(
             file = %files.database().display(),
             log,
@@ -463,7 +481,9 @@ impl Writer {
 
 fn refuse_overwritten(shared: &Shared) -> Result<(), StoreError> {
     if shared.health() == StoreHealth::Overwritten {
-        return Err(StoreError::Database("the file was overwritten while it was in use; start consentry again".to_owned()));
+        return Err(StoreError::Database(
+            "the file was overwritten while it was in use; start consentry again".to_owned(),
+        ));
     }
     Ok(())
 }

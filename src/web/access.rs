@@ -167,7 +167,9 @@ pub(super) async fn guard(State(served): State<Arc<Served>>, mut request: Reques
     let class = Class::of(request.method(), request.uri().path(), &served.process.options.telemetry_path);
     let connection = request.extensions().get::<Connection>().cloned();
     let client = request.extensions().get::<Client>().copied();
-    let (Some(connection), Some(client)) = (connection, client) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let (Some(connection), Some(client)) = (connection, client) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     match admitted(&served, class, request.headers(), (&connection, client)).await {
         Ok(who) => {
             request.extensions_mut().insert(who);
@@ -177,7 +179,12 @@ pub(super) async fn guard(State(served): State<Arc<Served>>, mut request: Reques
     }
 }
 
-async fn admitted(served: &Served, class: Class, headers: &HeaderMap, (connection, client): (&Connection, Client)) -> Result<Who, Denied> {
+async fn admitted(
+    served: &Served,
+    class: Class,
+    headers: &HeaderMap,
+    (connection, client): (&Connection, Client),
+) -> Result<Who, Denied> {
     let gate = &served.process.gate;
     let posture = gate.current();
     let rules = Rules {
@@ -212,7 +219,12 @@ async fn admitted(served: &Served, class: Class, headers: &HeaderMap, (connectio
 }
 
 /// Whose certificate it is, where that matters. It is verified again: authorities change, and certificates expire, while a connection lasts.
-fn certificate(posture: &ListenerPolicy, connection: &Connection, class: Class, rules: Rules) -> Option<String> {
+fn certificate(
+    posture: &ListenerPolicy,
+    connection: &Connection,
+    class: Class,
+    rules: Rules,
+) -> Option<String> {
     if !rules.users && matches!(class, Class::Monitoring | Class::Reading) {
         return None;
     }
@@ -230,13 +242,17 @@ fn asked_host(served: &Served, headers: &HeaderMap) -> AskedHost {
 
 fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
     let (status, title, detail) = match denied {
-        Denied::Busy => {
-            (StatusCode::TOO_MANY_REQUESTS, "Please wait a moment", "too many passwords are being tried; wait a little".to_owned())
-        }
+        Denied::Busy => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Please wait a moment",
+            "too many passwords are being tried; wait a little".to_owned(),
+        ),
         Denied::Refused(Refusal::UserNeeded) => {
             (StatusCode::UNAUTHORIZED, "Who are you?", "a user's name and password are needed".to_owned())
         }
-        Denied::Refused(Refusal::ForeignHost) => (StatusCode::FORBIDDEN, "Another name", unknown_host(headers)),
+        Denied::Refused(Refusal::ForeignHost) => {
+            (StatusCode::FORBIDDEN, "Another name", unknown_host(headers))
+        }
         Denied::Refused(Refusal::ForeignPage) => {
             let detail =
                 "the request came from another site's page, or through a reverse proxy that changes Host: open this page itself and \
@@ -257,7 +273,8 @@ fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
             let shell = PageLayout { root: "../../", support: None };
             html(status, &Notice { shell, title, paragraphs: vec![sentence(&detail)], ..Notice::default() })
         }
-        _ => (status, format!("{}: {detail}.\n", status.canonical_reason().unwrap_or_default())).into_response(),
+        _ => (status, format!("{}: {detail}.\n", status.canonical_reason().unwrap_or_default()))
+            .into_response(),
     };
     if status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Basic realm=\"Consentry\", charset=\"UTF-8\"");
@@ -312,12 +329,22 @@ mod tests {
             ("DELETE", "/api/v1/integrations/acme", Changing),
             ("BREW", "/", Changing),
         ] {
-            assert_eq!(Class::of(&method.parse().expect("a method"), path, "/metrics"), expected, "{method} {path}");
+            assert_eq!(
+                Class::of(&method.parse().expect("a method"), path, "/metrics"),
+                expected,
+                "{method} {path}"
+            );
         }
     }
 
-    const CALLER: Caller = Caller { identity: Identity::Nobody, loopback: true, host: AskedHost::Loopback, foreign_page: false };
-    const RULES: Rules = Rules { users: false, certificates_demanded: false, anonymous_actions: false, seen_from_elsewhere: false };
+    const CALLER: Caller =
+        Caller { identity: Identity::Nobody, loopback: true, host: AskedHost::Loopback, foreign_page: false };
+    const RULES: Rules = Rules {
+        users: false,
+        certificates_demanded: false,
+        anonymous_actions: false,
+        seen_from_elsewhere: false,
+    };
 
     /// What becomes of Monitoring, Reading, Reloading and Changing: `.` passes, `h` is refused for the host, `p` for the page, `u` needs a
     /// user, `e` comes from elsewhere.
@@ -337,13 +364,33 @@ mod tests {
     fn without_users() {
         for (sentence, caller, expected) in [
             ("somebody on this machine", CALLER, "...."),
-            ("somebody on this machine who asks its address", Caller { host: AskedHost::Ours, ..CALLER }, "...e"),
-            ("a program on this machine that names no host", Caller { host: AskedHost::Unnamed, ..CALLER }, "...e"),
+            (
+                "somebody on this machine who asks its address",
+                Caller { host: AskedHost::Ours, ..CALLER },
+                "...e",
+            ),
+            (
+                "a program on this machine that names no host",
+                Caller { host: AskedHost::Unnamed, ..CALLER },
+                "...e",
+            ),
             ("somebody elsewhere", Caller { loopback: false, host: AskedHost::Ours, ..CALLER }, "...e"),
             ("somebody elsewhere who says localhost", Caller { loopback: false, ..CALLER }, "...e"),
-            ("a page whose name was bent to this machine", Caller { host: AskedHost::Foreign, foreign_page: false, ..CALLER }, ".hhh"),
-            ("a page of another site in a browser on this machine", Caller { foreign_page: true, ..CALLER }, "..pp"),
-            ("somebody elsewhere with a certificate", Caller { identity: Identity::Certificate, loopback: false, ..CALLER }, "...."),
+            (
+                "a page whose name was bent to this machine",
+                Caller { host: AskedHost::Foreign, foreign_page: false, ..CALLER },
+                ".hhh",
+            ),
+            (
+                "a page of another site in a browser on this machine",
+                Caller { foreign_page: true, ..CALLER },
+                "..pp",
+            ),
+            (
+                "somebody elsewhere with a certificate",
+                Caller { identity: Identity::Certificate, loopback: false, ..CALLER },
+                "....",
+            ),
             (
                 "another site's page in the browser of somebody with a certificate",
                 Caller { identity: Identity::Certificate, foreign_page: true, ..CALLER },
@@ -361,7 +408,11 @@ mod tests {
         let rules = Rules { anonymous_actions: true, seen_from_elsewhere: true, ..RULES };
         for (sentence, caller, expected) in [
             ("somebody elsewhere", Caller { loopback: false, host: AskedHost::Ours, ..CALLER }, "...."),
-            ("a page whose name was bent to this machine", Caller { host: AskedHost::Foreign, ..CALLER }, ".hhh"),
+            (
+                "a page whose name was bent to this machine",
+                Caller { host: AskedHost::Foreign, ..CALLER },
+                ".hhh",
+            ),
             ("a page of another site", Caller { foreign_page: true, ..CALLER }, "..pp"),
         ] {
             assert_eq!(outcome(caller, rules), expected, "{sentence}");
@@ -375,15 +426,35 @@ mod tests {
         let rules = Rules { users: true, ..RULES };
         for (sentence, caller, expected) in [
             ("nobody, on this machine", CALLER, "uuuu"),
-            ("a user elsewhere", Caller { identity: Identity::User, loopback: false, host: AskedHost::Ours, ..CALLER }, "...."),
-            ("a certificate where it is not demanded", Caller { identity: Identity::Certificate, ..CALLER }, "...."),
-            ("a user who was led here by another site", Caller { identity: Identity::User, foreign_page: true, ..CALLER }, "..pp"),
-            ("a user under a name that is not ours", Caller { identity: Identity::User, host: AskedHost::Foreign, ..CALLER }, ".hhh"),
+            (
+                "a user elsewhere",
+                Caller { identity: Identity::User, loopback: false, host: AskedHost::Ours, ..CALLER },
+                "....",
+            ),
+            (
+                "a certificate where it is not demanded",
+                Caller { identity: Identity::Certificate, ..CALLER },
+                "....",
+            ),
+            (
+                "a user who was led here by another site",
+                Caller { identity: Identity::User, foreign_page: true, ..CALLER },
+                "..pp",
+            ),
+            (
+                "a user under a name that is not ours",
+                Caller { identity: Identity::User, host: AskedHost::Foreign, ..CALLER },
+                ".hhh",
+            ),
         ] {
             assert_eq!(outcome(caller, rules), expected, "{sentence}");
         }
         let both = Rules { certificates_demanded: true, ..rules };
-        assert_eq!(outcome(Caller { identity: Identity::Certificate, ..CALLER }, both), "uuuu", "where everybody has one, the user counts");
+        assert_eq!(
+            outcome(Caller { identity: Identity::Certificate, ..CALLER }, both),
+            "uuuu",
+            "where everybody has one, the user counts"
+        );
         assert_eq!(outcome(Caller { identity: Identity::User, ..CALLER }, both), "....");
     }
 

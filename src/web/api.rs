@@ -254,15 +254,23 @@ fn no_such_integration() -> Response {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Consentry", description = "What Consentry knows of the integrations that it watches.", license(name = "Apache-2.0")),
+    info(
+        title = "Consentry",
+        description = "What Consentry knows of the integrations that it watches.",
+        license(name = "Apache-2.0")
+    ),
     paths(list, detail, events, probe, openapi)
 )]
 struct Document;
 
 /// The routes below `/api/v1`.
 pub(super) fn routes() -> Router<Arc<Served>> {
-    let unknown = || async { problem(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json says what there is") };
-    let wrong = |method: Method| async move { problem(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible here")) };
+    let unknown = || async {
+        problem(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json says what there is")
+    };
+    let wrong = |method: Method| async move {
+        problem(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible here"))
+    };
     let api = Router::new()
         .route("/integrations", get(list))
         .route("/integrations/{name}", get(detail))
@@ -301,12 +309,15 @@ async fn openapi(State(served): State<Arc<Served>>) -> Response {
 fn name_users(document: &mut utoipa::openapi::OpenApi) {
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
     document.components.get_or_insert_default().add_security_scheme("basic", scheme);
-    document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new("basic", Vec::<String>::new())]);
+    document.security =
+        Some(vec![SecurityRequirement::default(), SecurityRequirement::new("basic", Vec::<String>::new())]);
 }
 
 /// Every reason by name, from the one list.
 fn name_reasons(document: &mut utoipa::openapi::OpenApi) {
-    let reasons = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(Reason::ALL.iter().map(|r| r.label())));
+    let reasons = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::String))
+        .enum_values(Some(Reason::ALL.iter().map(|r| r.label())));
     let schema = Schema::Object(reasons.build());
     let operations = document.paths.paths.values_mut().filter_map(|path| path.get.as_mut());
     let parameters = operations.flat_map(|operation| operation.parameters.iter_mut().flatten());
@@ -342,11 +353,14 @@ impl ApiFilter {
         }
         let limit = match given("limit") {
             None => LIMIT,
-            Some(text) => {
-                text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| "limit must be a number from 1 to 1000".to_owned())?
-            }
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|n| (1..=1000).contains(n))
+                .ok_or_else(|| "limit must be a number from 1 to 1000".to_owned())?,
         };
-        let words = given("q").unwrap_or_default().to_lowercase().split_whitespace().map(str::to_owned).collect();
+        let words =
+            given("q").unwrap_or_default().to_lowercase().split_whitespace().map(str::to_owned).collect();
         Ok(Self { state, app: given("app"), reason, words, after: given("after"), limit })
     }
 
@@ -385,12 +399,15 @@ async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<Str
     let turn = served.process.bodies.turn().await;
     let answer = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let mut rows: Vec<Row> = (served.monitor.rows)().into_iter().filter(|row| narrow.admits(row)).collect();
+        let mut rows: Vec<Row> =
+            (served.monitor.rows)().into_iter().filter(|row| narrow.admits(row)).collect();
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let total = rows.len();
-        let start = narrow.after.as_deref().map_or(0, |after| rows.partition_point(|row| row.name.as_str() <= after));
+        let start =
+            narrow.after.as_deref().map_or(0, |after| rows.partition_point(|row| row.name.as_str() <= after));
         let rest = &rows[start..];
-        let items: Vec<IntegrationView> = rest.iter().take(narrow.limit).map(|row| view(&served, row)).collect();
+        let items: Vec<IntegrationView> =
+            rest.iter().take(narrow.limit).map(|row| view(&served, row)).collect();
         let next = (rest.len() > items.len()).then(|| items.last().map(|i| i.name.clone())).flatten();
         Json(IntegrationList { items, total, next }).into_response()
     });
@@ -474,14 +491,22 @@ fn in_full(served: &Served, name: String, detail: Detail, records: Records) -> I
         state: state_word(detail.health),
         reason,
         since,
-        checks: detail.enabled.iter().map(|check| check_detail(*check, detail.checks.iter().find(|c| c.check == *check))).collect(),
+        checks: detail
+            .enabled
+            .iter()
+            .map(|check| check_detail(*check, detail.checks.iter().find(|c| c.check == *check)))
+            .collect(),
         directory_reader_reason: detail.reader_fault.map(Reason::label),
         permissions: detail.permissions.iter().map(permission).collect(),
         groups_visible: detail.groups_visible,
         last_probe: detail.last_probe.map(rfc3339),
         probe_duration_seconds: detail.duration_ms as f64 / 1000.0,
         last_24_hours: cells.iter().map(|c| c.letter()).collect(),
-        token: records.token.map(|(source, renewed, consented_by)| TokenView { source, renewed: rfc3339(renewed), consented_by }),
+        token: records.token.map(|(source, renewed, consented_by)| TokenView {
+            source,
+            renewed: rfc3339(renewed),
+            consented_by,
+        }),
         credentials: records.credentials.into_iter().map(CredentialView::of).collect(),
     }
 }
@@ -523,7 +548,8 @@ async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
         return no_such_integration();
     }
     let events = (served.monitor.records)(&name).await.events;
-    let items = events.into_iter().map(|(kind, at, detail)| EventView { kind, at: rfc3339(at), detail }).collect();
+    let items =
+        events.into_iter().map(|(kind, at, detail)| EventView { kind, at: rfc3339(at), detail }).collect();
     Json(EventList { items }).into_response()
 }
 
@@ -552,7 +578,9 @@ async fn probe(State(served): State<Arc<Served>>, name: Named) -> Response {
 /// `/integrations/NAME/badge.svg`.
 async fn badge(State(served): State<Arc<Served>>, name: Named) -> Response {
     let detail = name.ok().and_then(|Path(name)| (served.monitor.detail)(&name));
-    let Some(detail) = detail else { return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response() };
+    let Some(detail) = detail else {
+        return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response();
+    };
     let (word, colour) = match detail.health {
         Health::Working => ("healthy", "#067647"),
         Health::Broken { .. } => ("broken", "#b42318"),

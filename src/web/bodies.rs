@@ -56,10 +56,13 @@ impl Bodies {
 
 /// Takes a place before an answer is made, and holds it until the answer is taken.
 pub(super) async fn admit(State(bodies): State<Bodies>, request: Request, next: Next) -> Response {
-    let address = request.extensions().get::<Client>().map_or(IpAddr::from([0, 0, 0, 0]), |client| client.address);
+    let address =
+        request.extensions().get::<Client>().map_or(IpAddr::from([0, 0, 0, 0]), |client| client.address);
     let Some(place) = bodies.place(address) else { return busy(request.uri().path()) };
     let (parts, body) = next.run(request).await.into_parts();
-    let Ok(whole) = axum::body::to_bytes(body, usize::MAX).await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let Ok(whole) = axum::body::to_bytes(body, usize::MAX).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     let kept = if whole.len() > LONG { packed(whole).await } else { Prepared::Plain(whole) };
     Response::from_parts(parts, Body::new(ChunkedBody::new(kept, place)))
 }

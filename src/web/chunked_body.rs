@@ -37,9 +37,11 @@ impl<H> ChunkedBody<H> {
     pub(super) fn new(body: Prepared, held: H) -> Self {
         match body {
             Prepared::Plain(bytes) => Self { left: bytes.len(), rest: Rest::Plain(bytes), _held: held },
-            Prepared::Packed(bytes, length) => {
-                Self { left: length, rest: Rest::Packed(Box::new(GzDecoder::new(Cursor::new(bytes)))), _held: held }
-            }
+            Prepared::Packed(bytes, length) => Self {
+                left: length,
+                rest: Rest::Packed(Box::new(GzDecoder::new(Cursor::new(bytes)))),
+                _held: held,
+            },
         }
     }
 
@@ -63,7 +65,10 @@ impl<H: Unpin> HttpBody for ChunkedBody<H> {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }
@@ -92,13 +97,19 @@ mod tests {
         let text: String = (0..30_000).map(|number| format!("{number}\n")).collect();
         let packed = super::super::compression::compress(&text).expect("compressed");
         assert!(packed.len() < text.len() / 2);
-        for body in [Prepared::Plain(text.clone().into()), Prepared::Packed(packed.clone().into(), text.len())] {
-            let whole = axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(body, ())), usize::MAX).await.expect("a body");
+        for body in
+            [Prepared::Plain(text.clone().into()), Prepared::Packed(packed.clone().into(), text.len())]
+        {
+            let whole = axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(body, ())), usize::MAX)
+                .await
+                .expect("a body");
             assert!(whole == text.as_bytes());
         }
         let damaged = Prepared::Packed(packed[..100].to_vec().into(), text.len());
         assert!(
-            axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(damaged, ())), usize::MAX).await.is_err(),
+            axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(damaged, ())), usize::MAX)
+                .await
+                .is_err(),
             "cut short is an error"
         );
         let empty = ChunkedBody::new(Prepared::Plain(Bytes::new()), ());

@@ -16,7 +16,8 @@ pub fn compress(text: &str) -> std::io::Result<Vec<u8>> {
 }
 
 pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
+    let mut encoder =
+        flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
     encoder.write_all(bytes)?;
     encoder.finish()
 }

@@ -58,7 +58,12 @@ impl Exposition {
     }
 
     /// One that is made from now on; whoever asks before it is begun waits for the same.
-    pub(super) async fn made(&self, (families, published): (&Families, &Arc<Published>), format: Format, gzip: bool) -> Option<Arc<Made>> {
+    pub(super) async fn made(
+        &self,
+        (families, published): (&Families, &Arc<Published>),
+        format: Format,
+        gzip: bool,
+    ) -> Option<Arc<Made>> {
         let wanted = (format, gzip);
         let waited: Waited = {
             let mut all = self.waited();
@@ -72,7 +77,8 @@ impl Exposition {
         let begin = || async {
             let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
             self.waited().retain(|(_, other)| !Arc::ptr_eq(other, &waited));
-            let (families, published, plain) = (families.clone(), Arc::clone(published), Arc::clone(&self.plain));
+            let (families, published, plain) =
+                (families.clone(), Arc::clone(published), Arc::clone(&self.plain));
             // A big fleet's exposition takes milliseconds, and compressing it more: not on a thread that others wait for. The turn goes
             // with the work: clients that have gone do not make room for more.
             let work = tokio::task::spawn_blocking(move || {
@@ -91,8 +97,14 @@ fn make(text: &str, gzip: bool, plain: &Arc<Semaphore>) -> std::io::Result<Made>
     }
     let kilobytes = u32::try_from(text.len().div_ceil(1024)).unwrap_or(u32::MAX);
     Ok(match Arc::clone(plain).try_acquire_many_owned(kilobytes) {
-        Ok(room) => Made { body: Prepared::Plain(Bytes::copy_from_slice(text.as_bytes())), gzipped: false, _room: Some(room) },
-        Err(_) => Made { body: Prepared::Packed(compress(text)?.into(), text.len()), gzipped: false, _room: None },
+        Ok(room) => Made {
+            body: Prepared::Plain(Bytes::copy_from_slice(text.as_bytes())),
+            gzipped: false,
+            _room: Some(room),
+        },
+        Err(_) => {
+            Made { body: Prepared::Packed(compress(text)?.into(), text.len()), gzipped: false, _room: None }
+        }
     })
 }
 
@@ -106,7 +118,9 @@ mod tests {
         let first = make(&text, false, &room).expect("made");
         assert!(matches!(&first.body, Prepared::Plain(bytes) if bytes.len() == text.len()));
         let second = make(&text, false, &room).expect("made");
-        assert!(matches!(&second.body, Prepared::Packed(bytes, length) if bytes.len() < 1024 && *length == text.len()));
+        assert!(
+            matches!(&second.body, Prepared::Packed(bytes, length) if bytes.len() < 1024 && *length == text.len())
+        );
         drop(first);
         assert!(matches!(make(&text, false, &room).expect("made").body, Prepared::Plain(_)), "room again");
         assert!(make(&text, true, &room).expect("made").gzipped);

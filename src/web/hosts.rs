@@ -51,8 +51,11 @@ impl Authority {
             }
             None => text.split_once(':').unwrap_or((text, "")),
         };
-        let port =
-            if port.is_empty() { None } else { Some(port.parse::<u16>().ok().filter(|_| port.bytes().all(|b| b.is_ascii_digit()))?) };
+        let port = if port.is_empty() {
+            None
+        } else {
+            Some(port.parse::<u16>().ok().filter(|_| port.bytes().all(|b| b.is_ascii_digit()))?)
+        };
         let host = match name.parse::<IpAddr>() {
             Ok(address) => Host::Ip(address.to_canonical()),
             Err(_) => Host::Name(dotless(name)?),
@@ -112,7 +115,9 @@ impl Asked {
         match (values.next(), values.next()) {
             (None, _) => Self::Nothing,
             (Some(value), None) if value.is_empty() => Self::Nothing,
-            (Some(value), None) => value.to_str().ok().and_then(Authority::parse).map_or(Self::Nonsense, Self::Named),
+            (Some(value), None) => {
+                value.to_str().ok().and_then(Authority::parse).map_or(Self::Nonsense, Self::Named)
+            }
             (Some(_), Some(_)) => Self::Nonsense,
         }
     }
@@ -154,7 +159,14 @@ fn names_of(hostname: &str, hosts: &str, resolver: &str) -> BTreeSet<String> {
         }
     }
     for line in hosts.lines() {
-        let words = line.split('#').next().unwrap_or_default().split_whitespace().skip(1).filter_map(dotless).collect::<Vec<_>>();
+        let words = line
+            .split('#')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(1)
+            .filter_map(dotless)
+            .collect::<Vec<_>>();
         if words.iter().any(|word| *word == full || *word == short) {
             let start = format!("{short}.");
             names.extend(words.into_iter().filter(|word| word.starts_with(&start)));
@@ -199,7 +211,11 @@ mod tests {
 
     #[test]
     fn hosts_as_they_travel() {
-        let names = Names(names_of("Web1", "127.0.1.1 web1.example.com web1\n10.0.0.9 other.example.com", "search corp.example. .\n"));
+        let names = Names(names_of(
+            "Web1",
+            "127.0.1.1 web1.example.com web1\n10.0.0.9 other.example.com",
+            "search corp.example. .\n",
+        ));
         for (text, known, loopback) in [
             ("127.0.0.1:10143", true, true),
             ("192.0.2.1", true, false),
@@ -221,11 +237,27 @@ mod tests {
             let host = Authority::parse(text).unwrap_or_else(|| panic!("{text}")).host;
             assert_eq!((names.contain(&host), host.is_loopback()), (known, loopback), "{text}");
         }
-        for nonsense in ["", ":80", "a b", "a:80:90", "a:+80", "a:99999", "[::1", "[web1]", "[::1]x", "user@web1", "web1/..", "a,b", "wéb1"]
-        {
+        for nonsense in [
+            "",
+            ":80",
+            "a b",
+            "a:80:90",
+            "a:+80",
+            "a:99999",
+            "[::1",
+            "[web1]",
+            "[::1]x",
+            "user@web1",
+            "web1/..",
+            "a,b",
+            "wéb1",
+        ] {
             assert_eq!(Authority::parse(nonsense), None, "{nonsense}");
         }
-        assert!(names_of("", "127.0.0.1 localhost", "search example.com").is_empty(), "a machine without a name");
+        assert!(
+            names_of("", "127.0.0.1 localhost", "search example.com").is_empty(),
+            "a machine without a name"
+        );
     }
 
     #[test]
@@ -259,22 +291,66 @@ mod tests {
         let public = Some("https://consentry.example.com/base");
         for (sentence, headers, foreign) in [
             ("a script", vec![("host", "10.0.0.1")], false),
-            ("a browser on our page", vec![("host", "a"), ("sec-fetch-site", "same-origin"), ("origin", "https://a")], false),
+            (
+                "a browser on our page",
+                vec![("host", "a"), ("sec-fetch-site", "same-origin"), ("origin", "https://a")],
+                false,
+            ),
             ("a person who typed the address", vec![("host", "a"), ("sec-fetch-site", "none")], false),
-            ("a browser on another page", vec![("host", "a"), ("sec-fetch-site", "cross-site"), ("origin", "https://b")], true),
-            ("a neighbour", vec![("host", "a"), ("sec-fetch-site", "same-site"), ("origin", "https://a")], true),
-            ("two answers", vec![("host", "a"), ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], true),
+            (
+                "a browser on another page",
+                vec![("host", "a"), ("sec-fetch-site", "cross-site"), ("origin", "https://b")],
+                true,
+            ),
+            (
+                "a neighbour",
+                vec![("host", "a"), ("sec-fetch-site", "same-site"), ("origin", "https://a")],
+                true,
+            ),
+            (
+                "two answers",
+                vec![("host", "a"), ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
+                true,
+            ),
             ("a page that hides where it is from", vec![("host", "a"), ("origin", "null")], true),
-            ("the same, typed by a person", vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "none")], true),
-            ("our own page that sends no referrer", vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "same-origin")], false),
-            ("our public name behind a proxy", vec![("host", "10.0.0.1:10143"), ("origin", "https://consentry.example.com")], false),
-            ("our public name in capitals", vec![("host", "10.0.0.1"), ("origin", "HTTPS://Consentry.Example.COM:443")], false),
-            ("our public name on another port", vec![("host", "10.0.0.1"), ("origin", "https://consentry.example.com:8443")], true),
+            (
+                "the same, typed by a person",
+                vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "none")],
+                true,
+            ),
+            (
+                "our own page that sends no referrer",
+                vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "same-origin")],
+                false,
+            ),
+            (
+                "our public name behind a proxy",
+                vec![("host", "10.0.0.1:10143"), ("origin", "https://consentry.example.com")],
+                false,
+            ),
+            (
+                "our public name in capitals",
+                vec![("host", "10.0.0.1"), ("origin", "HTTPS://Consentry.Example.COM:443")],
+                false,
+            ),
+            (
+                "our public name on another port",
+                vec![("host", "10.0.0.1"), ("origin", "https://consentry.example.com:8443")],
+                true,
+            ),
             ("our address", vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:10143")], false),
-            ("another program at our address", vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:3000")], true),
+            (
+                "another program at our address",
+                vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:3000")],
+                true,
+            ),
             ("a proxy that ends TLS", vec![("host", "a:443"), ("origin", "https://a")], false),
             ("another site", vec![("host", "10.0.0.1:10143"), ("origin", "https://evil.example")], true),
-            ("another site, and our own page", vec![("host", "a"), ("origin", "https://a"), ("origin", "https://evil.example")], true),
+            (
+                "another site, and our own page",
+                vec![("host", "a"), ("origin", "https://a"), ("origin", "https://evil.example")],
+                true,
+            ),
             (
                 "another site that a browser calls ours",
                 vec![("host", "a"), ("origin", "http://b"), ("sec-fetch-site", "same-origin")],

@@ -77,7 +77,11 @@ struct IntegrationPage<'d> {
 }
 
 /// `/integrations/NAME`.
-pub(super) async fn integration(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
+pub(super) async fn integration(
+    State(served): State<Arc<Served>>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Response {
     let Some(detail) = (served.monitor.detail)(&name) else { return not_found(uri).await };
     let records = (served.monitor.records)(&name).await;
     let delivery = match &served.reauthentication {
@@ -97,12 +101,19 @@ fn page<'d>(
 ) -> IntegrationPage<'d> {
     let when = |at| When::of(at, now);
     let since = if let Health::Broken { since, .. } = detail.health { Some(when(since)) } else { None };
-    let events = records.events.into_iter().map(|(kind, at, detail)| EventLine { what: event_words(&kind, &detail), at: when(at) });
+    let events = records
+        .events
+        .into_iter()
+        .map(|(kind, at, detail)| EventLine { what: event_words(&kind, &detail), at: when(at) });
     let mails = records.mails.into_iter().map(|mail| MailLine {
         fate: match (mail.sent, mail.given_up) {
             (Some(at), _) => format!("sent {}", ago(at, now)),
-            (None, true) => mail.problem.map_or_else(|| "given up".to_owned(), |problem| format!("given up: {problem}")),
-            (None, false) => mail.problem.map_or_else(|| "waiting".to_owned(), |problem| format!("waiting: {problem}")),
+            (None, true) => {
+                mail.problem.map_or_else(|| "given up".to_owned(), |problem| format!("given up: {problem}"))
+            }
+            (None, false) => {
+                mail.problem.map_or_else(|| "waiting".to_owned(), |problem| format!("waiting: {problem}"))
+            }
         },
         kind: mail.kind,
         recipient: mail.recipient,
@@ -114,7 +125,11 @@ fn page<'d>(
         icon: state_word(detail.health),
         headline: headline(detail),
         since,
-        reason: if let Health::Broken { reason, .. } = detail.health { Some(ReasonLine::of(reason)) } else { None },
+        reason: if let Health::Broken { reason, .. } = detail.health {
+            Some(ReasonLine::of(reason))
+        } else {
+            None
+        },
         reader: detail.reader_fault.map(ReasonLine::of),
         checks: check_lines(&detail.checks, &detail.app, now),
         strip: Strip::of(&detail.day, now),
@@ -141,7 +156,9 @@ fn headline(detail: &Detail) -> String {
     };
     match (detail.health, failing.first().and_then(|c| c.outcome.reason())) {
         (Health::Broken { reason, .. }, _) => reason.sentence().to_owned(),
-        (_, Some(reason)) => format!("Seen in the last probe: {} It counts once it is seen again.", reason.sentence()),
+        (_, Some(reason)) => {
+            format!("Seen in the last probe: {} It counts once it is seen again.", reason.sentence())
+        }
         (Health::Working, None) => "All checks pass.".to_owned(),
         (Health::Unknown { .. }, None) if detail.checks.is_empty() => "Not probed yet.".to_owned(),
         (Health::Unknown { .. }, None) => {
@@ -164,7 +181,12 @@ struct ReasonLine {
 impl ReasonLine {
     fn of(reason: Reason) -> Self {
         let label = reason.label();
-        Self { label, sentence: reason.sentence(), advice: reason.advice(), runbook: format!("{RUNBOOKS}{label}.md") }
+        Self {
+            label,
+            sentence: reason.sentence(),
+            advice: reason.advice(),
+            runbook: format!("{RUNBOOKS}{label}.md"),
+        }
     }
 }
 
@@ -176,14 +198,22 @@ fn delivery_words(state: &DeliveryState, now: Timestamp) -> String {
     match (state.delivered, &state.failure) {
         (Some(at), _) => format!("taken {}", ago(at, now)),
         (None, None) => "on its way".to_owned(),
-        (None, Some(failure)) => format!("not taken yet, attempts so far: {}. The last one: {failure}", state.attempts),
+        (None, Some(failure)) => {
+            format!("not taken yet, attempts so far: {}. The last one: {failure}", state.attempts)
+        }
     }
 }
 
 fn credential_line(credential: CredentialRecord, now: Timestamp) -> CredentialLine {
-    let label = credential.reader.map_or_else(|| "Credential".to_owned(), |reader| format!("Credential of {reader}"));
+    let label =
+        credential.reader.map_or_else(|| "Credential".to_owned(), |reader| format!("Credential of {reader}"));
     let expired = credential.expires.is_some_and(|at| at <= now);
-    CredentialLine { label, kind: credential.kind, expires: credential.expires.map(|at| When::of(at, now)), expired }
+    CredentialLine {
+        label,
+        kind: credential.kind,
+        expires: credential.expires.map(|at| When::of(at, now)),
+        expired,
+    }
 }
 
 /// A check that fails for the reason of an earlier one says so once.
@@ -225,7 +255,8 @@ fn check_line(state: &CheckState, said: bool, app: &str, now: Timestamp) -> Chec
 
 /// What an event means, in words.
 fn event_words(kind: &str, detail: &str) -> String {
-    let sentence = |label: &str| Reason::from_label(label).map_or_else(|| label.to_owned(), |r| r.sentence().to_owned());
+    let sentence =
+        |label: &str| Reason::from_label(label).map_or_else(|| label.to_owned(), |r| r.sentence().to_owned());
     match kind {
         "broken" => format!("Broken: {}", sentence(detail)),
         "changed" => format!("Now broken in another way: {}", sentence(detail)),
@@ -247,7 +278,9 @@ pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<St
         return not_found(uri).await;
     }
     (served.monitor.probe)(&name);
-    let Ok(back) = HeaderValue::from_str(&format!("../{name}")) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let Ok(back) = HeaderValue::from_str(&format!("../{name}")) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     (StatusCode::SEE_OTHER, [(LOCATION, back)]).into_response()
 }
 
@@ -267,8 +300,17 @@ pub(super) async fn link(
     match (link, (served.monitor.detail)(&name)) {
         (Some(link), Some(detail)) => {
             let who = who.to_string();
-            if !(served.process.hooks.record)(Record { integration: name.clone(), kind: "link_made", detail: who.clone() }).await {
-                let paragraphs = vec!["The link could not be written down, so it was not made. Nothing has been changed.".to_owned()];
+            if !(served.process.hooks.record)(Record {
+                integration: name.clone(),
+                kind: "link_made",
+                detail: who.clone(),
+            })
+            .await
+            {
+                let paragraphs = vec![
+                    "The link could not be written down, so it was not made. Nothing has been changed."
+                        .to_owned(),
+                ];
                 let page = Notice { shell, title: "Please try again later", paragraphs, ..Notice::default() };
                 return html(StatusCode::SERVICE_UNAVAILABLE, &page);
             }
@@ -277,12 +319,17 @@ pub(super) async fn link(
                 "Hand it to an administrator of {}. Whoever has it can begin a sign-in for {}, so send it to nobody else. It ends with the first success.",
                 detail.tenant, detail.display_name
             )];
-            let page = Notice { shell, title: "A fresh link", paragraphs, items: vec![link], ..Notice::default() };
+            let page =
+                Notice { shell, title: "A fresh link", paragraphs, items: vec![link], ..Notice::default() };
             html(StatusCode::OK, &page)
         }
         (None, Some(_)) => {
-            let paragraphs = vec!["reauthentication.public_url is not configured; links start with it.".to_owned()];
-            html(StatusCode::CONFLICT, &Notice { shell, title: "There are no links", paragraphs, ..Notice::default() })
+            let paragraphs =
+                vec!["reauthentication.public_url is not configured; links start with it.".to_owned()];
+            html(
+                StatusCode::CONFLICT,
+                &Notice { shell, title: "There are no links", paragraphs, ..Notice::default() },
+            )
         }
         _ => not_found(uri).await,
     }

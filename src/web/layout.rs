@@ -2,8 +2,8 @@
 
 use askama::Template;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -32,8 +32,9 @@ impl SecurityHeaders {
     /// identity providers of their own. `tls` when browsers reach the pages over https.
     pub fn new(login_url: &str, tls: bool) -> Self {
         let plain = login_url.strip_prefix("http://").map(|_| format!(" {login_url}")).unwrap_or_default();
-        let policy =
-            format!("default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self' https:{plain}");
+        let policy = format!(
+            "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self' https:{plain}"
+        );
         let fallback = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
         Self { policy: HeaderValue::from_str(&policy).unwrap_or(fallback), tls }
     }
@@ -42,8 +43,12 @@ impl SecurityHeaders {
     /// a link's token; our own forms say their origin, which browsers keep back where no referrer is sent at all (Fetch standard, "append a
     /// request `Origin` header").
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
-        let fixed =
-            [(CACHE_CONTROL, "no-store"), (REFERRER_POLICY, "same-origin"), (X_CONTENT_TYPE_OPTIONS, "nosniff"), (X_FRAME_OPTIONS, "DENY")];
+        let fixed = [
+            (CACHE_CONTROL, "no-store"),
+            (REFERRER_POLICY, "same-origin"),
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (X_FRAME_OPTIONS, "DENY"),
+        ];
         for (name, value) in fixed {
             headers.entry(name).or_insert(HeaderValue::from_static(value));
         }

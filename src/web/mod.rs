@@ -24,7 +24,8 @@ pub use compression::compress;
 pub use hosts::allowed_host;
 pub use layout::SecurityHeaders;
 pub use model::{
-    CredentialRecord, Detail, ExternalSignIn, Find, FindBy, FindLater, Later, Lookup, MailRecord, Records, Remember, Row, SignInStatus,
+    CredentialRecord, Detail, ExternalSignIn, Find, FindBy, FindLater, Later, Lookup, MailRecord, Records,
+    Remember, Row, SignInStatus,
 };
 pub use server::Sites;
 pub use state::{Hooks, Process, Record, Served, WebOptions, path_of};

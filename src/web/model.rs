@@ -37,7 +37,8 @@ pub struct SignInStatus {
 impl SignInStatus {
     /// Whether the last probe saw enterprise app and consent as required; `None` when it could not, or when they are not checked.
     pub(super) fn granted(&self) -> Option<bool> {
-        let outcome = |check| self.checks.iter().find(|(known, _)| *known == check).map(|(_, outcome)| *outcome);
+        let outcome =
+            |check| self.checks.iter().find(|(known, _)| *known == check).map(|(_, outcome)| *outcome);
         match (outcome(Check::EnterpriseApp)?, outcome(Check::Consent)?) {
             (Outcome::Fail(_), _) | (_, Outcome::Fail(_)) => Some(false),
             (Outcome::Pass, Outcome::Pass) => Some(true),
@@ -47,7 +48,8 @@ impl SignInStatus {
 
     /// Nothing would change on the admin consent page: the whole organization has accepted everything already.
     pub(super) fn has_all_consent(&self) -> bool {
-        let organization = self.access == Access::Application || matches!(self.elsewhere, Some(ExternalSignIn::AdminConsent(_)));
+        let organization = self.access == Access::Application
+            || matches!(self.elsewhere, Some(ExternalSignIn::AdminConsent(_)));
         organization && self.granted() == Some(true)
     }
 }
@@ -230,6 +232,8 @@ impl Row {
 
     pub(super) fn matches(&self, words: &[String]) -> bool {
         let has = |text: &str, word: &String| text.to_lowercase().contains(word.as_str());
-        words.iter().all(|w| has(&self.name, w) || has(&self.display_name, w) || has(&self.tenant, w) || has(&self.app, w))
+        words.iter().all(|w| {
+            has(&self.name, w) || has(&self.display_name, w) || has(&self.tenant, w) || has(&self.app, w)
+        })
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -24,7 +26,11 @@ use crate::metrics::{negotiate, write_one};
 const YOUNG: Duration = Duration::from_secs(10);
 
 /// `/metrics`.
-pub(super) async fn metrics(State(served): State<Arc<Served>>, Extension(client): Extension<Client>, headers: HeaderMap) -> Response {
+pub(super) async fn metrics(
+    State(served): State<Arc<Served>>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+) -> Response {
     let exposition = &served.process.exposition;
     let place = exposition.places.as_ref().map(|places| places.take(client.address));
     if matches!(place, Some(None)) {
@@ -34,14 +40,23 @@ pub(super) async fn metrics(State(served): State<Arc<Served>>, Extension(client)
     let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     let format = negotiate(header(ACCEPT));
     let gzip = header(ACCEPT_ENCODING).is_some_and(accepts_gzip);
-    let Some(made) = exposition.made((&served.process.families, &served.process.published), format, gzip).await else {
+    let Some(made) =
+        exposition.made((&served.process.families, &served.process.published), format, gzip).await
+    else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     // The place is taken until the last piece is on its way: a client that does not read keeps it, not the memory of many answers.
     let gzipped = made.gzipped;
     let body = Body::new(ChunkedBody::new(made.body.clone(), (place, made)));
-    let mut response =
-        ([(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding"), (CACHE_CONTROL, "no-store")], body).into_response();
+    let mut response = (
+        [
+            (CONTENT_TYPE, format.content_type()),
+            (VARY, "Accept, Accept-Encoding"),
+            (CACHE_CONTROL, "no-store"),
+        ],
+        body,
+    )
+        .into_response();
     if gzipped {
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
@@ -79,7 +94,8 @@ fn accepts_gzip(header: &str) -> bool {
     header.split(',').any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
         let named = parts.next().is_some_and(|c| c.eq_ignore_ascii_case("gzip"));
-        let quality = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+        let quality =
+            parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
         named && quality > 0.0
     })
 }
@@ -87,11 +103,18 @@ fn accepts_gzip(header: &str) -> bool {
 /// Answers as Prometheus does.
 pub(super) async fn reload(State(served): State<Arc<Served>>) -> Response {
     if !served.process.options.lifecycle {
-        return (StatusCode::FORBIDDEN, "The lifecycle API is not enabled; start Consentry with --web.enable-lifecycle.\n").into_response();
+        return (
+            StatusCode::FORBIDDEN,
+            "The lifecycle API is not enabled; start Consentry with --web.enable-lifecycle.\n",
+        )
+            .into_response();
     }
     match (served.process.hooks.reload)().await {
         Ok(()) => StatusCode::OK.into_response(),
-        Err(problems) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {problems}\n")).into_response(),
+        Err(problems) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {problems}\n"))
+                .into_response()
+        }
     }
 }
 
@@ -118,10 +141,14 @@ pub(super) async fn ready(State(served): State<Arc<Served>>) -> Response {
 }
 
 /// The effective configuration, secrets hidden. It is there once, compressed, for all who ask.
-pub(super) async fn configuration(State(served): State<Arc<Served>>, Extension(client): Extension<Client>) -> Response {
+pub(super) async fn configuration(
+    State(served): State<Arc<Served>>,
+    Extension(client): Extension<Client>,
+) -> Response {
     let Some(place) = served.process.bodies.place(client.address) else { return busy("/config") };
     let packed = served.configuration.clone();
-    let body = Body::new(ChunkedBody::new(Prepared::Packed(packed, unpacked_length(&served.configuration)), place));
+    let body =
+        Body::new(ChunkedBody::new(Prepared::Packed(packed, unpacked_length(&served.configuration)), place));
     ([(CONTENT_TYPE, "application/yaml; charset=utf-8"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
@@ -131,9 +158,14 @@ mod tests {
 
     #[test]
     fn gzip_is_negotiated() {
-        for (header, expected) in
-            [("gzip", true), ("br, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false), ("GZIP", true)]
-        {
+        for (header, expected) in [
+            ("gzip", true),
+            ("br, gzip;q=0.5", true),
+            ("gzip;q=0", false),
+            ("identity", false),
+            ("", false),
+            ("GZIP", true),
+        ] {
             assert_eq!(accepts_gzip(header), expected, "{header}");
         }
     }

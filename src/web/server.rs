@@ -34,11 +34,16 @@ impl Sites {
     pub fn new(served: &Arc<Served>) -> Self {
         let Process { gate, capacity, options, .. } = &*served.process;
         let trusted: Arc<[IpNet]> = options.trusted_proxies.as_slice().into();
-        let site =
-            |routes, admission, connections| Arc::new(Site::new(routes, Arc::clone(gate), admission, connections, Arc::clone(&trusted)));
+        let site = |routes, admission, connections| {
+            Arc::new(Site::new(routes, Arc::clone(gate), admission, connections, Arc::clone(&trusted)))
+        };
         Self {
             all: site(everything(served), Admission::Policy, capacity.all),
-            reauthentication: site(alone(links(served), served), Admission::Everybody, capacity.reauthentication),
+            reauthentication: site(
+                alone(links(served), served),
+                Admission::Everybody,
+                capacity.reauthentication,
+            ),
             health: site(alone(health(), served), Admission::Plain, capacity.health),
         }
     }
@@ -83,7 +88,12 @@ fn everything(served: &Arc<Served>) -> Routes {
         .layer(from_fn_with_state(Arc::clone(served), access::guard));
     let outside = finished(links(served).fallback(pages::not_found), served);
     let inside = finished(private.merge(links(served)), served);
-    Routes { inside, outside, prefix: served.process.options.route_prefix.as_str().into(), public: public_path(served) }
+    Routes {
+        inside,
+        outside,
+        prefix: served.process.options.route_prefix.as_str().into(),
+        public: public_path(served),
+    }
 }
 
 /// Routes that stand wherever they are asked for.

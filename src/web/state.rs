@@ -136,11 +136,15 @@ impl Process {
         hooks: Hooks,
         capacity: Capacity,
     ) -> Self {
-        let external = options.external_url.as_deref().and_then(Authority::of_url).map(|authority| authority.host);
+        let external =
+            options.external_url.as_deref().and_then(Authority::of_url).map(|authority| authority.host);
         Self {
-            names: Names::with(options.allowed_hosts.iter().cloned().chain(external.iter().map(ToString::to_string))),
+            names: Names::with(
+                options.allowed_hosts.iter().cloned().chain(external.iter().map(ToString::to_string)),
+            ),
             // A name that cannot be read is no name of this machine.
-            seen_from_elsewhere: options.external_url.is_some() && !external.as_ref().is_some_and(Host::is_loopback),
+            seen_from_elsewhere: options.external_url.is_some()
+                && !external.as_ref().is_some_and(Host::is_loopback),
             exposition: Exposition::new(options.max_requests),
             bodies: Bodies::default(),
             link_bodies: Bodies::default(),
@@ -211,7 +215,9 @@ impl Served {
 
     /// Whether pages may be asked for by this name.
     pub(super) fn goes_by(&self, host: &Host) -> bool {
-        let is_public = || self.public_url.as_deref().and_then(Authority::of_url).is_some_and(|public| public.host == *host);
+        let is_public = || {
+            self.public_url.as_deref().and_then(Authority::of_url).is_some_and(|public| public.host == *host)
+        };
         self.process.names.contain(host) || is_public()
     }
 
@@ -219,7 +225,10 @@ impl Served {
     pub(super) fn cookie(&self, name: &str, value: &str, seconds: u64) -> String {
         let public = self.public_url.as_deref().unwrap_or_default();
         let secure = if public.starts_with("https://") { "; Secure" } else { "" };
-        format!("{name}={value}; Path={}/reauth; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", path_of(public))
+        format!(
+            "{name}={value}; Path={}/reauth; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}",
+            path_of(public)
+        )
     }
 }
 

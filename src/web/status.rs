@@ -85,7 +85,9 @@ impl Strip {
         let cells = day.cells(now);
         let count = |cell| cells.iter().filter(|c| **c == cell).count();
         let (failing, unknown, empty) = (count(Cell::Fail), count(Cell::Unknown), count(Cell::Empty));
-        let words = format!("Last 24 hours: failures in {failing}, nothing learnt in {unknown}, no probe in {empty} of them");
+        let words = format!(
+            "Last 24 hours: failures in {failing}, nothing learnt in {unknown}, no probe in {empty} of them"
+        );
         let class = |cell: &Cell| match cell {
             Cell::Empty => "e",
             Cell::Pass => "p",
@@ -154,9 +156,17 @@ pub(super) struct StatusFilter {
 
 impl StatusFilter {
     fn of(query: &HashMap<String, String>) -> Self {
-        let text = |name: &str| query.get(name).map(|v| v.trim().chars().take(200).collect()).unwrap_or_default();
+        let text =
+            |name: &str| query.get(name).map(|v| v.trim().chars().take(200).collect()).unwrap_or_default();
         let page = query.get("page").and_then(|p| p.parse().ok()).unwrap_or(1_usize).max(1);
-        Self { q: text("q"), state: text("state"), app: text("app"), reason: text("reason"), sort: text("sort"), page }
+        Self {
+            q: text("q"),
+            state: text("state"),
+            app: text("app"),
+            reason: text("reason"),
+            sort: text("sort"),
+            page,
+        }
     }
 
     /// Whether more than words are searched for.
@@ -167,7 +177,13 @@ impl StatusFilter {
     /// The address of another page of the same.
     fn address(&self, page: usize) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [("q", &self.q), ("state", &self.state), ("app", &self.app), ("reason", &self.reason), ("sort", &self.sort)] {
+        for (name, value) in [
+            ("q", &self.q),
+            ("state", &self.state),
+            ("app", &self.app),
+            ("reason", &self.reason),
+            ("sort", &self.sort),
+        ] {
             if !value.is_empty() {
                 query.append_pair(name, value);
             }
@@ -204,12 +220,16 @@ impl StatusFilter {
 }
 
 /// `/`.
-pub(super) async fn index(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
+pub(super) async fn index(
+    State(served): State<Arc<Served>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
     // Ten thousand rows take some milliseconds: not on a thread that others wait for.
     let turn = served.process.bodies.turn().await;
     let rendered = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let (wanted, rows, now) = (StatusFilter::of(&query), (served.monitor.rows)(), served.process.clock.now());
+        let (wanted, rows, now) =
+            (StatusFilter::of(&query), (served.monitor.rows)(), served.process.clock.now());
         private(html(StatusCode::OK, &page(&served, &wanted, &rows, now)))
     });
     rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
@@ -242,7 +262,11 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
         total: rows.len(),
         broken,
         unknown,
-        counts: [("healthy", "healthy", healthy), ("broken", "broken", broken), ("unknown", "not known yet", unknown)],
+        counts: [
+            ("healthy", "healthy", healthy),
+            ("broken", "broken", broken),
+            ("unknown", "not known yet", unknown),
+        ],
         commonest: commonest(rows),
         query: wanted,
         states: choices(
@@ -250,15 +274,25 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
             [("healthy", "Healthy", healthy), ("broken", "Broken", broken), ("unknown", "Unknown", unknown)]
                 .map(|(v, l, n)| (v.to_owned(), l.to_owned(), n)),
         ),
-        apps: choices(&wanted.app, counted(rows.iter().map(|r| r.app.to_string())).into_iter().map(|(a, n)| (a.clone(), a, n))),
+        apps: choices(
+            &wanted.app,
+            counted(rows.iter().map(|r| r.app.to_string())).into_iter().map(|(a, n)| (a.clone(), a, n)),
+        ),
         reasons: choices(
             &wanted.reason,
-            counted(rows.iter().filter_map(Row::reason).map(|r| r.label().to_owned())).into_iter().map(|(r, n)| (r.clone(), r, n)),
+            counted(rows.iter().filter_map(Row::reason).map(|r| r.label().to_owned()))
+                .into_iter()
+                .map(|(r, n)| (r.clone(), r, n)),
         ),
         sorts: choices(
             &wanted.sort,
-            [("", "Broken first"), ("since", "Newest trouble first"), ("name", "By name"), ("app", "By application")]
-                .map(|(v, l)| (v.to_owned(), l.to_owned(), 0)),
+            [
+                ("", "Broken first"),
+                ("since", "Newest trouble first"),
+                ("name", "By name"),
+                ("app", "By application"),
+            ]
+            .map(|(v, l)| (v.to_owned(), l.to_owned(), 0)),
         ),
         narrowed: wanted.narrows(),
         found: found.len(),
@@ -302,7 +336,9 @@ fn counted(values: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
 
 /// The commonest reasons of what is broken: label, sentence, how many.
 fn commonest(rows: &[Row]) -> Vec<(String, String, usize)> {
-    let broken = rows.iter().filter_map(|r| if let Health::Broken { reason, .. } = r.health { Some(reason) } else { None });
+    let broken = rows
+        .iter()
+        .filter_map(|r| if let Health::Broken { reason, .. } = r.health { Some(reason) } else { None });
     let mut counts: Vec<(Reason, usize)> = Vec::new();
     for reason in broken {
         match counts.iter_mut().find(|(known, _)| *known == reason) {
@@ -311,11 +347,17 @@ fn commonest(rows: &[Row]) -> Vec<(String, String, usize)> {
         }
     }
     counts.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), reason.label()));
-    counts.into_iter().take(COMMONEST).map(|(reason, count)| (reason.label().to_owned(), reason.sentence().to_owned(), count)).collect()
+    counts
+        .into_iter()
+        .take(COMMONEST)
+        .map(|(reason, count)| (reason.label().to_owned(), reason.sentence().to_owned(), count))
+        .collect()
 }
 
 fn choices(chosen: &str, all: impl IntoIterator<Item = (String, String, usize)>) -> Vec<Choice> {
-    all.into_iter().map(|(value, label, count)| Choice { chosen: value == chosen, value, label, count }).collect()
+    all.into_iter()
+        .map(|(value, label, count)| Choice { chosen: value == chosen, value, label, count })
+        .collect()
 }
 
 /// A dot in the colour of a state.
@@ -383,12 +425,17 @@ mod tests {
             ("q=t.example+se", "coho dune acme"),
             ("q=nothing", ""),
         ] {
-            let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            let query: HashMap<String, String> =
+                url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
             let wanted = StatusFilter::of(&query);
             let words: Vec<String> = wanted.q.to_lowercase().split_whitespace().map(str::to_owned).collect();
             let mut found: Vec<&Row> = rows.iter().filter(|r| wanted.admits(r, &words)).collect();
             wanted.sort(&mut found);
-            assert_eq!(found.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(" "), expected, "{query:?}");
+            assert_eq!(
+                found.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(" "),
+                expected,
+                "{query:?}"
+            );
         }
     }
 }

@@ -45,7 +45,8 @@ pub(super) async fn receive(State(places): State<Arc<Places>>, request: Request,
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    let address = request.extensions().get::<Client>().map_or(IpAddr::from([0, 0, 0, 0]), |client| client.address);
+    let address =
+        request.extensions().get::<Client>().map_or(IpAddr::from([0, 0, 0, 0]), |client| client.address);
     let Some(place) = places.take(address) else { return closing(busy(request.uri().path())) };
     let arriving = request.extensions().get::<Arc<Activity>>().map(Activity::arriving);
     let too_slow = Arc::new(AtomicBool::new(false));
@@ -61,7 +62,10 @@ pub(super) async fn receive(State(places): State<Arc<Places>>, request: Request,
     };
     let response = next.run(Request::from_parts(parts, Body::new(upload))).await;
     if too_slow.load(Ordering::Relaxed) {
-        return closing((StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly, and others were waiting.\n").into_response());
+        return closing(
+            (StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly, and others were waiting.\n")
+                .into_response(),
+        );
     }
     response
 }
@@ -97,7 +101,10 @@ impl HttpBody for Upload {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -117,7 +124,9 @@ impl HttpBody for Upload {
             if this.is_too_slow() {
                 this.too_slow.store(true, Ordering::Relaxed);
                 this.held = None;
-                return Poll::Ready(Some(Err(axum::Error::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))));
+                return Poll::Ready(Some(Err(axum::Error::new(std::io::Error::from(
+                    std::io::ErrorKind::TimedOut,
+                )))));
             }
             this.look.as_mut().reset(Instant::now() + LOOK);
         }

@@ -56,26 +56,40 @@ impl Site {
         let (status, body) = self.locally("GET", "/api/v1/integrations/northwind/events", headers).await;
         assert_eq!(status, 200, "{body}");
         let list: Value = serde_json::from_str(&body).expect("JSON");
-        let items = list["items"].as_array().expect("a list").iter().filter(|item| item["kind"] == "link_made");
+        let items =
+            list["items"].as_array().expect("a list").iter().filter(|item| item["kind"] == "link_made");
         items.map(|item| item["detail"].as_str().expect("text").to_owned()).collect()
     }
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+) -> (u16, String) {
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    let request = format!("{method} {path} HTTP/1.1\r\n{lines}Content-Length: 0\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\n{lines}Content-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("an answer");
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
-    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {head}")), body.to_owned())
+    (
+        head.split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("no status: {head}")),
+        body.to_owned(),
+    )
 }
 
 const LINK: &str = "/integrations/northwind/link";
 
 /// Everything that changes something, and what it answers when it may.
-const CHANGES: [(&str, u16); 3] = [("/integrations/northwind/probe", 303), (LINK, 200), ("/api/v1/integrations/northwind/probe", 202)];
+const CHANGES: [(&str, u16); 3] =
+    [("/integrations/northwind/probe", 303), (LINK, 200), ("/api/v1/integrations/northwind/probe", 202)];
 
 #[tokio::test]
 async fn without_users_only_this_machine_changes_anything() {
@@ -85,38 +99,94 @@ async fn without_users_only_this_machine_changes_anything() {
         ("a program on this machine", vec!["Host: 127.0.0.1:10143"], None),
         ("the same by another name of this machine", vec!["Host: demo.localhost"], None),
         ("a proxy on this machine", vec!["Host: localhost", "X-Forwarded-For: 192.0.2.1"], Some(elsewhere)),
-        ("a proxy that says only how it was asked", vec!["Host: localhost", "X-Forwarded-Proto: https"], Some(elsewhere)),
-        ("a proxy that follows the standard", vec!["Host: localhost", "Forwarded: for=192.0.2.1"], Some(elsewhere)),
+        (
+            "a proxy that says only how it was asked",
+            vec!["Host: localhost", "X-Forwarded-Proto: https"],
+            Some(elsewhere),
+        ),
+        (
+            "a proxy that follows the standard",
+            vec!["Host: localhost", "Forwarded: for=192.0.2.1"],
+            Some(elsewhere),
+        ),
         ("a proxy that names itself", vec!["Host: localhost", "Via: 1.1 proxy"], Some(elsewhere)),
-        ("a proxy as nginx is often set up", vec!["Host: localhost", "X-Real-IP: 192.0.2.1"], Some(elsewhere)),
-        ("a proxy that claims to speak for this machine", vec!["Host: localhost", "X-Forwarded-For: 127.0.0.1"], Some(elsewhere)),
-        ("somebody who asks an address that others reach, too", vec!["Host: 192.0.2.1:10143"], Some(elsewhere)),
+        (
+            "a proxy as nginx is often set up",
+            vec!["Host: localhost", "X-Real-IP: 192.0.2.1"],
+            Some(elsewhere),
+        ),
+        (
+            "a proxy that claims to speak for this machine",
+            vec!["Host: localhost", "X-Forwarded-For: 127.0.0.1"],
+            Some(elsewhere),
+        ),
+        (
+            "somebody who asks an address that others reach, too",
+            vec!["Host: 192.0.2.1:10143"],
+            Some(elsewhere),
+        ),
         ("somebody who names no host", vec![], Some(elsewhere)),
-        ("a page whose name was bent to this machine", vec!["Host: evil.example:10143"], Some("--web.allowed-host=evil.example")),
+        (
+            "a page whose name was bent to this machine",
+            vec!["Host: evil.example:10143"],
+            Some("--web.allowed-host=evil.example"),
+        ),
         ("two hosts", vec!["Host: localhost", "Host: evil.example"], Some("--web.allowed-host")),
-        ("another site's page", vec!["Host: localhost", "Origin: https://evil.example"], Some("--web.external-url")),
-        ("another program's page on this machine", vec!["Host: localhost:10143", "Origin: http://localhost:3000"], Some("another site")),
+        (
+            "another site's page",
+            vec!["Host: localhost", "Origin: https://evil.example"],
+            Some("--web.external-url"),
+        ),
+        (
+            "another program's page on this machine",
+            vec!["Host: localhost:10143", "Origin: http://localhost:3000"],
+            Some("another site"),
+        ),
         ("a page that hides where it is from", vec!["Host: localhost", "Origin: null"], Some("another site")),
         ("a neighbour's page", vec!["Host: localhost", "Sec-Fetch-Site: same-site"], Some("another site")),
-        ("our page", vec!["Host: localhost:10143", "Origin: http://localhost:10143", "Sec-Fetch-Site: same-origin"], None),
-        ("our page behind a proxy that speaks TLS", vec!["Host: localhost", "Origin: https://localhost"], None),
-        ("our page in a browser that hides where it is from", vec!["Host: localhost", "Origin: null", "Sec-Fetch-Site: same-origin"], None),
+        (
+            "our page",
+            vec!["Host: localhost:10143", "Origin: http://localhost:10143", "Sec-Fetch-Site: same-origin"],
+            None,
+        ),
+        (
+            "our page behind a proxy that speaks TLS",
+            vec!["Host: localhost", "Origin: https://localhost"],
+            None,
+        ),
+        (
+            "our page in a browser that hides where it is from",
+            vec!["Host: localhost", "Origin: null", "Sec-Fetch-Site: same-origin"],
+            None,
+        ),
     ] {
         for (path, fine) in CHANGES {
             let (status, body) = site.ask("POST", path, &headers).await;
             assert_eq!(status, if words.is_some() { 403 } else { fine }, "{sentence}: {path}: {body}");
             assert!(words.is_none_or(|words| body.contains(words)), "{sentence}: {path}: {body}");
-            assert_eq!(path.starts_with("/api/"), serde_json::from_str::<Value>(&body).is_ok(), "{path}: {body}");
+            assert_eq!(
+                path.starts_with("/api/"),
+                serde_json::from_str::<Value>(&body).is_ok(),
+                "{path}: {body}"
+            );
         }
     }
-    assert_eq!(site.makers(&[]).await, ["anonymous from 127.0.0.1"; 5], "every link that was made, and no other");
+    assert_eq!(
+        site.makers(&[]).await,
+        ["anonymous from 127.0.0.1"; 5],
+        "every link that was made, and no other"
+    );
     let (_, page) = site.locally("GET", "/integrations/northwind", &[]).await;
     assert!(page.contains("A re-authentication link was made by anonymous from 127.0.0.1"), "{page}");
 }
 
 #[tokio::test]
 async fn pages_go_by_names_of_ours_and_monitoring_by_any() {
-    let site = Site::start(&["--web.allowed-host=Status.example.com:8443", "--web.external-url=https://c.example.com"]).await;
+    let site = Site::start(&[
+        "--web.allowed-host=Status.example.com:8443",
+        "--web.external-url=https://c.example.com",
+    ])
+    .await;
     let own = hostname::get().expect("a name").to_string_lossy().into_owned();
     let hosts = [
         ("127.0.0.1", true),
@@ -134,7 +204,14 @@ async fn pages_go_by_names_of_ours_and_monitoring_by_any() {
     ];
     for (host, ours) in hosts {
         let header = format!("Host: {host}");
-        for path in ["/", "/integrations/northwind", "/config", "/api/v1/integrations", "/assets/status.css", "/no/such/page"] {
+        for path in [
+            "/",
+            "/integrations/northwind",
+            "/config",
+            "/api/v1/integrations",
+            "/assets/status.css",
+            "/no/such/page",
+        ] {
             let (status, body) = site.ask("GET", path, &[&header]).await;
             assert_eq!(status == 403, !ours, "{host}{path}: {status}");
             assert!(ours || body.contains("--web.allowed-host"), "{host}{path}: {body}");
@@ -157,16 +234,33 @@ async fn pages_go_by_names_of_ours_and_monitoring_by_any() {
 
 #[tokio::test]
 async fn everybody_may_where_that_was_said() {
-    let flags = ["--web.enable-anonymous-actions", "--web.external-url=https://status.example.com", "--web.enable-lifecycle"];
+    let flags = [
+        "--web.enable-anonymous-actions",
+        "--web.external-url=https://status.example.com",
+        "--web.enable-lifecycle",
+    ];
     let site = Site::start(&flags).await;
-    let proxied = ["Host: 127.0.0.1:10143", "X-Forwarded-For: 198.51.100.7", "Origin: https://status.example.com"];
+    let proxied =
+        ["Host: 127.0.0.1:10143", "X-Forwarded-For: 198.51.100.7", "Origin: https://status.example.com"];
     for (path, fine) in CHANGES {
         let (status, body) = site.ask("POST", path, &proxied).await;
         assert_eq!(status, fine, "{path}: {body}");
-        assert_eq!(site.locally("POST", path, &["Origin: https://evil.example"]).await.0, 403, "{path}, by another site's page");
-        assert_eq!(site.ask("POST", path, &["Host: evil.example"]).await.0, 403, "{path}, under a name that is not ours");
+        assert_eq!(
+            site.locally("POST", path, &["Origin: https://evil.example"]).await.0,
+            403,
+            "{path}, by another site's page"
+        );
+        assert_eq!(
+            site.ask("POST", path, &["Host: evil.example"]).await.0,
+            403,
+            "{path}, under a name that is not ours"
+        );
     }
-    assert_eq!(site.makers(&[]).await, ["anonymous through 127.0.0.1"], "a proxy that nobody trusts to say for whom");
+    assert_eq!(
+        site.makers(&[]).await,
+        ["anonymous through 127.0.0.1"],
+        "a proxy that nobody trusts to say for whom"
+    );
     // The public URL's pages are ours, too.
     assert_eq!(site.locally("POST", LINK, &["Origin: https://c.example.com"]).await.0, 200);
     assert_eq!(site.locally("POST", "/-/reload", &["Origin: https://evil.example"]).await.0, 403);
@@ -176,12 +270,21 @@ async fn everybody_may_where_that_was_said() {
 
 #[tokio::test]
 async fn a_trusted_proxy_says_for_whom_it_asks() {
-    let flags = ["--web.enable-anonymous-actions", "--web.trusted-proxy=127.0.0.0/8", "--web.trusted-proxy=192.0.2.1"];
+    let flags = [
+        "--web.enable-anonymous-actions",
+        "--web.trusted-proxy=127.0.0.0/8",
+        "--web.trusted-proxy=192.0.2.1",
+    ];
     let site = Site::start(&flags).await;
-    for forwarded in ["X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 10.0.0.1, 198.51.100.8, 192.0.2.1", "X-Forwarded-For: nonsense"] {
+    for forwarded in [
+        "X-Forwarded-For: 198.51.100.7",
+        "X-Forwarded-For: 10.0.0.1, 198.51.100.8, 192.0.2.1",
+        "X-Forwarded-For: nonsense",
+    ] {
         assert_eq!(site.locally("POST", LINK, &[forwarded]).await.0, 200, "{forwarded}");
     }
-    let expected = ["anonymous through 127.0.0.1", "anonymous from 198.51.100.8", "anonymous from 198.51.100.7"];
+    let expected =
+        ["anonymous through 127.0.0.1", "anonymous from 198.51.100.8", "anonymous from 198.51.100.7"];
     assert_eq!(site.makers(&[]).await, expected);
     let wrong = site.place.command(&["run", "--web.trusted-proxy=everybody"]).await;
     assert_eq!(wrong.status.code(), Some(2));
@@ -204,9 +307,21 @@ async fn users_are_asked_for_everything() {
     for (path, fine) in CHANGES {
         assert_eq!(site.locally("POST", path, &[]).await.0, 401, "{path} by nobody");
         assert_eq!(site.locally("POST", path, &[AS_ALICE]).await.0, fine, "{path} by alice");
-        assert_eq!(site.locally("POST", path, &[AS_ALICE, "X-Forwarded-For: 192.0.2.1"]).await.0, fine, "{path} by alice behind a proxy");
-        assert_eq!(site.locally("POST", path, &[AS_ALICE, "Origin: https://evil.example"]).await.0, 403, "{path} by alice, led there");
-        assert_eq!(site.ask("POST", path, &["Host: evil.example", AS_ALICE]).await.0, 403, "{path} by alice, by a name that is not ours");
+        assert_eq!(
+            site.locally("POST", path, &[AS_ALICE, "X-Forwarded-For: 192.0.2.1"]).await.0,
+            fine,
+            "{path} by alice behind a proxy"
+        );
+        assert_eq!(
+            site.locally("POST", path, &[AS_ALICE, "Origin: https://evil.example"]).await.0,
+            403,
+            "{path} by alice, led there"
+        );
+        assert_eq!(
+            site.ask("POST", path, &["Host: evil.example", AS_ALICE]).await.0,
+            403,
+            "{path} by alice, by a name that is not ours"
+        );
     }
     assert_eq!(site.makers(&[AS_ALICE]).await, ["alice", "alice"]);
     assert_eq!(site.locally("POST", "/-/reload", &[]).await.0, 401);
@@ -217,7 +332,8 @@ async fn users_are_asked_for_everything() {
 async fn a_certificate_counts_as_a_user() {
     let (place, authority) = (Place::new().await, Authority::new("Clients"));
     let (server, client) = (authority.pair(&["localhost", "127.0.0.1"]), authority.pair(&["prometheus"]));
-    let write = |name: &str, text: &str| std::fs::write(place.folder.path().join(name), text).expect("written");
+    let write =
+        |name: &str, text: &str| std::fs::write(place.folder.path().join(name), text).expect("written");
     write("server.crt", &server.certificate);
     write("server.key", &server.key);
     write("ca.pem", &authority.certificate);
@@ -226,14 +342,17 @@ async fn a_certificate_counts_as_a_user() {
     let flag = format!("--web.config.file={}", place.folder.path().join("web.yml").display());
     let site = Site::of(place, &[&flag]).await;
     let root = reqwest::Certificate::from_pem(authority.certificate.as_bytes()).expect("a certificate");
-    let identity = reqwest::Identity::from_pem((client.certificate.clone() + &client.key).as_bytes()).expect("an identity");
+    let identity = reqwest::Identity::from_pem((client.certificate.clone() + &client.key).as_bytes())
+        .expect("an identity");
     let builder = || {
         let none = reqwest::redirect::Policy::none();
         reqwest::Client::builder().tls_certs_only([root.clone()]).redirect(none).pool_max_idle_per_host(0)
     };
-    let (known, unknown) = (builder().identity(identity).build().expect("a client"), builder().build().expect("a client"));
+    let (known, unknown) =
+        (builder().identity(identity).build().expect("a client"), builder().build().expect("a client"));
     let post = async |client: &reqwest::Client, path: &str| {
-        let request = client.post(format!("https://{}{path}", site.address)).header("x-forwarded-for", "192.0.2.1");
+        let request =
+            client.post(format!("https://{}{path}", site.address)).header("x-forwarded-for", "192.0.2.1");
         let answer = request.send().await.expect("an answer");
         let status = answer.status().as_u16();
         // Taken whole, so that the connection can be used again.
@@ -248,10 +367,14 @@ async fn a_certificate_counts_as_a_user() {
     assert!(events.contains("\"detail\":\"certificate "), "{events}");
     // Whoever's authority is not ours any more is nobody, on the connection that is open, too.
     let open = builder().pool_max_idle_per_host(1);
-    let identity = reqwest::Identity::from_pem((client.certificate + &client.key).as_bytes()).expect("an identity");
+    let identity =
+        reqwest::Identity::from_pem((client.certificate + &client.key).as_bytes()).expect("an identity");
     let open = open.identity(identity).build().expect("a client");
     assert_eq!(post(&open, LINK).await, 200);
-    crate::certificates::replace(&site.place.folder.path().join("ca.pem"), &Authority::new("Others").certificate);
+    crate::certificates::replace(
+        &site.place.folder.path().join("ca.pem"),
+        &Authority::new("Others").certificate,
+    );
     assert_eq!(post(&open, LINK).await, 403);
 }
 
@@ -263,9 +386,11 @@ async fn a_socket_with_a_path_is_this_machine() {
     let flag = format!("--web.listen-address=unix:{}", path.display());
     let mut daemon = place.daemon(&[&flag]);
     daemon.until(&["ready"]).await;
-    for (headers, status) in
-        [(vec!["Host: localhost"], 200), (vec!["Host: localhost", "X-Forwarded-For: 192.0.2.1"], 403), (vec!["Host: evil.example"], 403)]
-    {
+    for (headers, status) in [
+        (vec!["Host: localhost"], 200),
+        (vec!["Host: localhost", "X-Forwarded-For: 192.0.2.1"], 403),
+        (vec!["Host: evil.example"], 403),
+    ] {
         let stream = UnixStream::connect(&path).await.expect("connected");
         assert_eq!(ask(stream, "POST", LINK, &headers).await.0, status, "{headers:?}");
     }

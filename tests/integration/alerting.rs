@@ -67,11 +67,20 @@ async fn one_cause_one_mail_to_the_operators() {
     assert!(mails[0].1.subject.contains("client credential has expired"), "{}", mails[0].1.subject);
     let broken = demo::SITUATIONS.iter().filter(|s| !s.application);
     assert!(broken.clone().all(|s| fleet.up(s.name).as_deref() == Some("0")));
-    fleet.act(vec![entra_sim::Action::AddSecret { app: demo::APP, secret: "other".to_owned(), expires_in_seconds: 86_400 }]);
+    fleet.act(vec![entra_sim::Action::AddSecret {
+        app: demo::APP,
+        secret: "other".to_owned(),
+        expires_in_seconds: 86_400,
+    }]);
     fleet.pass(30 * MINUTE).await;
     assert_eq!(fleet.mails().len(), 1, "a secret nobody uses fixes nothing");
     fleet.simulator.with_world(|w| {
-        w.apps.get_mut(&demo::APP).expect("the app").secrets.iter_mut().for_each(|s| s.expires += jiff::SignedDuration::from_hours(24));
+        w.apps
+            .get_mut(&demo::APP)
+            .expect("the app")
+            .secrets
+            .iter_mut()
+            .for_each(|s| s.expires += jiff::SignedDuration::from_hours(24));
     });
     fleet.pass(60 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "resolved"]);
@@ -83,7 +92,10 @@ async fn one_cause_one_mail_to_the_operators() {
 async fn a_powerless_reader_is_the_operators_business() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
-    fleet.act(vec![entra_sim::Action::RevokeConsent { tenant: "litware.example".to_owned(), app: demo::READER }]);
+    fleet.act(vec![entra_sim::Action::RevokeConsent {
+        tenant: "litware.example".to_owned(),
+        app: demo::READER,
+    }]);
     // The cached token keeps its roles for an hour.
     fleet.pass(90 * MINUTE).await;
     assert_eq!((fleet.up("litware").as_deref(), fleet.reasons("litware")), (Some("1"), vec![]));
@@ -95,7 +107,10 @@ async fn a_powerless_reader_is_the_operators_business() {
 async fn a_mail_server_that_is_away_loses_nothing() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
-    for faults in [MailFaults { refuse: true, ..MailFaults::default() }, MailFaults { temporary: true, ..MailFaults::default() }] {
+    for faults in [
+        MailFaults { refuse: true, ..MailFaults::default() },
+        MailFaults { temporary: true, ..MailFaults::default() },
+    ] {
         fleet.simulator.mailbox().set_faults(faults);
         fleet.act((situation("contoso").breaks)("contoso.example"));
         fleet.pass(12 * MINUTE).await;
@@ -104,7 +119,10 @@ async fn a_mail_server_that_is_away_loses_nothing() {
     assert_eq!(fleet.told(), Vec::<String>::new());
     let text = fleet.exposition();
     let value = |line: &str| {
-        text.lines().find(|l| l.starts_with(line)).and_then(|l| l.split(' ').next_back()?.parse::<f64>().ok()).expect("a series")
+        text.lines()
+            .find(|l| l.starts_with(line))
+            .and_then(|l| l.split(' ').next_back()?.parse::<f64>().ok())
+            .expect("a series")
     };
     assert!((value("consentry_email_queue_length") - 1.0).abs() < f64::EPSILON);
     assert!(value("consentry_emails_failed_total{kind=\"alert\",reason=\"connect\"}") >= 1.0);
@@ -135,10 +153,14 @@ async fn a_repeated_mail_is_recognisable() {
 async fn a_refused_recipient_is_given_up() {
     let simulator = crate::harness::tenants(Options::default()).await;
     let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
-    let text = text.replace("admins: [it@contoso.example]", "admins: [it@contoso.example, gone@contoso.example]");
+    let text =
+        text.replace("admins: [it@contoso.example]", "admins: [it@contoso.example, gone@contoso.example]");
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
-    fleet.simulator.mailbox().set_faults(MailFaults { reject: vec!["gone@contoso.example".to_owned()], ..MailFaults::default() });
+    fleet
+        .simulator
+        .mailbox()
+        .set_faults(MailFaults { reject: vec!["gone@contoso.example".to_owned()], ..MailFaults::default() });
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
     assert_eq!(fleet.kinds("it@contoso.example"), ["alert"]);
@@ -147,14 +169,21 @@ async fn a_refused_recipient_is_given_up() {
     while let Some(next) = notifier.drain().await.expect("the outbox") {
         fleet.clock.set(next);
     }
-    assert_eq!((fleet.kinds("gone@contoso.example"), fleet.kinds("operators@demo.example")), (vec![], vec!["operator".to_owned()]));
-    assert!(fleet.exposition().contains("consentry_emails_failed_total{kind=\"alert\",reason=\"rejected\"} 8\n"));
+    assert_eq!(
+        (fleet.kinds("gone@contoso.example"), fleet.kinds("operators@demo.example")),
+        (vec![], vec!["operator".to_owned()])
+    );
+    assert!(
+        fleet.exposition().contains("consentry_emails_failed_total{kind=\"alert\",reason=\"rejected\"} 8\n")
+    );
     assert!(fleet.exposition().contains("consentry_email_queue_length 0\n"));
 }
 
 #[tokio::test]
 async fn every_way_to_reach_a_mail_server() {
-    for (implicit, tls, credentials) in [(false, "starttls", true), (true, "implicit", true), (false, "none", false)] {
+    for (implicit, tls, credentials) in
+        [(false, "starttls", true), (true, "implicit", true), (false, "none", false)]
+    {
         let login = credentials.then(|| ("consentry".to_owned(), "geheim".to_owned()));
         let options = Options { smtp_implicit_tls: implicit, smtp_credentials: login, ..Options::default() };
         let simulator = crate::harness::tenants(options).await;
@@ -174,7 +203,11 @@ async fn every_way_to_reach_a_mail_server() {
         fleet.act((situation("contoso").breaks)("contoso.example"));
         fleet.pass(12 * MINUTE).await;
         let mails = fleet.simulator.mailbox().all();
-        assert_eq!(mails.iter().map(|m| (m.tls, m.user.is_some())).collect::<Vec<_>>(), [(tls != "none", credentials)], "{tls}");
+        assert_eq!(
+            mails.iter().map(|m| (m.tls, m.user.is_some())).collect::<Vec<_>>(),
+            [(tls != "none", credentials)],
+            "{tls}"
+        );
     }
 }
 
@@ -182,7 +215,8 @@ async fn every_way_to_reach_a_mail_server() {
 #[tokio::test]
 async fn no_mail_without_the_protection_that_was_asked_for() {
     let simulator = crate::harness::tenants(Options::default()).await;
-    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL).replace("tls: none", "tls: starttls");
+    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL)
+        .replace("tls: none", "tls: starttls");
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
     fleet.act((situation("contoso").breaks)("contoso.example"));
@@ -192,7 +226,8 @@ async fn no_mail_without_the_protection_that_was_asked_for() {
         fleet
             .exposition()
             .lines()
-            .any(|l| l.starts_with("consentry_emails_failed_total{kind=\"alert\",reason=\"tls\"}") && !l.ends_with(" 0"))
+            .any(|l| l.starts_with("consentry_emails_failed_total{kind=\"alert\",reason=\"tls\"}")
+                && !l.ends_with(" 0"))
     );
 }
 
@@ -205,13 +240,23 @@ async fn a_standing_reason_survives_transient_faults() {
     assert_eq!(fleet.told(), ["alert to it@litware.example"]);
     for contains in [Some("deletedItems".to_owned()), None] {
         let tenant = Some("litware.example".to_owned());
-        fleet.simulator.fault(Fault { endpoint: Endpoint::Graph, tenant, contains, times: None, fault: status(503, None) });
+        fleet.simulator.fault(Fault {
+            endpoint: Endpoint::Graph,
+            tenant,
+            contains,
+            times: None,
+            fault: status(503, None),
+        });
         fleet.pass(60 * MINUTE).await;
         fleet.simulator.clear_faults();
         fleet.pass(30 * MINUTE).await;
     }
     assert_eq!(fleet.told(), ["alert to it@litware.example"]);
-    assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"), "{:?}", fleet.reasons("litware"));
+    assert!(
+        fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"),
+        "{:?}",
+        fleet.reasons("litware")
+    );
 }
 
 /// A token that somebody else keeps and that cannot be read is our trouble, not the admin's.
@@ -225,7 +270,11 @@ async fn an_unreadable_token_file_invites_nobody() {
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
     fleet.pass(20 * MINUTE).await;
-    assert!(fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"), "{:?}", fleet.reasons("contoso"));
+    assert!(
+        fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"),
+        "{:?}",
+        fleet.reasons("contoso")
+    );
     assert_eq!(fleet.told(), ["operator to operators@demo.example"], "ours, once");
     std::fs::create_dir(files.path().join("gone")).expect("the mount is back");
     fleet.pass(20 * MINUTE).await;
@@ -237,8 +286,8 @@ async fn an_unreadable_token_file_invites_nobody() {
 #[tokio::test]
 async fn without_admins_the_operators_get_the_link() {
     let simulator = crate::harness::tenants(Options::default()).await;
-    let text =
-        demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL).replace("admins: [it@contoso.example], ", "");
+    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL)
+        .replace("admins: [it@contoso.example], ", "");
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
     fleet.act((situation("contoso").breaks)("contoso.example"));
@@ -263,13 +312,20 @@ async fn a_cause_without_sufferers_swallows_no_alert() {
     let Fleet { simulator, folder, config, clock, daemon } = fleet;
     drop(daemon);
     let renamed = std::fs::read_to_string(folder.path().join("consentry.yml")).expect("readable");
-    let renamed = renamed.replace("{name: fabrikam,", "{name: fabrikam2,").replace("{name: adatum,", "{name: adatum2,");
+    let renamed =
+        renamed.replace("{name: fabrikam,", "{name: fabrikam2,").replace("{name: adatum,", "{name: adatum2,");
     drop(config);
     let config = crate::harness::load(&folder, &renamed);
-    let daemon = consentry::app::Daemon::wire(&config, clock.clone(), consentry::app::Front::default()).await.expect("a daemon");
+    let daemon = consentry::app::Daemon::wire(&config, clock.clone(), consentry::app::Front::default())
+        .await
+        .expect("a daemon");
     let fleet = Fleet { simulator, folder, config, clock, daemon };
     fleet.pass(12 * MINUTE).await;
-    assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator"], "the same cause, and news for the new ones");
+    assert_eq!(
+        fleet.kinds("operators@demo.example"),
+        ["operator", "operator"],
+        "the same cause, and news for the new ones"
+    );
     assert_eq!(fleet.up("fabrikam"), None, "who leaves the configuration leaves at once");
 }
 
@@ -279,8 +335,10 @@ async fn a_mail_that_cannot_be_marked_is_not_repeated() {
     let fleet = Fleet::start().await;
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.daemon.monitor.run_until(fleet.clock.now().plus(12 * MINUTE)).await;
-    let database = rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
-    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON notifications BEGIN SELECT RAISE(FAIL, 'disk full'); END";
+    let database =
+        rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
+    let refuse =
+        "CREATE TRIGGER refuse BEFORE UPDATE ON notifications BEGIN SELECT RAISE(FAIL, 'disk full'); END";
     database.execute_batch(refuse).expect("a database that refuses");
     let notifier = fleet.daemon.notifier.as_ref().expect("mail is configured");
     for _ in 0..3 {

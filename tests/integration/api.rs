@@ -9,13 +9,23 @@ use crate::visitor::{Site, Visitor};
 
 async fn json(visitor: &mut Visitor, url: &str) -> Value {
     let page = visitor.get(url).await;
-    assert!(page.status == 200 && page.header("content-type") == "application/json", "{url}: {} {}", page.status, page.body);
+    assert!(
+        page.status == 200 && page.header("content-type") == "application/json",
+        "{url}: {} {}",
+        page.status,
+        page.body
+    );
     serde_json::from_str(&page.body).expect("JSON")
 }
 
 async fn names(visitor: &mut Visitor, url: &str) -> Vec<String> {
     let list = json(visitor, url).await;
-    list["items"].as_array().expect("a list").iter().map(|i| i["name"].as_str().expect("a name").to_owned()).collect()
+    list["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|i| i["name"].as_str().expect("a name").to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -34,7 +44,13 @@ async fn integrations_are_listed_filtered_and_paged() {
     loop {
         let page = json(&mut visitor, &format!("{base}?limit=3&after={after}")).await;
         assert_eq!(page["total"], 10);
-        paged.extend(page["items"].as_array().expect("a list").iter().map(|i| i["name"].as_str().expect("a name").to_owned()));
+        paged.extend(
+            page["items"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|i| i["name"].as_str().expect("a name").to_owned()),
+        );
         let Some(next) = page["next"].as_str() else { break };
         next.clone_into(&mut after);
     }
@@ -51,7 +67,10 @@ async fn integrations_are_listed_filtered_and_paged() {
     let detail = json(&mut visitor, &format!("{base}/litware")).await;
     assert_eq!((detail["state"].as_str(), detail["reason"].as_str()), (Some("broken"), Some("app_deleted")));
     assert_eq!(detail["checks"][0]["remedy"], "reauthenticate");
-    assert!(detail["checks"][0]["restorable_until"].is_string() && detail["checks"][2]["code"] == "AADSTS7000229", "{detail}");
+    assert!(
+        detail["checks"][0]["restorable_until"].is_string() && detail["checks"][2]["code"] == "AADSTS7000229",
+        "{detail}"
+    );
     assert_eq!(detail["tenant_id"], situation("litware").tenant_id().to_string());
     assert!(detail["last_24_hours"].as_str().is_some_and(|d| d.ends_with('f') && d.len() == 24));
     assert!(!detail.to_string().contains("1.SIM"), "no token");
@@ -61,7 +80,10 @@ async fn integrations_are_listed_filtered_and_paged() {
     ]);
     assert_eq!(detail["credentials"], credentials);
     let events = json(&mut visitor, &format!("{base}/litware/events")).await;
-    assert_eq!((events["items"][0]["kind"].as_str(), events["items"][0]["detail"].as_str()), (Some("broken"), Some("app_deleted")));
+    assert_eq!(
+        (events["items"][0]["kind"].as_str(), events["items"][0]["detail"].as_str()),
+        (Some("broken"), Some("app_deleted"))
+    );
 }
 
 #[tokio::test]
@@ -82,8 +104,16 @@ async fn errors_are_problem_details() {
         let page = visitor.request(method, &format!("{base}/{path}")).await;
         let problem: Value = serde_json::from_str(&page.body).unwrap_or_default();
         let said = problem["detail"].as_str().unwrap_or_default();
-        assert_eq!((page.status, page.header("content-type")), (status, "application/problem+json"), "{method} {path}: {}", page.body);
-        assert!(said.contains(words) && problem["status"] == status && problem["title"].is_string(), "{method} {path}: {said}");
+        assert_eq!(
+            (page.status, page.header("content-type")),
+            (status, "application/problem+json"),
+            "{method} {path}: {}",
+            page.body
+        );
+        assert!(
+            said.contains(words) && problem["status"] == status && problem["title"].is_string(),
+            "{method} {path}: {said}"
+        );
     }
     let probe = format!("{base}/integrations/contoso/probe");
     assert_eq!(visitor.post(&probe, &[], &[("sec-fetch-site", "cross-site")]).await.status, 403);
@@ -101,9 +131,11 @@ async fn the_openapi_document_is_in_step() {
     for path in ["", "/{name}", "/{name}/events", "/{name}/probe"] {
         assert!(paths.contains(&format!("/api/v1/integrations{path}").as_str()), "{path}: {paths:?}");
     }
-    let parameters = document["paths"]["/api/v1/integrations"]["get"]["parameters"].as_array().expect("parameters");
+    let parameters =
+        document["paths"]["/api/v1/integrations"]["get"]["parameters"].as_array().expect("parameters");
     let reason = parameters.iter().find(|p| p["name"] == "reason").expect("a parameter");
-    let named: BTreeSet<&str> = reason["schema"]["enum"].as_array().expect("an enum").iter().filter_map(Value::as_str).collect();
+    let named: BTreeSet<&str> =
+        reason["schema"]["enum"].as_array().expect("an enum").iter().filter_map(Value::as_str).collect();
     assert_eq!(named, consentry::domain::Reason::ALL.iter().map(|r| r.label()).collect());
 }
 
@@ -122,7 +154,11 @@ async fn prometheus_may_drive() {
     assert!(page.body.contains("consentry_integration_up{integration=\"contoso\"} 1\n"), "{}", page.body);
     assert!(!page.body.contains("litware") && !page.body.contains("consentry_build_info"));
     let badge = visitor.get(&format!("{url}/integrations/contoso/badge.svg")).await;
-    assert!(badge.header("content-type") == "image/svg+xml" && badge.body.contains("Contoso: healthy"), "{}", badge.body);
+    assert!(
+        badge.header("content-type") == "image/svg+xml" && badge.body.contains("Contoso: healthy"),
+        "{}",
+        badge.body
+    );
     assert_eq!(visitor.get(&format!("{url}/integrations/nobody/badge.svg")).await.status, 404);
     daemon.kill().await;
 }

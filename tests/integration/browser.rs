@@ -59,7 +59,8 @@ impl Browser {
         ];
         let phone = json!({"deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0}});
         let options = json!({"args": arguments, "mobileEmulation": phone});
-        let capabilities = [("browserName".to_owned(), json!("chrome")), ("goog:chromeOptions".to_owned(), options)];
+        let capabilities =
+            [("browserName".to_owned(), json!("chrome")), ("goog:chromeOptions".to_owned(), options)];
         let connector = hyper_util::client::legacy::connect::HttpConnector::new();
         let client = ClientBuilder::new(connector)
             .capabilities(capabilities.into_iter().collect())
@@ -91,7 +92,10 @@ impl Browser {
             let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
             match found.unwrap_or_else(|e| panic!("{css}: {e}")).click().await {
                 Ok(()) => return,
-                Err(error) if ["stale element", "does not belong to the document"].iter().any(|why| error.to_string().contains(why)) => {}
+                Err(error)
+                    if ["stale element", "does not belong to the document"]
+                        .iter()
+                        .any(|why| error.to_string().contains(why)) => {}
                 Err(error) => panic!("{css}: {error}"),
             }
         }
@@ -111,7 +115,9 @@ impl Browser {
     }
 
     async fn keys(&self, key: char) {
-        let stroke = KeyActions::new("keyboard".to_owned()).then(KeyAction::Down { value: key }).then(KeyAction::Up { value: key });
+        let stroke = KeyActions::new("keyboard".to_owned())
+            .then(KeyAction::Down { value: key })
+            .then(KeyAction::Up { value: key });
         self.client.perform_actions(stroke).await.expect("a key");
     }
 
@@ -125,11 +131,16 @@ impl Browser {
         let serious = |v: &&Value| matches!(v["impact"].as_str(), Some("serious" | "critical"));
         let serious: Vec<&Value> = violations.iter().filter(serious).collect();
         assert!(serious.is_empty(), "{name}: {serious:#?}");
-        let wide = self.client.execute("return document.documentElement.scrollWidth - innerWidth", Vec::new()).await.expect("a width");
+        let wide = self
+            .client
+            .execute("return document.documentElement.scrollWidth - innerWidth", Vec::new())
+            .await
+            .expect("a width");
         assert!(wide.as_i64().is_some_and(|w| w <= 0), "{name} is {wide} pixels wider than the phone");
         if let Some(folder) = std::env::var_os("CONSENTRY_SCREENSHOTS") {
             let picture = self.client.screenshot().await.expect("a picture");
-            std::fs::write(std::path::Path::new(&folder).join(format!("{name}.png")), picture).expect("written");
+            std::fs::write(std::path::Path::new(&folder).join(format!("{name}.png")), picture)
+                .expect("written");
         }
     }
 
@@ -140,17 +151,24 @@ impl Browser {
 
 /// A daemon whose links lead to itself.
 async fn site() -> (Place, Daemon, String) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address").port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a socket")
+        .local_addr()
+        .expect("an address")
+        .port();
     let url = format!("http://127.0.0.1:{port}");
     let place = Place::at(&url).await;
-    let mut daemon = place.daemon(&[&format!("--web.listen-address=127.0.0.1:{port}"), "--web.enable-lifecycle"]);
+    let mut daemon =
+        place.daemon(&[&format!("--web.listen-address=127.0.0.1:{port}"), "--web.enable-lifecycle"]);
     daemon.until(&["ready"]).await;
     (place, daemon, url)
 }
 
 async fn break_it(place: &Place, daemon: &mut Daemon, integration: &str) {
     let situation = situation(integration);
-    (situation.breaks)(&situation.tenant()).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    (situation.breaks)(&situation.tenant())
+        .into_iter()
+        .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
     daemon.until(&["integration is broken", &format!("integration={integration}")]).await;
 }
 
@@ -162,7 +180,14 @@ async fn follow_the_mail(browser: &Browser, place: &Place, count: usize) {
     browser.inspect(&format!("mail-{count}")).await;
     browser.client.goto(&address).await.expect("the mailbox");
     browser.client.enter_frame(0).await.expect("the mail");
-    browser.client.find(Locator::LinkText("Re-authenticate")).await.expect("a button").click().await.expect("pressed");
+    browser
+        .client
+        .find(Locator::LinkText("Re-authenticate"))
+        .await
+        .expect("a button")
+        .click()
+        .await
+        .expect("pressed");
     let window = browser.client.window().await.expect("a window");
     browser.client.switch_to_window(window).await.expect("out of the frame");
     browser.until_heading("has lost access").await;
@@ -183,9 +208,13 @@ async fn from_the_mail_to_green_on_a_phone() {
         browser.inspect(&format!("green-{integration}")).await;
         daemon.until(&["integration works again", &format!("integration={integration}")]).await;
         mails(&place, 3 * step + 3).await;
-        let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+        let metrics =
+            reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
         assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{integration}\"}} 1\n")));
-        assert!(metrics.contains(&format!("consentry_reauthentications_total{{result=\"success\"}} {}\n", step + 1)));
+        assert!(
+            metrics
+                .contains(&format!("consentry_reauthentications_total{{result=\"success\"}} {}\n", step + 1))
+        );
     }
     browser.end().await;
     daemon.kill().await;
@@ -202,15 +231,37 @@ async fn every_refusal_in_the_browser() {
     let link = browser.client.current_url().await.expect("a URL").to_string();
     for (name, before, decision, words) in [
         ("declined", None, "#cancel", "The permissions were not accepted"),
-        ("admin-approval", Some("input[name=sim_user]:not(:checked)"), "#accept", "An administrator has to accept this"),
-        ("fewer", Some("input[name='sim_without_Group.Read.All']"), "#accept", "Some permissions are still missing"),
+        (
+            "admin-approval",
+            Some("input[name=sim_user]:not(:checked)"),
+            "#accept",
+            "An administrator has to accept this",
+        ),
+        (
+            "fewer",
+            Some("input[name='sim_without_Group.Read.All']"),
+            "#accept",
+            "Some permissions are still missing",
+        ),
     ] {
         refused(&browser, name, before, decision, words).await;
         browser.click("a.button").await;
-        assert_eq!(browser.client.current_url().await.expect("a URL").as_str(), link, "{name}: another try with the same link");
+        assert_eq!(
+            browser.client.current_url().await.expect("a URL").as_str(),
+            link,
+            "{name}: another try with the same link"
+        );
     }
-    let (tenant, delegated) = ("proseware.example".to_owned(), vec!["User.Read".to_owned(), "Group.Read.All".to_owned()]);
-    let consent = Action::Consent { tenant, app: consentry::demo::APP, user: None, resource: None, delegated, application: Vec::new() };
+    let (tenant, delegated) =
+        ("proseware.example".to_owned(), vec!["User.Read".to_owned(), "Group.Read.All".to_owned()]);
+    let consent = Action::Consent {
+        tenant,
+        app: consentry::demo::APP,
+        user: None,
+        resource: None,
+        delegated,
+        application: Vec::new(),
+    };
     place.simulator.apply(consent).expect("consented");
     for (name, before, words) in [
         ("wrong-tenant", "#foreign", "That was another organization"),
@@ -227,9 +278,13 @@ async fn every_refusal_in_the_browser() {
         assert!(browser.heading().await.contains(words), "{name}");
         browser.inspect(name).await;
     }
-    let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+    let metrics =
+        reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
     for (result, count) in [("denied", 2), ("incomplete", 1), ("wrong_tenant", 2), ("success", 0)] {
-        assert!(metrics.contains(&format!("consentry_reauthentications_total{{result=\"{result}\"}} {count}\n")), "{result}");
+        assert!(
+            metrics.contains(&format!("consentry_reauthentications_total{{result=\"{result}\"}} {count}\n")),
+            "{result}"
+        );
     }
     browser.client.goto(&link).await.expect("the page");
     browser.click("button").await;
@@ -261,9 +316,20 @@ async fn the_status_pages_in_the_browser() {
         let (place, mut daemon, url) = site().await;
         break_it(&place, &mut daemon, "litware").await;
         browser.client.goto(&url).await.expect("the status page");
-        assert!(browser.heading().await.contains("1 of 10 integrations broken"), "{}", browser.heading().await);
+        assert!(
+            browser.heading().await.contains("1 of 10 integrations broken"),
+            "{}",
+            browser.heading().await
+        );
         browser.inspect(&format!("status-{scheme}")).await;
-        browser.client.find(Locator::LinkText("Litware")).await.expect("a link").click().await.expect("followed");
+        browser
+            .client
+            .find(Locator::LinkText("Litware"))
+            .await
+            .expect("a link")
+            .click()
+            .await
+            .expect("followed");
         browser.until_heading("Litware").await;
         browser.inspect(&format!("integration-{scheme}")).await;
         browser.click("form[action$=probe] button").await;
@@ -274,8 +340,15 @@ async fn the_status_pages_in_the_browser() {
         // Search and filter without a script's help.
         browser.client.goto(&format!("{url}/?q=northwind")).await.expect("the status page");
         assert!(browser.text().await.contains("1–1 of 1"));
-        let title = browser.client.execute("return document.querySelector('time[title]').title", Vec::new()).await.expect("a title");
-        assert!(title.as_str().is_some_and(|t| t.contains("GMT+5:45")), "the exact time, in the reader's zone: {title}");
+        let title = browser
+            .client
+            .execute("return document.querySelector('time[title]').title", Vec::new())
+            .await
+            .expect("a title");
+        assert!(
+            title.as_str().is_some_and(|t| t.contains("GMT+5:45")),
+            "the exact time, in the reader's zone: {title}"
+        );
         // A configuration that was not taken over is told on the page.
         std::fs::write(place.file(), "a_key_that_nobody_knows: 1\n").expect("written");
         let refused = reqwest::Client::new().post(format!("{url}/-/reload")).send().await.expect("an answer");

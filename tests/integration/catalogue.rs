@@ -35,7 +35,8 @@ pub fn catalogue() -> BTreeMap<String, Described> {
         let [name, kind, labels, series, says, example] = cells[..] else { panic!("six columns: {row}") };
         assert!(!series.is_empty() && !says.is_empty() && example.len() > 2, "{row}");
         let labels = labels.split(',').map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
-        let described = Described { kind: kind.to_owned(), labels, example: example.trim_matches('`').to_owned() };
+        let described =
+            Described { kind: kind.to_owned(), labels, example: example.trim_matches('`').to_owned() };
         assert!(families.insert(name.trim_matches('`').to_owned(), described).is_none(), "{name} twice");
     }
     families
@@ -63,7 +64,10 @@ pub fn expressions_of_dashboard(file: &str) -> Vec<(String, String)> {
     };
     let variables = dashboard["templating"]["list"].as_array().expect("variables");
     let query = |v: &Value| {
-        Some((format!("variable {}", v["name"]), v["query"].as_str()?.strip_prefix("label_values(")?.rsplit_once(',')?.0.to_owned()))
+        Some((
+            format!("variable {}", v["name"]),
+            v["query"].as_str()?.strip_prefix("label_values(")?.rsplit_once(',')?.0.to_owned(),
+        ))
     };
     variables.iter().filter_map(query).chain(panels.into_iter().flat_map(targets)).collect()
 }
@@ -73,8 +77,13 @@ pub fn rules() -> Vec<(String, String)> {
     let rules: Value = from_str(&read("dashboards/rules.yml")).expect("YAML");
     let groups = rules["groups"].as_array().expect("groups");
     let all = groups.iter().flat_map(|g| g["rules"].as_array().expect("rules"));
-    all.map(|r| (r["record"].as_str().or(r["alert"].as_str()).expect("a name").to_owned(), r["expr"].as_str().expect("expr").to_owned()))
-        .collect()
+    all.map(|r| {
+        (
+            r["record"].as_str().or(r["alert"].as_str()).expect("a name").to_owned(),
+            r["expr"].as_str().expect("expr").to_owned(),
+        )
+    })
+    .collect()
 }
 
 /// Families of an exposition: type and all labels that occur.
@@ -86,9 +95,16 @@ fn exposed(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
             families.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
         } else if !line.starts_with('#') {
             let name = line.split(['{', ' ']).next().expect("a name");
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|e| name.strip_suffix(e)).filter(|n| families.contains_key(*n));
-            let labels = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(labels, _)| labels);
-            let names = labels.split("\",").filter_map(|l| l.split_once("=\"")).map(|(name, _)| name.to_owned());
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|e| name.strip_suffix(e))
+                .filter(|n| families.contains_key(*n));
+            let labels = line
+                .split_once('{')
+                .and_then(|(_, rest)| rest.rsplit_once('}'))
+                .map_or("", |(labels, _)| labels);
+            let names =
+                labels.split("\",").filter_map(|l| l.split_once("=\"")).map(|(name, _)| name.to_owned());
             let known = &mut families.get_mut(family.unwrap_or(name)).expect("a type before its samples").1;
             known.extend(names.filter(|n| n != "le"));
         }
@@ -104,7 +120,11 @@ async fn full_exposition() -> String {
     let process = &fleet.daemon.process;
     process.families.set_url("https://consentry.example.com");
     let watched = fleet.daemon.monitor.evaluator().watched("northwind").expect("watched");
-    let credentials = vec![CredentialExpiry { kind: "certificate", key_id: "AB".to_owned(), at: Timestamp::from_seconds(1) }];
+    let credentials = vec![CredentialExpiry {
+        kind: "certificate",
+        key_id: "AB".to_owned(),
+        at: Timestamp::from_seconds(1),
+    }];
     let facts = consentry::metrics::IntegrationLabels {
         name: "certified".to_owned(),
         labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
@@ -112,7 +132,10 @@ async fn full_exposition() -> String {
         reader: Some("reader".into()),
         ..watched.facts.clone()
     };
-    let state = IntegrationState { reader_fault: Some(Reason::ReaderPermissionMissing), ..IntegrationState::default() };
+    let state = IntegrationState {
+        reader_fault: Some(Reason::ReaderPermissionMissing),
+        ..IntegrationState::default()
+    };
     process.published.set(&facts, &state);
     fleet.exposition()
 }
@@ -120,7 +143,8 @@ async fn full_exposition() -> String {
 #[tokio::test]
 async fn the_catalogue_describes_what_is_exported_and_nothing_else() {
     let (catalogue, mut exposed) = (catalogue(), exposed(&full_exposition().await));
-    let recorded: BTreeSet<String> = rules().into_iter().map(|(name, _)| name).filter(|n| n.contains(':')).collect();
+    let recorded: BTreeSet<String> =
+        rules().into_iter().map(|(name, _)| name).filter(|n| n.contains(':')).collect();
     for (name, described) in &catalogue {
         assert!(metrics_in(&described.example).contains(name), "{name}: its example is about something else");
         if described.kind == "recorded" {
@@ -153,7 +177,11 @@ fn dashboards_and_rules_ask_for_nothing_else() {
         }
     }
     assert!(count > 100, "only {count} metrics were found");
-    let used: BTreeSet<String> = files.iter().flat_map(|file| expressions_of_dashboard(file)).flat_map(|(_, e)| metrics_in(&e)).collect();
+    let used: BTreeSet<String> = files
+        .iter()
+        .flat_map(|file| expressions_of_dashboard(file))
+        .flat_map(|(_, e)| metrics_in(&e))
+        .collect();
     for (name, described) in &catalogue {
         assert!(described.kind != "recorded" || used.contains(name), "{name} is recorded and shown nowhere");
     }
@@ -167,7 +195,13 @@ fn expectations(tests: &Value) -> Vec<(String, bool)> {
         all.iter().filter_map(one).collect::<Vec<_>>()
     };
     let tests = tests["tests"].as_array().expect("tests");
-    let both = |t: &Value| [of(t, "promql_expr_test", "expr", "exp_samples"), of(t, "alert_rule_test", "alertname", "exp_alerts")].concat();
+    let both = |t: &Value| {
+        [
+            of(t, "promql_expr_test", "expr", "exp_samples"),
+            of(t, "alert_rule_test", "alertname", "exp_alerts"),
+        ]
+        .concat()
+    };
     tests.iter().flat_map(both).collect()
 }
 
@@ -175,7 +209,10 @@ fn expectations(tests: &Value) -> Vec<(String, bool)> {
 fn promtool_agrees(rules: &str, series: &[(String, &str)], expectations: &[(&str, &str, Option<&str>)]) {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("rules.yml"), rules).expect("written");
-    let series: String = series.iter().map(|(series, values)| format!("      - {{series: '{series}', values: '{values}'}}\n")).collect();
+    let series: String = series
+        .iter()
+        .map(|(series, values)| format!("      - {{series: '{series}', values: '{values}'}}\n"))
+        .collect();
     let asked: String = expectations
         .iter()
         .map(|(expression, at, value)| {
@@ -187,8 +224,17 @@ fn promtool_agrees(rules: &str, series: &[(String, &str)], expectations: &[(&str
         "rule_files: [rules.yml]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n{series}    promql_expr_test:\n{asked}"
     );
     std::fs::write(folder.path().join("test.yml"), text).expect("written");
-    let output = Command::new("promtool").args(["test", "rules", "test.yml"]).current_dir(folder.path()).output().expect("run");
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("promtool")
+        .args(["test", "rules", "test.yml"])
+        .current_dir(folder.path())
+        .output()
+        .expect("run");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -197,12 +243,18 @@ fn fifty_at_once_are_many_in_any_fleet() {
         return;
     }
     let of = |instance: &str, count: u32| -> Vec<(String, &str)> {
-        let fleet = format!("instance:consentry_integrations:count{{job=\"c\", instance=\"{instance}\", state=\"healthy\"}}");
+        let fleet = format!(
+            "instance:consentry_integrations:count{{job=\"c\", instance=\"{instance}\", state=\"healthy\"}}"
+        );
         let since = "consentry_integration_broken_since_timestamp_seconds";
-        let broken = (0..count).map(|n| (format!("{since}{{job=\"c\", instance=\"{instance}\", integration=\"{n}\"}}"), "_x9 600x20"));
+        let broken = (0..count).map(|n| {
+            (format!("{since}{{job=\"c\", instance=\"{instance}\", integration=\"{n}\"}}"), "_x9 600x20")
+        });
         std::iter::once((fleet, "100000x30")).chain(broken).collect()
     };
-    let firing = |instance| format!("sum(ALERTS{{alertname=\"ConsentryManyIntegrationsBroken\", instance=\"{instance}\"}})");
+    let firing = |instance| {
+        format!("sum(ALERTS{{alertname=\"ConsentryManyIntegrationsBroken\", instance=\"{instance}\"}})")
+    };
     promtool_agrees(
         &read("dashboards/rules.yml"),
         &[of("few", 49), of("many", 50)].concat(),
@@ -222,9 +274,17 @@ fn thousands_of_broken_integrations_are_one_alert() {
     let rules = rules.replace("> 5000", "> 3");
     for (broken, single, bulk) in [(3, Some("3"), None), (4, None, Some("1"))] {
         let of = |n| format!("{{job=\"c\", instance=\"i\", integration=\"{n}\", app=\"a\"}}");
-        let one = |n| [(format!("consentry_integration_up{}", of(n)), "0x10"), (format!("consentry_integration_info{}", of(n)), "1x10")];
+        let one = |n| {
+            [
+                (format!("consentry_integration_up{}", of(n)), "0x10"),
+                (format!("consentry_integration_info{}", of(n)), "1x10"),
+            ]
+        };
         let count = |alert: &str| format!("count(ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}})");
-        let expected = [(&*count("ConsentryIntegrationBroken"), "8m", single), (&*count("ConsentryBrokenInBulk"), "8m", bulk)];
+        let expected = [
+            (&*count("ConsentryIntegrationBroken"), "8m", single),
+            (&*count("ConsentryBrokenInBulk"), "8m", bulk),
+        ];
         promtool_agrees(&rules, &(0..broken).flat_map(one).collect::<Vec<_>>(), &expected);
     }
 }
@@ -235,14 +295,23 @@ fn every_alert_is_complete() {
     let rules: Value = from_str(&read("dashboards/rules.yml")).expect("YAML");
     let tests: Value = from_str(&read("dashboards/rules_test.yml")).expect("YAML");
     let groups = rules["groups"].as_array().expect("groups");
-    let alerts: Vec<&Value> =
-        groups.iter().flat_map(|g| g["rules"].as_array().expect("rules")).filter(|r| r["alert"].is_string()).collect();
+    let alerts: Vec<&Value> = groups
+        .iter()
+        .flat_map(|g| g["rules"].as_array().expect("rules"))
+        .filter(|r| r["alert"].is_string())
+        .collect();
     for alert in &alerts {
         let name = alert["alert"].as_str().expect("a name");
         assert!(alert["for"].is_string(), "{name}: for");
-        assert!(matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning" | "info")), "{name}: severity");
+        assert!(
+            matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning" | "info")),
+            "{name}: severity"
+        );
         for annotation in ["summary", "description"] {
-            assert!(alert["annotations"][annotation].as_str().is_some_and(|t| t.len() > 20), "{name}: {annotation}");
+            assert!(
+                alert["annotations"][annotation].as_str().is_some_and(|t| t.len() > 20),
+                "{name}: {annotation}"
+            );
         }
         let url = alert["annotations"]["runbook_url"].as_str().expect("runbook_url");
         assert!(url.ends_with(&format!("/docs/runbooks/{name}.md")), "{url}");
@@ -251,10 +320,16 @@ fn every_alert_is_complete() {
         for section in ["## Meaning", "## Impact", "## Diagnosis", "## Mending"] {
             assert!(page.contains(section), "{name}: {section}");
         }
-        let names = |expression: &str| expression.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == name);
-        let about = expectations(&tests).into_iter().filter(|(expression, _)| names(expression)).collect::<Vec<_>>();
+        let names = |expression: &str| {
+            expression.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == name)
+        };
+        let about =
+            expectations(&tests).into_iter().filter(|(expression, _)| names(expression)).collect::<Vec<_>>();
         for fires in [true, false] {
-            assert!(about.iter().any(|(_, fired)| *fired == fires), "{name}: rules_test.yml never expects that it fires: {fires}");
+            assert!(
+                about.iter().any(|(_, fired)| *fired == fires),
+                "{name}: rules_test.yml never expects that it fires: {fires}"
+            );
         }
     }
     assert!(alerts.len() >= 15);
@@ -266,16 +341,26 @@ fn every_reason_has_a_runbook() {
         let name = reason.label();
         let page = read(&format!("docs/runbooks/{name}.md"));
         assert!(page.starts_with(&format!("# {name}\n")), "{name}");
-        for part in [reason.sentence(), reason.remedy().label(), "## What happened", "## What to do", "## How to see that it works again"] {
+        for part in [
+            reason.sentence(),
+            reason.remedy().label(),
+            "## What happened",
+            "## What to do",
+            "## How to see that it works again",
+        ] {
             assert!(page.contains(part), "{name}: {part}");
         }
     }
     let alerts: BTreeSet<String> = rules().into_iter().map(|(name, _)| name).collect();
     for entry in std::fs::read_dir(root().join("docs/runbooks")).expect("a folder").flatten() {
         let name = entry.file_name().to_string_lossy().trim_end_matches(".md").to_owned();
-        let known = name == "README" || alerts.contains(&name) || Reason::ALL.iter().any(|r| r.label() == name);
+        let known =
+            name == "README" || alerts.contains(&name) || Reason::ALL.iter().any(|r| r.label() == name);
         assert!(known, "docs/runbooks/{name}.md is about nothing");
-        assert!(name == "README" || read("docs/runbooks/README.md").contains(&format!("({name}.md)")), "{name} is not in the list");
+        assert!(
+            name == "README" || read("docs/runbooks/README.md").contains(&format!("({name}.md)")),
+            "{name} is not in the list"
+        );
     }
 }
 
@@ -284,8 +369,15 @@ fn promtool_finds_nothing_wrong_with_the_rules() {
     if !available("promtool") {
         return;
     }
-    for arguments in [["check", "rules", "dashboards/rules.yml"], ["test", "rules", "dashboards/rules_test.yml"]] {
+    for arguments in
+        [["check", "rules", "dashboards/rules.yml"], ["test", "rules", "dashboards/rules_test.yml"]]
+    {
         let output = Command::new("promtool").args(arguments).current_dir(root()).output().expect("run");
-        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }

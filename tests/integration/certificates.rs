@@ -30,7 +30,10 @@ impl Authority {
     pub fn pair(&self, names: &[&str]) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-        let certificate = CertificateParams::new(names).expect("names").signed_by(&key, &self.issuer).expect("a certificate");
+        let certificate = CertificateParams::new(names)
+            .expect("names")
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate");
         Pair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }

@@ -36,7 +36,8 @@ fn invalid_files_are_explained_in_full() {
     for file in files {
         let problems = read(&file).expect_err(&file.display().to_string());
         let folder = file.parent().expect("a folder").display().to_string();
-        let said: String = problems.iter().map(|p| format!("{p}\n").replace(&format!("{folder}/"), "")).collect();
+        let said: String =
+            problems.iter().map(|p| format!("{p}\n").replace(&format!("{folder}/"), "")).collect();
         let expected = std::fs::read_to_string(file.with_extension("expected")).unwrap_or_default();
         assert!(said == expected, "{}:\n{said}", file.display());
     }
@@ -61,10 +62,15 @@ fn shipped_configurations_are_valid() {
     ] {
         std::fs::copy(shipped.join(name), folder.path().join(name)).expect("copied");
         for secret in secrets {
-            std::fs::write(folder.path().join(secret), "whsec_bm90IGEgcmVhbCBzZWNyZXQsIGJ1dCBsb25nIGVub3VnaA==\n").expect("written");
+            std::fs::write(
+                folder.path().join(secret),
+                "whsec_bm90IGEgcmVhbCBzZWNyZXQsIGJ1dCBsb25nIGVub3VnaA==\n",
+            )
+            .expect("written");
         }
         std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
-        let loaded = read(&folder.path().join(name)).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
+        let loaded =
+            read(&folder.path().join(name)).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
         assert_eq!(loaded.config.probe.interval, Duration::from_secs(300), "the example shows the defaults");
     }
 }
@@ -72,7 +78,8 @@ fn shipped_configurations_are_valid() {
 /// Any certificate will do.
 fn rcgen_ca() -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let simulator = runtime.block_on(entra_sim::Simulator::start(entra_sim::Options::default())).expect("a simulator");
+    let simulator =
+        runtime.block_on(entra_sim::Simulator::start(entra_sim::Options::default())).expect("a simulator");
     simulator.ca_pem().to_owned()
 }
 
@@ -91,9 +98,15 @@ fn defaults_are_those_of_the_contract() {
     );
     assert_eq!((probe.concurrency, probe.failure_threshold, probe.success_threshold), (64, 2, 1));
     assert_eq!(config.reauthentication.link_ttl, Duration::from_secs(7 * 86_400));
-    assert!(config.storage.path.ends_with("valid/consentry.db") && config.storage.encryption_key_file.ends_with("valid/consentry.key"));
+    assert!(
+        config.storage.path.ends_with("valid/consentry.db")
+            && config.storage.encryption_key_file.ends_with("valid/consentry.key")
+    );
     let integration = &config.integrations[0];
-    assert_eq!((integration.requirements.checks.len(), integration.requirements.groups.minimum, integration.enabled), (3, 1, true));
+    assert_eq!(
+        (integration.requirements.checks.len(), integration.requirements.groups.minimum, integration.enabled),
+        (3, 1, true)
+    );
     assert_eq!(config.apps["sequr"].credential, Credential::None);
 }
 
@@ -132,14 +145,23 @@ fn the_effective_configuration_is_complete() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/consentry.example.yml");
     std::fs::copy(example, folder.path().join("one.yml")).expect("copied");
     for secret in ["sequr-secret", "reader-secret", "smtp-password", "hook-secret"] {
-        std::fs::write(folder.path().join(secret), "whsec_bm90IGEgcmVhbCBzZWNyZXQsIGJ1dCBsb25nIGVub3VnaA==\n").expect("written");
+        std::fs::write(
+            folder.path().join(secret),
+            "whsec_bm90IGEgcmVhbCBzZWNyZXQsIGJ1dCBsb25nIGVub3VnaA==\n",
+        )
+        .expect("written");
     }
     std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
     let first = read(&folder.path().join("one.yml")).expect("valid").config;
     let shown = consentry::config::effective(&first);
-    assert!(!shown.contains("whsec_bm9") && shown.contains("smtp-password"), "files are named, what is in them is not: {shown}");
+    assert!(
+        !shown.contains("whsec_bm9") && shown.contains("smtp-password"),
+        "files are named, what is in them is not: {shown}"
+    );
     std::fs::write(folder.path().join("two.yml"), &shown).expect("written");
-    let second = read(&folder.path().join("two.yml")).unwrap_or_else(|problems| panic!("{problems:#?}\n{shown}")).config;
+    let second = read(&folder.path().join("two.yml"))
+        .unwrap_or_else(|problems| panic!("{problems:#?}\n{shown}"))
+        .config;
     // The proxy's URL is written as a parser does, without its login; a webhook's without its path, which may be a key.
     let mut first = first;
     assert!(shown.contains("https://app.example.com/<secret>") && !shown.contains("azure-token"), "{shown}");

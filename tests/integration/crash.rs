@@ -8,7 +8,9 @@ use crate::harness::situation;
 use crate::program::{Place, mails};
 
 fn break_contoso(place: &Place) {
-    (situation("contoso").breaks)("contoso.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    (situation("contoso").breaks)("contoso.example")
+        .into_iter()
+        .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
 }
 
 /// Decided while the mail server was away, killed, delivered by the next process; killed again, not repeated.
@@ -56,7 +58,8 @@ async fn tokens_survive_kill() {
 }
 
 fn check_integrity(place: &Place) {
-    let connection = rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
+    let connection =
+        rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
     let check: String = connection.query_row("PRAGMA integrity_check", [], |r| r.get(0)).expect("checked");
     assert_eq!(check, "ok");
 }
@@ -83,13 +86,22 @@ async fn verdict_event_and_mail_are_one() {
 /// success, the token and the end of the link are there.
 #[tokio::test]
 async fn a_sign_in_survives_kill() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address").port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a socket")
+        .local_addr()
+        .expect("an address")
+        .port();
     let listen = format!("--web.listen-address=127.0.0.1:{port}");
     let place = Place::at(&format!("http://127.0.0.1:{port}")).await;
-    (situation("proseware").breaks)("proseware.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    (situation("proseware").breaks)("proseware.example")
+        .into_iter()
+        .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
     let mut daemon = place.daemon(&[&listen]);
     daemon.until(&["mail sent", "integration=proseware"]).await;
-    let link = String::from_utf8(place.command(&["reauth-link", "proseware"]).await.stdout).expect("text").trim().to_owned();
+    let link = String::from_utf8(place.command(&["reauth-link", "proseware"]).await.stdout)
+        .expect("text")
+        .trim()
+        .to_owned();
     let mut visitor = crate::visitor::Visitor::new();
     let callback = visitor.accept(&link).await;
     daemon.kill().await;

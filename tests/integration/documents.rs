@@ -12,7 +12,10 @@ fn read(name: &str) -> String {
 fn every_reason_is_explained() {
     let text = read("docs/reasons.md");
     for reason in Reason::ALL {
-        let section = text.split(&format!("## {}\n", reason.label())).nth(1).unwrap_or_else(|| panic!("{} is missing", reason.label()));
+        let section = text
+            .split(&format!("## {}\n", reason.label()))
+            .nth(1)
+            .unwrap_or_else(|| panic!("{} is missing", reason.label()));
         let section = section.split("\n## ").next().unwrap_or_default();
         for part in [reason.sentence(), reason.advice(), reason.remedy().label()] {
             assert!(section.contains(part), "{}: {part}", reason.label());
@@ -30,7 +33,9 @@ fn every_dependency_is_justified() {
         for line in manifest.lines() {
             if line.starts_with('[') {
                 inside = matches!(line, "[dependencies]" | "[dev-dependencies]");
-            } else if let (true, Some(name)) = (inside, line.split(['.', ' ', '=']).next().filter(|n| !n.is_empty())) {
+            } else if let (true, Some(name)) =
+                (inside, line.split(['.', ' ', '=']).next().filter(|n| !n.is_empty()))
+            {
                 let name = if name == "webpki" { "rustls-webpki" } else { name };
                 // The simulator shares most of the daemon's.
                 let known = text.contains(name);
@@ -43,7 +48,8 @@ fn every_dependency_is_justified() {
 #[test]
 fn the_readme_names_commands_that_exist() {
     let readme = read("README.md");
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_consentry")).arg("--help").output().expect("run");
+    let help =
+        std::process::Command::new(env!("CARGO_BIN_EXE_consentry")).arg("--help").output().expect("run");
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for line in readme.lines().filter(|l| l.starts_with("consentry ")) {
         let command = line.split_whitespace().nth(1).expect("a command");

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use consentry::demo::{self, APP, APPLICATION_APP};
 use consentry::domain::{GroupPolicy, GroupRef, Groups, Reason};
-use consentry::entra::{Client, ClientCredential, ClientOptions, Endpoint as Upstream, Entra, Hosts, HttpClient};
+use consentry::entra::{
+    Client, ClientCredential, ClientOptions, Endpoint as Upstream, Entra, Hosts, HttpClient,
+};
 use consentry::secret::{Secret, SecretSource};
 use entra_sim::{Action, Endpoint, Fault, FaultKind, Options, Simulator};
 use uuid::Uuid;
@@ -17,7 +19,12 @@ const PAGE: &str = "<!doctype html><title>Blocked</title><p>This site is blocked
 
 /// An answer that somebody has put in the place of the right one.
 fn answer(status: u16, content_type: &str, body: &str) -> FaultKind {
-    FaultKind::Answer { status, headers: Vec::new(), content_type: content_type.to_owned(), body: body.to_owned() }
+    FaultKind::Answer {
+        status,
+        headers: Vec::new(),
+        content_type: content_type.to_owned(),
+        body: body.to_owned(),
+    }
 }
 
 /// Graph's own error.
@@ -46,7 +53,11 @@ async fn recovered(fleet: &Fleet, names: &[&str], sentence: &str) {
     fleet.simulator.clear_faults();
     fleet.pass(15 * MINUTE).await;
     for name in names {
-        assert_eq!((fleet.up(name).as_deref(), fleet.reasons(name)), (Some("1"), vec![]), "{name} after: {sentence}");
+        assert_eq!(
+            (fleet.up(name).as_deref(), fleet.reasons(name)),
+            (Some("1"), vec![]),
+            "{name} after: {sentence}"
+        );
     }
 }
 
@@ -60,9 +71,21 @@ async fn refusals_that_graph_did_not_write_blame_nobody() {
         ("a page with 403", answer(403, "text/html", PAGE), "invalid_response"),
         ("a page with 401", answer(401, "text/html", PAGE), "invalid_response"),
         ("403 without a body", answer(403, "text/plain", ""), "invalid_response"),
-        ("a gateway's JSON with 403", answer(403, "application/json", r#"{"message":"Forbidden"}"#), "invalid_response"),
-        ("a gateway's JSON with 401", answer(401, "application/json", r#"{"message":"Unauthorized"}"#), "invalid_response"),
-        ("another API's error", answer(403, "application/json", r#"{"error":{"code":403,"message":"Forbidden"}}"#), "invalid_response"),
+        (
+            "a gateway's JSON with 403",
+            answer(403, "application/json", r#"{"message":"Forbidden"}"#),
+            "invalid_response",
+        ),
+        (
+            "a gateway's JSON with 401",
+            answer(401, "application/json", r#"{"message":"Unauthorized"}"#),
+            "invalid_response",
+        ),
+        (
+            "another API's error",
+            answer(403, "application/json", r#"{"error":{"code":403,"message":"Forbidden"}}"#),
+            "invalid_response",
+        ),
         ("a page with 404", answer(404, "text/html", PAGE), "invalid_response"),
         ("a page with 400", answer(400, "text/html", PAGE), "invalid_response"),
         ("a proxy that wants a password", answer(407, "text/html", PAGE), "network_error"),
@@ -75,7 +98,10 @@ async fn refusals_that_graph_did_not_write_blame_nobody() {
         fleet.pass(7 * MINUTE).await;
         for name in names {
             let reasons = fleet.reasons(name);
-            assert!(!reasons.is_empty() && reasons.iter().all(|(_, r)| r == expected), "{sentence}, {name}: {reasons:?}");
+            assert!(
+                !reasons.is_empty() && reasons.iter().all(|(_, r)| r == expected),
+                "{sentence}, {name}: {reasons:?}"
+            );
             assert_eq!(fleet.up(name).as_deref(), Some("1"), "{sentence}, {name}");
         }
         recovered(&fleet, &names, sentence).await;
@@ -89,24 +115,49 @@ async fn a_directory_that_contradicts_itself_or_the_token_breaks_nothing() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let gone = || error(404, "Request_ResourceNotFound");
-    let (app, grants, roles, bin) = ("accountEnabled", "oauth2PermissionGrants", "appRoleAssignments", "deletedItems");
+    let (app, grants, roles, bin) =
+        ("accountEnabled", "oauth2PermissionGrants", "appRoleAssignments", "deletedItems");
     let down = || FaultKind::Status { status: 503, retry_after: None };
     let item = Endpoint::BatchItem;
     for (sentence, faults, expected) in [
         ("a page with 404 for the application", vec![(item, app, FaultKind::Html { status: 404 })], vec![]),
         ("another code with 404 for the application", vec![(item, app, error(404, "UnknownError"))], vec![]),
-        ("a gateway's 404 for everything", vec![(item, "", answer(404, "application/json", r#"{"message":"no route"}"#))], vec![]),
+        (
+            "a gateway's 404 for everything",
+            vec![(item, "", answer(404, "application/json", r#"{"message":"no route"}"#))],
+            vec![],
+        ),
         ("a page with 403 for everything", vec![(item, "", answer(403, "text/html", PAGE))], vec![]),
         ("grants of an application that does not exist", vec![(item, grants, gone())], vec![]),
         ("roles of an application that does not exist", vec![(item, roles, gone())], vec![]),
-        ("no grants at all", vec![(item, grants, FaultKind::Body { text: "{\"value\":[]}".to_owned() })], vec![]),
         (
-            "another application than the one that was asked for",
-            vec![(item, app, answer(200, "application/json", r#"{"id":"x","appId":"00000000-0000-0000-0000-0000000000ff"}"#))],
+            "no grants at all",
+            vec![(item, grants, FaultKind::Body { text: "{\"value\":[]}".to_owned() })],
             vec![],
         ),
-        ("no application, and yet its grants", vec![(item, app, gone())], vec![("enterprise_app", "invalid_response")]),
-        ("no application, and the token works", vec![(item, "", gone())], vec![("enterprise_app", "invalid_response")]),
+        (
+            "another application than the one that was asked for",
+            vec![(
+                item,
+                app,
+                answer(
+                    200,
+                    "application/json",
+                    r#"{"id":"x","appId":"00000000-0000-0000-0000-0000000000ff"}"#,
+                ),
+            )],
+            vec![],
+        ),
+        (
+            "no application, and yet its grants",
+            vec![(item, app, gone())],
+            vec![("enterprise_app", "invalid_response")],
+        ),
+        (
+            "no application, and the token works",
+            vec![(item, "", gone())],
+            vec![("enterprise_app", "invalid_response")],
+        ),
         (
             "no application, and the deleted items cannot be read",
             vec![(item, "", gone()), (Endpoint::Graph, bin, down())],
@@ -122,7 +173,11 @@ async fn a_directory_that_contradicts_itself_or_the_token_breaks_nothing() {
             befalls(&fleet, "litware", endpoint, contains, kind);
         }
         fleet.pass(12 * MINUTE).await;
-        assert_eq!((fleet.up("litware").as_deref(), fleet.reasons("litware")), (Some("1"), pairs(&expected)), "{sentence}");
+        assert_eq!(
+            (fleet.up("litware").as_deref(), fleet.reasons("litware")),
+            (Some("1"), pairs(&expected)),
+            "{sentence}"
+        );
         recovered(&fleet, &["litware"], sentence).await;
     }
     assert_eq!(fleet.told(), Vec::<String>::new());
@@ -136,17 +191,28 @@ async fn an_application_that_is_gone_is_still_missed() {
     let tenant = "litware.example".to_owned();
     fleet.act(vec![Action::DeleteApp { tenant: tenant.clone(), app: APP }]);
     fleet.pass(12 * MINUTE).await;
-    assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"), "{:?}", fleet.reasons("litware"));
+    assert!(
+        fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"),
+        "{:?}",
+        fleet.reasons("litware")
+    );
     fleet.act(vec![Action::PurgeApp { tenant, app: APP }]);
     fleet.pass(30 * MINUTE).await;
     assert_eq!(fleet.reasons("litware").len(), 3);
-    assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "app_missing"), "{:?}", fleet.reasons("litware"));
+    assert!(
+        fleet.reasons("litware").iter().all(|(_, r)| r == "app_missing"),
+        "{:?}",
+        fleet.reasons("litware")
+    );
     assert_eq!(fleet.up("litware").as_deref(), Some("0"));
 }
 
 #[tokio::test]
 async fn a_claims_challenge_asks_for_a_new_sign_in() {
-    let header = ("WWW-Authenticate".to_owned(), "Bearer realm=\"\", error=\"insufficient_claims\", claims=\"e30=\"".to_owned());
+    let header = (
+        "WWW-Authenticate".to_owned(),
+        "Bearer realm=\"\", error=\"insufficient_claims\", claims=\"e30=\"".to_owned(),
+    );
     let challenged = |headers: Vec<(String, String)>, status, body: &str| FaultKind::Answer {
         status,
         headers,
@@ -164,7 +230,11 @@ async fn a_claims_challenge_asks_for_a_new_sign_in() {
         fleet.pass(6 * MINUTE).await;
         befalls(&fleet, "northwind", Endpoint::Graph, "", kind);
         fleet.pass(12 * MINUTE).await;
-        assert_eq!(fleet.reasons("northwind"), pairs(&[("group_access", "interaction_required")]), "{sentence}");
+        assert_eq!(
+            fleet.reasons("northwind"),
+            pairs(&[("group_access", "interaction_required")]),
+            "{sentence}"
+        );
         assert_eq!(fleet.kinds("it@northwind.example"), ["alert"], "{sentence}");
     }
 }
@@ -181,7 +251,8 @@ async fn the_longest_pause_of_a_batch_is_kept() {
     fleet.simulator.clear_faults();
     fleet.simulator.take_requests();
     fleet.pass(12 * MINUTE).await;
-    let asked = fleet.simulator.take_requests().iter().filter(|r| r.target.starts_with("/litware.example/")).count();
+    let asked =
+        fleet.simulator.take_requests().iter().filter(|r| r.target.starts_with("/litware.example/")).count();
     assert_eq!(asked, 0, "twenty minutes are not over");
     assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "throttled"), "{:?}", fleet.reasons("litware"));
 }
@@ -193,8 +264,18 @@ async fn answers_are_read_as_microsoft_writes_them() {
     fleet.pass(6 * MINUTE).await;
     let names = ["northwind", "litware", "fabrikam", "adatum"];
     for (sentence, endpoint, find, replace) in [
-        ("a delegated token's lifetime as a text", Endpoint::Token, "\"expires_in\":4011", "\"expires_in\":\"4011\""),
-        ("an app-only token's lifetime as a text", Endpoint::Token, "\"expires_in\":3599", "\"expires_in\":\"3599\""),
+        (
+            "a delegated token's lifetime as a text",
+            Endpoint::Token,
+            "\"expires_in\":4011",
+            "\"expires_in\":\"4011\"",
+        ),
+        (
+            "an app-only token's lifetime as a text",
+            Endpoint::Token,
+            "\"expires_in\":3599",
+            "\"expires_in\":\"3599\"",
+        ),
         ("a type in lower case", Endpoint::Token, "\"Bearer\"", "\"bearer\""),
         ("a byte order mark before tokens", Endpoint::Token, "", "\u{feff}"),
         ("a byte order mark before Graph's JSON", Endpoint::Graph, "", "\u{feff}"),
@@ -206,7 +287,11 @@ async fn answers_are_read_as_microsoft_writes_them() {
         }
         fleet.pass(11 * MINUTE).await;
         for name in names {
-            assert_eq!((fleet.up(name).as_deref(), fleet.reasons(name)), (Some("1"), vec![]), "{sentence}, {name}");
+            assert_eq!(
+                (fleet.up(name).as_deref(), fleet.reasons(name)),
+                (Some("1"), vec![]),
+                "{sentence}, {name}"
+            );
         }
         fleet.simulator.clear_faults();
     }
@@ -255,7 +340,13 @@ async fn numbers_known_and_unknown() {
         fleet.pass(6 * MINUTE).await;
         for (name, (error, suberror, aadsts, _)) in names.iter().zip(rows) {
             let (error, suberror) = ((*error).to_owned(), suberror.map(str::to_owned));
-            befalls(&fleet, name, Endpoint::Token, "", FaultKind::Error { status: 400, error, aadsts: Some(*aadsts), suberror });
+            befalls(
+                &fleet,
+                name,
+                Endpoint::Token,
+                "",
+                FaultKind::Error { status: 400, error, aadsts: Some(*aadsts), suberror },
+            );
         }
         fleet.pass(6 * MINUTE).await;
         for (name, (_, suberror, aadsts, expected)) in names.iter().zip(rows) {
@@ -285,23 +376,39 @@ impl Asked {
         let entra = Entra::new(door, Hosts { login: url.clone(), graph: url }, Arc::default());
         let credential = ClientCredential::Secret(SecretSource::Inline(Secret::new("demo-secret")));
         let client_id = APPLICATION_APP.to_string();
-        let client = Client { tenant: TENANT, client_id: &client_id, credential: &credential, now_seconds: 0, deadline: deadline() };
+        let client = Client {
+            tenant: TENANT,
+            client_id: &client_id,
+            credential: &credential,
+            now_seconds: 0,
+            deadline: deadline(),
+        };
         let granted = entra.client_credentials(client, &entra.graph_scope()).await.expect("a token");
         Self { simulator, entra, token: granted.access_token }
     }
 
     fn group(&self, id: u128, name: &str) -> String {
         let id = Uuid::from_u128(id);
-        self.simulator.apply(Action::AddGroup { tenant: TENANT.to_owned(), name: name.to_owned(), id: Some(id) }).expect("a group");
+        self.simulator
+            .apply(Action::AddGroup { tenant: TENANT.to_owned(), name: name.to_owned(), id: Some(id) })
+            .expect("a group");
         id.to_string()
     }
 
     fn pages_of(&self, size: usize) {
-        self.simulator.apply(Action::LimitPages { tenant: TENANT.to_owned(), size: Some(size) }).expect("a limit");
+        self.simulator
+            .apply(Action::LimitPages { tenant: TENANT.to_owned(), size: Some(size) })
+            .expect("a limit");
     }
 
     fn graph_fault(&self, contains: &str, fault: FaultKind) {
-        self.simulator.fault(Fault { endpoint: Endpoint::Graph, tenant: None, contains: Some(contains.to_owned()), times: None, fault });
+        self.simulator.fault(Fault {
+            endpoint: Endpoint::Graph,
+            tenant: None,
+            contains: Some(contains.to_owned()),
+            times: None,
+            fault,
+        });
     }
 
     async fn groups(&self, minimum: u32, required: Vec<GroupRef>) -> Result<Groups, Reason> {
@@ -339,7 +446,14 @@ async fn groups_are_found_on_whatever_page_they_stand() {
         GroupRef::Name("Nobody".to_owned()),
         GroupRef::Name("00000000-0000-0000-0000-000000000001".to_owned()),
     ];
-    let mut expected = vec![vec![first.clone(), second.clone()], vec![first], vec![second], vec![], vec![], vec![named_like_an_id]];
+    let mut expected = vec![
+        vec![first.clone(), second.clone()],
+        vec![first],
+        vec![second],
+        vec![],
+        vec![],
+        vec![named_like_an_id],
+    ];
     for (index, id) in many.into_iter().enumerate() {
         required.push(GroupRef::Name(format!("Team {}", 100 + index)));
         expected.push(vec![id]);
@@ -363,18 +477,38 @@ async fn lists_without_an_end_answer_with_what_was_seen() {
     assert!(groups.required[0].visible() && groups.visible >= 20, "many small pages: {groups:?}");
     assert_eq!(asked.groups(43, hq()).await, Err(Reason::InvalidResponse), "too few of them were seen");
     let next = format!("{}/v1.0/groups?$skiptoken=SIM1", asked.simulator.url());
-    let page = |groups: &str| FaultKind::Body { text: format!("{{\"value\":[{groups}],\"@odata.nextLink\":\"{next}\"}}") };
-    asked.graph_fault("/groups?", page("{\"id\":\"a\",\"displayName\":\"x\"},{\"id\":\"b\",\"displayName\":\"y\"}"));
+    let page = |groups: &str| FaultKind::Body {
+        text: format!("{{\"value\":[{groups}],\"@odata.nextLink\":\"{next}\"}}"),
+    };
+    asked.graph_fault(
+        "/groups?",
+        page("{\"id\":\"a\",\"displayName\":\"x\"},{\"id\":\"b\",\"displayName\":\"y\"}"),
+    );
     let groups = asked.groups(2, hq()).await.expect("groups");
-    assert_eq!((groups.visible >= 2, groups.required[0].visible()), (true, true), "a page that leads to itself");
-    assert_eq!(asked.groups(1000, hq()).await, Err(Reason::InvalidResponse), "and does not show what is required");
+    assert_eq!(
+        (groups.visible >= 2, groups.required[0].visible()),
+        (true, true),
+        "a page that leads to itself"
+    );
+    assert_eq!(
+        asked.groups(1000, hq()).await,
+        Err(Reason::InvalidResponse),
+        "and does not show what is required"
+    );
     assert!(
-        asked.groups(2, vec![GroupRef::Name("Nobody".to_owned())]).await.is_ok_and(|g| !g.required[0].visible()),
+        asked
+            .groups(2, vec![GroupRef::Name("Nobody".to_owned())])
+            .await
+            .is_ok_and(|g| !g.required[0].visible()),
         "a look-up settles it"
     );
     asked.simulator.clear_faults();
     asked.graph_fault("skiptoken", FaultKind::Status { status: 503, retry_after: None });
-    assert_eq!(asked.groups(3, Vec::new()).await, Err(Reason::UpstreamUnavailable), "a page that fails is not the end of the list");
+    assert_eq!(
+        asked.groups(3, Vec::new()).await,
+        Err(Reason::UpstreamUnavailable),
+        "a page that fails is not the end of the list"
+    );
 }
 
 /// A required group whose look-up fails is not called missing.
@@ -385,16 +519,34 @@ async fn a_look_up_that_fails_is_no_missing_group() {
     asked.pages_of(2);
     let by_id = || vec![GroupRef::Id(lab.clone())];
     for (sentence, kind, expected) in [
-        ("Graph's own 404, while a later page shows the group", error(404, "Request_ResourceNotFound"), Ok(true)),
+        (
+            "Graph's own 404, while a later page shows the group",
+            error(404, "Request_ResourceNotFound"),
+            Ok(true),
+        ),
         ("another 404", error(404, "UnknownError"), Err(Reason::Unclassified)),
         ("a page with 404", FaultKind::Html { status: 404 }, Err(Reason::InvalidResponse)),
         ("a page with 403", FaultKind::Html { status: 403 }, Err(Reason::InvalidResponse)),
-        ("throttled", FaultKind::Status { status: 429, retry_after: Some("7".to_owned()) }, Err(Reason::Throttled)),
+        (
+            "throttled",
+            FaultKind::Status { status: 429, retry_after: Some("7".to_owned()) },
+            Err(Reason::Throttled),
+        ),
         ("the dependency was throttled", error(424, "TooManyRequests"), Err(Reason::Throttled)),
-        ("another group", FaultKind::Body { text: "{\"id\":\"x\",\"displayName\":\"y\"}".to_owned() }, Err(Reason::InvalidResponse)),
+        (
+            "another group",
+            FaultKind::Body { text: "{\"id\":\"x\",\"displayName\":\"y\"}".to_owned() },
+            Err(Reason::InvalidResponse),
+        ),
     ] {
         let contains = Some(format!("/groups/{lab}"));
-        asked.simulator.fault(Fault { endpoint: Endpoint::BatchItem, tenant: None, contains, times: None, fault: kind });
+        asked.simulator.fault(Fault {
+            endpoint: Endpoint::BatchItem,
+            tenant: None,
+            contains,
+            times: None,
+            fault: kind,
+        });
         let seen = asked.groups(1, by_id()).await.map(|groups| groups.required[0].visible());
         assert_eq!(seen, expected, "{sentence}");
         asked.simulator.clear_faults();
@@ -409,7 +561,11 @@ async fn credentials_that_cannot_be_read_are_ours() {
     let files = tempfile::tempdir().expect("a folder");
     let (secret, token) = (files.path().join("secret"), files.path().join("token"));
     std::fs::write(&secret, "demo-secret\n").expect("written");
-    let answer = simulator.apply(Action::IssueRefreshToken { tenant: "northwind.example".to_owned(), app: APP, user: None });
+    let answer = simulator.apply(Action::IssueRefreshToken {
+        tenant: "northwind.example".to_owned(),
+        app: APP,
+        user: None,
+    });
     let good = answer.expect("a token")["refresh_token"].as_str().expect("a token").to_owned();
     std::fs::write(&token, &good).expect("written");
     let own = "    credential: {client_secret: demo-secret}\n    required_permissions: [{resource: microsoft_graph, delegated:";
@@ -417,7 +573,10 @@ async fn credentials_that_cannot_be_read_are_ours() {
     let text = demo::configuration(&simulator, "https://c.example.com", USUAL);
     assert!(text.contains(own) && text.contains(kept));
     let text = text
-        .replace(own, &own.replace("client_secret: demo-secret", &format!("client_secret_file: {}", secret.display())))
+        .replace(
+            own,
+            &own.replace("client_secret: demo-secret", &format!("client_secret_file: {}", secret.display())),
+        )
         .replace(kept, &format!("{kept} refresh_token_file: {},", token.display()));
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
@@ -435,21 +594,32 @@ async fn credentials_that_cannot_be_read_are_ours() {
     let mut reasons = fleet.reasons("contoso");
     reasons.sort();
     assert_eq!((fleet.up("contoso").as_deref(), reasons), (Some("1"), all));
-    let asked = fleet.simulator.take_requests().iter().filter(|r| r.target.starts_with("/contoso.example/")).count();
+    let asked =
+        fleet.simulator.take_requests().iter().filter(|r| r.target.starts_with("/contoso.example/")).count();
     assert_eq!(asked, 0, "Entra was not asked");
     std::fs::remove_file(&secret).expect("removed");
     fleet.pass(12 * MINUTE).await;
-    assert!(fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"), "{:?}", fleet.reasons("contoso"));
+    assert!(
+        fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"),
+        "{:?}",
+        fleet.reasons("contoso")
+    );
     std::fs::write(&secret, "demo-secret\n").expect("written");
     recovered(&fleet, &["contoso", "northwind"], "the secret is back").await;
 
     std::fs::write(&token, "").expect("written");
     fleet.pass(6 * MINUTE).await;
-    assert!(fleet.reasons("northwind").contains(&("group_access".to_owned(), "credential_unreadable".to_owned())), "an empty token file");
+    assert!(
+        fleet.reasons("northwind").contains(&("group_access".to_owned(), "credential_unreadable".to_owned())),
+        "an empty token file"
+    );
     std::fs::remove_file(&token).expect("removed");
     std::fs::create_dir(&token).expect("a folder in its place");
     fleet.pass(6 * MINUTE).await;
-    assert!(fleet.reasons("northwind").contains(&("group_access".to_owned(), "credential_unreadable".to_owned())), "a folder");
+    assert!(
+        fleet.reasons("northwind").contains(&("group_access".to_owned(), "credential_unreadable".to_owned())),
+        "a folder"
+    );
     std::fs::remove_dir(&token).expect("removed");
     std::fs::write(&token, &good).expect("written");
     recovered(&fleet, &["northwind"], "the token is back").await;
@@ -462,9 +632,12 @@ async fn credentials_that_cannot_be_read_are_ours() {
 async fn a_stored_token_that_does_not_decrypt_is_ours() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
-    let database = rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
+    let database =
+        rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
     database.busy_timeout(Duration::from_secs(5)).expect("patience");
-    let changed = database.execute("UPDATE tokens SET current = x'00' WHERE integration = 'northwind'", []).expect("changed");
+    let changed = database
+        .execute("UPDATE tokens SET current = x'00' WHERE integration = 'northwind'", [])
+        .expect("changed");
     assert_eq!(changed, 1);
     fleet.pass(12 * MINUTE).await;
     assert!(
@@ -479,7 +652,8 @@ async fn a_stored_token_that_does_not_decrypt_is_ours() {
 #[tokio::test]
 async fn loopback_never_goes_through_a_configured_proxy() {
     let simulator = tenants(Options::default()).await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address");
+    let closed =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address");
     let mut text = demo::configuration(&simulator, "https://c.example.com", USUAL);
     text = text.replace(&simulator.url(), &format!("http://localhost:{}", simulator.http.port()));
     text.push_str(&format!("upstream: {{proxy_url: \"http://{closed}\"}}\n"));
@@ -517,5 +691,10 @@ async fn microsoft_graph_is_in_every_tenant() {
     let fleet = Fleet::start().await;
     befalls(&fleet, "litware", Endpoint::BatchItem, "appRoles", error(404, "Request_ResourceNotFound"));
     fleet.pass(12 * MINUTE).await;
-    assert_eq!((fleet.up("litware").as_deref(), fleet.told()), (Some("1"), vec![]), "{:?}", fleet.reasons("litware"));
+    assert_eq!(
+        (fleet.up("litware").as_deref(), fleet.told()),
+        (Some("1"), vec![]),
+        "{:?}",
+        fleet.reasons("litware")
+    );
 }

@@ -98,19 +98,32 @@ impl Fleet {
     /// Lines of the exposition that start with a family and are about an integration.
     pub fn series(&self, family: &str, integration: &str) -> Vec<String> {
         let label = format!("integration=\"{integration}\"");
-        self.exposition().lines().filter(|l| l.starts_with(family) && l.contains(&label)).map(str::to_owned).collect()
+        self.exposition()
+            .lines()
+            .filter(|l| l.starts_with(family) && l.contains(&label))
+            .map(str::to_owned)
+            .collect()
     }
 
     pub fn up(&self, integration: &str) -> Option<String> {
-        self.series("consentry_integration_up", integration).first().and_then(|l| l.split(' ').next_back().map(str::to_owned))
+        self.series("consentry_integration_up", integration)
+            .first()
+            .and_then(|l| l.split(' ').next_back().map(str::to_owned))
     }
 
     /// (check, reason) of what does not pass.
     pub fn reasons(&self, integration: &str) -> Vec<(String, String)> {
         let label = |line: &str, name: &str| {
-            line.split(&format!("{name}=\"")).nth(1).and_then(|r| r.split('"').next()).unwrap_or_default().to_owned()
+            line.split(&format!("{name}=\""))
+                .nth(1)
+                .and_then(|r| r.split('"').next())
+                .unwrap_or_default()
+                .to_owned()
         };
-        self.series("consentry_check_reason", integration).iter().map(|l| (label(l, "check"), label(l, "reason"))).collect()
+        self.series("consentry_check_reason", integration)
+            .iter()
+            .map(|l| (label(l, "check"), label(l, "reason")))
+            .collect()
     }
 
     /// All mails so far: recipient and content.
@@ -120,7 +133,10 @@ impl Fleet {
 
     /// All mails so far as "kind to recipient".
     pub fn told(&self) -> Vec<String> {
-        self.mails().iter().map(|(to, m)| format!("{} to {to}", header(m, "X-Consentry-Event").expect("an event header"))).collect()
+        self.mails()
+            .iter()
+            .map(|(to, m)| format!("{} to {to}", header(m, "X-Consentry-Event").expect("an event header")))
+            .collect()
     }
 
     /// The kinds of mail that one person got, in order.
@@ -136,7 +152,11 @@ impl Fleet {
             .simulator
             .apply(Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None })
             .expect("a token");
-        let id = TokenId { integration: integration.to_owned(), client_id: situation.app().to_string(), tenant: situation.tenant() };
+        let id = TokenId {
+            integration: integration.to_owned(),
+            client_id: situation.app().to_string(),
+            tenant: situation.tenant(),
+        };
         let token = Secret::new(answer["refresh_token"].as_str().expect("a token"));
         self.daemon.store.put_token(&id, &token, "import", self.clock.now()).await.expect("stored");
     }

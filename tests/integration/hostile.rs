@@ -34,7 +34,13 @@ async fn nonsense_from_upstream_stays_with_its_tenant() {
     fleet.pass(6 * MINUTE).await;
     for (endpoint, kind) in kinds {
         for tenant in ["northwind.example", "litware.example"] {
-            fleet.simulator.fault(Fault { endpoint, tenant: Some(tenant.to_owned()), contains: None, times: None, fault: kind.clone() });
+            fleet.simulator.fault(Fault {
+                endpoint,
+                tenant: Some(tenant.to_owned()),
+                contains: None,
+                times: None,
+                fault: kind.clone(),
+            });
         }
         fleet.pass(7 * MINUTE).await;
         for name in ["northwind", "litware"] {
@@ -69,7 +75,8 @@ async fn a_silent_upstream_ends_with_the_probe() {
     });
     fleet.pass(6 * MINUTE).await;
     assert!(
-        fleet.reasons("northwind").iter().all(|(_, r)| r == "timeout") && fleet.reasons("northwind").len() == 3,
+        fleet.reasons("northwind").iter().all(|(_, r)| r == "timeout")
+            && fleet.reasons("northwind").len() == 3,
         "{:?}",
         fleet.reasons("northwind")
     );
@@ -93,7 +100,8 @@ async fn retry_after_is_obeyed() {
         fleet.pass(5 * MINUTE).await;
         fleet.simulator.take_requests();
         fleet.pass(14 * MINUTE).await;
-        let asked = fleet.simulator.take_requests().iter().any(|r| r.target.starts_with("/northwind.example/"));
+        let asked =
+            fleet.simulator.take_requests().iter().any(|r| r.target.starts_with("/northwind.example/"));
         assert_eq!(asked, !quiet, "Retry-After: {value}");
     }
 }
@@ -104,20 +112,33 @@ async fn hostile_names_are_escaped_everywhere() {
     let hostile = ["<script>alert(1)</script>", "a\"b\\c", "\u{202e}🚪", "O'Brien & sons"];
     let long = "x".repeat(10_000);
     for name in hostile.iter().copied().chain([long.as_str()]) {
-        simulator.apply(Action::AddGroup { tenant: "contoso.example".to_owned(), name: name.to_owned(), id: None }).expect("a group");
+        simulator
+            .apply(Action::AddGroup { tenant: "contoso.example".to_owned(), name: name.to_owned(), id: None })
+            .expect("a group");
     }
     let required = hostile.iter().map(|n| serde_json::json!(n).to_string()).collect::<Vec<_>>().join(", ");
     let display = serde_json::json!(format!("Evil\r\nBcc: x@example.com <script>\"{long}")).to_string();
     let text = demo::configuration(&simulator, "https://c.example.com", USUAL)
         .replace("display_name: \"Contoso\"", &format!("display_name: {display}"))
         .replacen("groups: {required: [\"Door access - HQ\"]}", "groups: {}", 2)
-        .replacen("groups: {required: [\"Door access - HQ\"]}", &format!("groups: {{required: [{required}]}}"), 1);
+        .replacen(
+            "groups: {required: [\"Door access - HQ\"]}",
+            &format!("groups: {{required: [{required}]}}"),
+            1,
+        );
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
     fleet.pass(6 * MINUTE).await;
-    assert_eq!((fleet.up("contoso").as_deref(), fleet.reasons("contoso")), (Some("1"), vec![]), "every hostile group is found");
+    assert_eq!(
+        (fleet.up("contoso").as_deref(), fleet.reasons("contoso")),
+        (Some("1"), vec![]),
+        "every hostile group is found"
+    );
     for name in hostile {
-        fleet.simulator.apply(Action::DeleteGroup { tenant: "contoso.example".to_owned(), name: name.to_owned() }).expect("deleted");
+        fleet
+            .simulator
+            .apply(Action::DeleteGroup { tenant: "contoso.example".to_owned(), name: name.to_owned() })
+            .expect("deleted");
     }
     fleet.pass(12 * MINUTE).await;
     assert_eq!(fleet.reasons("contoso"), [("group_access".to_owned(), "group_missing".to_owned())]);
@@ -127,7 +148,10 @@ async fn hostile_names_are_escaped_everywhere() {
     assert!(!mail.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("bcc")), "no header was smuggled in");
     assert!(!mail.html.contains("<script>") && mail.html.contains("&#60;script&#62;"), "escaped");
     assert!(
-        fleet.series("consentry_integration_info", "contoso").iter().all(|l| l.len() < 1200 && l.contains("Evil\r\\nBcc")),
+        fleet
+            .series("consentry_integration_info", "contoso")
+            .iter()
+            .all(|l| l.len() < 1200 && l.contains("Evil\r\\nBcc")),
         "escaped and cut"
     );
 }
@@ -141,7 +165,13 @@ async fn a_failing_upstream_is_not_hammered() {
     fleet.pass(60 * MINUTE).await;
     let usual = fleet.simulator.take_requests().len();
     let fault = FaultKind::Status { status: 503, retry_after: None };
-    fleet.simulator.fault(Fault { endpoint: Endpoint::Any, tenant: None, contains: None, times: None, fault });
+    fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Any,
+        tenant: None,
+        contains: None,
+        times: None,
+        fault,
+    });
     fleet.pass(60 * MINUTE).await;
     fleet.simulator.take_requests();
     fleet.pass(60 * MINUTE).await;
@@ -167,9 +197,18 @@ async fn a_pause_begins_at_once() {
     });
     fleet.simulator.take_requests();
     fleet.pass(60 * MINUTE).await;
-    let asked = fleet.simulator.take_requests().iter().filter(|r| r.target.starts_with("/northwind.example/")).count();
+    let asked = fleet
+        .simulator
+        .take_requests()
+        .iter()
+        .filter(|r| r.target.starts_with("/northwind.example/"))
+        .count();
     assert_eq!(asked, 1, "one request, and then an hour's silence");
-    assert!(fleet.reasons("northwind").iter().all(|(_, r)| r == "throttled"), "{:?}", fleet.reasons("northwind"));
+    assert!(
+        fleet.reasons("northwind").iter().all(|(_, r)| r == "throttled"),
+        "{:?}",
+        fleet.reasons("northwind")
+    );
     assert_eq!(fleet.up("northwind").as_deref(), Some("1"));
 }
 
@@ -185,7 +224,12 @@ async fn a_scraper_keeps_the_pause() {
     fleet.simulator.take_requests();
     fleet.daemon.monitor.probe_now("northwind").await;
     fleet.pass(MINUTE).await;
-    let asked: Vec<_> = fleet.simulator.take_requests().into_iter().filter(|r| r.target.starts_with("/northwind.example/")).collect();
+    let asked: Vec<_> = fleet
+        .simulator
+        .take_requests()
+        .into_iter()
+        .filter(|r| r.target.starts_with("/northwind.example/"))
+        .collect();
     assert!(asked.is_empty(), "{asked:?}");
 }
 
@@ -209,7 +253,9 @@ async fn one_tenants_trouble_is_its_own() {
         .simulator
         .take_requests()
         .iter()
-        .filter(|r| r.target.starts_with("/contoso.example/") && r.grant_type.as_deref() == Some("refresh_token"))
+        .filter(|r| {
+            r.target.starts_with("/contoso.example/") && r.grant_type.as_deref() == Some("refresh_token")
+        })
         .count();
     assert_eq!(refreshes, 12, "every five minutes, as ever");
 }

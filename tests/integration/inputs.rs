@@ -50,7 +50,12 @@ fn files_that_are_no_yaml_are_explained_wherever_they_stand() {
     let cases: Vec<Case> = vec![
         ("UTF-16", utf16(text, true, false), (1, 1), "the file is UTF-16; save it as UTF-8"),
         ("UTF-16, big end first", utf16(text, true, true), (1, 1), "the file is UTF-16; save it as UTF-8"),
-        ("UTF-16 without its mark", utf16(text, false, false), (1, 1), "the file is UTF-16; save it as UTF-8"),
+        (
+            "UTF-16 without its mark",
+            utf16(text, false, false),
+            (1, 1),
+            "the file is UTF-16; save it as UTF-8",
+        ),
         ("Latin-1", latin1, (2, 4), "not UTF-8 (Latin-1 or another encoding?); save it as UTF-8"),
         ("two documents", b"[]\n---\n[]\n".to_vec(), (0, 0), "more than one YAML document; keep one"),
         ("a bomb", bomb.into_bytes(), (0, 0), "stand for more than 64 MB"),
@@ -60,15 +65,24 @@ fn files_that_are_no_yaml_are_explained_wherever_they_stand() {
         let folder = folder();
         let file = written(&folder, "broken.yml", &bytes);
         let main = written(&folder, "main.yml", "apps: {}\nintegration_files: [broken.yml]\n");
-        let readings =
-            [("the main file", read(&file).err()), ("an integration file", read(&main).err()), ("the web file", load_web(&file).err())];
+        let readings = [
+            ("the main file", read(&file).err()),
+            ("an integration file", read(&main).err()),
+            ("the web file", load_web(&file).err()),
+        ];
         for (whose, problems) in readings {
             let problems = problems.unwrap_or_else(|| panic!("{what} as {whose} is accepted"));
             assert_eq!(problems.len(), 1, "{what} as {whose}: {problems:?}");
             let problem = &problems[0];
             assert!(problem.message.contains(expected), "{what} as {whose}: {problem}");
-            assert!(problem.file.ends_with("broken.yml") && problem.line > 0 && problem.column > 0, "{what} as {whose}: {problem}");
-            assert!(place == (0, 0) || place == (problem.line, problem.column), "{what} as {whose}: {problem}");
+            assert!(
+                problem.file.ends_with("broken.yml") && problem.line > 0 && problem.column > 0,
+                "{what} as {whose}: {problem}"
+            );
+            assert!(
+                place == (0, 0) || place == (problem.line, problem.column),
+                "{what} as {whose}: {problem}"
+            );
             assert!(!problem.message.contains("hunter"), "{what} as {whose}: {problem}");
         }
     }
@@ -98,12 +112,18 @@ fn a_watched_file_in_another_encoding_keeps_its_last_list() {
     let now = Instant::now() + Duration::from_secs(60);
     let followed = sources.follow(&no_variables, now).expect("a change").expect("usable");
     assert_eq!(followed.loaded.config.integrations.len(), 1);
-    assert!(followed.broken.iter().any(|p| p.message.contains("save it as UTF-8") && p.line == 1), "{:?}", followed.broken);
+    assert!(
+        followed.broken.iter().any(|p| p.message.contains("save it as UTF-8") && p.line == 1),
+        "{:?}",
+        followed.broken
+    );
 }
 
 /// What is said of a client secret that is given in this way, and what is read where it is good.
 fn client_secret(folder: &TempDir, given: &str, environment: Option<&str>) -> Result<String, Vec<Problem>> {
-    let text = format!("apps:\n  sequr:\n    client_id: 00000000-0000-0000-0000-0000000000aa\n    credential:\n      {given}\n");
+    let text = format!(
+        "apps:\n  sequr:\n    client_id: 00000000-0000-0000-0000-0000000000aa\n    credential:\n      {given}\n"
+    );
     let file = written(folder, "main.yml", text);
     let variables = |_: &str| environment.map(str::to_owned);
     let loaded = load_with(&file, &variables, Files::DISK)?;
@@ -125,21 +145,40 @@ fn secrets_in_the_configuration_and_in_variables() {
         ("client_secret: 99999999999999999999999", None, Ok("99999999999999999999999")),
         ("client_secret: |\n        hunter2", None, Err("ends with a line break; write |- instead of |")),
         ("client_secret: >\n        hunter2", None, Err("ends with a line break; write |- instead of |")),
-        ("client_secret: |\n        hunter2\n        hunter3", None, Err("holds several lines; a secret is one line")),
+        (
+            "client_secret: |\n        hunter2\n        hunter3",
+            None,
+            Err("holds several lines; a secret is one line"),
+        ),
         ("client_secret: \"hunter2\\nhunter3\"", None, Err("holds several lines; a secret is one line")),
         ("client_secret: \"hunter2\\a\"", None, Err("holds a control character")),
-        ("client_secret: \"hunter\\u200B2\"", None, Err("holds a control character or one that cannot be seen")),
+        (
+            "client_secret: \"hunter\\u200B2\"",
+            None,
+            Err("holds a control character or one that cannot be seen"),
+        ),
         ("client_secret: ${SECRET}", Some("hunter2"), Ok("hunter2")),
         ("client_secret: ${SECRET}", Some("\u{FEFF}hunter2\r\n"), Ok("hunter2")),
-        ("client_secret: ${SECRET}", Some("\"hunter2\""), Err("has quotes around the secret; remove the quotes")),
-        ("client_secret: ${SECRET}", Some("hunter2\nhunter3"), Err("holds several lines; a secret is one line")),
+        (
+            "client_secret: ${SECRET}",
+            Some("\"hunter2\""),
+            Err("has quotes around the secret; remove the quotes"),
+        ),
+        (
+            "client_secret: ${SECRET}",
+            Some("hunter2\nhunter3"),
+            Err("holds several lines; a secret is one line"),
+        ),
         ("client_secret: ${SECRET}", Some(" "), Err("is empty")),
     ] {
         match (client_secret(&folder, given, environment), expected) {
             (Ok(secret), Ok(expected)) => assert_eq!(secret, expected, "{given}"),
             (Err(problems), Err(expected)) => {
                 let problem = &problems[0];
-                assert!(problem.message.contains(expected) && !problem.message.contains("hunter"), "{given}: {problem}");
+                assert!(
+                    problem.message.contains(expected) && !problem.message.contains("hunter"),
+                    "{given}: {problem}"
+                );
                 assert_eq!(problem.path, "apps.sequr.credential.client_secret");
                 assert!(problem.line >= 5 && problem.column > 0, "{given}: {problem}");
             }
@@ -155,7 +194,11 @@ fn secrets_in_files() {
         ("a byte order mark and a line end of Windows", b"\xEF\xBB\xBFhunter2\r\n".to_vec(), Ok("hunter2")),
         ("blanks at the ends", b" hunter2\t\n".to_vec(), Ok("hunter2")),
         ("quotes", b"\"hunter2\"\n".to_vec(), Err("secret has quotes around the secret; remove the quotes")),
-        ("two lines", b"hunter2\nhunter3\n".to_vec(), Err("secret holds several lines; a secret is one line")),
+        (
+            "two lines",
+            b"hunter2\nhunter3\n".to_vec(),
+            Err("secret holds several lines; a secret is one line"),
+        ),
         ("UTF-16", utf16("hunter2\r\n", true, false), Err("secret is UTF-16; save it as UTF-8")),
         ("Latin-1", b"hunter\xFC".to_vec(), Err("secret is not UTF-8 text; save it as UTF-8")),
         ("nothing", b"\r\n".to_vec(), Err("secret is empty; put the secret into that file")),
@@ -165,8 +208,14 @@ fn secrets_in_files() {
             (Ok(secret), Ok(expected)) => assert_eq!(secret, expected, "{what}"),
             (Err(problems), Err(expected)) => {
                 let problem = &problems[0];
-                assert!(problem.message.contains(expected) && !problem.message.contains("hunter"), "{what}: {problem}");
-                assert!(problem.message.contains(&folder.path().join("secret").display().to_string()), "{what}: {problem}");
+                assert!(
+                    problem.message.contains(expected) && !problem.message.contains("hunter"),
+                    "{what}: {problem}"
+                );
+                assert!(
+                    problem.message.contains(&folder.path().join("secret").display().to_string()),
+                    "{what}: {problem}"
+                );
             }
             (other, _) => panic!("{what}: {other:?}"),
         }
@@ -186,10 +235,15 @@ fn a_client_secret_that_looks_like_a_guid_is_warned_of() {
     ] {
         let reader = format!("directory_readers: {{r: {app} {credential}}}}}\n");
         for text in [format!("apps: {{sequr: {app} {credential}}}}}\n"), reader] {
-            let loaded = read(&written(&folder, "main.yml", &text)).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
-            let about: Vec<&Problem> = loaded.warnings.iter().filter(|w| w.message.contains("looks like a GUID")).collect();
+            let loaded = read(&written(&folder, "main.yml", &text))
+                .unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+            let about: Vec<&Problem> =
+                loaded.warnings.iter().filter(|w| w.message.contains("looks like a GUID")).collect();
             assert_eq!(about.len(), usize::from(warned), "{text}: {:?}", loaded.warnings);
-            assert!(about.iter().all(|w| w.line == 1 && !w.message.to_lowercase().contains("6f1c")), "{about:?}");
+            assert!(
+                about.iter().all(|w| w.line == 1 && !w.message.to_lowercase().contains("6f1c")),
+                "{about:?}"
+            );
         }
     }
 }
@@ -209,15 +263,26 @@ fn addresses_that_no_mail_server_takes_are_refused_before_mail_is_sent() {
         for (text, path) in [
             (format!("email: {{from: \"{address}\", smtp: {{host: a}}}}"), "email.from"),
             (format!("email: {{from: \"Consentry <{address}>\", smtp: {{host: a}}}}"), "email.from"),
-            (format!("email: {{from: a@example.com, reply_to: \"{address}\", smtp: {{host: a}}}}"), "email.reply_to"),
-            (format!("email: {{from: a@example.com, operators: [b@example.com, \"{address}\"], smtp: {{host: a}}}}"), "email.operators[1]"),
             (
-                format!("integrations: [{{name: a, app: a, tenant_id: contoso.onmicrosoft.com, admins: [\"{address}\"]}}]"),
+                format!("email: {{from: a@example.com, reply_to: \"{address}\", smtp: {{host: a}}}}"),
+                "email.reply_to",
+            ),
+            (
+                format!(
+                    "email: {{from: a@example.com, operators: [b@example.com, \"{address}\"], smtp: {{host: a}}}}"
+                ),
+                "email.operators[1]",
+            ),
+            (
+                format!(
+                    "integrations: [{{name: a, app: a, tenant_id: contoso.onmicrosoft.com, admins: [\"{address}\"]}}]"
+                ),
                 "integrations[0].admins[0]",
             ),
         ] {
             let problems = read(&written(&folder, "main.yml", format!("{text}\n"))).expect_err(&text);
-            let said = problems.iter().find(|p| p.path == path).unwrap_or_else(|| panic!("{text}: {problems:?}"));
+            let said =
+                problems.iter().find(|p| p.path == path).unwrap_or_else(|| panic!("{text}: {problems:?}"));
             assert!(said.message.contains("is not a mail address") && said.line == 1, "{said}");
         }
     }
@@ -229,7 +294,8 @@ fn reminders_within_the_hour_are_warned_of() {
     let folder = folder();
     let text = HEAD.replace("smtp: {", "reminders: [59m, 1h, 1d], smtp: {");
     let loaded = read(&written(&folder, "main.yml", text)).expect("valid");
-    let about: Vec<&str> = loaded.warnings.iter().filter(|w| w.message.contains("reminder")).map(|w| w.path.as_str()).collect();
+    let about: Vec<&str> =
+        loaded.warnings.iter().filter(|w| w.message.contains("reminder")).map(|w| w.path.as_str()).collect();
     assert_eq!(about, ["email.reminders[0]"]);
 }
 
@@ -247,8 +313,10 @@ fn spellings_of_one_thing_are_one() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid/spellings.yml");
     let loaded = read(&file).expect("valid");
     let required = &loaded.config.apps["sequr"].required;
-    let seen: Vec<(&str, Vec<&str>)> =
-        required.iter().map(|r| (r.resource.as_str(), r.delegated.iter().map(String::as_str).collect())).collect();
+    let seen: Vec<(&str, Vec<&str>)> = required
+        .iter()
+        .map(|r| (r.resource.as_str(), r.delegated.iter().map(String::as_str).collect()))
+        .collect();
     let own = ("6f1c0000-0000-0000-0000-00000000000a", vec!["access_as_user"]);
     assert_eq!(seen, [("microsoft_graph", vec!["User.Read", "Group.Read.All"]), own]);
 }
@@ -258,8 +326,14 @@ fn spellings_of_one_thing_are_one() {
 fn checks_that_are_not_run_yet_are_asked_for_all_the_same() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid/spellings.yml");
     let loaded = read(&file).expect("valid");
-    assert_eq!(loaded.config.integrations[0].requirements.checks, [Check::Consent, Check::Provisioning, Check::Credential]);
-    assert_eq!(loaded.not_implemented, ["integrations[].checks (credential)", "integrations[].checks (provisioning)"]);
+    assert_eq!(
+        loaded.config.integrations[0].requirements.checks,
+        [Check::Consent, Check::Provisioning, Check::Credential]
+    );
+    assert_eq!(
+        loaded.not_implemented,
+        ["integrations[].checks (credential)", "integrations[].checks (provisioning)"]
+    );
     let shown = effective(&loaded.config);
     assert!(shown.contains("provisioning") && shown.contains("credential"), "{shown}");
 }
@@ -287,7 +361,12 @@ fn token_files_that_hold_something_else_are_warned_of() {
         std::fs::write(&token, held).expect("written");
         let said: Vec<String> = warnings().iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), usize::from(expected.is_some()), "{held}: {said:?}");
-        assert!(said.iter().all(|s| s.contains(expected.unwrap_or_default()) && !s.contains("hunter") && s.contains("token")), "{said:?}");
+        assert!(
+            said.iter().all(|s| s.contains(expected.unwrap_or_default())
+                && !s.contains("hunter")
+                && s.contains("token")),
+            "{said:?}"
+        );
     }
 }
 
@@ -304,14 +383,23 @@ async fn import_token_takes_refresh_tokens_and_nothing_else() {
         ("\u{FEFF} 1.AXEA-hunter.AgABAwEA\t\r\n", 0, "is stored"),
     ] {
         let output = place.command_with(&["import-token", "northwind"], input).await;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{input}: {said}");
-        assert!(said.contains(expected) && !said.contains("hunter") && !said.contains("eyJ"), "{input}: {said}");
+        assert!(
+            said.contains(expected) && !said.contains("hunter") && !said.contains("eyJ"),
+            "{input}: {said}"
+        );
     }
     let config = consentry::config::load(&place.file()).expect("valid").config;
     let northwind = situation("northwind");
-    let id = TokenId { integration: "northwind".to_owned(), client_id: northwind.app().to_string(), tenant: northwind.tenant() };
-    let stored = consentry::app::store(&config).expect("a database").token(&id).await.expect("read").expect("a token");
+    let id = TokenId {
+        integration: "northwind".to_owned(),
+        client_id: northwind.app().to_string(),
+        tenant: northwind.tenant(),
+    };
+    let stored =
+        consentry::app::store(&config).expect("a database").token(&id).await.expect("read").expect("a token");
     assert_eq!(stored.current.expose(), "1.AXEA-hunter.AgABAwEA");
 }
 
@@ -340,7 +428,10 @@ fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a mode");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_consentry"));
     command.args(["import-token", "acme"]).arg(format!("--config.file={}", file.display()));
-    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
     if std::fs::metadata("/proc/self").expect("a process").uid() == 0 {
         // Everything of root's is root's in any case.
         command.uid(65534).gid(65534);
@@ -352,7 +443,9 @@ fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     let closed = loop {
         match std::fs::metadata(&memory).map(|m| m.uid()) {
             Ok(0) => break true,
-            Ok(_) if Instant::now() < until && child.try_wait().expect("a child").is_none() => std::thread::yield_now(),
+            Ok(_) if Instant::now() < until && child.try_wait().expect("a child").is_none() => {
+                std::thread::yield_now();
+            }
             _ => break false,
         }
     };
@@ -376,7 +469,8 @@ fn pipes_are_neither_secrets_nor_lists() {
     pipe("list.yml");
     let app = "apps: {a: {client_id: 00000000-0000-0000-0000-0000000000aa, credential: {client_secret_file: secret}}}\n";
     let upstream = "upstream: {tls_config: {ca_file: ca.pem}}\n";
-    let main = written(&folder, "main.yml", format!("{HEAD}{upstream}{app}integration_files: [\"*ist.yml\"]\n"));
+    let main =
+        written(&folder, "main.yml", format!("{HEAD}{upstream}{app}integration_files: [\"*ist.yml\"]\n"));
     let said: Vec<String> = match read(&main) {
         Ok(loaded) => loaded.warnings.iter().map(ToString::to_string).collect(),
         Err(problems) => problems.iter().map(ToString::to_string).collect(),

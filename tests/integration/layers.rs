@@ -36,7 +36,22 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["app", "clock", "config", "domain", "secret", "store", "web"]),
-    ("cli", &["app", "clock", "config", "demo", "domain", "entra", "monitor", "notify", "secret", "telemetry", "web"]),
+    (
+        "cli",
+        &[
+            "app",
+            "clock",
+            "config",
+            "demo",
+            "domain",
+            "entra",
+            "monitor",
+            "notify",
+            "secret",
+            "telemetry",
+            "web",
+        ],
+    ),
     ("main", &["cli"]),
     ("lib", &[]),
 ];
@@ -61,7 +76,9 @@ fn imports(text: &str) -> Vec<String> {
         for after in text.split(prefix).skip(1) {
             if let Some(group) = after.strip_prefix('{') {
                 let inside = group.split('}').next().unwrap_or_default();
-                found.extend(inside.split(',').map(|p| p.trim().split("::").next().unwrap_or_default().to_owned()));
+                found.extend(
+                    inside.split(',').map(|p| p.trim().split("::").next().unwrap_or_default().to_owned()),
+                );
             } else {
                 found.push(after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
             }
@@ -78,8 +95,16 @@ fn imports_run_down_only() {
     assert!(files.len() > 30, "the walk finds the sources");
     for file in files {
         let inside = file.strip_prefix(&root).expect("inside");
-        let room = inside.iter().next().map(|p| p.to_string_lossy().trim_end_matches(".rs").to_owned()).expect("a room");
-        let allowed = ROOMS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is on no floor; add it to ROOMS")).1;
+        let room = inside
+            .iter()
+            .next()
+            .map(|p| p.to_string_lossy().trim_end_matches(".rs").to_owned())
+            .expect("a room");
+        let allowed = ROOMS
+            .iter()
+            .find(|(name, _)| *name == room)
+            .unwrap_or_else(|| panic!("{room} is on no floor; add it to ROOMS"))
+            .1;
         let text = std::fs::read_to_string(&file).expect("readable");
         for import in imports(&text) {
             let known = ROOMS.iter().any(|(name, _)| *name == import);
@@ -96,7 +121,8 @@ fn neighbours(text: &str) -> Vec<String> {
     // Tests may use whatever they test.
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let names = |prefix: &str| -> Vec<String> {
-        let word = |after: &str| after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let word =
+            |after: &str| after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
         code.lines().filter_map(|line| line.trim_start().strip_prefix(prefix).map(word)).collect()
     };
     names("use super::")
@@ -107,7 +133,11 @@ fn neighbours(text: &str) -> Vec<String> {
 fn no_file_imports_in_a_circle() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut circles = Vec::new();
-    let rooms = std::fs::read_dir(&root).expect("a folder").flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let rooms = std::fs::read_dir(&root)
+        .expect("a folder")
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir());
     for room in rooms {
         let files: std::collections::BTreeMap<String, Vec<String>> = std::fs::read_dir(&room)
             .expect("a folder")
@@ -151,6 +181,10 @@ fn the_simulator_knows_nothing_of_its_users() {
     let manifest = std::fs::read_to_string(root.join("Cargo.toml")).expect("readable");
     assert!(!manifest.contains("consentry"));
     for file in sources(&root.join("src")) {
-        assert!(!std::fs::read_to_string(&file).expect("readable").to_lowercase().contains("consentry"), "{}", file.display());
+        assert!(
+            !std::fs::read_to_string(&file).expect("readable").to_lowercase().contains("consentry"),
+            "{}",
+            file.display()
+        );
     }
 }

@@ -31,7 +31,11 @@ impl Walled {
         let walled = |name: &str| place.folder.path().join(name);
         std::fs::write(walled("server.crt"), &server.certificate).expect("written");
         std::fs::write(walled("server.key"), &server.key).expect("written");
-        std::fs::write(walled("web.yml"), web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key")).expect("written");
+        std::fs::write(
+            walled("web.yml"),
+            web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key"),
+        )
+        .expect("written");
         let file = format!("--web.config.file={}", walled("web.yml").display());
         let mut daemon = place.daemon(&[&[file.as_str()], flags].concat());
         let address = daemon.url().await.replace("http://", "");
@@ -46,7 +50,10 @@ impl Walled {
     /// Takes all protection away, on purpose.
     async fn open_up(&self) {
         self.configure("{}");
-        assert_eq!(reqwest::get(format!("http://{}/-/healthy", self.address)).await.expect("an answer").status(), 200);
+        assert_eq!(
+            reqwest::get(format!("http://{}/-/healthy", self.address)).await.expect("an answer").status(),
+            200
+        );
     }
 
     /// As if it had been written some time ago.
@@ -59,12 +66,14 @@ impl Walled {
 
     /// A client that trusts the authority, perhaps with a certificate of its own.
     fn client(&self, own: Option<&Pair>) -> reqwest::Client {
-        let root = reqwest::Certificate::from_pem(self.authority.certificate.as_bytes()).expect("a certificate");
+        let root =
+            reqwest::Certificate::from_pem(self.authority.certificate.as_bytes()).expect("a certificate");
         let builder = reqwest::Client::builder().tls_certs_only([root]).pool_max_idle_per_host(0);
         let builder = match own {
-            Some(pair) => {
-                builder.identity(reqwest::Identity::from_pem((pair.certificate.clone() + &pair.key).as_bytes()).expect("an identity"))
-            }
+            Some(pair) => builder.identity(
+                reqwest::Identity::from_pem((pair.certificate.clone() + &pair.key).as_bytes())
+                    .expect("an identity"),
+            ),
             None => builder,
         };
         builder.build().expect("a client")
@@ -88,20 +97,33 @@ impl Walled {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         if !suites.is_empty() {
             let all = rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
-            provider.cipher_suites =
-                suites.iter().filter_map(|name| all.iter().find(|s| s.suite().as_str() == Some(name)).copied()).collect();
+            provider.cipher_suites = suites
+                .iter()
+                .filter_map(|name| all.iter().find(|s| s.suite().as_str() == Some(name)).copied())
+                .collect();
         }
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes()).expect("PEM")).expect("an authority");
-        let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions).expect("versions");
+        roots
+            .add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes()).expect("PEM"))
+            .expect("an authority");
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .expect("versions");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         let stream = TcpStream::connect(&self.address).await.expect("connected");
         let name = ServerName::try_from("localhost").expect("a name");
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map_err(|e| e.to_string())?;
         let agreed = stream.get_ref().1;
         let suite = agreed.negotiated_cipher_suite().expect("a suite").suite();
-        Ok((agreed.protocol_version().expect("a version"), suite, agreed.alpn_protocol().unwrap_or_default().to_vec()))
+        Ok((
+            agreed.protocol_version().expect("a version"),
+            suite,
+            agreed.alpn_protocol().unwrap_or_default().to_vec(),
+        ))
     }
 }
 
@@ -116,13 +138,22 @@ async fn tls_and_its_files_that_change() {
     let agreed = walled.handshake(rustls::ALL_VERSIONS, &[], &both).await.expect("agreed");
     assert_eq!((agreed.0, agreed.2), (rustls::ProtocolVersion::TLSv1_3, b"h2".to_vec()));
     walled.configure("tls_server_config: {PAIR, max_version: TLS12, prefer_server_cipher_suites: false, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}\nhttp_server_config: {http2: false}");
-    let agreed = walled.handshake(rustls::ALL_VERSIONS, &["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"], &both).await.expect("agreed");
+    let agreed = walled
+        .handshake(rustls::ALL_VERSIONS, &["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"], &both)
+        .await
+        .expect("agreed");
     assert_eq!((agreed.0, agreed.2), (rustls::ProtocolVersion::TLSv1_2, b"http/1.1".to_vec()));
     assert!(
-        walled.handshake(rustls::ALL_VERSIONS, &["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"], &both).await.is_err(),
+        walled
+            .handshake(rustls::ALL_VERSIONS, &["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"], &both)
+            .await
+            .is_err(),
         "no common suite"
     );
-    for (prefer, expected) in [(true, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"), (false, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")] {
+    for (prefer, expected) in [
+        (true, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+        (false, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+    ] {
         let suites = "[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]";
         walled.configure(&format!(
             "tls_server_config: {{PAIR, max_version: TLS12, prefer_server_cipher_suites: {prefer}, cipher_suites: {suites}}}"
@@ -137,8 +168,15 @@ async fn tls_and_its_files_that_change() {
     let other = Authority::new("Others");
     let renewed = other.pair(&["localhost", "127.0.0.1"]);
     replace(&walled.file("server.key"), &renewed.key);
-    assert_eq!(walled.https("/-/healthy", None).await, 200, "key and certificate do not belong together: the old ones stay");
-    walled.daemon.until(&["cannot read the protection of the listener again", "cannot be used together"]).await;
+    assert_eq!(
+        walled.https("/-/healthy", None).await,
+        200,
+        "key and certificate do not belong together: the old ones stay"
+    );
+    walled
+        .daemon
+        .until(&["cannot read the protection of the listener again", "cannot be used together"])
+        .await;
     replace(&walled.file("server.crt"), &renewed.certificate);
     assert_eq!(walled.https("/-/healthy", None).await, 0, "another authority");
     walled.authority = other;
@@ -154,25 +192,37 @@ async fn tls_and_its_files_that_change() {
 async fn http2_over_tls() {
     let walled = Walled::start("tls_server_config: {PAIR}", &[]).await;
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(walled.authority.certificate.as_bytes()).expect("PEM")).expect("an authority");
+    roots
+        .add(CertificateDer::from_pem_slice(walled.authority.certificate.as_bytes()).expect("PEM"))
+        .expect("an authority");
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(&walled.address).await.expect("connected");
     let name = ServerName::try_from("localhost").expect("a name");
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
     let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.expect("HTTP/2");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
+            .await
+            .expect("HTTP/2");
     tokio::spawn(connection);
     let request = |method: &str, path: &str| {
         let url = format!("https://localhost{path}");
         let builder = hyper::Request::builder().method(method).uri(url).header("origin", "https://localhost");
         builder.body(axum::body::Body::empty()).expect("a request")
     };
-    for (method, path, status) in
-        [("GET", "/metrics", 200), ("GET", "/", 200), ("GET", "/nothing", 404), ("POST", "/api/v1/integrations/northwind/probe", 202)]
-    {
+    for (method, path, status) in [
+        ("GET", "/metrics", 200),
+        ("GET", "/", 200),
+        ("GET", "/nothing", 404),
+        ("POST", "/api/v1/integrations/northwind/probe", 202),
+    ] {
         let answer = sender.send_request(request(method, path)).await.expect("an answer");
-        assert_eq!((answer.version(), answer.status().as_u16()), (hyper::Version::HTTP_2, status), "{method} {path}");
+        assert_eq!(
+            (answer.version(), answer.status().as_u16()),
+            (hyper::Version::HTTP_2, status),
+            "{method} {path}"
+        );
     }
 }
 
@@ -182,7 +232,8 @@ async fn every_curve_with_openssl() {
     if !crate::tools::available("openssl") {
         return;
     }
-    let version = tokio::process::Command::new("openssl").arg("version").output().await.expect("openssl").stdout;
+    let version =
+        tokio::process::Command::new("openssl").arg("version").output().await.expect("openssl").stdout;
     if !version.starts_with(b"OpenSSL ") {
         println!("left out: {} knows other options", String::from_utf8_lossy(&version).trim());
         return;
@@ -210,7 +261,8 @@ async fn every_curve_with_openssl() {
 async fn certificates_of_clients() {
     let walled = Walled::start("tls_server_config: {PAIR}", &[]).await;
     let (clients, others) = (Authority::new("Clients"), Authority::new("Others"));
-    let (good, named, stranger) = (clients.pair(&["prometheus"]), clients.pair(&["grafana", "10.0.0.7"]), others.pair(&["prometheus"]));
+    let (good, named, stranger) =
+        (clients.pair(&["prometheus"]), clients.pair(&["grafana", "10.0.0.7"]), others.pair(&["prometheus"]));
     let own = self_signed("me");
     replace(&walled.file("ca.pem"), &(clients.certificate.clone() + &own.certificate));
     for (policy, [nobody, by_a_stranger, by_good, by_itself]) in [
@@ -224,13 +276,20 @@ async fn certificates_of_clients() {
         // Not every one of these is stronger than the one before.
         walled.open_up().await;
         walled.configure(&format!("tls_server_config: {{PAIR, client_auth_type: {policy}{authorities}}}"));
-        for (who, expected) in [(None, nobody), (Some(&stranger), by_a_stranger), (Some(&good), by_good), (Some(&own), by_itself)] {
+        for (who, expected) in [
+            (None, nobody),
+            (Some(&stranger), by_a_stranger),
+            (Some(&good), by_good),
+            (Some(&own), by_itself),
+        ] {
             let shown = who.map(|w| &w.certificate);
             assert_eq!(walled.https("/-/healthy", who).await, expected, "{policy} {shown:?}");
         }
     }
     let policy = "tls_server_config: {PAIR, client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: ";
-    for (names, by_good, by_named) in [("[prometheus]", 200, 0), ("[grafana]", 0, 200), ("[one, 10.0.0.7]", 0, 200), ("[]", 0, 0)] {
+    for (names, by_good, by_named) in
+        [("[prometheus]", 200, 0), ("[grafana]", 0, 200), ("[one, 10.0.0.7]", 0, 200), ("[]", 0, 0)]
+    {
         walled.configure(&format!("{policy}{names}}}"));
         assert_eq!(walled.https("/-/healthy", Some(&good)).await, by_good, "{names}");
         assert_eq!(walled.https("/-/healthy", Some(&named)).await, by_named, "{names}");
@@ -240,8 +299,10 @@ async fn certificates_of_clients() {
 #[tokio::test]
 async fn users_and_who_needs_none() {
     let users = format!("basic_auth_users: {{alice: '{ALICE}'}}");
-    let walled = Walled::start(&users, &["--web.enable-lifecycle", "--health.listen-address=127.0.0.1:0"]).await;
-    let line = walled.daemon.seen.iter().find(|l| l.contains("listening for health checks only")).expect("told");
+    let walled =
+        Walled::start(&users, &["--web.enable-lifecycle", "--health.listen-address=127.0.0.1:0"]).await;
+    let line =
+        walled.daemon.seen.iter().find(|l| l.contains("listening for health checks only")).expect("told");
     let health = format!("http://{}", line.split("address=").nth(1).expect("an address").trim());
     let url = format!("http://{}", walled.address);
     let client = reqwest::Client::new();
@@ -275,22 +336,48 @@ async fn users_and_who_needs_none() {
         let status =
             raw(&walled.address, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
                 .await;
-        assert_eq!(status.split(' ').nth(1), Some(stranger.to_string().as_str()), "{method} {path} by nobody: {status}");
+        assert_eq!(
+            status.split(' ').nth(1),
+            Some(stranger.to_string().as_str()),
+            "{method} {path} by nobody: {status}"
+        );
         let credentials = "Authorization: Basic YWxpY2U6b3BlbiBzZXNhbWU=\r\n";
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{credentials}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{credentials}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         let status = raw(&walled.address, &request).await;
-        assert_eq!(status.split(' ').nth(1), Some(alice.to_string().as_str()), "{method} {path} by alice: {status}");
+        assert_eq!(
+            status.split(' ').nth(1),
+            Some(alice.to_string().as_str()),
+            "{method} {path} by alice: {status}"
+        );
     }
-    for (user, password, status) in [("alice", "open sesame", 200), ("alice", "wrong", 401), ("bob", "open sesame", 401), ("", "", 401)] {
-        let answer = client.get(format!("{url}/metrics")).basic_auth(user, Some(password)).send().await.expect("an answer");
+    for (user, password, status) in
+        [("alice", "open sesame", 200), ("alice", "wrong", 401), ("bob", "open sesame", 401), ("", "", 401)]
+    {
+        let answer = client
+            .get(format!("{url}/metrics"))
+            .basic_auth(user, Some(password))
+            .send()
+            .await
+            .expect("an answer");
         assert_eq!(answer.status(), status, "{user} {password}");
         assert_eq!(answer.headers().contains_key("www-authenticate"), status == 401);
     }
-    assert_eq!(client.get(format!("{health}/-/healthy")).send().await.expect("an answer").status(), 200, "orchestrators are not asked");
+    assert_eq!(
+        client.get(format!("{health}/-/healthy")).send().await.expect("an answer").status(),
+        200,
+        "orchestrators are not asked"
+    );
     // Whoever is taken off the list is out with the next request, on the same connection too.
     walled.configure(&format!("basic_auth_users: {{bob: '{ALICE}'}}"));
     for (user, status) in [("alice", 401), ("bob", 200)] {
-        let answer = client.get(format!("{url}/metrics")).basic_auth(user, Some("open sesame")).send().await.expect("an answer");
+        let answer = client
+            .get(format!("{url}/metrics"))
+            .basic_auth(user, Some("open sesame"))
+            .send()
+            .await
+            .expect("an answer");
         assert_eq!(answer.status(), status, "{user}");
     }
     let log = walled.daemon.seen.join("\n");
@@ -299,17 +386,29 @@ async fn users_and_who_needs_none() {
 
 #[tokio::test]
 async fn headers_and_rate_limit() {
-    let headers = "http_server_config: {headers: {X-Frame-Options: sameorigin, Strict-Transport-Security: max-age=7}}";
+    let headers =
+        "http_server_config: {headers: {X-Frame-Options: sameorigin, Strict-Transport-Security: max-age=7}}";
     let walled = Walled::start(headers, &[]).await;
     let url = format!("http://{}/-/healthy", walled.address);
     let answer = reqwest::get(&url).await.expect("an answer");
-    let header = |name: &str| answer.headers().get_all(name).iter().map(|v| v.to_str().expect("text").to_owned()).collect::<Vec<_>>();
+    let header = |name: &str| {
+        answer
+            .headers()
+            .get_all(name)
+            .iter()
+            .map(|v| v.to_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(
         (header("x-frame-options"), header("strict-transport-security")),
         (vec!["sameorigin".to_owned()], vec!["max-age=7".to_owned()])
     );
     walled.configure("rate_limit: {interval: 1h, burst: 3}");
-    assert_eq!(reqwest::get(&url).await.expect("an answer").headers()["strict-transport-security"], "max-age=7", "not without a reload");
+    assert_eq!(
+        reqwest::get(&url).await.expect("an answer").headers()["strict-transport-security"],
+        "max-age=7",
+        "not without a reload"
+    );
     walled.configure(&format!("{headers}\nrate_limit: {{interval: 1h, burst: 3}}"));
     let mut statuses = Vec::new();
     for _ in 0..5 {
@@ -317,7 +416,11 @@ async fn headers_and_rate_limit() {
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
     walled.configure(&format!("{headers}\nrate_limit: {{interval: 1h, burst: 0}}"));
-    assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 429, "as in the toolkit: no burst, no request");
+    assert_eq!(
+        reqwest::get(&url).await.expect("an answer").status(),
+        429,
+        "as in the toolkit: no burst, no request"
+    );
     walled.configure("{}");
     assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 200);
 }
@@ -332,7 +435,10 @@ async fn a_socket_with_a_path() {
     first.until(&["ready"]).await;
     let get = async || {
         let mut stream = tokio::net::UnixStream::connect(&path).await.expect("connected");
-        stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+        stream
+            .write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("an answer");
         answer
@@ -364,7 +470,8 @@ async fn a_prefix_for_all_paths() {
     let mut daemon = place.daemon(&["--web.external-url=https://c.example.com/consentry/"]);
     let url = daemon.url().await;
     daemon.until(&["ready"]).await;
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let client =
+        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
     for (path, status) in [
         ("/", 302),
         ("/consentry", 302),
@@ -388,27 +495,47 @@ async fn a_prefix_for_all_paths() {
         }
     }
     let document: serde_json::Value = serde_json::from_str(
-        &client.get(format!("{url}/consentry/api/v1/openapi.json")).send().await.expect("an answer").text().await.expect("text"),
+        &client
+            .get(format!("{url}/consentry/api/v1/openapi.json"))
+            .send()
+            .await
+            .expect("an answer")
+            .text()
+            .await
+            .expect("text"),
     )
     .expect("JSON");
     assert_eq!(document["servers"][0]["url"], "https://c.example.com/consentry");
     daemon.kill().await;
     // A proxy that strips the prefix.
-    let mut daemon = place.daemon(&["--web.external-url=https://c.example.com/consentry", "--web.route-prefix=/"]);
+    let mut daemon =
+        place.daemon(&["--web.external-url=https://c.example.com/consentry", "--web.route-prefix=/"]);
     let url = daemon.url().await;
     daemon.until(&["ready"]).await;
-    for (path, status) in [("/metrics", 200), ("/consentry/metrics", 404), ("/consentry/reauth/northwind?token=x", 403)] {
-        assert_eq!(client.get(format!("{url}{path}")).send().await.expect("an answer").status(), status, "{path}");
+    for (path, status) in
+        [("/metrics", 200), ("/consentry/metrics", 404), ("/consentry/reauth/northwind?token=x", 403)]
+    {
+        assert_eq!(
+            client.get(format!("{url}{path}")).send().await.expect("an answer").status(),
+            status,
+            "{path}"
+        );
     }
     // A path of which a router might make something else.
     let odd = Place::at("https://c.example.com/:a/*b").await;
     odd.daemon(&[]).until(&["ready"]).await;
-    for wrong in
-        ["--web.external-url=consentry.example.com", "--web.route-prefix=/a b", "--web.telemetry-path=/config", "--web.telemetry-path=m"]
-    {
+    for wrong in [
+        "--web.external-url=consentry.example.com",
+        "--web.route-prefix=/a b",
+        "--web.telemetry-path=/config",
+        "--web.telemetry-path=m",
+    ] {
         let output = place.command(&["run", wrong]).await;
         assert_eq!(output.status.code(), Some(1), "{wrong}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains(wrong.split('=').next().expect("a flag")), "{wrong}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(wrong.split('=').next().expect("a flag")),
+            "{wrong}"
+        );
     }
 }
 
@@ -428,7 +555,9 @@ async fn requests_that_mean_no_good() {
     let mut daemon = place.daemon(&[]);
     let address = daemon.url().await.replace("http://", "");
     daemon.until(&["ready"]).await;
-    let headers = |count: usize, size: usize| (0..count).map(|i| format!("X-{i}: {}\r\n", "a".repeat(size))).collect::<String>();
+    let headers = |count: usize, size: usize| {
+        (0..count).map(|i| format!("X-{i}: {}\r\n", "a".repeat(size))).collect::<String>()
+    };
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     for (name, request, expected) in [
         ("many headers", format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", headers(2_000, 10)), "431"),
@@ -494,7 +623,9 @@ async fn clients_that_never_finish() {
     assert!(cut.is_ok(), "the silent ones are cut off");
     let cut = tokio::time::timeout(Duration::from_secs(40), idle[0].read_to_end(&mut end)).await;
     assert!(cut.is_ok(), "and the slow ones");
-    let answer = tokio::time::timeout(Duration::from_secs(40), reqwest::get(format!("http://{address}/-/healthy"))).await;
+    let answer =
+        tokio::time::timeout(Duration::from_secs(40), reqwest::get(format!("http://{address}/-/healthy")))
+            .await;
     assert_eq!(answer.expect("in time").expect("an answer").status(), 200);
 }
 
@@ -517,8 +648,13 @@ async fn a_client_with_too_many_connections() {
         println!("left out: this machine has one loopback address only");
         return;
     }
-    let other = reqwest::Client::builder().local_address(std::net::IpAddr::from([127, 0, 0, 2])).build().expect("a client");
-    let answer = tokio::time::timeout(Duration::from_secs(5), other.get(format!("http://{address}/-/healthy")).send()).await;
+    let other = reqwest::Client::builder()
+        .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
+        .build()
+        .expect("a client");
+    let answer =
+        tokio::time::timeout(Duration::from_secs(5), other.get(format!("http://{address}/-/healthy")).send())
+            .await;
     assert_eq!(answer.expect("at once").expect("an answer").status(), 200);
 }
 
@@ -532,7 +668,8 @@ async fn scrapes_at_once() {
     // A client that asks again and again, and takes nothing: once all buffers are full, an answer is under way for good.
     let mut rude = TcpStream::connect(&address).await.expect("connected");
     rude.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000).as_bytes()).await.expect("sent");
-    let scrape = async || raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let scrape =
+        async || raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     let until = async |status: &str| loop {
         let answer = scrape().await;
         if answer.split(' ').nth(1) == Some(status) {
@@ -541,7 +678,10 @@ async fn scrapes_at_once() {
     };
     let patience = Duration::from_secs(60);
     let refused = tokio::time::timeout(patience, until("503")).await.expect("refused");
-    assert!(refused.contains("retry-after: 1") && refused.contains("Limit of concurrent requests reached (1)"), "{refused}");
+    assert!(
+        refused.contains("retry-after: 1") && refused.contains("Limit of concurrent requests reached (1)"),
+        "{refused}"
+    );
     drop(rude);
     tokio::time::timeout(patience, until("200")).await.expect("room again");
 }

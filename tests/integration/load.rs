@@ -27,10 +27,19 @@ async fn from(last: u8, address: &str, receive_buffer: Option<u32>) -> Option<Tc
 async fn status(last: u8, address: &str, path: &str) -> u16 {
     let asked = async {
         let mut stream = from(last, address, None).await.expect("an address");
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await.expect("sent");
+        stream
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
+            .await
+            .expect("sent");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.expect("an answer");
-        String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+        String::from_utf8_lossy(&answer)
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .expect("a status")
     };
     tokio::time::timeout(AT_ONCE, asked).await.unwrap_or_else(|_| panic!("{path} is not answered"))
 }
@@ -69,7 +78,10 @@ async fn slow_bodies_shut_nobody_out() {
     let form = "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntoken=x";
     stream.write_all(form.as_bytes()).await.expect("sent");
     let mut answer = String::new();
-    tokio::time::timeout(AT_ONCE, stream.read_to_string(&mut answer)).await.expect("at once").expect("an answer");
+    tokio::time::timeout(AT_ONCE, stream.read_to_string(&mut answer))
+        .await
+        .expect("at once")
+        .expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("This link is not valid"), "{answer}");
 }
 
@@ -127,7 +139,10 @@ async fn answers_that_are_not_taken_cost_little() {
         let (mut held, mut answered) = (Vec::new(), 0);
         for _ in 0..250 {
             let mut stream = from(1, &address, Some(4096)).await.expect("an address");
-            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.expect("sent");
+            stream
+                .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+                .await
+                .expect("sent");
             held.push(stream);
         }
         for stream in &mut held {
@@ -158,7 +173,10 @@ async fn long_answers_arrive_whole() {
     let place = Place::new().await;
     let mut text = std::fs::read_to_string(place.file()).expect("readable");
     for index in 0..1_000 {
-        let _ = writeln!(text, "  - {{name: more-{index:04}, display_name: More, app: sequr, tenant_id: contoso.example, enabled: false}}");
+        let _ = writeln!(
+            text,
+            "  - {{name: more-{index:04}, display_name: More, app: sequr, tenant_id: contoso.example, enabled: false}}"
+        );
     }
     std::fs::write(place.file(), text).expect("written");
     let (_daemon, address) = started(&place, &[]).await;
@@ -166,8 +184,12 @@ async fn long_answers_arrive_whole() {
     let length: usize = answer.headers()["content-length"].to_str().expect("text").parse().expect("a number");
     let shown = answer.text().await.expect("text");
     assert_eq!(shown.len(), length);
-    assert!((0..1_000).all(|index| shown.contains(&format!("more-{index:04}"))), "every integration is there");
-    let head = reqwest::Client::new().head(format!("http://{address}/config")).send().await.expect("an answer");
+    assert!(
+        (0..1_000).all(|index| shown.contains(&format!("more-{index:04}"))),
+        "every integration is there"
+    );
+    let head =
+        reqwest::Client::new().head(format!("http://{address}/config")).send().await.expect("an answer");
     assert_eq!(head.headers()["content-length"].to_str().expect("text"), length.to_string());
 }
 
@@ -186,11 +208,19 @@ async fn connections_leave_descriptors_for_probes() {
         .into_iter()
         .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
     crate::program::mails(&place, 1).await;
-    let metrics =
-        tokio::time::timeout(AT_ONCE, reqwest::get(format!("http://{address}/metrics"))).await.expect("in time").expect("an answer");
+    let metrics = tokio::time::timeout(AT_ONCE, reqwest::get(format!("http://{address}/metrics")))
+        .await
+        .expect("in time")
+        .expect("an answer");
     let text = metrics.text().await.expect("text");
     assert!(text.contains("consentry_integration_up{integration=\"contoso\"} 0\n"), "{text}");
-    assert!(!text.contains("consentry_check_reason{integration=\"northwind\""), "nothing is reported of anybody else: {text}");
-    let fds = text.lines().find_map(|line| line.strip_prefix("process_open_fds ")).and_then(|count| count.parse::<f64>().ok());
+    assert!(
+        !text.contains("consentry_check_reason{integration=\"northwind\""),
+        "nothing is reported of anybody else: {text}"
+    );
+    let fds = text
+        .lines()
+        .find_map(|line| line.strip_prefix("process_open_fds "))
+        .and_then(|count| count.parse::<f64>().ok());
     assert!(fds.is_none_or(|fds| fds < 150.0), "{fds:?} of 160");
 }

@@ -35,14 +35,19 @@ async fn formats_and_compression() {
     let plain = get(&metrics, &[]).await;
     assert_eq!(plain.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
     let plain = plain.text().await.expect("text");
-    let open = get(&metrics, &[("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")]).await;
+    let open =
+        get(&metrics, &[("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")]).await;
     assert_eq!(open.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(open.text().await.expect("text").ends_with("# EOF\n"));
     let packed = get(&metrics, &[("accept-encoding", "gzip")]).await;
     assert_eq!(packed.headers()["content-encoding"], "gzip");
     let mut unpacked = String::new();
-    flate2::read::GzDecoder::new(&packed.bytes().await.expect("bytes")[..]).read_to_string(&mut unpacked).expect("gzip");
-    let own = |text: &str| text.lines().filter(|l| l.contains("integration=")).map(str::to_owned).collect::<Vec<_>>();
+    flate2::read::GzDecoder::new(&packed.bytes().await.expect("bytes")[..])
+        .read_to_string(&mut unpacked)
+        .expect("gzip");
+    let own = |text: &str| {
+        text.lines().filter(|l| l.contains("integration=")).map(str::to_owned).collect::<Vec<_>>()
+    };
     assert_eq!(own(&unpacked), own(&plain));
 }
 
@@ -85,7 +90,10 @@ async fn every_family_has_its_type() {
     }
     for check in Check::ALL {
         let reasons = Reason::ALL.iter().filter(|r| r.possible_in(check)).count();
-        let series = text.lines().filter(|l| l.starts_with(&format!("consentry_checks{{check=\"{}\"", check.label()))).count();
+        let series = text
+            .lines()
+            .filter(|l| l.starts_with(&format!("consentry_checks{{check=\"{}\"", check.label())))
+            .count();
         assert_eq!(series, reasons + 1, "every state of {check:?} is there from the start");
     }
 }
@@ -102,12 +110,25 @@ async fn health_readiness_and_pages() {
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
     let mail = fleet.mails().remove(0).1;
-    let path = mail.text.lines().find_map(|l| l.strip_prefix("https://consentry.example.com")).expect("a link").to_owned();
+    let path = mail
+        .text
+        .lines()
+        .find_map(|l| l.strip_prefix("https://consentry.example.com"))
+        .expect("a link")
+        .to_owned();
     let page = get(&format!("{url}{path}"), &[]).await;
-    assert_eq!((page.status().as_u16(), page.headers()["referrer-policy"].to_str().expect("text")), (200, "same-origin"));
+    assert_eq!(
+        (page.status().as_u16(), page.headers()["referrer-policy"].to_str().expect("text")),
+        (200, "same-origin")
+    );
     let page = page.text().await.expect("text");
     assert!(page.contains("A permission that the integration needs was taken away."));
-    for forged in ["/reauth/contoso?token=AAAA", "/reauth/contoso", "/reauth/nobody?token=AAAA", &path.replace("contoso", "litware")] {
+    for forged in [
+        "/reauth/contoso?token=AAAA",
+        "/reauth/contoso",
+        "/reauth/nobody?token=AAAA",
+        &path.replace("contoso", "litware"),
+    ] {
         assert_eq!(get(&format!("{url}{forged}"), &[]).await.status(), 403, "{forged}");
     }
     fleet.clock.set(fleet.clock.now().plus(8 * 24 * 60 * MINUTE));

@@ -24,9 +24,10 @@ fn valid(text: &str) {
         std::fs::write(folder.path().join(file), "secret").expect("written");
     }
     let here = folder.path().display().to_string();
-    let text = ["/etc/consentry-secrets", "/etc/consentry-integrations", "/etc/consentry", "/var/lib/consentry"]
-        .iter()
-        .fold(text.to_owned(), |text, path| text.replace(path, &here));
+    let text =
+        ["/etc/consentry-secrets", "/etc/consentry-integrations", "/etc/consentry", "/var/lib/consentry"]
+            .iter()
+            .fold(text.to_owned(), |text, path| text.replace(path, &here));
     let file = folder.path().join("consentry.yml");
     std::fs::write(&file, text).expect("written");
     load(&file).unwrap_or_else(|problems| panic!("{problems:#?}"));
@@ -49,8 +50,12 @@ fn the_packaged_configuration_is_valid_as_it_is_and_with_its_examples() {
         .map(|l| if l.starts_with("  sequr:") { format!("apps:\n{l}\n") } else { format!("{l}\n") })
         .collect();
     assert!(all.contains("\nemail:") && all.contains("\n    client_id:"), "{all}");
-    let integration = read("config/integration.example.yml").lines().map(|l| format!("  {l}\n")).collect::<String>();
-    valid(&format!("{}integrations:\n{integration}", all.replace("integration_files: [\"integrations.d/*.yml\"]\n", "")));
+    let integration =
+        read("config/integration.example.yml").lines().map(|l| format!("  {l}\n")).collect::<String>();
+    valid(&format!(
+        "{}integrations:\n{integration}",
+        all.replace("integration_files: [\"integrations.d/*.yml\"]\n", "")
+    ));
 }
 
 #[test]
@@ -60,14 +65,26 @@ fn the_kubernetes_example_configures_a_valid_daemon() {
         let found = all.iter().find(|d| d["kind"] == kind && d["metadata"]["name"] == name);
         found.unwrap_or_else(|| panic!("{kind} {name}")).clone()
     };
-    let configuration = of("ConfigMap", "consentry")["data"]["consentry.yml"].as_str().expect("a configuration").to_owned();
-    let list = of("ConfigMap", "consentry-integrations")["data"]["acme.yml"].as_str().expect("a list").to_owned();
+    let configuration =
+        of("ConfigMap", "consentry")["data"]["consentry.yml"].as_str().expect("a configuration").to_owned();
+    let list =
+        of("ConfigMap", "consentry-integrations")["data"]["acme.yml"].as_str().expect("a list").to_owned();
     let list = list.lines().map(|l| format!("  {l}\n")).collect::<String>();
-    valid(&format!("{}integrations:\n{list}", configuration.replace("integration_files: [\"/etc/consentry-integrations/*.yml\"]\n", "")));
+    valid(&format!(
+        "{}integrations:\n{list}",
+        configuration.replace("integration_files: [\"/etc/consentry-integrations/*.yml\"]\n", "")
+    ));
     let pod = of("StatefulSet", "consentry")["spec"]["template"]["spec"].clone();
     let container = &pod["containers"][0];
-    let mounted: Vec<&str> = container["volumeMounts"].as_array().expect("mounts").iter().filter_map(|m| m["mountPath"].as_str()).collect();
-    for path in ["/var/lib/consentry", "/etc/consentry", "/etc/consentry-integrations", "/etc/consentry-secrets"] {
+    let mounted: Vec<&str> = container["volumeMounts"]
+        .as_array()
+        .expect("mounts")
+        .iter()
+        .filter_map(|m| m["mountPath"].as_str())
+        .collect();
+    for path in
+        ["/var/lib/consentry", "/etc/consentry", "/etc/consentry-integrations", "/etc/consentry-secrets"]
+    {
         assert!(mounted.contains(&path), "{path} is not mounted");
     }
     assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
@@ -78,7 +95,10 @@ fn the_kubernetes_example_configures_a_valid_daemon() {
 /// `run`, or another command, takes these flags.
 fn flags_exist<'a>(mut arguments: impl Iterator<Item = &'a str>) {
     let command = arguments.next().expect("a command").to_owned();
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_consentry")).args([&command, "--help"]).output().expect("run");
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_consentry"))
+        .args([&command, "--help"])
+        .output()
+        .expect("run");
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for argument in arguments.filter(|a| a.starts_with("--")) {
         let flag = argument.split('=').next().unwrap_or_default();
@@ -101,7 +121,9 @@ fn the_compose_file_mounts_what_is_there() {
             assert!(port.starts_with("127.0.0.1:"), "{name}: {port} is open to everybody");
         }
     }
-    flags_exist(services["consentry"]["command"].as_array().expect("a command").iter().filter_map(Value::as_str));
+    flags_exist(
+        services["consentry"]["command"].as_array().expect("a command").iter().filter_map(Value::as_str),
+    );
     // The rules are found from where the container sees the configuration.
     let rules = "../dashboards/rules.yml";
     assert!(read("config/prometheus.yml").contains(rules) && root().join("config").join(rules).exists());
@@ -111,16 +133,26 @@ fn the_compose_file_mounts_what_is_there() {
 fn image_and_package_are_of_this_version_and_hold_what_is_there() {
     let (image, manifest) = (read("Dockerfile"), read("Cargo.toml"));
     assert!(image.contains(&format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"))));
-    assert!(read("config/kubernetes.yml").contains(&format!("image: registry.example.com/consentry:{}\n", env!("CARGO_PKG_VERSION"))));
-    for wanted in ["FROM scratch", "USER 65532:65532", "[\"consentry\", \"healthcheck\"]", "org.opencontainers.image.licenses"] {
+    assert!(
+        read("config/kubernetes.yml")
+            .contains(&format!("image: registry.example.com/consentry:{}\n", env!("CARGO_PKG_VERSION")))
+    );
+    for wanted in [
+        "FROM scratch",
+        "USER 65532:65532",
+        "[\"consentry\", \"healthcheck\"]",
+        "org.opencontainers.image.licenses",
+    ] {
         assert!(image.contains(wanted), "{wanted}");
     }
     let entry = image.lines().find_map(|l| l.strip_prefix("CMD ")).expect("a command");
     flags_exist(serde_json::from_str::<Vec<String>>(entry).expect("JSON").iter().map(String::as_str));
     let assets = manifest.split("\nassets = [").nth(1).expect("assets").split("\n]").next().expect("an end");
-    for asset in assets.lines().filter_map(|l| l.trim().strip_prefix("[\"")).filter_map(|l| l.split('"').next()) {
-        let there =
-            asset.starts_with("target/") || glob::glob(&root().join(asset).display().to_string()).expect("a pattern").next().is_some();
+    for asset in
+        assets.lines().filter_map(|l| l.trim().strip_prefix("[\"")).filter_map(|l| l.split('"').next())
+    {
+        let there = asset.starts_with("target/")
+            || glob::glob(&root().join(asset).display().to_string()).expect("a pattern").next().is_some();
         assert!(there, "{asset} is not there");
     }
 }
@@ -128,7 +160,8 @@ fn image_and_package_are_of_this_version_and_hold_what_is_there() {
 #[test]
 fn the_unit_starts_what_the_package_installs() {
     let unit = read("config/consentry.service");
-    let start = unit.lines().find_map(|l| l.strip_prefix("ExecStart=/usr/bin/consentry ")).expect("a command");
+    let start =
+        unit.lines().find_map(|l| l.strip_prefix("ExecStart=/usr/bin/consentry ")).expect("a command");
     flags_exist(start.split(' '));
     for line in ["LimitNOFILE=65536", "LimitCORE=0"] {
         assert!(unit.lines().any(|l| l == line), "{line}");
@@ -148,7 +181,10 @@ fn the_unit_starts_what_the_package_installs() {
 fn links_between_documents_hold() {
     let mut broken = Vec::new();
     let folders = [".", "docs", "docs/runbooks", "dashboards", "entra-sim"];
-    let files = folders.iter().flat_map(|f| std::fs::read_dir(root().join(f)).expect("a folder").flatten()).map(|e| e.path());
+    let files = folders
+        .iter()
+        .flat_map(|f| std::fs::read_dir(root().join(f)).expect("a folder").flatten())
+        .map(|e| e.path());
     for file in files.filter(|f| f.extension().is_some_and(|e| e == "md")) {
         let text = std::fs::read_to_string(&file).expect("a document");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -27,7 +27,10 @@ async fn the_status_page_says_what_is_wrong_since_when() {
     ] {
         assert!(body.contains(words), "{words}: {body}");
     }
-    assert!(body.find("integrations/litware") < body.find("integrations/adatum"), "what is broken comes first");
+    assert!(
+        body.find("integrations/litware") < body.find("integrations/adatum"),
+        "what is broken comes first"
+    );
     for (query, found) in [
         ("?state=broken", "1–2 of 2"),
         ("?state=healthy", "1–8 of 8"),
@@ -39,13 +42,19 @@ async fn the_status_page_says_what_is_wrong_since_when() {
         ("?page=-1&sort=nonsense&state=healthy", "1–8 of 8"),
     ] {
         let page = visitor.get(&format!("{}/{query}", site.url)).await;
-        assert!(page.status == 200 && page.body.contains(found) && !page.body.contains("<script>"), "{query}: {}", page.body);
+        assert!(
+            page.status == 200 && page.body.contains(found) && !page.body.contains("<script>"),
+            "{query}: {}",
+            page.body
+        );
     }
     let policy = visitor.get(&format!("{}/", site.url)).await.header("content-security-policy").to_owned();
     assert!(policy.contains("script-src 'self'") && !policy.contains("unsafe"), "{policy}");
-    for (path, kind) in
-        [("assets/status.css", "text/css"), ("assets/status.js", "text/javascript"), ("favicon.svg?state=broken", "image/svg+xml")]
-    {
+    for (path, kind) in [
+        ("assets/status.css", "text/css"),
+        ("assets/status.js", "text/javascript"),
+        ("favicon.svg?state=broken", "image/svg+xml"),
+    ] {
         let asset = visitor.get(&format!("{}/{path}", site.url)).await;
         assert!(asset.status == 200 && asset.header("content-type").starts_with(kind), "{path}");
     }
@@ -85,19 +94,44 @@ async fn one_integration_in_full() {
     for (button, refused, accepted) in [("probe", 403, 303), ("link", 403, 200)] {
         let address = format!("{address}/{button}");
         assert_eq!(visitor.get(&address).await.status, 405, "{button}");
-        assert_eq!(visitor.post(&address, &[], &[("sec-fetch-site", "cross-site")]).await.status, refused, "{button}");
-        assert_eq!(visitor.post(&address, &[], &[("origin", "https://evil.example")]).await.status, refused, "{button}");
-        assert_eq!(visitor.post(&address, &[], &[("sec-fetch-site", "same-origin")]).await.status, accepted, "{button}");
-        assert_eq!(visitor.post(&address.replace("litware", "nobody"), &[], &[]).await.status, 404, "{button}");
+        assert_eq!(
+            visitor.post(&address, &[], &[("sec-fetch-site", "cross-site")]).await.status,
+            refused,
+            "{button}"
+        );
+        assert_eq!(
+            visitor.post(&address, &[], &[("origin", "https://evil.example")]).await.status,
+            refused,
+            "{button}"
+        );
+        assert_eq!(
+            visitor.post(&address, &[], &[("sec-fetch-site", "same-origin")]).await.status,
+            accepted,
+            "{button}"
+        );
+        assert_eq!(
+            visitor.post(&address.replace("litware", "nobody"), &[], &[]).await.status,
+            404,
+            "{button}"
+        );
     }
     let link = visitor.post(&format!("{address}/link"), &[], &[]).await.body;
-    let link = link.split("<code>").nth(1).and_then(|l| l.split("</code>").next()).expect("a link").replace("&#38;", "&");
+    let link = link
+        .split("<code>")
+        .nth(1)
+        .and_then(|l| l.split("</code>").next())
+        .expect("a link")
+        .replace("&#38;", "&");
     assert_eq!(visitor.get(&link).await.status, 200, "{link}");
     let before = site.fleet.series("consentry_integration_last_probe_timestamp_seconds", "litware");
     site.fleet.clock.set(site.fleet.clock.now().plus(std::time::Duration::from_secs(2)));
     visitor.post(&format!("{address}/probe"), &[], &[]).await;
     site.fleet.daemon.monitor.run_until(site.fleet.clock.now()).await;
-    assert_ne!(site.fleet.series("consentry_integration_last_probe_timestamp_seconds", "litware"), before, "probed out of turn");
+    assert_ne!(
+        site.fleet.series("consentry_integration_last_probe_timestamp_seconds", "litware"),
+        before,
+        "probed out of turn"
+    );
 }
 
 /// Names from the configuration and from the directory are text, whatever they hold.
@@ -112,6 +146,10 @@ async fn hostile_names_stay_text() {
     let mut visitor = Visitor::new();
     for path in ["", "integrations/contoso", "?app=%3Cb%3E%26amp%3B%22%27"] {
         let page = visitor.get(&format!("{}/{path}", site.url)).await;
-        assert!(page.status == 200 && !page.body.contains("<script>alert") && !page.body.contains("<b>&amp;"), "{path}: {}", page.body);
+        assert!(
+            page.status == 200 && !page.body.contains("<script>alert") && !page.body.contains("<b>&amp;"),
+            "{path}: {}",
+            page.body
+        );
     }
 }

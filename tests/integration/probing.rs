@@ -12,12 +12,22 @@ async fn a_healthy_fleet_is_green_and_quiet() {
     assert_eq!(fleet.up("northwind"), None, "absent until known");
     fleet.pass(6 * MINUTE).await;
     for situation in SITUATIONS {
-        assert_eq!((fleet.up(situation.name).as_deref(), fleet.reasons(situation.name)), (Some("1"), vec![]), "{situation:?}");
+        assert_eq!(
+            (fleet.up(situation.name).as_deref(), fleet.reasons(situation.name)),
+            (Some("1"), vec![]),
+            "{situation:?}"
+        );
     }
-    assert_eq!(fleet.series("consentry_groups_visible", "northwind"), ["consentry_groups_visible{integration=\"northwind\"} 3"]);
+    assert_eq!(
+        fleet.series("consentry_groups_visible", "northwind"),
+        ["consentry_groups_visible{integration=\"northwind\"} 3"]
+    );
     assert_eq!(fleet.series("consentry_permission_granted", "contoso").len(), 2);
     let guid = situation("contoso").tenant_id().to_string();
-    assert!(fleet.series("consentry_integration_info", "contoso")[0].contains(&format!("tenant_id=\"{guid}\"")), "the domain was resolved");
+    assert!(
+        fleet.series("consentry_integration_info", "contoso")[0].contains(&format!("tenant_id=\"{guid}\"")),
+        "the domain was resolved"
+    );
     assert_eq!(fleet.told(), Vec::<String>::new());
 }
 
@@ -32,7 +42,12 @@ async fn every_situation_from_green_to_mail_to_green() {
     }
     fleet.pass(12 * MINUTE).await;
     for (situation, reason) in broken() {
-        assert_eq!(fleet.up(situation.name).as_deref(), Some("0"), "{situation:?}: {:?}", fleet.reasons(situation.name));
+        assert_eq!(
+            fleet.up(situation.name).as_deref(),
+            Some("0"),
+            "{situation:?}: {:?}",
+            fleet.reasons(situation.name)
+        );
         let reasons = fleet.reasons(situation.name);
         assert!(reasons.iter().any(|(_, r)| r == reason.label()), "{situation:?}: {reasons:?}");
         let needed = fleet.series("consentry_integration_reauthentication_required", situation.name);
@@ -48,11 +63,28 @@ async fn every_situation_from_green_to_mail_to_green() {
     fleet.import_token("proseware").await;
     fleet.pass(30 * MINUTE).await;
     for (situation, _) in broken() {
-        assert_eq!((fleet.up(situation.name).as_deref(), fleet.reasons(situation.name)), (Some("1"), vec![]), "{situation:?}");
-        let own: Vec<_> = fleet.mails().into_iter().filter(|(to, _)| *to == format!("it@{}", situation.tenant())).map(|(_, m)| m).collect();
-        assert_eq!(own.iter().filter_map(|m| header(m, "X-Consentry-Event")).collect::<Vec<_>>(), ["alert", "resolved"], "{situation:?}");
+        assert_eq!(
+            (fleet.up(situation.name).as_deref(), fleet.reasons(situation.name)),
+            (Some("1"), vec![]),
+            "{situation:?}"
+        );
+        let own: Vec<_> = fleet
+            .mails()
+            .into_iter()
+            .filter(|(to, _)| *to == format!("it@{}", situation.tenant()))
+            .map(|(_, m)| m)
+            .collect();
+        assert_eq!(
+            own.iter().filter_map(|m| header(m, "X-Consentry-Event")).collect::<Vec<_>>(),
+            ["alert", "resolved"],
+            "{situation:?}"
+        );
         let first = format!("<{}>", own[0].message_id);
-        assert_eq!((header(&own[1], "In-Reply-To"), header(&own[1], "References")), (Some(first.clone()), Some(first)), "{situation:?}");
+        assert_eq!(
+            (header(&own[1], "In-Reply-To"), header(&own[1], "References")),
+            (Some(first.clone()), Some(first)),
+            "{situation:?}"
+        );
         assert_eq!(header(&own[0], "X-Consentry-Integration").as_deref(), Some(situation.name));
         assert_eq!(header(&own[0], "Auto-Submitted").as_deref(), Some("auto-generated"));
     }
@@ -68,7 +100,10 @@ async fn a_mail_carries_both_parts_and_a_link() {
     assert_eq!(mail.parts, ["multipart/alternative", "text/plain", "text/html"]);
     for part in [&mail.text, &mail.html] {
         assert!(part.contains("https://consentry.example.com/reauth/contoso?token="), "{part}");
-        assert!(part.contains("Group.Read.All") && part.contains("SCIM") && part.contains("Demo Support"), "{part}");
+        assert!(
+            part.contains("Group.Read.All") && part.contains("SCIM") && part.contains("Demo Support"),
+            "{part}"
+        );
     }
 }
 
@@ -84,11 +119,20 @@ async fn few_round_trips() {
     let readers = SITUATIONS.iter().filter(|s| s.reader).count();
     assert_eq!(graph.clone().filter(|r| r.target.contains("$batch")).count(), readers);
     assert_eq!(graph.clone().count(), SITUATIONS.len() + readers);
-    assert!(graph.clone().filter(|r| !r.batch.is_empty()).all(|r| r.batch.len() == 3), "resources are remembered");
-    assert!(graph.clone().all(|r| r.headers.iter().any(|(n, v)| n == "x-ms-throttle-priority" && v == "Low")));
+    assert!(
+        graph.clone().filter(|r| !r.batch.is_empty()).all(|r| r.batch.len() == 3),
+        "resources are remembered"
+    );
+    assert!(
+        graph.clone().all(|r| r.headers.iter().any(|(n, v)| n == "x-ms-throttle-priority" && v == "Low"))
+    );
     let tokens = requests.iter().filter(|r| r.grant_type.is_some()).count();
     let two_tokens = SITUATIONS.iter().filter(|s| !s.application && !s.reader).count();
-    assert_eq!(tokens, SITUATIONS.len() + two_tokens, "a refresh each, and an app-only token where no reader looks");
+    assert_eq!(
+        tokens,
+        SITUATIONS.len() + two_tokens,
+        "a refresh each, and an app-only token where no reader looks"
+    );
     assert!(!requests.iter().any(|r| r.target.contains("openid-configuration")), "tenants are resolved once");
 }
 
@@ -103,7 +147,11 @@ async fn a_changed_reason_is_told_once() {
     fleet.act(vec![Action::DeleteApp { tenant: tenant.clone(), app }]);
     fleet.pass(60 * MINUTE).await;
     assert_eq!(fleet.kinds("it@northwind.example"), ["alert", "changed"]);
-    assert!(fleet.reasons("northwind").iter().all(|(_, r)| r == "app_missing"), "{:?}", fleet.reasons("northwind"));
+    assert!(
+        fleet.reasons("northwind").iter().all(|(_, r)| r == "app_missing"),
+        "{:?}",
+        fleet.reasons("northwind")
+    );
     fleet.act(vec![Action::RestoreApp { tenant, app }]);
     fleet.import_token("northwind").await;
     fleet.pass(60 * MINUTE).await;
@@ -120,7 +168,8 @@ async fn rotation_loses_nothing() {
     fleet.pass(11 * MINUTE).await;
     let newest = |world: &mut entra_sim::World| {
         let tenant = situation("northwind").tenant_id();
-        let own: Vec<String> = world.refresh_tokens.iter().filter(|(_, t)| t.tenant == tenant).map(|(k, _)| k.clone()).collect();
+        let own: Vec<String> =
+            world.refresh_tokens.iter().filter(|(_, t)| t.tenant == tenant).map(|(k, _)| k.clone()).collect();
         own.len()
     };
     assert!(fleet.simulator.with_world(newest) >= 3, "every probe rotated");
@@ -130,8 +179,11 @@ async fn rotation_loses_nothing() {
         tenant: "northwind.example".to_owned(),
     };
     let stored = fleet.daemon.store.token(&id).await.expect("read").expect("a token");
-    let (current, previous) = (stored.current.expose().to_owned(), stored.previous.expect("a previous one").expose().to_owned());
-    fleet.simulator.with_world(|w| w.refresh_tokens.get_mut(&current).expect("known").dead = Some(TokenDeath::Corrupted));
+    let (current, previous) =
+        (stored.current.expose().to_owned(), stored.previous.expect("a previous one").expose().to_owned());
+    fleet.simulator.with_world(|w| {
+        w.refresh_tokens.get_mut(&current).expect("known").dead = Some(TokenDeath::Corrupted);
+    });
     fleet.pass(6 * MINUTE).await;
     assert_eq!((fleet.up("northwind").as_deref(), fleet.reasons("northwind")), (Some("1"), vec![]));
     let stored = fleet.daemon.store.token(&id).await.expect("read").expect("a token");
@@ -147,7 +199,10 @@ async fn states_survive_a_restart() {
     fleet.pass(12 * MINUTE).await;
     let before = fleet.exposition();
     let own = |text: &str| {
-        text.lines().filter(|l| l.contains("integration=\"") && !l.contains("duration")).map(str::to_owned).collect::<Vec<_>>()
+        text.lines()
+            .filter(|l| l.contains("integration=\"") && !l.contains("duration"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let fleet = fleet.restart().await;
     assert_eq!(own(&fleet.exposition()), own(&before), "gauges are there before the first probe");
@@ -155,7 +210,10 @@ async fn states_survive_a_restart() {
     assert_eq!(fleet.kinds("it@litware.example"), ["alert"], "no second alert");
     assert_eq!(fleet.reasons("litware").len(), 3);
     let events = fleet.daemon.store.events("litware").await.expect("events");
-    assert_eq!(events.iter().map(|e| (e.kind.as_str(), e.detail.as_str())).next(), Some(("broken", Reason::AppDeleted.label())));
+    assert_eq!(
+        events.iter().map(|e| (e.kind.as_str(), e.detail.as_str())).next(),
+        Some(("broken", Reason::AppDeleted.label()))
+    );
 }
 
 /// A week in seconds: a probe at once and 2,016 in its slots, nobody notified, nothing lost.
@@ -163,7 +221,11 @@ async fn states_survive_a_restart() {
 async fn a_simulated_week() {
     let simulator = crate::harness::tenants(entra_sim::Options::default()).await;
     let whole = consentry::demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
-    let kept: String = whole.lines().filter(|l| !l.contains("- {name:") || l.contains("northwind")).map(|l| format!("{l}\n")).collect();
+    let kept: String = whole
+        .lines()
+        .filter(|l| !l.contains("- {name:") || l.contains("northwind"))
+        .map(|l| format!("{l}\n"))
+        .collect();
     let fleet = Fleet::with(simulator, &kept).await;
     fleet.import_token("northwind").await;
     for _ in 0..7 {
@@ -177,7 +239,10 @@ async fn a_simulated_week() {
 /// An RSA key and a certificate, PEM.
 fn certificate() -> (String, String) {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key");
-    let certificate = rcgen::CertificateParams::new(Vec::new()).expect("parameters").self_signed(&key).expect("a certificate");
+    let certificate = rcgen::CertificateParams::new(Vec::new())
+        .expect("parameters")
+        .self_signed(&key)
+        .expect("a certificate");
     (certificate.pem(), key.serialize_pem())
 }
 
@@ -228,7 +293,9 @@ async fn other_credentials_and_resources() {
     ] {
         simulator.apply(action).expect("a possible change");
     }
-    let answer = simulator.apply(Action::IssueRefreshToken { tenant: tenant.clone(), app: public, user: None }).expect("a token");
+    let answer = simulator
+        .apply(Action::IssueRefreshToken { tenant: tenant.clone(), app: public, user: None })
+        .expect("a token");
     let foreign = files.path().join("token");
     std::fs::write(&foreign, answer["refresh_token"].as_str().expect("a token")).expect("written");
     let text = format!(
@@ -249,14 +316,34 @@ async fn other_credentials_and_resources() {
     fleet.pass(6 * MINUTE).await;
     for name in ["cert", "cert-read", "public"] {
         assert_eq!((fleet.up(name).as_deref(), fleet.reasons(name)), (Some("1"), vec![]), "{name}");
-        assert_eq!(fleet.series("consentry_permission_granted", name).iter().filter(|l| l.ends_with(" 1")).count(), 2, "{name}");
+        assert_eq!(
+            fleet.series("consentry_permission_granted", name).iter().filter(|l| l.ends_with(" 1")).count(),
+            2,
+            "{name}"
+        );
     }
     let nobody: Vec<String> = fleet.reasons("nobody").into_iter().map(|(_, r)| r).collect();
     assert_eq!(nobody, ["token_missing"; 3], "of a public client without token nothing is known");
-    assert_eq!(std::fs::read_to_string(&foreign).expect("readable"), answer["refresh_token"].as_str().expect("a token"), "never written");
+    assert_eq!(
+        std::fs::read_to_string(&foreign).expect("readable"),
+        answer["refresh_token"].as_str().expect("a token"),
+        "never written"
+    );
     fleet.act(vec![
-        Action::EditConsent { tenant: tenant.clone(), app: OWN_APP, resource: Some(VAULT), delegated: None, application: Some(vec![]) },
-        Action::EditConsent { tenant, app: public, resource: Some(VAULT), delegated: Some(vec![]), application: None },
+        Action::EditConsent {
+            tenant: tenant.clone(),
+            app: OWN_APP,
+            resource: Some(VAULT),
+            delegated: None,
+            application: Some(vec![]),
+        },
+        Action::EditConsent {
+            tenant,
+            app: public,
+            resource: Some(VAULT),
+            delegated: Some(vec![]),
+            application: None,
+        },
     ]);
     fleet.pass(12 * MINUTE).await;
     for name in ["cert", "cert-read", "public"] {
@@ -265,7 +352,10 @@ async fn other_credentials_and_resources() {
             "{name}: {:?}",
             fleet.reasons(name)
         );
-        assert!(!fleet.reasons(name).iter().any(|(check, _)| check == "group_access"), "{name}: groups still answer");
+        assert!(
+            !fleet.reasons(name).iter().any(|(check, _)| check == "group_access"),
+            "{name}: groups still answer"
+        );
     }
 }
 
@@ -277,7 +367,8 @@ async fn a_corporate_authority_is_trusted_when_it_is_named() {
         let files = tempfile::tempdir().expect("a folder");
         let ca = files.path().join("ca.pem");
         std::fs::write(&ca, simulator.ca_pem()).expect("written");
-        let mut text = consentry::demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
+        let mut text =
+            consentry::demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
         text = text.replace(&simulator.url(), &simulator.https_url());
         if named {
             text.push_str(&format!("upstream: {{tls_config: {{ca_file: {}}}}}\n", ca.display()));
@@ -289,7 +380,9 @@ async fn a_corporate_authority_is_trusted_when_it_is_named() {
             let reasons = fleet.reasons(name);
             match expected {
                 None => assert_eq!((fleet.up(name).as_deref(), reasons), (Some("1"), vec![])),
-                Some(expected) => assert!(!reasons.is_empty() && reasons.iter().all(|(_, r)| r == expected), "{reasons:?}"),
+                Some(expected) => {
+                    assert!(!reasons.is_empty() && reasons.iter().all(|(_, r)| r == expected), "{reasons:?}");
+                }
             }
         }
     }

@@ -36,7 +36,8 @@ impl Place {
         demo::populate(&simulator, public_url).expect("tenants");
         let folder = tempfile::tempdir().expect("a folder");
         let place = Self { simulator, folder };
-        std::fs::write(place.file(), demo::configuration(&place.simulator, public_url, FAST)).expect("written");
+        std::fs::write(place.file(), demo::configuration(&place.simulator, public_url, FAST))
+            .expect("written");
         let config = load(&place.file()).expect("valid").config;
         demo::sign_in(&place.simulator, &app::store(&config).expect("a database")).await.expect("tokens");
         place
@@ -68,7 +69,12 @@ impl Place {
     /// One that may have so many files and sockets open.
     pub fn daemon_with_descriptors(&self, limit: u32, arguments: &[&str]) -> Daemon {
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh", env!("CARGO_BIN_EXE_consentry")]);
+        command.args([
+            "-c",
+            &format!("ulimit -n {limit} && exec \"$@\""),
+            "sh",
+            env!("CARGO_BIN_EXE_consentry"),
+        ]);
         command.args(own_address(arguments)).arg(format!("--config.file={}", self.file().display()));
         Daemon::start(command)
     }
@@ -88,7 +94,8 @@ pub struct Daemon {
 
 impl Daemon {
     fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
+        let mut child =
+            command.stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("started");
         let log = BufReader::new(child.stderr.take().expect("stderr")).lines();
         Self { child, log, seen: Vec::new() }
     }
@@ -99,7 +106,9 @@ impl Daemon {
             let line = tokio::time::timeout(PATIENCE, self.log.next_line())
                 .await
                 .unwrap_or_else(|_| panic!("no line with {words:?} in {:#?}", self.seen));
-            let line = line.expect("a log").unwrap_or_else(|| panic!("the daemon ended before {words:?}: {:#?}", self.seen));
+            let line = line
+                .expect("a log")
+                .unwrap_or_else(|| panic!("the daemon ended before {words:?}: {:#?}", self.seen));
             self.seen.push(line.clone());
             if words.iter().all(|w| line.contains(w)) {
                 return line;
@@ -117,7 +126,10 @@ impl Daemon {
     pub async fn terminate(&mut self) {
         let pid = self.child.id().expect("a process").to_string();
         assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
-        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.expect("within ten seconds").expect("ended");
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait())
+            .await
+            .expect("within ten seconds")
+            .expect("ended");
         assert_eq!(ended.code(), Some(0));
         while let Some(line) = self.log.next_line().await.expect("a log") {
             self.seen.push(line);
@@ -159,28 +171,43 @@ async fn the_program_from_green_to_mail_to_green() {
         let situation = situation(name);
         let tenant = situation.tenant();
         (situation.breaks)(&tenant).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
-        daemon.until(&["integration is broken", &format!("integration={name}"), situation.reason.expect("a reason").label()]).await;
+        daemon
+            .until(&[
+                "integration is broken",
+                &format!("integration={name}"),
+                situation.reason.expect("a reason").label(),
+            ])
+            .await;
         mails(&place, 2 * index + 1).await;
-        let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+        let metrics =
+            reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
         assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{name}\"}} 0\n")));
         (situation.fix)(&tenant).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("fixed")));
         if name == "proseware" {
-            let answer =
-                place.simulator.apply(entra_sim::Action::IssueRefreshToken { tenant, app: situation.app(), user: None }).expect("a token");
-            let output =
-                place.command_with(&["import-token", name], &format!("{}\n", answer["refresh_token"].as_str().expect("a token"))).await;
+            let answer = place
+                .simulator
+                .apply(entra_sim::Action::IssueRefreshToken { tenant, app: situation.app(), user: None })
+                .expect("a token");
+            let output = place
+                .command_with(
+                    &["import-token", name],
+                    &format!("{}\n", answer["refresh_token"].as_str().expect("a token")),
+                )
+                .await;
             assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         }
         daemon.until(&["integration works again", &format!("integration={name}")]).await;
         mails(&place, 2 * index + 2).await;
-        let metrics = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+        let metrics =
+            reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
         assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{name}\"}} 1\n")));
     }
 }
 
 #[tokio::test]
 async fn usage_and_exit_statuses() {
-    let run = |arguments: &'static [&'static str]| async { program(arguments, None).output().await.expect("run") };
+    let run =
+        |arguments: &'static [&'static str]| async { program(arguments, None).output().await.expect("run") };
     let version = run(&["--version"]).await;
     assert_eq!((version.status.code(), text(&version.stdout).starts_with("consentry ")), (Some(0), true));
     assert_eq!(run(&["--help"]).await.status.code(), Some(0));
@@ -202,7 +229,9 @@ async fn probe_explains_and_touches_nothing() {
     let place = Place::new().await;
     let well = place.command(&["probe", "northwind"]).await;
     assert_eq!(well.status.code(), Some(0), "{}", text(&well.stderr));
-    (situation("litware").breaks)("litware.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    (situation("litware").breaks)("litware.example")
+        .into_iter()
+        .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
     let ill = place.command(&["probe", "litware"]).await;
     let table = text(&ill.stdout);
     assert_eq!(ill.status.code(), Some(1));
@@ -232,7 +261,10 @@ async fn test_email_shows_the_dialogue_when_it_fails() {
     assert_eq!(sent.status.code(), Some(0), "{}", text(&sent.stderr));
     let mail = place.simulator.mailbox().all()[0].parsed();
     assert_eq!(crate::harness::header(&mail, "X-Consentry-Event").as_deref(), Some("test"));
-    place.simulator.mailbox().set_faults(entra_sim::MailFaults { reject: vec!["me@example.com".to_owned()], ..Default::default() });
+    place.simulator.mailbox().set_faults(entra_sim::MailFaults {
+        reject: vec!["me@example.com".to_owned()],
+        ..Default::default()
+    });
     let refused = place.command(&["test-email", "me@example.com"]).await;
     let dialogue = text(&refused.stdout);
     assert_eq!(refused.status.code(), Some(1));
@@ -244,10 +276,13 @@ async fn one_daemon_and_a_clean_end() {
     let place = Place::new().await;
     let mut first = place.daemon(&[]);
     first.until(&["ready"]).await;
-    let second = tokio::time::timeout(PATIENCE, program(&["run", "--web.listen-address=127.0.0.1:0"], Some(&place.file())).output())
-        .await
-        .expect("in time")
-        .expect("run");
+    let second = tokio::time::timeout(
+        PATIENCE,
+        program(&["run", "--web.listen-address=127.0.0.1:0"], Some(&place.file())).output(),
+    )
+    .await
+    .expect("in time")
+    .expect("run");
     assert_eq!(
         (second.status.code(), text(&second.stderr).contains("another consentry is running")),
         (Some(1), true),
@@ -297,7 +332,11 @@ async fn tokens_and_links_on_the_command_line() {
     ] {
         let output = place.command_with(&arguments, input).await;
         let said = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!((output.status.code(), said.contains(expected)), (Some(code), true), "{arguments:?}: {said}");
+        assert_eq!(
+            (output.status.code(), said.contains(expected)),
+            (Some(code), true),
+            "{arguments:?}: {said}"
+        );
         assert!(!said.contains("1.abc"));
     }
 }
@@ -308,7 +347,8 @@ async fn setup_prints_text_and_a_script() {
     let place = Place::new().await;
     let file = std::fs::read_to_string(place.file()).expect("readable");
     // A name that would break out of a comment or a word of the shell, if it could.
-    std::fs::write(place.file(), file.replace("\"Litware\"", "\"Lit\\nrm -rf ~; echo 'ware'\"")).expect("written");
+    std::fs::write(place.file(), file.replace("\"Litware\"", "\"Lit\\nrm -rf ~; echo 'ware'\""))
+        .expect("written");
     let output = place.command(&["setup", "litware"]).await;
     let script = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -334,7 +374,11 @@ async fn setup_prints_text_and_a_script() {
               *'sp show'*) echo 11111111-2222-3333-4444-555555555555;; esac";
     let bin = place.folder.path().join("bin");
     std::fs::create_dir(&bin).expect("a folder");
-    std::fs::write(bin.join("az"), format!("#!/usr/bin/env bash\necho \"$*\" >>'{}'\n{az}\n", asked.display())).expect("written");
+    std::fs::write(
+        bin.join("az"),
+        format!("#!/usr/bin/env bash\necho \"$*\" >>'{}'\n{az}\n", asked.display()),
+    )
+    .expect("written");
     let mut permissions = std::fs::metadata(bin.join("az")).expect("there").permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
     std::fs::set_permissions(bin.join("az"), permissions).expect("executable");
@@ -342,7 +386,10 @@ async fn setup_prints_text_and_a_script() {
     let ran = Command::new("bash").arg(&file).env("PATH", path).output().await.expect("bash");
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     let asked = std::fs::read_to_string(asked).expect("asked");
-    assert!(asked.contains("--web-redirect-uris https://other.example/cb https://c.example.com/reauth/callback"), "{asked}");
+    assert!(
+        asked.contains("--web-redirect-uris https://other.example/cb https://c.example.com/reauth/callback"),
+        "{asked}"
+    );
     let added = asked.matches("--api 00000003-0000-0000-c000-000000000000 --api-permissions 11111111-2222-3333-4444-555555555555=").count();
     assert_eq!(added, 5, "four scopes and one role; what is registered already is not added again: {asked}");
     if crate::tools::available("shellcheck") {
@@ -351,7 +398,9 @@ async fn setup_prints_text_and_a_script() {
     }
     let plain = text(&place.command(&["setup", "adatum", "--output=text"]).await.stdout);
     assert!(
-        plain.starts_with("What has to be registered") && plain.contains("application Group.Read.All") && !plain.contains("reauth-link")
+        plain.starts_with("What has to be registered")
+            && plain.contains("application Group.Read.All")
+            && !plain.contains("reauth-link")
     );
 }
 
@@ -360,7 +409,11 @@ async fn setup_prints_text_and_a_script() {
 async fn the_reauthentication_listener_of_the_configuration() {
     let place = Place::new().await;
     let text = std::fs::read_to_string(place.file()).expect("readable");
-    std::fs::write(place.file(), text.replace("public_url: \"", "listen_address: \"127.0.0.1:0\", public_url: \"")).expect("written");
+    std::fs::write(
+        place.file(),
+        text.replace("public_url: \"", "listen_address: \"127.0.0.1:0\", public_url: \""),
+    )
+    .expect("written");
     let mut daemon = place.daemon(&["--health.listen-address=127.0.0.1:0"]);
     let main = daemon.url().await;
     let line = daemon.until(&["listening for health checks only"]).await;
@@ -368,14 +421,25 @@ async fn the_reauthentication_listener_of_the_configuration() {
     let line = daemon.until(&["listening for re-authentication only"]).await;
     let url = format!("http://{}", line.split("address=").nth(1).expect("an address").trim());
     daemon.until(&["ready"]).await;
-    for (path, status) in [("/-/healthy", 200), ("/-/ready", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 404)] {
-        assert_eq!(reqwest::get(format!("{health}{path}")).await.expect("an answer").status(), status, "{path}");
+    for (path, status) in
+        [("/-/healthy", 200), ("/-/ready", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 404)]
+    {
+        assert_eq!(
+            reqwest::get(format!("{health}{path}")).await.expect("an answer").status(),
+            status,
+            "{path}"
+        );
     }
     let shown = reqwest::get(format!("{main}/config")).await.expect("an answer").text().await.expect("text");
-    assert!(shown.contains("northwind.example") && shown.contains("<secret>") && !shown.contains("demo-secret"), "{shown}");
+    assert!(
+        shown.contains("northwind.example") && shown.contains("<secret>") && !shown.contains("demo-secret"),
+        "{shown}"
+    );
     let reload = reqwest::Client::new().post(format!("{main}/-/reload")).send().await.expect("an answer");
     assert_eq!(reload.status(), 403, "as in Prometheus without its lifecycle API");
-    for (path, status) in [("/reauth/assets/page.css", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 403)] {
+    for (path, status) in
+        [("/reauth/assets/page.css", 200), ("/metrics", 404), ("/", 404), ("/reauth/northwind", 403)]
+    {
         assert_eq!(reqwest::get(format!("{url}{path}")).await.expect("an answer").status(), status, "{path}");
     }
     daemon.kill().await;
@@ -388,14 +452,27 @@ async fn check_config_online() {
     let well = place.command(&["check-config", "--online"]).await;
     let said = text(&well.stdout);
     assert_eq!(well.status.code(), Some(0), "{said}{}", text(&well.stderr));
-    for words in ["10 of 10 found", "app sequr: accepted in", "directory reader reader: accepted in", "greets us", "everything answers"] {
+    for words in [
+        "10 of 10 found",
+        "app sequr: accepted in",
+        "directory reader reader: accepted in",
+        "greets us",
+        "everything answers",
+    ] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    place.simulator.apply(entra_sim::Action::RemoveTenant { tenant: "contoso.example".to_owned() }).expect("removed");
+    place
+        .simulator
+        .apply(entra_sim::Action::RemoveTenant { tenant: "contoso.example".to_owned() })
+        .expect("removed");
     place.simulator.apply(entra_sim::Action::RemoveSecrets { app: demo::READER }).expect("removed");
     place
         .simulator
-        .apply(entra_sim::Action::AddSecret { app: demo::READER, secret: "another".to_owned(), expires_in_seconds: 3600 })
+        .apply(entra_sim::Action::AddSecret {
+            app: demo::READER,
+            secret: "another".to_owned(),
+            expires_in_seconds: 3600,
+        })
         .expect("added");
     place.simulator.mailbox().set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
     let ill = place.command(&["check-config", "--online"]).await;
@@ -415,13 +492,29 @@ async fn check_config_online() {
         assert!(said.contains(words), "{words}: {said}");
     }
     // What could not be tried is not called well.
-    let app_login = |fault| entra_sim::Fault { endpoint: entra_sim::Endpoint::Token, tenant: None, contains: None, times: None, fault };
+    let app_login = |fault| entra_sim::Fault {
+        endpoint: entra_sim::Endpoint::Token,
+        tenant: None,
+        contains: None,
+        times: None,
+        fault,
+    };
     place.simulator.fault(app_login(entra_sim::FaultKind::Status { status: 503, retry_after: None }));
     let untried = text(&place.command(&["check-config", "--online"]).await.stdout);
     place.simulator.clear_faults();
-    assert!(untried.contains("credential of app sequr") && untried.contains("could not be tried"), "{untried}");
-    assert!(!said.contains("demo-secret") && place.simulator.mailbox().all().is_empty(), "no secret, no mail");
-    assert_eq!(place.command(&["check-config"]).await.status.code(), Some(0), "offline it is valid all the same");
+    assert!(
+        untried.contains("credential of app sequr") && untried.contains("could not be tried"),
+        "{untried}"
+    );
+    assert!(
+        !said.contains("demo-secret") && place.simulator.mailbox().all().is_empty(),
+        "no secret, no mail"
+    );
+    assert_eq!(
+        place.command(&["check-config"]).await.status.code(),
+        Some(0),
+        "offline it is valid all the same"
+    );
 }
 
 #[tokio::test]
@@ -431,7 +524,9 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
     std::fs::write(place.folder.path().join("tls.crt"), pair.certificate).expect("written");
     std::fs::write(place.folder.path().join("tls.key"), pair.key).expect("written");
     let hash = "$2y$04$WCEEjqX6UYSTuqPpOjCBqO5kVw.bVqRD1xvNuoTgBRCfUPVdVP7Ve";
-    let web = format!("tls_server_config: {{cert_file: tls.crt, key_file: tls.key}}\nbasic_auth_users: {{somebody: {hash}}}\n");
+    let web = format!(
+        "tls_server_config: {{cert_file: tls.crt, key_file: tls.key}}\nbasic_auth_users: {{somebody: {hash}}}\n"
+    );
     std::fs::write(place.folder.path().join("web.yml"), web).expect("written");
     let file = format!("--web.config.file={}", place.folder.path().join("web.yml").display());
     let mut daemon = place.daemon(&[&file, "--health.listen-address=127.0.0.1:0"]);
@@ -474,7 +569,11 @@ async fn rotate_key_keeps_the_tokens() {
     let before = std::fs::read(place.folder.path().join("consentry.key")).expect("a key");
     let rotated = place.command(&["rotate-key"]).await;
     assert_eq!(rotated.status.code(), Some(0), "{}", text(&rotated.stderr));
-    assert!(text(&rotated.stdout).starts_with("8 refresh tokens encrypted with a new key"), "{}", text(&rotated.stdout));
+    assert!(
+        text(&rotated.stdout).starts_with("8 refresh tokens encrypted with a new key"),
+        "{}",
+        text(&rotated.stdout)
+    );
     assert_ne!(std::fs::read(place.folder.path().join("consentry.key")).expect("a key"), before);
     assert_eq!(place.command(&["probe", "northwind"]).await.status.code(), Some(0));
     let mut daemon = place.daemon(&[]);
@@ -503,7 +602,9 @@ async fn backups_are_whole() {
     daemon.until(&["ready"]).await;
     let copied = place.command(&["backup", at("copy.db").to_str().expect("a path")]).await;
     assert_eq!(copied.status.code(), Some(0), "{}", text(&copied.stderr));
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at("copy.db")).expect("a copy").permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(at("copy.db")).expect("a copy").permissions(),
+    );
     assert_eq!(mode & 0o777, 0o600);
     let again = place.command(&["backup", at("copy.db").to_str().expect("a path")]).await;
     assert_eq!(again.status.code(), Some(1));
@@ -512,12 +613,17 @@ async fn backups_are_whole() {
     assert_eq!(streamed.status.code(), Some(0), "{}", text(&streamed.stderr));
     std::fs::write(at("streamed.db"), &streamed.stdout).expect("written");
     let left = std::fs::read_dir(place.folder.path()).expect("a folder").flatten();
-    assert!(!left.into_iter().any(|f| f.file_name().to_string_lossy().contains("backup")), "a copy was left behind");
+    assert!(
+        !left.into_iter().any(|f| f.file_name().to_string_lossy().contains("backup")),
+        "a copy was left behind"
+    );
     daemon.terminate().await;
     assert!(!at("consentry.db-wal").exists(), "the log was not folded in");
     for copy in ["copy.db", "streamed.db", "consentry.db"] {
         let restored = tempfile::tempdir().expect("a folder");
-        for (from, to) in [(copy, "consentry.db"), ("consentry.key", "consentry.key"), ("consentry.yml", "consentry.yml")] {
+        for (from, to) in
+            [(copy, "consentry.db"), ("consentry.key", "consentry.key"), ("consentry.yml", "consentry.yml")]
+        {
             std::fs::copy(at(from), restored.path().join(to)).expect("copied");
         }
         let file = restored.path().join("consentry.yml");

@@ -81,7 +81,10 @@ async fn listening(program: &str, arguments: &[String]) -> (Child, String) {
     // Its log goes on; a full pipe would stop it.
     tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
     let ready = format!("{url}/-/ready");
-    eventually(&format!("{program} is ready"), || async { reqwest::get(&ready).await.is_ok_and(|a| a.status().is_success()) }).await;
+    eventually(&format!("{program} is ready"), || async {
+        reqwest::get(&ready).await.is_ok_and(|a| a.status().is_success())
+    })
+    .await;
     (child, url)
 }
 
@@ -96,7 +99,9 @@ async fn webhook() -> (String, Told) {
     let take = post(move |Json(body): Json<Value>| async move {
         for alert in body["alerts"].as_array().expect("alerts") {
             let text = |v: &Value| v.as_str().expect("text").to_owned();
-            keep.lock().expect("a lock").insert((text(&alert["labels"]["alertname"]), text(&alert["status"])));
+            keep.lock()
+                .expect("a lock")
+                .insert((text(&alert["labels"]["alertname"]), text(&alert["status"])));
         }
     });
     tokio::spawn(async move { axum::serve(listener, Router::new().route("/", take)).await });
@@ -107,16 +112,22 @@ async fn webhook() -> (String, Told) {
 fn hurried(rules: &str) -> String {
     let mut text = String::new();
     for line in rules.lines() {
-        let waits = ["for: ", "keep_firing_for: ", "interval: "].iter().find(|key| line.trim_start().starts_with(**key));
+        let waits = ["for: ", "keep_firing_for: ", "interval: "]
+            .iter()
+            .find(|key| line.trim_start().starts_with(**key));
         let line = waits.map_or(line.to_owned(), |key| {
             let (indent, _) = line.split_once(key).expect("the key");
             format!("{indent}{key}{}", if *key == "interval: " { "1s" } else { "0s" })
         });
-        let line = ["[10m]", "[15m]", "[30m]", "[1h]"].iter().fold(line, |line, range| line.replace(range, "[12s]"));
+        let line =
+            ["[10m]", "[15m]", "[30m]", "[1h]"].iter().fold(line, |line, range| line.replace(range, "[12s]"));
         text.push_str(&line.replace("> 3 * 86400", "> 0"));
         text.push('\n');
     }
-    assert!(text.contains("timestamp_seconds > 0)") && !text.contains("0m]"), "the rules have changed: {text}");
+    assert!(
+        text.contains("timestamp_seconds > 0)") && !text.contains("0m]"),
+        "the rules have changed: {text}"
+    );
     text
 }
 
@@ -160,14 +171,20 @@ impl Watch {
                 target(daemon)
             ),
         );
-        let arguments = [format!("--config.file={}", at("prometheus.yml")), format!("--storage.tsdb.path={}", at("data"))];
+        let arguments = [
+            format!("--config.file={}", at("prometheus.yml")),
+            format!("--storage.tsdb.path={}", at("data")),
+        ];
         let (child, prometheus) = listening("prometheus", &arguments).await;
         Self { prometheus, told, _folder: folder, _children: [alertmanager, child] }
     }
 
     async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Vec<Value> {
-        let url = url::Url::parse_with_params(&format!("{}/api/v1/{path}", self.prometheus), parameters).expect("a URL");
-        let answer: Value = serde_json::from_str(&reqwest::get(url).await.expect("an answer").text().await.expect("text")).expect("JSON");
+        let url = url::Url::parse_with_params(&format!("{}/api/v1/{path}", self.prometheus), parameters)
+            .expect("a URL");
+        let answer: Value =
+            serde_json::from_str(&reqwest::get(url).await.expect("an answer").text().await.expect("text"))
+                .expect("JSON");
         assert_eq!(answer["status"], "success", "{parameters:?}: {answer}");
         answer["data"]["result"].as_array().expect("series").clone()
     }
@@ -210,15 +227,24 @@ impl Watch {
     async fn told(&self, status: &str, alerts: &[&str]) {
         for alert in alerts {
             let pair = ((*alert).to_owned(), status.to_owned());
-            eventually(&format!("Alertmanager tells {alert} {status}"), || async { self.told.lock().expect("a lock").contains(&pair) })
-                .await;
+            eventually(&format!("Alertmanager tells {alert} {status}"), || async {
+                self.told.lock().expect("a lock").contains(&pair)
+            })
+            .await;
         }
     }
 
     /// What the panel of this title shows: each series with the values of these labels.
-    async fn panel(&self, board: usize, title: &str, (integration, app): (&str, &str), label: &str) -> BTreeMap<String, f64> {
+    async fn panel(
+        &self,
+        board: usize,
+        title: &str,
+        (integration, app): (&str, &str),
+        label: &str,
+    ) -> BTreeMap<String, f64> {
         let all = expressions_of_dashboard(BOARDS[board]);
-        let (_, expression) = all.into_iter().find(|(t, _)| t == title).unwrap_or_else(|| panic!("no panel {title}"));
+        let (_, expression) =
+            all.into_iter().find(|(t, _)| t == title).unwrap_or_else(|| panic!("no panel {title}"));
         let series = self.query(&filled(&expression, integration, app)).await;
         let one = |s: &Value| {
             let value = s["value"][1].as_str().and_then(|v| v.parse().ok()).expect("a number");
@@ -230,7 +256,10 @@ impl Watch {
     /// Boards say what is the case while the customers of [`BREAKING`] are broken, and fabrikam with adatum because of their application.
     async fn boards_tell_the_truth(&self) {
         let all = ("", ".+");
-        eventually("eight are broken", || async { self.panel(0, "Broken", all, "").await.values().eq([&8.0]) }).await;
+        eventually("eight are broken", || async {
+            self.panel(0, "Broken", all, "").await.values().eq([&8.0])
+        })
+        .await;
         for (board, title, chosen, expected) in [
             (0, "Healthy", all, 3.0),
             (0, "Unknown", all, 0.0),
@@ -251,15 +280,26 @@ impl Watch {
             assert!(shown.values().eq([&expected]), "{title} of {chosen:?}: {shown:?}");
         }
         let names: BTreeSet<String> = BREAKING.iter().chain(&["fabrikam"]).map(|n| (*n).to_owned()).collect();
-        assert_eq!(self.panel(0, "Broken integrations", all, "integration").await.into_keys().collect::<BTreeSet<_>>(), names);
+        assert_eq!(
+            self.panel(0, "Broken integrations", all, "integration")
+                .await
+                .into_keys()
+                .collect::<BTreeSet<_>>(),
+            names
+        );
         // Recording rules follow with the next evaluation.
         let apps = BTreeMap::from([("sequr".to_owned(), 6.0), ("rota".to_owned(), 2.0)]);
-        eventually("six of one application and two of the other", || async { self.panel(0, "By application", all, "app").await == apps })
-            .await;
+        eventually("six of one application and two of the other", || async {
+            self.panel(0, "By application", all, "app").await == apps
+        })
+        .await;
         let reasons = self.panel(0, "By reason", all, "reason").await;
         // adatum has no directory reader, so its application looks disabled, as wingtip's is.
         for name in BREAKING.iter().filter(|n| **n != "adatum") {
-            let (reason, count) = (situation(name).reason.expect("a reason").label(), if *name == "wingtip" { 2.0 } else { 1.0 });
+            let (reason, count) = (
+                situation(name).reason.expect("a reason").label(),
+                if *name == "wingtip" { 2.0 } else { 1.0 },
+            );
             assert_eq!(reasons.get(reason), Some(&count), "{name}: {reasons:?}");
         }
         assert!((reasons.values().sum::<f64>() - 8.0).abs() < 0.1, "one cause each: {reasons:?}");
@@ -270,11 +310,14 @@ impl Watch {
 
     /// Asks everything that panels, rules and the catalogue ask; answers what had an answer.
     async fn ask_everything(&self) -> BTreeSet<String> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
         let (from, to) = ((now - 60).to_string(), now.to_string());
         let mut answered = BTreeSet::new();
         for (name, expression) in everything() {
-            let range = self.get("query_range", &[("query", &expression), ("start", &from), ("end", &to), ("step", "5")]).await;
+            let range = self
+                .get("query_range", &[("query", &expression), ("start", &from), ("end", &to), ("step", "5")])
+                .await;
             if self.holds(&expression).await || !range.is_empty() {
                 answered.insert(name);
             }
@@ -305,12 +348,19 @@ fn everything() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for file in BOARDS {
         for (index, (title, expression)) in expressions_of_dashboard(file).into_iter().enumerate() {
-            let of_two = expression.replace("integration=\"$integration\"", "integration=~\"contoso|certified\"");
+            let of_two =
+                expression.replace("integration=\"$integration\"", "integration=~\"contoso|certified\"");
             all.push((format!("{file} {title} {index}"), filled(&of_two, "", ".+")));
         }
     }
-    all.extend(rules().into_iter().map(|(name, expression)| (format!("rule {name} {}", expression.len()), expression)));
-    all.extend(catalogue().into_iter().map(|(name, described)| (format!("example {name}"), described.example)));
+    all.extend(
+        rules()
+            .into_iter()
+            .map(|(name, expression)| (format!("rule {name} {}", expression.len()), expression)),
+    );
+    all.extend(
+        catalogue().into_iter().map(|(name, described)| (format!("example {name}"), described.example)),
+    );
     all
 }
 
@@ -358,8 +408,11 @@ async fn fleet() -> Place {
          required_permissions: [{{resource: microsoft_graph, application: [Group.Read.All]}}]}}\n"
     );
     let text = std::fs::read_to_string(place.file()).expect("a configuration").replace("apps:\n", &app);
-    std::fs::write(place.file(), format!("{text}  - {{name: certified, app: certified, tenant_id: northwind.example}}\n"))
-        .expect("written");
+    std::fs::write(
+        place.file(),
+        format!("{text}  - {{name: certified, app: certified, tenant_id: northwind.example}}\n"),
+    )
+    .expect("written");
     place
 }
 
@@ -379,7 +432,8 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
         return;
     }
     let place = fleet().await;
-    let mut daemon = place.daemon(&["--web.external-url=https://consentry.example.com", "--web.route-prefix=/"]);
+    let mut daemon =
+        place.daemon(&["--web.external-url=https://consentry.example.com", "--web.route-prefix=/"]);
     let url = daemon.url().await;
     let watch = Watch::start(&url).await;
     eventually("all are healthy", || watch.holds("sum(consentry_integration_up) == 11")).await;
@@ -392,9 +446,12 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     let good = std::fs::read_to_string(place.file()).expect("a configuration");
     std::fs::write(place.file(), good.replace("apps:", "aps:")).expect("written");
     let pid = daemon.child.id().expect("a process").to_string();
-    let hang_up = || assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
+    let hang_up =
+        || assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
     hang_up();
-    let first = [&SEEN[..4], &["ConsentryReloadFailed", "ConsentryEmailFailing", "ConsentryEmailQueueGrowing"]].concat();
+    let first =
+        [&SEEN[..4], &["ConsentryReloadFailed", "ConsentryEmailFailing", "ConsentryEmailQueueGrowing"]]
+            .concat();
     watch.firing(&first).await;
     watch.told("firing", &first).await;
     watch.boards_tell_the_truth().await;
@@ -412,9 +469,19 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
 
     // Microsoft has a bad day, and so has the vendor: the secret of an application has expired.
     place.simulator.apply(Action::ExpireSecrets { app: APPLICATION_APP }).expect("expired");
-    let fault =
-        |endpoint, tenant: Option<&str>, fault| Fault { endpoint, tenant: tenant.map(str::to_owned), contains: None, times: None, fault };
-    let strange = FaultKind::Error { status: 400, error: "strange_error".to_owned(), aadsts: Some(999_999), suberror: None };
+    let fault = |endpoint, tenant: Option<&str>, fault| Fault {
+        endpoint,
+        tenant: tenant.map(str::to_owned),
+        contains: None,
+        times: None,
+        fault,
+    };
+    let strange = FaultKind::Error {
+        status: 400,
+        error: "strange_error".to_owned(),
+        aadsts: Some(999_999),
+        suberror: None,
+    };
     place.simulator.fault(fault(Endpoint::Token, Some("alpine.example"), strange));
     for name in &BREAKING[..4] {
         let throttled = FaultKind::Status { status: 429, retry_after: Some("1".to_owned()) };
@@ -423,7 +490,8 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     let unavailable = || fault(Endpoint::Graph, None, FaultKind::Status { status: 503, retry_after: None });
     place.simulator.fault(unavailable());
     watch.firing(&["ConsentryUnclassifiedError", "ConsentryThrottled", "ConsentryUpstreamFailing"]).await;
-    let operators = "ALERTS{alertname=\"ConsentryOperatorActionRequired\", severity=\"critical\", alertstate=\"firing\"}";
+    let operators =
+        "ALERTS{alertname=\"ConsentryOperatorActionRequired\", severity=\"critical\", alertstate=\"firing\"}";
     eventually("the operators hear of the secret", || watch.holds(operators)).await;
     answered.extend(watch.ask_everything().await);
     place.simulator.clear_faults();
@@ -433,11 +501,15 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     place.simulator.clear_faults();
     let secret = "demo-secret".to_owned();
     place.simulator.apply(Action::RemoveSecrets { app: APPLICATION_APP }).expect("removed");
-    place.simulator.apply(Action::AddSecret { app: APPLICATION_APP, secret, expires_in_seconds: 86_400 }).expect("renewed");
+    place
+        .simulator
+        .apply(Action::AddSecret { app: APPLICATION_APP, secret, expires_in_seconds: 86_400 })
+        .expect("renewed");
     watch.quiet().await;
 
     // Somebody else holds on to the database, so that it takes nothing.
-    let database = rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
+    let database =
+        rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
     database.execute_batch("PRAGMA busy_timeout = 60000; BEGIN IMMEDIATE").expect("held");
     watch.firing(&["ConsentryStorageFailing"]).await;
     answered.extend(watch.ask_everything().await);
@@ -455,8 +527,10 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     watch.told("resolved", SEEN).await;
 
     let silent = silent();
-    let unanswered: Vec<String> = everything().into_iter().map(|(name, _)| name).filter(|n| !answered.contains(n)).collect();
-    let unexpected: Vec<&String> = unanswered.iter().filter(|n| !silent.iter().any(|s| n.contains(s))).collect();
+    let unanswered: Vec<String> =
+        everything().into_iter().map(|(name, _)| name).filter(|n| !answered.contains(n)).collect();
+    let unexpected: Vec<&String> =
+        unanswered.iter().filter(|n| !silent.iter().any(|s| n.contains(s))).collect();
     assert!(unexpected.is_empty(), "nothing was answered: {unexpected:#?}");
 }
 

@@ -50,7 +50,11 @@ fn untouched(site: &Site, integration: &str) -> String {
 async fn from_the_mail_back_to_green() {
     let site = Site::start().await;
     let jobs = vec![json!({"id": "scim.1", "status": {"code": "Active"}})];
-    site.fleet.act(vec![Action::SetProvisioningJobs { tenant: "proseware.example".to_owned(), app: demo::APP, jobs }]);
+    site.fleet.act(vec![Action::SetProvisioningJobs {
+        tenant: "proseware.example".to_owned(),
+        app: demo::APP,
+        jobs,
+    }]);
     broken(&site, "proseware").await;
     let (link, mut visitor) = (site.mailed_link("proseware"), Visitor::new());
     let before = untouched(&site, "proseware");
@@ -67,12 +71,22 @@ async fn from_the_mail_back_to_green() {
         assert!(page.body.contains(words), "{words}: {}", page.body);
     }
     let entra = visitor.press(&link).await;
-    let query: BTreeMap<String, String> = url::Url::parse(&entra).expect("a URL").query_pairs().into_owned().collect();
-    assert!(entra.starts_with(&format!("{}/proseware.example/oauth2/v2.0/authorize?", site.fleet.simulator.url())), "{entra}");
+    let query: BTreeMap<String, String> =
+        url::Url::parse(&entra).expect("a URL").query_pairs().into_owned().collect();
+    assert!(
+        entra
+            .starts_with(&format!("{}/proseware.example/oauth2/v2.0/authorize?", site.fleet.simulator.url())),
+        "{entra}"
+    );
     let mut scopes: Vec<&str> = query["scope"].split(' ').collect();
     scopes.sort_unstable();
     assert_eq!(scopes, ["Group.Read.All", "User.Read", "offline_access", "openid", "profile"]);
-    for (name, value) in [("prompt", "consent"), ("response_type", "code"), ("code_challenge_method", "S256"), ("response_mode", "query")] {
+    for (name, value) in [
+        ("prompt", "consent"),
+        ("response_type", "code"),
+        ("code_challenge_method", "S256"),
+        ("response_mode", "query"),
+    ] {
         assert_eq!(query[name], value, "{name}");
     }
     assert!(query["state"].len() >= 43 && query["nonce"].len() >= 43 && query["code_challenge"].len() == 43);
@@ -82,22 +96,36 @@ async fn from_the_mail_back_to_green() {
     let accepted = visitor.get(&callback).await;
     assert_eq!(accepted.status, 303, "{}", accepted.body);
     let result = accepted.location();
-    assert!(!result.contains("code=") && !result.contains("state="), "neither code nor state stays in the address: {result}");
+    assert!(
+        !result.contains("code=") && !result.contains("state="),
+        "neither code nor state stays in the address: {result}"
+    );
     let waiting = visitor.get(&result).await;
     assert_eq!((waiting.status, waiting.header("refresh")), (200, "4"), "it follows by itself");
     site.fleet.pass(Duration::from_secs(1)).await;
     let green = visitor.get(&result).await;
-    assert!(green.body.contains("Sequr works again for Proseware") && green.header("refresh").is_empty(), "{}", green.body);
+    assert!(
+        green.body.contains("Sequr works again for Proseware") && green.header("refresh").is_empty(),
+        "{}",
+        green.body
+    );
     assert_eq!(site.fleet.up("proseware").as_deref(), Some("1"));
     assert_eq!(site.fleet.kinds("it@proseware.example"), ["alert", "resolved"]);
     assert_eq!(site.results(), counted(&[("success", 1)]));
     let said = ("reauthenticated".to_owned(), "admin@proseware.example from 127.0.0.1".to_owned());
     assert!(events(&site, "proseware").await.contains(&said));
-    assert_eq!(site.fleet.kinds("operators@demo.example"), ["reauthenticated"], "who gets no resolved mail hears of the sign-in itself");
+    assert_eq!(
+        site.fleet.kinds("operators@demo.example"),
+        ["reauthenticated"],
+        "who gets no resolved mail hears of the sign-in itself"
+    );
     assert_eq!(untouched(&site, "proseware"), before, "nothing but consent and token has changed");
 
     let used = visitor.get(&link).await;
-    assert_eq!((used.status, used.body.contains("already been used"), used.body.contains("<form")), (410, true, false));
+    assert_eq!(
+        (used.status, used.body.contains("already been used"), used.body.contains("<form")),
+        (410, true, false)
+    );
     let again = visitor.get(&callback).await;
     assert_eq!((again.status, again.body.contains("already been used")), (410, true));
     assert!(again.body.contains("See how it went"), "the browser that did it is led to the result");
@@ -115,7 +143,11 @@ async fn consent_and_app_come_back() {
         // A deleted application has taken its provisioning along, which the page must not call untouched.
         let page = visitor.get(&link).await.body;
         let deleted = integration == "litware";
-        assert_eq!((page.contains("restore that one instead"), page.contains("stay as they are")), (deleted, !deleted), "{page}");
+        assert_eq!(
+            (page.contains("restore that one instead"), page.contains("stay as they are")),
+            (deleted, !deleted),
+            "{page}"
+        );
         let callback = visitor.accept(&link).await;
         let result = visitor.get(&callback).await.location();
         site.fleet.pass(3 * MINUTE).await;
@@ -132,21 +164,50 @@ async fn admin_consent_counts_when_the_tenant_grants_it() {
     broken(&site, "adatum").await;
     let (link, mut visitor) = (site.mailed_link("adatum"), Visitor::new());
     let entra = visitor.press(&link).await;
-    assert!(entra.starts_with(&format!("{}/adatum.example/v2.0/adminconsent?", site.fleet.simulator.url())), "{entra}");
+    assert!(
+        entra.starts_with(&format!("{}/adatum.example/v2.0/adminconsent?", site.fleet.simulator.url())),
+        "{entra}"
+    );
     // Somebody says that it was accepted, and nobody has: not believed.
-    let state = url::Url::parse(&entra).expect("a URL").query_pairs().find(|(n, _)| n == "state").expect("a state").1.into_owned();
-    let forged = format!("{}/reauth/callback?admin_consent=True&tenant={}&state={state}", site.url, situation("adatum").tenant_id());
+    let state = url::Url::parse(&entra)
+        .expect("a URL")
+        .query_pairs()
+        .find(|(n, _)| n == "state")
+        .expect("a state")
+        .1
+        .into_owned();
+    let forged = format!(
+        "{}/reauth/callback?admin_consent=True&tenant={}&state={state}",
+        site.url,
+        situation("adatum").tenant_id()
+    );
     let result = visitor.get(&forged).await.location();
     site.fleet.pass(MINUTE).await;
     assert!(visitor.get(&result).await.body.contains("is being checked"));
     site.fleet.pass(2 * MINUTE).await;
     let page = visitor.get(&result).await.body;
-    assert!(page.contains("Something is still wrong") && page.contains("does not show the permissions as granted"), "{page}");
-    assert_eq!((site.results(), site.fleet.up("adatum").as_deref()), (counted(&[("incomplete", 1)]), Some("0")));
+    assert!(
+        page.contains("Something is still wrong")
+            && page.contains("does not show the permissions as granted"),
+        "{page}"
+    );
+    assert_eq!(
+        (site.results(), site.fleet.up("adatum").as_deref()),
+        (counted(&[("incomplete", 1)]), Some("0"))
+    );
     // The same for another tenant is told as that.
     let entra = visitor.press(&link).await;
-    let state = url::Url::parse(&entra).expect("a URL").query_pairs().find(|(n, _)| n == "state").expect("a state").1.into_owned();
-    let foreign = format!("{}/reauth/callback?admin_consent=True&tenant=99999999-0000-0000-0000-000000000001&state={state}", site.url);
+    let state = url::Url::parse(&entra)
+        .expect("a URL")
+        .query_pairs()
+        .find(|(n, _)| n == "state")
+        .expect("a state")
+        .1
+        .into_owned();
+    let foreign = format!(
+        "{}/reauth/callback?admin_consent=True&tenant=99999999-0000-0000-0000-000000000001&state={state}",
+        site.url
+    );
     let result = visitor.get(&foreign).await.location();
     site.fleet.pass(3 * MINUTE).await;
     assert!(visitor.get(&result).await.body.contains("for another organization"));
@@ -169,19 +230,57 @@ async fn every_refusal_is_said_plainly_and_stores_nothing() {
     let link = site.mailed_link("proseware");
     let old = token(&site, "proseware").await;
     let tenant = || "proseware.example".to_owned();
-    let user = site.fleet.simulator.with_world(|w| w.tenant("proseware.example").expect("a tenant").users[1].id.to_string());
+    let user = site
+        .fleet
+        .simulator
+        .with_world(|w| w.tenant("proseware.example").expect("a tenant").users[1].id.to_string());
     let flaw = |flaw| vec![Action::FlawIdTokens { flaw: Some(flaw) }];
     let revoke = || vec![Action::RevokeConsent { tenant: tenant(), app: demo::APP }];
     type Case<'a> = (&'a str, Vec<Action>, &'a str, Vec<(&'a str, &'a str)>, &'a str, &'a str);
     let cases: Vec<Case<'_>> = vec![
         ("cancelled or declined", vec![], "cancel", vec![], "denied", "The permissions were not accepted"),
-        ("admin approval", vec![], "accept", vec![("sim_user", &user)], "denied", "An administrator has to accept this"),
-        ("another tenant", vec![], "accept", vec![("sim_user", "foreign")], "wrong_tenant", "another organization"),
-        ("a personal account", vec![], "accept", vec![("sim_user", "personal")], "wrong_tenant", "personal Microsoft account"),
-        ("fewer permissions", revoke(), "accept", vec![("sim_without_Group.Read.All", "1")], "incomplete", "Group.Read.All"),
+        (
+            "admin approval",
+            vec![],
+            "accept",
+            vec![("sim_user", &user)],
+            "denied",
+            "An administrator has to accept this",
+        ),
+        (
+            "another tenant",
+            vec![],
+            "accept",
+            vec![("sim_user", "foreign")],
+            "wrong_tenant",
+            "another organization",
+        ),
+        (
+            "a personal account",
+            vec![],
+            "accept",
+            vec![("sim_user", "personal")],
+            "wrong_tenant",
+            "personal Microsoft account",
+        ),
+        (
+            "fewer permissions",
+            revoke(),
+            "accept",
+            vec![("sim_without_Group.Read.All", "1")],
+            "incomplete",
+            "Group.Read.All",
+        ),
         ("another nonce", flaw(IdTokenFlaw::Nonce), "accept", vec![], "error", "is not valid"),
         ("another client", flaw(IdTokenFlaw::Audience), "accept", vec![], "error", "is not valid"),
-        ("another issuer", flaw(IdTokenFlaw::Issuer), "accept", vec![], "wrong_tenant", "another organization"),
+        (
+            "another issuer",
+            flaw(IdTokenFlaw::Issuer),
+            "accept",
+            vec![],
+            "wrong_tenant",
+            "another organization",
+        ),
         ("an old id_token", flaw(IdTokenFlaw::Expired), "accept", vec![], "error", "is not valid"),
         ("a wrong signature", flaw(IdTokenFlaw::Signature), "accept", vec![], "error", "is not valid"),
         ("no signature", flaw(IdTokenFlaw::Unsigned), "accept", vec![], "error", "is not valid"),
@@ -201,17 +300,39 @@ async fn every_refusal_is_said_plainly_and_stores_nothing() {
         assert_eq!(site.results(), expected, "{sentence}");
         assert_eq!(token(&site, "proseware").await, old, "{sentence}: the old token stays");
         site.fleet.act(vec![Action::FlawIdTokens { flaw: None }]);
-        let retry = page.body.split("href=\"").find_map(|h| h.split('"').next().filter(|h| h.contains("?token="))).expect("another try");
-        assert_eq!(visitor.get(&format!("{}/reauth/{retry}", site.url)).await.status, 200, "{sentence}: the link stays good");
+        let retry = page
+            .body
+            .split("href=\"")
+            .find_map(|h| h.split('"').next().filter(|h| h.contains("?token=")))
+            .expect("another try");
+        assert_eq!(
+            visitor.get(&format!("{}/reauth/{retry}", site.url)).await.status,
+            200,
+            "{sentence}: the link stays good"
+        );
     }
-    for (sentence, fault) in [("an outage", FaultKind::Status { status: 503, retry_after: None }), ("a cut connection", FaultKind::Reset)] {
+    for (sentence, fault) in [
+        ("an outage", FaultKind::Status { status: 503, retry_after: None }),
+        ("a cut connection", FaultKind::Reset),
+    ] {
         let mut visitor = Visitor::new();
         let callback = visitor.accept(&link).await;
-        let fault = entra_sim::Fault { endpoint: entra_sim::Endpoint::Token, tenant: None, contains: None, times: None, fault };
+        let fault = entra_sim::Fault {
+            endpoint: entra_sim::Endpoint::Token,
+            tenant: None,
+            contains: None,
+            times: None,
+            fault,
+        };
         site.fleet.simulator.fault(fault);
         let page = visitor.get(&callback).await;
         site.fleet.simulator.clear_faults();
-        assert_eq!((page.status, page.body.contains("Microsoft could not complete")), (502, true), "{sentence}: {}", page.body);
+        assert_eq!(
+            (page.status, page.body.contains("Microsoft could not complete")),
+            (502, true),
+            "{sentence}: {}",
+            page.body
+        );
         *expected.entry("error".to_owned()).or_insert(0) += 1;
     }
     assert_eq!(site.results(), expected);
@@ -241,14 +362,29 @@ async fn a_sign_in_is_bound_to_browser_time_and_one_use() {
     let entra = visitor.press(&link).await;
     site.fleet.pass(11 * MINUTE).await;
     let page = visitor.get(&late).await;
-    assert_eq!((page.status, page.body.contains("took too long"), page.body.contains("Try again")), (410, true, true), "{}", page.body);
+    assert_eq!(
+        (page.status, page.body.contains("took too long"), page.body.contains("Try again")),
+        (410, true, true),
+        "{}",
+        page.body
+    );
     assert_eq!(site.results(), counted(&[("error", 2), ("expired", 1), ("success", 1)]));
     assert!(entra.contains("adminconsent"));
 
-    for unknown in ["", "?state=nobody&code=1.x", "?code=1.x", "?error=access_denied&state=x", "?state=a&state=b&code=c"] {
-        assert_eq!(visitor.get(&format!("{}/reauth/callback{unknown}", site.url)).await.status, 400, "{unknown}");
+    for unknown in
+        ["", "?state=nobody&code=1.x", "?code=1.x", "?error=access_denied&state=x", "?state=a&state=b&code=c"]
+    {
+        assert_eq!(
+            visitor.get(&format!("{}/reauth/callback{unknown}", site.url)).await.status,
+            400,
+            "{unknown}"
+        );
     }
-    assert_eq!(site.results(), counted(&[("error", 2), ("expired", 1), ("success", 1)]), "strangers are not counted");
+    assert_eq!(
+        site.results(),
+        counted(&[("error", 2), ("expired", 1), ("success", 1)]),
+        "strangers are not counted"
+    );
 }
 
 /// Two links, two tabs: a later link does not kill an earlier one; the first success kills all that were made before it.
@@ -266,7 +402,11 @@ async fn links_live_and_die_together() {
         let page = one.get(dead).await;
         assert_eq!((page.status, page.body.contains("<form")), (410, false));
         let posted = one
-            .post(&dead.replace("?token=", "?x="), &[("token".to_owned(), dead.split("token=").nth(1).expect("a token").to_owned())], &[])
+            .post(
+                &dead.replace("?token=", "?x="),
+                &[("token".to_owned(), dead.split("token=").nth(1).expect("a token").to_owned())],
+                &[],
+            )
             .await;
         assert_eq!(posted.status, 410, "nor does the button work");
     }
@@ -306,17 +446,31 @@ async fn looking_changes_nothing() {
         assert_eq!(page.header(name), value, "{name}");
     }
     let policy = page.header("content-security-policy");
-    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
-    assert!(!page.body.contains("<script") && !page.body.contains("style=") && !page.body.contains("<style"), "nothing inline");
+    assert!(
+        policy.contains("default-src 'none'")
+            && policy.contains("frame-ancestors 'none'")
+            && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    assert!(
+        !page.body.contains("<script") && !page.body.contains("style=") && !page.body.contains("<style"),
+        "nothing inline"
+    );
     let (action, fields) = page.form();
-    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example"), ("origin", "null")] {
+    for (name, value) in
+        [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example"), ("origin", "null")]
+    {
         assert_eq!(visitor.post(&action, &fields, &[(name, value)]).await.status, 403, "{name}");
     }
     assert_eq!(visitor.post(&action, &[], &[]).await.status, 403, "no token, no sign-in");
-    let begun = visitor.post(&action, &fields, &[("sec-fetch-site", "same-origin"), ("origin", "null")]).await;
+    let begun =
+        visitor.post(&action, &fields, &[("sec-fetch-site", "same-origin"), ("origin", "null")]).await;
     let cookie = begun.header("set-cookie");
     assert!(
-        begun.status == 303 && cookie.contains("HttpOnly; SameSite=Lax") && cookie.contains("Path=/reauth;") && !cookie.contains("Secure"),
+        begun.status == 303
+            && cookie.contains("HttpOnly; SameSite=Lax")
+            && cookie.contains("Path=/reauth;")
+            && !cookie.contains("Secure"),
         "{cookie}"
     );
 }
@@ -342,7 +496,8 @@ async fn rotated_signing_keys_do_no_harm() {
     for _ in 0..3 {
         let mut visitor = Visitor::new();
         let callback = visitor.accept(&site.fresh_link("northwind")).await;
-        let rotated = visitor.request("POST", &format!("{}/_sim/rotate-keys", site.fleet.simulator.url())).await;
+        let rotated =
+            visitor.request("POST", &format!("{}/_sim/rotate-keys", site.fleet.simulator.url())).await;
         assert_eq!(rotated.status, 200);
         assert_eq!(visitor.get(&callback).await.status, 303);
         site.fleet.pass(MINUTE).await;
@@ -365,7 +520,14 @@ async fn consent_spreads_slowly() {
     assert!(visitor.get(&result).await.body.contains("is being checked"));
     let delegated = ["User.Read", "Group.Read.All"].map(str::to_owned).to_vec();
     let (tenant, app) = ("northwind.example".to_owned(), demo::APP);
-    site.fleet.act(vec![Action::Consent { tenant, app, user: None, resource: None, delegated, application: Vec::new() }]);
+    site.fleet.act(vec![Action::Consent {
+        tenant,
+        app,
+        user: None,
+        resource: None,
+        delegated,
+        application: Vec::new(),
+    }]);
     site.fleet.pass(Duration::from_secs(25)).await;
     assert!(visitor.get(&result).await.body.contains("works again"));
     assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert", "resolved"]);
@@ -379,9 +541,13 @@ async fn it_works_below_a_path() {
     assert!(link.contains("/watch/dogs/reauth/northwind?token="));
     let mut visitor = Visitor::new();
     let page = visitor.get(&link).await;
-    let style = url::Url::parse(&page.url)
-        .expect("a URL")
-        .join(page.body.split("stylesheet\" href=\"").nth(1).and_then(|h| h.split('"').next()).expect("a style sheet"));
+    let style = url::Url::parse(&page.url).expect("a URL").join(
+        page.body
+            .split("stylesheet\" href=\"")
+            .nth(1)
+            .and_then(|h| h.split('"').next())
+            .expect("a style sheet"),
+    );
     assert_eq!(visitor.get(style.expect("a URL").as_str()).await.status, 200);
     let callback = visitor.accept(&link).await;
     assert!(callback.contains("/watch/dogs/reauth/callback?"));
@@ -406,12 +572,19 @@ async fn other_ways_to_re_authenticate() {
         (
             "proseware",
             "has a page of its own",
-            format!("https://dash.example.com/azure?tenant=proseware.example&i=proseware&c={}&a=sequr", demo::APP),
+            format!(
+                "https://dash.example.com/azure?tenant=proseware.example&i=proseware&c={}&a=sequr",
+                demo::APP
+            ),
         ),
         (
             "adatum",
             "for the whole organization",
-            format!("{}/adatum.example/v2.0/adminconsent?client_id={}", site.fleet.simulator.url(), demo::APPLICATION_APP),
+            format!(
+                "{}/adatum.example/v2.0/adminconsent?client_id={}",
+                site.fleet.simulator.url(),
+                demo::APPLICATION_APP
+            ),
         ),
     ] {
         broken(&site, integration).await;
@@ -419,7 +592,10 @@ async fn other_ways_to_re_authenticate() {
         assert!(mails.iter().any(|(_, m)| m.text.contains(&target)), "{integration}: the mail leads there");
         let page = Visitor::new().get(&site.fresh_link(integration)).await;
         let body = page.body.replace("&#38;", "&").replace("&amp;", "&");
-        assert!(page.status == 200 && body.contains(words) && body.contains(&target) && !body.contains("<form"), "{integration}: {body}");
+        assert!(
+            page.status == 200 && body.contains(words) && body.contains(&target) && !body.contains("<form"),
+            "{integration}: {body}"
+        );
     }
 }
 
@@ -427,7 +603,8 @@ async fn other_ways_to_re_authenticate() {
 #[tokio::test]
 async fn a_public_client_signs_in() {
     let secret = "    display_name: Sequr\n    credential: {client_secret: demo-secret}\n";
-    let site = Site::with("", |text| text.replace(secret, "    display_name: Sequr\n    credential: none\n")).await;
+    let site =
+        Site::with("", |text| text.replace(secret, "    display_name: Sequr\n    credential: none\n")).await;
     site.fleet.act(vec![Action::RemoveSecrets { app: demo::APP }]);
     broken(&site, "proseware").await;
     let mut visitor = Visitor::new();
@@ -476,17 +653,26 @@ async fn callbacks_at_once_and_cut_off() {
     let callback = visitor.accept(&site.later_link("contoso").await).await;
     let before = token(&site, "contoso").await;
     let slow = FaultKind::Latency { milliseconds: 300 };
-    let fault = entra_sim::Fault { endpoint: entra_sim::Endpoint::Token, tenant: None, contains: None, times: Some(1), fault: slow };
+    let fault = entra_sim::Fault {
+        endpoint: entra_sim::Endpoint::Token,
+        tenant: None,
+        contains: None,
+        times: Some(1),
+        fault: slow,
+    };
     site.fleet.simulator.fault(fault);
     let address = url::Url::parse(&callback).expect("a URL");
-    let mut stream = tokio::net::TcpStream::connect(address.socket_addrs(|| None).expect("an address")[0]).await.expect("connected");
+    let mut stream = tokio::net::TcpStream::connect(address.socket_addrs(|| None).expect("an address")[0])
+        .await
+        .expect("connected");
     let cookies = visitor.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("; ");
     let query = address.query().expect("a query");
     let request = format!("GET {}?{query} HTTP/1.1\r\nHost: x\r\nCookie: {cookies}\r\n\r\n", address.path());
     stream.write_all(request.as_bytes()).await.expect("sent");
     // It is on its way to Entra when the browser goes.
     site.fleet.simulator.take_requests();
-    while !site.fleet.simulator.take_requests().iter().any(|r| format!("{r:?}").contains("oauth2/v2.0/token")) {
+    while !site.fleet.simulator.take_requests().iter().any(|r| format!("{r:?}").contains("oauth2/v2.0/token"))
+    {
         tokio::task::yield_now().await;
     }
     drop(stream);
@@ -505,7 +691,9 @@ async fn what_is_not_known_is_not_claimed() {
     let site = Site::start().await;
     let page = Visitor::new().get(&site.fresh_link("northwind")).await;
     assert!(
-        page.body.contains("not known yet") && page.body.contains("Sign in") && !page.body.contains("Everything works"),
+        page.body.contains("not known yet")
+            && page.body.contains("Sign in")
+            && !page.body.contains("Everything works"),
         "{}",
         page.body
     );
@@ -528,13 +716,21 @@ async fn a_success_that_mends_nothing_is_no_dead_end() {
     let result = visitor.get(&callback).await.location();
     site.fleet.pass(3 * MINUTE).await;
     let page = visitor.get(&result).await;
-    assert!(page.body.contains("Something is still wrong") && page.header("refresh").is_empty(), "{}", page.body);
+    assert!(
+        page.body.contains("Something is still wrong") && page.header("refresh").is_empty(),
+        "{}",
+        page.body
+    );
     assert!(page.body.contains("ask whoever sent you the link for a new one"), "{}", page.body);
     assert!(!page.body.contains("token="), "{}", page.body);
     assert_eq!(visitor.get(&link).await.status, 410);
     let entra = visitor.press(&site.fresh_link("northwind")).await;
     assert!(!entra.contains("login_hint"), "the account that sees no groups is not proposed again");
-    assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert", "reauthenticated"], "it is another token, and the alert stands");
+    assert_eq!(
+        site.fleet.kinds("it@northwind.example"),
+        ["alert", "reauthenticated"],
+        "it is another token, and the alert stands"
+    );
     assert_eq!(site.fleet.kinds("operators@demo.example"), ["reauthenticated"]);
 }
 
@@ -545,7 +741,8 @@ async fn nothing_granted_at_all() {
     site.fleet.act(vec![Action::RevokeConsent { tenant: "northwind.example".to_owned(), app: demo::APP }]);
     let mut visitor = Visitor::new();
     let entra = visitor.press(&site.fresh_link("northwind")).await;
-    let all = ["User.Read", "Group.Read.All", "openid", "profile", "offline_access"].map(|s| format!("sim_without_{s}"));
+    let all = ["User.Read", "Group.Read.All", "openid", "profile", "offline_access"]
+        .map(|s| format!("sim_without_{s}"));
     let without: Vec<(&str, &str)> = all.iter().map(|name| (name.as_str(), "1")).collect();
     let callback = visitor.decide(&entra, "accept", &without).await;
     let page = visitor.get(&callback).await;

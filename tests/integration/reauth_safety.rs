@@ -21,13 +21,19 @@ fn tenant(integration: &str) -> String {
 
 fn id(site: &Site, integration: &str, name: &str) -> String {
     let upn = format!("{name}@{}", tenant(integration));
-    let user = |w: &mut entra_sim::World| w.tenant(&tenant(integration)).and_then(|t| t.users.iter().find(|u| u.upn == upn).map(|u| u.id));
+    let user = |w: &mut entra_sim::World| {
+        w.tenant(&tenant(integration)).and_then(|t| t.users.iter().find(|u| u.upn == upn).map(|u| u.id))
+    };
     site.fleet.simulator.with_world(user).expect("a user").to_string()
 }
 
 async fn token(site: &Site, integration: &str) -> String {
     let situation = situation(integration);
-    let id = TokenId { integration: integration.to_owned(), client_id: situation.app().to_string(), tenant: situation.tenant() };
+    let id = TokenId {
+        integration: integration.to_owned(),
+        client_id: situation.app().to_string(),
+        tenant: situation.tenant(),
+    };
     site.fleet.daemon.store.token(&id).await.expect("read").expect("a token").current.expose().to_owned()
 }
 
@@ -43,7 +49,8 @@ fn counted(results: &[(&str, u32)]) -> BTreeMap<String, u32> {
 /// The sign-in as somebody changes it who wants no consent page: standing consent then covers everything.
 fn quiet(entra: &str) -> String {
     let mut url = url::Url::parse(entra).expect("a URL");
-    let kept: Vec<(String, String)> = url.query_pairs().into_owned().filter(|(n, _)| n != "prompt" && n != "login_hint").collect();
+    let kept: Vec<(String, String)> =
+        url.query_pairs().into_owned().filter(|(n, _)| n != "prompt" && n != "login_hint").collect();
     url.query_pairs_mut().clear().extend_pairs(kept);
     url.to_string()
 }
@@ -52,12 +59,19 @@ fn quiet(entra: &str) -> String {
 async fn sign_in_as(site: &Site, link: &str, integration: &str, name: &str) -> Page {
     let mut visitor = Visitor::new();
     let entra = visitor.press(link).await;
-    let callback = visitor.decide(&quiet(&entra), "accept", &[("sim_user", &id(site, integration, name))]).await;
+    let callback =
+        visitor.decide(&quiet(&entra), "accept", &[("sim_user", &id(site, integration, name))]).await;
     visitor.get(&callback).await
 }
 
 fn state(entra: &str) -> String {
-    url::Url::parse(entra).expect("a URL").query_pairs().find(|(n, _)| n == "state").expect("a state").1.into_owned()
+    url::Url::parse(entra)
+        .expect("a URL")
+        .query_pairs()
+        .find(|(n, _)| n == "state")
+        .expect("a state")
+        .1
+        .into_owned()
 }
 
 /// A member who sees less cannot take the administrator's place; an administrator can, and so can a link that says so.
@@ -74,13 +88,21 @@ async fn a_token_that_sees_less_replaces_nothing() {
     let link = site.fresh_link("northwind");
     for (sentence, groups, words) in [
         ("a group fewer", &["Finance"][..], "Groups that can be seen: 2; before: 3."),
-        ("without the required one", &["Door access - HQ"][..], "Required group that cannot be seen: Door access - HQ"),
+        (
+            "without the required one",
+            &["Door access - HQ"][..],
+            "Required group that cannot be seen: Door access - HQ",
+        ),
     ] {
         let before = token(&site, "northwind").await;
         site.fleet.act(vec![blind("user", groups)]);
         let page = sign_in_as(&site, &link, "northwind", "user").await;
         assert_eq!((page.status, page.body.contains("sees less")), (403, true), "{sentence}: {}", page.body);
-        assert!(page.body.contains(words) && page.body.contains("Try again in a minute"), "{sentence}: {}", page.body);
+        assert!(
+            page.body.contains(words) && page.body.contains("Try again in a minute"),
+            "{sentence}: {}",
+            page.body
+        );
         assert_eq!(token(&site, "northwind").await, before, "{sentence}: the old token stays");
         assert_eq!(Visitor::new().get(&link).await.status, 200, "{sentence}: the link stays good");
     }
@@ -99,7 +121,10 @@ async fn a_token_that_sees_less_replaces_nothing() {
     // And where there is none, the operators say so by the link.
     site.fleet.act(vec![blind("user", &["Everybody"])]);
     let links = consentry::app::links(&site.fleet.config, &site.fleet.daemon.store).expect("links");
-    let target = consentry::app::targets(&site.fleet.config).into_iter().find(|t| t.name == "northwind").expect("a target");
+    let target = consentry::app::targets(&site.fleet.config)
+        .into_iter()
+        .find(|t| t.name == "northwind")
+        .expect("a target");
     let terms = Terms { generation: site.generation("northwind"), accept_fewer: true };
     let fewer = links.make(&target.token_id(), terms, site.fleet.clock.now());
     let page = sign_in_as(&site, &fewer, "northwind", "user").await;
@@ -133,7 +158,12 @@ async fn guests_are_refused() {
             site.fleet.simulator.fault(unreadable());
         }
         let page = sign_in_as(&site, &site.fresh_link("northwind"), "northwind", "gast").await;
-        assert_eq!((page.status, page.body.contains("guest account")), (403, true), "{sentence}: {}", page.body);
+        assert_eq!(
+            (page.status, page.body.contains("guest account")),
+            (403, true),
+            "{sentence}: {}",
+            page.body
+        );
     }
     assert_eq!(site.results(), counted(&[("denied", 3)]));
     assert_eq!(token(&site, "northwind").await, before);
@@ -145,8 +175,10 @@ async fn guests_are_refused() {
 /// `reauthenticators: admins`: a directory role is asked for, in the tokens or of Graph; where nothing says so, it is not so.
 #[tokio::test]
 async fn only_administrators_where_it_is_asked_for() {
-    let site =
-        Site::with("", |text| text.replace("    display_name: Sequr\n", "    display_name: Sequr\n    reauthenticators: admins\n")).await;
+    let site = Site::with("", |text| {
+        text.replace("    display_name: Sequr\n", "    display_name: Sequr\n    reauthenticators: admins\n")
+    })
+    .await;
     let roles = |roles: &[&str]| {
         let roles = roles.iter().map(|r| (*r).to_owned()).collect();
         vec![Action::AssignRoles { tenant: tenant("northwind"), user: "user".to_owned(), roles }]
@@ -161,7 +193,13 @@ async fn only_administrators_where_it_is_asked_for() {
     };
     for (sentence, held, claims, graph, status) in [
         ("no role", &[][..], (false, false), true, 403),
-        ("a role that makes no administrator", &["88d8e3e3-8f55-4a1e-953a-9b9898b8876b"][..], (true, true), true, 403),
+        (
+            "a role that makes no administrator",
+            &["88d8e3e3-8f55-4a1e-953a-9b9898b8876b"][..],
+            (true, true),
+            true,
+            403,
+        ),
         ("nothing can be read", &[cloud_application_administrator][..], (false, false), false, 403),
         ("Graph says it", &[cloud_application_administrator][..], (false, false), true, 303),
         ("the id_token says it", &[cloud_application_administrator][..], (true, false), false, 303),
@@ -220,7 +258,10 @@ async fn the_newest_token_of_the_line_is_stored() {
     assert_eq!(page.status, 303, "{}", page.body);
     let stored = token(&site, "northwind").await;
     assert_ne!(stored, before);
-    let dead = site.fleet.simulator.with_world(|w| w.refresh_tokens.get(&stored).expect("one that Entra issued").dead);
+    let dead = site
+        .fleet
+        .simulator
+        .with_world(|w| w.refresh_tokens.get(&stored).expect("one that Entra issued").dead);
     assert!(dead.is_none(), "the stored token has been used up");
 }
 
@@ -241,7 +282,12 @@ async fn begun_sign_ins_evict_nobody() {
         let page = holder.post(&action, &fields, &[]).await;
         *statuses.entry(page.status).or_insert(0) += 1;
         if page.status == 429 {
-            assert!(page.body.contains("Too many sign-ins are under way") && !page.header("retry-after").is_empty(), "{}", page.body);
+            assert!(
+                page.body.contains("Too many sign-ins are under way")
+                    && !page.header("retry-after").is_empty(),
+                "{}",
+                page.body
+            );
         }
     }
     assert_eq!(statuses, BTreeMap::from([(303, 10), (429, 20)]));
@@ -261,7 +307,8 @@ async fn forged_admin_consent_silences_nothing() {
     for _ in 0..12 {
         let mut holder = Visitor::new();
         let entra = holder.press(&link).await;
-        let forged = format!("{}/reauth/callback?admin_consent=True&tenant=x&state={}", site.url, state(&entra));
+        let forged =
+            format!("{}/reauth/callback?admin_consent=True&tenant=x&state={}", site.url, state(&entra));
         assert_eq!(holder.get(&forged).await.status, 303);
         site.fleet.pass(MINUTE).await;
     }
@@ -292,7 +339,11 @@ async fn admin_consent_where_all_is_granted_changes_nothing() {
     // Something breaks just then: it is confirmed as quickly as ever.
     site.fleet.pass(Duration::from_secs(1)).await;
     let page = admin.get(&result).await;
-    assert!(page.body.contains("had been granted already") && page.body.contains("stays good"), "{}", page.body);
+    assert!(
+        page.body.contains("had been granted already") && page.body.contains("stays good"),
+        "{}",
+        page.body
+    );
     assert_eq!((site.results(), admin.get(&link).await.status), (BTreeMap::new(), 200));
     site.fleet.pass(MINUTE).await;
     assert_eq!(site.fleet.told(), Vec::<String>::new());
@@ -307,7 +358,10 @@ async fn every_replacement_is_told() {
         (true, true, vec!["alert", "resolved"], vec!["reauthenticated"]),
         (false, true, vec!["alert", "reauthenticated"], vec!["reauthenticated"]),
     ] {
-        let site = Site::with("", |text| text.replace("email:\n", &format!("email:\n  send_resolved: {send_resolved}\n"))).await;
+        let site = Site::with("", |text| {
+            text.replace("email:\n", &format!("email:\n  send_resolved: {send_resolved}\n"))
+        })
+        .await;
         if broken {
             site.fleet.act((situation("proseware").breaks)("proseware.example"));
         }
@@ -335,7 +389,8 @@ async fn a_proxy_is_told_from_a_client() {
     let mut visitor = Visitor::new();
     let callback = visitor.accept(&site.fresh_link("northwind")).await;
     let cookies = visitor.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("; ");
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let client =
+        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
     let request = client.get(&callback).header("cookie", cookies).header("x-forwarded-for", "203.0.113.9");
     assert_eq!(request.send().await.expect("an answer").status().as_u16(), 303);
     let said = "reauthenticated: admin@northwind.example through 127.0.0.1".to_owned();
@@ -352,7 +407,11 @@ async fn links_die_by_generation() {
     site.fleet.clock.step(300_000);
     assert_eq!(visitor.get(&callback).await.status, 303);
     site.fleet.clock.step(-300_000);
-    assert_eq!(visitor.get(&site.fresh_link("northwind")).await.status, 200, "made after the success, by a clock that is behind");
+    assert_eq!(
+        visitor.get(&site.fresh_link("northwind")).await.status,
+        200,
+        "made after the success, by a clock that is behind"
+    );
     assert_eq!(visitor.get(&earlier).await.status, 410);
     // One that was made while the clock was far ahead opens, too.
     site.fleet.clock.step(90 * 86_400_000);
@@ -361,7 +420,12 @@ async fn links_die_by_generation() {
     assert_eq!(visitor.get(&ahead).await.status, 200);
     // Revoked are all of them, and the sign-ins that they began.
     let callback = visitor.accept(&ahead).await;
-    site.fleet.daemon.store.revoke_links("northwind", "command", site.fleet.clock.now()).await.expect("revoked");
+    site.fleet
+        .daemon
+        .store
+        .revoke_links("northwind", "command", site.fleet.clock.now())
+        .await
+        .expect("revoked");
     assert_eq!(visitor.get(&ahead).await.status, 410);
     let page = visitor.get(&callback).await;
     assert_eq!((page.status, page.body.contains("used meanwhile")), (410, true), "{}", page.body);
@@ -391,7 +455,11 @@ async fn a_restart_begins_no_grace_anew() {
     assert_eq!(fleet.daemon.monitor.proof("northwind"), None, "what was proved stays so");
     assert!(fleet.daemon.monitor.proof("contoso").is_some(), "the rest of its time");
     fleet.pass(Duration::from_secs(61)).await;
-    assert_eq!(fleet.daemon.monitor.proof("contoso"), None, "two minutes after the sign-in, not after the restart");
+    assert_eq!(
+        fleet.daemon.monitor.proof("contoso"),
+        None,
+        "two minutes after the sign-in, not after the restart"
+    );
     let fleet = fleet.restart().await;
     assert_eq!(fleet.daemon.monitor.proof("contoso"), None);
 }
@@ -428,7 +496,8 @@ async fn links_are_revoked_from_the_command_line() {
 async fn a_replacement_that_mends_nothing_is_told() {
     let site = Site::start().await;
     site.fleet.pass(6 * MINUTE).await;
-    site.fleet.act(vec![Action::DeleteGroup { tenant: tenant("northwind"), name: "Door access - HQ".to_owned() }]);
+    site.fleet
+        .act(vec![Action::DeleteGroup { tenant: tenant("northwind"), name: "Door access - HQ".to_owned() }]);
     site.fleet.pass(12 * MINUTE).await;
     assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert"]);
     let mut visitor = Visitor::new();
@@ -445,21 +514,30 @@ async fn another_group_of_the_same_name_is_no_substitute() {
     site.fleet.pass(6 * MINUTE).await;
     let (t, name) = (tenant("northwind"), "Door access - HQ".to_owned());
     site.fleet.act(vec![
-        Action::KillRefreshTokens { tenant: t.clone(), app: demo::APP, death: entra_sim::TokenDeath::Revoked },
+        Action::KillRefreshTokens {
+            tenant: t.clone(),
+            app: demo::APP,
+            death: entra_sim::TokenDeath::Revoked,
+        },
         Action::DeleteGroup { tenant: t.clone(), name: name.clone() },
         Action::AddGroup { tenant: t, name, id: None },
     ]);
     let link = site.fresh_link("northwind");
     let page = sign_in_as(&site, &link, "northwind", "user").await;
     assert_eq!((page.status, page.body.contains("another one bears its name")), (403, true), "{}", page.body);
-    assert_eq!(sign_in_as(&site, &link, "northwind", "admin").await.status, 303, "an administrator sees all there are");
+    assert_eq!(
+        sign_in_as(&site, &link, "northwind", "admin").await.status,
+        303,
+        "an administrator sees all there are"
+    );
 }
 
 /// What consent was worth is looked at to the end, also where nothing else asks for it.
 #[tokio::test]
 async fn admin_consent_is_verified_where_consent_is_not_checked() {
     let site = Site::with("", |text| {
-        let (old, new) = ("tenant_id: fabrikam.example,", "tenant_id: fabrikam.example, checks: [enterprise_app],");
+        let (old, new) =
+            ("tenant_id: fabrikam.example,", "tenant_id: fabrikam.example, checks: [enterprise_app],");
         assert!(text.contains(old));
         text.replace(old, new)
     })
@@ -487,7 +565,10 @@ async fn admin_consent_is_verified_where_consent_is_not_checked() {
 #[tokio::test]
 async fn fewer_permissions_are_told_where_no_groups_are_checked() {
     let site = Site::with("", |text| {
-        let (old, new) = ("tenant_id: northwind.example,", "tenant_id: northwind.example, checks: [enterprise_app, consent],");
+        let (old, new) = (
+            "tenant_id: northwind.example,",
+            "tenant_id: northwind.example, checks: [enterprise_app, consent],",
+        );
         assert!(text.contains(old));
         text.replace(old, new)
     })
@@ -498,7 +579,13 @@ async fn fewer_permissions_are_told_where_no_groups_are_checked() {
     let admin = id(&site, "northwind", "admin");
     let callback = visitor.decide(&quiet(&entra), "accept", &[("sim_user", &admin)]).await;
     let fault = FaultKind::Rewrite { find: "Group.Read.All".to_owned(), replace: "X".to_owned() };
-    site.fleet.simulator.fault(Fault { endpoint: Endpoint::Token, tenant: Some(tenant("northwind")), contains: None, times: None, fault });
+    site.fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Token,
+        tenant: Some(tenant("northwind")),
+        contains: None,
+        times: None,
+        fault,
+    });
     assert_eq!(visitor.get(&callback).await.status, 403);
     site.fleet.simulator.clear_faults();
     site.fleet.pass(MINUTE).await;

@@ -52,7 +52,8 @@ impl Changing {
     }
 
     async fn reload(&self) -> (u16, String) {
-        let answer = reqwest::Client::new().post(format!("{}/-/reload", self.url)).send().await.expect("an answer");
+        let answer =
+            reqwest::Client::new().post(format!("{}/-/reload", self.url)).send().await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("text"))
     }
 
@@ -69,7 +70,9 @@ impl Changing {
     /// Waits until a series has this value.
     async fn becomes(&self, series: &str, value: &str) {
         let asked = async { while self.metric(series).await.as_deref() != Some(value) {} };
-        tokio::time::timeout(std::time::Duration::from_secs(30), asked).await.unwrap_or_else(|_| panic!("{series} never is {value}"));
+        tokio::time::timeout(std::time::Duration::from_secs(30), asked)
+            .await
+            .unwrap_or_else(|_| panic!("{series} never is {value}"));
     }
 
     /// Waits until an integration has been probed by this process.
@@ -83,12 +86,16 @@ impl Changing {
 
     fn breaks(&self, name: &str) {
         let situation = situation(name);
-        (situation.breaks)(&situation.tenant()).into_iter().for_each(|a| drop(self.place.simulator.apply(a).expect("broken")));
+        (situation.breaks)(&situation.tenant())
+            .into_iter()
+            .for_each(|a| drop(self.place.simulator.apply(a).expect("broken")));
     }
 
     fn fix(&self, name: &str) {
         let situation = situation(name);
-        (situation.fix)(&situation.tenant()).into_iter().for_each(|a| drop(self.place.simulator.apply(a).expect("fixed")));
+        (situation.fix)(&situation.tenant())
+            .into_iter()
+            .for_each(|a| drop(self.place.simulator.apply(a).expect("fixed")));
     }
 }
 
@@ -100,7 +107,8 @@ async fn integrations_stay_come_and_go() {
     changing.daemon.until(&["integration is broken", "integration=contoso"]).await;
     mails(&changing.place, 1).await;
     changing.probed("northwind").await;
-    let link = String::from_utf8(changing.place.command(&["reauth-link", "northwind"]).await.stdout).expect("text");
+    let link =
+        String::from_utf8(changing.place.command(&["reauth-link", "northwind"]).await.stdout).expect("text");
     let link = link.trim().replace(PUBLIC, "");
     assert_eq!(changing.get(&link).await.0, 200);
     let since = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON")["since"].clone();
@@ -110,7 +118,11 @@ async fn integrations_stay_come_and_go() {
     changing.daemon.until(&["configuration reloaded", "integrations=2 added=1 removed=1 changed=0"]).await;
     changing.probed("fabrikam").await;
     assert_eq!(changing.metric(&Changing::up("fabrikam")).await.as_deref(), Some("1"));
-    assert_eq!(since(&changing.get("/api/v1/integrations/contoso").await.1), before, "broken since when it was");
+    assert_eq!(
+        since(&changing.get("/api/v1/integrations/contoso").await.1),
+        before,
+        "broken since when it was"
+    );
     let (_, metrics) = changing.get("/metrics").await;
     assert!(!metrics.contains("northwind"), "{metrics}");
     let checks: f64 = metrics
@@ -142,7 +154,11 @@ async fn integrations_stay_come_and_go() {
     let pid = changing.daemon.child.id().expect("a process").to_string();
     assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
     changing.daemon.until(&["configuration reloaded", "added=1"]).await;
-    assert_eq!(changing.metric(&Changing::up("northwind")).await.as_deref(), Some("1"), "before its next probe");
+    assert_eq!(
+        changing.metric(&Changing::up("northwind")).await.as_deref(),
+        Some("1"),
+        "before its next probe"
+    );
     assert_eq!(changing.get(&link).await.0, 200);
     changing.daemon.terminate().await;
     assert_eq!(changing.place.simulator.mailbox().all().len(), 2);
@@ -157,17 +173,29 @@ async fn a_wrong_configuration_changes_nothing() {
     let successful = "consentry_config_last_reload_successful";
     assert_eq!(changing.metric(successful).await.as_deref(), Some("1"));
     let cases = [
-        (good.replace("app: sequr, tenant_id: contoso.example", "app: sequa, tenant_id: contoso.example"), "did you mean sequr?"),
+        (
+            good.replace("app: sequr, tenant_id: contoso.example", "app: sequa, tenant_id: contoso.example"),
+            "did you mean sequr?",
+        ),
         (good.replace("  interval: 1s", "  interval: soon"), "probe.interval"),
         ("integrations: [".to_owned(), "not valid YAML"),
-        (format!("storage: {{url: \"sqlite://other.db\"}}\n{good}"), "storage: cannot change while Consentry runs"),
-        (good.replace("reauthentication: {", "reauthentication: {listen_address: \"192.0.2.1:1\", "), "cannot listen on 192.0.2.1:1"),
+        (
+            format!("storage: {{url: \"sqlite://other.db\"}}\n{good}"),
+            "storage: cannot change while Consentry runs",
+        ),
+        (
+            good.replace("reauthentication: {", "reauthentication: {listen_address: \"192.0.2.1:1\", "),
+            "cannot listen on 192.0.2.1:1",
+        ),
     ];
     for (text, expected) in cases {
         changing.write(&text);
         let (status, said) = changing.reload().await;
         assert_eq!(status, 500, "{expected}");
-        assert!(said.starts_with("failed to reload config: ") && said.contains(expected), "{expected}: {said}");
+        assert!(
+            said.starts_with("failed to reload config: ") && said.contains(expected),
+            "{expected}: {said}"
+        );
         assert_eq!(changing.metric(successful).await.as_deref(), Some("0"), "{expected}");
         assert_eq!(changing.get("/integrations/contoso").await.0, 404, "{expected}");
         let (_, page) = changing.get("/").await;
@@ -181,7 +209,9 @@ async fn a_wrong_configuration_changes_nothing() {
     assert!(!changing.get("/").await.1.contains("not in effect"));
     changing.probed("contoso").await;
     // Another site's page cannot ask for it in somebody's browser.
-    let request = reqwest::Client::new().post(format!("{}/-/reload", changing.url)).header("sec-fetch-site", "cross-site");
+    let request = reqwest::Client::new()
+        .post(format!("{}/-/reload", changing.url))
+        .header("sec-fetch-site", "cross-site");
     assert_eq!(request.send().await.expect("an answer").status(), 403);
     assert_eq!(changing.get("/-/reload").await.0, 405);
 }
@@ -199,7 +229,11 @@ async fn everything_else_follows_too() {
     changing.daemon.until(&["integration is broken", "integration=contoso"]).await;
     // With mail, but to a server that is away.
     let port = changing.place.simulator.smtp.port().to_string();
-    changing.place.simulator.mailbox().set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
+    changing
+        .place
+        .simulator
+        .mailbox()
+        .set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
     changing.write(&whole);
     assert_eq!(changing.reload().await, (200, String::new()));
     // A failure that was there before the mail was configured is told, too.
@@ -213,13 +247,16 @@ async fn everything_else_follows_too() {
     assert_eq!(changing.reload().await.0, 200);
     changing.becomes("consentry_email_queue_length", "0").await;
     changing.place.simulator.mailbox().set_faults(entra_sim::MailFaults::default());
-    changing.write(&whole.replace("from: Consentry <consentry@demo.example>", "from: New <new@demo.example>"));
+    changing
+        .write(&whole.replace("from: Consentry <consentry@demo.example>", "from: New <new@demo.example>"));
     assert!(whole.contains(&port));
     assert_eq!(changing.reload().await.0, 200);
     mails(&changing.place, 1).await;
     assert!(changing.place.simulator.mailbox().all()[0].from.contains("new@demo.example"));
     // A listener of its own comes, moves and goes.
-    let own = |address: &str| whole.replace("reauthentication: {", &format!("reauthentication: {{listen_address: \"{address}\", "));
+    let own = |address: &str| {
+        whole.replace("reauthentication: {", &format!("reauthentication: {{listen_address: \"{address}\", "))
+    };
     let mut addresses = Vec::new();
     for address in ["127.0.0.1:0", "localhost:0"] {
         changing.write(&own(address));
@@ -227,7 +264,10 @@ async fn everything_else_follows_too() {
         let line = changing.daemon.until(&["listening for re-authentication only"]).await;
         addresses.push(line.split("address=").nth(1).expect("an address").trim().to_owned());
         let last = addresses.last().expect("an address");
-        assert_eq!(reqwest::get(format!("http://{last}/reauth/contoso")).await.expect("an answer").status(), 403);
+        assert_eq!(
+            reqwest::get(format!("http://{last}/reauth/contoso")).await.expect("an answer").status(),
+            403
+        );
     }
     changing.write(&whole);
     assert_eq!(changing.reload().await.0, 200);
@@ -249,7 +289,10 @@ async fn everything_else_follows_too() {
     // What is required changes: the next probe judges by it.
     changing.fix("contoso");
     changing.daemon.until(&["integration works again"]).await;
-    changing.write(&whole.replace("delegated: [User.Read, Group.Read.All]", "delegated: [User.Read, Group.Read.All, Mail.Read]"));
+    changing.write(&whole.replace(
+        "delegated: [User.Read, Group.Read.All]",
+        "delegated: [User.Read, Group.Read.All, Mail.Read]",
+    ));
     assert_eq!(changing.reload().await.0, 200);
     changing.daemon.until(&["configuration reloaded", "changed=1"]).await;
     changing.daemon.until(&["integration is broken", "permission_missing"]).await;
@@ -265,7 +308,8 @@ async fn a_cause_ends_with_the_mistake_behind_it() {
     replace(&place.file(), &wrong);
     let mut changing = Changing::of(place).await;
     let kinds = |place: &Place| {
-        let event = |m: &entra_sim::Mail| crate::harness::header(&m.parsed(), "X-Consentry-Event").expect("an event");
+        let event =
+            |m: &entra_sim::Mail| crate::harness::header(&m.parsed(), "X-Consentry-Event").expect("an event");
         place.simulator.mailbox().all().iter().map(event).collect::<Vec<_>>()
     };
     mails(&changing.place, 1).await;
@@ -293,7 +337,11 @@ async fn a_cause_ends_with_the_mistake_behind_it() {
 #[tokio::test]
 async fn an_alert_that_nobody_has_heard_of_leaves_with_its_integration() {
     let mut changing = Changing::start(&["northwind", "litware"], "").await;
-    changing.place.simulator.mailbox().set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
+    changing
+        .place
+        .simulator
+        .mailbox()
+        .set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
     changing.breaks("litware");
     changing.daemon.until(&["mail not sent; it stays queued"]).await;
     changing.write(&with_only(&changing.place, &["northwind"], ""));
@@ -322,7 +370,13 @@ async fn a_probe_in_flight_does_not_judge_by_what_is_gone() {
     assert_eq!(changing.reload().await.0, 200);
     changing.probed("northwind").await;
     let slow = FaultKind::Latency { milliseconds: 1_000 };
-    changing.place.simulator.fault(Fault { endpoint: Endpoint::Graph, tenant: None, contains: None, times: None, fault: slow });
+    changing.place.simulator.fault(Fault {
+        endpoint: Endpoint::Graph,
+        tenant: None,
+        contains: None,
+        times: None,
+        fault: slow,
+    });
     changing.write(&strict);
     changing.place.simulator.take_requests();
     assert_eq!(changing.reload().await.0, 200);
@@ -362,9 +416,14 @@ async fn a_hundred_reloads_under_load() {
         }
     });
     for round in 0..100_usize {
-        let some: Vec<&str> = all.iter().enumerate().filter(|(i, _)| (i + round) % 3 != 0).map(|(_, n)| *n).collect();
+        let some: Vec<&str> =
+            all.iter().enumerate().filter(|(i, _)| (i + round) % 3 != 0).map(|(_, n)| *n).collect();
         let text = with_only(&changing.place, &some, "");
-        changing.write(&if round % 2 == 0 { text } else { text.replace("groups: {", "checks: [consent, group_access], groups: {") });
+        changing.write(&if round % 2 == 0 {
+            text
+        } else {
+            text.replace("groups: {", "checks: [consent, group_access], groups: {")
+        });
         let (status, said) = changing.reload().await;
         assert_eq!((status, said.as_str()), (200, ""), "round {round}");
     }
@@ -379,8 +438,12 @@ async fn a_hundred_reloads_under_load() {
         assert_eq!(changing.metric(&Changing::up(name)).await.as_deref(), Some("1"), "{name}");
     }
     changing.daemon.terminate().await;
-    let wrong: Vec<&String> =
-        changing.daemon.seen.iter().filter(|l| l.contains("level=error") || l.contains("panic") || l.contains("is broken")).collect();
+    let wrong: Vec<&String> = changing
+        .daemon
+        .seen
+        .iter()
+        .filter(|l| l.contains("level=error") || l.contains("panic") || l.contains("is broken"))
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(changing.place.simulator.mailbox().all().is_empty());
 }
@@ -391,11 +454,15 @@ async fn watched_files() {
     let place = Place::new().await;
     let folder = place.folder.path().join("integrations.d");
     std::fs::create_dir(&folder).expect("a folder");
-    replace(&place.file(), &with_only(&place, &["northwind"], "integration_files: [\"integrations.d/*.yml\"]\n"));
+    replace(
+        &place.file(),
+        &with_only(&place, &["northwind"], "integration_files: [\"integrations.d/*.yml\"]\n"),
+    );
     let mut changing = Changing::of(place).await;
     let file = |name: &str| -> PathBuf { folder.join(name) };
     let list = |names: &[&str]| names.iter().map(|n| line(&changing.place, n) + "\n").collect::<String>();
-    let [contoso, fabrikam, both, adatum] = [list(&["contoso"]), list(&["fabrikam"]), list(&["contoso", "fabrikam"]), list(&["wingtip"])];
+    let [contoso, fabrikam, both, adatum] =
+        [list(&["contoso"]), list(&["fabrikam"]), list(&["contoso", "fabrikam"]), list(&["wingtip"])];
     let (valid, broken) = ("consentry_config_last_reload_successful", "consentry_config_files_broken");
     changing.write("this is no configuration, and nobody has asked for it");
     replace(&file("one.yml"), &contoso);
@@ -404,7 +471,10 @@ async fn watched_files() {
     // In place, and in pieces.
     std::fs::write(file("one.yml"), &both[..both.len() - 30]).expect("half");
     changing.daemon.until(&["a watched file is not taken over; its last good list stays", "one.yml"]).await;
-    assert_eq!((changing.metric(valid).await.as_deref(), changing.metric(broken).await.as_deref()), (Some("0"), Some("1")));
+    assert_eq!(
+        (changing.metric(valid).await.as_deref(), changing.metric(broken).await.as_deref()),
+        (Some("0"), Some("1"))
+    );
     let (_, page) = changing.get("/").await;
     assert!(page.contains("one.yml") && page.contains("not in effect"), "{page}");
     assert_eq!(changing.get("/integrations/contoso").await.0, 200, "the last good list");
@@ -414,7 +484,10 @@ async fn watched_files() {
     std::fs::write(file("one.yml"), &both).expect("whole");
     changing.daemon.until(&["configuration reloaded", "added=1 removed=0"]).await;
     changing.probed("fabrikam").await;
-    assert_eq!((changing.metric(valid).await.as_deref(), changing.metric(broken).await.as_deref()), (Some("1"), Some("0")));
+    assert_eq!(
+        (changing.metric(valid).await.as_deref(), changing.metric(broken).await.as_deref()),
+        (Some("1"), Some("0"))
+    );
     // As Kubernetes swaps a ConfigMap.
     std::fs::remove_file(file("one.yml")).expect("removed");
     changing.daemon.until(&["configuration reloaded", "removed=2"]).await;
@@ -445,5 +518,9 @@ async fn a_start_with_a_broken_file_is_refused() {
     replace(&place.file(), &with_only(&place, &["northwind"], "integration_files: [\"d/*.yml\"]\n"));
     let output = place.command(&["run", "--web.listen-address=127.0.0.1:0"]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("d/a.yml:1:"), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("d/a.yml:1:"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -26,7 +26,8 @@ async fn fleet(options: Options, tls: &str, keys: &str) -> Fleet {
     let text = demo::configuration(&simulator, PUBLIC_URL, USUAL);
     let usual = format!("smtp: {{host: 127.0.0.1, port: {port}, tls: none}}");
     assert!(text.contains(&usual), "the demo's mail server is written otherwise");
-    let smtp = format!("smtp: {{host: localhost, port: {port}, tls: {tls}, tls_config: {{ca_file: ca.pem}}{keys}}}");
+    let smtp =
+        format!("smtp: {{host: localhost, port: {port}, tls: {tls}, tls_config: {{ca_file: ca.pem}}{keys}}}");
     let clock = Clock::manual(START);
     freeze(&simulator, START);
     let config = harness::load(&folder, &text.replace(&usual, &smtp));
@@ -79,7 +80,11 @@ fn counted(fleet: &Fleet, reason: &str) -> u64 {
 
 /// Replies to commands about Contoso's admin alone; everybody else's mails go through.
 fn to_the_admin(command: &str, reply: &str) -> MailFaults {
-    let reply = ScriptedReply { command: command.to_owned(), recipients: vec![ADMIN.to_owned()], reply: reply.to_owned() };
+    let reply = ScriptedReply {
+        command: command.to_owned(),
+        recipients: vec![ADMIN.to_owned()],
+        reply: reply.to_owned(),
+    };
     MailFaults { replies: vec![reply], ..MailFaults::default() }
 }
 
@@ -89,7 +94,13 @@ async fn replies_are_read_as_the_standard_allows_them() {
     for (sentence, faults) in [
         (
             "codes without text",
-            MailFaults::replying(&[("GREETING", "220"), ("MAIL", "250"), ("RCPT", "250"), ("DATA", "354"), (".", "250")]),
+            MailFaults::replying(&[
+                ("GREETING", "220"),
+                ("MAIL", "250"),
+                ("RCPT", "250"),
+                ("DATA", "354"),
+                (".", "250"),
+            ]),
         ),
         (
             "codes with a blank behind them",
@@ -97,7 +108,11 @@ async fn replies_are_read_as_the_standard_allows_them() {
         ),
         (
             "texts that are no UTF-8",
-            MailFaults::replying(&[("GREETING", "220 gr\u{fc}\u{df}e"), ("RCPT", "250 empf\u{e4}nger"), (".", "250 \u{ff}")]),
+            MailFaults::replying(&[
+                ("GREETING", "220 gr\u{fc}\u{df}e"),
+                ("RCPT", "250 empf\u{e4}nger"),
+                (".", "250 \u{ff}"),
+            ]),
         ),
         (
             "several lines",
@@ -119,7 +134,11 @@ async fn replies_are_read_as_the_standard_allows_them() {
         let fleet = with_an_alert(Options::default(), "none", "").await;
         fleet.simulator.mailbox().set_faults(faults);
         post(&fleet, MINUTE).await;
-        assert_eq!((fleet.told(), waiting(&fleet).await), (vec![format!("alert to {ADMIN}")], 0), "{sentence}");
+        assert_eq!(
+            (fleet.told(), waiting(&fleet).await),
+            (vec![format!("alert to {ADMIN}")], 0),
+            "{sentence}"
+        );
     }
 }
 
@@ -136,7 +155,10 @@ async fn a_login_answers_whatever_is_asked() {
         let options = Options { smtp_credentials: login, ..Options::default() };
         let fleet = with_an_alert(options, "none", ", username: consentry, password: geheim").await;
         let challenges = challenges.map(|both| both.map(str::to_owned));
-        fleet.simulator.mailbox().set_faults(MailFaults { challenges, ..MailFaults::replying(&[("EHLO", offer)]) });
+        fleet
+            .simulator
+            .mailbox()
+            .set_faults(MailFaults { challenges, ..MailFaults::replying(&[("EHLO", offer)]) });
         post(&fleet, MINUTE).await;
         let users: Vec<_> = fleet.simulator.mailbox().all().into_iter().map(|m| m.user).collect();
         assert_eq!(users, [Some("consentry".to_owned())], "{offer}");
@@ -147,7 +169,12 @@ async fn a_login_answers_whatever_is_asked() {
 #[tokio::test]
 async fn what_is_about_us_waits_until_it_is_repaired() {
     for (sentence, command, reply, reason) in [
-        ("our name", "RCPT", "504 5.5.2 <consentry>: Helo command rejected: need fully-qualified hostname", "other"),
+        (
+            "our name",
+            "RCPT",
+            "504 5.5.2 <consentry>: Helo command rejected: need fully-qualified hostname",
+            "other",
+        ),
         ("our sender address", "RCPT", "550 5.1.8 Sender address rejected: Domain not found", "other"),
         ("our sender address, in Exim's words", "RCPT", "550 Sender verify failed", "other"),
         ("relaying", "RCPT", "554 5.7.1 Relay access denied", "other"),
@@ -168,14 +195,24 @@ async fn what_is_about_us_waits_until_it_is_repaired() {
         assert_eq!(counted(&fleet, reason), 20, "{sentence}");
         fleet.simulator.mailbox().set_faults(MailFaults::default());
         post(&fleet, 10 * MINUTE).await;
-        assert_eq!((fleet.told(), waiting(&fleet).await), (vec![format!("alert to {ADMIN}")], 0), "{sentence}: it goes out");
+        assert_eq!(
+            (fleet.told(), waiting(&fleet).await),
+            (vec![format!("alert to {ADMIN}")], 0),
+            "{sentence}: it goes out"
+        );
     }
 }
 
 /// What is about the sender waits, too, whatever the code says.
 #[tokio::test]
 async fn a_refused_sender_waits() {
-    for reply in ["550 5.1.1 Unknown", "550 5.1.8 Bad sender", "530 5.7.0 Authentication required", "552 5.3.4 Too big", "550"] {
+    for reply in [
+        "550 5.1.1 Unknown",
+        "550 5.1.8 Bad sender",
+        "530 5.7.0 Authentication required",
+        "552 5.3.4 Too big",
+        "550",
+    ] {
         let fleet = with_an_alert(Options::default(), "none", "").await;
         fleet.simulator.mailbox().set_faults(MailFaults::replying(&[("MAIL", reply)]));
         for _ in 0..16 {
@@ -195,10 +232,20 @@ async fn what_is_refused_for_good_is_tried_eight_times() {
     for (sentence, command, reply, word) in [
         ("no such user", "RCPT", "550 5.1.1 No such user", "refuses it@contoso.example"),
         ("no such domain", "RCPT", "550 5.1.2 No such domain", "refuses it@contoso.example"),
-        ("an address that Exchange Online does not know", "RCPT", "550 5.4.1 Recipient address rejected: Access denied", "refuses it@"),
+        (
+            "an address that Exchange Online does not know",
+            "RCPT",
+            "550 5.4.1 Recipient address rejected: Access denied",
+            "refuses it@",
+        ),
         ("a mailbox that is disabled", "RCPT", "550 5.2.1 Disabled", "refuses it@contoso.example"),
         ("no enhanced code", "RCPT", "550 Unknown user", "refuses it@contoso.example"),
-        ("an address that looks like a code", "RCPT", "550 5.1.1 u5.7.1@contoso.example", "refuses it@contoso.example"),
+        (
+            "an address that looks like a code",
+            "RCPT",
+            "550 5.1.1 u5.7.1@contoso.example",
+            "refuses it@contoso.example",
+        ),
         ("a code alone", "RCPT", "553", "refuses it@contoso.example"),
         ("spam", ".", "554 Transaction failed", "refuses a mail to it@contoso.example"),
         ("spam, in the middle of it", "DATA", "554 5.6.0 Refused", "refuses a mail to it@contoso.example"),
@@ -212,7 +259,10 @@ async fn what_is_refused_for_good_is_tried_eight_times() {
         assert!(text.contains(word), "{sentence}: {text}");
         let records = fleet.daemon.store.mails_about("contoso").await.expect("mails");
         let given_up = records.iter().find(|m| m.given_up).expect("one that was given up");
-        assert!(given_up.problem.as_deref().is_some_and(|p| p.starts_with(&reply[..3])), "{sentence}: {given_up:?}");
+        assert!(
+            given_up.problem.as_deref().is_some_and(|p| p.starts_with(&reply[..3])),
+            "{sentence}: {given_up:?}"
+        );
     }
 }
 
@@ -226,7 +276,10 @@ async fn a_server_that_refuses_everybody_loses_no_mail() {
     assert_eq!(fleet.told(), Vec::<String>::new());
     fleet.simulator.mailbox().set_faults(MailFaults::default());
     post(&fleet, 2 * HOUR).await;
-    assert_eq!((fleet.kinds(ADMIN), fleet.kinds("it@litware.example")), (vec!["alert".to_owned()], vec!["alert".to_owned()]));
+    assert_eq!(
+        (fleet.kinds(ADMIN), fleet.kinds("it@litware.example")),
+        (vec!["alert".to_owned()], vec!["alert".to_owned()])
+    );
     post(&fleet, 3 * DAY).await;
     assert_eq!(waiting(&fleet).await, 0);
 }
@@ -297,7 +350,11 @@ async fn a_mail_without_an_answer_is_handed_over_three_times() {
     let mails = fleet.mails();
     let ids: Vec<_> = mails.iter().filter(|(to, _)| to == ADMIN).map(|(_, m)| m.message_id.clone()).collect();
     assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    assert!(mails.iter().any(|(to, m)| to == OPERATORS && m.text.contains("It may have arrived")), "{:?}", fleet.told());
+    assert!(
+        mails.iter().any(|(to, m)| to == OPERATORS && m.text.contains("It may have arrived")),
+        "{:?}",
+        fleet.told()
+    );
     assert_eq!(waiting(&fleet).await, 0);
 }
 
@@ -319,10 +376,17 @@ async fn a_clock_that_was_ahead_delays_no_mail() {
 /// Somebody in between appends answers to the 220, which would be read as those of the TLS server.
 #[tokio::test]
 async fn nothing_said_before_tls_is_believed_after_it() {
-    let injected = ["250 hello", "250-localhost\r\n250 8BITMIME\r\n250 2.1.0 OK\r\n250 2.1.5 OK\r\n354 go on\r\n250 2.0.0 Taken", "x"];
+    let injected = [
+        "250 hello",
+        "250-localhost\r\n250 8BITMIME\r\n250 2.1.0 OK\r\n250 2.1.5 OK\r\n354 go on\r\n250 2.0.0 Taken",
+        "x",
+    ];
     for text in injected {
         let fleet = with_an_alert(Options::default(), "starttls", "").await;
-        fleet.simulator.mailbox().set_faults(MailFaults { behind_starttls: Some(text.to_owned()), ..MailFaults::default() });
+        fleet
+            .simulator
+            .mailbox()
+            .set_faults(MailFaults { behind_starttls: Some(text.to_owned()), ..MailFaults::default() });
         post(&fleet, MINUTE).await;
         assert_eq!((fleet.told(), waiting(&fleet).await), (vec![], 1), "{text:?}");
         assert!(counted(&fleet, "tls") > 0, "{text:?}");
@@ -373,7 +437,10 @@ async fn the_name_that_ehlo_says() {
         let commands = fleet.simulator.mailbox().commands();
         let hello = commands.iter().find(|c| c.starts_with("EHLO")).expect("a hello");
         assert!(expected.map_or(hello.contains('.') || hello.contains("[IPv6:"), |e| e == hello), "{hello}");
-        assert!(commands.iter().any(|c| c.starts_with("MAIL FROM:<consentry@demo.example> SIZE=")), "{commands:?}");
+        assert!(
+            commands.iter().any(|c| c.starts_with("MAIL FROM:<consentry@demo.example> SIZE=")),
+            "{commands:?}"
+        );
         assert!(commands.contains(&format!("RCPT TO:<{ADMIN}>")), "{commands:?}");
     }
 }
@@ -387,12 +454,22 @@ async fn internationalised_domains_need_no_extension() {
         .replace("consentry@demo.example", "consentry@k\u{f6}ln.example");
     let fleet = Fleet::with(simulator, &text).await;
     demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
-    fleet.simulator.mailbox().set_faults(MailFaults::replying(&[("EHLO", "250-localhost\r\n250 SIZE 1000000")]));
+    fleet
+        .simulator
+        .mailbox()
+        .set_faults(MailFaults::replying(&[("EHLO", "250-localhost\r\n250 SIZE 1000000")]));
     breaks(&fleet, "contoso").await;
     post(&fleet, MINUTE).await;
     let mail = fleet.simulator.mailbox().all().pop().expect("a mail");
-    assert_eq!((mail.from.as_str(), mail.to.join(",").as_str()), ("consentry@xn--kln-sna.example", "it@xn--mnchen-3ya.example"));
-    assert!(mail.raw.is_ascii() && mail.parsed().message_id.ends_with("@xn--kln-sna.example"), "{:?}", mail.parsed().headers);
+    assert_eq!(
+        (mail.from.as_str(), mail.to.join(",").as_str()),
+        ("consentry@xn--kln-sna.example", "it@xn--mnchen-3ya.example")
+    );
+    assert!(
+        mail.raw.is_ascii() && mail.parsed().message_id.ends_with("@xn--kln-sna.example"),
+        "{:?}",
+        mail.parsed().headers
+    );
 }
 
 /// As many connections as are configured, farewells included.
@@ -410,7 +487,8 @@ async fn connections_are_limited() {
 }
 
 fn database(place: &Place, question: &str) -> i64 {
-    let connection = rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
+    let connection =
+        rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
     connection.query_row(question, [], |r| r.get(0)).expect("an answer")
 }
 
@@ -425,7 +503,9 @@ async fn until(place: &Place, url: &str, question: &str) {
 }
 
 fn contoso_breaks(place: &Place) {
-    (situation("contoso").breaks)("contoso.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+    (situation("contoso").breaks)("contoso.example")
+        .into_iter()
+        .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
 }
 
 /// What is waited for when the process ends is known to have been handed over, and is neither repeated at once nor taken for sent.
@@ -449,7 +529,9 @@ async fn an_answer_that_is_cut_off_is_remembered() {
         let mut daemon = place.daemon(&[]);
         let url = daemon.url().await;
         // Another mail goes through, so the outbox has been drained.
-        (situation("litware").breaks)("litware.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+        (situation("litware").breaks)("litware.example")
+            .into_iter()
+            .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
         until(&place, &url, "SELECT count(*) FROM notifications WHERE sent_at IS NOT NULL").await;
         let contoso = place.simulator.mailbox().all().iter().filter(|m| m.to == [ADMIN]).count();
         assert_eq!((contoso, database(&place, state)), (1, 1), "violent: {violent}");
@@ -466,7 +548,9 @@ async fn connections_are_limited_across_reloads() {
     let mut daemon = place.daemon(&["--web.enable-lifecycle"]);
     let url = daemon.url().await;
     let breaks = |name: &str| {
-        (situation(name).breaks)(&situation(name).tenant()).into_iter().for_each(|a| drop(place.simulator.apply(a).expect("broken")));
+        (situation(name).breaks)(&situation(name).tenant())
+            .into_iter()
+            .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
     };
     ["contoso", "litware"].into_iter().for_each(breaks);
     mails(&place, 2).await;
@@ -474,22 +558,32 @@ async fn connections_are_limited_across_reloads() {
     let waiting = "SELECT count(*) >= 4 FROM notifications WHERE sent_at IS NULL AND given_up_at IS NULL";
     until(&place, &url, waiting).await;
     let queue = async || {
-        let text = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("a text");
-        text.lines().find_map(|l| l.strip_prefix("consentry_email_queue_length ")?.parse::<i64>().ok()).expect("a gauge")
+        let text =
+            reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("a text");
+        text.lines()
+            .find_map(|l| l.strip_prefix("consentry_email_queue_length ")?.parse::<i64>().ok())
+            .expect("a gauge")
     };
     let counted = async {
         while queue().await < 4 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("the queue is counted while all connections hang");
+    tokio::time::timeout(Duration::from_secs(30), counted)
+        .await
+        .expect("the queue is counted while all connections hang");
     for _ in 0..3 {
-        let reloaded = reqwest::Client::new().post(format!("{url}/-/reload")).send().await.expect("an answer");
+        let reloaded =
+            reqwest::Client::new().post(format!("{url}/-/reload")).send().await.expect("an answer");
         assert_eq!(reloaded.status(), 200);
         // A reload waits for answers; then the next notifier has looked at what is due.
         until(&place, &url, waiting).await;
     }
-    assert!(place.simulator.mailbox().most_connections() <= 2, "{}", place.simulator.mailbox().most_connections());
+    assert!(
+        place.simulator.mailbox().most_connections() <= 2,
+        "{}",
+        place.simulator.mailbox().most_connections()
+    );
     daemon.kill().await;
 }
 
@@ -505,7 +599,9 @@ async fn a_farewell_that_hangs_repeats_no_mail() {
     daemon.terminate().await;
     let mut daemon = place.daemon(&[]);
     let url = daemon.url().await;
-    (situation("contoso").fix)("contoso.example").into_iter().for_each(|a| drop(place.simulator.apply(a).expect("fixed")));
+    (situation("contoso").fix)("contoso.example")
+        .into_iter()
+        .for_each(|a| drop(place.simulator.apply(a).expect("fixed")));
     until(&place, &url, "SELECT count(*) = 2 FROM notifications WHERE sent_at IS NOT NULL").await;
     assert_eq!(place.simulator.mailbox().all().len(), 2, "an alert and its end");
     daemon.terminate().await;
@@ -516,17 +612,26 @@ async fn a_farewell_that_hangs_repeats_no_mail() {
 async fn the_dialogue_is_shown_without_secrets() {
     let place = Place::new().await;
     let text = std::fs::read_to_string(place.file()).expect("readable");
-    let with_login = text.replace("tls: none}", "tls: none, hello: sentry.example.com, username: consentry, password: smtp-geheim}");
+    let with_login = text.replace(
+        "tls: none}",
+        "tls: none, hello: sentry.example.com, username: consentry, password: smtp-geheim}",
+    );
     assert_ne!(with_login, text);
     std::fs::write(place.file(), with_login).expect("written");
-    let faults = MailFaults::replying(&[("AUTH", "535-5.7.8 no such login:\r\n535 consentry smtp-geheim c210cC1nZWhlaW0= \u{1b}[31m")]);
+    let faults = MailFaults::replying(&[(
+        "AUTH",
+        "535-5.7.8 no such login:\r\n535 consentry smtp-geheim c210cC1nZWhlaW0= \u{1b}[31m",
+    )]);
     place.simulator.mailbox().set_faults(faults);
     let output = place.command(&["test-email", "me@example.com"]).await;
     let dialogue = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    for part in
-        ["* connecting to 127.0.0.1:", "> EHLO sentry.example.com", "> AUTH PLAIN (as consentry, password not shown)", "< 535 5.7.8"]
-    {
+    for part in [
+        "* connecting to 127.0.0.1:",
+        "> EHLO sentry.example.com",
+        "> AUTH PLAIN (as consentry, password not shown)",
+        "< 535 5.7.8",
+    ] {
         assert!(dialogue.contains(part), "{part}: {dialogue}");
     }
     for secret in ["geheim", "c210cC1nZWhlaW0", "\u{1b}"] {

@@ -20,7 +20,14 @@ fn stderr(output: &Output) -> String {
 }
 
 async fn get(url: &str) -> (u16, String) {
-    match reqwest::Client::builder().timeout(Duration::from_secs(8)).build().expect("a client").get(url).send().await {
+    match reqwest::Client::builder()
+        .timeout(Duration::from_secs(8))
+        .build()
+        .expect("a client")
+        .get(url)
+        .send()
+        .await
+    {
         Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
         Err(error) => (0, error.to_string()),
     }
@@ -37,7 +44,9 @@ async fn until(url: &str, accept: impl Fn(u16, &str) -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{url} never answers as it should"));
+    tokio::time::timeout(PATIENCE, asked)
+        .await
+        .unwrap_or_else(|_| panic!("{url} never answers as it should"));
 }
 
 fn database(place: &Place) -> PathBuf {
@@ -53,7 +62,13 @@ fn kept(place: &Place) -> Vec<PathBuf> {
 async fn assert_tokens(place: &Place, what: &str) {
     for name in ["northwind", "contoso", "proseware"] {
         let probed = place.command(&["probe", name]).await;
-        assert_eq!(probed.status.code(), Some(0), "{what}, {name}: {}{}", String::from_utf8_lossy(&probed.stdout), stderr(&probed));
+        assert_eq!(
+            probed.status.code(),
+            Some(0),
+            "{what}, {name}: {}{}",
+            String::from_utf8_lossy(&probed.stdout),
+            stderr(&probed)
+        );
     }
 }
 
@@ -118,11 +133,16 @@ async fn a_locked_database_holds_up_no_page() {
     let place = Place::new().await;
     let mut daemon = place.daemon(&[]);
     let url = daemon.url().await;
-    until(&format!("{url}/metrics"), |_, body| body.contains("consentry_integration_up{integration=\"northwind\"} 1")).await;
+    until(&format!("{url}/metrics"), |_, body| {
+        body.contains("consentry_integration_up{integration=\"northwind\"} 1")
+    })
+    .await;
     let other = rusqlite::Connection::open(database(&place)).expect("opened");
     other.busy_timeout(Duration::from_secs(10)).expect("set");
     other.execute_batch("BEGIN EXCLUSIVE").expect("locked");
-    let errors = |body: &str| body.lines().any(|l| l.strip_prefix("consentry_storage_errors_total ").is_some_and(|n| n != "0"));
+    let errors = |body: &str| {
+        body.lines().any(|l| l.strip_prefix("consentry_storage_errors_total ").is_some_and(|n| n != "0"))
+    };
     until(&format!("{url}/metrics"), |_, body| errors(body)).await;
     for path in ["/", "/integrations/northwind", "/metrics", "/-/healthy", "/-/ready"] {
         let (status, body) = get(&format!("{url}{path}")).await;

@@ -19,7 +19,10 @@ impl Manager {
         let path = place.folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_nonblocking(true).expect("nonblocking");
-        (Self { socket: tokio::net::UnixDatagram::from_std(socket).expect("a socket") }, path.display().to_string())
+        (
+            Self { socket: tokio::net::UnixDatagram::from_std(socket).expect("a socket") },
+            path.display().to_string(),
+        )
     }
 
     /// The next message other than the watchdog's.
@@ -45,7 +48,11 @@ async fn ready_reloading_watchdog_and_stopping() {
     let place = Place::new().await;
     let (manager, path) = Manager::new(&place);
     let mut child = Command::new(env!("CARGO_BIN_EXE_consentry"))
-        .args(["run", "--web.listen-address=127.0.0.1:0", &format!("--config.file={}", place.file().display())])
+        .args([
+            "run",
+            "--web.listen-address=127.0.0.1:0",
+            &format!("--config.file={}", place.file().display()),
+        ])
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "200000")
         .stderr(Stdio::null())
@@ -61,7 +68,8 @@ async fn ready_reloading_watchdog_and_stopping() {
     };
     for (text, integrations) in [(Some("nonsense"), 10), (None, 9)] {
         let whole = std::fs::read_to_string(place.file()).expect("readable");
-        let fewer: String = whole.lines().filter(|l| !l.contains("name: wingtip,")).map(|l| format!("{l}\n")).collect();
+        let fewer: String =
+            whole.lines().filter(|l| !l.contains("name: wingtip,")).map(|l| format!("{l}\n")).collect();
         std::fs::write(place.file(), text.map_or(fewer, str::to_owned)).expect("written");
         signal("-HUP");
         let reloading = manager.next().await;
@@ -77,7 +85,14 @@ async fn ready_reloading_watchdog_and_stopping() {
     }
     signal("-TERM");
     assert_eq!(manager.next().await, "STOPPING=1\n");
-    assert_eq!(tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("in time").expect("ended").code(), Some(0));
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(10), child.wait())
+            .await
+            .expect("in time")
+            .expect("ended")
+            .code(),
+        Some(0)
+    );
 }
 
 /// Two sockets, told apart by name, of which the process never learns the addresses.
@@ -92,7 +107,13 @@ async fn sockets_that_are_handed_over() {
     // A shell puts them where systemd would: from descriptor 3 on.
     let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web:health; exec \"$0\" \"$@\" 3<&0 4<&1 </dev/null >/dev/null";
     let mut child = Command::new("sh")
-        .args(["-c", script, env!("CARGO_BIN_EXE_consentry"), "run", &format!("--config.file={}", place.file().display())])
+        .args([
+            "-c",
+            script,
+            env!("CARGO_BIN_EXE_consentry"),
+            "run",
+            &format!("--config.file={}", place.file().display()),
+        ])
         .stdin(Stdio::from(OwnedFd::from(web)))
         .stdout(Stdio::from(OwnedFd::from(health)))
         .stderr(Stdio::null())
@@ -103,9 +124,16 @@ async fn sockets_that_are_handed_over() {
     let answer = reqwest::get(format!("http://{address}/-/healthy")).await.expect("an answer");
     assert_eq!(answer.status(), 200);
     assert_eq!(reqwest::get(format!("http://{address}/metrics")).await.expect("an answer").status(), 200);
-    let client = reqwest::Client::builder().unix_socket(place.folder.path().join("health.sock")).build().expect("a client");
+    let client = reqwest::Client::builder()
+        .unix_socket(place.folder.path().join("health.sock"))
+        .build()
+        .expect("a client");
     for (path, status) in [("/-/healthy", 200), ("/metrics", 404)] {
-        assert_eq!(client.get(format!("http://localhost{path}")).send().await.expect("an answer").status(), status, "{path}");
+        assert_eq!(
+            client.get(format!("http://localhost{path}")).send().await.expect("an answer").status(),
+            status,
+            "{path}"
+        );
     }
     child.start_kill().expect("killed");
     child.wait().await.expect("ended");
@@ -126,7 +154,10 @@ async fn the_log_as_json() {
         let parsed: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         assert!(parsed["level"].is_string() && parsed["timestamp"].is_string(), "{line}");
         if line.contains("northwind") {
-            assert!(parsed["fields"]["integration"] == "northwind" || parsed["integration"] == "northwind", "{line}");
+            assert!(
+                parsed["fields"]["integration"] == "northwind" || parsed["integration"] == "northwind",
+                "{line}"
+            );
             about += 1;
         }
     }

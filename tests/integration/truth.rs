@@ -45,7 +45,10 @@ async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_interv
     assert_eq!(fleet.reasons("contoso"), [("consent".to_owned(), "token_revoked".to_owned())]);
     let fleet = fleet.restart().await;
     fleet.pass(25 * MINUTE).await;
-    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("0"), vec!["alert to it@contoso.example".to_owned()]));
+    assert_eq!(
+        (fleet.up("contoso").as_deref(), fleet.told()),
+        (Some("0"), vec!["alert to it@contoso.example".to_owned()])
+    );
     assert!(fleet.mails()[0].1.text.contains("https://consentry.example.com/reauth/contoso?token="));
     let required = fleet.series("consentry_integration_reauthentication_required", "contoso");
     assert!(required[0].ends_with(" 1"), "{required:?}");
@@ -80,7 +83,10 @@ async fn flapping_is_broken() {
     flap(4).await;
     assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("1"), vec![]), "four failures");
     flap(1).await;
-    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("0"), vec!["alert to it@contoso.example".to_owned()]));
+    assert_eq!(
+        (fleet.up("contoso").as_deref(), fleet.told()),
+        (Some("0"), vec!["alert to it@contoso.example".to_owned()])
+    );
     fleet.pass(20 * MINUTE).await;
     assert_eq!(
         (fleet.up("contoso").as_deref(), fleet.kinds("it@contoso.example").last().map(String::as_str)),
@@ -118,8 +124,15 @@ async fn one_deletion_is_one_mail() {
         let fleet = Fleet::start().await;
         fleet.pass(6 * MINUTE).await;
         let graph_is_away = || {
-            let (fault, tenant) = (FaultKind::Status { status: 503, retry_after: None }, Some("litware.example".to_owned()));
-            fleet.simulator.fault(Fault { endpoint: Endpoint::Graph, tenant, contains: None, times: None, fault });
+            let (fault, tenant) =
+                (FaultKind::Status { status: 503, retry_after: None }, Some("litware.example".to_owned()));
+            fleet.simulator.fault(Fault {
+                endpoint: Endpoint::Graph,
+                tenant,
+                contains: None,
+                times: None,
+                fault,
+            });
         };
         fleet.act(vec![Action::DeleteApp { tenant: "litware.example".to_owned(), app: demo::APP }]);
         if first == "missing" {
@@ -136,7 +149,11 @@ async fn one_deletion_is_one_mail() {
         fleet.simulator.clear_faults();
         fleet.pass(30 * MINUTE).await;
         assert_eq!(fleet.told(), ["alert to it@litware.example"], "{first}");
-        assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"), "{first}: {:?}", fleet.reasons("litware"));
+        assert!(
+            fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"),
+            "{first}: {:?}",
+            fleet.reasons("litware")
+        );
     }
 }
 
@@ -167,7 +184,8 @@ async fn a_clock_that_is_set_disturbs_nothing() {
         fleet.pass(12 * MINUTE).await;
         let probes = |fleet: &Fleet| {
             let text = fleet.exposition();
-            let lines = text.lines().filter_map(|l| l.strip_prefix("consentry_probes_total")?.rsplit_once(' '));
+            let lines =
+                text.lines().filter_map(|l| l.strip_prefix("consentry_probes_total")?.rsplit_once(' '));
             lines.map(|(_, count)| count.parse::<f64>().expect("a count")).sum::<f64>()
         };
         let before = probes(&fleet);
@@ -178,13 +196,18 @@ async fn a_clock_that_is_set_disturbs_nothing() {
         assert_eq!(fleet.told(), Vec::<String>::new(), "{hours} h: twelve intervals are not over");
         let now = fleet.clock.now().seconds();
         let text = fleet.exposition();
-        let moments = text.lines().filter(|l| l.starts_with("consentry_") && l.contains("_timestamp_seconds{integration"));
+        let moments = text
+            .lines()
+            .filter(|l| l.starts_with("consentry_") && l.contains("_timestamp_seconds{integration"));
         for line in moments {
             let at: f64 = line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a moment");
             assert!(at <= now, "{hours} h: {line} is later than {now}");
         }
         let next = fleet.daemon.monitor.next_probe("contoso").expect("due");
-        assert!(next.seconds() - now <= 301.0 && next.seconds() >= now - 1.0, "{hours} h: the next probe is shown by the clock as it is");
+        assert!(
+            next.seconds() - now <= 301.0 && next.seconds() >= now - 1.0,
+            "{hours} h: the next probe is shown by the clock as it is"
+        );
     }
 }
 
@@ -193,13 +216,20 @@ async fn a_clock_that_is_set_disturbs_nothing() {
 async fn a_group_that_was_replaced_under_its_name_is_shown() {
     let site = Site::start().await;
     site.fleet.pass(6 * MINUTE).await;
-    let group = |name: &str| Action::AddGroup { tenant: "contoso.example".to_owned(), name: name.to_owned(), id: None };
+    let group = |name: &str| Action::AddGroup {
+        tenant: "contoso.example".to_owned(),
+        name: name.to_owned(),
+        id: None,
+    };
     let page = async || Visitor::new().get(&format!("{}/integrations/contoso", site.url)).await.body;
     assert!(!page().await.contains("is another one"), "nothing to say yet");
     site.fleet.act(vec![group("Door access - HQ")]);
     site.fleet.pass(6 * MINUTE).await;
     assert!(page().await.contains("2 groups bear the name"), "two of one name");
-    site.fleet.act(vec![Action::DeleteGroup { tenant: "contoso.example".to_owned(), name: "Door access - HQ".to_owned() }]);
+    site.fleet.act(vec![Action::DeleteGroup {
+        tenant: "contoso.example".to_owned(),
+        name: "Door access - HQ".to_owned(),
+    }]);
     site.fleet.act(vec![group("Door access - HQ")]);
     site.fleet.pass(6 * MINUTE).await;
     assert_eq!(site.fleet.up("contoso").as_deref(), Some("1"));
@@ -214,14 +244,24 @@ async fn a_readers_fault_is_visible() {
     site.fleet.pass(6 * MINUTE).await;
     let series = |site: &Site| {
         let text = site.fleet.exposition();
-        text.lines().filter(|l| l.starts_with("consentry_directory_reader_faults{")).map(str::to_owned).collect::<Vec<_>>()
+        text.lines()
+            .filter(|l| l.starts_with("consentry_directory_reader_faults{"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     assert_eq!(series(&site), Vec::<String>::new());
     site.fleet.act(vec![Action::RevokeConsent { tenant: "litware.example".to_owned(), app: demo::READER }]);
     site.fleet.pass(90 * MINUTE).await;
-    assert_eq!(series(&site), ["consentry_directory_reader_faults{reader=\"reader\",reason=\"reader_permission_missing\"} 1"]);
+    assert_eq!(
+        series(&site),
+        ["consentry_directory_reader_faults{reader=\"reader\",reason=\"reader_permission_missing\"} 1"]
+    );
     let page = Visitor::new().get(&format!("{}/integrations/litware", site.url)).await.body;
-    assert!(page.contains("<code>reader_permission_missing</code>") && page.contains("runbooks/reader_permission_missing.md"), "{page}");
+    assert!(
+        page.contains("<code>reader_permission_missing</code>")
+            && page.contains("runbooks/reader_permission_missing.md"),
+        "{page}"
+    );
 }
 
 /// Of a new integration something is known as soon as may be, not at its slot.
@@ -229,7 +269,10 @@ async fn a_readers_fault_is_visible() {
 async fn a_new_integration_is_probed_at_once() {
     let fleet = Fleet::start().await;
     fleet.pass(Duration::from_secs(1)).await;
-    assert!(demo::SITUATIONS.iter().all(|s| fleet.up(s.name).as_deref() == Some("1")), "everybody within a second");
+    assert!(
+        demo::SITUATIONS.iter().all(|s| fleet.up(s.name).as_deref() == Some("1")),
+        "everybody within a second"
+    );
 }
 
 /// One 429 with a long Retry-After: what a person asks for is done once all the same, and the page says what is waited for.
@@ -239,7 +282,13 @@ async fn a_persons_act_may_ask_once_in_spite_of_a_pause() {
     site.fleet.pass(6 * MINUTE).await;
     let fault = FaultKind::Status { status: 429, retry_after: Some("3600".to_owned()) };
     let tenant = Some("contoso.example".to_owned());
-    site.fleet.simulator.fault(Fault { endpoint: Endpoint::Token, tenant, contains: None, times: Some(1), fault });
+    site.fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Token,
+        tenant,
+        contains: None,
+        times: Some(1),
+        fault,
+    });
     site.fleet.pass(6 * MINUTE).await;
     assert!(!site.fleet.reasons("contoso").is_empty(), "throttled");
     site.fleet.pass(10 * MINUTE).await;
@@ -260,10 +309,16 @@ async fn a_check_that_is_not_run_keeps_no_alert_open() {
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![Action::DeleteGroup { tenant: tenant.clone(), name: name.clone() }]);
     fleet.pass(HOUR).await;
-    assert_eq!((fleet.up("contoso").as_deref(), fleet.kinds("it@contoso.example")), (Some("0"), vec!["alert".to_owned()]));
+    assert_eq!(
+        (fleet.up("contoso").as_deref(), fleet.kinds("it@contoso.example")),
+        (Some("0"), vec!["alert".to_owned()])
+    );
     fleet.act(vec![Action::AddGroup { tenant, name, id: None }]);
     fleet.pass(HOUR).await;
-    assert_eq!((fleet.up("contoso"), fleet.kinds("it@contoso.example")), (None, vec!["alert".to_owned(), "resolved".to_owned()]));
+    assert_eq!(
+        (fleet.up("contoso"), fleet.kinds("it@contoso.example")),
+        (None, vec!["alert".to_owned(), "resolved".to_owned()])
+    );
 }
 
 /// A check that is not run mails nobody, and hides nothing that lasts.
@@ -288,11 +343,15 @@ async fn with_token_files(names: &[&str]) -> (Fleet, Vec<std::path::PathBuf>, te
     let mut files = Vec::new();
     for name in names {
         let situation = crate::harness::situation(name);
-        let token = Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None };
+        let token =
+            Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None };
         let answer = simulator.apply(token).expect("a token");
         let file = folder.path().join(name);
         std::fs::write(&file, answer["refresh_token"].as_str().expect("a token")).expect("written");
-        text = text.replace(&format!("{{name: {name},"), &format!("{{refresh_token_file: {}, name: {name},", file.display()));
+        text = text.replace(
+            &format!("{{name: {name},"),
+            &format!("{{refresh_token_file: {}, name: {name},", file.display()),
+        );
         files.push(file);
     }
     let fleet = Fleet::with(simulator, &text).await;
@@ -308,14 +367,25 @@ async fn unreadable_tokens_are_told_by_their_files() {
     fleet.act(vec![Action::EnableApp { tenant: "litware.example".to_owned(), app: demo::APP, value: false }]);
     fleet.pass(20 * MINUTE).await;
     assert_eq!(fleet.told(), ["alert to it@litware.example"]);
-    let told =
-        |fleet: &Fleet| fleet.mails().into_iter().filter(|(to, _)| to == "operators@demo.example").map(|(_, m)| m.text).collect::<Vec<_>>();
+    let told = |fleet: &Fleet| {
+        fleet
+            .mails()
+            .into_iter()
+            .filter(|(to, _)| to == "operators@demo.example")
+            .map(|(_, m)| m.text)
+            .collect::<Vec<_>>()
+    };
     for (broken, mails) in [(0, 1), (1, 2), (2, 3), (3, 3)] {
         std::fs::write(&files[broken], "").expect("emptied");
         fleet.pass(20 * MINUTE).await;
         let told = told(&fleet);
         assert_eq!(told.len(), mails, "{told:#?}");
         let path = files[broken].display().to_string();
-        assert!(broken == 3 || told[broken].contains(&format!("What cannot be read: {path}")) || told[broken].contains(&path), "{told:#?}");
+        assert!(
+            broken == 3
+                || told[broken].contains(&format!("What cannot be read: {path}"))
+                || told[broken].contains(&path),
+            "{told:#?}"
+        );
     }
 }

@@ -42,7 +42,8 @@ impl Site {
     pub fn mailed_link(&self, integration: &str) -> String {
         let start = format!("{}/reauth/{integration}?token=", self.url);
         let mails = self.fleet.mails();
-        let mut links = mails.iter().rev().flat_map(|(_, mail)| mail.text.lines()).filter(|l| l.starts_with(&start));
+        let mut links =
+            mails.iter().rev().flat_map(|(_, mail)| mail.text.lines()).filter(|l| l.starts_with(&start));
         links.next().unwrap_or_else(|| panic!("no link for {integration}")).to_owned()
     }
 
@@ -51,14 +52,19 @@ impl Site {
         let links = consentry::app::links(&self.fleet.config, &self.fleet.daemon.store).expect("links");
         let targets = consentry::app::targets(&self.fleet.config);
         let id = targets.iter().find(|t| t.name == integration).map(consentry::monitor::Target::token_id);
-        let nobody = || TokenId { integration: integration.to_owned(), client_id: String::new(), tenant: String::new() };
+        let nobody = || TokenId {
+            integration: integration.to_owned(),
+            client_id: String::new(),
+            tenant: String::new(),
+        };
         let terms = Terms { generation: self.generation(integration), accept_fewer: false };
         links.make(&id.unwrap_or_else(nobody), terms, self.fleet.clock.now())
     }
 
     /// The generation in which links are made now.
     pub fn generation(&self, integration: &str) -> i64 {
-        let database = rusqlite::Connection::open(self.fleet.folder.path().join("consentry.db")).expect("the database");
+        let database =
+            rusqlite::Connection::open(self.fleet.folder.path().join("consentry.db")).expect("the database");
         let sql = "SELECT generation FROM revocations WHERE integration = ?1";
         database.query_row(sql, [integration], |row| row.get(0)).unwrap_or(0)
     }
@@ -72,8 +78,13 @@ impl Site {
     /// `consentry_reauthentications_total` by result, without zeroes.
     pub fn results(&self) -> BTreeMap<String, u32> {
         let text = self.fleet.exposition();
-        let samples = text.lines().filter_map(|l| l.strip_prefix("consentry_reauthentications_total{result=\"")?.split_once("\"} "));
-        samples.map(|(result, count)| (result.to_owned(), count.parse().expect("a count"))).filter(|(_, count)| *count > 0).collect()
+        let samples = text.lines().filter_map(|l| {
+            l.strip_prefix("consentry_reauthentications_total{result=\"")?.split_once("\"} ")
+        });
+        samples
+            .map(|(result, count)| (result.to_owned(), count.parse().expect("a count")))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 }
 
@@ -104,9 +115,14 @@ impl Page {
 
     /// Hidden and preset fields of its form, and where it goes.
     pub fn form(&self) -> (String, Vec<(String, String)>) {
-        let action = attribute(self.body.split("<form").nth(1).unwrap_or_else(|| panic!("no form in {}", self.body)), "action");
+        let action = attribute(
+            self.body.split("<form").nth(1).unwrap_or_else(|| panic!("no form in {}", self.body)),
+            "action",
+        );
         let fields = self.body.split("<input").skip(1).map(|i| i.split('>').next().unwrap_or_default());
-        let fields = fields.filter(|i| attribute(i, "type") == "hidden" || (attribute(i, "type") == "radio" && i.contains("checked")));
+        let fields = fields.filter(|i| {
+            attribute(i, "type") == "hidden" || (attribute(i, "type") == "radio" && i.contains("checked"))
+        });
         let fields = fields.map(|i| (attribute(i, "name"), attribute(i, "value"))).collect();
         (url::Url::parse(&self.url).expect("a URL").join(&action).expect("an action").to_string(), fields)
     }
@@ -120,7 +136,10 @@ fn attribute(tag: &str, name: &str) -> String {
         None => rest.split([' ', '>']).next(),
     };
     let raw = raw.unwrap_or_default();
-    ["&#38;", "&amp;"].iter().fold(raw.to_owned(), |text, entity| text.replace(entity, "&")).replace("&#47;", "/")
+    ["&#38;", "&amp;"]
+        .iter()
+        .fold(raw.to_owned(), |text, entity| text.replace(entity, "&"))
+        .replace("&#47;", "/")
 }
 
 #[derive(Default)]
@@ -131,7 +150,8 @@ pub struct Visitor {
 
 impl Visitor {
     pub fn new() -> Self {
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+        let client =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
         Self { client, cookies: HashMap::new() }
     }
 
@@ -146,7 +166,11 @@ impl Visitor {
     pub async fn post(&mut self, url: &str, fields: &[(String, String)], headers: &[(&str, &str)]) -> Page {
         let mut body = url::form_urlencoded::Serializer::new(String::new());
         body.extend_pairs(fields);
-        let mut request = self.client.post(url).header("content-type", "application/x-www-form-urlencoded").body(body.finish());
+        let mut request = self
+            .client
+            .post(url)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body.finish());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -20,29 +20,44 @@ const CASES: &[(&str, &str)] = &[
     ("tls_server_config: {cert: '', key_file: server.key}", "cert and cert_file are missing"),
     ("tls_server_config: {cert_file: server.crt, key_file: ''}", "key and key_file are missing"),
     ("tls_server_config: {cert_file: server.crt, key: ''}", "key and key_file are missing"),
-    ("tls_server_config: {cert_file: '', key_file: '', client_auth_type: x}", "cert and cert_file are missing"),
+    (
+        "tls_server_config: {cert_file: '', key_file: '', client_auth_type: x}",
+        "cert and cert_file are missing",
+    ),
     ("tls_server_config: {cert_file: somefile, key_file: server.key}", "somefile: No such file"),
     ("tls_server_config: {cert_file: server.crt, key_file: somefile}", "somefile: No such file"),
     ("tls_server_config: {TLS, client_ca_file: ca.pem}", "client_ca is given without client_auth_type"),
     ("tls_server_config: {TLS, client_ca_file: somefile}", "somefile: No such file"),
     ("tls_server_config: {TLS, client_auth_type: x}", "client_auth_type: \"x\" is unknown"),
     ("basic_auth_users: {john: doe}", "basic_auth_users.john: is not a bcrypt hash"),
-    ("tls_server_config: {TLS, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA2048]}", "cipher_suites[0]"),
+    (
+        "tls_server_config: {TLS, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA2048]}",
+        "cipher_suites[0]",
+    ),
     ("tls_server_config: {TLS, curve_preferences: [CurveP257]}", "did you mean CurveP256?"),
     ("tls_server_config: {TLS, min_version: TLS111}", "min_version: \"TLS111\" is unknown"),
     ("tls_server_config: {TLS, client_auth_type: VerifyClientCertIfGiven}", ""),
     ("tls_server_config: {TLS, client_auth_type: RequireAnyClientCert}", ""),
     ("tls_server_config: {TLS, client_auth_type: RequireClientCert}", ""),
     ("tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem}", ""),
-    ("tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: [one]}", ""),
-    ("tls_server_config: {TLS, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA]}", ""),
+    (
+        "tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: [one]}",
+        "",
+    ),
+    (
+        "tls_server_config: {TLS, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA]}",
+        "",
+    ),
     ("tls_server_config: {TLS, curve_preferences: [CurveP256, CurveP384, CurveP521, X25519]}", ""),
     ("tls_server_config: {TLS, min_version: TLS13, curve_preferences: [CurveP521]}", ""),
     (
         "tls_server_config: {TLS, max_version: TLS12, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]}\nhttp_server_config: {http2: false}",
         "",
     ),
-    ("tls_server_config: {TLS, max_version: TLS12, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]}", "HTTP/2 needs one of"),
+    (
+        "tls_server_config: {TLS, max_version: TLS12, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]}",
+        "HTTP/2 needs one of",
+    ),
     (
         "http_server_config: {headers: {X-Frame-Options: deny, X-Content-Type-Options: nosniff, X-XSS-Protection: 1, \
          Strict-Transport-Security: max-age=31536000; includeSubDomains, Content-Security-Policy: \"default-src 'self' *.test.example.net\"}}",
@@ -71,10 +86,19 @@ const CASES: &[(&str, &str)] = &[
     // Here the toolkit accepts what nobody could mean: a listener to which nobody can speak, policies that protect nothing.
     ("tls_server_config: {TLS, max_version: TLS11}", "leaves no version to speak"),
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
-    ("tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}", "no regular file"),
-    ("basic_auth_users: {john: '$2y$15$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", "the highest is 14, and 10 will do"),
+    (
+        "tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}",
+        "no regular file",
+    ),
+    (
+        "basic_auth_users: {john: '$2y$15$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}",
+        "the highest is 14, and 10 will do",
+    ),
     ("basic_auth_users: {john: '$2y$14$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", ""),
-    ("basic_auth_users: {john: '$1$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", "is not a bcrypt hash"),
+    (
+        "basic_auth_users: {john: '$1$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}",
+        "is not a bcrypt hash",
+    ),
 ];
 
 #[test]
@@ -82,8 +106,12 @@ fn what_the_toolkit_accepts_is_accepted_and_what_it_refuses_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let authority = Authority::new("Clients");
     let (server, other) = (self_signed("localhost"), self_signed("localhost"));
-    let files =
-        [("server.crt", &server.certificate), ("server.key", &server.key), ("other.key", &other.key), ("ca.pem", &authority.certificate)];
+    let files = [
+        ("server.crt", &server.certificate),
+        ("server.key", &server.key),
+        ("other.key", &other.key),
+        ("ca.pem", &authority.certificate),
+    ];
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).expect("written");
     }
@@ -106,7 +134,11 @@ fn certificate_and_key_inline() {
     let folder = tempfile::tempdir().expect("a folder");
     let (server, file) = (self_signed("localhost"), folder.path().join("web.yml"));
     let indented = |pem: &str| pem.lines().map(|l| format!("    {l}\n")).collect::<String>();
-    let text = format!("tls_server_config:\n  cert: |\n{}  key: |\n{}", indented(&server.certificate), indented(&server.key));
+    let text = format!(
+        "tls_server_config:\n  cert: |\n{}  key: |\n{}",
+        indented(&server.certificate),
+        indented(&server.key)
+    );
     std::fs::write(&file, text).expect("written");
     WebSecurity::load(Some(&file), Clock::system()).expect("good");
 }

@@ -26,7 +26,8 @@ impl Product {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let url = format!("http://{}/hooks/azure-token", listener.local_addr().expect("an address"));
-        let (answers, got) = (Arc::<Mutex<VecDeque<u16>>>::default(), Arc::<Mutex<Vec<(HeaderMap, Bytes)>>>::default());
+        let (answers, got) =
+            (Arc::<Mutex<VecDeque<u16>>>::default(), Arc::<Mutex<Vec<(HeaderMap, Bytes)>>>::default());
         let (next, seen) = (Arc::clone(&answers), Arc::clone(&got));
         let take = move |headers: HeaderMap, body: Bytes| async move {
             seen.lock().expect("a list").push((headers, body));
@@ -47,14 +48,18 @@ async fn axum_serve(listener: tokio::net::TcpListener, router: axum::Router) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
         let service = hyper_util::service::TowerToHyperService::new(router.clone());
-        let connection = hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
         tokio::spawn(async move { drop(connection.await) });
     }
 }
 
 async fn site(product: &Product) -> Site {
     let hook = format!("    token_webhook: {{url: \"{}\", secret: {SECRET}}}\n", product.url);
-    Site::with("", |text| text.replace("    display_name: Sequr\n", &format!("    display_name: Sequr\n{hook}"))).await
+    Site::with("", |text| {
+        text.replace("    display_name: Sequr\n", &format!("    display_name: Sequr\n{hook}"))
+    })
+    .await
 }
 
 async fn reauthenticate(site: &Site, integration: &str) -> (Visitor, String) {
@@ -75,7 +80,10 @@ async fn a_renewed_token_is_handed_over_until_it_is_taken() {
     site.fleet.pass(12 * MINUTE).await;
     product.answers.lock().expect("a list").extend([500, 301, 429]);
     let (mut visitor, result) = reauthenticate(&site, "proseware").await;
-    assert!(visitor.get(&result).await.body.contains("is being handed to Sequr"), "not fixed for the product yet");
+    assert!(
+        visitor.get(&result).await.body.contains("is being handed to Sequr"),
+        "not fixed for the product yet"
+    );
     let webhook = &site.fleet.daemon.webhook;
     let mut waits = Vec::new();
     while let Some(next) = webhook.drain().await.expect("the database") {
@@ -87,22 +95,38 @@ async fn a_renewed_token_is_handed_over_until_it_is_taken() {
     assert!(visitor.get(&result).await.body.contains("Sequr has taken over the new sign-in"));
     let got = product.got();
     assert_eq!(got.len(), 4);
-    let ids: std::collections::BTreeSet<_> = got.iter().map(|(headers, _)| headers["webhook-id"].clone()).collect();
+    let ids: std::collections::BTreeSet<_> =
+        got.iter().map(|(headers, _)| headers["webhook-id"].clone()).collect();
     assert_eq!(ids.len(), 1, "one message, however often it is tried");
     let (headers, body) = &got[3];
     let said: Value = serde_json::from_slice(body).expect("JSON");
-    assert_eq!((said["type"].as_str(), said["data"]["integration"].as_str()), (Some("integration.reauthenticated"), Some("proseware")));
+    assert_eq!(
+        (said["type"].as_str(), said["data"]["integration"].as_str()),
+        (Some("integration.reauthenticated"), Some("proseware"))
+    );
     assert_eq!(said["data"]["tenant_id"], "proseware.example");
     assert_eq!(said["data"]["client_id"], consentry::demo::APP.to_string());
     let token = said["data"]["refresh_token"].as_str().expect("a token").to_owned();
-    assert!(site.fleet.simulator.with_world(|w| w.refresh_tokens.contains_key(&token)), "a token that Entra issued");
+    assert!(
+        site.fleet.simulator.with_world(|w| w.refresh_tokens.contains_key(&token)),
+        "a token that Entra issued"
+    );
     let id = headers["webhook-id"].to_str().expect("text");
     let time = headers["webhook-timestamp"].to_str().expect("text");
-    let signature =
-        standardwebhooks::Webhook::new(SECRET).expect("a secret").sign(id, time.parse().expect("seconds"), body).expect("signed");
-    assert_eq!(headers["webhook-signature"].to_str().expect("text"), signature, "the reference implementation signs the same");
+    let signature = standardwebhooks::Webhook::new(SECRET)
+        .expect("a secret")
+        .sign(id, time.parse().expect("seconds"), body)
+        .expect("signed");
+    assert_eq!(
+        headers["webhook-signature"].to_str().expect("text"),
+        signature,
+        "the reference implementation signs the same"
+    );
     let exposition = site.fleet.exposition();
-    for line in ["consentry_token_deliveries_total{result=\"success\"} 1\n", "consentry_token_deliveries_total{result=\"error\"} 3\n"] {
+    for line in [
+        "consentry_token_deliveries_total{result=\"success\"} 1\n",
+        "consentry_token_deliveries_total{result=\"error\"} 3\n",
+    ] {
         assert!(exposition.contains(line), "{line}");
     }
     assert!(!exposition.contains(&token));
@@ -128,7 +152,9 @@ async fn the_newest_token_survives_and_wins() {
     fleet.clock.set(fleet.clock.now().plus(MINUTE));
     assert_eq!(fleet.daemon.webhook.drain().await.expect("the database"), None);
     let got = product.got();
-    let token = |body: &Bytes| serde_json::from_slice::<Value>(body).expect("JSON")["data"]["refresh_token"].to_string();
+    let token = |body: &Bytes| {
+        serde_json::from_slice::<Value>(body).expect("JSON")["data"]["refresh_token"].to_string()
+    };
     assert_eq!(got.len(), 3);
     assert_ne!(token(&got[0].1), token(&got[2].1));
     assert_eq!(token(&got[1].1), token(&got[2].1), "the second one, after the restart");
@@ -153,8 +179,16 @@ async fn an_imported_token_and_a_renewed_one_meet() {
     site.fleet.import_token("northwind").await;
     let imported = stored().await;
     assert!(first != renewed && renewed != imported, "whichever came last");
-    let kinds: Vec<_> =
-        site.fleet.daemon.store.events("northwind").await.expect("events").into_iter().map(|e| (e.kind, e.detail)).collect();
+    let kinds: Vec<_> = site
+        .fleet
+        .daemon
+        .store
+        .events("northwind")
+        .await
+        .expect("events")
+        .into_iter()
+        .map(|e| (e.kind, e.detail))
+        .collect();
     let event = |kind: &str, detail: &str| (kind.to_owned(), detail.to_owned());
     assert_eq!(
         kinds,
@@ -187,7 +221,11 @@ async fn somebody_elses_token_is_left_alone() {
     let file = site.fleet.folder.path().join("northwind.token");
     let issue = || {
         let (tenant, app) = ("northwind.example".to_owned(), consentry::demo::APP);
-        let answer = site.fleet.simulator.apply(Action::IssueRefreshToken { tenant, app, user: None }).expect("a token");
+        let answer = site
+            .fleet
+            .simulator
+            .apply(Action::IssueRefreshToken { tenant, app, user: None })
+            .expect("a token");
         answer["refresh_token"].as_str().expect("a token").to_owned()
     };
     std::fs::write(&file, issue()).expect("written");
@@ -198,7 +236,10 @@ async fn somebody_elses_token_is_left_alone() {
     assert_eq!(site.fleet.up("northwind").as_deref(), Some("0"));
     let (mut visitor, result) = reauthenticate(&site, "northwind").await;
     assert_eq!(std::fs::read_to_string(&file).expect("readable"), "1.damaged", "not ours to write");
-    assert!(visitor.get(&result).await.body.contains("is being checked"), "the old token is still in the file");
+    assert!(
+        visitor.get(&result).await.body.contains("is being checked"),
+        "the old token is still in the file"
+    );
     site.fleet.daemon.webhook.drain().await.expect("the database");
     let said: Value = serde_json::from_slice(&product.got()[0].1).expect("JSON");
     // The product puts it where it belongs.
@@ -216,14 +257,24 @@ async fn a_listener_of_its_own_serves_nothing_else() {
     let listener = consentry::listener::bind("127.0.0.1:0").await.expect("a socket");
     let url = format!("http://{listener}");
     let (_stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(consentry::listener::serve(listener, Arc::clone(&site.fleet.daemon.sites.reauthentication), stopped));
+    tokio::spawn(consentry::listener::serve(
+        listener,
+        Arc::clone(&site.fleet.daemon.sites.reauthentication),
+        stopped,
+    ));
     let mut visitor = Visitor::new();
     let link = site.fresh_link("northwind").replace(&site.url, &url);
     assert_eq!(visitor.get(&link).await.status, 200);
-    for (path, status) in [("/reauth/assets/page.css", 200), ("/reauth/callback?state=x&code=y", 400), ("/reauth/northwind", 403)] {
+    for (path, status) in [
+        ("/reauth/assets/page.css", 200),
+        ("/reauth/callback?state=x&code=y", 400),
+        ("/reauth/northwind", 403),
+    ] {
         assert_eq!(visitor.get(&format!("{url}{path}")).await.status, status, "{path}");
     }
-    for path in ["/", "/metrics", "/-/healthy", "/-/ready", "/config", "/api/v1/integrations", "/reauth", "/reauth/"] {
+    for path in
+        ["/", "/metrics", "/-/healthy", "/-/ready", "/config", "/api/v1/integrations", "/reauth", "/reauth/"]
+    {
         assert_eq!(visitor.get(&format!("{url}{path}")).await.status, 404, "{path}");
     }
 }

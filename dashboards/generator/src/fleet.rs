@@ -6,7 +6,8 @@ use crate::panel::{BAD, BOARDS, CAUTION, GOOD, Item, Panel, UNKNOWN, dashboard a
 
 /// Of the integrations of the chosen applications whose names hold what was written into the box.
 const PATTERN: &str = r#"integration=~".*$integration.*""#;
-const AND_CHOSEN: &str = r#"and on (job, instance, integration) consentry_integration_info{FLEET, PATTERN, app=~"$app"}"#;
+const AND_CHOSEN: &str =
+    r#"and on (job, instance, integration) consentry_integration_info{FLEET, PATTERN, app=~"$app"}"#;
 /// Zero while there is a daemon; nothing, instead of a comforting zero, when none can be asked.
 const OR_ZERO: &str = "or 0 * sum(consentry_build_info{FLEET})";
 /// Reasons of failures. Transient and unknown errors fail nothing, even where they stand beside a failure.
@@ -79,7 +80,8 @@ fn now() -> Vec<Item> {
     .color("unknown", CAUTION)
     .size(24, 7);
     let stats = [healthy, broken, unknown, waiting, longest, oldest];
-    [vec![Item::Row("Now")], stats.into_iter().map(Item::Panel).collect(), vec![Item::Panel(over_time)]].concat()
+    [vec![Item::Row("Now")], stats.into_iter().map(Item::Panel).collect(), vec![Item::Panel(over_time)]]
+        .concat()
 }
 
 fn broken() -> Vec<Item> {
@@ -198,14 +200,23 @@ fn repair() -> Vec<Item> {
     .unit("dtdurations")
     .nothing("none")
     .size(4, 6);
-    let fixed = Panel::stat("Fixed", "Integrations that were fixed within the chosen range, whatever is chosen above.")
-        .now("round(sum(increase(consentry_integration_repair_duration_seconds_count{FLEET}[$__range])))", "fixed")
-        .nothing("none")
-        .thresholds(UNKNOWN, &[(1.0, GOOD)])
-        .text_size(40)
-        .size(4, 6);
+    let fixed = Panel::stat(
+        "Fixed",
+        "Integrations that were fixed within the chosen range, whatever is chosen above.",
+    )
+    .now(
+        "round(sum(increase(consentry_integration_repair_duration_seconds_count{FLEET}[$__range])))",
+        "fixed",
+    )
+    .nothing("none")
+    .thresholds(UNKNOWN, &[(1.0, GOOD)])
+    .text_size(40)
+    .size(4, 6);
     let signed = Panel::lines("Re-authentications", "How administrators' attempts to re-authenticate ended.")
-        .over_time("sum by (result) (increase(consentry_reauthentications_total{FLEET}[$__rate_interval])) > 0", "{{result}}")
+        .over_time(
+            "sum by (result) (increase(consentry_reauthentications_total{FLEET}[$__rate_interval])) > 0",
+            "{{result}}",
+        )
         .over_time_bars()
         .color("success", GOOD)
         .size(12, 6);
@@ -214,13 +225,16 @@ fn repair() -> Vec<Item> {
 }
 
 fn probing() -> Vec<Item> {
-    let results = Panel::lines("Probes", "Probes a second by result. Unknown ones could learn nothing: Entra or Graph did not say.")
-        .over_time("sum by (result) (rate(consentry_probes_total{FLEET}[$__rate_interval]))", "{{result}}")
-        .unit("ops")
-        .stacked()
-        .color("pass", GOOD)
-        .color("fail", BAD)
-        .color("unknown", CAUTION);
+    let results = Panel::lines(
+        "Probes",
+        "Probes a second by result. Unknown ones could learn nothing: Entra or Graph did not say.",
+    )
+    .over_time("sum by (result) (rate(consentry_probes_total{FLEET}[$__rate_interval]))", "{{result}}")
+    .unit("ops")
+    .stacked()
+    .color("pass", GOOD)
+    .color("fail", BAD)
+    .color("unknown", CAUTION);
     let duration = Panel::lines("Length of probes", "From the first request of a probe to its verdict.")
         .unit("s")
         .percentiles("consentry_probe_duration_seconds");
@@ -256,12 +270,16 @@ fn upstream() -> Vec<Item> {
             "{{endpoint}}",
         )
         .unit("s");
-    [vec![Item::Row("Entra and Graph")], [requests, errors, latency].into_iter().map(Item::Panel).collect()].concat()
+    [vec![Item::Row("Entra and Graph")], [requests, errors, latency].into_iter().map(Item::Panel).collect()]
+        .concat()
 }
 
 fn telling() -> Vec<Item> {
     let sent = Panel::lines("Mails sent", "Mails that the mail server has taken, by kind.")
-        .over_time("sum by (kind) (increase(consentry_emails_total{FLEET}[$__rate_interval])) > 0", "{{kind}}")
+        .over_time(
+            "sum by (kind) (increase(consentry_emails_total{FLEET}[$__rate_interval])) > 0",
+            "{{kind}}",
+        )
         .over_time_bars();
     let failed = Panel::lines("Mails that failed", "Attempts to send a mail that failed, by reason. They are repeated until the server takes the mail or refuses the recipient for good.")
         .over_time("sum by (reason) (increase(consentry_emails_failed_total{FLEET}[$__rate_interval])) > 0", "{{reason}}")
@@ -275,7 +293,8 @@ fn telling() -> Vec<Item> {
         .unit("dateTimeFromNow")
         .nothing("never")
         .size(4, 8);
-    [vec![Item::Row("Telling people")], [sent, failed, queue, last].into_iter().map(Item::Panel).collect()].concat()
+    [vec![Item::Row("Telling people")], [sent, failed, queue, last].into_iter().map(Item::Panel).collect()]
+        .concat()
 }
 
 fn daemon() -> Vec<Item> {
@@ -283,12 +302,16 @@ fn daemon() -> Vec<Item> {
         .now("min(consentry_config_last_reload_successful{FLEET})", "configuration")
         .mappings(&[("0", "not in effect", BAD), ("1", "in effect", GOOD)])
         .thresholds(GOOD, &[]);
-    let broken = Panel::stat("Broken files", "Files of integration_files that are invalid, so that their last good list is in effect.")
-        .now("sum(consentry_config_files_broken{FLEET})", "files")
-        .thresholds(GOOD, &[(1.0, BAD)]);
-    let deliveries = Panel::stat("Tokens waiting", "Renewed refresh tokens that their product has not taken yet.")
-        .now("sum(consentry_token_delivery_queue_length{FLEET})", "waiting")
-        .thresholds(GOOD, &[(1.0, CAUTION)]);
+    let broken = Panel::stat(
+        "Broken files",
+        "Files of integration_files that are invalid, so that their last good list is in effect.",
+    )
+    .now("sum(consentry_config_files_broken{FLEET})", "files")
+    .thresholds(GOOD, &[(1.0, BAD)]);
+    let deliveries =
+        Panel::stat("Tokens waiting", "Renewed refresh tokens that their product has not taken yet.")
+            .now("sum(consentry_token_delivery_queue_length{FLEET})", "waiting")
+            .thresholds(GOOD, &[(1.0, CAUTION)]);
     let storage = Panel::stat(
         "Database errors",
         "Reads and writes that the database refused within the chosen range. Nobody is told what cannot be saved.",
@@ -298,8 +321,9 @@ fn daemon() -> Vec<Item> {
     let running = Panel::stat("Running for", "Time since the daemon was started; the shortest of several.")
         .now("min(time() - process_start_time_seconds{FLEET} * on (job, instance) group_left () consentry_build_info{FLEET})", "running")
         .unit("dtdurations");
-    let version =
-        Panel::stat("Version", "Of the daemon.").now("consentry_build_info{FLEET}", "{{version}} ({{revision}})").text_mode("name");
+    let version = Panel::stat("Version", "Of the daemon.")
+        .now("consentry_build_info{FLEET}", "{{version}} ({{revision}})")
+        .text_mode("name");
     let memory = Panel::lines("Memory", "Resident memory of the daemon.")
         .over_time("process_resident_memory_bytes{FLEET} * on (job, instance) group_left () consentry_build_info{FLEET}", "{{instance}}")
         .unit("bytes");

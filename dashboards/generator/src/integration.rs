@@ -9,7 +9,8 @@ pub fn dashboard() -> Value {
     let query = r#"label_values(consentry_integration_info{FLEET, app=~"$app"}, integration)"#;
     let integration = values("integration", "Integration", query, false);
     let items = [now(), checks(), evidence(), details()].concat();
-    let description = "One integration: its checks over time, the reasons, permissions, groups, credentials and probes.";
+    let description =
+        "One integration: its checks over time, the reasons, permissions, groups, credentials and probes.";
     assemble(BOARDS[1], description, "now-7d", vec![integration], items)
 }
 
@@ -20,7 +21,10 @@ fn now() -> Vec<Item> {
         .thresholds(UNKNOWN, &[])
         .nothing("unknown");
     let waiting = Panel::stat("Re-authentication", "Whether an administrator's sign-in would fix it.")
-        .now(r#"max(consentry_integration_reauthentication_required{FLEET, integration="$integration"})"#, "re-authentication")
+        .now(
+            r#"max(consentry_integration_reauthentication_required{FLEET, integration="$integration"})"#,
+            "re-authentication",
+        )
         .mappings(&[("0", "not needed", GOOD), ("1", "needed", CAUTION)])
         .thresholds(UNKNOWN, &[])
         .nothing("unknown");
@@ -41,11 +45,17 @@ fn now() -> Vec<Item> {
     let groups = Panel::stat("Groups", "Groups that the integration's own token sees, counted up to 1000.")
         .now(r#"max(consentry_groups_visible{FLEET, integration="$integration"})"#, "groups")
         .nothing("unknown");
-    let expiry = Panel::stat("Credential expires in", "The first of its certificates. A client secret does not say when it expires.")
-        .now(r#"min(consentry_credential_expiry_timestamp_seconds{FLEET, integration="$integration"}) - time()"#, "expires in")
-        .unit("dtdurations")
-        .thresholds(BAD, &[(259_200.0, CAUTION), (2_592_000.0, GOOD)])
-        .nothing("not known");
+    let expiry = Panel::stat(
+        "Credential expires in",
+        "The first of its certificates. A client secret does not say when it expires.",
+    )
+    .now(
+        r#"min(consentry_credential_expiry_timestamp_seconds{FLEET, integration="$integration"}) - time()"#,
+        "expires in",
+    )
+    .unit("dtdurations")
+    .thresholds(BAD, &[(259_200.0, CAUTION), (2_592_000.0, GOOD)])
+    .nothing("not known");
     let stats = [state, waiting, since, probed, groups, expiry];
     [vec![Item::Row("Now")], stats.into_iter().map(Item::Panel).collect()].concat()
 }
@@ -82,11 +92,15 @@ fn evidence() -> Vec<Item> {
         .unit("none")
         .mappings(&[("0", "missing", BAD), ("1", "granted", GOOD)])
         .size(24, 8);
-    let groups = Panel::lines("Visible groups", "Groups that the integration's own token sees, counted up to 1000.")
-        .over_time(r#"max(consentry_groups_visible{FLEET, integration="$integration"})"#, "groups")
-        .decimals(0);
+    let groups =
+        Panel::lines("Visible groups", "Groups that the integration's own token sees, counted up to 1000.")
+            .over_time(r#"max(consentry_groups_visible{FLEET, integration="$integration"})"#, "groups")
+            .decimals(0);
     let duration = Panel::lines("Length of probes", "How long the last probe took.")
-        .over_time(r#"max(consentry_integration_probe_duration_seconds{FLEET, integration="$integration"})"#, "length")
+        .over_time(
+            r#"max(consentry_integration_probe_duration_seconds{FLEET, integration="$integration"})"#,
+            "length",
+        )
         .unit("s");
     let ages = Panel::lines(
         "Time since each check passed",
@@ -97,12 +111,15 @@ fn evidence() -> Vec<Item> {
         "{{check}}",
     )
     .unit("s");
-    [vec![Item::Row("Evidence")], [permissions, groups, duration, ages].into_iter().map(Item::Panel).collect()].concat()
+    [
+        vec![Item::Row("Evidence")],
+        [permissions, groups, duration, ages].into_iter().map(Item::Panel).collect(),
+    ]
+    .concat()
 }
 
 fn details() -> Vec<Item> {
-    let page =
-        json!([{"title": "Status page", "url": "${__data.fields.url}/integrations/${__data.fields.Integration}", "targetBlank": true}]);
+    let page = json!([{"title": "Status page", "url": "${__data.fields.url}/integrations/${__data.fields.Integration}", "targetBlank": true}]);
     let properties = Panel::table(
         "Properties",
         "As configured. The name leads to the integration's page in Consentry, with evidence, history and mails.",

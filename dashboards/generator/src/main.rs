@@ -19,7 +19,10 @@ use serde_json::Value;
 /// The folder of the dashboards, and what belongs into it: file name and content.
 fn dashboards() -> [(PathBuf, Value); 2] {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    [(folder.join("fleet.json"), fleet::dashboard()), (folder.join("integration.json"), integration::dashboard())]
+    [
+        (folder.join("fleet.json"), fleet::dashboard()),
+        (folder.join("integration.json"), integration::dashboard()),
+    ]
 }
 
 fn text(dashboard: &Value) -> String {
@@ -41,7 +44,11 @@ mod tests {
     fn the_committed_files_are_what_the_generator_writes() {
         for (path, dashboard) in dashboards() {
             let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(committed == text(&dashboard), "{} is not current: cargo run -p consentry-dashboards", path.display());
+            assert!(
+                committed == text(&dashboard),
+                "{} is not current: cargo run -p consentry-dashboards",
+                path.display()
+            );
         }
     }
 }

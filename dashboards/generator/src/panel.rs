@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 const WIDTH: u32 = 24;
 
 /// The boards, by uid and title.
-pub const BOARDS: [(&str, &str); 2] = [("consentry-fleet", "Consentry / Fleet"), ("consentry-integration", "Consentry / Integration")];
+pub const BOARDS: [(&str, &str); 2] =
+    [("consentry-fleet", "Consentry / Fleet"), ("consentry-integration", "Consentry / Integration")];
 
 /// What a link to another board hands on.
 pub const CHOSEN: &str = "${datasource:queryparam}&${job:queryparam}&${instance:queryparam}";
@@ -67,7 +68,13 @@ fn steps(base: &str, above: &[(f64, &str)]) -> Value {
 }
 
 impl Panel {
-    fn new(kind: &'static str, title: &'static str, description: &'static str, size: (u32, u32), options: Value) -> Self {
+    fn new(
+        kind: &'static str,
+        title: &'static str,
+        description: &'static str,
+        size: (u32, u32),
+        options: Value,
+    ) -> Self {
         let mut defaults = Map::new();
         defaults.insert("unit".to_owned(), json!("short"));
         defaults.insert("thresholds".to_owned(), steps(UNKNOWN, &[]));
@@ -103,7 +110,9 @@ impl Panel {
         let mut panel = Self::new("timeseries", title, description, (8, 8), options);
         panel.defaults.insert("min".to_owned(), json!(0));
         panel.defaults.insert("color".to_owned(), json!({"mode": "palette-classic"}));
-        panel.custom = object(json!({"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "showPoints": "auto", "spanNulls": false}));
+        panel.custom = object(
+            json!({"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "showPoints": "auto", "spanNulls": false}),
+        );
         panel
     }
 
@@ -138,8 +147,7 @@ impl Panel {
 
     /// A table of what is the case now.
     pub fn table(title: &'static str, description: &'static str) -> Self {
-        let options =
-            json!({"showHeader": true, "frameIndex": 0, "cellHeight": "sm", "footer": {"show": false, "reducer": ["sum"], "fields": ""}});
+        let options = json!({"showHeader": true, "frameIndex": 0, "cellHeight": "sm", "footer": {"show": false, "reducer": ["sum"], "fields": ""}});
         let mut panel = Self::new("table", title, description, (24, 10), options);
         panel.custom = object(json!({"align": "auto", "filterable": true, "inspect": false}));
         panel
@@ -169,7 +177,9 @@ impl Panel {
         let options: Map<String, Value> = words
             .iter()
             .enumerate()
-            .map(|(index, (value, text, color))| ((*value).to_owned(), json!({"text": text, "color": color, "index": index})))
+            .map(|(index, (value, text, color))| {
+                ((*value).to_owned(), json!({"text": text, "color": color, "index": index}))
+            })
             .collect();
         self.defaults.insert("mappings".to_owned(), json!([{"type": "value", "options": options}]));
         self
@@ -239,7 +249,8 @@ impl Panel {
 
     /// Properties of one column of a table.
     pub fn column(mut self, name: &str, properties: &[(&str, Value)]) -> Self {
-        let properties: Vec<Value> = properties.iter().map(|(id, value)| json!({"id": id, "value": value})).collect();
+        let properties: Vec<Value> =
+            properties.iter().map(|(id, value)| json!({"id": id, "value": value})).collect();
         self.overrides.push(json!({"matcher": {"id": "byName", "options": name}, "properties": properties}));
         self
     }
@@ -247,9 +258,12 @@ impl Panel {
     /// Columns of a table in their order, with their headings; all others are left out.
     pub fn columns(mut self, columns: &[(&str, &str)]) -> Self {
         let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-        let order: Map<String, Value> = names.iter().enumerate().map(|(index, name)| ((*name).to_owned(), json!(index))).collect();
-        let headings: Map<String, Value> = columns.iter().map(|(name, heading)| ((*name).to_owned(), json!(heading))).collect();
-        self.transformations.push(json!({"id": "filterFieldsByName", "options": {"include": {"names": names}}}));
+        let order: Map<String, Value> =
+            names.iter().enumerate().map(|(index, name)| ((*name).to_owned(), json!(index))).collect();
+        let headings: Map<String, Value> =
+            columns.iter().map(|(name, heading)| ((*name).to_owned(), json!(heading))).collect();
+        self.transformations
+            .push(json!({"id": "filterFieldsByName", "options": {"include": {"names": names}}}));
         self.transformations
             .push(json!({"id": "organize", "options": {"indexByName": order, "renameByName": headings, "excludeByName": {}}}));
         self
@@ -341,7 +355,8 @@ fn variables(own: Vec<Value>) -> Vec<Value> {
         "multi": false, "includeAll": false, "options": [], "current": {"selected": false, "text": "default", "value": "default"}
     });
     let job = values("job", "Job", "label_values(consentry_build_info, job)", true);
-    let instance = values("instance", "Instance", r#"label_values(consentry_build_info{job=~"$job"}, instance)"#, true);
+    let instance =
+        values("instance", "Instance", r#"label_values(consentry_build_info{job=~"$job"}, instance)"#, true);
     let app = values("app", "Application", "label_values(consentry_integration_info{FLEET}, app)", true);
     [source, job, instance, app].into_iter().chain(own).collect()
 }
@@ -367,7 +382,13 @@ pub fn written(name: &str, label: &str, default: &str) -> Value {
 }
 
 /// A whole dashboard.
-pub fn dashboard((uid, title): (&str, &str), description: &str, range: &str, own: Vec<Value>, items: Vec<Item>) -> Value {
+pub fn dashboard(
+    (uid, title): (&str, &str),
+    description: &str,
+    range: &str,
+    own: Vec<Value>,
+    items: Vec<Item>,
+) -> Value {
     let annotation = json!({
         "builtIn": 1, "datasource": {"type": "grafana", "uid": "-- Grafana --"}, "enable": true, "hide": true,
         "iconColor": "rgba(0, 211, 255, 1)", "name": "Annotations & Alerts", "type": "dashboard"

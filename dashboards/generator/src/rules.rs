@@ -8,12 +8,23 @@ use crate::dashboards;
 /// Panels with their names, headings left out.
 fn panels(dashboard: &Value) -> Vec<(String, &Value)> {
     let all = dashboard["panels"].as_array().expect("panels");
-    let named = |p: &Value| format!("{} / {}", dashboard["title"].as_str().unwrap_or_default(), p["title"].as_str().unwrap_or_default());
+    let named = |p: &Value| {
+        format!(
+            "{} / {}",
+            dashboard["title"].as_str().unwrap_or_default(),
+            p["title"].as_str().unwrap_or_default()
+        )
+    };
     all.iter().filter(|p| p["type"] != "row").map(|p| (named(p), p)).collect()
 }
 
 fn expressions(panel: &Value) -> Vec<&str> {
-    panel["targets"].as_array().expect("targets").iter().map(|t| t["expr"].as_str().expect("an expression")).collect()
+    panel["targets"]
+        .as_array()
+        .expect("targets")
+        .iter()
+        .map(|t| t["expr"].as_str().expect("an expression"))
+        .collect()
 }
 
 /// What stands in each pair of braces.
@@ -29,11 +40,23 @@ fn every_panel_says_what_it_shows() {
                 assert!(panel[key].as_str().is_some_and(|t| t.len() > 3), "{name}: {key}");
             }
             let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().expect("a unit");
-            let known = ["short", "none", "s", "bytes", "ops", "reqps", "percentunit", "dtdurations", "dateTimeFromNow", "dateTimeAsIso"];
-            let overridden = panel["fieldConfig"]["overrides"].as_array().expect("overrides").iter().flat_map(|o| {
-                let properties = o["properties"].as_array().expect("properties").iter();
-                properties.filter(|p| p["id"] == "unit").map(|p| p["value"].as_str().expect("a unit"))
-            });
+            let known = [
+                "short",
+                "none",
+                "s",
+                "bytes",
+                "ops",
+                "reqps",
+                "percentunit",
+                "dtdurations",
+                "dateTimeFromNow",
+                "dateTimeAsIso",
+            ];
+            let overridden =
+                panel["fieldConfig"]["overrides"].as_array().expect("overrides").iter().flat_map(|o| {
+                    let properties = o["properties"].as_array().expect("properties").iter();
+                    properties.filter(|p| p["id"] == "unit").map(|p| p["value"].as_str().expect("a unit"))
+                });
             for unit in std::iter::once(unit).chain(overridden) {
                 assert!(known.contains(&unit), "{name}: {unit}");
             }
@@ -70,16 +93,23 @@ fn every_selector_is_of_the_chosen_job_and_instance() {
         for (name, panel) in panels(&dashboard) {
             for expression in expressions(panel) {
                 for selector in selectors(expression) {
-                    assert!(selector.starts_with(r#"job=~"$job", instance=~"$instance""#), "{name}: {selector}");
+                    assert!(
+                        selector.starts_with(r#"job=~"$job", instance=~"$instance""#),
+                        "{name}: {selector}"
+                    );
                 }
                 // Every metric has a selector, so none escapes the check above.
                 for word in expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')) {
                     let is_metric = word.contains("consentry_") || word.starts_with("process_");
-                    assert!(!is_metric || expression.contains(&format!("{word}{{")), "{name}: {word} has no selector");
+                    assert!(
+                        !is_metric || expression.contains(&format!("{word}{{")),
+                        "{name}: {word} has no selector"
+                    );
                 }
                 counters_are_compared_over_time(&name, expression);
                 for function in ["rate(", "irate("] {
-                    let ranges = expression.split(function).skip(1).filter_map(|rest| rest.split(['[', ']']).nth(1));
+                    let ranges =
+                        expression.split(function).skip(1).filter_map(|rest| rest.split(['[', ']']).nth(1));
                     ranges.for_each(|range| assert_eq!(range, "$__rate_interval", "{name}: {expression}"));
                 }
             }
@@ -90,19 +120,37 @@ fn every_selector_is_of_the_chosen_job_and_instance() {
 /// What only ever grows says nothing by itself.
 fn counters_are_compared_over_time(name: &str, expression: &str) {
     for (at, word) in expression.match_indices('{').map(|(end, _)| {
-        let start = expression[..end].rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':'))).map_or(0, |i| i + 1);
+        let start = expression[..end]
+            .rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':')))
+            .map_or(0, |i| i + 1);
         (start, &expression[start..end])
     }) {
         let counter = ["_total", "_bucket", "_sum", "_count"].iter().any(|ending| word.ends_with(ending));
-        let before = expression[..at].trim_end_matches('(').rsplit(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-        assert!(!counter || matches!(before, "rate" | "irate" | "increase"), "{name}: {word} is a counter, and {before} is asked of it");
+        let before = expression[..at]
+            .trim_end_matches('(')
+            .rsplit(|c: char| !c.is_ascii_alphabetic())
+            .next()
+            .unwrap_or_default();
+        assert!(
+            !counter || matches!(before, "rate" | "irate" | "increase"),
+            "{name}: {word} is a counter, and {before} is asked of it"
+        );
     }
 }
 
 #[test]
 fn a_bare_counter_is_found() {
-    counters_are_compared_over_time("good", "sum by (le) (rate(a_bucket{x=\"y\"}[5m])) / increase(b_total{}[1h]) + c{}");
-    assert!(std::panic::catch_unwind(|| counters_are_compared_over_time("bad", "sum(rate(a_total{}[5m])) + sum(b_total{})")).is_err());
+    counters_are_compared_over_time(
+        "good",
+        "sum by (le) (rate(a_bucket{x=\"y\"}[5m])) / increase(b_total{}[1h]) + c{}",
+    );
+    assert!(
+        std::panic::catch_unwind(|| counters_are_compared_over_time(
+            "bad",
+            "sum(rate(a_total{}[5m])) + sum(b_total{})"
+        ))
+        .is_err()
+    );
 }
 
 #[test]
@@ -112,7 +160,10 @@ fn variables_are_as_everywhere() {
         let names: Vec<&str> = variables.iter().filter_map(|v| v["name"].as_str()).collect();
         assert_eq!(names, ["datasource", "job", "instance", "app", "integration"]);
         assert_eq!(variables[0]["label"], "Data source");
-        assert_eq!((&variables[0]["type"], &variables[0]["query"]), (&Value::from("datasource"), &Value::from("prometheus")));
+        assert_eq!(
+            (&variables[0]["type"], &variables[0]["query"]),
+            (&Value::from("datasource"), &Value::from("prometheus"))
+        );
         for (variable, label) in [(&variables[1], "Job"), (&variables[2], "Instance")] {
             assert_eq!(variable["type"], "query");
             assert_eq!(variable["label"], label);
@@ -120,9 +171,15 @@ fn variables_are_as_everywhere() {
         }
         for variable in variables.iter().filter(|v| v["type"] == "query") {
             assert_eq!(variable["refresh"], 2, "{}", variable["name"]);
-            let query = variable["query"].as_str().and_then(|q| q.strip_prefix("label_values(")?.strip_suffix(')')).expect("label_values");
+            let query = variable["query"]
+                .as_str()
+                .and_then(|q| q.strip_prefix("label_values(")?.strip_suffix(')'))
+                .expect("label_values");
             let (series, label) = query.rsplit_once(", ").expect("series and label");
-            assert!(series.starts_with("consentry_") && label.chars().all(|c| c.is_ascii_alphabetic()), "{query}");
+            assert!(
+                series.starts_with("consentry_") && label.chars().all(|c| c.is_ascii_alphabetic()),
+                "{query}"
+            );
             assert_eq!(variable["datasource"]["uid"], "${datasource}");
         }
         assert_eq!(dashboard["editable"], false);
@@ -135,7 +192,17 @@ fn the_fleet_never_draws_a_line_for_each_integration() {
     let (_, fleet) = &dashboards()[0];
     for (name, panel) in panels(fleet) {
         for expression in expressions(panel).into_iter().filter(|e| e.contains("integration")) {
-            let bounded = ["sum(", "sum by", "max(", "min(", "count(", "topk(", "bottomk(", "histogram_quantile(", "round(sum("];
+            let bounded = [
+                "sum(",
+                "sum by",
+                "max(",
+                "min(",
+                "count(",
+                "topk(",
+                "bottomk(",
+                "histogram_quantile(",
+                "round(sum(",
+            ];
             assert!(bounded.iter().any(|b| expression.starts_with(b)), "{name}: {expression}");
         }
     }

@@ -17,10 +17,18 @@ enum Known<'a> {
     Silent,
 }
 
-pub(super) fn judge_consent(requirements: &Requirements, evidence: &Evidence, presence: &Judged) -> (Judged, Vec<PermissionState>) {
-    let directory_sees_app = matches!(evidence.directory.as_ref().map(|d| &d.presence), Some(Ok(Presence::Present { .. })));
+pub(super) fn judge_consent(
+    requirements: &Requirements,
+    evidence: &Evidence,
+    presence: &Judged,
+) -> (Judged, Vec<PermissionState>) {
+    let directory_sees_app =
+        matches!(evidence.directory.as_ref().map(|d| &d.presence), Some(Ok(Presence::Present { .. })));
     if let (Outcome::Fail(reason), false) = (presence.0, directory_sees_app) {
-        return ((Outcome::Fail(reason), presence.1.clone()), permission_states(requirements, &Known::Silent, &Known::Silent));
+        return (
+            (Outcome::Fail(reason), presence.1.clone()),
+            permission_states(requirements, &Known::Silent, &Known::Silent),
+        );
     }
     let delegated = delegated_grants(requirements, evidence);
     let application = application_grants(requirements, evidence);
@@ -30,10 +38,16 @@ pub(super) fn judge_consent(requirements: &Requirements, evidence: &Evidence, pr
     ((outcome, details), states)
 }
 
-fn weigh_consent(requirements: &Requirements, delegated: &Known<'_>, application: &Known<'_>, states: &[PermissionState]) -> Judged {
+fn weigh_consent(
+    requirements: &Requirements,
+    delegated: &Known<'_>,
+    application: &Known<'_>,
+    states: &[PermissionState],
+) -> Judged {
     let parts = [(Grant::Delegated, delegated), (Grant::Application, application)];
     let needed = |grant| states.iter().any(|s| s.grant == grant);
-    let missing: Vec<String> = states.iter().filter(|s| s.granted == Some(false)).map(|s| s.permission.clone()).collect();
+    let missing: Vec<String> =
+        states.iter().filter(|s| s.granted == Some(false)).map(|s| s.permission.clone()).collect();
     // Entra says so itself: no consent, whatever else could not be learnt.
     for (grant, known) in &parts {
         if let (true, Known::Not((Outcome::Fail(reason), details))) = (needed(*grant), known) {
@@ -55,7 +69,10 @@ fn weigh_consent(requirements: &Requirements, delegated: &Known<'_>, application
         }
     }
     if requirements.unexpected_fails {
-        let unexpected: Vec<String> = parts.iter().flat_map(|(grant, known)| unexpected_permissions(requirements, *grant, known)).collect();
+        let unexpected: Vec<String> = parts
+            .iter()
+            .flat_map(|(grant, known)| unexpected_permissions(requirements, *grant, known))
+            .collect();
         if !unexpected.is_empty() {
             return (Outcome::Fail(Reason::PermissionUnexpected), Details::items(unexpected));
         }
@@ -73,32 +90,50 @@ fn delegated_grants<'a>(requirements: &Requirements, evidence: &'a Evidence) -> 
     if let Some(Ok(grants)) = listed {
         // Whose token it is decides which grants count. While that is unknown, nobody's grant is held against them.
         let counts = |p: &Option<String>| {
-            p.is_none() || principal.is_none() || p.as_deref().zip(principal).is_some_and(|(p, own)| p.eq_ignore_ascii_case(own))
+            p.is_none()
+                || principal.is_none()
+                || p.as_deref().zip(principal).is_some_and(|(p, own)| p.eq_ignore_ascii_case(own))
         };
         let scopes = |r: &'a ResourceGrants| {
-            r.delegated.iter().filter(|g| counts(&g.principal)).flat_map(|g| g.scopes.iter().map(String::as_str)).collect()
+            r.delegated
+                .iter()
+                .filter(|g| counts(&g.principal))
+                .flat_map(|g| g.scopes.iter().map(String::as_str))
+                .collect()
         };
         return Known::Granted(grants.iter().map(|r| (r.resource.as_str(), scopes(r))).collect());
     }
     match &evidence.own_token {
         OwnToken::Granted { scopes, .. } => match scopes.iter().find_map(|(_, s)| s.as_ref().err()) {
             Some(fault) if fault.reason.is_consent() => {
-                let granted =
-                    |s: &'a Result<Vec<String>, Fault>| s.as_ref().map(|v| v.iter().map(String::as_str).collect()).unwrap_or_default();
+                let granted = |s: &'a Result<Vec<String>, Fault>| {
+                    s.as_ref().map(|v| v.iter().map(String::as_str).collect()).unwrap_or_default()
+                };
                 Known::Granted(scopes.iter().map(|(r, s)| (r.as_str(), granted(s))).collect())
             }
             Some(fault) => Known::Not(without_evidence(fault)),
             None => Known::Granted(
-                scopes.iter().filter_map(|(r, s)| s.as_ref().ok().map(|v| (r.as_str(), v.iter().map(String::as_str).collect()))).collect(),
+                scopes
+                    .iter()
+                    .filter_map(|(r, s)| {
+                        s.as_ref().ok().map(|v| (r.as_str(), v.iter().map(String::as_str).collect()))
+                    })
+                    .collect(),
             ),
         },
-        OwnToken::Refused(fault) if fault.reason.is_consent() => Known::Not((Outcome::Fail(fault.reason), Details::of(fault))),
+        OwnToken::Refused(fault) if fault.reason.is_consent() => {
+            Known::Not((Outcome::Fail(fault.reason), Details::of(fault)))
+        }
         OwnToken::Refused(fault) => Known::Not(or_directory(evidence, without_evidence(fault))),
-        OwnToken::Missing => Known::Not(or_directory(evidence, (Outcome::Unknown(Reason::TokenMissing), Details::default()))),
-        OwnToken::NotUsed if requirements.access == Access::Application => match evidence.directory.as_ref().map(|d| &d.delegated) {
-            Some(Err(fault)) => Known::Not((Outcome::Unknown(fault.reason), Details::of(fault))),
-            _ => Known::Silent,
-        },
+        OwnToken::Missing => {
+            Known::Not(or_directory(evidence, (Outcome::Unknown(Reason::TokenMissing), Details::default())))
+        }
+        OwnToken::NotUsed if requirements.access == Access::Application => {
+            match evidence.directory.as_ref().map(|d| &d.delegated) {
+                Some(Err(fault)) => Known::Not((Outcome::Unknown(fault.reason), Details::of(fault))),
+                _ => Known::Silent,
+            }
+        }
         OwnToken::NotUsed => Known::Silent,
     }
 }
@@ -119,7 +154,12 @@ fn application_grants<'e>(requirements: &Requirements, evidence: &'e Evidence) -
     let believed = contradiction.is_none() && !roles_outweigh(&requirements.required, evidence);
     let listed = evidence.directory.as_ref().map(|d| &d.application).filter(|_| believed);
     if let Some(Ok(grants)) = listed {
-        return Known::Granted(grants.iter().map(|r| (r.resource.as_str(), r.application.iter().map(String::as_str).collect())).collect());
+        return Known::Granted(
+            grants
+                .iter()
+                .map(|r| (r.resource.as_str(), r.application.iter().map(String::as_str).collect()))
+                .collect(),
+        );
     }
     match &evidence.app_only {
         Some(Ok(roles)) => {
@@ -133,7 +173,9 @@ fn application_grants<'e>(requirements: &Requirements, evidence: &'e Evidence) -
                     Details { note: Some(note.to_owned()), ..Details::default() },
                 ));
             }
-            let entry = |r: &'e RoleEvidence| (r.resource.as_str(), r.roles.iter().flatten().flatten().map(String::as_str).collect());
+            let entry = |r: &'e RoleEvidence| {
+                (r.resource.as_str(), r.roles.iter().flatten().flatten().map(String::as_str).collect())
+            };
             Known::Granted(roles.iter().map(entry).collect())
         }
         Some(Err(fault)) => Known::Not(without_evidence(fault)),
@@ -144,15 +186,23 @@ fn application_grants<'e>(requirements: &Requirements, evidence: &'e Evidence) -
     }
 }
 
-fn permission_states(requirements: &Requirements, delegated: &Known<'_>, application: &Known<'_>) -> Vec<PermissionState> {
+fn permission_states(
+    requirements: &Requirements,
+    delegated: &Known<'_>,
+    application: &Known<'_>,
+) -> Vec<PermissionState> {
     let mut states = Vec::new();
     for required in requirements.required.iter() {
-        for (grant, values, known) in
-            [(Grant::Delegated, &required.delegated, delegated), (Grant::Application, &required.application, application)]
-        {
+        for (grant, values, known) in [
+            (Grant::Delegated, &required.delegated, delegated),
+            (Grant::Application, &required.application, application),
+        ] {
             let granted = |permission: &str| match known {
                 Known::Granted(resources) => {
-                    let mut held = resources.iter().filter(|(r, _)| *r == required.resource).flat_map(|(_, values)| values);
+                    let mut held = resources
+                        .iter()
+                        .filter(|(r, _)| *r == required.resource)
+                        .flat_map(|(_, values)| values);
                     Some(held.any(|v| same_permission(v, permission)))
                 }
                 Known::Not((Outcome::Fail(reason), _)) if reason.is_consent() => Some(false),
@@ -180,7 +230,11 @@ fn unexpected_permissions(requirements: &Requirements, grant: Grant, known: &Kno
     };
     let openid = |value: &str| OPENID_SCOPES.iter().any(|o| same_permission(o, value));
     let extra = |(resource, values): &(&str, Vec<&str>)| {
-        values.iter().filter(|v| !openid(v) && !wanted(resource, v)).map(|v| (*v).to_owned()).collect::<Vec<_>>()
+        values
+            .iter()
+            .filter(|v| !openid(v) && !wanted(resource, v))
+            .map(|v| (*v).to_owned())
+            .collect::<Vec<_>>()
     };
     resources.iter().flat_map(extra).collect()
 }

@@ -8,11 +8,19 @@ use super::super::reason::Reason;
 use super::super::text::one_line;
 use super::Judged;
 
-pub(super) fn judge_groups(requirements: &Requirements, evidence: &Evidence, presence: Outcome, consent: Outcome) -> Judged {
+pub(super) fn judge_groups(
+    requirements: &Requirements,
+    evidence: &Evidence,
+    presence: Outcome,
+    consent: Outcome,
+) -> Judged {
     let token_fault = match (requirements.access, &evidence.own_token, &evidence.app_only) {
-        (Access::Delegated, OwnToken::Refused(fault), _) | (Access::Application, _, Some(Err(fault))) => Some(fault),
+        (Access::Delegated, OwnToken::Refused(fault), _) | (Access::Application, _, Some(Err(fault))) => {
+            Some(fault)
+        }
         (Access::Delegated, OwnToken::Missing, _) => {
-            let outcome = earlier_cause(presence, consent, Reason::TokenMissing).unwrap_or(Outcome::Fail(Reason::TokenMissing));
+            let outcome = earlier_cause(presence, consent, Reason::TokenMissing)
+                .unwrap_or(Outcome::Fail(Reason::TokenMissing));
             return (outcome, Details::default());
         }
         _ => None,
@@ -25,7 +33,11 @@ pub(super) fn judge_groups(requirements: &Requirements, evidence: &Evidence, pre
         _ => None,
     });
     if let Some(fault) = fault {
-        let own = if fault.reason.is_inconclusive() { Outcome::Unknown(fault.reason) } else { Outcome::Fail(fault.reason) };
+        let own = if fault.reason.is_inconclusive() {
+            Outcome::Unknown(fault.reason)
+        } else {
+            Outcome::Fail(fault.reason)
+        };
         let outcome = match own {
             Outcome::Fail(reason) => earlier_cause(presence, consent, reason).unwrap_or(own),
             other => other,
@@ -45,19 +57,30 @@ fn earlier_cause(presence: Outcome, consent: Outcome, reason: Reason) -> Option<
     }
     let about_permission = reason.is_consent() || reason == Reason::GroupAccessDenied;
     match consent {
-        Outcome::Fail(cause) if cause.is_consent() && cause != Reason::PermissionUnexpected && about_permission => Some(consent),
+        Outcome::Fail(cause)
+            if cause.is_consent() && cause != Reason::PermissionUnexpected && about_permission =>
+        {
+            Some(consent)
+        }
         _ => None,
     }
 }
 
 fn judge_visible(requirements: &Requirements, groups: &Groups) -> Judged {
     if groups.visible < requirements.groups.minimum {
-        let note = Some(format!("{} groups visible, at least {} expected", groups.visible, requirements.groups.minimum));
+        let note = Some(format!(
+            "{} groups visible, at least {} expected",
+            groups.visible, requirements.groups.minimum
+        ));
         return (Outcome::Fail(Reason::GroupsNotVisible), Details { note, ..Details::default() });
     }
-    let missing: Vec<String> = groups.required.iter().filter(|g| !g.visible()).map(|g| g.name.clone()).collect();
+    let missing: Vec<String> =
+        groups.required.iter().filter(|g| !g.visible()).map(|g| g.name.clone()).collect();
     if missing.is_empty() {
-        return (Outcome::Pass, Details { note: several_of_one_name(&groups.required), ..Details::default() });
+        return (
+            Outcome::Pass,
+            Details { note: several_of_one_name(&groups.required), ..Details::default() },
+        );
     }
     (Outcome::Fail(Reason::GroupMissing), Details::items(missing))
 }
@@ -65,7 +88,9 @@ fn judge_visible(requirements: &Requirements, groups: &Groups) -> Judged {
 /// Names are not unique: which of two groups of a required name is meant, only the product knows.
 fn several_of_one_name(groups: &[RequiredGroup]) -> Option<String> {
     let several = groups.iter().filter(|g| g.ids.len() > 1);
-    let note = |g: &RequiredGroup| format!("{} groups bear the name {:?}: {}", g.ids.len(), one_line(&g.name, 80), g.ids.join(", "));
+    let note = |g: &RequiredGroup| {
+        format!("{} groups bear the name {:?}: {}", g.ids.len(), one_line(&g.name, 80), g.ids.join(", "))
+    };
     let notes: Vec<String> = several.map(note).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }

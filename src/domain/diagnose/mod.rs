@@ -43,7 +43,10 @@ pub fn diagnose(requirements: &Requirements, evidence: &Evidence) -> Diagnosis {
         groups_visible: groups.map(|g| g.visible),
         required_groups: groups.map(|g| g.required.clone()).unwrap_or_default(),
         reader_fault: evidence.directory.as_ref().and_then(reader_fault),
-        directory_silent: evidence.directory.as_ref().is_some_and(|d| d.faults().iter().any(|f| is_passing(f)))
+        directory_silent: evidence
+            .directory
+            .as_ref()
+            .is_some_and(|d| d.faults().iter().any(|f| is_passing(f)))
             || about_presence(evidence).is_some(),
     }
 }
@@ -56,13 +59,16 @@ fn not_run() -> Judged {
 
 /// Whether the primary reason was seen in the directory, and not told by the token endpoint alone.
 fn is_exact(checks: &[CheckResult], evidence: &Evidence) -> bool {
-    let primary = checks.iter().find_map(|c| if let Outcome::Fail(reason) = c.outcome { Some(reason) } else { None });
+    let primary =
+        checks.iter().find_map(|c| if let Outcome::Fail(reason) = c.outcome { Some(reason) } else { None });
     match (primary, &evidence.directory) {
         (Some(Reason::AppMissing | Reason::AppDeleted), Some(directory)) => {
             matches!(directory.presence, Ok(Presence::Deleted { .. } | Presence::Absent))
         }
         (Some(reason), Some(directory)) if reason.is_presence() => directory.knows_presence(),
-        (Some(reason), Some(directory)) if reason.is_consent() => directory.delegated.is_ok() && directory.application.is_ok(),
+        (Some(reason), Some(directory)) if reason.is_consent() => {
+            directory.delegated.is_ok() && directory.application.is_ok()
+        }
         _ => false,
     }
 }
@@ -74,7 +80,12 @@ fn is_passing(fault: &Fault) -> bool {
 
 /// A lasting fault of the reader itself.
 fn reader_fault(directory: &Directory) -> Option<Fault> {
-    directory.faults().into_iter().filter(|f| !is_passing(f)).find(|f| f.reason != Reason::TenantMissing).cloned()
+    directory
+        .faults()
+        .into_iter()
+        .filter(|f| !is_passing(f))
+        .find(|f| f.reason != Reason::TenantMissing)
+        .cloned()
 }
 
 /// What a fault makes of a check that it leaves without evidence.

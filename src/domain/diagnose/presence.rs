@@ -14,14 +14,24 @@ pub(super) fn judge_presence(evidence: &Evidence) -> Judged {
     match directory {
         Some(Ok(Presence::Absent)) => return (Outcome::Fail(Reason::AppMissing), Details::default()),
         Some(Ok(Presence::Deleted { restorable_until })) => {
-            return (Outcome::Fail(Reason::AppDeleted), Details { restorable_until: *restorable_until, ..Details::default() });
+            return (
+                Outcome::Fail(Reason::AppDeleted),
+                Details { restorable_until: *restorable_until, ..Details::default() },
+            );
         }
         Some(Ok(Presence::Present { blocked: Some(why), .. })) => {
-            return (Outcome::Fail(Reason::AppBlocked), Details { note: Some(why.clone()), ..Details::default() });
+            return (
+                Outcome::Fail(Reason::AppBlocked),
+                Details { note: Some(why.clone()), ..Details::default() },
+            );
         }
-        Some(Ok(Presence::Present { enabled: false, .. })) => return (Outcome::Fail(Reason::AppDisabled), Details::default()),
+        Some(Ok(Presence::Present { enabled: false, .. })) => {
+            return (Outcome::Fail(Reason::AppDisabled), Details::default());
+        }
         Some(Ok(Presence::Present { .. })) => return (Outcome::Pass, Details::default()),
-        Some(Err(fault)) if fault.reason == Reason::TenantMissing => return (Outcome::Fail(fault.reason), Details::of(fault)),
+        Some(Err(fault)) if fault.reason == Reason::TenantMissing => {
+            return (Outcome::Fail(fault.reason), Details::of(fault));
+        }
         Some(Ok(Presence::Unclear(_)) | Err(_)) | None => {}
     }
     if token_issued(evidence) {

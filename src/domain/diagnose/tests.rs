@@ -26,7 +26,13 @@ fn fault(reason: Reason) -> Fault {
 }
 
 fn seen(visible: u32, hq: bool) -> Groups {
-    Groups { visible, required: vec![RequiredGroup { name: "HQ".to_owned(), ids: hq.then(|| "g1".to_owned()).into_iter().collect() }] }
+    Groups {
+        visible,
+        required: vec![RequiredGroup {
+            name: "HQ".to_owned(),
+            ids: hq.then(|| "g1".to_owned()).into_iter().collect(),
+        }],
+    }
 }
 
 fn token(scopes: &[&str]) -> OwnToken {
@@ -35,13 +41,19 @@ fn token(scopes: &[&str]) -> OwnToken {
 }
 
 fn roles(values: &[&str]) -> Option<Result<Vec<RoleEvidence>, Fault>> {
-    Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(Some(values.iter().map(|v| (*v).to_owned()).collect())) }]))
+    Some(Ok(vec![RoleEvidence {
+        resource: GRAPH.to_owned(),
+        roles: Ok(Some(values.iter().map(|v| (*v).to_owned()).collect())),
+    }]))
 }
 
 fn grants(principal: Option<&str>, scopes: &[&str], application: &[&str]) -> Vec<ResourceGrants> {
     let own = |v: &[&str]| v.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-    let delegated =
-        if scopes.is_empty() { vec![] } else { vec![ScopeGrant { principal: principal.map(str::to_owned), scopes: own(scopes) }] };
+    let delegated = if scopes.is_empty() {
+        vec![]
+    } else {
+        vec![ScopeGrant { principal: principal.map(str::to_owned), scopes: own(scopes) }]
+    };
     vec![ResourceGrants { resource: GRAPH.to_owned(), delegated, application: own(application) }]
 }
 
@@ -54,7 +66,12 @@ fn present() -> Presence {
 }
 
 fn healthy() -> Evidence {
-    Evidence { directory: None, app_only: roles(&[]), own_token: token(&["User.Read", "Group.Read.All"]), groups: Some(Ok(seen(3, true))) }
+    Evidence {
+        directory: None,
+        app_only: roles(&[]),
+        own_token: token(&["User.Read", "Group.Read.All"]),
+        groups: Some(Ok(seen(3, true))),
+    }
 }
 
 fn refused(reason: Reason) -> Evidence {
@@ -71,7 +88,14 @@ fn with_reader(evidence: Evidence, presence: Presence, granted: Vec<ResourceGran
 
 fn reader_denied(evidence: Evidence) -> Evidence {
     let denied = || fault(Reason::ReaderPermissionMissing);
-    Evidence { directory: Some(Directory { presence: Err(denied()), delegated: Err(denied()), application: Err(denied()) }), ..evidence }
+    Evidence {
+        directory: Some(Directory {
+            presence: Err(denied()),
+            delegated: Err(denied()),
+            application: Err(denied()),
+        }),
+        ..evidence
+    }
 }
 
 fn assert_rows(access: Access, rows: Vec<(&str, Evidence, [Outcome; 3])>) {
@@ -81,7 +105,11 @@ fn assert_rows(access: Access, rows: Vec<(&str, Evidence, [Outcome; 3])>) {
         assert_eq!(outcomes, expected, "{sentence}");
         for result in &diagnosis.checks {
             if let Some(reason) = result.outcome.reason() {
-                assert!(reason.possible_in(result.check), "{sentence}: {reason:?} has no series for {:?}", result.check);
+                assert!(
+                    reason.possible_in(result.check),
+                    "{sentence}: {reason:?} has no series for {:?}",
+                    result.check
+                );
             }
         }
     }
@@ -105,7 +133,11 @@ fn delegated_without_a_reader() {
             ),
             (
                 "the group permission was edited away and Graph refuses",
-                Evidence { own_token: token(&["User.Read"]), groups: Some(Err(fault(GroupAccessDenied))), ..healthy() },
+                Evidence {
+                    own_token: token(&["User.Read"]),
+                    groups: Some(Err(fault(GroupAccessDenied))),
+                    ..healthy()
+                },
                 [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
             ),
             (
@@ -113,7 +145,11 @@ fn delegated_without_a_reader() {
                 Evidence { own_token: token(&["user.read", "GROUP.READ.ALL"]), ..healthy() },
                 [Pass, Pass, Pass],
             ),
-            ("consent is gone altogether", refused(ConsentMissing), [Pass, Fail(ConsentMissing), Fail(ConsentMissing)]),
+            (
+                "consent is gone altogether",
+                refused(ConsentMissing),
+                [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
+            ),
             (
                 "a confidential client with a revoked token is present",
                 refused(TokenRevoked),
@@ -125,10 +161,26 @@ fn delegated_without_a_reader() {
                 [Unknown(TokenRevoked), Unknown(TokenRevoked), Fail(TokenRevoked)],
             ),
             ("a corrupted token", refused(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
-            ("MFA is demanded", refused(InteractionRequired), [Pass, Unknown(InteractionRequired), Fail(InteractionRequired)]),
-            ("a policy blocks the user", refused(AccessBlocked), [Pass, Unknown(AccessBlocked), Fail(AccessBlocked)]),
-            ("a policy blocks the workload only", Evidence { app_only: Some(Err(fault(AccessBlocked))), ..healthy() }, [Pass, Pass, Pass]),
-            ("the account is disabled", refused(AccountDisabled), [Pass, Unknown(AccountDisabled), Fail(AccountDisabled)]),
+            (
+                "MFA is demanded",
+                refused(InteractionRequired),
+                [Pass, Unknown(InteractionRequired), Fail(InteractionRequired)],
+            ),
+            (
+                "a policy blocks the user",
+                refused(AccessBlocked),
+                [Pass, Unknown(AccessBlocked), Fail(AccessBlocked)],
+            ),
+            (
+                "a policy blocks the workload only",
+                Evidence { app_only: Some(Err(fault(AccessBlocked))), ..healthy() },
+                [Pass, Pass, Pass],
+            ),
+            (
+                "the account is disabled",
+                refused(AccountDisabled),
+                [Pass, Unknown(AccountDisabled), Fail(AccountDisabled)],
+            ),
             (
                 "nobody has signed in yet",
                 Evidence { own_token: OwnToken::Missing, groups: None, ..healthy() },
@@ -142,14 +194,34 @@ fn delegated_without_a_reader() {
             ),
             ("a disabled app", both_refused(AppDisabled), [Fail(AppDisabled); 3]),
             ("the tenant is gone", both_refused(TenantMissing), [Fail(TenantMissing); 3]),
-            ("our secret has expired", both_refused(ClientCredentialExpired), [Fail(ClientCredentialExpired); 3]),
+            (
+                "our secret has expired",
+                both_refused(ClientCredentialExpired),
+                [Fail(ClientCredentialExpired); 3],
+            ),
             ("the request is wrong", both_refused(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
             ("throttled everywhere", both_refused(Throttled), [Unknown(Throttled); 3]),
             ("a code nobody knows", both_refused(Unclassified), [Unknown(Unclassified); 3]),
-            ("Graph alone is throttled", Evidence { groups: Some(Err(fault(Throttled))), ..healthy() }, [Pass, Pass, Unknown(Throttled)]),
-            ("the network fails at the refresh only", refused(NetworkError), [Pass, Unknown(NetworkError), Unknown(NetworkError)]),
-            ("too few groups", Evidence { groups: Some(Ok(seen(0, false))), ..healthy() }, [Pass, Pass, Fail(GroupsNotVisible)]),
-            ("a required group is gone", Evidence { groups: Some(Ok(seen(3, false))), ..healthy() }, [Pass, Pass, Fail(GroupMissing)]),
+            (
+                "Graph alone is throttled",
+                Evidence { groups: Some(Err(fault(Throttled))), ..healthy() },
+                [Pass, Pass, Unknown(Throttled)],
+            ),
+            (
+                "the network fails at the refresh only",
+                refused(NetworkError),
+                [Pass, Unknown(NetworkError), Unknown(NetworkError)],
+            ),
+            (
+                "too few groups",
+                Evidence { groups: Some(Ok(seen(0, false))), ..healthy() },
+                [Pass, Pass, Fail(GroupsNotVisible)],
+            ),
+            (
+                "a required group is gone",
+                Evidence { groups: Some(Ok(seen(3, false))), ..healthy() },
+                [Pass, Pass, Fail(GroupMissing)],
+            ),
             (
                 "Graph refuses although consent stands",
                 Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..healthy() },
@@ -165,18 +237,32 @@ fn delegated_with_a_reader() {
     let all = || grants(None, &["User.Read", "Group.Read.All"], &[]);
     let mine = |who| grants(Some(who), &["User.Read", "Group.Read.All"], &[]);
     let disabled = || Presence::Present { enabled: false, blocked: None };
-    let blocked = || Presence::Present { enabled: true, blocked: Some("DisabledDueToViolationOfServicesAgreement".to_owned()) };
+    let blocked = || Presence::Present {
+        enabled: true,
+        blocked: Some("DisabledDueToViolationOfServicesAgreement".to_owned()),
+    };
     let deleted = || Presence::Deleted { restorable_until: None };
     let transient = |e: Evidence| {
         let f = || fault(UpstreamUnavailable);
-        Evidence { directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }), ..e }
+        Evidence {
+            directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }),
+            ..e
+        }
     };
     assert_rows(
         Access::Delegated,
         vec![
             ("all is well", with_reader(healthy(), present(), all()), [Pass, Pass, Pass]),
-            ("the grant of the very user counts", with_reader(healthy(), present(), mine("ada")), [Pass, Pass, Pass]),
-            ("another user's grant does not", with_reader(healthy(), present(), mine("bob")), [Pass, Fail(ConsentMissing), Pass]),
+            (
+                "the grant of the very user counts",
+                with_reader(healthy(), present(), mine("ada")),
+                [Pass, Pass, Pass],
+            ),
+            (
+                "another user's grant does not",
+                with_reader(healthy(), present(), mine("bob")),
+                [Pass, Fail(ConsentMissing), Pass],
+            ),
             (
                 "with a dead token nobody's grant is held against them",
                 with_reader(refused(TokenRevoked), present(), mine("bob")),
@@ -202,15 +288,31 @@ fn delegated_with_a_reader() {
                 with_reader(refused(ConsentMissing), present(), grants(None, &["User.Read"], &[])),
                 [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
             ),
-            ("deleted, token says revoked", with_reader(refused(TokenRevoked), deleted(), vec![]), [Fail(AppDeleted); 3]),
-            ("deleted, token says 65001", with_reader(refused(ConsentMissing), deleted(), vec![]), [Fail(AppDeleted); 3]),
-            ("gone for good", with_reader(refused(AppMissing), Presence::Absent, vec![]), [Fail(AppMissing); 3]),
+            (
+                "deleted, token says revoked",
+                with_reader(refused(TokenRevoked), deleted(), vec![]),
+                [Fail(AppDeleted); 3],
+            ),
+            (
+                "deleted, token says 65001",
+                with_reader(refused(ConsentMissing), deleted(), vec![]),
+                [Fail(AppDeleted); 3],
+            ),
+            (
+                "gone for good",
+                with_reader(refused(AppMissing), Presence::Absent, vec![]),
+                [Fail(AppMissing); 3],
+            ),
             (
                 "disabled: the consent still stands",
                 with_reader(refused(AppDisabled), disabled(), all()),
                 [Fail(AppDisabled), Pass, Fail(AppDisabled)],
             ),
-            ("blocked by Microsoft", with_reader(refused(AppDisabled), blocked(), all()), [Fail(AppBlocked), Pass, Fail(AppBlocked)]),
+            (
+                "blocked by Microsoft",
+                with_reader(refused(AppDisabled), blocked(), all()),
+                [Fail(AppBlocked), Pass, Fail(AppBlocked)],
+            ),
             ("the reader may not read, the own token can", reader_denied(healthy()), [Pass, Pass, Pass]),
             (
                 "the reader may not read, the token is dead",
@@ -230,8 +332,12 @@ fn delegated_with_a_reader() {
 #[test]
 fn application_access() {
     use Reason::*;
-    let app =
-        |held: &[&str]| Evidence { directory: None, app_only: roles(held), own_token: OwnToken::NotUsed, groups: Some(Ok(seen(3, true))) };
+    let app = |held: &[&str]| Evidence {
+        directory: None,
+        app_only: roles(held),
+        own_token: OwnToken::NotUsed,
+        groups: Some(Ok(seen(3, true))),
+    };
     let failed = |reason| Evidence { app_only: Some(Err(fault(reason))), groups: None, ..app(&[]) };
     let opaque = Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(None) }]));
     assert_rows(
@@ -255,17 +361,28 @@ fn application_access() {
             ),
             ("the app is gone", failed(AppMissing), [Fail(AppMissing); 3]),
             ("the app is disabled", failed(AppDisabled), [Fail(AppDisabled); 3]),
-            ("a policy for workloads", failed(AccessBlocked), [Unknown(AccessBlocked), Unknown(AccessBlocked), Fail(AccessBlocked)]),
+            (
+                "a policy for workloads",
+                failed(AccessBlocked),
+                [Unknown(AccessBlocked), Unknown(AccessBlocked), Fail(AccessBlocked)],
+            ),
             ("a wrong secret", failed(ClientCredentialInvalid), [Fail(ClientCredentialInvalid); 3]),
             ("time-out", failed(Timeout), [Unknown(Timeout); 3]),
             (
                 "the directory speaks",
-                with_reader(Evidence { app_only: roles(&[]), ..app(&[]) }, present(), grants(None, &[], &["Group.Read.All"])),
+                with_reader(
+                    Evidence { app_only: roles(&[]), ..app(&[]) },
+                    present(),
+                    grants(None, &[], &["Group.Read.All"]),
+                ),
                 [Pass, Pass, Pass],
             ),
             (
                 "deleted, says the directory",
-                Evidence { directory: directory(Presence::Deleted { restorable_until: None }, vec![]), ..failed(AppMissing) },
+                Evidence {
+                    directory: directory(Presence::Deleted { restorable_until: None }, vec![]),
+                    ..failed(AppMissing)
+                },
                 [Fail(AppDeleted); 3],
             ),
         ],
@@ -274,7 +391,8 @@ fn application_access() {
 
 #[test]
 fn unexpected_permissions_fail_only_when_asked_to() {
-    let evidence = Evidence { own_token: token(&["User.Read", "Group.Read.All", "openid", "Mail.Read"]), ..healthy() };
+    let evidence =
+        Evidence { own_token: token(&["User.Read", "Group.Read.All", "openid", "Mail.Read"]), ..healthy() };
     assert_eq!(diagnose(&requirements(Access::Delegated), &evidence).primary(), None);
     let strict = Requirements { unexpected_fails: true, ..requirements(Access::Delegated) };
     let diagnosis = diagnose(&strict, &evidence);
@@ -288,7 +406,8 @@ fn disabled_checks_stay_silent_and_permissions_are_listed() {
     let only_consent = Requirements { checks: vec![Check::Consent], ..requirements(Access::Delegated) };
     let diagnosis = diagnose(&only_consent, &Evidence { own_token: token(&["User.Read"]), ..healthy() });
     assert_eq!(diagnosis.checks.len(), 1);
-    let states: Vec<(&str, Option<bool>)> = diagnosis.permissions.iter().map(|p| (p.permission.as_str(), p.granted)).collect();
+    let states: Vec<(&str, Option<bool>)> =
+        diagnosis.permissions.iter().map(|p| (p.permission.as_str(), p.granted)).collect();
     assert_eq!(states, [("User.Read", Some(true)), ("Group.Read.All", Some(false))]);
 }
 
@@ -308,7 +427,11 @@ fn transient_evidence_never_fails() {
             let evidence = Evidence {
                 directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }),
                 app_only: Some(Err(f())),
-                own_token: if access == Access::Delegated { OwnToken::Refused(f()) } else { OwnToken::NotUsed },
+                own_token: if access == Access::Delegated {
+                    OwnToken::Refused(f())
+                } else {
+                    OwnToken::NotUsed
+                },
                 groups: None,
             };
             assert_eq!(diagnose(&requirements(access), &evidence).overall(), Outcome::Unknown(reason));

@@ -55,7 +55,9 @@ pub(super) enum Step {
 pub(super) fn judge(step: Step, reply: &Reply) -> Failure {
     match step {
         // A mail that is refused counts as rejected in any case; one that is refused because of us waits.
-        Step::Data if reply.is_permanent() && is_about_us(reply) => Failure::transport(EmailFailure::Rejected),
+        Step::Data if reply.is_permanent() && is_about_us(reply) => {
+            Failure::transport(EmailFailure::Rejected)
+        }
         Step::Data if reply.is_permanent() => Failure { kind: EmailFailure::Rejected, blame: Blame::Content },
         _ if wants_login(reply) => Failure::transport(EmailFailure::Auth),
         Step::Recipient if reply.is_permanent() && names_mailbox(reply) => {
@@ -159,24 +161,60 @@ mod tests {
             ("a code alone", Step::Recipient, "550", Rejected, Recipient),
             ("not local", Step::Recipient, "551 User not local", Rejected, Recipient),
             ("name not allowed", Step::Recipient, "553 Mailbox name not allowed", Rejected, Recipient),
-            ("our name", Step::Recipient, "504 5.5.2 <consentry>: Helo command rejected: need fully-qualified hostname", Other, Transport),
+            (
+                "our name",
+                Step::Recipient,
+                "504 5.5.2 <consentry>: Helo command rejected: need fully-qualified hostname",
+                Other,
+                Transport,
+            ),
             ("our name without a code", Step::Recipient, "550 HELO should be a FQDN", Other, Transport),
-            ("our sender address", Step::Recipient, "550 5.1.8 <c@x.example>: Sender address rejected: Domain not found", Other, Transport),
+            (
+                "our sender address",
+                Step::Recipient,
+                "550 5.1.8 <c@x.example>: Sender address rejected: Domain not found",
+                Other,
+                Transport,
+            ),
             ("our sender address, Exim", Step::Recipient, "550 Sender verify failed", Other, Transport),
             ("relaying", Step::Recipient, "554 5.7.1 <a@b.example>: Relay access denied", Other, Transport),
             ("relaying, Exim", Step::Recipient, "550 relay not permitted", Other, Transport),
             ("relaying, Sendmail", Step::Recipient, "550 Relaying denied", Other, Transport),
             ("quota", Step::Recipient, "550 5.4.5 Daily sending quota exceeded", Other, Transport),
-            ("Cisco's way to write a code", Step::Recipient, "550 #5.7.1 Your access is refused", Other, Transport),
-            ("no login, in the order of commands", Step::Recipient, "503 5.5.1 Authentication first", Other, Transport),
+            (
+                "Cisco's way to write a code",
+                Step::Recipient,
+                "550 #5.7.1 Your access is refused",
+                Other,
+                Transport,
+            ),
+            (
+                "no login, in the order of commands",
+                Step::Recipient,
+                "503 5.5.1 Authentication first",
+                Other,
+                Transport,
+            ),
             ("no login", Step::Recipient, "530 5.7.0 Authentication required", Auth, Transport),
             ("554 says nothing about a mailbox", Step::Recipient, "554 Transaction failed", Other, Transport),
             ("an IP address is no code", Step::Recipient, "550 5.7.1.9 is on a list", Rejected, Recipient),
-            ("5.7 in the text is no code", Step::Recipient, "550 5.1.1 <u5.7.1@x.example> unknown", Rejected, Recipient),
+            (
+                "5.7 in the text is no code",
+                Step::Recipient,
+                "550 5.1.1 <u5.7.1@x.example> unknown",
+                Rejected,
+                Recipient,
+            ),
             ("codes that contradict each other", Step::Recipient, "550 4.2.2 Mailbox full", Other, Transport),
             ("greylisting", Step::Recipient, "450 4.7.1 Greylisted", Other, Transport),
             ("a mailbox that is full for now", Step::Recipient, "452 4.2.2 Mailbox full", Other, Transport),
-            ("a sender is no word about the recipient", Step::Sender, "550 5.1.1 Who are you", Other, Transport),
+            (
+                "a sender is no word about the recipient",
+                Step::Sender,
+                "550 5.1.1 Who are you",
+                Other,
+                Transport,
+            ),
             ("a sender that is refused", Step::Sender, "550 5.1.8 Bad sender", Other, Transport),
             ("a sender without a login", Step::Sender, "530 5.7.0 Authentication required", Auth, Transport),
             ("spam", Step::Data, "554 5.6.0 Content refused", Rejected, Content),
@@ -187,7 +225,13 @@ mod tests {
             ("a quota at the end", Step::Data, "550 5.4.5 Quota exceeded", Rejected, Transport),
             ("Exchange Online's quota", Step::Data, "550 5.1.90 Daily limit", Rejected, Transport),
             ("relaying at the end", Step::Data, "554 Relaying denied", Rejected, Transport),
-            ("a system that takes nothing", Step::Data, "554 5.3.2 System not accepting mail", Rejected, Transport),
+            (
+                "a system that takes nothing",
+                Step::Data,
+                "554 5.3.2 System not accepting mail",
+                Rejected,
+                Transport,
+            ),
             ("a login at the end", Step::Data, "530 5.7.0 Authentication required", Rejected, Transport),
             ("later", Step::Data, "451 4.3.0 Try again later", Other, Transport),
         ];

@@ -62,7 +62,9 @@ pub(super) fn compose(
     if let Some(thread) = &mail.thread {
         builder = builder.in_reply_to(ascii_id(thread)).references(ascii_id(thread));
     }
-    let message = builder.multipart(MultiPart::alternative_plain_html(mail.text.clone(), mail.html.clone())).map_err(|e| e.to_string())?;
+    let message = builder
+        .multipart(MultiPart::alternative_plain_html(mail.text.clone(), mail.html.clone()))
+        .map_err(|e| e.to_string())?;
     Ok(Letter { from: envelope.0, to: envelope.1, bytes: stuffed(&message.formatted()) })
 }
 
@@ -79,7 +81,8 @@ pub(super) fn recipient(text: &str) -> Result<Address, String> {
 /// A mailbox of the configuration, its domain as A-labels.
 fn sendable(mailbox: &Mailbox) -> Result<Mailbox, String> {
     let email = &mailbox.email;
-    let address = Address::new(email.user(), a_label(email.domain())?).map_err(|e| format!("{email} is no mail address: {e}"))?;
+    let address = Address::new(email.user(), a_label(email.domain())?)
+        .map_err(|e| format!("{email} is no mail address: {e}"))?;
     Ok(Mailbox::new(mailbox.name.clone(), address))
 }
 
@@ -143,7 +146,11 @@ mod tests {
             ("a dot alone", "a\r\n.\r\nb\r\n", "a\r\n..\r\nb\r\n"),
             ("a dot at the very beginning", ".a\r\n", "..a\r\n"),
             ("dots elsewhere", "a.\r\n b.c\r\n", "a.\r\n b.c\r\n"),
-            ("an end for servers that take bare line feeds", "a\n.\nMAIL FROM:<x>\n", "a\r\n..\r\nMAIL FROM:<x>\r\n"),
+            (
+                "an end for servers that take bare line feeds",
+                "a\n.\nMAIL FROM:<x>\n",
+                "a\r\n..\r\nMAIL FROM:<x>\r\n",
+            ),
             ("an end with bare carriage returns", "a\r.\rb", "a\r\n..\r\nb\r\n"),
             ("an end in a mixture", "a\r\n.\n.\r\n", "a\r\n..\r\n..\r\n"),
         ] {

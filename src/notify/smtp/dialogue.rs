@@ -38,7 +38,10 @@ impl SmtpDialogue {
 
     fn log_response(&mut self, reply: &Reply) {
         for line in &reply.lines {
-            let shown = self.secrets.iter().fold(line.clone(), |text, secret| text.replace(secret.as_str(), "<secret>"));
+            let shown = self
+                .secrets
+                .iter()
+                .fold(line.clone(), |text, secret| text.replace(secret.as_str(), "<secret>"));
             self.lines.push(format!("< {} {shown}", reply.code).trim_end().to_owned());
         }
     }
@@ -104,7 +107,9 @@ impl Session {
             Failure::transport(EmailFailure::Connect)
         })?;
         talk.note(format!("* connecting to {host}:{}", settings.port));
-        let stream = connect(&host, settings.port).await.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
+        let stream = connect(&host, settings.port)
+            .await
+            .map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
         let local = stream.local_addr().ok().map(|address| address.ip());
         let door = ServerAddress { settings, host: &host, local };
         let mut session = match settings.protection {
@@ -156,13 +161,23 @@ impl Session {
 
     /// One exchange of RFC 4954 section 4. The challenges of LOGIN are answered in their order, whatever they say: servers translate and misspell
     /// them.
-    async fn authenticate(&mut self, mechanism: Mechanism, credentials: &Credentials, talk: &mut SmtpDialogue) -> Result<Reply, Failure> {
-        let answer = |challenge: Option<&str>| mechanism.response(credentials, challenge).map(|text| STANDARD.encode(text));
+    async fn authenticate(
+        &mut self,
+        mechanism: Mechanism,
+        credentials: &Credentials,
+        talk: &mut SmtpDialogue,
+    ) -> Result<Reply, Failure> {
+        let answer = |challenge: Option<&str>| {
+            mechanism.response(credentials, challenge).map(|text| STANDARD.encode(text))
+        };
         let (first, answers) = match mechanism {
-            Mechanism::Login => ("AUTH LOGIN".to_owned(), vec![answer(Some("Username")), answer(Some("Password"))]),
+            Mechanism::Login => {
+                ("AUTH LOGIN".to_owned(), vec![answer(Some("Username")), answer(Some("Password"))])
+            }
             Mechanism::Plain | Mechanism::Xoauth2 => {
                 let initial = answer(None);
-                let command = initial.as_ref().map(|text| format!("AUTH {mechanism} {text}")).unwrap_or_default();
+                let command =
+                    initial.as_ref().map(|text| format!("AUTH {mechanism} {text}")).unwrap_or_default();
                 // A server may ask for it although it was there already.
                 (command, vec![initial])
             }
@@ -186,7 +201,10 @@ impl Session {
 
     /// Says what is not shown.
     async fn say(&mut self, secret: &str, talk: &mut SmtpDialogue) -> Result<Reply, Failure> {
-        self.wire.command(secret, limit::HELLO).await.map_err(|broken| talk.broke(&broken, EmailFailure::Other))
+        self.wire
+            .command(secret, limit::HELLO)
+            .await
+            .map_err(|broken| talk.broke(&broken, EmailFailure::Other))
     }
 
     /// Hands a mail over, all but the dot that ends it: until that is sent, the server forgets everything when the connection ends
@@ -234,7 +252,11 @@ impl Session {
             Step::Recipient => (limit::RCPT, 200..300),
             Step::Data => (limit::DATA, 354..355),
         };
-        let reply = self.wire.command(command, within).await.map_err(|broken| talk.broke(&broken, EmailFailure::Other))?;
+        let reply = self
+            .wire
+            .command(command, within)
+            .await
+            .map_err(|broken| talk.broke(&broken, EmailFailure::Other))?;
         talk.log_response(&reply);
         if expected.contains(&reply.code) { Ok(()) } else { Err(judge(step, &reply)) }
     }
@@ -254,7 +276,11 @@ impl Session {
             }
             Err(broken) => {
                 talk.note(format!("! {broken}; whether the mail was taken is not known"));
-                let kind = if matches!(broken, Break::Timeout) { EmailFailure::Timeout } else { EmailFailure::Other };
+                let kind = if matches!(broken, Break::Timeout) {
+                    EmailFailure::Timeout
+                } else {
+                    EmailFailure::Other
+                };
                 Err(Failure { kind, blame: Blame::Unanswered })
             }
         }
@@ -284,7 +310,8 @@ impl ServerAddress<'_> {
     /// TLS from the first byte (RFC 8314 section 3.3).
     async fn implicit(&self, stream: TcpStream, talk: &mut SmtpDialogue) -> Result<Session, Failure> {
         let config = self.tls(talk)?;
-        let handshake = async { tokio::time::timeout(limit::GREETING, protect(stream, self.host, config)).await };
+        let handshake =
+            async { tokio::time::timeout(limit::GREETING, protect(stream, self.host, config)).await };
         let outcome = unless(handshake, self.speaks_plainly()).await;
         let no_tls = match outcome {
             Some(Ok(Ok(stream))) => {
@@ -319,18 +346,25 @@ impl ServerAddress<'_> {
         }
         let failed = Failure::transport(EmailFailure::Tls);
         if !offers.starttls {
-            talk.note("! the server does not offer STARTTLS; use tls: implicit, or tls: none on a trusted network");
+            talk.note(
+                "! the server does not offer STARTTLS; use tls: implicit, or tls: none on a trusted network",
+            );
             return Err(failed);
         }
         talk.note("> STARTTLS");
-        let reply = wire.command("STARTTLS", limit::TLS).await.map_err(|broken| talk.broke(&broken, EmailFailure::Tls))?;
+        let reply = wire
+            .command("STARTTLS", limit::TLS)
+            .await
+            .map_err(|broken| talk.broke(&broken, EmailFailure::Tls))?;
         talk.log_response(&reply);
         if reply.code != 220 {
             return Err(failed);
         }
         // What stands behind the 220 already was said before TLS, by whoever sits in between (RFC 3207 section 6). Nothing of it is read later.
         let Some(stream) = wire.into_silent() else {
-            talk.note("! the server has gone on without TLS after its 220; somebody may be between it and us");
+            talk.note(
+                "! the server has gone on without TLS after its 220; somebody may be between it and us",
+            );
             return Err(failed);
         };
         let config = self.tls(talk)?;
@@ -350,12 +384,19 @@ impl ServerAddress<'_> {
     }
 
     /// EHLO, or HELO where the server does not know that (RFC 5321 section 3.2).
-    async fn introduce<S: Duplex>(&self, wire: &mut SmtpStream<S>, talk: &mut SmtpDialogue) -> Result<Offers, Failure> {
+    async fn introduce<S: Duplex>(
+        &self,
+        wire: &mut SmtpStream<S>,
+        talk: &mut SmtpDialogue,
+    ) -> Result<Offers, Failure> {
         let name = hello::name(self.settings.hello.as_deref(), self.local).await;
         for command in ["EHLO", "HELO"] {
             let command = format!("{command} {name}");
             talk.note(format!("> {command}"));
-            let reply = wire.command(&command, limit::HELLO).await.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
+            let reply = wire
+                .command(&command, limit::HELLO)
+                .await
+                .map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
             talk.log_response(&reply);
             match reply.code {
                 200..300 if command.starts_with('E') => return Ok(Offers::of(&reply)),
@@ -386,7 +427,11 @@ impl ServerAddress<'_> {
 }
 
 /// The server's first words.
-async fn greeting<S: Duplex>(wire: &mut SmtpStream<S>, talk: &mut SmtpDialogue, tls: impl Future<Output = bool>) -> Result<(), Failure> {
+async fn greeting<S: Duplex>(
+    wire: &mut SmtpStream<S>,
+    talk: &mut SmtpDialogue,
+    tls: impl Future<Output = bool>,
+) -> Result<(), Failure> {
     let Some(log_response) = unless(wire.reply(limit::GREETING), tls).await else {
         talk.note("! the server waits for TLS at this port; use tls: implicit, or the port of STARTTLS (587 as a rule)");
         return Err(Failure::transport(EmailFailure::Tls));

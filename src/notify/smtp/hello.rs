@@ -52,10 +52,11 @@ async fn remembered(host: &str, resolv: &str) -> Option<String> {
 /// The first name under a search domain that has an address.
 async fn resolved(host: &str, resolv: &str) -> Option<String> {
     for candidate in candidates(host, resolv) {
-        let exists = match tokio::time::timeout(LOOK_UP, tokio::net::lookup_host((candidate.as_str(), 25))).await {
-            Ok(Ok(mut addresses)) => addresses.next().is_some(),
-            Ok(Err(_)) | Err(_) => false,
-        };
+        let exists =
+            match tokio::time::timeout(LOOK_UP, tokio::net::lookup_host((candidate.as_str(), 25))).await {
+                Ok(Ok(mut addresses)) => addresses.next().is_some(),
+                Ok(Err(_)) | Err(_) => false,
+            };
         if exists {
             return Some(candidate);
         }
@@ -71,7 +72,9 @@ fn known(host: &str, hosts: &str) -> Option<String> {
     }
     let lines = hosts.lines().map(|line| line.split('#').next().unwrap_or_default());
     let named = |line: &str| line.split_whitespace().skip(1).any(|name| name.eq_ignore_ascii_case(host));
-    lines.filter(|line| !host.is_empty() && named(line)).find_map(|line| line.split_whitespace().skip(1).find_map(qualified))
+    lines
+        .filter(|line| !host.is_empty() && named(line))
+        .find_map(|line| line.split_whitespace().skip(1).find_map(qualified))
 }
 
 /// The host name under each search domain (resolv.conf(5): the last `search` or `domain` line counts).
@@ -91,7 +94,8 @@ fn candidates(host: &str, resolv: &str) -> Vec<String> {
 fn qualified(name: &str) -> Option<String> {
     let name = parse_hello(name).ok()?.to_ascii_lowercase();
     let last = name.rsplit('.').next().unwrap_or_default();
-    (name.contains('.') && !name.starts_with('[') && !matches!(last, "localdomain" | "localhost" | "invalid")).then_some(name)
+    (name.contains('.') && !name.starts_with('[') && !matches!(last, "localdomain" | "localhost" | "invalid"))
+        .then_some(name)
 }
 
 /// An address literal (RFC 5321 section 4.1.3).
@@ -117,7 +121,12 @@ mod tests {
             ("in capitals", "SENTRY", hosts, Some("sentry.example.com")),
             ("another machine's line", "other", hosts, None),
             ("a container", "3f2a1b", "172.17.0.2\t3f2a1b\n", None),
-            ("everybody's name", "localhost.localdomain", "127.0.0.1 localhost.localdomain localhost\n", None),
+            (
+                "everybody's name",
+                "localhost.localdomain",
+                "127.0.0.1 localhost.localdomain localhost\n",
+                None,
+            ),
             ("an underscore", "my_host.example.com", "", None),
             ("nothing", "", hosts, None),
         ] {

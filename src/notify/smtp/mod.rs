@@ -79,7 +79,12 @@ pub struct Delivery {
 }
 
 /// Hands one mail to the server.
-pub async fn deliver(settings: &SmtpSettings, notification: &Notification, mail: &Rendered, now: Timestamp) -> Delivery {
+pub async fn deliver(
+    settings: &SmtpSettings,
+    notification: &Notification,
+    mail: &Rendered,
+    now: Timestamp,
+) -> Delivery {
     match dictate(settings, notification, mail, now).await {
         Ok(dictated) => {
             let (delivery, farewell) = dictated.end().await;

@@ -64,8 +64,11 @@ impl Assembly {
     /// It is no line of a reply, for people.
     pub(super) fn take(&mut self, line: &[u8]) -> Result<Option<Reply>, String> {
         let text = String::from_utf8_lossy(line);
-        let nonsense = || format!("the server says something that is no SMTP reply: {}", one_line(&text, 100));
-        let [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else { return Err(nonsense()) };
+        let nonsense =
+            || format!("the server says something that is no SMTP reply: {}", one_line(&text, 100));
+        let [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
+            return Err(nonsense());
+        };
         let code = [a, b, c].iter().fold(0, |number, digit| number * 10 + u16::from(**digit - b'0'));
         // A code may stand alone: RFC 5321 section 4.2 makes the text optional for the receiver.
         let (last, text) = match rest {
@@ -76,7 +79,9 @@ impl Assembly {
         };
         // RFC 5321 section 4.2.1: the code of every line is the same.
         if let Some(first) = self.code.filter(|first| *first != code) {
-            return Err(format!("the server's reply changes its code from line to line: {first}, then {code}"));
+            return Err(format!(
+                "the server's reply changes its code from line to line: {first}, then {code}"
+            ));
         }
         if self.lines.len() >= MOST_LINES {
             return Err(format!("the server's reply has more than {MOST_LINES} lines"));
@@ -104,9 +109,11 @@ pub(super) fn enhanced(text: &str) -> Option<Enhanced> {
     }
     // "5.1.1." at the end of a sentence is still the code.
     let mut numbers = code.strip_suffix('.').unwrap_or(code).split('.');
-    let mut number = |most: usize| numbers.next().filter(|n| (1..=most).contains(&n.len()))?.parse::<u16>().ok();
+    let mut number =
+        |most: usize| numbers.next().filter(|n| (1..=most).contains(&n.len()))?.parse::<u16>().ok();
     let (class, subject, detail) = (number(1)?, number(3)?, number(3)?);
-    let nothing_more = number(usize::MAX).is_none() && code.matches('.').count() - usize::from(code.ends_with('.')) == 2;
+    let nothing_more =
+        number(usize::MAX).is_none() && code.matches('.').count() - usize::from(code.ends_with('.')) == 2;
     (nothing_more && matches!(class, 2 | 4 | 5)).then_some(Enhanced { class, subject, detail })
 }
 
@@ -141,7 +148,11 @@ mod tests {
             ("control characters", &[b"250 a\x1b[31mb\0c"], 250, &["a [31mb c"]),
         ] {
             let reply = read(lines).unwrap_or_else(|e| panic!("{sentence}: {e}"));
-            assert_eq!((reply.code, reply.lines.iter().map(String::as_str).collect::<Vec<_>>()), (code, text.to_vec()), "{sentence}");
+            assert_eq!(
+                (reply.code, reply.lines.iter().map(String::as_str).collect::<Vec<_>>()),
+                (code, text.to_vec()),
+                "{sentence}"
+            );
         }
     }
 

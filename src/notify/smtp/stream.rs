@@ -65,7 +65,9 @@ impl std::fmt::Display for Break {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Timeout => f.write_str("the server took too long to answer"),
-            Self::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => f.write_str("the server has closed the connection"),
+            Self::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("the server has closed the connection")
+            }
             Self::Io(error) => write!(f, "the connection failed: {error}"),
             Self::Nonsense(text) => f.write_str(text),
         }
@@ -138,7 +140,9 @@ impl<S: Duplex> SmtpStream<S> {
             }
             looked_at = self.ahead.len();
             if looked_at > LONGEST_LINE {
-                return Err(Break::Nonsense(format!("the server sends a line of more than {LONGEST_LINE} bytes")));
+                return Err(Break::Nonsense(format!(
+                    "the server sends a line of more than {LONGEST_LINE} bytes"
+                )));
             }
             self.ahead.reserve(1024);
             if self.stream.read_buf(&mut self.ahead).await? == 0 {
@@ -179,7 +183,9 @@ impl<S: Duplex> SmtpStream<S> {
 
 /// Connects to the first address that answers.
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, Break> {
-    let found = tokio::time::timeout(limit::CONNECT, tokio::net::lookup_host((host, port))).await.map_err(|_| Break::Timeout)?;
+    let found = tokio::time::timeout(limit::CONNECT, tokio::net::lookup_host((host, port)))
+        .await
+        .map_err(|_| Break::Timeout)?;
     let addresses: Vec<SocketAddr> = found?.collect();
     let each = if addresses.len() > 1 { limit::CONNECT / 2 } else { limit::CONNECT };
     let mut last = Break::Io(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
@@ -207,13 +213,23 @@ pub(super) struct NoTls {
 }
 
 /// Speaks TLS on a stream.
-pub(super) async fn protect<S: Duplex>(stream: S, host: &str, config: Arc<ClientConfig>) -> Result<TlsStream<S>, NoTls> {
-    let name = ServerName::try_from(host.to_owned()).map_err(|e| NoTls { text: format!("{host}: {e}"), spoken: false })?;
+pub(super) async fn protect<S: Duplex>(
+    stream: S,
+    host: &str,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<S>, NoTls> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|e| NoTls { text: format!("{host}: {e}"), spoken: false })?;
     TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
         let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let spoken = cause.is_some_and(|cause| {
-            use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented, PeerIncompatible};
-            matches!(cause, InvalidCertificate(_) | AlertReceived(_) | NoCertificatesPresented | PeerIncompatible(_))
+            use rustls::Error::{
+                AlertReceived, InvalidCertificate, NoCertificatesPresented, PeerIncompatible,
+            };
+            matches!(
+                cause,
+                InvalidCertificate(_) | AlertReceived(_) | NoCertificatesPresented | PeerIncompatible(_)
+            )
         });
         NoTls { text: format!("TLS cannot be set up: {error}"), spoken }
     })
@@ -225,13 +241,16 @@ pub(super) fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, St
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
         let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+        let certificates: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
         if roots.add_parsable_certificates(certificates).0 == 0 {
             return Err(format!("{} holds no PEM certificate", path.display()));
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
@@ -256,9 +275,12 @@ mod tests {
 
     #[tokio::test]
     async fn replies_are_read_however_they_are_split() {
-        for (said, code, lines) in
-            [(&b"250\r\n"[..], 250, 1), (b"250-a\r\n250-\r\n250\r\n", 250, 3), (b"220 x\n", 220, 1), (b"550 \xff\xfe\r\n", 550, 1)]
-        {
+        for (said, code, lines) in [
+            (&b"250\r\n"[..], 250, 1),
+            (b"250-a\r\n250-\r\n250\r\n", 250, 3),
+            (b"220 x\n", 220, 1),
+            (b"550 \xff\xfe\r\n", 550, 1),
+        ] {
             let reply = log_response(said).await.expect("a reply");
             assert_eq!((reply.code, reply.lines.len()), (code, lines), "{said:?}");
         }
@@ -276,7 +298,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_came_before_tls_is_noticed() {
-        for (said, silent) in [(&b"220 go ahead\r\n"[..], true), (b"220 go ahead\r\n250 injected\r\n", false)] {
+        for (said, silent) in [(&b"220 go ahead\r\n"[..], true), (b"220 go ahead\r\n250 injected\r\n", false)]
+        {
             let (ours, mut theirs) = tokio::io::duplex(64);
             theirs.write_all(said).await.expect("said");
             let mut wire = SmtpStream::new(ours);

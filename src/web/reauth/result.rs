@@ -56,13 +56,22 @@ pub(super) async fn result(
     let attempt = query.get("attempt").map_or("", String::as_str);
     let shell = PageLayout { root: "../../", support: served.support.clone() };
     let sign_in = match &served.reauthentication {
-        Some(reauthentication) => reauthentication.standing(&name, attempt).await.map(|s| (s, reauthentication)),
+        Some(reauthentication) => {
+            reauthentication.standing(&name, attempt).await.map(|s| (s, reauthentication))
+        }
         None => None,
     };
-    let (Some(((sign_in, since), reauthentication)), Some(standing)) = (sign_in, (served.monitor.find)(&name)) else {
+    let (Some(((sign_in, since), reauthentication)), Some(standing)) =
+        (sign_in, (served.monitor.find)(&name))
+    else {
         let text =
             "Results are shown for a day after a sign-in. Should the integration break again, a new mail brings a new link.".to_owned();
-        let page = Notice { shell, title: "There is nothing to see here any more", paragraphs: vec![text], ..Notice::default() };
+        let page = Notice {
+            shell,
+            title: "There is nothing to see here any more",
+            paragraphs: vec![text],
+            ..Notice::default()
+        };
         return html(StatusCode::GONE, &page);
     };
     let delivery = reauthentication.delivery(&name).await.filter(|d| d.created >= since);
@@ -76,12 +85,14 @@ pub(super) async fn result(
 }
 
 /// The tenant had granted everything before.
-const UNCHANGED: &str =
-    "All permissions had been granted already, so accepting them has changed nothing. Your link has not been used up by it: it stays good.";
+const UNCHANGED: &str = "All permissions had been granted already, so accepting them has changed nothing. Your link has not been used up by it: it stays good.";
 
 /// What is waited for while the tenant has asked for a pause (Retry-After, RFC 9110 section 10.2.3).
 fn pause(until: Timestamp) -> String {
-    format!("Microsoft has asked for a pause until {}. It is asked again then, by itself; you need not wait for it here.", moment(until))
+    format!(
+        "Microsoft has asked for a pause until {}. It is asked again then, by itself; you need not wait for it here.",
+        moment(until)
+    )
 }
 
 /// What is known of the integration since the sign-in.
@@ -92,9 +103,16 @@ enum Phase {
     StillWrong,
 }
 
-fn page(shell: PageLayout, standing: &SignInStatus, sign_in: SignIn, since: Timestamp, delivery: Option<&DeliveryState>) -> ResultPage {
+fn page(
+    shell: PageLayout,
+    standing: &SignInStatus,
+    sign_in: SignIn,
+    since: Timestamp,
+    delivery: Option<&DeliveryState>,
+) -> ResultPage {
     let probed = standing.last_probe.is_some_and(|at| at >= since);
-    let checks: Vec<CheckLine> = standing.checks.iter().map(|(check, outcome)| line(*check, *outcome, probed)).collect();
+    let checks: Vec<CheckLine> =
+        standing.checks.iter().map(|(check, outcome)| line(*check, *outcome, probed)).collect();
     let phase = phase(standing, sign_in, probed);
     let (app, customer) = (&standing.app, &standing.display_name);
     let mut page = ResultPage {
@@ -119,8 +137,14 @@ fn page(shell: PageLayout, standing: &SignInStatus, sign_in: SignIn, since: Time
         }
         Phase::Waiting => {
             page.heading = format!("{app} is being checked for {customer}");
-            page.paragraphs.push("You are done. Microsoft needs up to two minutes until a new consent is known everywhere.".to_owned());
-            page.notes.push("This page follows by itself. You may also close it: a mail will tell you how it went.".to_owned());
+            page.paragraphs.push(
+                "You are done. Microsoft needs up to two minutes until a new consent is known everywhere."
+                    .to_owned(),
+            );
+            page.notes.push(
+                "This page follows by itself. You may also close it: a mail will tell you how it went."
+                    .to_owned(),
+            );
             page.paragraphs.extend(standing.waits_until.map(pause));
         }
         Phase::StillWrong => still_wrong(&mut page, standing, sign_in, delivery),
@@ -136,7 +160,9 @@ fn phase(standing: &SignInStatus, sign_in: SignIn, probed: bool) -> Phase {
         SignIn::Verifying => Phase::Waiting,
         _ if green => Phase::Green,
         SignIn::Renewed if standing.proving || !probed => Phase::Waiting,
-        SignIn::Renewed | SignIn::Unchanged | SignIn::Incomplete | SignIn::WrongTenant | SignIn::Unclear => Phase::StillWrong,
+        SignIn::Renewed | SignIn::Unchanged | SignIn::Incomplete | SignIn::WrongTenant | SignIn::Unclear => {
+            Phase::StillWrong
+        }
     }
 }
 
@@ -166,7 +192,12 @@ fn handing_over(app: &str, delivery: &DeliveryState) -> String {
     }
 }
 
-fn still_wrong(page: &mut ResultPage, standing: &SignInStatus, sign_in: SignIn, delivery: Option<&DeliveryState>) {
+fn still_wrong(
+    page: &mut ResultPage,
+    standing: &SignInStatus,
+    sign_in: SignIn,
+    delivery: Option<&DeliveryState>,
+) {
     page.tone = "bad";
     page.heading = format!("Something is still wrong with {} for {}", standing.app, standing.display_name);
     page.paragraphs.push(match sign_in {
@@ -250,24 +281,54 @@ mod tests {
 
     #[test]
     fn the_page_follows_until_it_is_green_or_says_what_is_wrong() {
-        let (pass, fail, group) = (Outcome::Pass, Outcome::Fail(Reason::ConsentMissing), Outcome::Fail(Reason::GroupMissing));
+        let (pass, fail, group) =
+            (Outcome::Pass, Outcome::Fail(Reason::ConsentMissing), Outcome::Fail(Reason::GroupMissing));
         for (sentence, outcome, probed, proving, sign_in, again, heading) in [
             ("before the first probe", pass, None, true, SignIn::Renewed, true, "is being checked"),
             ("green", pass, Some(101), false, SignIn::Renewed, false, "works again"),
             ("consent spreads", fail, Some(101), true, SignIn::Renewed, true, "is being checked"),
             ("it never came", fail, Some(230), false, SignIn::Renewed, false, "still wrong"),
-            ("another trouble, while probes are owed", group, Some(101), true, SignIn::Renewed, true, "is being checked"),
+            (
+                "another trouble, while probes are owed",
+                group,
+                Some(101),
+                true,
+                SignIn::Renewed,
+                true,
+                "is being checked",
+            ),
             ("another trouble", group, Some(230), false, SignIn::Renewed, false, "still wrong"),
             ("the tenant is looked at", pass, Some(101), true, SignIn::Verifying, true, "is being checked"),
-            ("the tenant grants too little", fail, Some(230), false, SignIn::Incomplete, false, "still wrong"),
+            (
+                "the tenant grants too little",
+                fail,
+                Some(230),
+                false,
+                SignIn::Incomplete,
+                false,
+                "still wrong",
+            ),
             ("the tenant cannot be asked", fail, Some(230), false, SignIn::Unclear, false, "still wrong"),
             ("fixed later all the same", pass, Some(500), false, SignIn::Incomplete, false, "works again"),
             ("all was granted before", pass, Some(101), false, SignIn::Unchanged, false, "works again"),
-            ("all was granted before, and the trouble is another", group, Some(101), true, SignIn::Unchanged, false, "still wrong"),
+            (
+                "all was granted before, and the trouble is another",
+                group,
+                Some(101),
+                true,
+                SignIn::Unchanged,
+                false,
+                "still wrong",
+            ),
         ] {
             let standing = SignInStatus { proving, ..standing(outcome, probed) };
             let page = page(PageLayout::default(), &standing, sign_in, Timestamp::from_seconds(100), None);
-            assert_eq!((page.again, page.heading.contains(heading)), (again, true), "{sentence}: {}", page.heading);
+            assert_eq!(
+                (page.again, page.heading.contains(heading)),
+                (again, true),
+                "{sentence}: {}",
+                page.heading
+            );
             let ended = page.paragraphs.iter().any(|p| p.contains("Your link ended with this sign-in"));
             assert_eq!(ended, sentence == "it never came", "{sentence}");
             let stays = page.paragraphs.iter().any(|p| p == UNCHANGED);
@@ -277,7 +338,11 @@ mod tests {
         let waits_until = Some(Timestamp::from_seconds(4000));
         let paused = SignInStatus { proving: true, waits_until, ..standing(fail, Some(101)) };
         let page = page(PageLayout::default(), &paused, SignIn::Renewed, Timestamp::from_seconds(100), None);
-        assert!(page.paragraphs.iter().any(|p| p.contains("a pause until 1 January 1970, 01:06 UTC")), "{:?}", page.paragraphs);
+        assert!(
+            page.paragraphs.iter().any(|p| p.contains("a pause until 1 January 1970, 01:06 UTC")),
+            "{:?}",
+            page.paragraphs
+        );
     }
 
     #[test]
