@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use consentry::domain::{
-    Access, Check, Evidence, GroupPolicy, Groups, IntegrationState, OwnToken, ProbeEnd, RequiredPermissions,
-    Requirements, RoleEvidence, Thresholds, Timestamp, diagnose, fold,
+    Access, Check, Evidence, GroupPolicy, Groups, IntegrationRecord, IntegrationState, OwnToken, ProbeEnd,
+    RequiredPermissions, Requirements, RoleEvidence, Thresholds, Timestamp, diagnose, fold,
 };
-use consentry::metrics::{Families, Format, IntegrationLabels, Published, write};
+use consentry::fleet::FleetEntry;
+use consentry::metrics::{Families, Format, Published, write};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const GRAPH: &str = "microsoft_graph";
@@ -55,19 +57,23 @@ fn fleet(size: usize) -> Published {
         Thresholds { failure: 2, success: 1, lasting: Duration::from_secs(3600) },
     );
     for index in 0..size {
-        let facts = IntegrationLabels {
+        let record = IntegrationRecord {
             name: format!("customer-{index:05}"),
+            display_name: format!("Customer number {index}"),
             app: "sequr".into(),
+            app_display_name: "Sequr".into(),
             client_id: "00000000-0000-0000-0000-0000000000aa".into(),
             tenant: "11111111-1111-1111-1111-111111111111".to_owned(),
-            display_name: format!("Customer number {index}"),
             access: Access::Delegated,
             reader: None,
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
             checks: requirements().checks,
-            credentials: Vec::new(),
+            admins: Vec::new(),
+            permissions: Vec::new().into(),
+            external_sign_in: None,
+            admin_consent: None,
         };
-        published.set(&facts, &state);
+        published.set(&FleetEntry { state: state.clone(), ..FleetEntry::new(Arc::new(record)) });
     }
     published
 }

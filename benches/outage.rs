@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consentry::domain::{
-    Access, Check, CheckResult, Details, Diagnosis, LinkTarget, Outcome, Reason, Thresholds, Timestamp,
+    Access, Check, CheckResult, Details, Diagnosis, IntegrationRecord, Outcome, Reason, Thresholds, Timestamp,
 };
-use consentry::metrics::{Families, IntegrationLabels, Published};
-use consentry::monitor::{Evaluator, IntegrationRecord, Policy, ProbeMeta};
+use consentry::metrics::Families;
+use consentry::monitor::{Evaluator, Outputs, Policy, ProbeMeta};
 use consentry::store::Store;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 /// Probes in flight at once, as `probe.concurrency` has it.
 const AT_ONCE: usize = 64;
@@ -37,13 +37,15 @@ async fn outage(size: usize) {
         operators: vec!["sre@example.com".to_owned()],
         send_resolved: true,
     };
-    let told = (Families::new().expect("families"), Arc::new(Published::default()));
-    let watched = (0..size).map(watched).collect();
-    let evaluator = Arc::new(
-        Evaluator::start(store, policy, told, Arc::new(Notify::new()), watched, START)
-            .await
-            .expect("an evaluator"),
-    );
+    let outputs = Outputs {
+        store,
+        fleet: Arc::default(),
+        families: Families::new().expect("families"),
+        published: Arc::default(),
+        outbox: Arc::default(),
+    };
+    let records = (0..size).map(record).collect();
+    let evaluator = Arc::new(Evaluator::start(outputs, policy, records, START).await.expect("an evaluator"));
     round(&evaluator, size, "all is well", Outcome::Pass, 0).await;
     round(&evaluator, size, "an outage begins", Outcome::Unknown(Reason::UpstreamUnavailable), 300).await;
     round(&evaluator, size, "everybody joins the cause", Outcome::Unknown(Reason::UpstreamUnavailable), 7200)
@@ -92,28 +94,22 @@ fn diagnosis(outcome: Outcome) -> Diagnosis {
     }
 }
 
-fn watched(index: usize) -> IntegrationRecord {
-    let tenant = format!("00000000-0000-0000-0000-{index:012}");
+fn record(index: usize) -> IntegrationRecord {
     IntegrationRecord {
-        facts: IntegrationLabels {
-            name: name(index),
-            app: "sequr".into(),
-            client_id: "00000000-0000-0000-0000-0000000000aa".into(),
-            tenant: tenant.clone(),
-            display_name: format!("Customer number {index}"),
-            access: Access::Delegated,
-            labels: BTreeMap::new(),
-            reader: None,
-            checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
-            credentials: Vec::new(),
-        },
-        identity: format!("{tenant}/app"),
-        tenant,
+        name: name(index),
+        display_name: format!("Customer number {index}"),
+        app: "sequr".into(),
         app_display_name: "Sequr".into(),
+        client_id: "00000000-0000-0000-0000-0000000000aa".into(),
+        tenant: format!("00000000-0000-0000-0000-{index:012}"),
+        access: Access::Delegated,
         reader: None,
+        labels: BTreeMap::new(),
+        checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
         admins: vec![format!("it@t{index}.example")],
         permissions: vec!["User.Read".to_owned()].into(),
-        link: LinkTarget::Builtin,
+        external_sign_in: None,
+        admin_consent: None,
     }
 }
 

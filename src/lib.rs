@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod entra;
+pub mod fleet;
 pub mod listener;
 pub mod metrics;
 pub mod monitor;

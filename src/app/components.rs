@@ -6,15 +6,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{
-    SharedTexts, branding, entra, links, pages, reauthentication, shared_texts, smtp, targets, watched,
-};
+use super::{SharedTexts, branding, entra, links, reauthentication, record, shared_texts, smtp, targets};
 use crate::clock::Clock;
 use crate::config::{Cloud, Config, Integration, Upstream, effective};
 use crate::domain::{Reason, SchedulePolicy, Thresholds};
 use crate::entra::Entra;
+use crate::fleet::Fleet;
 use crate::metrics::Families;
-use crate::monitor::{Change, Monitor, Policy, ProbeLimits, Prober, Setup, Target, Targets};
+use crate::monitor::{Change, Policy, ProbeLimits, Prober, Setup, Target, Targets};
 use crate::notify::{LinkMaker, Notifier, NotifierSettings, Outbox};
 use crate::reauth::{Reauthentication, Terms, WebhookSender};
 use crate::store::Store;
@@ -28,6 +27,7 @@ const LASTING_INTERVALS: u32 = 12;
 pub(super) struct SharedServices {
     pub(super) store: Store,
     pub(super) families: Families,
+    pub(super) fleet: Arc<Fleet>,
     pub(super) clock: Clock,
     pub(super) outbox: Outbox,
     /// Nudged when a renewed token waits to be handed over.
@@ -86,7 +86,6 @@ pub(super) struct Components {
 /// What becomes of the pages, once there is a monitor.
 pub(super) struct Pages {
     pub(super) reauthentication: Option<Reauthentication>,
-    targets: Targets,
 }
 
 impl Components {
@@ -98,13 +97,11 @@ impl Components {
         let names: HashSet<&str> = enabled.iter().map(|i| i.name.as_str()).collect();
         let texts: HashMap<&str, SharedTexts> =
             config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
-        let watched = enabled.iter().filter_map(|i| watched(config, &texts, i)).collect();
+        let records = enabled.iter().filter_map(|i| record(config, &texts, i)).collect();
         let (entra, prober) = services.reach(config)?;
         let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
-        let shared = (entra, store.clone(), families.clone(), clock.clone());
-        let nudges = (Arc::clone(&services.handed_over), Arc::clone(&services.outbox.nudge));
-        let reauthentication = reauthentication::reauthentication(config, shared, &targets, nudges);
+        let reauthentication = reauthentication::reauthentication(config, services, entra, &targets);
         let ca_file = config.upstream.ca_file.as_deref();
         let (hooks, wake) = (reauthentication::hooks(config), Arc::clone(&services.handed_over));
         Ok(Self {
@@ -115,9 +112,9 @@ impl Components {
                     timeout: config.probe.timeout,
                     concurrency: super::descriptors::probes(config.probe.concurrency, super::descriptors()),
                 },
-                listener: reauthentication::listener(config, reauthentication.clone()),
+                listener: reauthentication::listener(reauthentication.clone()),
             },
-            change: Change { schedule: schedule_policy(config), policy: policy(config), watched },
+            change: Change { schedule: schedule_policy(config), policy: policy(config), records },
             notifier: notifier(config, services, &targets),
             webhook: WebhookSender::new(
                 store.clone(),
@@ -127,20 +124,14 @@ impl Components {
                 ca_file,
                 wake,
             )?,
-            pages: Pages { reauthentication, targets },
+            pages: Pages { reauthentication },
         })
     }
 }
 
 impl Pages {
     /// What the listeners serve.
-    pub(super) fn served(
-        self,
-        config: &Config,
-        process: &Arc<Process>,
-        monitor: &Monitor,
-        store: &Store,
-    ) -> anyhow::Result<Arc<Served>> {
+    pub(super) fn served(self, config: &Config, process: &Arc<Process>) -> anyhow::Result<Arc<Served>> {
         let public_url = config.reauthentication.public_url.clone();
         Ok(Arc::new(Served {
             process: Arc::clone(process),
@@ -151,7 +142,6 @@ impl Pages {
             ),
             public_url,
             support: config.email.as_ref().and_then(|e| e.support_contact.clone()),
-            monitor: pages::lookup(config, monitor, store, &self.targets),
             configuration: web::compress(&effective(config))?.into(),
         }))
     }

@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::commands::Database;
 use super::components::{Components, SharedServices};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::fleet::Fleet;
 use crate::listener::{self, Capacity, Listener, WebSecurity};
 use crate::metrics::{Families, Published};
-use crate::monitor::{ConfigDiff, Evaluator, Monitor, Schedule};
+use crate::monitor::{ConfigDiff, Evaluator, Monitor, Outputs, Schedule};
 use crate::notify::{Notifier, Outbox};
-use crate::reauth::{Unproved, WebhookSender};
-use crate::store::{Event, Store};
-use crate::web::{Hooks, Later, Process, Record, Sites, WebOptions};
-
-/// Somebody asks for a reload, and waits for what is wrong with the configuration.
-pub(super) type Request = oneshot::Sender<Result<(), String>>;
+use crate::reauth::{Unverified, WebhookSender};
+use crate::store::Store;
+use crate::web::{Backend, Process, ReloadRequest, Reloads, Sites, WebOptions};
 
 /// The parts of a daemon, wired together and at rest.
 pub struct Daemon {
@@ -37,7 +36,7 @@ pub struct Daemon {
     /// The database.
     pub store: Store,
     services: SharedServices,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<ReloadRequest>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -88,39 +87,48 @@ impl Daemon {
         let counted = families.clone();
         let store = Store::open(&config.storage.path, &config.storage.encryption_key_file)?;
         let store = store.observed(Arc::new(move || counted.storage_failed()));
-        let published = Arc::new(Published::default());
-        let (outbox, handed_over) = (Outbox::default(), Arc::new(Notify::new()));
-        let (families_too, clock_too) = (families.clone(), clock.clone());
+        let (published, fleet) = (Arc::new(Published::default()), Arc::new(Fleet::default()));
         let services = SharedServices {
             store: store.clone(),
-            families: families_too,
-            clock: clock_too,
-            outbox,
-            handed_over,
+            families: families.clone(),
+            fleet: Arc::clone(&fleet),
+            clock: clock.clone(),
+            outbox: Outbox::default(),
+            handed_over: Arc::new(Notify::new()),
             upstream: Arc::default(),
         };
         let Components { setup, change, notifier, webhook, pages } = Components::new(config, &services)?;
-        let queue: Vec<_> = change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
-        let nudge = Arc::clone(&services.outbox.nudge);
-        let told = (families.clone(), Arc::clone(&published));
-        let evaluator =
-            Evaluator::start(store.clone(), change.policy, told, nudge, change.watched, clock.now()).await?;
-        let schedule = Schedule::new(change.schedule, queue, &evaluator.never_probed(), clock.steady());
+        let outputs = Outputs {
+            store: store.clone(),
+            fleet: Arc::clone(&fleet),
+            families: families.clone(),
+            published: Arc::clone(&published),
+            outbox: Arc::clone(&services.outbox.nudge),
+        };
+        let queue: Vec<_> = change.records.iter().map(|r| (r.name.clone(), r.tenant.clone())).collect();
+        let evaluator = Evaluator::start(outputs, change.policy, change.records, clock.now()).await?;
+        let schedule = Schedule::new(change.schedule, queue, &fleet.never_probed(), clock.steady());
         let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
         if let Some(reauthentication) = &pages.reauthentication {
-            reauthentication.unproved().await?.iter().for_each(|unproved| go_on(&monitor, unproved));
+            reauthentication.unverified().await?.iter().for_each(|unverified| go_on(&monitor, unverified));
         }
-        let (asking, requests) = mpsc::channel(8);
-        let hooks = hooks(asking, &monitor, &store, &clock);
+        let (reloads, requests) = Reloads::new();
         let capacity = Capacity::within(
             super::descriptors(),
             super::descriptors::probes(config.probe.concurrency, super::descriptors()),
         );
-        let process =
-            Arc::new(Process::new((families, published, clock), front.options, gate, hooks, capacity));
-        let health = store.watch();
-        process.watch_storage(Box::new(move || health().problem()));
-        let sites = Sites::new(&pages.served(config, &process, &monitor, &store)?);
+        let history = Database { store: store.clone(), monitor: monitor.clone(), clock: clock.clone() };
+        let backend = Backend {
+            families,
+            published,
+            fleet,
+            clock,
+            commands: Arc::new(monitor.clone()),
+            history: Arc::new(history),
+            reloads,
+        };
+        let process = Arc::new(Process::new(backend, front.options, gate, capacity));
+        let sites = Sites::new(&pages.served(config, &process)?);
         Ok(Self { monitor, notifier, webhook, sites, process, store, services, requests })
     }
 
@@ -160,44 +168,11 @@ impl Daemon {
 }
 
 /// Goes on with a proof that an earlier process, or an earlier configuration, has begun: what is left of its time.
-fn go_on(monitor: &Monitor, unproved: &Unproved) {
-    match unproved.renewed {
-        true => monitor.prove(&unproved.integration, unproved.began),
-        false => monitor.verify(&unproved.integration, unproved.began),
+fn go_on(monitor: &Monitor, unverified: &Unverified) {
+    match unverified.renewed {
+        true => monitor.verify_renewal(&unverified.integration, unverified.began),
+        false => monitor.verify_claim(&unverified.integration, unverified.began),
     }
-}
-
-/// What the pages want of the rest.
-fn hooks(asking: mpsc::Sender<Request>, monitor: &Monitor, store: &Store, clock: &Clock) -> Hooks {
-    let (monitor, store, clock) = (monitor.clone(), store.clone(), clock.clone());
-    Hooks {
-        reload: ask(asking),
-        alive: Box::new(move || monitor.is_alive()),
-        record: Box::new(move |record| {
-            let (store, at) = (store.clone(), clock.now());
-            Box::pin(async move {
-                let Record { integration, kind, detail } = record;
-                let saved = store.add_event(&integration, Event { kind: kind.to_owned(), at, detail }).await;
-                if let Err(error) = &saved {
-                    tracing::error!(integration, event = kind, %error, "an event cannot be saved");
-                }
-                saved.is_ok()
-            })
-        }),
-    }
-}
-
-/// Hands a request for a reload to whoever can reload.
-fn ask(asking: mpsc::Sender<Request>) -> Box<Later<Result<(), String>>> {
-    Box::new(move || {
-        let asking = asking.clone();
-        Box::pin(async move {
-            let unable = "this process cannot reload its configuration";
-            let (reply, answer) = oneshot::channel();
-            asking.send(reply).await.map_err(|_| unable)?;
-            answer.await.map_err(|_| unable)?
-        })
-    })
 }
 
 /// What becomes of the listener of the re-authentication pages.
@@ -244,7 +219,7 @@ impl Worker {
 /// A daemon at work.
 pub struct Running {
     pub(super) process: Arc<Process>,
-    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) requests: mpsc::Receiver<ReloadRequest>,
     pub(super) monitor: Monitor,
     sites: Sites,
     services: SharedServices,
@@ -268,13 +243,13 @@ impl Running {
     /// Proxy, certificate file or database cannot be used; then nothing has changed.
     pub(super) async fn apply(&mut self, config: &Config, listener: Move) -> anyhow::Result<ConfigDiff> {
         let Components { setup, change, notifier, webhook, pages } = Components::new(config, &self.services)?;
-        let served = pages.served(config, &self.process, &self.monitor, &self.services.store)?;
+        let served = pages.served(config, &self.process)?;
         let shift = self.monitor.reconfigure(setup, change).await?;
         self.services.families.set_interval(config.probe.interval);
         if let Some(reauthentication) = &served.reauthentication {
             // One that comes back while it is being proved goes on with that; whoever was here all the time has had its proof.
-            let unproved = reauthentication.unproved().await.unwrap_or_default();
-            unproved
+            let unverified = reauthentication.unverified().await.unwrap_or_default();
+            unverified
                 .iter()
                 .filter(|u| shift.added.contains(&u.integration))
                 .for_each(|u| go_on(&self.monitor, u));

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls};
-use crate::domain::{Access, LinkTarget};
+use crate::domain::{Access, ExternalSignIn, IntegrationRecord};
 use crate::entra::{ClientCredential, ClientOptions, Entra, Hosts, HttpClient, admin_consent_url};
-use crate::metrics::{Families, IntegrationLabels};
-use crate::monitor::{IntegrationRecord, ReaderClient, Target};
+use crate::metrics::Families;
+use crate::monitor::{ReaderClient, Target};
 use crate::notify::{MailBranding, Protection, SmtpSettings};
 pub use crate::reauth::Terms;
 use crate::reauth::{self, Links};
@@ -18,11 +18,11 @@ use crate::secret::Secret;
 pub use crate::store::Rotated;
 use crate::store::{self, Store};
 
+mod commands;
 mod components;
 mod daemon;
 mod descriptors;
 mod lifecycle;
-mod pages;
 mod reauthentication;
 mod reload;
 mod systemd;
@@ -158,12 +158,12 @@ fn hosts(config: &Config) -> Hosts {
     Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() }
 }
 
-/// Where an integration is fixed.
-fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTarget {
+/// Where an integration is fixed, when not on our own pages.
+fn external_sign_in(config: &Config, app: &App, integration: &Integration) -> Option<ExternalSignIn> {
     match &app.reauthentication {
-        ReauthenticationMode::Builtin => LinkTarget::Builtin,
+        ReauthenticationMode::Builtin => None,
         ReauthenticationMode::AdminConsent => {
-            LinkTarget::Url(admin_consent(config, &integration.tenant, &app.client_id))
+            Some(ExternalSignIn::AdminConsent(admin_consent(config, &integration.tenant, &app.client_id)))
         }
         ReauthenticationMode::Url(template) => {
             let encode = |text: &str| {
@@ -175,11 +175,10 @@ fn link_target(config: &Config, app: &App, integration: &Integration) -> LinkTar
                 ("{name}", &integration.name),
                 ("{app}", &app.name),
             ];
-            LinkTarget::Url(
-                values.iter().fold(template.clone(), |url, (placeholder, value)| {
-                    url.replace(placeholder, &encode(value))
-                }),
-            )
+            let url = values
+                .iter()
+                .fold(template.clone(), |url, (placeholder, value)| url.replace(placeholder, &encode(value)));
+            Some(ExternalSignIn::Vendor(url))
         }
     }
 }
@@ -205,32 +204,29 @@ fn shared_texts(app: &App) -> SharedTexts {
     }
 }
 
-fn watched(
+fn record(
     config: &Config,
     texts: &HashMap<&str, SharedTexts>,
     integration: &Integration,
 ) -> Option<IntegrationRecord> {
     let (app, texts) = (config.apps.get(&integration.app)?, texts.get(integration.app.as_str())?);
+    // A sign-in by a person does not ask for application permissions.
+    let two_pages = app.access == Access::Delegated && app.required.iter().any(|r| !r.application.is_empty());
     Some(IntegrationRecord {
-        facts: IntegrationLabels {
-            name: integration.name.clone(),
-            app: Arc::clone(&texts.app),
-            client_id: Arc::clone(&texts.client_id),
-            tenant: integration.tenant.clone(),
-            display_name: integration.display_name.clone(),
-            access: app.access,
-            labels: integration.labels.clone(),
-            reader: integration.reader.as_deref().map(Into::into),
-            checks: integration.requirements.checks.clone(),
-            credentials: Vec::new(),
-        },
-        identity: format!("{}/{}", integration.tenant, app.client_id),
-        tenant: integration.tenant.clone(),
+        name: integration.name.clone(),
+        display_name: integration.display_name.clone(),
+        app: Arc::clone(&texts.app),
         app_display_name: Arc::clone(&texts.display_name),
-        reader: integration.reader.clone(),
+        client_id: Arc::clone(&texts.client_id),
+        tenant: integration.tenant.clone(),
+        access: app.access,
+        reader: integration.reader.as_deref().map(Into::into),
+        labels: integration.labels.clone(),
+        checks: integration.requirements.checks.clone(),
         admins: integration.admins.clone(),
         permissions: Arc::clone(&texts.permissions),
-        link: link_target(config, app, integration),
+        external_sign_in: external_sign_in(config, app, integration),
+        admin_consent: two_pages.then(|| admin_consent(config, &integration.tenant, &app.client_id)),
     })
 }
 

@@ -9,9 +9,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::daemon::{Move, Request, Running};
+use super::daemon::{Move, Running};
 use crate::config::{ABSENCE, Config, Problem, Sources, Storage};
 use crate::listener;
+use crate::web::ReloadRequest;
 
 /// Files are read once nothing has happened to them for so long: whoever writes several, or one in pieces, is done by then.
 const QUIET: Duration = Duration::from_millis(500);
@@ -58,7 +59,10 @@ impl Reloader {
     }
 
     /// Waits for the next occasion: somebody asks, or files have changed.
-    pub(super) async fn occasion(&mut self, requests: &mut mpsc::Receiver<Request>) -> Option<Request> {
+    pub(super) async fn occasion(
+        &mut self,
+        requests: &mut mpsc::Receiver<ReloadRequest>,
+    ) -> Option<ReloadRequest> {
         tokio::select! {
             Some(request) = requests.recv() => Some(request),
             () = self.watcher.changed() => None,

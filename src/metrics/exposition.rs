@@ -169,32 +169,30 @@ fn write_family(out: &mut String, family: &MetricFamily, format: Format) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::published::IntegrationLabels;
     use super::*;
     use crate::domain::{
-        Access, CheckState, CredentialExpiry, Details, Grant, IntegrationState, Outcome, PermissionState,
-        Timestamp, Verdict,
+        CheckState, CredentialExpiry, Details, Grant, IntegrationRecord, IntegrationState, Outcome,
+        PermissionState, Timestamp, Verdict,
     };
+    use crate::fleet::FleetEntry;
 
-    fn facts(display_name: &str) -> IntegrationLabels {
-        IntegrationLabels {
-            name: "acme".to_owned(),
-            app: "sequr".into(),
-            client_id: "c".into(),
-            tenant: "t".to_owned(),
+    fn entry(display_name: &str, state: IntegrationState) -> FleetEntry {
+        let record = IntegrationRecord {
             display_name: display_name.to_owned(),
-            access: Access::Delegated,
-            reader: None,
+            tenant: "t".to_owned(),
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
             checks: vec![Check::GroupAccess],
-            credentials: vec![CredentialExpiry {
-                kind: "certificate",
-                key_id: "AB12".to_owned(),
-                at: Timestamp::from_seconds(1_800_000_000),
-            }],
-        }
+            ..IntegrationRecord::example("acme")
+        };
+        let certificate = CredentialExpiry {
+            kind: "certificate",
+            key_id: "AB12".to_owned(),
+            at: Timestamp::from_seconds(1_800_000_000),
+        };
+        FleetEntry { state, credentials: vec![certificate], ..FleetEntry::new(Arc::new(record)) }
     }
 
     fn state(outcome: Outcome) -> IntegrationState {
@@ -237,7 +235,7 @@ mod tests {
         let published = Published::default();
         let mut unusual = state(Outcome::Unknown(Reason::GroupMissing));
         unusual.checks[0].check = Check::EnterpriseApp;
-        published.set(&facts("Acme"), &unusual);
+        published.set(&entry("Acme", unusual));
         let counted = r#"consentry_checks{check="enterprise_app",reason="group_missing"} 1"#;
         assert!(lines_of(&published, "consentry_checks").iter().any(|line| line == counted));
     }
@@ -245,7 +243,7 @@ mod tests {
     #[test]
     fn an_integration_in_full() {
         let published = Published::default();
-        published.set(&facts("Acme"), &state(Outcome::Fail(Reason::TokenRevoked)));
+        published.set(&entry("Acme", state(Outcome::Fail(Reason::TokenRevoked))));
         let families = Families::new().expect("families");
         let text = write(&families, &published, Format::Text);
         let own: Vec<&str> = text.lines().filter(|l| l.contains("integration=\"acme\"")).collect();
@@ -272,9 +270,9 @@ mod tests {
     fn series_vanish_with_the_state_and_with_the_integration() {
         let published = Published::default();
         let count = "consentry_checks{check=\"group_access\",reason=\"token_revoked\"}";
-        published.set(&facts("Acme"), &state(Outcome::Fail(Reason::TokenRevoked)));
+        published.set(&entry("Acme", state(Outcome::Fail(Reason::TokenRevoked))));
         assert_eq!(lines_of(&published, count), [format!("{count} 1")]);
-        published.set(&facts("Acme"), &state(Outcome::Pass));
+        published.set(&entry("Acme", state(Outcome::Pass)));
         assert_eq!(lines_of(&published, "consentry_check_reason"), Vec::<String>::new());
         assert_eq!(lines_of(&published, count), [format!("{count} 0")]);
         published.remove("acme");
@@ -292,7 +290,7 @@ mod tests {
             ("🚪\u{202e}<script>", "🚪\u{202e}<script>".to_owned()),
         ] {
             let published = Published::default();
-            published.set(&facts(name), &IntegrationState::default());
+            published.set(&entry(name, IntegrationState::default()));
             let lines = lines_of(&published, "consentry_integration_info");
             assert_eq!(lines.len(), 1);
             assert!(lines[0].contains(&format!("display_name=\"{expected}\",")), "{}", lines[0]);

@@ -7,4 +7,4 @@ mod published;
 
 pub use exposition::{Format, negotiate, write, write_one};
 pub use families::{EmailFailure, Families};
-pub use published::{IntegrationLabels, Published};
+pub use published::Published;

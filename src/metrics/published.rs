@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::domain::{Access, Check, CredentialExpiry, IntegrationState, Outcome, Reason, Remedy, Verdict};
+use crate::domain::{Check, CredentialExpiry, Outcome, Reason, Remedy, Verdict};
+use crate::fleet::FleetEntry;
 
 /// Families with a series for each integration, in the order in which they are written: name and help.
 pub(super) const FAMILIES: [(&str, &str); 12] = [
@@ -51,31 +52,6 @@ pub(super) const FAMILIES: [(&str, &str); 12] = [
 /// Longer label values are cut: a directory's names come from outside.
 const LABEL_LIMIT: usize = 512;
 
-/// The properties of an integration that do not change from probe to probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IntegrationLabels {
-    /// Unique name.
-    pub name: String,
-    /// Name of the application in the configuration.
-    pub app: Arc<str>,
-    /// Application id.
-    pub client_id: Arc<str>,
-    /// GUID once resolved, otherwise as configured.
-    pub tenant: String,
-    /// Shown to people.
-    pub display_name: String,
-    /// Whose rights it uses.
-    pub access: Access,
-    /// Configured labels.
-    pub labels: BTreeMap<String, String>,
-    /// Name of its directory reader.
-    pub reader: Option<Arc<str>>,
-    /// Enabled checks.
-    pub checks: Vec<Check>,
-    /// Until when the credentials are good that say so.
-    pub credentials: Vec<CredentialExpiry>,
-}
-
 /// The lines of one integration, family by family.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -107,7 +83,7 @@ pub(super) type Counts = BTreeMap<(Check, Option<Reason>), i64>;
 pub(super) type Faults = Vec<(Arc<str>, Reason, usize)>;
 
 #[derive(Debug, Default)]
-struct Fleet {
+struct Series {
     entries: BTreeMap<String, Arc<Entry>>,
     counts: Counts,
     /// Integrations by tenant, for each reader and reason.
@@ -116,29 +92,29 @@ struct Fleet {
 
 /// What the evaluator publishes and everybody else reads.
 #[derive(Debug, Default)]
-pub struct Published(RwLock<Fleet>);
+pub struct Published(RwLock<Series>);
 
 impl Published {
     /// Swaps in what is now known of an integration.
-    pub fn set(&self, facts: &IntegrationLabels, state: &IntegrationState) {
-        let entry = Arc::new(render(facts, state));
-        let mut fleet = self.0.write();
+    pub fn set(&self, known: &FleetEntry) {
+        let entry = Arc::new(render(known));
+        let mut series = self.0.write();
         for key in &entry.outcomes {
-            *fleet.counts.entry(*key).or_default() += 1;
+            *series.counts.entry(*key).or_default() += 1;
         }
         if let Some(ReaderFault { reader, reason, tenant }) = entry.fault.clone() {
-            *fleet.faults.entry((reader, reason)).or_default().entry(tenant).or_default() += 1;
+            *series.faults.entry((reader, reason)).or_default().entry(tenant).or_default() += 1;
         }
-        if let Some(old) = fleet.entries.insert(facts.name.clone(), entry) {
-            forget(&mut fleet, &old);
+        if let Some(old) = series.entries.insert(known.record.name.clone(), entry) {
+            forget(&mut series, &old);
         }
     }
 
     /// An integration that leaves the configuration leaves at once.
     pub fn remove(&self, name: &str) {
-        let mut fleet = self.0.write();
-        if let Some(old) = fleet.entries.remove(name) {
-            forget(&mut fleet, &old);
+        let mut series = self.0.write();
+        if let Some(old) = series.entries.remove(name) {
+            forget(&mut series, &old);
         }
     }
 
@@ -149,22 +125,22 @@ impl Published {
 
     /// All entries, the counts of checks by state, and the faults of directory readers. The lock is held for the copying of pointers only.
     pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts, Faults) {
-        let fleet = self.0.read();
-        let faults = fleet
+        let series = self.0.read();
+        let faults = series
             .faults
             .iter()
             .map(|((reader, reason), tenants)| (Arc::clone(reader), *reason, tenants.len()));
-        (fleet.entries.values().cloned().collect(), fleet.counts.clone(), faults.collect())
+        (series.entries.values().cloned().collect(), series.counts.clone(), faults.collect())
     }
 }
 
-fn forget(fleet: &mut Fleet, old: &Entry) {
+fn forget(series: &mut Series, old: &Entry) {
     for key in &old.outcomes {
-        *fleet.counts.entry(*key).or_default() -= 1;
+        *series.counts.entry(*key).or_default() -= 1;
     }
     let Some(ReaderFault { reader, reason, tenant }) = &old.fault else { return };
     let key = (Arc::clone(reader), *reason);
-    let Some(tenants) = fleet.faults.get_mut(&key) else { return };
+    let Some(tenants) = series.faults.get_mut(&key) else { return };
     if let Some(count) = tenants.get_mut(tenant) {
         *count -= 1;
         if *count == 0 {
@@ -172,7 +148,7 @@ fn forget(fleet: &mut Fleet, old: &Entry) {
         }
     }
     if tenants.is_empty() {
-        fleet.faults.remove(&key);
+        series.faults.remove(&key);
     }
 }
 
@@ -199,27 +175,28 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
 }
 
-fn render(facts: &IntegrationLabels, state: &IntegrationState) -> Entry {
+fn render(known: &FleetEntry) -> Entry {
     let mut text = String::with_capacity(2048);
     let mut ends = [0; FAMILIES.len()];
     for (index, (family, _)) in FAMILIES.iter().enumerate() {
-        write_family(&mut text, family, facts, state);
+        write_family(&mut text, family, known);
         ends[index] = u32::try_from(text.len()).unwrap_or(u32::MAX);
     }
     let outcome = |o: Outcome| o.reason();
-    let outcomes = state.checks.iter().map(|c| (c.check, outcome(c.outcome))).collect();
-    let fault = facts.reader.as_ref().zip(state.reader_fault);
+    let outcomes = known.state.checks.iter().map(|c| (c.check, outcome(c.outcome))).collect();
+    let fault = known.record.reader.as_ref().zip(known.state.reader_fault);
     let fault = fault.map(|(reader, reason)| ReaderFault {
         reader: Arc::clone(reader),
         reason,
-        tenant: facts.tenant.clone(),
+        tenant: known.tenant_id().to_owned(),
     });
     Entry { text: text.into_boxed_str(), ends, outcomes, fault }
 }
 
-fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state: &IntegrationState) {
+fn write_family(out: &mut String, family: &str, known: &FleetEntry) {
+    let state = &known.state;
     // Names are checked by the configuration; they need no escaping.
-    let name = &facts.name;
+    let name = &known.record.name;
     match family {
         "consentry_integration_up" => match state.verdict {
             Verdict::Unknown => {}
@@ -243,7 +220,7 @@ fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state
                 line!(out, "{family}{{integration=\"{name}\"}} {}", since.seconds());
             }
         }
-        "consentry_integration_info" => write_info(out, family, facts),
+        "consentry_integration_info" => write_info(out, family, known),
         "consentry_check_success" => {
             for check in &state.checks {
                 if let Some(success) = check.success {
@@ -306,7 +283,7 @@ fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state
             }
         }
         "consentry_credential_expiry_timestamp_seconds" => {
-            for CredentialExpiry { kind, key_id, at } in &facts.credentials {
+            for CredentialExpiry { kind, key_id, at } in &known.credentials {
                 line!(
                     out,
                     "{family}{{integration=\"{name}\",kind=\"{kind}\",key_id=\"{key_id}\"}} {}",
@@ -318,18 +295,19 @@ fn write_family(out: &mut String, family: &str, facts: &IntegrationLabels, state
     }
 }
 
-fn write_info(out: &mut String, family: &str, facts: &IntegrationLabels) {
+fn write_info(out: &mut String, family: &str, known: &FleetEntry) {
+    let record = &known.record;
     let _ = write!(
         out,
         "{family}{{integration=\"{}\",app=\"{}\",client_id=\"{}\",tenant_id=\"{}\",display_name=\"{}\",access=\"{}\"",
-        facts.name,
-        escape(&facts.app),
-        facts.client_id,
-        facts.tenant,
-        escape(&facts.display_name),
-        facts.access.label()
+        record.name,
+        escape(&record.app),
+        record.client_id,
+        known.tenant_id(),
+        escape(&record.display_name),
+        record.access.label()
     );
-    for (name, value) in &facts.labels {
+    for (name, value) in &record.labels {
         let _ = write!(out, ",label_{name}=\"{}\"", escape(value));
     }
     out.push_str("} 1\n");

@@ -3,16 +3,18 @@
 //! Every step is a plain method that takes the time from the [`crate::clock::Clock`] it was given, so that a week passes in a
 //! test in seconds.
 
+mod changes;
 mod evaluator;
+mod policy;
 mod prober;
+mod reconfigure;
 mod runner;
 mod scheduler;
-mod tracked;
 
-pub use evaluator::{ConfigGuard, Evaluator, Policy, ProbeMeta};
+pub use evaluator::{ConfigGuard, Evaluator, Outputs, ProbeMeta};
+pub use policy::Policy;
 pub use prober::{Probed, Prober, ReaderClient, Target};
 pub use runner::{
     Change, ConfigDiff, Monitor, ProbeLimits, Setup, Targets, Verification, VerificationListener,
 };
 pub use scheduler::{Ended, Schedule};
-pub use tracked::IntegrationRecord;

@@ -8,12 +8,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::evaluator::{Evaluator, Policy, ProbeMeta};
+use super::evaluator::{Evaluator, ProbeMeta};
+use super::policy::Policy;
 use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
-use super::tracked::IntegrationRecord;
 use crate::clock::Clock;
-use crate::domain::{Check, Evidence, Outcome, Requirements, SchedulePolicy, Timestamp, diagnose};
+use crate::domain::{
+    Check, Evidence, IntegrationRecord, Outcome, Requirements, SchedulePolicy, Timestamp, diagnose,
+};
 use crate::metrics::Families;
 use crate::store::StoreError;
 
@@ -28,11 +30,11 @@ pub struct ProbeLimits {
 
 /// After a re-authentication an integration is probed at once and after these pauses: consent takes a minute or two to spread
 /// through Entra (Microsoft, azure-docs issue 84585).
-const PROOF: [Duration; 4] =
+const VERIFICATION_PROBES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
 
 /// Somebody who merely says that consent was given makes an integration be probed anew no more often than this.
-const REPEAT: Duration = PROOF[1];
+const REPEAT: Duration = VERIFICATION_PROBES[1];
 
 /// A probe of an integration that was re-authenticated a moment ago, or of which somebody says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +49,6 @@ pub struct Verification {
     pub last: bool,
     /// When the proof began, on the wall clock.
     pub since: Timestamp,
-    /// What is known of the integration.
-    pub watched: Option<Arc<IntegrationRecord>>,
 }
 
 /// An integration that was re-authenticated a moment ago, or of which somebody says so.
@@ -102,7 +102,7 @@ pub struct Change {
     /// Who is told, and when something counts.
     pub policy: Policy,
     /// The integrations, as the evaluator sees them.
-    pub watched: Vec<IntegrationRecord>,
+    pub records: Vec<IntegrationRecord>,
 }
 
 /// How a fleet has changed with its configuration.
@@ -178,6 +178,11 @@ impl Monitor {
         }
     }
 
+    /// Who is probed.
+    pub fn targets(&self) -> Targets {
+        Arc::clone(&self.setup().targets)
+    }
+
     fn setup(&self) -> Arc<Setup> {
         Arc::clone(&self.inner.setup.read())
     }
@@ -194,7 +199,7 @@ impl Monitor {
         let differs = |name: &&String| setup.targets.get(*name) != earlier.targets.get(*name);
         let changed: HashSet<String> = setup.targets.keys().filter(differs).cloned().collect();
         let queue: Vec<(String, String)> =
-            change.watched.iter().map(|w| (w.facts.name.clone(), w.tenant.clone())).collect();
+            change.records.iter().map(|r| (r.name.clone(), r.tenant.clone())).collect();
         let swap = |never_probed: &HashSet<String>| {
             self.verifications().retain(|name, _| setup.targets.contains_key(name));
             self.schedule().reconfigure(
@@ -205,7 +210,7 @@ impl Monitor {
             );
             *self.inner.setup.write() = Arc::new(setup);
         };
-        self.inner.evaluator.reconfigure(change.policy, change.watched, self.inner.clock.now(), swap).await?;
+        self.inner.evaluator.reconfigure(change.policy, change.records, self.inner.clock.now(), swap).await?;
         self.inner.nudge.notify_one();
         Ok(ConfigDiff { changed: changed.len() - added.len(), added, removed })
     }
@@ -214,28 +219,23 @@ impl Monitor {
         self.inner.schedule.lock()
     }
 
-    /// The evaluator, for its states.
-    pub fn evaluator(&self) -> &Evaluator {
-        &self.inner.evaluator
-    }
-
     /// An integration was re-authenticated: probes it now, and again while consent spreads. Until the last of these probes what fails is
     /// not held against it. After a restart only what is left of that time is granted.
-    pub fn prove(&self, name: &str, began: Timestamp) {
+    pub fn verify_renewal(&self, name: &str, began: Timestamp) {
         let (now, since) = self.steady_since(began);
-        let last = since.plus(PROOF[PROOF.len() - 1]);
-        let proving = PendingVerification { began, since, last, grace: Some(last), asked: now, seen: false };
-        self.verifications().insert(name.to_owned(), proving);
+        let last = since.plus(VERIFICATION_PROBES[VERIFICATION_PROBES.len() - 1]);
+        let pending = PendingVerification { began, since, last, grace: Some(last), asked: now, seen: false };
+        self.verifications().insert(name.to_owned(), pending);
         self.follow_verification(name, since, now);
     }
 
     /// Somebody says that consent was given, and nothing proves it: probes the integration now, and again while consent spreads, and holds
     /// against it what fails, as ever.
-    pub fn verify(&self, name: &str, began: Timestamp) {
+    pub fn verify_claim(&self, name: &str, began: Timestamp) {
         let (now, since) = self.steady_since(began);
         {
             let mut verifications = self.verifications();
-            let last = since.plus(PROOF[PROOF.len() - 1]);
+            let last = since.plus(VERIFICATION_PROBES[VERIFICATION_PROBES.len() - 1]);
             let fresh = PendingVerification {
                 began,
                 since,
@@ -244,12 +244,12 @@ impl Monitor {
                 asked: Timestamp(i64::MIN),
                 seen: false,
             };
-            let proving = verifications.entry(name.to_owned()).or_insert(fresh);
+            let pending = verifications.entry(name.to_owned()).or_insert(fresh);
             // Whoever repeats it all the time neither gets a probe each time nor keeps the last one from coming for others.
-            if now.since(proving.asked) < REPEAT {
+            if now.since(pending.asked) < REPEAT {
                 return;
             }
-            (proving.asked, proving.last) = (now, proving.last.max(last));
+            (pending.asked, pending.last) = (now, pending.last.max(last));
         }
         self.follow_verification(name, since, now);
     }
@@ -267,7 +267,7 @@ impl Monitor {
             self.verifications().remove(name);
             return;
         }
-        let later = PROOF.iter().map(|pause| since.plus(*pause)).filter(|at| *at > now);
+        let later = VERIFICATION_PROBES.iter().map(|pause| since.plus(*pause)).filter(|at| *at > now);
         let moments: Vec<Timestamp> = std::iter::once(now).chain(later).collect();
         self.schedule().add_extra_probes(name, &moments);
         self.inner.nudge.notify_one();
@@ -338,7 +338,7 @@ impl Monitor {
     }
 
     /// Whether an integration is being proved, and if so whether a probe that began afterwards has ended.
-    pub fn proof(&self, name: &str) -> Option<bool> {
+    pub fn verification(&self, name: &str) -> Option<bool> {
         self.verifications().get(name).map(|p| p.seen)
     }
 
@@ -362,31 +362,29 @@ impl Monitor {
         {
             let mut verifications = self.verifications();
             // A newer sign-in has its own proof.
-            let Some(proving) = verifications.get_mut(name).filter(|p| p.since == since) else {
+            let Some(pending) = verifications.get_mut(name).filter(|p| p.since == since) else {
                 return false;
             };
-            proving.seen = true;
-            began = proving.began;
+            pending.seen = true;
+            began = pending.began;
             // Where consent is not an enabled check, that everything passes says nothing of it.
-            let proven = passed && (proving.grace.is_some() || consent_holds == Some(true));
+            let proven = passed && (pending.grace.is_some() || consent_holds == Some(true));
             if last || proven {
                 verifications.remove(name);
                 self.schedule().drop_extra_probes(name);
             }
         }
-        let watched = self.inner.evaluator.watched(name);
         let renewed = (setup.listener)(Verification {
             integration: name.clone(),
             consent_holds,
             passed,
             last,
             since: began,
-            watched,
         })
         .await;
         // Now it is known that something has changed, and Entra's replicas may still disagree about it for a while.
         if renewed && !passed {
-            self.prove(name, self.inner.clock.now());
+            self.verify_renewal(name, self.inner.clock.now());
         }
         renewed
     }
@@ -457,8 +455,8 @@ impl Monitor {
         }
         let diagnosis = diagnose(&target.requirements, &probed.evidence);
         let duration = stopwatch.elapsed();
-        let proving = self.verifications().get(name).copied();
-        let owed = proving.filter(|p| p.since <= started).map(|p| (p.since, started >= p.last));
+        let pending = self.verifications().get(name).copied();
+        let owed = pending.filter(|p| p.since <= started).map(|p| (p.since, started >= p.last));
         let passed = diagnosis.overall() == Outcome::Pass;
         // Before the verdict: the mail about the end of an alert says what has ended it.
         let renewed = match owed {
@@ -466,14 +464,14 @@ impl Monitor {
             None => false,
         };
         // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
-        let grace = renewed || proving.and_then(|p| p.grace).is_some_and(|until| started < until);
+        let grace = renewed || pending.and_then(|p| p.grace).is_some_and(|until| started < until);
         let seen = ProbeMeta {
             tenant_guid: probed.tenant_guid,
             credentials: target.credential_expiries(),
             duration,
             steady: clock.steady(),
             grace,
-            renewed: renewed || owed.is_some() && proving.is_some_and(|p| p.grace.is_some()),
+            renewed: renewed || owed.is_some() && pending.is_some_and(|p| p.grace.is_some()),
         };
         let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, clock.now()).await;
         drop(steady);

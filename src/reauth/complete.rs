@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use super::callback::{self, Answer};
 use super::trial::{Measure, SPREADING};
 use super::{
-    FindSubject, Pending, Reauthentication, Refusal, Registered, SignInResult, Subject, cookie_name, hash,
-    same, webhook,
+    Pending, Reauthentication, Refusal, Registered, SignInResult, Subject, cookie_name, hash, same, webhook,
 };
 use crate::domain::{Access, Fault, Notification, Timestamp};
 use crate::entra::{Client, CodeGrant, Expected, Granted, IdTokenError, Person};
@@ -26,8 +25,6 @@ pub struct Came<'a> {
     pub cookie: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
     /// From which address, in words.
     pub origin: &'a str,
-    /// Finds what a sign-in is measured by.
-    pub subject: FindSubject<'a>,
 }
 
 /// A sign-in that is being judged.
@@ -36,7 +33,7 @@ struct Case<'a> {
     row: &'a Authorization,
     registered: &'a Registered,
     pending: &'a Pending,
-    subject: Option<&'a Subject>,
+    subject: Option<&'a Subject<'a>>,
 }
 
 /// A refusal, and as far as that is known who was refused.
@@ -99,7 +96,7 @@ impl Reauthentication {
         let (turned, link) = match self.claim(&row, bound, came.origin).await {
             Ok(pending) => {
                 came.origin.clone_into(&mut row.origin);
-                let subject = (came.subject)(&row.integration);
+                let subject = self.subject(&row.integration);
                 match self.judge(&row, &pending, callback.answer, subject.as_ref()).await {
                     Ok(renewed) => {
                         return Completed::Accepted { integration: row.integration, attempt: id, renewed };
@@ -116,7 +113,12 @@ impl Reauthentication {
     }
 
     /// What the operators are told of a refusal.
-    fn mails(&self, row: &Authorization, turned: &Turned, subject: Option<&Subject>) -> Vec<Notification> {
+    fn mails(
+        &self,
+        row: &Authorization,
+        turned: &Turned,
+        subject: Option<&Subject<'_>>,
+    ) -> Vec<Notification> {
         let now = self.inner.clock.now();
         subject.map(|s| s.refusal(row, (&turned.refusal, turned.by.as_deref()), now)).unwrap_or_default()
     }
@@ -196,7 +198,7 @@ impl Reauthentication {
         row: &Authorization,
         pending: &Pending,
         answer: Answer,
-        subject: Option<&Subject>,
+        subject: Option<&Subject<'_>>,
     ) -> Result<Option<Timestamp>, Turned> {
         if self.inner.clock.now() >= row.expires {
             return Err(Refusal::Expired.into());
@@ -236,8 +238,8 @@ impl Reauthentication {
         };
         let granted = self.granted(client, registered, pending, code).await?;
         let person = self.person(client, pending, &granted).await?;
-        let view = subject.and_then(|s| s.good_view.as_ref()).filter(|_| !pending.accept_fewer);
-        let known = subject.map_or(&[][..], |s| s.known_groups.as_slice());
+        let view = subject.and_then(|s| s.good_view()).filter(|_| !pending.accept_fewer);
+        let known = subject.map_or(&[][..], |s| s.known_groups());
         let tried =
             self.try_out(Measure { client, registered, view, known, person: &person }, &granted).await;
         let by = person.username.or(person.object_id);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::domain::{Access, GroupPolicy, RequiredPermissions, Timestamp};
 use crate::entra::{ClientCredential, Entra, SignIn};
+use crate::fleet::Fleet;
 use crate::metrics::Families;
 use crate::secret::Secret;
 use crate::store::{NewAuthorization, Stage, Store, StoreError, TokenId};
@@ -29,11 +30,12 @@ mod trial;
 mod verification;
 mod webhook;
 
-pub use crate::store::{DeliveryState, Unproved};
+pub use crate::store::{DeliveryState, Unverified};
 pub use complete::{Came, Completed};
 pub use links::{LinkError, Links, Signed, Terms, redirect_uri};
 pub use refusal::{Refusal, SignInResult};
-pub use subject::{FindSubject, Subject};
+pub use subject::Mailing;
+use subject::Subject;
 pub use verification::Observation;
 pub use webhook::{Hooks, Recipient, Webhook, WebhookSender};
 
@@ -138,6 +140,10 @@ pub struct Dependencies {
     pub links: Links,
     /// Who can be re-authenticated.
     pub registry: Registry,
+    /// What is known of the integrations.
+    pub fleet: Arc<Fleet>,
+    /// Who is mailed about sign-ins.
+    pub mailing: Mailing,
     /// The present moment.
     pub clock: Clock,
     /// Nudged when a renewed token waits to be handed over.

@@ -1,48 +1,56 @@
-//! What a sign-in is measured by, and who is told of it.
+//! What a sign-in is measured by, and who is notified of it.
 
 use std::sync::Arc;
 
-use super::Refusal;
+use super::{Reauthentication, Refusal};
 use crate::domain::{
-    Access, GoodView, Incident, KnownGroup, LinkTarget, MailKind, Notification, Reason, Timestamp, one_line,
+    Check, GoodView, Incident, KnownGroup, MailKind, Notification, Reason, Timestamp, one_line,
 };
+use crate::fleet::FleetEntry;
 use crate::store::{Announcement, Authorization};
 
-/// An integration as a sign-in meets it: its names, its people, and what the stored token saw when it was well last.
+/// What mails about sign-ins depend on, besides the integration itself.
 #[derive(Debug, Clone)]
-pub struct Subject {
-    /// Name in the configuration.
-    pub integration: String,
-    /// Its display name.
-    pub display_name: String,
-    /// Display name of the application.
-    pub app: String,
-    /// Application id.
-    pub client_id: String,
-    /// Tenant as configured.
-    pub tenant: String,
-    /// Delegated or application access.
-    pub access: Access,
-    /// Who administers it.
-    pub admins: Vec<String>,
+pub struct Mailing {
     /// Who runs Consentry.
     pub operators: Arc<[String]>,
     /// Whether mail is configured at all.
     pub mail: bool,
     /// Whether the end of an alert is mailed.
     pub send_resolved: bool,
-    /// What the stored token saw at its last good probe.
-    pub good_view: Option<GoodView>,
-    /// The groups that are required by name, and with which ids they were seen.
-    pub known_groups: Vec<KnownGroup>,
-    /// The stored token has had all permissions.
-    pub had_consent: bool,
 }
 
-/// Finds an integration as a sign-in meets it.
-pub type FindSubject<'f> = &'f (dyn Fn(&str) -> Option<Subject> + Send + Sync);
+/// An integration as a sign-in meets it: its names, its people, and what the stored token saw when it was well last.
+#[derive(Debug)]
+pub(super) struct Subject<'m> {
+    entry: Arc<FleetEntry>,
+    mailing: &'m Mailing,
+}
 
-impl Subject {
+impl Reauthentication {
+    /// The integration that a sign-in is about; `None` for one that is not configured any more.
+    pub(super) fn subject(&self, integration: &str) -> Option<Subject<'_>> {
+        let entry = self.inner.fleet.get(integration)?;
+        Some(Subject { entry, mailing: &self.inner.mailing })
+    }
+}
+
+impl Subject<'_> {
+    /// What the stored token saw at its last good probe.
+    pub(super) fn good_view(&self) -> Option<&GoodView> {
+        self.entry.state.good_view.as_ref()
+    }
+
+    /// The groups that are required by name, and with which ids they were seen.
+    pub(super) fn known_groups(&self) -> &[KnownGroup] {
+        &self.entry.state.known_groups
+    }
+
+    /// Whether the stored token has had all permissions.
+    fn had_consent(&self) -> bool {
+        self.entry.state.check(Check::Consent).is_some_and(|c| c.last_success.is_some())
+    }
+
     fn incident(
         &self,
         reason: Reason,
@@ -51,26 +59,10 @@ impl Subject {
         at: Timestamp,
     ) -> Incident {
         Incident {
-            integration: self.integration.clone(),
-            display_name: self.display_name.clone(),
-            app: self.app.clone(),
-            client_id: self.client_id.clone(),
-            tenant: self.tenant.clone(),
-            access: self.access,
-            reason,
             items,
-            code: None,
-            request_id: None,
-            restorable_until: None,
-            permissions: Vec::new(),
-            since: at,
-            at,
-            link: LinkTarget::None,
-            undeliverable: None,
             by: by.map(|by| one_line(by, 256)),
             origin: (!origin.is_empty()).then(|| origin.to_owned()),
-            affected: None,
-            renewed: None,
+            ..self.entry.record.named(reason, at)
         }
     }
 
@@ -78,8 +70,13 @@ impl Subject {
     pub(super) fn announcement(&self, by: Option<&str>, origin: &str, at: Timestamp) -> Option<Announcement> {
         // The reason is not shown: nothing is wrong.
         let incident = self.incident(Reason::TokenMissing, Vec::new(), (by, origin), at);
-        let recipients = self.admins.iter().chain(self.operators.iter()).cloned().collect();
-        self.mail.then_some(Announcement { recipients, resolved_follows: self.send_resolved, incident })
+        let recipients =
+            self.entry.record.admins.iter().chain(self.mailing.operators.iter()).cloned().collect();
+        self.mailing.mail.then_some(Announcement {
+            recipients,
+            resolved_follows: self.mailing.send_resolved,
+            incident,
+        })
     }
 
     /// The operators' mails about a token that sees less than the stored one: once for each link, however often it is tried.
@@ -92,17 +89,17 @@ impl Subject {
         let (reason, items) = match refusal {
             Refusal::SeesLess(items) => (Reason::GroupsNotVisible, items.clone()),
             // The stored one had all of them.
-            Refusal::FewerPermissions(missing) if self.had_consent || self.good_view.is_some() => {
+            Refusal::FewerPermissions(missing) if self.had_consent() || self.good_view().is_some() => {
                 (Reason::PermissionMissing, missing.clone())
             }
             _ => return Vec::new(),
         };
-        if !self.mail {
+        if !self.mailing.mail {
             return Vec::new();
         }
         let incident = self.incident(reason, items, (Some(by.unwrap_or("somebody")), &row.origin), at);
         let link = if row.link.is_empty() { &row.id } else { &row.link };
-        let people: std::collections::BTreeSet<&String> = self.operators.iter().collect();
+        let people: std::collections::BTreeSet<&String> = self.mailing.operators.iter().collect();
         let mail = |recipient: &String| Notification {
             alert: format!("refused-{link}"),
             sequence: 0,

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::complete::CALLBACK;
-use super::{Reauthentication, Refusal, Registered, Subject};
+use super::{Reauthentication, Refusal, Registered};
 use crate::domain::{Access, Audience, Timestamp};
 use crate::entra::{Client, ResourceKey};
-use crate::store::{Authorization, Stage, StoreError, Success, Unproved};
+use crate::store::{Authorization, Stage, StoreError, Success, Unverified};
 
 /// The last probe of a proof starts two minutes after the sign-in.
 const WINDOW: Duration = Duration::from_secs(120);
@@ -111,13 +111,13 @@ impl Reauthentication {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn unproved(&self) -> Result<Vec<Unproved>, StoreError> {
+    pub async fn unverified(&self) -> Result<Vec<Unverified>, StoreError> {
         let now = self.inner.clock.now();
-        self.inner.store.unproved(now.minus(RECENT), now.plus(RECENT)).await
+        self.inner.store.unverified(now.minus(RECENT), now.plus(RECENT)).await
     }
 
     /// A probe has ended that began after a sign-in. Answers whether an admin consent has turned out to be a success just now.
-    pub async fn verify(&self, integration: &str, seen: Observation, subject: Option<Subject>) -> bool {
+    pub async fn verify(&self, integration: &str, seen: Observation) -> bool {
         let rows = match self.inner.store.verifying().await {
             Ok(rows) => rows,
             Err(error) => {
@@ -131,7 +131,7 @@ impl Reauthentication {
             let over = seen.last || row.used.is_some_and(|used| now.since(used) >= WINDOW);
             match seen.consent_holds {
                 Some(true) if row.granted_before == Some(false) => {
-                    renewed |= self.verified(row, subject.as_ref()).await;
+                    renewed |= self.verified(row).await;
                 }
                 Some(true) => self.unchanged(row).await,
                 Some(false) if over && row.foreign_tenant => {
@@ -154,7 +154,8 @@ impl Reauthentication {
     }
 
     /// Answers whether it is a success of its own.
-    async fn verified(&self, row: &Authorization, subject: Option<&Subject>) -> bool {
+    async fn verified(&self, row: &Authorization) -> bool {
+        let subject = self.subject(&row.integration);
         let now = self.inner.clock.now();
         let success = Success {
             authorization: row.id.clone(),

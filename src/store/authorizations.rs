@@ -210,7 +210,7 @@ pub struct Success {
 
 /// An integration to be proved: probed until it is known what a sign-in was worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unproved {
+pub struct Unverified {
     /// Which one.
     pub integration: String,
     /// When that began.
@@ -406,12 +406,16 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn unproved(&self, since: Timestamp, until: Timestamp) -> Result<Vec<Unproved>, StoreError> {
+    pub async fn unverified(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Unverified>, StoreError> {
         self.read(move |c| {
             let sql = "SELECT integration, max(at), 1 FROM reauthentications WHERE proved_at IS NULL AND at BETWEEN ?1 AND ?2 GROUP BY integration
                        UNION ALL
                        SELECT integration, max(used_at), 0 FROM authorizations WHERE outcome = 'verifying' AND used_at IS NOT NULL GROUP BY integration";
-            let row = |r: &rusqlite::Row<'_>| Ok(Unproved { integration: r.get(0)?, began: Timestamp(r.get(1)?), renewed: r.get(2)? });
+            let row = |r: &rusqlite::Row<'_>| Ok(Unverified { integration: r.get(0)?, began: Timestamp(r.get(1)?), renewed: r.get(2)? });
             Ok(c.prepare_cached(sql)?.query_map([since.0, until.0], row)?.collect::<Result<Vec<_>, _>>()?)
         })
         .await

@@ -36,7 +36,7 @@ mod worker;
 
 pub use authorizations::{
     Announcement, Authorization, LastReauthentication, LinkStamp, NewAuthorization, Quota, RenewedToken,
-    Stage, Success, Unproved,
+    Stage, Success, Unverified,
 };
 pub use backup::{backup, write_backup};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
@@ -230,12 +230,6 @@ impl Store {
     /// Whether the files of the database are what and where they should be, as of the last look.
     pub fn health(&self) -> StoreHealth {
         self.shared.health()
-    }
-
-    /// The same for somebody who must not keep the database open.
-    pub fn watch(&self) -> impl Fn() -> StoreHealth + Send + Sync + use<> {
-        let shared = Arc::clone(&self.shared);
-        move || shared.health()
     }
 
     /// Closes the database once everything that was asked before is done: its log is folded in, and the one file is whole.

@@ -343,11 +343,14 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     assert!(store.save_success(success("two", 1)).await.expect("answered"), "a later link is not touched");
     store.revoke_links("acme", "command", now).await.expect("revoked");
     assert!(!store.save_success(success("two", 2)).await.expect("answered"), "revoked");
-    let unproved =
-        async || store.unproved(now.minus(std::time::Duration::from_secs(150)), now).await.expect("read");
-    assert_eq!(unproved().await, [Unproved { integration: "acme".to_owned(), began: now, renewed: true }]);
+    let unverified =
+        async || store.unverified(now.minus(std::time::Duration::from_secs(150)), now).await.expect("read");
+    assert_eq!(
+        unverified().await,
+        [Unverified { integration: "acme".to_owned(), began: now, renewed: true }]
+    );
     store.proved("acme", now, now).await.expect("noted");
-    assert_eq!(unproved().await, Vec::new());
+    assert_eq!(unverified().await, Vec::new());
     let kinds: Vec<String> =
         store.events("acme").await.expect("events").into_iter().map(|e| e.kind).collect();
     assert_eq!(

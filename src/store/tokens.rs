@@ -151,7 +151,7 @@ impl Store {
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn token_story(
+    pub async fn token_history(
         &self,
         id: &TokenId,
     ) -> Result<Option<(String, Timestamp, Option<String>)>, StoreError> {

@@ -15,12 +15,14 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{OpenApi, ToSchema};
 
-use super::model::{CredentialRecord, Detail, Records, Row};
+use super::model::{CredentialRecord, Records, Row};
 use super::problem::{Problem, problem};
 use super::state::Served;
-use super::status::state_word;
+use super::status::{rows, state_word};
+use super::wording::{noted_checks, resolved_tenant};
 use crate::clock::rfc3339;
 use crate::domain::{Check, CheckState, Health, Outcome, Reason};
+use crate::fleet::FleetEntry;
 
 /// So many integrations in one answer, unless more or fewer are asked for.
 const LIMIT: usize = 100;
@@ -366,8 +368,8 @@ impl ApiFilter {
 
     fn admits(&self, row: &Row) -> bool {
         self.state.as_deref().is_none_or(|s| s == state_word(row.health))
-            && self.app.as_deref().is_none_or(|a| a == &*row.app_name)
-            && self.reason.as_deref().is_none_or(|wanted| row.reason().is_some_and(|r| r.label() == wanted))
+            && self.app.as_deref().is_none_or(|a| a == &*row.entry.record.app)
+            && self.reason.as_deref().is_none_or(|wanted| row.reason.is_some_and(|r| r.label() == wanted))
             && row.matches(&self.words)
     }
 }
@@ -399,12 +401,12 @@ async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<Str
     let turn = served.process.bodies.turn().await;
     let answer = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let mut rows: Vec<Row> =
-            (served.monitor.rows)().into_iter().filter(|row| narrow.admits(row)).collect();
-        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        let rows: Vec<Row> = rows(&served).into_iter().filter(|row| narrow.admits(row)).collect();
         let total = rows.len();
-        let start =
-            narrow.after.as_deref().map_or(0, |after| rows.partition_point(|row| row.name.as_str() <= after));
+        let start = narrow
+            .after
+            .as_deref()
+            .map_or(0, |after| rows.partition_point(|row| row.entry.record.name.as_str() <= after));
         let rest = &rows[start..];
         let items: Vec<IntegrationView> =
             rest.iter().take(narrow.limit).map(|row| view(&served, row)).collect();
@@ -423,21 +425,22 @@ fn broken(health: Health) -> (Option<&'static str>, Option<String>) {
 
 fn view(served: &Served, row: &Row) -> IntegrationView {
     let (reason, since) = broken(row.health);
+    let (entry, record) = (&row.entry, &row.entry.record);
     IntegrationView {
-        name: row.name.clone(),
-        display_name: row.display_name.clone(),
-        app: row.app_name.to_string(),
-        app_display_name: row.app.to_string(),
-        tenant: row.tenant.clone(),
+        name: record.name.clone(),
+        display_name: record.display_name.clone(),
+        app: record.app.to_string(),
+        app_display_name: record.app_display_name.to_string(),
+        tenant: record.tenant.clone(),
         state: state_word(row.health),
         reason,
         since,
         checks: {
-            let seen = row.checks.iter().map(|(check, outcome)| CheckView::of(*check, *outcome));
-            seen.chain(row.never_run.iter().map(|check| CheckView::never_run(*check))).collect()
+            let seen = entry.outcomes().map(|(check, outcome)| CheckView::of(check, outcome));
+            seen.chain(entry.never_run().map(CheckView::never_run)).collect()
         },
-        last_probe: row.last_probe.map(rfc3339),
-        next_probe: (served.monitor.next_probe)(&row.name).map(rfc3339),
+        last_probe: entry.state.last_probe.map(rfc3339),
+        next_probe: served.process.commands.next_probe(&record.name).map(rfc3339),
     }
 }
 
@@ -456,9 +459,9 @@ fn view(served: &Served, row: &Row) -> IntegrationView {
 )]
 async fn detail(State(served): State<Arc<Served>>, name: Named) -> Response {
     let Ok(Path(name)) = name else { return not_text() };
-    let Some(detail) = (served.monitor.detail)(&name) else { return no_such_integration() };
-    let records = (served.monitor.records)(&name).await;
-    Json(in_full(&served, name, detail, records)).into_response()
+    let Some(entry) = served.entry(&name) else { return no_such_integration() };
+    let records = served.process.history.records(&name).await;
+    Json(in_full(&served, &entry, records)).into_response()
 }
 
 type Named = Result<Path<String>, axum::extract::rejection::PathRejection>;
@@ -467,9 +470,11 @@ fn not_text() -> Response {
     problem(StatusCode::BAD_REQUEST, "the name is not valid UTF-8")
 }
 
-fn in_full(served: &Served, name: String, detail: Detail, records: Records) -> IntegrationDetail {
-    let (reason, since) = broken(detail.health);
-    let cells = detail.day.cells(served.process.clock.now());
+fn in_full(served: &Served, entry: &FleetEntry, records: Records) -> IntegrationDetail {
+    let (record, state, health) = (&entry.record, &entry.state, entry.health());
+    let (reason, since) = broken(health);
+    let checks = noted_checks(entry);
+    let cells = state.day.cells(served.process.clock.now());
     let permission = |p: &crate::domain::PermissionState| PermissionView {
         resource: p.resource.clone(),
         permission: p.permission.clone(),
@@ -477,30 +482,30 @@ fn in_full(served: &Served, name: String, detail: Detail, records: Records) -> I
         granted: p.granted,
     };
     IntegrationDetail {
-        next_probe: (served.monitor.next_probe)(&name).map(rfc3339),
-        name,
-        display_name: detail.display_name,
-        app_display_name: detail.app,
-        app: detail.app_name,
-        client_id: detail.client_id,
-        tenant: detail.tenant,
-        tenant_id: detail.tenant_guid,
-        access: detail.access.label(),
-        directory_reader: detail.reader,
-        labels: detail.labels.into_iter().collect(),
-        state: state_word(detail.health),
+        next_probe: served.process.commands.next_probe(&record.name).map(rfc3339),
+        name: record.name.clone(),
+        display_name: record.display_name.clone(),
+        app_display_name: record.app_display_name.to_string(),
+        app: record.app.to_string(),
+        client_id: record.client_id.to_string(),
+        tenant: record.tenant.clone(),
+        tenant_id: resolved_tenant(entry).map(str::to_owned),
+        access: record.access.label(),
+        directory_reader: record.reader.as_deref().map(str::to_owned),
+        labels: record.labels.clone().into_iter().collect(),
+        state: state_word(health),
         reason,
         since,
-        checks: detail
-            .enabled
+        checks: record
+            .checks
             .iter()
-            .map(|check| check_detail(*check, detail.checks.iter().find(|c| c.check == *check)))
+            .map(|check| check_detail(*check, checks.iter().find(|c| c.check == *check)))
             .collect(),
-        directory_reader_reason: detail.reader_fault.map(Reason::label),
-        permissions: detail.permissions.iter().map(permission).collect(),
-        groups_visible: detail.groups_visible,
-        last_probe: detail.last_probe.map(rfc3339),
-        probe_duration_seconds: detail.duration_ms as f64 / 1000.0,
+        directory_reader_reason: state.reader_fault.map(Reason::label),
+        permissions: state.permissions.iter().map(permission).collect(),
+        groups_visible: state.groups_visible,
+        last_probe: state.last_probe.map(rfc3339),
+        probe_duration_seconds: state.duration.as_millis() as f64 / 1000.0,
         last_24_hours: cells.iter().map(|c| c.letter()).collect(),
         token: records.token.map(|(source, renewed, consented_by)| TokenView {
             source,
@@ -544,10 +549,10 @@ fn check_detail(check: Check, state: Option<&CheckState>) -> CheckDetail {
 )]
 async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
     let Ok(Path(name)) = name else { return not_text() };
-    if (served.monitor.detail)(&name).is_none() {
+    if served.entry(&name).is_none() {
         return no_such_integration();
     }
-    let events = (served.monitor.records)(&name).await.events;
+    let events = served.process.history.records(&name).await.events;
     let items =
         events.into_iter().map(|(kind, at, detail)| EventView { kind, at: rfc3339(at), detail }).collect();
     Json(EventList { items }).into_response()
@@ -568,25 +573,25 @@ async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
 )]
 async fn probe(State(served): State<Arc<Served>>, name: Named) -> Response {
     let Ok(Path(name)) = name else { return not_text() };
-    if (served.monitor.detail)(&name).is_none() {
+    if served.entry(&name).is_none() {
         return no_such_integration();
     }
-    (served.monitor.probe)(&name);
+    served.process.commands.probe_soon(&name);
     (StatusCode::ACCEPTED, Json(ProbeAccepted { name })).into_response()
 }
 
 /// `/integrations/NAME/badge.svg`.
 async fn badge(State(served): State<Arc<Served>>, name: Named) -> Response {
-    let detail = name.ok().and_then(|Path(name)| (served.monitor.detail)(&name));
-    let Some(detail) = detail else {
+    let entry = name.ok().and_then(|Path(name)| served.entry(&name));
+    let Some(entry) = entry else {
         return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response();
     };
-    let (word, colour) = match detail.health {
+    let (word, colour) = match entry.health() {
         Health::Working => ("healthy", "#067647"),
         Health::Broken { .. } => ("broken", "#b42318"),
         Health::Unknown { .. } => ("unknown", "#7a4b00"),
     };
-    let label: String = detail.display_name.chars().filter(|c| !c.is_control()).take(40).collect();
+    let label: String = entry.record.display_name.chars().filter(|c| !c.is_control()).take(40).collect();
     // Wide enough for the letters of any common font at this size.
     let width = |text: &str| 12 + 7 * text.chars().count();
     let badge = Badge { left: width(&label), right: width(word), label: &label, word, colour };

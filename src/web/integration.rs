@@ -10,14 +10,17 @@ use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::access::Who;
+use super::commands::Record;
 use super::layout::{Notice, PageLayout, html};
-use super::model::{CredentialRecord, Detail, Records};
+use super::model::{CredentialRecord, Records};
 use super::pages::not_found;
 use super::reauth::{advice, question};
-use super::state::{Record, Served};
+use super::state::Served;
 use super::status::{Pill, Strip, When, private, state_word};
+use super::wording::{noted_checks, resolved_tenant};
 use crate::clock::{ago, moment};
 use crate::domain::{Audience, Check, CheckState, Health, Outcome, Reason, Timestamp};
+use crate::fleet::FleetEntry;
 use crate::reauth::DeliveryState;
 
 struct CheckLine {
@@ -56,7 +59,8 @@ struct IntegrationPage<'d> {
     root: &'static str,
     name: &'d str,
     icon: &'static str,
-    detail: &'d Detail,
+    entry: &'d FleetEntry,
+    tenant_guid: Option<&'d str>,
     headline: String,
     since: Option<When>,
     reason: Option<ReasonLine>,
@@ -82,25 +86,26 @@ pub(super) async fn integration(
     Path(name): Path<String>,
     uri: Uri,
 ) -> Response {
-    let Some(detail) = (served.monitor.detail)(&name) else { return not_found(uri).await };
-    let records = (served.monitor.records)(&name).await;
+    let Some(entry) = served.entry(&name) else { return not_found(uri).await };
+    let records = served.process.history.records(&name).await;
     let delivery = match &served.reauthentication {
         Some(reauthentication) => reauthentication.delivery(&name).await,
         None => None,
     };
-    let page = page(&served, &name, &detail, (records, delivery), served.process.clock.now());
+    let page = page(&served, &entry, (records, delivery), served.process.clock.now());
     private(html(StatusCode::OK, &page))
 }
 
 fn page<'d>(
     served: &Served,
-    name: &'d str,
-    detail: &'d Detail,
+    entry: &'d FleetEntry,
     (records, delivery): (Records, Option<DeliveryState>),
     now: Timestamp,
 ) -> IntegrationPage<'d> {
     let when = |at| When::of(at, now);
-    let since = if let Health::Broken { since, .. } = detail.health { Some(when(since)) } else { None };
+    let (record, state, health) = (&entry.record, &entry.state, entry.health());
+    let checks = noted_checks(entry);
+    let since = if let Health::Broken { since, .. } = health { Some(when(since)) } else { None };
     let events = records
         .events
         .into_iter()
@@ -121,21 +126,17 @@ fn page<'d>(
     });
     IntegrationPage {
         root: "../",
-        name,
-        icon: state_word(detail.health),
-        headline: headline(detail),
+        name: &record.name,
+        icon: state_word(health),
+        headline: headline(entry),
         since,
-        reason: if let Health::Broken { reason, .. } = detail.health {
-            Some(ReasonLine::of(reason))
-        } else {
-            None
-        },
-        reader: detail.reader_fault.map(ReasonLine::of),
-        checks: check_lines(&detail.checks, &detail.app, now),
-        strip: Strip::of(&detail.day, now),
-        last: detail.last_probe.map(when),
-        next: (served.monitor.next_probe)(name).map(when),
-        waits_until: (served.monitor.paused_until)(name).map(when),
+        reason: if let Health::Broken { reason, .. } = health { Some(ReasonLine::of(reason)) } else { None },
+        reader: state.reader_fault.map(ReasonLine::of),
+        checks: check_lines(&checks, &record.app_display_name, now),
+        strip: Strip::of(&state.day, now),
+        last: state.last_probe.map(when),
+        next: served.process.commands.next_probe(&record.name).map(when),
+        waits_until: served.process.commands.paused_until(&record.name).map(when),
         token: records.token.map(|(source, at, by)| (source, when(at), by)),
         token_file: records.token_file,
         delivery: delivery.map(|d| delivery_words(&d, now)),
@@ -143,27 +144,28 @@ fn page<'d>(
         events: events.collect(),
         mails: mails.collect(),
         now: when(now),
-        detail,
+        tenant_guid: resolved_tenant(entry),
+        entry,
         telemetry_path: format!("../{}", served.process.options.telemetry_path.trim_start_matches('/')),
     }
 }
 
 /// What stands on top. Nothing is said to pass while a check is unknown.
-fn headline(detail: &Detail) -> String {
+fn headline(entry: &FleetEntry) -> String {
+    let checks = || entry.record.checks.iter().filter_map(|c| entry.state.check(*c));
     let (unknown, failing): (Vec<&CheckState>, Vec<&CheckState>) = {
-        let not_passing = detail.checks.iter().filter(|c| c.outcome != Outcome::Pass);
+        let not_passing = checks().filter(|c| c.outcome != Outcome::Pass);
         not_passing.partition(|c| matches!(c.outcome, Outcome::Unknown(_)))
     };
-    match (detail.health, failing.first().and_then(|c| c.outcome.reason())) {
+    match (entry.health(), failing.first().and_then(|c| c.outcome.reason())) {
         (Health::Broken { reason, .. }, _) => reason.sentence().to_owned(),
         (_, Some(reason)) => {
             format!("Seen in the last probe: {} It counts once it is seen again.", reason.sentence())
         }
         (Health::Working, None) => "All checks pass.".to_owned(),
-        (Health::Unknown { .. }, None) if detail.checks.is_empty() => "Not probed yet.".to_owned(),
+        (Health::Unknown { .. }, None) if checks().next().is_none() => "Not probed yet.".to_owned(),
         (Health::Unknown { .. }, None) => {
-            let known: Vec<Check> = detail.checks.iter().map(|c| c.check).collect();
-            let never_run = detail.enabled.iter().filter(|c| !known.contains(c)).map(|c| c.title());
+            let never_run = entry.never_run().map(Check::title);
             let names: Vec<&str> = unknown.iter().map(|c| c.check.title()).chain(never_run).collect();
             format!("Not known now: {}.", names.join(", "))
         }
@@ -274,10 +276,10 @@ fn event_words(kind: &str, detail: &str) -> String {
 
 /// The button that probes now.
 pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
-    if (served.monitor.detail)(&name).is_none() {
+    if served.entry(&name).is_none() {
         return not_found(uri).await;
     }
-    (served.monitor.probe)(&name);
+    served.process.commands.probe_soon(&name);
     let Ok(back) = HeaderValue::from_str(&format!("../{name}")) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
@@ -297,15 +299,14 @@ pub(super) async fn link(
         None => Ok(None),
     };
     let Ok(link) = link else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    match (link, (served.monitor.detail)(&name)) {
-        (Some(link), Some(detail)) => {
+    match (link, served.entry(&name)) {
+        (Some(link), Some(entry)) => {
             let who = who.to_string();
-            if !(served.process.hooks.record)(Record {
-                integration: name.clone(),
-                kind: "link_made",
-                detail: who.clone(),
-            })
-            .await
+            if !served
+                .process
+                .history
+                .keep(Record { integration: name.clone(), kind: "link_made", detail: who.clone() })
+                .await
             {
                 let paragraphs = vec![
                     "The link could not be written down, so it was not made. Nothing has been changed."
@@ -317,7 +318,7 @@ pub(super) async fn link(
             tracing::info!(integration = name, who, "a re-authentication link was made on the page");
             let paragraphs = vec![format!(
                 "Hand it to an administrator of {}. Whoever has it can begin a sign-in for {}, so send it to nobody else. It ends with the first success.",
-                detail.tenant, detail.display_name
+                entry.record.tenant, entry.record.display_name
             )];
             let page =
                 Notice { shell, title: "A fresh link", paragraphs, items: vec![link], ..Notice::default() };

@@ -5,6 +5,7 @@ mod access;
 mod api;
 mod bodies;
 mod chunked_body;
+mod commands;
 mod compression;
 mod exposition;
 mod hosts;
@@ -19,13 +20,12 @@ mod server;
 mod state;
 mod status;
 mod uploads;
+mod wording;
 
+pub use commands::{BoxFuture, Commands, History, Record, ReloadRequest, Reloads};
 pub use compression::compress;
 pub use hosts::allowed_host;
 pub use layout::SecurityHeaders;
-pub use model::{
-    CredentialRecord, Detail, ExternalSignIn, Find, FindBy, FindLater, Later, Lookup, MailRecord, Records,
-    Remember, Row, SignInStatus,
-};
+pub use model::{CredentialRecord, MailRecord, Records};
 pub use server::Sites;
-pub use state::{Hooks, Process, Record, Served, WebOptions, path_of};
+pub use state::{Backend, Process, Served, WebOptions, path_of};

@@ -72,12 +72,12 @@ pub(super) async fn probe_metrics(
     let Some(name) = query.get("target").filter(|t| !t.is_empty()) else {
         return (StatusCode::BAD_REQUEST, "target is missing: /probe?target=NAME\n").into_response();
     };
-    let Some(detail) = (served.monitor.detail)(name) else {
+    let Some(entry) = served.entry(name) else {
         return (StatusCode::NOT_FOUND, "no integration has this name\n").into_response();
     };
     let now = served.process.clock.now();
-    if !detail.last_probe.is_some_and(|at| is_young(at, now)) {
-        (served.monitor.probe_now)(name).await;
+    if !entry.state.last_probe.is_some_and(|at| is_young(at, now)) {
+        served.process.commands.probe_now(name).await;
     }
     let format = negotiate(headers.get(ACCEPT).and_then(|v| v.to_str().ok()));
     let body = write_one(&served.process.published, name, format);
@@ -109,7 +109,7 @@ pub(super) async fn reload(State(served): State<Arc<Served>>) -> Response {
         )
             .into_response();
     }
-    match (served.process.hooks.reload)().await {
+    match served.process.reloads.reload().await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(problems) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {problems}\n"))
@@ -119,7 +119,7 @@ pub(super) async fn reload(State(served): State<Arc<Served>>) -> Response {
 }
 
 pub(super) async fn healthy(State(served): State<Arc<Served>>) -> Response {
-    health_of((served.process.hooks.alive)()).into_response()
+    health_of(served.process.commands.is_alive()).into_response()
 }
 
 /// A process whose loop stands still answers, and does nothing else; it has to be started again.
@@ -131,7 +131,7 @@ const fn health_of(alive: bool) -> (StatusCode, &'static str) {
 }
 
 pub(super) async fn ready(State(served): State<Arc<Served>>) -> Response {
-    if let Some(problem) = served.process.storage.get().and_then(|problem| problem()) {
+    if let Some(problem) = served.process.history.problem() {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response();
     }
     if served.process.ready.load(Ordering::Relaxed) {

@@ -13,12 +13,12 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
 use super::layout::{Notice, PageLayout, html, style};
-use super::model::{ExternalSignIn, SignInStatus};
+use super::model::IntegrationSummary;
 use super::state::Served;
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, Health, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, foreign, one_line,
-    permission_purpose, same_permission,
+    Access, Audience, ExternalSignIn, Health, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, foreign,
+    one_line, permission_purpose, same_permission,
 };
 use crate::listener::client::{Client, Peer};
 use crate::listener::limits::network;
@@ -63,7 +63,7 @@ struct Landing<'a> {
     steps: Vec<String>,
     permissions: Vec<(String, &'static str)>,
     provisioning: Option<&'static str>,
-    standing: &'a SignInStatus,
+    summary: &'a IntegrationSummary,
 }
 
 /// What the mailed link leads to. An unknown name and a forged token look the same: no oracle.
@@ -74,11 +74,11 @@ async fn landing(
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let token = query.get("token").map_or("", String::as_str);
-    let standing = match opened(&served, &name, token).await {
-        Ok((.., standing)) => standing,
+    let summary = match opened(&served, &name, token).await {
+        Ok((.., summary)) => summary,
         Err(error) => return refuse_link(&served, peer, error),
     };
-    html(StatusCode::OK, &landing_page(served.shell(), &name, token, &standing))
+    html(StatusCode::OK, &landing_page(served.shell(), &name, token, &summary))
 }
 
 /// The link and what it is about.
@@ -86,24 +86,24 @@ async fn opened<'s>(
     served: &'s Served,
     name: &str,
     token: &str,
-) -> Result<(&'s Reauthentication, Signed, SignInStatus), LinkError> {
+) -> Result<(&'s Reauthentication, Signed, IntegrationSummary), LinkError> {
     let reauthentication = served.reauthentication.as_ref().ok_or(LinkError::Forged)?;
     let link = reauthentication.open_link(name, token).await?;
-    let standing = (served.monitor.find)(name).ok_or(LinkError::Forged)?;
-    Ok((reauthentication, link, standing))
+    let summary = served.summary(name).ok_or(LinkError::Forged)?;
+    Ok((reauthentication, link, summary))
 }
 
 fn landing_page<'a>(
     shell: PageLayout,
     name: &'a str,
     token: &str,
-    standing: &'a SignInStatus,
+    summary: &'a IntegrationSummary,
 ) -> Landing<'a> {
-    let (app, customer) = (&standing.app, &standing.display_name);
+    let (app, customer) = (&summary.app, &summary.display_name);
     let invitation = format!(
         "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
     );
-    let (heading, tone, mut situation) = match standing.health {
+    let (heading, tone, mut situation) = match summary.health {
         Health::Working => {
             (format!("{app} works for {customer}"), "good", vec!["Everything works at the moment. You need not do anything.".to_owned()])
         }
@@ -128,15 +128,15 @@ fn landing_page<'a>(
             (format!("{app} has lost access for {customer}"), "bad", situation)
         }
     };
-    if standing.has_all_consent() {
+    if summary.has_all_consent() {
         situation.push(
             "All permissions are granted already: accepting them once more changes nothing.".to_owned(),
         );
     }
-    let (next_step, steps) = next_step(standing, token);
+    let (next_step, steps) = next_step(summary, token);
     let permissions =
-        asked(standing).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
-    let (since, reason) = match standing.health {
+        asked(summary).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
+    let (since, reason) = match summary.health {
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
     };
@@ -152,7 +152,7 @@ fn landing_page<'a>(
         steps,
         permissions,
         provisioning,
-        standing,
+        summary,
     }
 }
 
@@ -167,10 +167,10 @@ pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
 }
 
 /// How the page leads on, and what will be seen there.
-fn next_step(standing: &SignInStatus, token: &str) -> (NextStep, Vec<String>) {
-    match &standing.elsewhere {
+fn next_step(summary: &IntegrationSummary, token: &str) -> (NextStep, Vec<String>) {
+    match &summary.record.external_sign_in {
         None => {
-            let label = match standing.health {
+            let label = match summary.health {
                 Health::Unknown { token_missing: true }
                 | Health::Broken { reason: Reason::TokenMissing, .. } => "Connect",
                 Health::Broken { reason, .. } if reason.remedy() == Remedy::Reauthenticate => {
@@ -180,7 +180,7 @@ fn next_step(standing: &SignInStatus, token: &str) -> (NextStep, Vec<String>) {
                 _ => "Sign in again anyway",
             };
             // Admin consent is the organization's; a delegated token is the person's.
-            let account = match standing.access {
+            let account = match summary.record.access {
                 Access::Delegated => {
                     "; a service account is best, because the connection lives as long as the account does"
                 }
@@ -189,7 +189,7 @@ fn next_step(standing: &SignInStatus, token: &str) -> (NextStep, Vec<String>) {
             let steps = vec![
                 format!(
                     "Microsoft asks you to sign in. Use an administrator account of {}{account}.",
-                    standing.tenant
+                    summary.tenant
                 ),
                 "Microsoft shows the permissions below. Press Accept.".to_owned(),
                 "You come back here and see the integration turn green.".to_owned(),
@@ -199,10 +199,7 @@ fn next_step(standing: &SignInStatus, token: &str) -> (NextStep, Vec<String>) {
         Some(ExternalSignIn::AdminConsent(url)) => {
             let about = "An administrator accepts the permissions for the whole organization on Microsoft’s own page. Nothing else has to be done here: the integration is checked again by itself.";
             let steps = vec![
-                format!(
-                    "Microsoft asks you to sign in. Use an administrator account of {}.",
-                    standing.tenant
-                ),
+                format!("Microsoft asks you to sign in. Use an administrator account of {}.", summary.tenant),
                 "Microsoft shows the permissions of the application. Press Accept.".to_owned(),
             ];
             (
@@ -219,7 +216,7 @@ fn next_step(standing: &SignInStatus, token: &str) -> (NextStep, Vec<String>) {
                 url::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default();
             let about = format!(
                 "{} has a page of its own for this, at {host}. Follow it to the end; the integration is checked again by itself.",
-                standing.app
+                summary.app
             );
             (NextStep::ExternalSignIn { url: url.clone(), label: "Go to that page", about }, Vec::new())
         }
@@ -227,9 +224,9 @@ fn next_step(standing: &SignInStatus, token: &str) -> (NextStep, Vec<String>) {
 }
 
 /// Everything that the consent page will show.
-fn asked(standing: &SignInStatus) -> Vec<String> {
-    let mut asked = standing.permissions.clone();
-    if standing.access == Access::Delegated && standing.elsewhere.is_none() {
+fn asked(summary: &IntegrationSummary) -> Vec<String> {
+    let mut asked = summary.record.permissions.to_vec();
+    if summary.record.access == Access::Delegated && summary.record.external_sign_in.is_none() {
         for always in SIGN_IN_SCOPES {
             if !asked.iter().any(|a| same_permission(a, always)) {
                 asked.push(always.to_owned());
@@ -338,16 +335,15 @@ async fn begin(
         .and_then(|f| f.get("token"))
         .or_else(|| query.get("token"))
         .map_or("", String::as_str);
-    let (reauthentication, link, standing) = match opened(&served, &name, token).await {
+    let (reauthentication, link, summary) = match opened(&served, &name, token).await {
         Ok(opened) => opened,
         Err(error) => return refuse_link(&served, peer, error),
     };
-    if standing.elsewhere.is_some() {
-        return html(StatusCode::OK, &landing_page(served.shell(), &name, token, &standing));
+    if summary.record.external_sign_in.is_some() {
+        return html(StatusCode::OK, &landing_page(served.shell(), &name, token, &summary));
     }
     let source = network(peer).to_string();
-    let asked =
-        Asked { hint: proposes_account(standing.health), source: &source, granted: standing.granted() };
+    let asked = Asked { hint: proposes_account(summary.health), source: &source, granted: summary.granted() };
     match reauthentication.begin(&link, token, asked).await {
         Ok(begun) => {
             let cookie = served.cookie(
@@ -400,15 +396,15 @@ async fn callback(
     let completed = tokio::spawn(async move {
         let origin = client.shown();
         let cookie = |name: &str| cookie(&headers, name);
-        let came = Came { query: &query, cookie: &cookie, origin: &origin, subject: &*task.monitor.subject };
+        let came = Came { query: &query, cookie: &cookie, origin: &origin };
         let completed = reauthentication.complete(came).await;
         match &completed {
             Completed::Accepted { integration, renewed: Some(at), .. } => {
-                (task.monitor.prove)(integration, *at);
+                task.process.commands.verify_renewal(integration, *at);
             }
             // Unsigned: it causes probes, and spares nothing.
             Completed::Accepted { integration, renewed: None, .. } => {
-                (task.monitor.verify)(integration, task.process.clock.now());
+                task.process.commands.verify_claim(integration, task.process.clock.now());
             }
             _ => {}
         }
@@ -497,10 +493,8 @@ fn refused(
     if let Refusal::SeesLess(less) = refusal {
         items.extend(less.iter().map(|what| one_line(what, 200)));
     }
-    if let (SignInResult::WrongTenant, Some(standing)) =
-        (refusal.ending(), (served.monitor.find)(integration))
-    {
-        paragraphs.push(format!("The organization’s tenant is {}.", standing.tenant));
+    if let (SignInResult::WrongTenant, Some(summary)) = (refusal.ending(), served.summary(integration)) {
+        paragraphs.push(format!("The organization’s tenant is {}.", summary.tenant));
     }
     let again = link
         .filter(|_| refusal.worth_another_try())

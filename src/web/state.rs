@@ -1,8 +1,7 @@
 //! What the routes read: what lasts as long as the process, and what a configuration makes anew.
 
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -10,12 +9,14 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::bodies::Bodies;
+use super::commands::{Commands, History, Reloads};
 use super::exposition::Exposition;
 use super::hosts::{Authority, Host, Names, is_foreign};
 use super::layout::{PageLayout, SecurityHeaders};
-use super::model::{Later, Lookup};
+use super::model::IntegrationSummary;
 use super::uploads;
 use crate::clock::Clock;
+use crate::fleet::{Fleet, FleetEntry};
 use crate::listener::connections::Capacity;
 use crate::listener::limits::{FailedAttemptLimiter, Places};
 use crate::listener::security::WebSecurity;
@@ -58,31 +59,28 @@ impl Default for WebOptions {
     }
 }
 
-/// What is wrong with the database, in a sentence; nothing when all is well.
-pub type StorageProblem = Box<dyn Fn() -> Option<&'static str> + Send + Sync>;
-
-/// Something that happened to an integration, to be kept in its history.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// Whose history.
-    pub integration: String,
-    /// `link_made`, …
-    pub kind: &'static str,
-    /// Who did it.
-    pub detail: String,
+/// The rest of the process, as the routes see it.
+pub struct Backend {
+    /// Counters of the process.
+    pub families: Families,
+    /// Series of the integrations.
+    pub published: Arc<Published>,
+    /// What is known of the integrations.
+    pub fleet: Arc<Fleet>,
+    /// The present moment.
+    pub clock: Clock,
+    /// The monitor.
+    pub commands: Arc<dyn Commands>,
+    /// The database.
+    pub history: Arc<dyn History>,
+    /// Whoever can reload.
+    pub reloads: Reloads,
 }
 
-/// What keeps a record; whether that has worked.
-pub type Keep = dyn Fn(Record) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync;
-
-/// What the pages want of the process around them.
-pub struct Hooks {
-    /// Reads the configuration again; the answer is what is wrong with it.
-    pub reload: Box<Later<Result<(), String>>>,
-    /// Whether the fleet is being probed.
-    pub alive: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Keeps a record; whether that has worked.
-    pub record: Box<Keep>,
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Backend")
+    }
 }
 
 /// What lasts as long as the process, whatever its configuration.
@@ -91,8 +89,13 @@ pub struct Process {
     pub families: Families,
     /// Series of the integrations.
     pub published: Arc<Published>,
+    /// What is known of the integrations.
+    pub fleet: Arc<Fleet>,
     /// For the expiry of links.
     pub clock: Clock,
+    pub(super) commands: Arc<dyn Commands>,
+    pub(super) history: Arc<dyn History>,
+    pub(super) reloads: Reloads,
     /// Wrong links so far.
     pub guesses: FailedAttemptLimiter,
     /// Configuration, database and the first pass are there.
@@ -101,8 +104,6 @@ pub struct Process {
     pub options: WebOptions,
     /// What `--web.config.file` says.
     pub gate: Arc<WebSecurity>,
-    /// What the pages want of the process.
-    pub hooks: Hooks,
     /// How many connections are carried.
     pub capacity: Capacity,
     /// By which names pages may be asked for, besides that of the public URL.
@@ -115,8 +116,6 @@ pub struct Process {
     /// Of the pages behind mailed links: whoever holds up the one does not hold up the other.
     pub(super) link_bodies: Bodies,
     pub(super) uploads: Arc<Places>,
-    /// Says what is wrong with the database, if anything is.
-    pub(super) storage: OnceLock<StorageProblem>,
     /// What is wrong with files, so that what stands in them is not in effect.
     trouble: Mutex<Vec<String>>,
 }
@@ -129,13 +128,8 @@ impl std::fmt::Debug for Process {
 
 impl Process {
     /// Puts the parts together.
-    pub fn new(
-        (families, published, clock): (Families, Arc<Published>, Clock),
-        options: WebOptions,
-        gate: Arc<WebSecurity>,
-        hooks: Hooks,
-        capacity: Capacity,
-    ) -> Self {
+    pub fn new(backend: Backend, options: WebOptions, gate: Arc<WebSecurity>, capacity: Capacity) -> Self {
+        let Backend { families, published, fleet, clock, commands, history, reloads } = backend;
         let external =
             options.external_url.as_deref().and_then(Authority::of_url).map(|authority| authority.host);
         Self {
@@ -151,26 +145,22 @@ impl Process {
             uploads: uploads::places(),
             guesses: FailedAttemptLimiter::default(),
             ready: AtomicBool::new(false),
-            storage: OnceLock::new(),
             trouble: Mutex::default(),
             families,
             published,
+            fleet,
             clock,
+            commands,
+            history,
+            reloads,
             options,
             gate,
-            hooks,
             capacity,
         }
     }
 }
 
 impl Process {
-    /// The process is ready only while this finds nothing wrong with the database.
-    pub fn watch_storage(&self, problem: StorageProblem) {
-        // The first one stays.
-        drop(self.storage.set(problem));
-    }
-
     /// The pages say from now on what is wrong with the files of the configuration.
     pub fn set_trouble(&self, trouble: Vec<String>) {
         *self.trouble.lock() = trouble;
@@ -195,13 +185,21 @@ pub struct Served {
     pub support: Option<String>,
     /// Headers of the pages.
     pub guard: SecurityHeaders,
-    /// Says what is wrong with an integration.
-    pub monitor: Lookup,
     /// The effective configuration as YAML, compressed: it is long and seldom asked for.
     pub configuration: Bytes,
 }
 
 impl Served {
+    /// What is known of an integration.
+    pub(super) fn entry(&self, name: &str) -> Option<Arc<FleetEntry>> {
+        self.process.fleet.get(name)
+    }
+
+    /// What the pages of re-authentication say of an integration.
+    pub(super) fn summary(&self, name: &str) -> Option<IntegrationSummary> {
+        self.entry(name).map(|entry| IntegrationSummary::of(&entry, &*self.process.commands))
+    }
+
     /// The layout of a page one level below the root.
     pub(super) fn shell(&self) -> PageLayout {
         PageLayout { root: "../", support: self.support.clone() }

@@ -14,7 +14,7 @@ use super::layout::html;
 use super::model::Row;
 use super::state::Served;
 use crate::clock::{ago, moment, rfc3339};
-use crate::domain::{Cell, Check, Day, Health, Outcome, Reason, Timestamp};
+use crate::domain::{Cell, Check, Day, Health, IntegrationRecord, Outcome, Reason, Timestamp};
 
 /// Integrations on one page.
 const PAGE: usize = 100;
@@ -99,7 +99,7 @@ impl Strip {
 }
 
 struct Line<'r> {
-    row: &'r Row,
+    record: &'r IntegrationRecord,
     state: &'static str,
     what: String,
     since: Option<When>,
@@ -195,11 +195,12 @@ impl StatusFilter {
     fn admits(&self, row: &Row, words: &[String]) -> bool {
         let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
         is(&self.state, state_word(row.health))
-            && is(&self.app, &row.app)
-            && (self.reason.is_empty() || row.reason().is_some_and(|r| r.label() == self.reason))
+            && is(&self.app, &row.entry.record.app_display_name)
+            && (self.reason.is_empty() || row.reason.is_some_and(|r| r.label() == self.reason))
             && row.matches(words)
     }
 
+    /// Rows come ordered by name, and these sorts are stable.
     fn sort(&self, rows: &mut [&Row]) {
         let severity = |row: &Row| match row.health {
             Health::Broken { .. } => 0,
@@ -211,12 +212,19 @@ impl StatusFilter {
             _ => std::cmp::Reverse(None),
         };
         match self.sort.as_str() {
-            "name" => rows.sort_by(|a, b| a.name.cmp(&b.name)),
-            "app" => rows.sort_by(|a, b| a.app.cmp(&b.app).then_with(|| a.name.cmp(&b.name))),
-            "since" => rows.sort_by(|a, b| since(a).cmp(&since(b)).then_with(|| a.name.cmp(&b.name))),
-            _ => rows.sort_by(|a, b| severity(a).cmp(&severity(b)).then_with(|| a.name.cmp(&b.name))),
+            "name" => {}
+            "app" => {
+                rows.sort_by(|a, b| a.entry.record.app_display_name.cmp(&b.entry.record.app_display_name));
+            }
+            "since" => rows.sort_by_key(|row| since(row)),
+            _ => rows.sort_by_key(|row| severity(row)),
         }
     }
+}
+
+/// The whole fleet, ordered by name.
+pub(super) fn rows(served: &Served) -> Vec<Row> {
+    served.process.fleet.all().into_iter().map(Row::of).collect()
 }
 
 /// `/`.
@@ -228,8 +236,7 @@ pub(super) async fn index(
     let turn = served.process.bodies.turn().await;
     let rendered = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let (wanted, rows, now) =
-            (StatusFilter::of(&query), (served.monitor.rows)(), served.process.clock.now());
+        let (wanted, rows, now) = (StatusFilter::of(&query), rows(&served), served.process.clock.now());
         private(html(StatusCode::OK, &page(&served, &wanted, &rows, now)))
     });
     rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
@@ -276,11 +283,13 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
         ),
         apps: choices(
             &wanted.app,
-            counted(rows.iter().map(|r| r.app.to_string())).into_iter().map(|(a, n)| (a.clone(), a, n)),
+            counted(rows.iter().map(|r| r.entry.record.app_display_name.to_string()))
+                .into_iter()
+                .map(|(a, n)| (a.clone(), a, n)),
         ),
         reasons: choices(
             &wanted.reason,
-            counted(rows.iter().filter_map(Row::reason).map(|r| r.label().to_owned()))
+            counted(rows.iter().filter_map(|r| r.reason).map(|r| r.label().to_owned()))
                 .into_iter()
                 .map(|(r, n)| (r.clone(), r, n)),
         ),
@@ -309,21 +318,21 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
 
 fn line<'r>(served: &Served, row: &'r Row, now: Timestamp) -> Line<'r> {
     let when = |at| When::of(at, now);
-    let (what, since) = match (row.health, row.reason()) {
+    let (what, since) = match (row.health, row.reason) {
         (Health::Broken { reason, since }, _) => (reason.sentence().to_owned(), Some(when(since))),
         (_, Some(reason)) => (format!("Seen in the last probe: {}", reason.sentence()), None),
         (Health::Unknown { .. }, None) => ("Not probed yet.".to_owned(), None),
         (Health::Working, None) => (String::new(), None),
     };
     Line {
-        row,
+        record: &row.entry.record,
         state: state_word(row.health),
         what,
         since,
-        pills: row.checks.iter().map(|(check, outcome)| Pill::of(*check, *outcome)).collect(),
-        strip: Strip::of(&row.day, now),
-        last: row.last_probe.map(when),
-        next: (served.monitor.next_probe)(&row.name).map(when),
+        pills: row.entry.outcomes().map(|(check, outcome)| Pill::of(check, outcome)).collect(),
+        strip: Strip::of(&row.entry.state.day, now),
+        last: row.entry.state.last_probe.map(when),
+        next: served.process.commands.next_probe(&row.entry.record.name).map(when),
     }
 }
 
@@ -386,21 +395,13 @@ pub(super) async fn style() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::FleetEntry;
 
     fn row(name: &str, app: &str, health: Health) -> Row {
-        let (name, display_name) = (name.to_owned(), name.to_uppercase());
-        Row {
-            name,
-            display_name,
-            app_name: app.into(),
-            app: app.into(),
-            tenant: "t.example".to_owned(),
-            health,
-            checks: vec![],
-            never_run: vec![],
-            last_probe: None,
-            day: Day::default(),
-        }
+        let record = IntegrationRecord { app_display_name: app.into(), ..IntegrationRecord::example(name) };
+        let entry = Arc::new(FleetEntry::new(Arc::new(record)));
+        let reason = if let Health::Broken { reason, .. } = health { Some(reason) } else { None };
+        Row { entry, health, reason }
     }
 
     #[test]
@@ -432,7 +433,7 @@ mod tests {
             let mut found: Vec<&Row> = rows.iter().filter(|r| wanted.admits(r, &words)).collect();
             wanted.sort(&mut found);
             assert_eq!(
-                found.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(" "),
+                found.iter().map(|r| r.entry.record.name.as_str()).collect::<Vec<_>>().join(" "),
                 expected,
                 "{query:?}"
             );

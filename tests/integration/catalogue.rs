@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use consentry::domain::{CredentialExpiry, IntegrationState, Reason, Timestamp};
+use consentry::domain::{CredentialExpiry, IntegrationRecord, Reason, Timestamp};
+use consentry::fleet::FleetEntry;
 use serde_json::Value;
 use serde_yaml::from_str;
 
@@ -119,24 +121,21 @@ async fn full_exposition() -> String {
     fleet.pass(12 * MINUTE).await;
     let process = &fleet.daemon.process;
     process.families.set_url("https://consentry.example.com");
-    let watched = fleet.daemon.monitor.evaluator().watched("northwind").expect("watched");
-    let credentials = vec![CredentialExpiry {
+    let northwind = process.fleet.get("northwind").expect("an integration");
+    let record = IntegrationRecord {
+        name: "certified".to_owned(),
+        labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
+        reader: Some("reader".into()),
+        ..IntegrationRecord::clone(&northwind.record)
+    };
+    let mut certified = FleetEntry::new(Arc::new(record));
+    certified.credentials = vec![CredentialExpiry {
         kind: "certificate",
         key_id: "AB".to_owned(),
         at: Timestamp::from_seconds(1),
     }];
-    let facts = consentry::metrics::IntegrationLabels {
-        name: "certified".to_owned(),
-        labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
-        credentials,
-        reader: Some("reader".into()),
-        ..watched.facts.clone()
-    };
-    let state = IntegrationState {
-        reader_fault: Some(Reason::ReaderPermissionMissing),
-        ..IntegrationState::default()
-    };
-    process.published.set(&facts, &state);
+    certified.state.reader_fault = Some(Reason::ReaderPermissionMissing);
+    process.published.set(&certified);
     fleet.exposition()
 }
 

@@ -447,21 +447,21 @@ async fn a_restart_begins_no_grace_anew() {
     assert_eq!(visitor.get(&callback).await.status, 303);
     site.fleet.simulator.fault(Fault { endpoint, tenant, contains: None, times: None, fault });
     site.fleet.pass(Duration::from_secs(1)).await;
-    assert_eq!(site.fleet.daemon.monitor.proof("northwind"), None, "proved");
-    assert!(site.fleet.daemon.monitor.proof("contoso").is_some(), "not yet");
+    assert_eq!(site.fleet.daemon.monitor.verification("northwind"), None, "proved");
+    assert!(site.fleet.daemon.monitor.verification("contoso").is_some(), "not yet");
     let Site { fleet, .. } = site;
     fleet.pass(Duration::from_secs(59)).await;
     let fleet = fleet.restart().await;
-    assert_eq!(fleet.daemon.monitor.proof("northwind"), None, "what was proved stays so");
-    assert!(fleet.daemon.monitor.proof("contoso").is_some(), "the rest of its time");
+    assert_eq!(fleet.daemon.monitor.verification("northwind"), None, "what was proved stays so");
+    assert!(fleet.daemon.monitor.verification("contoso").is_some(), "the rest of its time");
     fleet.pass(Duration::from_secs(61)).await;
     assert_eq!(
-        fleet.daemon.monitor.proof("contoso"),
+        fleet.daemon.monitor.verification("contoso"),
         None,
         "two minutes after the sign-in, not after the restart"
     );
     let fleet = fleet.restart().await;
-    assert_eq!(fleet.daemon.monitor.proof("contoso"), None);
+    assert_eq!(fleet.daemon.monitor.verification("contoso"), None);
 }
 
 /// `reauth-link` with its flags, beside a running daemon.

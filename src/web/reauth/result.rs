@@ -10,10 +10,10 @@ use axum::http::header::REFRESH;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
-use super::SignInStatus;
+use super::IntegrationSummary;
 use crate::clock::moment;
 use crate::domain::{Check, Health, Outcome, Remedy, Timestamp};
-use crate::reauth::{DeliveryState, SignInStatus as SignIn};
+use crate::reauth::{DeliveryState, SignInStatus};
 use crate::web::layout::{Notice, PageLayout, html};
 use crate::web::state::Served;
 
@@ -61,9 +61,7 @@ pub(super) async fn result(
         }
         None => None,
     };
-    let (Some(((sign_in, since), reauthentication)), Some(standing)) =
-        (sign_in, (served.monitor.find)(&name))
-    else {
+    let (Some(((sign_in, since), reauthentication)), Some(summary)) = (sign_in, served.summary(&name)) else {
         let text =
             "Results are shown for a day after a sign-in. Should the integration break again, a new mail brings a new link.".to_owned();
         let page = Notice {
@@ -75,7 +73,7 @@ pub(super) async fn result(
         return html(StatusCode::GONE, &page);
     };
     let delivery = reauthentication.delivery(&name).await.filter(|d| d.created >= since);
-    let page = page(shell, &standing, sign_in, since, delivery.as_ref());
+    let page = page(shell, &summary, sign_in, since, delivery.as_ref());
     let again = look_again(served.process.clock.now().since(since)).filter(|_| page.again);
     let mut response = html(StatusCode::OK, &page);
     if let Some(again) = again {
@@ -105,16 +103,16 @@ enum Phase {
 
 fn page(
     shell: PageLayout,
-    standing: &SignInStatus,
-    sign_in: SignIn,
+    summary: &IntegrationSummary,
+    sign_in: SignInStatus,
     since: Timestamp,
     delivery: Option<&DeliveryState>,
 ) -> ResultPage {
-    let probed = standing.last_probe.is_some_and(|at| at >= since);
+    let probed = summary.last_probe.is_some_and(|at| at >= since);
     let checks: Vec<CheckLine> =
-        standing.checks.iter().map(|(check, outcome)| line(*check, *outcome, probed)).collect();
-    let phase = phase(standing, sign_in, probed);
-    let (app, customer) = (&standing.app, &standing.display_name);
+        summary.checks.iter().map(|(check, outcome)| line(*check, *outcome, probed)).collect();
+    let phase = phase(summary, sign_in, probed);
+    let (app, customer) = (&summary.app, &summary.display_name);
     let mut page = ResultPage {
         shell,
         heading: String::new(),
@@ -129,8 +127,8 @@ fn page(
         Phase::Green => {
             (page.heading, page.tone) = (format!("{app} works again for {customer}"), "good");
             page.paragraphs.push("Thank you. Everything is green again.".to_owned());
-            page.paragraphs.extend((sign_in == SignIn::Unchanged).then(|| UNCHANGED.to_owned()));
-            if matches!(standing.health, Health::Broken { .. }) {
+            page.paragraphs.extend((sign_in == SignInStatus::Unchanged).then(|| UNCHANGED.to_owned()));
+            if matches!(summary.health, Health::Broken { .. }) {
                 page.paragraphs.push("It is watched a little longer before it counts as fixed.".to_owned());
             }
             tell_delivery(&mut page, app, delivery);
@@ -145,24 +143,26 @@ fn page(
                 "This page follows by itself. You may also close it: a mail will tell you how it went."
                     .to_owned(),
             );
-            page.paragraphs.extend(standing.waits_until.map(pause));
+            page.paragraphs.extend(summary.waits_until.map(pause));
         }
-        Phase::StillWrong => still_wrong(&mut page, standing, sign_in, delivery),
+        Phase::StillWrong => still_wrong(&mut page, summary, sign_in, delivery),
     }
     page.notes.push("The provisioning set-up and the SCIM token in Entra were not touched.".to_owned());
     page
 }
 
 /// Nothing is called wrong while probes are still owed to the sign-in.
-fn phase(standing: &SignInStatus, sign_in: SignIn, probed: bool) -> Phase {
-    let green = probed && standing.checks.iter().all(|(_, outcome)| *outcome == Outcome::Pass);
+fn phase(summary: &IntegrationSummary, sign_in: SignInStatus, probed: bool) -> Phase {
+    let green = probed && summary.checks.iter().all(|(_, outcome)| *outcome == Outcome::Pass);
     match sign_in {
-        SignIn::Verifying => Phase::Waiting,
+        SignInStatus::Verifying => Phase::Waiting,
         _ if green => Phase::Green,
-        SignIn::Renewed if standing.proving || !probed => Phase::Waiting,
-        SignIn::Renewed | SignIn::Unchanged | SignIn::Incomplete | SignIn::WrongTenant | SignIn::Unclear => {
-            Phase::StillWrong
-        }
+        SignInStatus::Renewed if summary.verifying || !probed => Phase::Waiting,
+        SignInStatus::Renewed
+        | SignInStatus::Unchanged
+        | SignInStatus::Incomplete
+        | SignInStatus::WrongTenant
+        | SignInStatus::Unclear => Phase::StillWrong,
     }
 }
 
@@ -194,40 +194,40 @@ fn handing_over(app: &str, delivery: &DeliveryState) -> String {
 
 fn still_wrong(
     page: &mut ResultPage,
-    standing: &SignInStatus,
-    sign_in: SignIn,
+    summary: &IntegrationSummary,
+    sign_in: SignInStatus,
     delivery: Option<&DeliveryState>,
 ) {
     page.tone = "bad";
-    page.heading = format!("Something is still wrong with {} for {}", standing.app, standing.display_name);
+    page.heading = format!("Something is still wrong with {} for {}", summary.app, summary.display_name);
     page.paragraphs.push(match sign_in {
-        SignIn::WrongTenant => format!(
+        SignInStatus::WrongTenant => format!(
             "The permissions were accepted for another organization. The organization of this integration has the tenant {}; open the link from the mail again and sign in there.",
-            standing.tenant
+            summary.tenant
         ),
-        SignIn::Incomplete => "Microsoft does not show the permissions as granted, although they were accepted. Open the link from the mail again, and let an administrator accept all of them.".to_owned(),
-        SignIn::Unclear => "Microsoft could not be asked whether the permissions are granted now. The integration is checked again by itself; if it stays broken, open the link from the mail again.".to_owned(),
-        SignIn::Unchanged => UNCHANGED.to_owned(),
-        SignIn::Verifying | SignIn::Renewed => "Your sign-in came through, but not everything works yet.".to_owned(),
+        SignInStatus::Incomplete => "Microsoft does not show the permissions as granted, although they were accepted. Open the link from the mail again, and let an administrator accept all of them.".to_owned(),
+        SignInStatus::Unclear => "Microsoft could not be asked whether the permissions are granted now. The integration is checked again by itself; if it stays broken, open the link from the mail again.".to_owned(),
+        SignInStatus::Unchanged => UNCHANGED.to_owned(),
+        SignInStatus::Verifying | SignInStatus::Renewed => "Your sign-in came through, but not everything works yet.".to_owned(),
     });
-    page.paragraphs.extend(standing.waits_until.map(pause));
+    page.paragraphs.extend(summary.waits_until.map(pause));
     if let Some(delivery) = delivery {
-        page.paragraphs.push(handing_over(&standing.app, delivery));
+        page.paragraphs.push(handing_over(&summary.app, delivery));
         page.again = delivery.delivered.is_none();
     }
-    let reason = standing.checks.iter().find_map(|(_, outcome)| outcome.reason());
+    let reason = summary.checks.iter().find_map(|(_, outcome)| outcome.reason());
     if let Some(reason) = reason {
         page.paragraphs.push(reason.sentence().to_owned());
-        page.paragraphs.extend(super::advice(reason, &standing.app));
+        page.paragraphs.extend(super::advice(reason, &summary.app));
     }
     let about_consent = reason.is_some_and(|r| r.is_consent());
-    if let (Some(url), true) = (&standing.admin_consent, about_consent) {
+    if let (Some(url), true) = (&summary.record.admin_consent, about_consent) {
         page.paragraphs
             .push("Some of the permissions can only be accepted by an administrator on a second page of Microsoft’s:".to_owned());
         page.links.push(("Accept the permissions at Microsoft", url.clone()));
     }
     // A link is never made for somebody who merely has this page: the one that began the sign-in has died with it, and with it the key.
-    if sign_in == SignIn::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate) {
+    if sign_in == SignInStatus::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate) {
         page.paragraphs.push(
             "Your link ended with this sign-in. For another try, with another account say, wait for the next mail about this integration, or ask whoever sent you the link for a new one.".to_owned(),
         );
@@ -260,19 +260,16 @@ fn line(check: Check, outcome: Outcome, probed: bool) -> CheckLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Access, Reason};
+    use crate::domain::{IntegrationRecord, Reason};
 
-    fn standing(outcome: Outcome, probed: Option<i64>) -> SignInStatus {
-        SignInStatus {
+    fn standing(outcome: Outcome, probed: Option<i64>) -> IntegrationSummary {
+        IntegrationSummary {
             display_name: "Contoso".to_owned(),
             app: "Sequr".to_owned(),
             tenant: "contoso.example".to_owned(),
-            access: Access::Delegated,
-            permissions: Vec::new(),
-            elsewhere: None,
-            admin_consent: None,
+            record: Arc::new(IntegrationRecord::example("contoso")),
             health: Health::Working,
-            proving: false,
+            verifying: false,
             waits_until: None,
             checks: vec![(Check::Consent, outcome)],
             last_probe: probed.map(Timestamp::from_seconds),
@@ -283,46 +280,70 @@ mod tests {
     fn the_page_follows_until_it_is_green_or_says_what_is_wrong() {
         let (pass, fail, group) =
             (Outcome::Pass, Outcome::Fail(Reason::ConsentMissing), Outcome::Fail(Reason::GroupMissing));
-        for (sentence, outcome, probed, proving, sign_in, again, heading) in [
-            ("before the first probe", pass, None, true, SignIn::Renewed, true, "is being checked"),
-            ("green", pass, Some(101), false, SignIn::Renewed, false, "works again"),
-            ("consent spreads", fail, Some(101), true, SignIn::Renewed, true, "is being checked"),
-            ("it never came", fail, Some(230), false, SignIn::Renewed, false, "still wrong"),
+        for (sentence, outcome, probed, verifying, sign_in, again, heading) in [
+            ("before the first probe", pass, None, true, SignInStatus::Renewed, true, "is being checked"),
+            ("green", pass, Some(101), false, SignInStatus::Renewed, false, "works again"),
+            ("consent spreads", fail, Some(101), true, SignInStatus::Renewed, true, "is being checked"),
+            ("it never came", fail, Some(230), false, SignInStatus::Renewed, false, "still wrong"),
             (
                 "another trouble, while probes are owed",
                 group,
                 Some(101),
                 true,
-                SignIn::Renewed,
+                SignInStatus::Renewed,
                 true,
                 "is being checked",
             ),
-            ("another trouble", group, Some(230), false, SignIn::Renewed, false, "still wrong"),
-            ("the tenant is looked at", pass, Some(101), true, SignIn::Verifying, true, "is being checked"),
+            ("another trouble", group, Some(230), false, SignInStatus::Renewed, false, "still wrong"),
+            (
+                "the tenant is looked at",
+                pass,
+                Some(101),
+                true,
+                SignInStatus::Verifying,
+                true,
+                "is being checked",
+            ),
             (
                 "the tenant grants too little",
                 fail,
                 Some(230),
                 false,
-                SignIn::Incomplete,
+                SignInStatus::Incomplete,
                 false,
                 "still wrong",
             ),
-            ("the tenant cannot be asked", fail, Some(230), false, SignIn::Unclear, false, "still wrong"),
-            ("fixed later all the same", pass, Some(500), false, SignIn::Incomplete, false, "works again"),
-            ("all was granted before", pass, Some(101), false, SignIn::Unchanged, false, "works again"),
+            (
+                "the tenant cannot be asked",
+                fail,
+                Some(230),
+                false,
+                SignInStatus::Unclear,
+                false,
+                "still wrong",
+            ),
+            (
+                "fixed later all the same",
+                pass,
+                Some(500),
+                false,
+                SignInStatus::Incomplete,
+                false,
+                "works again",
+            ),
+            ("all was granted before", pass, Some(101), false, SignInStatus::Unchanged, false, "works again"),
             (
                 "all was granted before, and the trouble is another",
                 group,
                 Some(101),
                 true,
-                SignIn::Unchanged,
+                SignInStatus::Unchanged,
                 false,
                 "still wrong",
             ),
         ] {
-            let standing = SignInStatus { proving, ..standing(outcome, probed) };
-            let page = page(PageLayout::default(), &standing, sign_in, Timestamp::from_seconds(100), None);
+            let summary = IntegrationSummary { verifying, ..standing(outcome, probed) };
+            let page = page(PageLayout::default(), &summary, sign_in, Timestamp::from_seconds(100), None);
             assert_eq!(
                 (page.again, page.heading.contains(heading)),
                 (again, true),
@@ -332,12 +353,13 @@ mod tests {
             let ended = page.paragraphs.iter().any(|p| p.contains("Your link ended with this sign-in"));
             assert_eq!(ended, sentence == "it never came", "{sentence}");
             let stays = page.paragraphs.iter().any(|p| p == UNCHANGED);
-            assert_eq!(stays, sign_in == SignIn::Unchanged, "{sentence}");
+            assert_eq!(stays, sign_in == SignInStatus::Unchanged, "{sentence}");
             assert!(page.links.is_empty(), "{sentence}: no link is made for a browser");
         }
         let waits_until = Some(Timestamp::from_seconds(4000));
-        let paused = SignInStatus { proving: true, waits_until, ..standing(fail, Some(101)) };
-        let page = page(PageLayout::default(), &paused, SignIn::Renewed, Timestamp::from_seconds(100), None);
+        let paused = IntegrationSummary { verifying: true, waits_until, ..standing(fail, Some(101)) };
+        let page =
+            page(PageLayout::default(), &paused, SignInStatus::Renewed, Timestamp::from_seconds(100), None);
         assert!(
             page.paragraphs.iter().any(|p| p.contains("a pause until 1 January 1970, 01:06 UTC")),
             "{:?}",
@@ -362,7 +384,7 @@ mod tests {
             let page = page(
                 PageLayout::default(),
                 &standing(Outcome::Pass, Some(101)),
-                SignIn::Renewed,
+                SignInStatus::Renewed,
                 Timestamp::from_seconds(100),
                 Some(&delivery),
             );

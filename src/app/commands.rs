@@ -1,0 +1,117 @@
+//! What the pages ask of monitor and database.
+
+use crate::clock::Clock;
+use crate::domain::Timestamp;
+use crate::entra::ClientCredential;
+use crate::monitor::{Monitor, Target};
+use crate::store::{Event, MailAbout, Store};
+use crate::web::{BoxFuture, Commands, CredentialRecord, History, MailRecord, Record, Records};
+
+impl Commands for Monitor {
+    fn is_alive(&self) -> bool {
+        Self::is_alive(self)
+    }
+
+    fn next_probe(&self, name: &str) -> Option<Timestamp> {
+        Self::next_probe(self, name)
+    }
+
+    fn paused_until(&self, name: &str) -> Option<Timestamp> {
+        Self::paused_until(self, name)
+    }
+
+    fn verification(&self, name: &str) -> Option<bool> {
+        Self::verification(self, name)
+    }
+
+    fn probe_soon(&self, name: &str) {
+        Self::probe_soon(self, name);
+    }
+
+    fn probe_now<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(Self::probe_now(self, name))
+    }
+
+    fn verify_renewal(&self, name: &str, began: Timestamp) {
+        Self::verify_renewal(self, name, began);
+    }
+
+    fn verify_claim(&self, name: &str, began: Timestamp) {
+        Self::verify_claim(self, name, began);
+    }
+}
+
+/// The database, and what the configuration knows besides of tokens and credentials.
+pub(super) struct Database {
+    pub(super) store: Store,
+    pub(super) monitor: Monitor,
+    pub(super) clock: Clock,
+}
+
+impl Database {
+    async fn read(&self, name: &str) -> Records {
+        // A database that cannot answer now leaves its part of the page empty; the rest is in memory.
+        let events = self.store.events(name).await.unwrap_or_default();
+        let mails = self.store.mails_about(name).await.unwrap_or_default();
+        let targets = self.monitor.targets();
+        let target = targets.get(name);
+        let token = match target.filter(|t| t.refresh_token_file.is_none()) {
+            Some(target) => self.store.token_history(&target.token_id()).await.ok().flatten(),
+            None => None,
+        };
+        let token_file =
+            target.and_then(|t| t.refresh_token_file.as_ref()).map(|path| path.display().to_string());
+        Records {
+            events: events.into_iter().map(|e| (e.kind, e.at, e.detail)).collect(),
+            mails: mails.into_iter().map(mail_record).collect(),
+            token,
+            token_file,
+            credentials: target.map(credentials).unwrap_or_default(),
+        }
+    }
+
+    async fn write(&self, record: Record) -> bool {
+        let Record { integration, kind, detail } = record;
+        let event = Event { kind: kind.to_owned(), at: self.clock.now(), detail };
+        let saved = self.store.add_event(&integration, event).await;
+        if let Err(error) = &saved {
+            tracing::error!(integration, event = kind, %error, "an event cannot be saved");
+        }
+        saved.is_ok()
+    }
+}
+
+impl History for Database {
+    fn problem(&self) -> Option<&'static str> {
+        self.store.health().problem()
+    }
+
+    fn records<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Records> {
+        Box::pin(self.read(name))
+    }
+
+    fn keep(&self, record: Record) -> BoxFuture<'_, bool> {
+        Box::pin(self.write(record))
+    }
+}
+
+fn mail_record(mail: MailAbout) -> MailRecord {
+    MailRecord {
+        kind: mail.kind.label().to_owned(),
+        recipient: mail.recipient,
+        created: mail.created,
+        sent: mail.sent,
+        given_up: mail.given_up,
+        problem: mail.problem,
+    }
+}
+
+fn credentials(target: &Target) -> Vec<CredentialRecord> {
+    let record = |reader, credential: &ClientCredential| CredentialRecord {
+        reader,
+        kind: credential.kind(),
+        expires: credential.expires(),
+    };
+    let reader = target.reader.as_ref().map(|r| record(Some(r.name.clone()), &r.credential));
+    [record(None, &target.credential)].into_iter().chain(reader).collect()
+}

@@ -1,0 +1,114 @@
+//! The one read model of the fleet: from the name of an integration to what is known of it. The evaluator writes; metrics, pages, API and
+//! re-authentication read.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::domain::{
+    Check, CredentialExpiry, Health, IntegrationRecord, IntegrationState, OpenAlert, Outcome, Reason,
+    Timestamp,
+};
+
+/// Everything that is known of one integration. A reader holds it as it was at one moment.
+#[derive(Debug, Clone)]
+pub struct FleetEntry {
+    /// What the configuration says of it.
+    pub record: Arc<IntegrationRecord>,
+    /// What probes have found.
+    pub state: IntegrationState,
+    /// The tenant's GUID, once it was resolved.
+    pub tenant_guid: Option<String>,
+    /// Until when the credentials are good that say so.
+    pub credentials: Vec<CredentialExpiry>,
+    /// The alert that is open.
+    pub alert: Option<OpenAlert>,
+    /// Keys of the causes that it is a member of.
+    pub causes: BTreeSet<String>,
+    /// When the last probe of this process ended, on a clock that nobody sets.
+    pub last_probe_steady: Option<Timestamp>,
+}
+
+impl FleetEntry {
+    /// An integration of which nothing is known yet.
+    pub fn new(record: Arc<IntegrationRecord>) -> Self {
+        Self {
+            record,
+            state: IntegrationState::default(),
+            tenant_guid: None,
+            credentials: Vec::new(),
+            alert: None,
+            causes: BTreeSet::new(),
+            last_probe_steady: None,
+        }
+    }
+
+    /// The tenant's GUID once it was resolved, otherwise the tenant as configured.
+    pub fn tenant_id(&self) -> &str {
+        self.tenant_guid.as_deref().unwrap_or(&self.record.tenant)
+    }
+
+    /// What is held to be true of it.
+    pub fn health(&self) -> Health {
+        self.state.confirmed_health(&self.record.checks)
+    }
+
+    /// What the last probe saw of the enabled checks. A check that was never run is not among them.
+    pub fn outcomes(&self) -> impl Iterator<Item = (Check, Outcome)> {
+        self.record.checks.iter().filter_map(|check| self.state.check(*check).map(|s| (*check, s.outcome)))
+    }
+
+    /// Enabled checks that were never run.
+    pub fn never_run(&self) -> impl Iterator<Item = Check> {
+        self.record.checks.iter().copied().filter(|check| self.state.check(*check).is_none())
+    }
+
+    /// Why it is broken, or else why the first check does not pass that does not.
+    pub fn reason(&self) -> Option<Reason> {
+        match self.health() {
+            Health::Broken { reason, .. } => Some(reason),
+            _ => self.outcomes().find_map(|(_, outcome)| outcome.reason()),
+        }
+    }
+}
+
+/// The fleet, ordered by name. Its lock is held for the exchange or the copying of pointers only: no reader copies an entry under it.
+#[derive(Debug, Default)]
+pub struct Fleet(RwLock<BTreeMap<String, Arc<FleetEntry>>>);
+
+impl Fleet {
+    /// One integration.
+    pub fn get(&self, name: &str) -> Option<Arc<FleetEntry>> {
+        self.0.read().get(name).cloned()
+    }
+
+    /// Whether there is such an integration.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.read().contains_key(name)
+    }
+
+    /// All integrations, ordered by name.
+    pub fn all(&self) -> Vec<Arc<FleetEntry>> {
+        self.0.read().values().cloned().collect()
+    }
+
+    /// Integrations of which no result is known.
+    pub fn never_probed(&self) -> HashSet<String> {
+        let all = self.all();
+        let never = all.iter().filter(|entry| entry.state.last_probe.is_none());
+        never.map(|entry| entry.record.name.clone()).collect()
+    }
+
+    /// Swaps in what is known of an integration now, unless it has left the fleet. For the evaluator alone.
+    pub fn replace(&self, entry: Arc<FleetEntry>) {
+        if let Some(known) = self.0.write().get_mut(&entry.record.name) {
+            *known = entry;
+        }
+    }
+
+    /// Swaps in another fleet. For the evaluator alone.
+    pub fn replace_all(&self, entries: BTreeMap<String, Arc<FleetEntry>>) {
+        *self.0.write() = entries;
+    }
+}

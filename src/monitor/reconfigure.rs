@@ -1,0 +1,158 @@
+//! Which integrations the evaluator writes: at the start, and again with every reload.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::evaluator::{Evaluator, Outputs, suffering_of};
+use super::policy::Policy;
+use crate::domain::{Causes, IntegrationRecord, OpenAlert, Suffering, Timestamp};
+use crate::fleet::FleetEntry;
+use crate::store::{SavedIntegration, StoreError};
+
+type Entries = BTreeMap<String, Arc<FleetEntry>>;
+
+impl Evaluator {
+    /// Takes over what was saved about the integrations that are still configured, and publishes it.
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub async fn start(
+        outputs: Outputs,
+        policy: Policy,
+        records: Vec<IntegrationRecord>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let (saved, causes) = outputs.store.load(now).await?;
+        let mut causes = Causes::new(causes);
+        let mut saved = by_name(saved);
+        outputs.store.keep_only(identities(&records)).await?;
+        let mut memberships = causes.memberships();
+        let adopted = records.into_iter().map(|record| {
+            let (saved, causes) = (saved.remove(&record.name), memberships.remove(&record.name));
+            (record.name.clone(), Arc::new(adopt(record, saved, causes)))
+        });
+        let mut entries: Entries = adopted.collect();
+        entries.values().for_each(|entry| outputs.published.set(entry));
+        causes.keep_members(|name| entries.contains_key(name));
+        forget_unnotified(&policy, &mut entries, &mut causes);
+        let suffering = Mutex::new(suffering(&entries));
+        outputs.fleet.replace_all(entries);
+        let (policy, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(causes));
+        Ok(Self { outputs, policy, causes, suffering, steady: tokio::sync::RwLock::default() })
+    }
+
+    /// Waits until nothing is being folded in, then watches these integrations and no others. What is known of those that stay, stays;
+    /// of those that come (back), what was saved is taken over. `swap` is called in the same moment, with the names
+    /// of those of which no result is known.
+    ///
+    /// # Errors
+    /// The database cannot be read or written; then nothing has changed.
+    pub async fn reconfigure(
+        &self,
+        policy: Policy,
+        records: Vec<IntegrationRecord>,
+        now: Timestamp,
+        swap: impl FnOnce(&HashSet<String>),
+    ) -> Result<(), StoreError> {
+        let _alone = self.steady.write().await;
+        let Outputs { store, fleet, published, .. } = &self.outputs;
+        let stays = |record: &IntegrationRecord| {
+            fleet.get(&record.name).filter(|known| known.record.identity() == record.identity())
+        };
+        let comes: Vec<String> =
+            records.iter().filter(|r| stays(r).is_none()).map(|r| r.name.clone()).collect();
+        let some_come = !comes.is_empty();
+        let mut saved = by_name(store.load_named(comes, now).await?);
+        let identities = identities(&records);
+        let known = fleet.all();
+        let left: Vec<&str> =
+            known.iter().map(|e| e.record.name.as_str()).filter(|n| !identities.contains_key(*n)).collect();
+        // The last thing that can fail: memory follows it.
+        if !left.is_empty() || some_come {
+            store.keep_only(identities).await?;
+        }
+        *self.policy.write() = Arc::new(policy);
+        let mut causes = self.causes.lock();
+        let mut memberships = if some_come { causes.memberships() } else { HashMap::new() };
+        let mut entries = Entries::new();
+        for record in records {
+            let name = record.name.clone();
+            let entry = match stays(&record) {
+                Some(same) if *same.record == record => same,
+                old => {
+                    let entry = match old {
+                        Some(old) => with_record(FleetEntry::clone(&old), record),
+                        None => adopt(record, saved.remove(&name), memberships.remove(&name)),
+                    };
+                    published.set(&entry);
+                    Arc::new(entry)
+                }
+            };
+            entries.insert(name, entry);
+        }
+        left.iter().for_each(|name| published.remove(name));
+        causes.keep_members(|name| entries.contains_key(name));
+        forget_unnotified(&self.policy(), &mut entries, &mut causes);
+        *self.suffering.lock() = suffering(&entries);
+        fleet.replace_all(entries);
+        drop(causes);
+        swap(&fleet.never_probed());
+        Ok(())
+    }
+}
+
+/// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
+fn adopt(
+    record: IntegrationRecord,
+    saved: Option<SavedIntegration>,
+    causes: Option<BTreeSet<String>>,
+) -> FleetEntry {
+    let mut entry = FleetEntry::new(Arc::new(record.clone()));
+    if let Some(saved) = saved.filter(|s| s.identity == record.identity()) {
+        (entry.state, entry.tenant_guid, entry.alert) = (saved.state, saved.tenant_guid, saved.alert);
+    }
+    entry.causes = causes.unwrap_or_default();
+    with_record(entry, record)
+}
+
+/// The same with other properties. A check that was switched off leaves with its results.
+fn with_record(mut entry: FleetEntry, record: IntegrationRecord) -> FleetEntry {
+    entry.state.checks.retain(|c| record.checks.contains(&c.check));
+    entry.record = Arc::new(record);
+    entry
+}
+
+fn by_name(saved: Vec<SavedIntegration>) -> HashMap<String, SavedIntegration> {
+    saved.into_iter().map(|s| (s.name.clone(), s)).collect()
+}
+
+/// Names, and tenants with client ids.
+fn identities(records: &[IntegrationRecord]) -> HashMap<String, String> {
+    records.iter().map(|r| (r.name.clone(), r.identity())).collect()
+}
+
+fn suffering(entries: &Entries) -> Suffering {
+    let mut suffering = Suffering::default();
+    for entry in entries.values() {
+        suffering.note(None, suffering_of(entry));
+    }
+    suffering
+}
+
+/// What was opened while nobody was to be mailed counts as not opened: the next probe opens it again, and notifies.
+fn forget_unnotified(policy: &Policy, entries: &mut Entries, causes: &mut Causes) {
+    for entry in entries.values_mut() {
+        let recipients = |alert: &OpenAlert| policy.alerts(&entry.record).recipients(alert.reason);
+        let is_unnotified = |alert: &OpenAlert| alert.notified.is_empty() && !recipients(alert).is_empty();
+        if entry.alert.as_ref().is_some_and(is_unnotified) {
+            Arc::make_mut(entry).alert = None;
+        }
+    }
+    if policy.mail && !policy.operators.is_empty() {
+        let forgotten = causes.forget_unnotified();
+        let members = entries.values_mut().filter(|e| e.causes.iter().any(|key| forgotten.contains(key)));
+        members.for_each(|entry| Arc::make_mut(entry).causes.retain(|key| !forgotten.contains(key)));
+    }
+}
