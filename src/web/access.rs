@@ -8,9 +8,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::api::problem::problem;
 use super::hosts::{Asked, Authority};
-use super::layout::{Notice, PageLayout, html};
-use super::problem::problem;
+use super::pages::layout::{Notice, PageLayout, html};
 use super::state::Served;
 use crate::domain::one_line;
 use crate::listener::client::{Client, Connection, is_forwarded};

@@ -81,7 +81,7 @@ async fn packed(whole: Bytes) -> Prepared {
 pub(super) fn busy(path: &str) -> Response {
     let detail = "too many requests are under way; try again in a moment";
     let mut response = if path.starts_with("/api/") {
-        super::problem::problem(StatusCode::SERVICE_UNAVAILABLE, detail)
+        super::api::problem::problem(StatusCode::SERVICE_UNAVAILABLE, detail)
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("Service Unavailable: {detail}.\n")).into_response()
     };

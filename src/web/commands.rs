@@ -4,7 +4,6 @@ use std::pin::Pin;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::model::Records;
 use crate::domain::Timestamp;
 
 /// Something that takes a while.
@@ -46,6 +45,49 @@ pub struct Record {
     pub kind: &'static str,
     /// Who did it.
     pub detail: String,
+}
+
+/// What the database remembers of an integration.
+#[derive(Debug, Clone, Default)]
+pub struct Records {
+    /// What happened, newest first: kind, when, detail.
+    pub events: Vec<(String, Timestamp, String)>,
+    /// Who was notified, newest first.
+    pub mails: Vec<MailRecord>,
+    /// Where the stored token came from, when it was last renewed, who consented.
+    pub token: Option<(String, Timestamp, Option<String>)>,
+    /// The file in which somebody else keeps the token.
+    pub token_file: Option<String>,
+    /// With what the application and its directory reader sign in.
+    pub credentials: Vec<CredentialRecord>,
+}
+
+/// A credential, without its secret.
+#[derive(Debug, Clone)]
+pub struct CredentialRecord {
+    /// The directory reader that has it; `None` for the application itself.
+    pub reader: Option<String>,
+    /// `client secret`, `certificate`, `none`.
+    pub kind: &'static str,
+    /// When it expires, as far as it says so itself.
+    pub expires: Option<Timestamp>,
+}
+
+/// A mail about an integration.
+#[derive(Debug, Clone)]
+pub struct MailRecord {
+    /// `alert`, `resolved`, …
+    pub kind: String,
+    /// To whom.
+    pub recipient: String,
+    /// When it was decided.
+    pub created: Timestamp,
+    /// When the mail server took it.
+    pub sent: Option<Timestamp>,
+    /// It was given up.
+    pub given_up: bool,
+    /// Why it waits, or was given up, in the mail server's words.
+    pub problem: Option<String>,
 }
 
 /// What the routes ask of the database.

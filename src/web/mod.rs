@@ -8,24 +8,22 @@ mod chunked_body;
 mod commands;
 mod compression;
 mod exposition;
+mod filter;
 mod hosts;
-mod integration;
-mod layout;
 mod model;
 mod operations;
+mod origin;
 mod pages;
-mod problem;
-mod reauth;
-mod server;
+mod routes;
 mod state;
-mod status;
 mod uploads;
 mod wording;
 
-pub use commands::{BoxFuture, Commands, History, Record, ReloadRequest, Reloads};
+pub use commands::{
+    BoxFuture, Commands, CredentialRecord, History, MailRecord, Record, Records, ReloadRequest, Reloads,
+};
 pub use compression::compress;
 pub use hosts::allowed_host;
-pub use layout::SecurityHeaders;
-pub use model::{CredentialRecord, MailRecord, Records};
-pub use server::Sites;
+pub use pages::layout::SecurityHeaders;
+pub use routes::Sites;
 pub use state::{Backend, Process, Served, WebOptions, path_of};

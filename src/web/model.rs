@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::commands::Commands;
-use crate::domain::{
-    Access, Check, ExternalSignIn, Health, IntegrationRecord, Outcome, Reason, Timestamp, one_line,
-};
+use crate::domain::{Access, Check, ExternalSignIn, Health, IntegrationRecord, Outcome, Timestamp, one_line};
 use crate::fleet::FleetEntry;
 
 /// What the pages of re-authentication say of an integration.
@@ -64,73 +62,5 @@ impl IntegrationSummary {
         let organization = self.record.access == Access::Application
             || matches!(self.record.external_sign_in, Some(ExternalSignIn::AdminConsent(_)));
         organization && self.granted() == Some(true)
-    }
-}
-
-/// What the database remembers of an integration.
-#[derive(Debug, Clone, Default)]
-pub struct Records {
-    /// What happened, newest first: kind, when, detail.
-    pub events: Vec<(String, Timestamp, String)>,
-    /// Who was told, newest first.
-    pub mails: Vec<MailRecord>,
-    /// Where the stored token came from, when it was last renewed, who consented.
-    pub token: Option<(String, Timestamp, Option<String>)>,
-    /// The file in which somebody else keeps the token.
-    pub token_file: Option<String>,
-    /// With what the application and its directory reader sign in.
-    pub credentials: Vec<CredentialRecord>,
-}
-
-/// A credential, without its secret.
-#[derive(Debug, Clone)]
-pub struct CredentialRecord {
-    /// The directory reader that has it; `None` for the application itself.
-    pub reader: Option<String>,
-    /// `client secret`, `certificate`, `none`.
-    pub kind: &'static str,
-    /// When it expires, as far as it says so itself.
-    pub expires: Option<Timestamp>,
-}
-
-/// A mail about an integration.
-#[derive(Debug, Clone)]
-pub struct MailRecord {
-    /// `alert`, `resolved`, …
-    pub kind: String,
-    /// To whom.
-    pub recipient: String,
-    /// When it was decided.
-    pub created: Timestamp,
-    /// When the mail server took it.
-    pub sent: Option<Timestamp>,
-    /// It was given up.
-    pub given_up: bool,
-    /// Why it waits, or was given up, in the mail server's words.
-    pub problem: Option<String>,
-}
-
-/// An integration on the status page and in the API's list: what is known of it, and what follows from that.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) entry: Arc<FleetEntry>,
-    pub(super) health: Health,
-    pub(super) reason: Option<Reason>,
-}
-
-impl Row {
-    pub(super) fn of(entry: Arc<FleetEntry>) -> Self {
-        let (health, reason) = (entry.health(), entry.reason());
-        Self { entry, health, reason }
-    }
-
-    pub(super) fn matches(&self, words: &[String]) -> bool {
-        if words.is_empty() {
-            return true;
-        }
-        let record = &self.entry.record;
-        let texts = [&*record.name, &*record.display_name, &*record.tenant, &*record.app_display_name];
-        let texts = texts.map(str::to_lowercase);
-        words.iter().all(|word| texts.iter().any(|text| text.contains(word.as_str())))
     }
 }

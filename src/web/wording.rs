@@ -1,7 +1,9 @@
 //! What pages and API say of an integration in the same words.
 
-use crate::clock::moment;
-use crate::domain::{Check, CheckState, KnownGroup, Outcome, Timestamp, one_line};
+use crate::clock::{ago, moment, rfc3339};
+use crate::domain::{
+    Audience, Cell, Check, CheckState, Day, Health, KnownGroup, Outcome, Reason, Timestamp, one_line,
+};
 use crate::fleet::FleetEntry;
 
 /// The tenant's GUID, where the configuration names the tenant by a domain.
@@ -29,4 +31,97 @@ pub(super) fn noted_checks(entry: &FleetEntry) -> Vec<CheckState> {
             Some(check.details.note.iter().chain(&notes).cloned().collect::<Vec<_>>().join("; "));
     }
     checks
+}
+
+/// The word for a state, in addresses and classes.
+pub(super) const fn state_word(health: Health) -> &'static str {
+    match health {
+        Health::Working => "healthy",
+        Health::Broken { .. } => "broken",
+        Health::Unknown { .. } => "unknown",
+    }
+}
+
+/// A moment with what people read and what programs read.
+pub(super) struct When {
+    pub(super) relative: String,
+    pub(super) exact: String,
+    pub(super) machine: String,
+}
+
+impl When {
+    pub(super) fn of(at: Timestamp, now: Timestamp) -> Self {
+        Self { relative: ago(at, now), exact: moment(at), machine: rfc3339(at) }
+    }
+}
+
+/// One check as a pill: short name, mark, class, and the whole truth for screen readers.
+pub(super) struct Pill {
+    pub(super) label: &'static str,
+    pub(super) mark: &'static str,
+    pub(super) class: &'static str,
+    pub(super) word: &'static str,
+}
+
+impl Pill {
+    pub(super) fn of(check: Check, outcome: Outcome) -> Self {
+        let label = match check {
+            Check::EnterpriseApp => "app",
+            Check::Consent => "consent",
+            Check::GroupAccess => "groups",
+            Check::Provisioning => "provisioning",
+            Check::Credential => "credential",
+        };
+        let (mark, class, word) = match outcome {
+            Outcome::Pass => ("✓", "good", "passes"),
+            Outcome::Fail(_) => ("✗", "bad", "fails"),
+            Outcome::Unknown(_) => ("?", "wait", "is unknown"),
+        };
+        Self { label, mark, class, word }
+    }
+}
+
+/// The last day as classes, and in words.
+pub(super) struct Strip {
+    pub(super) cells: Vec<&'static str>,
+    pub(super) words: String,
+}
+
+impl Strip {
+    pub(super) fn of(day: &Day, now: Timestamp) -> Self {
+        let cells = day.cells(now);
+        let count = |cell| cells.iter().filter(|c| **c == cell).count();
+        let (failing, unknown, empty) = (count(Cell::Fail), count(Cell::Unknown), count(Cell::Empty));
+        let words = format!(
+            "Last 24 hours: failures in {failing}, nothing learnt in {unknown}, no probe in {empty} of them"
+        );
+        let class = |cell: &Cell| match cell {
+            Cell::Empty => "e",
+            Cell::Pass => "p",
+            Cell::Unknown => "u",
+            Cell::Fail => "f",
+        };
+        Self { cells: cells.iter().map(class).collect(), words }
+    }
+}
+
+/// What the reader can do about it: a customer's administrator cannot do what is the operators' business.
+pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
+    match reason.audience() {
+        Audience::Operators => {
+            Some(format!("The people who run {app} have to fix this; you need not do anything."))
+        }
+        Audience::Admins => reason.advice_beside_the_button().map(str::to_owned),
+    }
+}
+
+/// What a check asks, as a statement to be confirmed.
+pub(super) const fn question(check: Check) -> &'static str {
+    match check {
+        Check::EnterpriseApp => "The enterprise application is present and enabled.",
+        Check::Consent => "The permissions are granted.",
+        Check::GroupAccess => "The groups can be read.",
+        Check::Provisioning => "Provisioning is running.",
+        Check::Credential => "No credential is about to expire.",
+    }
 }

@@ -10,12 +10,13 @@ use axum::http::header::REFRESH;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
-use super::IntegrationSummary;
+use super::layout::{Notice, PageLayout, html};
 use crate::clock::moment;
 use crate::domain::{Check, Health, Outcome, Remedy, Timestamp};
 use crate::reauth::{DeliveryState, SignInStatus};
-use crate::web::layout::{Notice, PageLayout, html};
+use crate::web::model::IntegrationSummary;
 use crate::web::state::Served;
+use crate::web::wording::{advice, question};
 
 /// The page looks again after so many seconds, by a header: that works without JavaScript, and screen readers are spared a `meta`.
 /// Whoever leaves it open for long is in no hurry.
@@ -48,7 +49,7 @@ struct CheckLine {
     why: Option<String>,
 }
 
-pub(super) async fn result(
+pub(crate) async fn result(
     State(served): State<Arc<Served>>,
     Path(name): Path<String>,
     Query(query): Query<HashMap<String, String>>,
@@ -218,7 +219,7 @@ fn still_wrong(
     let reason = summary.checks.iter().find_map(|(_, outcome)| outcome.reason());
     if let Some(reason) = reason {
         page.paragraphs.push(reason.sentence().to_owned());
-        page.paragraphs.extend(super::advice(reason, &summary.app));
+        page.paragraphs.extend(advice(reason, &summary.app));
     }
     let about_consent = reason.is_some_and(|r| r.is_consent());
     if let (Some(url), true) = (&summary.record.admin_consent, about_consent) {
@@ -231,17 +232,6 @@ fn still_wrong(
         page.paragraphs.push(
             "Your link ended with this sign-in. For another try, with another account say, wait for the next mail about this integration, or ask whoever sent you the link for a new one.".to_owned(),
         );
-    }
-}
-
-/// What a check asks, as a statement to be confirmed.
-pub(in crate::web) const fn question(check: Check) -> &'static str {
-    match check {
-        Check::EnterpriseApp => "The enterprise application is present and enabled.",
-        Check::Consent => "The permissions are granted.",
-        Check::GroupAccess => "The groups can be read.",
-        Check::Provisioning => "Provisioning is running.",
-        Check::Credential => "No credential is about to expire.",
     }
 }
 

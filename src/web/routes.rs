@@ -11,8 +11,10 @@ use axum::routing::{get, post};
 use ipnet::IpNet;
 
 use super::operations::{configuration, healthy, metrics, probe_metrics, ready, reload};
+use super::pages::not_found::not_found;
+use super::pages::{integration, reauth, status};
 use super::state::{Process, Served, path_of};
-use super::{access, api, bodies, integration, pages, reauth, status, uploads};
+use super::{access, api, bodies, uploads};
 use crate::listener::site::{Admission, Routes, Site};
 
 /// No request takes longer: not to arrive, not to be answered. A callback that waits for Entra is done within half of it.
@@ -84,9 +86,9 @@ fn everything(served: &Arc<Served>) -> Routes {
         .route("/-/reload", post(reload).put(reload))
         .route("/config", get(configuration))
         .merge(health())
-        .fallback(pages::not_found)
+        .fallback(not_found)
         .layer(from_fn_with_state(Arc::clone(served), access::guard));
-    let outside = finished(links(served).fallback(pages::not_found), served);
+    let outside = finished(links(served).fallback(not_found), served);
     let inside = finished(private.merge(links(served)), served);
     Routes {
         inside,
@@ -98,7 +100,7 @@ fn everything(served: &Arc<Served>) -> Routes {
 
 /// Routes that stand wherever they are asked for.
 fn alone(routes: Router<Arc<Served>>, served: &Arc<Served>) -> Routes {
-    let router = finished(routes.fallback(pages::not_found), served);
+    let router = finished(routes.fallback(not_found), served);
     Routes { inside: router.clone(), outside: router, prefix: "".into(), public: public_path(served) }
 }
 

@@ -9,19 +9,17 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
-use super::access::Who;
-use super::commands::Record;
 use super::layout::{Notice, PageLayout, html};
-use super::model::{CredentialRecord, Records};
-use super::pages::not_found;
-use super::reauth::{advice, question};
-use super::state::Served;
-use super::status::{Pill, Strip, When, private, state_word};
-use super::wording::{noted_checks, resolved_tenant};
+use super::not_found::not_found;
+use super::status::private;
 use crate::clock::{ago, moment};
 use crate::domain::{Audience, Check, CheckState, Health, Outcome, Reason, Timestamp};
 use crate::fleet::FleetEntry;
 use crate::reauth::DeliveryState;
+use crate::web::access::Who;
+use crate::web::commands::{CredentialRecord, Record, Records};
+use crate::web::state::Served;
+use crate::web::wording::{Pill, Strip, When, advice, noted_checks, question, resolved_tenant, state_word};
 
 struct CheckLine {
     pill: Pill,
@@ -81,7 +79,7 @@ struct IntegrationPage<'d> {
 }
 
 /// `/integrations/NAME`.
-pub(super) async fn integration(
+pub(crate) async fn integration(
     State(served): State<Arc<Served>>,
     Path(name): Path<String>,
     uri: Uri,
@@ -275,7 +273,7 @@ fn event_words(kind: &str, detail: &str) -> String {
 }
 
 /// The button that probes now.
-pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
+pub(crate) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<String>, uri: Uri) -> Response {
     if served.entry(&name).is_none() {
         return not_found(uri).await;
     }
@@ -287,7 +285,7 @@ pub(super) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<St
 }
 
 /// The button that makes a fresh link to hand to somebody. Nobody gets one of which it cannot be said later who made it.
-pub(super) async fn link(
+pub(crate) async fn link(
     State(served): State<Arc<Served>>,
     Extension(who): Extension<Who>,
     Path(name): Path<String>,

@@ -9,15 +9,15 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 /// The style sheet of all pages.
-pub(super) const STYLE: &str = include_str!("assets/page.css");
+pub(crate) const STYLE: &str = include_str!("../assets/page.css");
 
 /// What the layout needs.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PageLayout {
+pub(crate) struct PageLayout {
     /// From the page's address to the root: empty or `../`, so that any path prefix works.
-    pub(super) root: &'static str,
+    pub(crate) root: &'static str,
     /// Whom a reader may ask.
-    pub(super) support: Option<String>,
+    pub(crate) support: Option<String>,
 }
 
 /// Headers of every answer that may hold or follow a link.
@@ -42,7 +42,7 @@ impl SecurityHeaders {
     /// Sets what an answer has not set itself. Other sites learn nothing of the address from which somebody comes to them, which may hold
     /// a link's token; our own forms say their origin, which browsers keep back where no referrer is sent at all (Fetch standard, "append a
     /// request `Origin` header").
-    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+    pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         let fixed = [
             (CACHE_CONTROL, "no-store"),
             (REFERRER_POLICY, "same-origin"),
@@ -62,17 +62,17 @@ impl SecurityHeaders {
 /// A page that only says something.
 #[derive(Template, Default)]
 #[template(path = "notice.html")]
-pub(super) struct Notice<'a> {
-    pub(super) shell: PageLayout,
-    pub(super) title: &'a str,
-    pub(super) paragraphs: Vec<String>,
-    pub(super) items: Vec<String>,
-    pub(super) links: Vec<(&'a str, String)>,
-    pub(super) link_class: &'a str,
+pub(crate) struct Notice<'a> {
+    pub(crate) shell: PageLayout,
+    pub(crate) title: &'a str,
+    pub(crate) paragraphs: Vec<String>,
+    pub(crate) items: Vec<String>,
+    pub(crate) links: Vec<(&'a str, String)>,
+    pub(crate) link_class: &'a str,
 }
 
 /// Answers with a page.
-pub(super) fn html(status: StatusCode, page: &impl Template) -> Response {
+pub(crate) fn html(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
         Ok(body) => (status, [(CONTENT_TYPE, "text/html; charset=utf-8")], body).into_response(),
         Err(error) => {
@@ -82,6 +82,6 @@ pub(super) fn html(status: StatusCode, page: &impl Template) -> Response {
     }
 }
 
-pub(super) async fn style() -> Response {
+pub(crate) async fn style() -> Response {
     ([(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "no-cache")], STYLE).into_response()
 }

@@ -3,9 +3,9 @@
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 
-use super::layout::{Notice, PageLayout, html};
+use crate::web::pages::layout::{Notice, PageLayout, html};
 
-pub(super) async fn not_found(uri: Uri) -> Response {
+pub(crate) async fn not_found(uri: Uri) -> Response {
     let root = match uri.path().matches('/').count() {
         0 | 1 => "",
         2 => "../",

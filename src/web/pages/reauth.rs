@@ -13,31 +13,29 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
 use super::layout::{Notice, PageLayout, html, style};
-use super::model::IntegrationSummary;
-use super::state::Served;
+use super::reauth_result::result;
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, ExternalSignIn, Health, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, foreign,
-    one_line, permission_purpose, same_permission,
+    Access, ExternalSignIn, Health, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, foreign, one_line,
+    permission_purpose, same_permission,
 };
 use crate::listener::client::{Client, Peer};
 use crate::listener::limits::network;
 use crate::reauth::callback::admin_consent_without_state;
 use crate::reauth::{Asked, Came, Completed, LinkError, Reauthentication, Refusal, SignInResult, Signed};
 use crate::secret::Secret;
-
-mod result;
-
-pub(super) use result::question;
+use crate::web::model::IntegrationSummary;
+use crate::web::state::Served;
+use crate::web::wording::advice;
 
 type Shared = State<Arc<Served>>;
 
 /// The routes, all below `/reauth`.
-pub(super) fn routes() -> Router<Arc<Served>> {
+pub(crate) fn routes() -> Router<Arc<Served>> {
     use axum::routing::get;
     Router::new()
         .route("/reauth/{name}", get(landing).post(begin))
-        .route("/reauth/{name}/result", get(result::result))
+        .route("/reauth/{name}/result", get(result))
         .route("/reauth/callback", get(callback))
         .route("/reauth/assets/page.css", get(style))
 }
@@ -153,16 +151,6 @@ fn landing_page<'a>(
         permissions,
         provisioning,
         summary,
-    }
-}
-
-/// What the reader can do about it: a customer's administrator cannot do what is the operators' business.
-pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
-    match reason.audience() {
-        Audience::Operators => {
-            Some(format!("The people who run {app} have to fix this; you need not do anything."))
-        }
-        Audience::Admins => reason.advice_beside_the_button().map(str::to_owned),
     }
 }
 

@@ -11,10 +11,10 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, H
 use axum::response::{IntoResponse, Response};
 
 use super::layout::html;
-use super::model::Row;
-use super::state::Served;
-use crate::clock::{ago, moment, rfc3339};
-use crate::domain::{Cell, Check, Day, Health, IntegrationRecord, Outcome, Reason, Timestamp};
+use crate::domain::{Health, IntegrationRecord, Reason, Timestamp};
+use crate::web::filter::{Row, StatusFilter, rows};
+use crate::web::state::Served;
+use crate::web::wording::{Pill, Strip, When, state_word};
 
 /// Integrations on one page.
 const PAGE: usize = 100;
@@ -25,78 +25,6 @@ const COMMONEST: usize = 5;
 /// Scripts and styles are our own files; forms stay here.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
-
-/// The word for a state, in addresses and classes.
-pub(super) const fn state_word(health: Health) -> &'static str {
-    match health {
-        Health::Working => "healthy",
-        Health::Broken { .. } => "broken",
-        Health::Unknown { .. } => "unknown",
-    }
-}
-
-/// A moment with what people read and what programs read.
-pub(super) struct When {
-    pub(super) relative: String,
-    pub(super) exact: String,
-    pub(super) machine: String,
-}
-
-impl When {
-    pub(super) fn of(at: Timestamp, now: Timestamp) -> Self {
-        Self { relative: ago(at, now), exact: moment(at), machine: rfc3339(at) }
-    }
-}
-
-/// One check as a pill: short name, mark, class, and the whole truth for screen readers.
-pub(super) struct Pill {
-    pub(super) label: &'static str,
-    pub(super) mark: &'static str,
-    pub(super) class: &'static str,
-    pub(super) word: &'static str,
-}
-
-impl Pill {
-    pub(super) fn of(check: Check, outcome: Outcome) -> Self {
-        let label = match check {
-            Check::EnterpriseApp => "app",
-            Check::Consent => "consent",
-            Check::GroupAccess => "groups",
-            Check::Provisioning => "provisioning",
-            Check::Credential => "credential",
-        };
-        let (mark, class, word) = match outcome {
-            Outcome::Pass => ("✓", "good", "passes"),
-            Outcome::Fail(_) => ("✗", "bad", "fails"),
-            Outcome::Unknown(_) => ("?", "wait", "is unknown"),
-        };
-        Self { label, mark, class, word }
-    }
-}
-
-/// The last day as classes, and in words.
-pub(super) struct Strip {
-    pub(super) cells: Vec<&'static str>,
-    pub(super) words: String,
-}
-
-impl Strip {
-    pub(super) fn of(day: &Day, now: Timestamp) -> Self {
-        let cells = day.cells(now);
-        let count = |cell| cells.iter().filter(|c| **c == cell).count();
-        let (failing, unknown, empty) = (count(Cell::Fail), count(Cell::Unknown), count(Cell::Empty));
-        let words = format!(
-            "Last 24 hours: failures in {failing}, nothing learnt in {unknown}, no probe in {empty} of them"
-        );
-        let class = |cell: &Cell| match cell {
-            Cell::Empty => "e",
-            Cell::Pass => "p",
-            Cell::Unknown => "u",
-            Cell::Fail => "f",
-        };
-        Self { cells: cells.iter().map(class).collect(), words }
-    }
-}
 
 struct Line<'r> {
     record: &'r IntegrationRecord,
@@ -143,92 +71,8 @@ struct StatusPage<'r> {
     trouble: Vec<String>,
 }
 
-/// What is asked for.
-#[derive(Debug, Default, Clone)]
-pub(super) struct StatusFilter {
-    q: String,
-    state: String,
-    app: String,
-    reason: String,
-    sort: String,
-    page: usize,
-}
-
-impl StatusFilter {
-    fn of(query: &HashMap<String, String>) -> Self {
-        let text =
-            |name: &str| query.get(name).map(|v| v.trim().chars().take(200).collect()).unwrap_or_default();
-        let page = query.get("page").and_then(|p| p.parse().ok()).unwrap_or(1_usize).max(1);
-        Self {
-            q: text("q"),
-            state: text("state"),
-            app: text("app"),
-            reason: text("reason"),
-            sort: text("sort"),
-            page,
-        }
-    }
-
-    /// Whether more than words are searched for.
-    fn narrows(&self) -> bool {
-        [&self.state, &self.app, &self.reason, &self.sort].iter().any(|v| !v.is_empty())
-    }
-
-    /// The address of another page of the same.
-    fn address(&self, page: usize) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [
-            ("q", &self.q),
-            ("state", &self.state),
-            ("app", &self.app),
-            ("reason", &self.reason),
-            ("sort", &self.sort),
-        ] {
-            if !value.is_empty() {
-                query.append_pair(name, value);
-            }
-        }
-        query.append_pair("page", &page.to_string());
-        format!("?{}", query.finish())
-    }
-
-    fn admits(&self, row: &Row, words: &[String]) -> bool {
-        let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
-        is(&self.state, state_word(row.health))
-            && is(&self.app, &row.entry.record.app_display_name)
-            && (self.reason.is_empty() || row.reason.is_some_and(|r| r.label() == self.reason))
-            && row.matches(words)
-    }
-
-    /// Rows come ordered by name, and these sorts are stable.
-    fn sort(&self, rows: &mut [&Row]) {
-        let severity = |row: &Row| match row.health {
-            Health::Broken { .. } => 0,
-            Health::Unknown { .. } => 1,
-            Health::Working => 2,
-        };
-        let since = |row: &Row| match row.health {
-            Health::Broken { since, .. } => std::cmp::Reverse(Some(since)),
-            _ => std::cmp::Reverse(None),
-        };
-        match self.sort.as_str() {
-            "name" => {}
-            "app" => {
-                rows.sort_by(|a, b| a.entry.record.app_display_name.cmp(&b.entry.record.app_display_name));
-            }
-            "since" => rows.sort_by_key(|row| since(row)),
-            _ => rows.sort_by_key(|row| severity(row)),
-        }
-    }
-}
-
-/// The whole fleet, ordered by name.
-pub(super) fn rows(served: &Served) -> Vec<Row> {
-    served.process.fleet.all().into_iter().map(Row::of).collect()
-}
-
 /// `/`.
-pub(super) async fn index(
+pub(crate) async fn index(
     State(served): State<Arc<Served>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
@@ -243,7 +87,7 @@ pub(super) async fn index(
 }
 
 /// A page of ours with scripts of ours.
-pub(super) fn private(mut response: Response) -> Response {
+pub(crate) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
 }
@@ -370,7 +214,7 @@ fn choices(chosen: &str, all: impl IntoIterator<Item = (String, String, usize)>)
 }
 
 /// A dot in the colour of a state.
-pub(super) async fn favicon(Query(query): Query<HashMap<String, String>>) -> Response {
+pub(crate) async fn favicon(Query(query): Query<HashMap<String, String>>) -> Response {
     let colour = match query.get("state").map(String::as_str) {
         Some("broken") => "#d92d20",
         Some("healthy") => "#12a150",
@@ -382,61 +226,12 @@ pub(super) async fn favicon(Query(query): Query<HashMap<String, String>>) -> Res
     ([(CONTENT_TYPE, "image/svg+xml"), (CACHE_CONTROL, "no-cache")], svg).into_response()
 }
 
-pub(super) async fn script() -> Response {
+pub(crate) async fn script() -> Response {
     let headers = [(CONTENT_TYPE, "text/javascript; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
-    (headers, include_str!("assets/status.js")).into_response()
+    (headers, include_str!("../assets/status.js")).into_response()
 }
 
-pub(super) async fn style() -> Response {
+pub(crate) async fn style() -> Response {
     let headers = [(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
-    (headers, include_str!("assets/status.css")).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fleet::FleetEntry;
-
-    fn row(name: &str, app: &str, health: Health) -> Row {
-        let record = IntegrationRecord { app_display_name: app.into(), ..IntegrationRecord::example(name) };
-        let entry = Arc::new(FleetEntry::new(Arc::new(record)));
-        let reason = if let Health::Broken { reason, .. } = health { Some(reason) } else { None };
-        Row { entry, health, reason }
-    }
-
-    #[test]
-    fn rows_are_found_filtered_and_sorted() {
-        let broken = |reason, since| Health::Broken { reason, since: Timestamp::from_seconds(since) };
-        let rows = [
-            row("acme", "Sequr", Health::Working),
-            row("beta", "Rota", broken(Reason::AppMissing, 100)),
-            row("coho", "Sequr", broken(Reason::TokenExpired, 200)),
-            row("dune", "Sequr", Health::Unknown { token_missing: false }),
-        ];
-        for (query, expected) in [
-            ("", "beta coho dune acme"),
-            ("sort=name", "acme beta coho dune"),
-            ("sort=since", "coho beta acme dune"),
-            ("sort=app", "beta acme coho dune"),
-            ("state=broken", "beta coho"),
-            ("state=unknown", "dune"),
-            ("app=Sequr&state=broken", "coho"),
-            ("reason=app_missing", "beta"),
-            ("q=ACM", "acme"),
-            ("q=t.example+se", "coho dune acme"),
-            ("q=nothing", ""),
-        ] {
-            let query: HashMap<String, String> =
-                url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-            let wanted = StatusFilter::of(&query);
-            let words: Vec<String> = wanted.q.to_lowercase().split_whitespace().map(str::to_owned).collect();
-            let mut found: Vec<&Row> = rows.iter().filter(|r| wanted.admits(r, &words)).collect();
-            wanted.sort(&mut found);
-            assert_eq!(
-                found.iter().map(|r| r.entry.record.name.as_str()).collect::<Vec<_>>().join(" "),
-                expected,
-                "{query:?}"
-            );
-        }
-    }
+    (headers, include_str!("../assets/status.css")).into_response()
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 /// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// `about:blank`: the status says it all.
     r#type: &'static str,
     /// The status in words.
@@ -19,7 +19,7 @@ pub(super) struct Problem {
     detail: String,
 }
 
-pub(super) fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
+pub(crate) fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = Problem { r#type: "about:blank", title, status: status.as_u16(), detail: detail.into() };
     (status, [(CONTENT_TYPE, "application/problem+json")], serde_json::to_string(&body).unwrap_or_default())

@@ -1,0 +1,223 @@
+//! The API: what the pages show, as JSON. Errors are problem details (RFC 9457). The OpenAPI document is generated from this code.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+
+use self::problem::{Problem, problem};
+use self::views::{
+    EventList, EventView, IntegrationDetail, IntegrationList, IntegrationView, ProbeAccepted, in_full, view,
+};
+use super::filter::{ApiFilter, Row, rows};
+use super::pages::badge::badge;
+use super::state::Served;
+use crate::clock::rfc3339;
+use crate::domain::Reason;
+
+pub(super) mod problem;
+mod views;
+
+fn no_such_integration() -> Response {
+    problem(StatusCode::NOT_FOUND, "no integration has this name; /api/v1/integrations lists them")
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Consentry",
+        description = "What Consentry knows of the integrations that it watches.",
+        license(name = "Apache-2.0")
+    ),
+    paths(list, detail, events, probe, openapi)
+)]
+struct Document;
+
+/// The routes below `/api/v1`.
+pub(super) fn routes() -> Router<Arc<Served>> {
+    let unknown = || async {
+        problem(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json says what there is")
+    };
+    let wrong = |method: Method| async move {
+        problem(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible here"))
+    };
+    let api = Router::new()
+        .route("/integrations", get(list))
+        .route("/integrations/{name}", get(detail))
+        .route("/integrations/{name}/events", get(events))
+        .route("/integrations/{name}/probe", post(probe))
+        .route("/openapi.json", get(openapi))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong);
+    Router::new().nest("/api/v1", api).route("/integrations/{name}/badge.svg", get(badge))
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/api/v1/openapi.json",
+    responses(
+        (status = 200, description = "The OpenAPI document", body = Object),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn openapi(State(served): State<Arc<Served>>) -> Response {
+    let mut document = Document::openapi();
+    let options = &served.process.options;
+    let base = options.external_url.clone().unwrap_or_else(|| options.route_prefix.clone());
+    if !base.is_empty() {
+        document.servers = Some(vec![utoipa::openapi::Server::new(base)]);
+    }
+    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
+    name_reasons(&mut document);
+    name_users(&mut document);
+    Json(document).into_response()
+}
+
+/// Where users are configured, they sign in with name and password.
+fn name_users(document: &mut utoipa::openapi::OpenApi) {
+    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
+    document.components.get_or_insert_default().add_security_scheme("basic", scheme);
+    document.security =
+        Some(vec![SecurityRequirement::default(), SecurityRequirement::new("basic", Vec::<String>::new())]);
+}
+
+/// Every reason by name, from the one list.
+fn name_reasons(document: &mut utoipa::openapi::OpenApi) {
+    let reasons = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::String))
+        .enum_values(Some(Reason::ALL.iter().map(|r| r.label())));
+    let schema = Schema::Object(reasons.build());
+    let operations = document.paths.paths.values_mut().filter_map(|path| path.get.as_mut());
+    let parameters = operations.flat_map(|operation| operation.parameters.iter_mut().flatten());
+    for parameter in parameters {
+        if let RefOr::T(parameter) = parameter
+            && parameter.name == "reason"
+        {
+            parameter.schema = Some(schema.clone().into());
+        }
+    }
+}
+
+/// The integrations, ordered by name.
+#[utoipa::path(
+    get, path = "/api/v1/integrations",
+    params(
+        ("state" = Option<String>, Query, description = "Only these: healthy, broken or unknown", pattern = "^(healthy|broken|unknown)$"),
+        ("app" = Option<String>, Query, description = "Only those of this application (its name in the configuration)"),
+        ("reason" = Option<String>, Query, description = "Only those with this reason, such as token_expired"),
+        ("q" = Option<String>, Query, description = "Only those with these words in name, tenant or application"),
+        ("limit" = Option<u32>, Query, description = "So many at most", minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Only names after this one: `next` of the page before")
+    ),
+    responses(
+        (status = 200, description = "A page of integrations", body = IntegrationList),
+        (status = 400, description = "A parameter is not possible", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let narrow = match ApiFilter::of(&query) {
+        Ok(narrow) => narrow,
+        Err(detail) => return problem(StatusCode::BAD_REQUEST, detail),
+    };
+    let turn = served.process.bodies.turn().await;
+    let answer = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let rows: Vec<Row> = rows(&served).into_iter().filter(|row| narrow.admits(row)).collect();
+        let total = rows.len();
+        let start = narrow
+            .after
+            .as_deref()
+            .map_or(0, |after| rows.partition_point(|row| row.entry.record.name.as_str() <= after));
+        let rest = &rows[start..];
+        let items: Vec<IntegrationView> =
+            rest.iter().take(narrow.limit).map(|row| view(&served, row)).collect();
+        let next = (rest.len() > items.len()).then(|| items.last().map(|i| i.name.clone())).flatten();
+        Json(IntegrationList { items, total, next }).into_response()
+    });
+    answer.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// One integration with its evidence.
+#[utoipa::path(
+    get, path = "/api/v1/integrations/{name}",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "The integration", body = IntegrationDetail),
+        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn detail(State(served): State<Arc<Served>>, name: Named) -> Response {
+    let Ok(Path(name)) = name else { return not_text() };
+    let Some(entry) = served.entry(&name) else { return no_such_integration() };
+    let records = served.process.history.records(&name).await;
+    Json(in_full(&served, &entry, records)).into_response()
+}
+
+type Named = Result<Path<String>, axum::extract::rejection::PathRejection>;
+
+fn not_text() -> Response {
+    problem(StatusCode::BAD_REQUEST, "the name is not valid UTF-8")
+}
+
+/// What happened to an integration, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/integrations/{name}/events",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "Its events", body = EventList),
+        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
+    let Ok(Path(name)) = name else { return not_text() };
+    if served.entry(&name).is_none() {
+        return no_such_integration();
+    }
+    let events = served.process.history.records(&name).await.events;
+    let items =
+        events.into_iter().map(|(kind, at, detail)| EventView { kind, at: rfc3339(at), detail }).collect();
+    Json(EventList { items }).into_response()
+}
+
+/// Probes an integration now, out of turn. The result is seen in the integration shortly afterwards.
+#[utoipa::path(
+    post, path = "/api/v1/integrations/{name}/probe",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 202, description = "The probe begins", body = ProbeAccepted),
+        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The host that was asked is none of ours, the request came from another site's page, or nobody may do this from there", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn probe(State(served): State<Arc<Served>>, name: Named) -> Response {
+    let Ok(Path(name)) = name else { return not_text() };
+    if served.entry(&name).is_none() {
+        return no_such_integration();
+    }
+    served.process.commands.probe_soon(&name);
+    (StatusCode::ACCEPTED, Json(ProbeAccepted { name })).into_response()
+}

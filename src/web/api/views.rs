@@ -1,0 +1,329 @@
+//! What the API says of an integration: the shapes, and how they are filled.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::clock::rfc3339;
+use crate::domain::{Check, CheckState, Health, Outcome, Reason};
+use crate::fleet::FleetEntry;
+use crate::web::commands::{CredentialRecord, Records};
+use crate::web::filter::Row;
+use crate::web::state::Served;
+use crate::web::wording::{noted_checks, resolved_tenant, state_word};
+
+/// One check.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CheckView {
+    /// `enterprise_app`, `consent`, `group_access`, …
+    check: &'static str,
+    /// `pass`, `fail` or `unknown`.
+    result: &'static str,
+    /// One of the closed list of reasons, while it does not pass.
+    reason: Option<&'static str>,
+    /// What fixes it.
+    remedy: Option<&'static str>,
+}
+
+impl CheckView {
+    /// One that was never run: nothing is known of it, for no reason.
+    pub(super) const fn never_run(check: Check) -> Self {
+        Self { check: check.label(), result: "unknown", reason: None, remedy: None }
+    }
+
+    pub(super) fn of(check: Check, outcome: Outcome) -> Self {
+        let reason = outcome.reason();
+        Self {
+            check: check.label(),
+            result: outcome.label(),
+            reason: reason.map(Reason::label),
+            remedy: reason.map(|r| r.remedy().label()),
+        }
+    }
+}
+
+/// An integration in the list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct IntegrationView {
+    /// Unique name.
+    pub(super) name: String,
+    /// Shown to people.
+    pub(super) display_name: String,
+    /// Name of its application in the configuration.
+    pub(super) app: String,
+    /// Display name of its application.
+    pub(super) app_display_name: String,
+    /// Tenant as configured.
+    pub(super) tenant: String,
+    /// `healthy`, `broken` (confirmed) or `unknown`.
+    pub(super) state: &'static str,
+    /// The primary reason while it is broken.
+    pub(super) reason: Option<&'static str>,
+    /// Since when it is broken (RFC 3339).
+    #[schema(format = DateTime)]
+    pub(super) since: Option<String>,
+    /// What the last probe saw.
+    pub(super) checks: Vec<CheckView>,
+    /// When the last probe ended (RFC 3339).
+    #[schema(format = DateTime)]
+    pub(super) last_probe: Option<String>,
+    /// When the next probe is due (RFC 3339).
+    #[schema(format = DateTime)]
+    pub(super) next_probe: Option<String>,
+}
+
+/// A page of the list, ordered by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct IntegrationList {
+    /// The integrations.
+    pub(super) items: Vec<IntegrationView>,
+    /// How many match in all.
+    pub(super) total: usize,
+    /// Give this as `after` for the next page; null on the last one.
+    pub(super) next: Option<String>,
+}
+
+/// One check with its evidence.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CheckDetail {
+    #[serde(flatten)]
+    view: CheckView,
+    /// In one sentence, while it does not pass.
+    sentence: Option<&'static str>,
+    /// What to do, while it does not pass.
+    advice: Option<&'static str>,
+    /// Since when the result has been the same (RFC 3339); null for one that was never run.
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    /// When it passed last (RFC 3339).
+    #[schema(format = DateTime)]
+    last_success: Option<String>,
+    /// Missing permissions or groups.
+    items: Vec<String>,
+    /// `AADSTS…` or Graph's error code.
+    code: Option<String>,
+    /// What Microsoft's support asks for.
+    request_id: Option<String>,
+    /// One sentence for operators; also of a check that passes, where something is worth knowing.
+    note: Option<String>,
+    /// Until when a deleted application can be restored (RFC 3339).
+    #[schema(format = DateTime)]
+    restorable_until: Option<String>,
+}
+
+/// A required permission.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PermissionView {
+    /// The resource as configured.
+    resource: String,
+    /// The permission's value.
+    permission: String,
+    /// `delegated` or `application`.
+    grant: &'static str,
+    /// Null when it could not be learnt.
+    granted: Option<bool>,
+}
+
+/// The stored refresh token's story; never the token.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TokenView {
+    /// `import` or `reauthentication`.
+    source: String,
+    /// When it was last renewed (RFC 3339).
+    #[schema(format = DateTime)]
+    renewed: String,
+    /// User principal name of who consented, where known.
+    consented_by: Option<String>,
+}
+
+/// One integration in full.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct IntegrationDetail {
+    /// Unique name.
+    name: String,
+    /// Shown to people.
+    display_name: String,
+    /// Display name of its application.
+    app_display_name: String,
+    /// Application id.
+    client_id: String,
+    /// Name of its application in the configuration.
+    app: String,
+    /// Tenant as configured.
+    tenant: String,
+    /// The tenant's GUID, once resolved.
+    tenant_id: Option<String>,
+    /// `delegated` or `application`.
+    access: &'static str,
+    /// Name of its directory reader.
+    directory_reader: Option<String>,
+    /// Why the reader could not read at the last probe, if it could not.
+    directory_reader_reason: Option<&'static str>,
+    /// Configured labels.
+    labels: BTreeMap<String, String>,
+    /// `healthy`, `broken` (confirmed) or `unknown`.
+    state: &'static str,
+    /// The primary reason while it is broken.
+    reason: Option<&'static str>,
+    /// Since when it is broken (RFC 3339).
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    /// What the last probe saw.
+    checks: Vec<CheckDetail>,
+    /// Required permissions as last known.
+    permissions: Vec<PermissionView>,
+    /// Groups seen last, counted up to 1000.
+    groups_visible: Option<u32>,
+    /// When the last probe ended (RFC 3339).
+    #[schema(format = DateTime)]
+    last_probe: Option<String>,
+    /// When the next probe is due (RFC 3339).
+    #[schema(format = DateTime)]
+    next_probe: Option<String>,
+    /// Length of the last probe.
+    probe_duration_seconds: f64,
+    /// One letter an hour, the present one last: p pass, f fail, u unknown, - no probe.
+    #[schema(min_length = 24, max_length = 24)]
+    last_24_hours: String,
+    /// The stored refresh token's story.
+    token: Option<TokenView>,
+    /// With what the application and its directory reader sign in.
+    credentials: Vec<CredentialView>,
+}
+
+/// A credential, without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CredentialView {
+    /// The directory reader that has it; null for the application itself.
+    directory_reader: Option<String>,
+    /// `client secret`, `certificate` or `none`.
+    kind: &'static str,
+    /// When it expires, as far as it says so itself (RFC 3339): a client secret does not.
+    #[schema(format = DateTime)]
+    expires: Option<String>,
+}
+
+impl CredentialView {
+    pub(super) fn of(record: CredentialRecord) -> Self {
+        Self { directory_reader: record.reader, kind: record.kind, expires: record.expires.map(rfc3339) }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventView {
+    /// `broken`, `changed`, `recovered`, `reauthenticated`, `token_stored`, …
+    pub(super) kind: String,
+    /// When (RFC 3339).
+    #[schema(format = DateTime)]
+    pub(super) at: String,
+    /// A reason, or a word about who or where from.
+    pub(super) detail: String,
+}
+
+/// What happened, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventList {
+    /// The events.
+    pub(super) items: Vec<EventView>,
+}
+
+/// A probe was brought forward.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ProbeAccepted {
+    /// Which integration.
+    pub(super) name: String,
+}
+
+fn broken(health: Health) -> (Option<&'static str>, Option<String>) {
+    match health {
+        Health::Broken { reason, since } => (Some(reason.label()), Some(rfc3339(since))),
+        _ => (None, None),
+    }
+}
+
+pub(super) fn view(served: &Served, row: &Row) -> IntegrationView {
+    let (reason, since) = broken(row.health);
+    let (entry, record) = (&row.entry, &row.entry.record);
+    IntegrationView {
+        name: record.name.clone(),
+        display_name: record.display_name.clone(),
+        app: record.app.to_string(),
+        app_display_name: record.app_display_name.to_string(),
+        tenant: record.tenant.clone(),
+        state: state_word(row.health),
+        reason,
+        since,
+        checks: {
+            let seen = entry.outcomes().map(|(check, outcome)| CheckView::of(check, outcome));
+            seen.chain(entry.never_run().map(CheckView::never_run)).collect()
+        },
+        last_probe: entry.state.last_probe.map(rfc3339),
+        next_probe: served.process.commands.next_probe(&record.name).map(rfc3339),
+    }
+}
+
+pub(super) fn in_full(served: &Served, entry: &FleetEntry, records: Records) -> IntegrationDetail {
+    let (record, state, health) = (&entry.record, &entry.state, entry.health());
+    let (reason, since) = broken(health);
+    let checks = noted_checks(entry);
+    let cells = state.day.cells(served.process.clock.now());
+    let permission = |p: &crate::domain::PermissionState| PermissionView {
+        resource: p.resource.clone(),
+        permission: p.permission.clone(),
+        grant: p.grant.label(),
+        granted: p.granted,
+    };
+    IntegrationDetail {
+        next_probe: served.process.commands.next_probe(&record.name).map(rfc3339),
+        name: record.name.clone(),
+        display_name: record.display_name.clone(),
+        app_display_name: record.app_display_name.to_string(),
+        app: record.app.to_string(),
+        client_id: record.client_id.to_string(),
+        tenant: record.tenant.clone(),
+        tenant_id: resolved_tenant(entry).map(str::to_owned),
+        access: record.access.label(),
+        directory_reader: record.reader.as_deref().map(str::to_owned),
+        labels: record.labels.clone().into_iter().collect(),
+        state: state_word(health),
+        reason,
+        since,
+        checks: record
+            .checks
+            .iter()
+            .map(|check| check_detail(*check, checks.iter().find(|c| c.check == *check)))
+            .collect(),
+        directory_reader_reason: state.reader_fault.map(Reason::label),
+        permissions: state.permissions.iter().map(permission).collect(),
+        groups_visible: state.groups_visible,
+        last_probe: state.last_probe.map(rfc3339),
+        probe_duration_seconds: state.duration.as_millis() as f64 / 1000.0,
+        last_24_hours: cells.iter().map(|c| c.letter()).collect(),
+        token: records.token.map(|(source, renewed, consented_by)| TokenView {
+            source,
+            renewed: rfc3339(renewed),
+            consented_by,
+        }),
+        credentials: records.credentials.into_iter().map(CredentialView::of).collect(),
+    }
+}
+
+/// One check, as it was seen last or never.
+fn check_detail(check: Check, state: Option<&CheckState>) -> CheckDetail {
+    let reason = state.and_then(|s| s.outcome.reason());
+    let details = state.map(|s| s.details.clone()).unwrap_or_default();
+    CheckDetail {
+        view: state.map_or_else(|| CheckView::never_run(check), |s| CheckView::of(check, s.outcome)),
+        sentence: reason.map(|r| r.sentence()),
+        advice: reason.map(|r| r.advice()),
+        since: state.map(|s| rfc3339(s.since)),
+        last_success: state.and_then(|s| s.last_success).map(rfc3339),
+        items: details.items,
+        code: details.code,
+        request_id: details.request_id,
+        note: details.note,
+        restorable_until: details.restorable_until.map(rfc3339),
+    }
+}

@@ -1,0 +1,9 @@
+//! The pages that people read.
+
+pub(super) mod badge;
+pub(super) mod integration;
+pub(super) mod layout;
+pub(super) mod not_found;
+pub(super) mod reauth;
+mod reauth_result;
+pub(super) mod status;
