@@ -268,6 +268,24 @@ fn is_jwt(text: &str) -> bool {
     is_header || (matches!(parts.len(), 3 | 5) && header.len() > 2 && parts.iter().all(base64url))
 }
 
+/// How a client proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientCredential {
+    /// A public client.
+    None,
+    /// A client secret.
+    Secret(SecretSource),
+    /// A certificate and its private key, PEM files.
+    Certificate {
+        /// The certificate.
+        certificate_file: PathBuf,
+        /// The private key.
+        private_key_file: PathBuf,
+    },
+    /// A kind that is accepted in the configuration but not built yet.
+    Unbuilt(&'static str),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,8 @@
 
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::entra::ClientCredential;
 use crate::monitor::{Monitor, Target};
+use crate::secret::ClientCredential;
 use crate::store::{Event, MailAbout, Store};
 use crate::web::{BoxFuture, Commands, CredentialRecord, History, MailRecord, Record, Records};
 

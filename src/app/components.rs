@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use super::{SharedTexts, branding, entra, links, reauthentication, record, shared_texts, smtp, targets};
 use crate::clock::Clock;
-use crate::config::{Cloud, Config, Integration, Upstream, effective};
-use crate::domain::{Reason, SchedulePolicy, Thresholds};
+use crate::config::{Config, Integration, Upstream, effective};
+use crate::domain::{Cloud, Reason, SchedulePolicy, Thresholds};
 use crate::entra::Entra;
 use crate::fleet::Fleet;
 use crate::metrics::Families;

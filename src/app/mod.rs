@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::config::{App, Config, Credential, Email, Integration, ReauthenticationMode, SmtpTls};
+use crate::config::{App, Config, Email, Integration, ReauthenticationMode};
 use crate::domain::{Access, ExternalSignIn, IntegrationRecord};
-use crate::entra::{ClientCredential, ClientOptions, Entra, Hosts, HttpClient, admin_consent_url};
+use crate::entra::{ClientOptions, Entra, HttpClient, admin_consent_url};
 use crate::metrics::Families;
 use crate::monitor::{ReaderClient, Target};
-use crate::notify::{MailBranding, Protection, SmtpSettings};
+use crate::notify::{MailBranding, SmtpSettings};
 pub use crate::reauth::Terms;
 use crate::reauth::{self, Links};
-use crate::secret::Secret;
+use crate::secret::{ClientCredential, Secret};
 pub use crate::store::Rotated;
 use crate::store::{self, Store};
 
@@ -48,7 +48,7 @@ pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entr
         }
     });
     let door = HttpClient::new(&options, observer).context("cannot set up the connection to Entra")?;
-    Ok(Entra::new(door, hosts(config), Arc::new(config.reason_overrides.clone())))
+    Ok(Entra::new(door, config.cloud.clone(), Arc::new(config.reason_overrides.clone())))
 }
 
 /// Opens the configured database for a command, which may work beside a daemon.
@@ -93,25 +93,10 @@ pub fn links(config: &Config, store: &Store) -> Option<Links> {
     ))
 }
 
-fn credential(credential: &Credential) -> ClientCredential {
-    match credential {
-        Credential::None => ClientCredential::None,
-        Credential::Secret(source) => ClientCredential::Secret(source.clone()),
-        Credential::Certificate { certificate_file, private_key_file } => ClientCredential::Certificate {
-            certificate_file: certificate_file.clone(),
-            private_key_file: private_key_file.clone(),
-        },
-        Credential::Unbuilt(kind) => ClientCredential::Unbuilt(kind),
-    }
-}
-
 /// The integrations as the prober sees them, in the order of the configuration; disabled ones included.
 pub fn targets(config: &Config) -> Vec<Target> {
-    let credentials: HashMap<&str, Arc<ClientCredential>> = config
-        .apps
-        .iter()
-        .map(|(name, app)| (name.as_str(), Arc::new(credential(&app.credential))))
-        .collect();
+    let credentials: HashMap<&str, Arc<ClientCredential>> =
+        config.apps.iter().map(|(name, app)| (name.as_str(), Arc::new(app.credential.clone()))).collect();
     let readers: HashMap<&str, Arc<ReaderClient>> = config
         .readers
         .iter()
@@ -121,7 +106,7 @@ pub fn targets(config: &Config) -> Vec<Target> {
                 Arc::new(ReaderClient {
                     name: name.clone(),
                     client_id: r.client_id.clone(),
-                    credential: credential(&r.credential),
+                    credential: r.credential.clone(),
                 }),
             )
         })
@@ -151,11 +136,7 @@ pub fn redirect_uri(config: &Config) -> Option<String> {
 
 /// Entra's page on which an administrator accepts everything that a registration lists. It belongs to no sign-in of ours.
 pub fn admin_consent(config: &Config, tenant: &str, client_id: &str) -> String {
-    admin_consent_url(&hosts(config), tenant, client_id, redirect_uri(config).as_deref(), None)
-}
-
-fn hosts(config: &Config) -> Hosts {
-    Hosts { login: config.cloud.login_url.clone(), graph: config.cloud.graph_url.clone() }
+    admin_consent_url(&config.cloud, tenant, client_id, redirect_uri(config).as_deref(), None)
 }
 
 /// Where an integration is fixed, when not on our own pages.
@@ -232,22 +213,8 @@ fn record(
 
 /// The mail server as configured, when it is one that can be used.
 pub fn smtp(email: &Email) -> Option<SmtpSettings> {
-    let smtp = email.smtp.as_ref()?;
-    Some(SmtpSettings {
-        from: email.from.clone(),
-        reply_to: email.reply_to.clone(),
-        host: smtp.host.clone(),
-        port: smtp.port,
-        protection: match smtp.tls {
-            SmtpTls::Starttls => Protection::Starttls,
-            SmtpTls::Implicit => Protection::Implicit,
-            SmtpTls::None => Protection::None,
-        },
-        ca_file: smtp.ca_file.clone(),
-        credentials: smtp.credentials.clone(),
-        hello: smtp.hello.clone(),
-        connections: smtp.connections,
-    })
+    let server = email.smtp.clone()?;
+    Some(SmtpSettings { from: email.from.clone(), reply_to: email.reply_to.clone(), server })
 }
 
 /// What every mail has in common.

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use super::components::SharedServices;
 use super::links;
-use crate::config::{App, Config, Reauthenticators};
+use crate::config::{App, Config, Reauthenticators, TokenWebhook};
 use crate::domain::{Access, Check};
 use crate::entra::Entra;
 use crate::monitor::{Targets, Verification, VerificationListener};
 use crate::reauth::{
-    Dependencies, Hooks, Mailing, Observation, Reauthentication, Recipient, Registered, Registry, Webhook,
+    Dependencies, Hooks, Mailing, Observation, Reauthentication, Recipient, Registered, Registry,
 };
 
 /// Applications whose renewed tokens are handed over, and where.
-fn webhooks(config: &Config) -> HashMap<String, Arc<Webhook>> {
+fn webhooks(config: &Config) -> HashMap<String, Arc<TokenWebhook>> {
     let hook = |(name, app): (&String, &App)| {
         let webhook = app.token_webhook.as_ref().filter(|_| app.access == Access::Delegated)?;
-        Some((name.clone(), Arc::new(Webhook { url: webhook.url.clone(), secret: webhook.secret.clone() })))
+        Some((name.clone(), Arc::new(webhook.clone())))
     };
     config.apps.iter().filter_map(hook).collect()
 }
@@ -80,7 +80,7 @@ fn mailing(config: &Config) -> Mailing {
 pub(super) fn hooks(config: &Config) -> Hooks {
     let webhooks = webhooks(config);
     let hooked = config.integrations.iter().map(|i| (i.name.clone(), webhooks.get(&i.app).cloned()));
-    let hooks: HashMap<String, Option<Arc<Webhook>>> = hooked.collect();
+    let hooks: HashMap<String, Option<Arc<TokenWebhook>>> = hooked.collect();
     Box::new(move |name| match hooks.get(name) {
         Some(Some(hook)) => Recipient::Webhook(Arc::clone(hook)),
         Some(None) => Recipient::Nobody,

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{count, say};
+use super::output::{count, say};
 use crate::app;
 use crate::clock::Clock;
 use crate::config::{Config, Integration};
 use crate::domain::{Fault, Reason};
-use crate::entra::{Client, ClientCredential, Entra};
+use crate::entra::{Client, Entra};
 use crate::monitor::Target;
 use crate::notify::test_connection;
+use crate::secret::ClientCredential;
 
 /// Tenants are asked after so many at a time.
 const AT_ONCE: usize = 16;
@@ -193,15 +194,15 @@ async fn mail(config: &Config) -> Option<Finding> {
     let Err(failure) = greeting.outcome else {
         say(format_args!(
             "  mail          {}:{} greets us{}",
-            settings.host,
-            settings.port,
-            if settings.credentials.is_some() { " and accepts the login" } else { "" }
+            settings.server.host,
+            settings.server.port,
+            if settings.server.credentials.is_some() { " and accepts the login" } else { "" }
         ));
         return None;
     };
     let dialogue = greeting.dialogue.iter().map(|line| format!("\n            {line}")).collect::<String>();
     Some(Finding {
-        about: format!("mail server {}:{}", settings.host, settings.port),
+        about: format!("mail server {}:{}", settings.server.host, settings.server.port),
         expected: "a greeting, TLS and login as configured under email.smtp".to_owned(),
         seen: format!("{}{dialogue}", failure.label()),
         change:

@@ -4,9 +4,36 @@ use serde_json::{Value, json};
 
 use crate::app;
 use crate::clock::{Clock, rfc3339};
-use crate::config::{Config, Integration};
+use crate::config::Integration;
 use crate::domain::{CheckResult, Diagnosis, Outcome, diagnose};
 use crate::monitor::Prober;
+
+use clap::Args;
+
+use super::arguments::Configured;
+use super::output::{integration, loaded, say};
+
+#[derive(Debug, Args)]
+pub(super) struct Probe {
+    /// Name of the integration.
+    name: String,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+    #[command(flatten)]
+    config: Configured,
+}
+
+/// Probes one integration. 2 tells scripts that nothing was probed, and 1 that something is wrong.
+pub(super) async fn run(probe: &Probe) -> u8 {
+    match probe_now(probe).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("consentry: {error:#}");
+            2
+        }
+    }
+}
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,7 +45,9 @@ pub(super) enum Output {
 }
 
 /// Probes and prints; 0 when everything passes, 1 otherwise.
-pub(super) async fn run(config: &Config, integration: &Integration, output: Output) -> anyhow::Result<u8> {
+async fn probe_now(probe: &Probe) -> anyhow::Result<u8> {
+    let config = &loaded(&probe.config.file)?.config;
+    let integration = integration(config, &probe.name)?;
     let target = app::targets(config)
         .into_iter()
         .find(|t| t.name == integration.name)
@@ -27,9 +56,9 @@ pub(super) async fn run(config: &Config, integration: &Integration, output: Outp
     let prober = Prober::new(app::entra(config, None)?, store.clone(), Clock::system());
     let probed = prober.probe(&target, false, config.probe.timeout).await;
     let diagnosis = diagnose(&target.requirements, &probed.evidence);
-    match output {
-        Output::Text => super::say(text(integration, &diagnosis).trim_end()),
-        Output::Json => super::say(format_args!("{:#}", json(integration, &diagnosis))),
+    match probe.output {
+        Output::Text => say(text(integration, &diagnosis).trim_end()),
+        Output::Json => say(format_args!("{:#}", json(integration, &diagnosis))),
     }
     // A rotated token that could not be saved is tried once more: this process is the only one that has it.
     store.close().await;

@@ -12,6 +12,28 @@ use crate::domain::{
     Access, Check, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose, same_permission,
 };
 
+use clap::Args;
+
+use super::arguments::Configured;
+use super::output::{integration, loaded, say};
+
+#[derive(Debug, Args)]
+pub(super) struct Setup {
+    /// Name of the integration.
+    name: String,
+    /// The text as comments above the script, or the text alone.
+    #[arg(long, value_enum, default_value = "script")]
+    output: Output,
+    #[command(flatten)]
+    config: Configured,
+}
+
+pub(super) fn run(setup: &Setup) -> anyhow::Result<u8> {
+    let config = loaded(&setup.config.file)?.config;
+    say(render(&config, integration(&config, &setup.name)?, setup.output)?.trim_end());
+    Ok(0)
+}
+
 /// How it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Output {
@@ -40,7 +62,7 @@ struct Plan<'c> {
 ///
 /// # Errors
 /// The configuration does not know the application.
-pub(super) fn render(config: &Config, integration: &Integration, output: Output) -> anyhow::Result<String> {
+fn render(config: &Config, integration: &Integration, output: Output) -> anyhow::Result<String> {
     let app = config.apps.get(&integration.app).context("the integration has no application")?;
     let reader = integration.reader.as_deref().and_then(|name| Some((name, config.readers.get(name)?)));
     let builtin = app.reauthentication == ReauthenticationMode::Builtin;

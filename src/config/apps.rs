@@ -1,21 +1,15 @@
 //! Readers, applications and integrations.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use super::cursor::{Cursor, Diagnostics, Section};
-use super::fields::{is_loopback, mail_address};
+use super::cursor::{Cursor, Section};
+use super::fields::is_loopback;
 use super::permissions::{permission, resource};
-use super::values::{
-    hidden_path, is_label_name, is_name, is_no_tenant, nearest, parse_guid, parse_tenant, shown_url,
-};
-use super::{
-    App, Credential, Integration, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook, read_tree,
-};
-use crate::domain::{
-    Access, Check, GroupPolicy, GroupRef, RequiredPermissions, Requirements, same_permission,
-};
-use crate::secret::{self, SecretError, SecretSource};
+use super::values::{hidden_path, is_no_tenant, parse_tenant, shown_url};
+use super::{App, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook};
+use crate::domain::{Access, RequiredPermissions, same_permission};
+use crate::secret::{ClientCredential, SecretSource};
 
 /// An application together with whether it could be read whole: integrations may refer to it either way.
 pub(super) struct Known<T> {
@@ -28,7 +22,7 @@ pub(super) fn readers(at: &Cursor<'_, '_>) -> BTreeMap<String, Option<Reader>> {
         let mut section = at.section();
         let client_id = section.required("client_id").and_then(|at| at.guid());
         let credential = section.required("credential").map(|at| credential(&at));
-        if matches!(credential, Some(Some(Credential::None))) {
+        if matches!(credential, Some(Some(ClientCredential::None))) {
             section.at.problem("a directory reader needs a credential, such as credential: {client_secret_file: reader-secret}");
         }
         section.finish();
@@ -60,7 +54,7 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
     let access = section.or("access", Access::Delegated, |at| {
         at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)])
     });
-    let credential = section.or("credential", Credential::None, credential);
+    let credential = section.or("credential", ClientCredential::None, credential);
     if let Some(at) = section.get("home_tenant_id") {
         if at.guid().is_some_and(|id| is_no_tenant(&id)) {
             at.problem("is the tenant of personal accounts; write the one where the app is registered");
@@ -80,7 +74,7 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
     if reauthenticators == Reauthenticators::Admins && access == Access::Application {
         section.at.warn("reauthenticators has no effect with access: application: nobody signs in to Consentry there, and Entra lets only administrators accept");
     }
-    if access == Access::Application && credential == Credential::None {
+    if access == Access::Application && credential == ClientCredential::None {
         section.at.problem(
             "access: application needs a credential, such as credential: {client_secret_file: app-secret}",
         );
@@ -166,10 +160,10 @@ pub(super) fn client_secret(section: &mut Section<'_, '_>) -> Option<SecretSourc
     Some(source)
 }
 
-pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
+pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
     if let super::tree::Value::Scalar(text) = &at.node.value {
         if text == "none" {
-            return Some(Credential::None);
+            return Some(ClientCredential::None);
         }
         at.problem("must be none, or a mapping such as {client_secret_file: app-secret}");
         return None;
@@ -196,7 +190,7 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
             section.at.problem("names several kinds of credential; keep one");
             None
         }
-        (Some(secret), ..) => Some(Credential::Secret(secret)),
+        (Some(secret), ..) => Some(ClientCredential::Secret(secret)),
         (_, (Some(certificate), Some(key)), ..) => {
             certificate.zip(key).and_then(|files| certificate_credential(at, files))
         }
@@ -206,11 +200,11 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
         }
         (_, _, Some(at), _) => {
             at.not_implemented();
-            Some(Credential::Unbuilt("federated_token_file"))
+            Some(ClientCredential::Unbuilt("federated_token_file"))
         }
         (_, _, _, Some(at)) => {
             at.not_implemented();
-            Some(Credential::Unbuilt("managed_identity"))
+            Some(ClientCredential::Unbuilt("managed_identity"))
         }
         _ if has_secret => None,
         _ => {
@@ -227,7 +221,7 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<Credential> {
 fn certificate_credential(
     at: &Cursor<'_, '_>,
     (certificate_file, private_key_file): (PathBuf, PathBuf),
-) -> Option<Credential> {
+) -> Option<ClientCredential> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     if CertificateDer::from_pem_file(&certificate_file).is_err() {
         at.problem(format!("{} holds no PEM certificate", certificate_file.display()));
@@ -237,7 +231,7 @@ fn certificate_credential(
         at.problem(format!("{} holds no PEM private key", private_key_file.display()));
         return None;
     }
-    Some(Credential::Certificate { certificate_file, private_key_file })
+    Some(ClientCredential::Certificate { certificate_file, private_key_file })
 }
 
 fn permissions(at: &Cursor<'_, '_>, graph_url: &str) -> Option<RequiredPermissions> {
@@ -312,245 +306,6 @@ fn valid_template(text: &str) -> Result<String, &'static str> {
     }
     let url = shown_url(&filled)?;
     if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(text.to_owned()) } else { Err(HINT) }
-}
-
-/// Integrations of all files together.
-pub(super) struct Integrations<'k> {
-    apps: &'k BTreeMap<String, Known<App>>,
-    readers: &'k BTreeMap<String, Option<Reader>>,
-    found: Vec<Integration>,
-    places: HashMap<String, String>,
-}
-
-impl<'k> Integrations<'k> {
-    pub(super) fn new(
-        apps: &'k BTreeMap<String, Known<App>>,
-        readers: &'k BTreeMap<String, Option<Reader>>,
-    ) -> Self {
-        Self { apps, readers, found: Vec::new(), places: HashMap::new() }
-    }
-
-    /// Reads a list.
-    pub(super) fn read(&mut self, at: &Cursor<'_, '_>) {
-        for item in at.items() {
-            if let Some(integration) = self.one(&item) {
-                self.found.push(integration);
-            }
-        }
-    }
-
-    /// Reads more lists from the files that the patterns match.
-    /// Answers the patterns.
-    pub(super) fn read_files(&mut self, at: &Cursor<'_, '_>, findings: &Diagnostics<'_>) -> Vec<String> {
-        let mut patterns = Vec::new();
-        for item in at.items() {
-            let Some(pattern) = item.path() else { continue };
-            let pattern = pattern.to_string_lossy().into_owned();
-            match findings.list(&pattern) {
-                Ok(listing) => {
-                    for (folder, error) in &listing.unreadable {
-                        item.warn(format!("cannot look into {}: {error}", folder.display()));
-                    }
-                    listing.files.iter().for_each(|file| self.read_file(file, findings));
-                }
-                Err(message) => item.problem(message),
-            }
-            patterns.push(pattern);
-        }
-        patterns
-    }
-
-    fn read_file(&mut self, file: &Path, findings: &Diagnostics<'_>) {
-        let Some(root) = read_tree(file, findings) else { return };
-        self.read(&Cursor::root(&root, file, findings));
-    }
-
-    /// The integrations by name, and what is odd about them all together.
-    pub(super) fn finish(mut self) -> Vec<Integration> {
-        self.found.sort_by(|a, b| a.name.cmp(&b.name));
-        self.found
-    }
-
-    fn one(&mut self, at: &Cursor<'_, '_>) -> Option<Integration> {
-        let mut section = at.section();
-        let name = section.required("name").and_then(|at| {
-            let name = at.parsed(
-                "is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit",
-                |t| is_name(t).then(|| t.to_owned()),
-            )?;
-            if name == "callback" {
-                at.problem("callback is a path of its own (/reauth/callback); choose another name");
-            }
-            self.claim(&name, &at);
-            Some(name)
-        });
-        let display_name = section.get("display_name").and_then(|at| at.non_empty());
-        let app = section.required("app").and_then(|at| self.known_app(&at));
-        let tenant = section.required("tenant_id").and_then(|at| tenant(&at));
-        let reader = section.get("directory_reader").and_then(|at| self.known_reader(&at));
-        let admins: Vec<String> = section
-            .get("admins")
-            .map(|at| at.items().iter().filter_map(mail_address).collect())
-            .unwrap_or_default();
-        if admins.is_empty() {
-            at.warn("admins is empty: the operators get the link instead");
-        }
-        let refresh_token_file = section.get("refresh_token_file").and_then(|at| token_file(&at));
-        let groups =
-            section.get("groups").map_or(GroupPolicy { minimum: 1, required: Vec::new() }, |at| groups(&at));
-        let checks = checks(&mut section);
-        if let Some(at) = section.get("credential_expiry_warning") {
-            at.duration_or_zero();
-            at.not_implemented();
-        }
-        let labels = section.get("labels").map(|at| labels(&at)).unwrap_or_default();
-        let enabled = section.or("enabled", true, Cursor::boolean);
-        section.finish();
-        let (name, app) = (name?, app?);
-        let known = &self.apps.get(&app)?.value;
-        warn_about_evidence(at, known, reader.is_some(), &checks);
-        if refresh_token_file.is_some()
-            && known.token_webhook.is_none()
-            && known.reauthentication == ReauthenticationMode::Builtin
-        {
-            at.warn("a renewed refresh token reaches nobody: refresh_token_file is never written by us; add token_webhook to the app, or reauthentication: {url: ...}");
-        }
-        let requirements = Requirements {
-            access: known.access,
-            checks,
-            required: known.required.clone(),
-            unexpected_fails: known.unexpected_fails,
-            groups,
-        };
-        let display_name = display_name.unwrap_or_else(|| name.clone());
-        Some(Integration {
-            name,
-            display_name,
-            app,
-            tenant: tenant?,
-            reader,
-            admins,
-            refresh_token_file,
-            labels,
-            enabled,
-            requirements,
-        })
-    }
-
-    fn claim(&mut self, name: &str, at: &Cursor<'_, '_>) {
-        let place = format!("{}:{}", at.file.display(), at.node.line);
-        if let Some(first) = self.places.get(name) {
-            at.problem(format!("duplicate name {}; it is already used at {first}", at.written()));
-        } else {
-            self.places.insert(name.to_owned(), place);
-        }
-    }
-
-    fn known_app(&self, at: &Cursor<'_, '_>) -> Option<String> {
-        known_name(at, self.apps.keys().map(String::as_str), "app", "apps")
-    }
-
-    fn known_reader(&self, at: &Cursor<'_, '_>) -> Option<String> {
-        known_name(at, self.readers.keys().map(String::as_str), "directory reader", "directory_readers")
-    }
-}
-
-fn known_name<'a>(
-    at: &Cursor<'_, '_>,
-    names: impl Iterator<Item = &'a str> + Clone,
-    what: &str,
-    section: &str,
-) -> Option<String> {
-    let text = at.text()?;
-    if names.clone().any(|n| n == text) {
-        return Some(text);
-    }
-    let meant = nearest(&text, names)
-        .map(|n| format!("; did you mean {n}?"))
-        .unwrap_or_else(|| format!("; define it under {section}"));
-    at.problem(format!("unknown {what} {}{meant}", at.written()));
-    None
-}
-
-fn groups(at: &Cursor<'_, '_>) -> GroupPolicy {
-    let mut section = at.section();
-    // More than a thousand groups are not counted, so more cannot be demanded.
-    let minimum = section.or("minimum", 1, |at| at.integer(0, 1000));
-    let group =
-        |at: &Cursor<'_, '_>| at.non_empty().map(|t| parse_guid(&t).map_or(GroupRef::Name(t), GroupRef::Id));
-    let required =
-        section.get("required").map(|at| at.items().iter().filter_map(group).collect()).unwrap_or_default();
-    section.finish();
-    GroupPolicy { minimum, required }
-}
-
-/// A token that somebody else keeps. One that is not there yet is a customer who has not signed in yet; one that cannot be used is told
-/// here, but does not keep the others from being probed.
-fn token_file(at: &Cursor<'_, '_>) -> Option<PathBuf> {
-    let path = at.path()?;
-    match secret::read_refresh_token(&path) {
-        Ok(_) => {}
-        Err(SecretError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => at.warn(error.to_string()),
-    }
-    Some(path)
-}
-
-/// The checks that are asked for. Those that this version does not run are among them: their result is unknown, and nothing passes
-/// without it.
-fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
-    let words: Vec<(&str, Check)> = Check::ALL.iter().map(|c| (c.label(), *c)).collect();
-    let Some(at) = section.get("checks") else {
-        return vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess];
-    };
-    let mut checks = Vec::new();
-    for item in at.items() {
-        let Some(check) = item.one_of(&words) else { continue };
-        if checks.contains(&check) {
-            item.problem("is listed twice");
-            continue;
-        }
-        if matches!(check, Check::Provisioning | Check::Credential) {
-            let mut named = item.clone();
-            named.path = format!("{} ({})", at.path, check.label());
-            named.not_implemented();
-        }
-        checks.push(check);
-    }
-    if at.items().is_empty() {
-        at.problem("is empty; list at least one check, or remove the key for the default");
-    }
-    checks.sort();
-    checks
-}
-
-fn labels(at: &Cursor<'_, '_>) -> BTreeMap<String, String> {
-    let entry = |(name, at): (String, Cursor<'_, '_>)| {
-        if !is_label_name(&name) {
-            at.problem(
-                "is not a Prometheus label name; use letters, digits and _, not beginning with a digit",
-            );
-            return None;
-        }
-        Some((name, at.text()?))
-    };
-    at.named().into_iter().filter_map(entry).collect()
-}
-
-/// Says when a required permission can never be seen with this set-up.
-fn warn_about_evidence(at: &Cursor<'_, '_>, app: &App, reader: bool, checks: &[Check]) {
-    if !checks.contains(&Check::Consent) {
-        return;
-    }
-    let blind = |values: fn(&RequiredPermissions) -> &Vec<String>| {
-        !reader && app.required.iter().any(|r| !values(r).is_empty())
-    };
-    if app.access == Access::Application && blind(|r| &r.delegated) {
-        at.warn("delegated permissions of an app with access: application are seen by a directory_reader only; without one they are not checked");
-    }
-    if app.credential == Credential::None && blind(|r| &r.application) {
-        at.warn("application permissions of a public client are seen by a directory_reader only; without one they are not checked");
-    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::values::hidden_path;
 use super::{
-    App, Config, Credential, Email, HIDDEN, Integration, ReauthenticationMode, Reauthenticators, Smtp,
-    SmtpTls, format_duration,
+    App, Config, Email, HIDDEN, Integration, ReauthenticationMode, Reauthenticators, Smtp, SmtpTls,
+    format_duration,
 };
 use crate::domain::{Check, GroupRef, RequiredPermissions};
-use crate::secret::SecretSource;
+use crate::secret::{ClientCredential, SecretSource};
 
 /// The effective configuration as YAML.
 pub fn effective(config: &Config) -> String {
@@ -82,18 +82,18 @@ fn secret(section: &mut Map<String, Value>, key: &str, source: &SecretSource) {
     };
 }
 
-fn credential(credential: &Credential) -> Value {
+fn credential(credential: &ClientCredential) -> Value {
     match credential {
-        Credential::None => json!("none"),
-        Credential::Secret(source) => {
+        ClientCredential::None => json!("none"),
+        ClientCredential::Secret(source) => {
             let mut section = Map::new();
             secret(&mut section, "client_secret", source);
             section.into()
         }
-        Credential::Certificate { certificate_file, private_key_file } => {
+        ClientCredential::Certificate { certificate_file, private_key_file } => {
             json!({"certificate_file": certificate_file, "private_key_file": private_key_file})
         }
-        Credential::Unbuilt(kind) => json!({ (*kind): HIDDEN }),
+        ClientCredential::Unbuilt(kind) => json!({ (*kind): HIDDEN }),
     }
 }
 

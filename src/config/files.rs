@@ -8,7 +8,8 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::cursor::{Environment, Files, Listing, Problem, literal_start, matching, read_text, unreadable};
+use super::include::{Files, Listing, literal_start, matching, read_text};
+use super::problem::{Environment, Problem, unreadable};
 use super::{Loaded, load_with};
 
 /// How files look from outside. Equal looks mean equal contents, unless one has changed within two seconds of being looked at: file

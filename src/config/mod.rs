@@ -7,23 +7,27 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::domain::{Reason, Requirements};
-use crate::secret::{Secret, SecretSource};
+use crate::domain::{Cloud, Reason, Requirements};
+use crate::secret::{ClientCredential, Secret, SecretSource};
 
 mod apps;
 mod cursor;
 mod effective;
 mod fields;
 mod files;
+mod include;
+mod integrations;
 mod permissions;
+mod problem;
 mod settings;
 mod tree;
 mod values;
 mod web;
 
-pub use cursor::{Environment, Files, Listing, Problem};
 pub use effective::effective;
 pub use files::{ABSENCE, FileStamps, Followed, Sources};
+pub use include::{Files, Listing};
+pub use problem::{Environment, Problem};
 pub use values::{format_duration, parse_duration, shown_url};
 pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
 
@@ -55,15 +59,6 @@ pub struct Config {
     pub reason_overrides: HashMap<u32, Reason>,
     /// Patterns of files with more integrations, which are watched.
     pub integration_files: Vec<String>,
-}
-
-/// Base URLs without trailing slash.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cloud {
-    /// Entra's login host.
-    pub login_url: String,
-    /// Microsoft Graph, without version.
-    pub graph_url: String,
 }
 
 /// How Entra and Graph are reached.
@@ -154,31 +149,13 @@ pub struct Reauthentication {
     pub listen_address: Option<String>,
 }
 
-/// How a client proves who it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credential {
-    /// A public client.
-    None,
-    /// A client secret.
-    Secret(SecretSource),
-    /// A certificate and its private key, PEM files.
-    Certificate {
-        /// The certificate.
-        certificate_file: PathBuf,
-        /// The private key.
-        private_key_file: PathBuf,
-    },
-    /// A kind that is accepted in the configuration but not built yet.
-    Unbuilt(&'static str),
-}
-
 /// An app registration that may read tenants' directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reader {
     /// Application id.
     pub client_id: String,
     /// Its credential.
-    pub credential: Credential,
+    pub credential: ClientCredential,
 }
 
 /// Where an admin fixes an integration.
@@ -211,7 +188,7 @@ pub struct App {
     /// Shown to people.
     pub display_name: String,
     /// Its credential.
-    pub credential: Credential,
+    pub credential: ClientCredential,
     /// Where admins fix it.
     pub reauthentication: ReauthenticationMode,
     /// Whose sign-in is accepted.
@@ -288,7 +265,7 @@ pub fn load_with(
     environment: Environment<'_>,
     files: Files<'_>,
 ) -> Result<Loaded, Vec<Problem>> {
-    let findings = cursor::Diagnostics::new(environment, files);
+    let findings = problem::Diagnostics::new(environment, files);
     let config = read_tree(path, &findings).and_then(|root| settings::read(&root, path, &findings));
     let (problems, warnings, not_implemented) = findings.into_parts();
     match config {
@@ -297,7 +274,7 @@ pub fn load_with(
     }
 }
 
-fn read_tree(path: &Path, findings: &cursor::Diagnostics<'_>) -> Option<tree::Node> {
+fn read_tree(path: &Path, findings: &problem::Diagnostics<'_>) -> Option<tree::Node> {
     match findings.text(path) {
         Ok(text) => match tree::parse(&text) {
             Ok(node) => Some(node),
@@ -308,7 +285,7 @@ fn read_tree(path: &Path, findings: &cursor::Diagnostics<'_>) -> Option<tree::No
             }
         },
         Err(error) => {
-            findings.problem(cursor::unreadable(path, &error));
+            findings.problem(problem::unreadable(path, &error));
             None
         }
     }

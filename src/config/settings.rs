@@ -8,8 +8,10 @@ use lettre::message::Mailbox;
 use url::{Host, Url};
 
 use super::apps;
-use super::cursor::{Cursor, Diagnostics, Section};
+use super::cursor::{Cursor, Section};
 use super::fields::{can_go_out, is_loopback, mail_address};
+use super::integrations::Integrations;
+use super::problem::Diagnostics;
 use super::tree::Node;
 use super::values::shown_url;
 use super::{
@@ -37,7 +39,7 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Opti
     let reauthentication = reauthentication(section);
     let readers = top.get("directory_readers").map(|at| apps::readers(&at)).unwrap_or_default();
     let apps = top.get("apps").map(|at| apps::apps(&at, &cloud.graph_url)).unwrap_or_default();
-    let mut integrations = apps::Integrations::new(&apps, &readers);
+    let mut integrations = Integrations::new(&apps, &readers);
     if let Some(at) = top.get("integrations") {
         integrations.read(&at);
     }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cursor::{Cursor, Diagnostics, Problem, Section};
+use super::cursor::{Cursor, Section};
+use super::problem::{Diagnostics, Problem};
 use super::tree::Value;
 use crate::secret::{Secret, SecretSource};
 

@@ -6,6 +6,7 @@
 
 mod alert;
 mod cause;
+mod cloud;
 mod contradiction;
 mod day;
 mod diagnose;
@@ -29,6 +30,7 @@ pub use cause::{
     Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering,
     suffers, wanted_causes,
 };
+pub use cloud::Cloud;
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::diagnose;
 pub use diagnosis::{CheckResult, Details, Diagnosis, Outcome, PermissionState};

@@ -3,9 +3,11 @@
 use oauth2::basic::BasicClient;
 use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope};
 
+use super::Entra;
 use super::directory::ResourceKey;
-use super::{Entra, Hosts};
-use crate::domain::{Fault, OPENID_SCOPES, Reason, RequiredPermissions, SIGN_IN_SCOPES, same_permission};
+use crate::domain::{
+    Cloud, Fault, OPENID_SCOPES, Reason, RequiredPermissions, SIGN_IN_SCOPES, same_permission,
+};
 use crate::secret::Secret;
 
 /// A sign-in that is asked for.
@@ -39,7 +41,7 @@ impl Entra {
         let unusable = |e: oauth2::url::ParseError| {
             Fault::new(Reason::ConfigurationInvalid, format!("authorize URL: {e}"))
         };
-        let endpoint = format!("{}/{}/oauth2/v2.0/authorize", self.hosts.login, sign_in.tenant);
+        let endpoint = format!("{}/{}/oauth2/v2.0/authorize", self.cloud.login_url, sign_in.tenant);
         let client = BasicClient::new(ClientId::new(sign_in.client_id.to_owned()))
             .set_auth_uri(AuthUrl::new(endpoint).map_err(unusable)?)
             .set_redirect_uri(RedirectUrl::new(sign_in.redirect_uri.to_owned()).map_err(unusable)?);
@@ -80,9 +82,9 @@ impl Entra {
     /// A delegated permission as a scope. Without resource it means Microsoft Graph (Microsoft, `scopes-oidc.md`); in national
     /// clouds the resource is spelt out, as Microsoft's examples for them do.
     fn scope_of(&self, resource: &str, value: &str) -> String {
-        let default = ResourceKey::of(resource).scope(&self.hosts.graph);
+        let default = ResourceKey::of(resource).scope(&self.cloud.graph_url);
         let national =
-            ["us", "cn"].iter().any(|country| self.hosts.graph.rsplit('.').next() == Some(*country));
+            ["us", "cn"].iter().any(|country| self.cloud.graph_url.rsplit('.').next() == Some(*country));
         let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
         if openid || (default == self.graph_scope() && !national) {
             return value.to_owned();
@@ -100,26 +102,26 @@ impl Entra {
         redirect_uri: &str,
         state: &Secret,
     ) -> String {
-        admin_consent_url(&self.hosts, tenant, client_id, Some(redirect_uri), Some(state))
+        admin_consent_url(&self.cloud, tenant, client_id, Some(redirect_uri), Some(state))
     }
 }
 
 /// Entra's page on which an administrator accepts everything that the registration lists (Microsoft, `v2-admin-consent.md`).
 /// Without a redirect URI Entra returns to the first one registered.
 pub fn admin_consent_url(
-    hosts: &Hosts,
+    cloud: &Cloud,
     tenant: &str,
     client_id: &str,
     redirect_uri: Option<&str>,
     state: Option<&Secret>,
 ) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("client_id", client_id).append_pair("scope", &format!("{}/.default", hosts.graph));
+    query.append_pair("client_id", client_id).append_pair("scope", &format!("{}/.default", cloud.graph_url));
     if let Some(redirect_uri) = redirect_uri {
         query.append_pair("redirect_uri", redirect_uri);
     }
     if let Some(state) = state {
         query.append_pair("state", state.expose());
     }
-    format!("{}/{tenant}/v2.0/adminconsent?{}", hosts.login, query.finish())
+    format!("{}/{tenant}/v2.0/adminconsent?{}", cloud.login_url, query.finish())
 }

@@ -176,7 +176,7 @@ impl Entra {
     async fn deleted(&self, asker: GraphRequest<'_>, app_id: &str) -> Result<Presence, Fault> {
         let url = format!(
             "{}/v1.0/directory/deletedItems/microsoft.graph.servicePrincipal?$filter={}&$select=id,appId,displayName,deletedDateTime",
-            self.hosts.graph,
+            self.cloud.graph_url,
             encode(&format!("appId eq {}", literal(app_id)))
         );
         let found = match self.get(asker, &url).await {

@@ -103,7 +103,7 @@ impl Entra {
     ) -> Result<HashMap<String, ItemAnswer>, Fault> {
         let requests: Vec<Value> =
             items.iter().map(|i| json!({"id": i.id, "method": "GET", "url": i.url})).collect();
-        let url = format!("{}/v1.0/$batch", self.hosts.graph);
+        let url = format!("{}/v1.0/$batch", self.cloud.graph_url);
         let outgoing = Request {
             endpoint: Endpoint::Graph,
             method: Method::POST,
@@ -127,7 +127,7 @@ impl Entra {
         let Some(link) = page["@odata.nextLink"].as_str().filter(|link| !link.is_empty()) else {
             return Ok(None);
         };
-        let parsed = url::Url::parse(link).ok().zip(url::Url::parse(&self.hosts.graph).ok());
+        let parsed = url::Url::parse(link).ok().zip(url::Url::parse(&self.cloud.graph_url).ok());
         let inside = parsed.is_some_and(|(link, graph)| {
             link.origin() == graph.origin() && link.path().starts_with("/v1.0/")
         });
@@ -148,7 +148,7 @@ impl Entra {
         let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
         let mut listing = Listing::of(policy);
         let mut page = self
-            .get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.hosts.graph))
+            .get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.cloud.graph_url))
             .await?;
         loop {
             listing.add(&page)?;

@@ -18,7 +18,7 @@ impl Entra {
     /// What Graph's refusal means.
     pub async fn user_type(&self, token: &str, deadline: Instant) -> Result<Option<String>, Fault> {
         let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
-        let me = self.get(asker, &format!("{}/v1.0/me?$select=id,userType", self.hosts.graph)).await?;
+        let me = self.get(asker, &format!("{}/v1.0/me?$select=id,userType", self.cloud.graph_url)).await?;
         Ok(me["userType"].as_str().map(str::to_owned))
     }
 
@@ -30,7 +30,7 @@ impl Entra {
     pub async fn directory_roles(&self, token: &str, deadline: Instant) -> Result<Vec<String>, Fault> {
         let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
         let cast = "me/transitiveMemberOf/microsoft.graph.directoryRole?$select=id,roleTemplateId";
-        let mut url = format!("{}/v1.0/{cast}", self.hosts.graph);
+        let mut url = format!("{}/v1.0/{cast}", self.cloud.graph_url);
         let mut roles = Vec::new();
         for _ in 0..PAGES {
             let page = self.get(asker, &url).await?;

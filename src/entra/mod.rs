@@ -5,11 +5,10 @@
 //! [`crate::domain::Fault`] with the meaning of an error.
 
 mod aadsts;
-mod assertion;
 mod authorize;
 mod classify;
+mod credential;
 mod directory;
-mod expiry;
 mod graph;
 mod http;
 mod id_token;
@@ -25,38 +24,31 @@ pub use classify::{
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
 pub use http::{ClientOptions, Endpoint, HttpClient, HttpClients, Observer, is_loopback};
 pub use id_token::{Expected, IdTokenError, Person, PersonClaims, claims_about_person};
-pub use token::{Client, ClientCredential, CodeGrant, Granted};
+pub use token::{Client, CodeGrant, Granted};
 
-/// Hosts of one cloud, without trailing slash.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hosts {
-    /// Entra's login host.
-    pub login: String,
-    /// Microsoft Graph, without version.
-    pub graph: String,
-}
+use crate::domain::Cloud;
 
 /// Entra and Graph of one cloud.
 #[derive(Debug, Clone)]
 pub struct Entra {
     pub(crate) door: HttpClient,
-    pub(crate) hosts: Hosts,
+    pub(crate) cloud: Cloud,
     pub(crate) overrides: ReasonOverrides,
 }
 
 impl Entra {
     /// Puts the parts together.
-    pub fn new(door: HttpClient, hosts: Hosts, overrides: ReasonOverrides) -> Self {
-        Self { door, hosts, overrides }
+    pub fn new(door: HttpClient, cloud: Cloud, overrides: ReasonOverrides) -> Self {
+        Self { door, cloud, overrides }
     }
 
-    /// The hosts.
-    pub fn hosts(&self) -> &Hosts {
-        &self.hosts
+    /// The cloud.
+    pub fn cloud(&self) -> &Cloud {
+        &self.cloud
     }
 
     /// `scope` for everything granted on Microsoft Graph.
     pub fn graph_scope(&self) -> String {
-        format!("{}/.default", self.hosts.graph)
+        format!("{}/.default", self.cloud.graph_url)
     }
 }

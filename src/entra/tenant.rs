@@ -36,7 +36,7 @@ impl Entra {
         tenant: &str,
         deadline: Instant,
     ) -> Result<OpenidConfiguration, Fault> {
-        let url = format!("{}/{tenant}/v2.0/.well-known/openid-configuration", self.hosts.login);
+        let url = format!("{}/{tenant}/v2.0/.well-known/openid-configuration", self.cloud.login_url);
         let document = self.openid_document(&url, deadline).await?;
         let invalid = || Fault::new(Reason::InvalidResponse, "the OpenID configuration names no tenant");
         let issuer = document["issuer"].as_str().ok_or_else(invalid)?;

@@ -1,6 +1,5 @@
 //! The token endpoint: client credentials and refresh tokens, with every kind of client authentication.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,29 +19,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Entra;
-use super::assertion::client_assertion;
 use super::classify::{EntraError, classify_token, without_mark};
+use super::credential::client_assertion;
 use super::http::{Endpoint, Request, Response};
 use crate::domain::{Fault, Reason};
-use crate::secret::{Secret, SecretSource};
-
-/// How a client proves who it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientCredential {
-    /// A public client.
-    None,
-    /// A client secret.
-    Secret(SecretSource),
-    /// A certificate with its private key, PEM files.
-    Certificate {
-        /// The certificate.
-        certificate_file: PathBuf,
-        /// The private key.
-        private_key_file: PathBuf,
-    },
-    /// A kind that this version cannot use yet.
-    Unbuilt(&'static str),
-}
+use crate::secret::{ClientCredential, Secret};
 
 /// A client in a tenant.
 #[derive(Debug, Clone, Copy)]
@@ -182,7 +163,7 @@ impl Entra {
     }
 
     fn client(&self, client: Client<'_>) -> Result<(OauthClient, Authentication), Fault> {
-        let endpoint = format!("{}/{}/oauth2/v2.0/token", self.hosts.login, client.tenant);
+        let endpoint = format!("{}/{}/oauth2/v2.0/token", self.cloud.login_url, client.tenant);
         let url = TokenUrl::new(endpoint.clone())
             .map_err(|e| Fault::new(Reason::ConfigurationInvalid, format!("token endpoint: {e}")))?;
         let oauth = oauth2::Client::new(ClientId::new(client.client_id.to_owned()))
@@ -403,6 +384,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::secret::SecretSource;
 
     /// What the crate makes of an answer: lifetime in seconds, scopes, whether there is a refresh token. `None` when it is no token answer.
     fn read(body: &[u8]) -> Option<(u64, Option<Vec<String>>, bool)> {
@@ -472,9 +454,9 @@ mod tests {
         std::fs::write(path("empty"), "\n").expect("written");
         std::fs::write(path("text"), "no certificate").expect("written");
         std::fs::write(path("binary"), [0xff, 0xfe, 0x00]).expect("written");
-        let hosts = crate::entra::Hosts {
-            login: "http://127.0.0.1:1".to_owned(),
-            graph: "http://127.0.0.1:1".to_owned(),
+        let hosts = crate::domain::Cloud {
+            login_url: "http://127.0.0.1:1".to_owned(),
+            graph_url: "http://127.0.0.1:1".to_owned(),
         };
         let observer = Arc::new(|_: crate::entra::Endpoint, _: &str, _: Duration| {});
         let door = crate::entra::HttpClient::new(&crate::entra::ClientOptions::default(), observer)

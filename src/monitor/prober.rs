@@ -13,8 +13,8 @@ use crate::domain::{
     Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Reason, Requirements,
     RoleEvidence, Timestamp,
 };
-use crate::entra::{Client, ClientCredential, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
-use crate::secret::{Secret, SecretError, read_refresh_token};
+use crate::entra::{Client, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
+use crate::secret::{ClientCredential, Secret, SecretError, read_refresh_token};
 use crate::store::{Store, StoreError, StoredToken, TokenId};
 
 /// A directory reader's client.
@@ -249,7 +249,7 @@ impl Prober {
         };
         let mut roles = Vec::new();
         for required in target.requirements.required.iter() {
-            let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
+            let scope = ResourceKey::of(&required.resource).scope(&self.entra.cloud().graph_url);
             if scope == graph {
                 roles.push(RoleEvidence {
                     resource: required.resource.clone(),
@@ -402,7 +402,7 @@ impl Prober {
         let mut token = granted.refresh_token.clone().unwrap_or(worked);
         let mut scopes = Vec::new();
         for required in target.requirements.required.iter() {
-            let scope = ResourceKey::of(&required.resource).scope(&self.entra.hosts().graph);
+            let scope = ResourceKey::of(&required.resource).scope(&self.entra.cloud().graph_url);
             if scope == graph {
                 scopes.push((required.resource.clone(), graph_scopes.clone().ok_or_else(unsaid)));
             } else if !required.delegated.is_empty() {

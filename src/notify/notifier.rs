@@ -64,17 +64,18 @@ impl Outbox {
 
     /// The connections to a mail server, which are the same as long as server and number are.
     fn connections(&self, smtp: &SmtpSettings) -> Arc<Semaphore> {
-        let most = smtp.connections.max(1);
+        let most = smtp.server.connections.max(1);
         let mut server = self.server.lock();
-        if let Some(same) =
-            server.as_ref().filter(|d| d.host == smtp.host && d.port == smtp.port && d.most == most)
+        if let Some(same) = server
+            .as_ref()
+            .filter(|d| d.host == smtp.server.host && d.port == smtp.server.port && d.most == most)
         {
             return Arc::clone(&same.open);
         }
         let open = Arc::new(Semaphore::new(most));
         *server = Some(ServerConnections {
-            host: smtp.host.clone(),
-            port: smtp.port,
+            host: smtp.server.host.clone(),
+            port: smtp.server.port,
             most,
             open: Arc::clone(&open),
         });
@@ -251,7 +252,7 @@ impl Notifier {
         stop: &watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
         self.families.set_queue(self.store.outbox().await?.1);
-        let room = self.settings.smtp.connections.max(1).saturating_sub(attempts.len());
+        let room = self.settings.smtp.server.connections.max(1).saturating_sub(attempts.len());
         if room == 0 {
             return Ok(());
         }

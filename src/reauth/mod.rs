@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::domain::{Access, GroupPolicy, RequiredPermissions, Timestamp};
-use crate::entra::{ClientCredential, Entra, SignIn};
+use crate::entra::{Entra, SignIn};
 use crate::fleet::Fleet;
 use crate::metrics::Families;
-use crate::secret::Secret;
+use crate::secret::{ClientCredential, Secret};
 use crate::store::{NewAuthorization, Stage, Store, StoreError, TokenId};
 
 pub mod callback;
@@ -37,7 +37,7 @@ pub use refusal::{Refusal, SignInResult};
 pub use subject::Mailing;
 use subject::Subject;
 pub use verification::Observation;
-pub use webhook::{Hooks, Recipient, Webhook, WebhookSender};
+pub use webhook::{Hooks, Recipient, WebhookSender};
 
 /// A sign-in must be completed within this time.
 const SIGN_IN: Duration = Duration::from_secs(600);

@@ -73,7 +73,7 @@ impl Reauthentication {
         let entra = &self.inner.entra;
         let graph = entra.graph_scope();
         let required = || measure.registered.required.iter().filter(|r| !r.delegated.is_empty());
-        let scope_of = |resource: &str| ResourceKey::of(resource).scope(&entra.hosts().graph);
+        let scope_of = |resource: &str| ResourceKey::of(resource).scope(&entra.cloud().graph_url);
         let first = required().next().map(|r| scope_of(&r.resource));
         let mut look = Look { missing: Vec::new(), access_token: None };
         let others = required().map(|r| scope_of(&r.resource)).filter(|scope| *scope != graph);

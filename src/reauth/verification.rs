@@ -78,7 +78,7 @@ impl Reauthentication {
         let mut wanted: Vec<(String, &[String])> = Vec::new();
         for required in registered.required.iter().filter(|r| !r.application.is_empty()) {
             wanted.push((
-                ResourceKey::of(&required.resource).scope(&entra.hosts().graph),
+                ResourceKey::of(&required.resource).scope(&entra.cloud().graph_url),
                 &required.application,
             ));
         }

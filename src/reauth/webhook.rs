@@ -12,26 +12,18 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::clock::{Clock, rfc3339};
+use crate::config::TokenWebhook;
 use crate::domain::Timestamp;
 use crate::entra::{ClientOptions, HttpClients};
 use crate::metrics::Families;
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
 use crate::store::{NewDelivery, Store, StoreError, TokenId, WaitingDelivery};
-
-/// Where a product takes renewed tokens.
-#[derive(Debug, Clone)]
-pub struct Webhook {
-    /// https, or http on loopback.
-    pub url: String,
-    /// `whsec_` and base64 (Standard Webhooks, "Signature scheme").
-    pub secret: SecretSource,
-}
 
 /// Where an integration's renewed token is handed to.
 #[derive(Debug, Clone)]
 pub enum Recipient {
     /// To a product that takes it.
-    Webhook(Arc<Webhook>),
+    Webhook(Arc<TokenWebhook>),
     /// To nobody: its application names no webhook.
     Nobody,
     /// The integration is not configured. It may come back.
@@ -206,7 +198,7 @@ impl Inner {
     }
 
     /// One attempt. What it says of a failure never holds the URL or the token.
-    async fn post(&self, hook: &Webhook, waiting: &WaitingDelivery) -> Result<(), String> {
+    async fn post(&self, hook: &TokenWebhook, waiting: &WaitingDelivery) -> Result<(), String> {
         let secret = hook.secret.read().map_err(|e| e.to_string())?;
         let body = waiting
             .body

@@ -20,7 +20,7 @@ const STORY: &str = r#"{"integration":"acme","display_name":"Acme","app":"Sequr"
 
 /// A database as the version with so many migrations left it, with rows in every table that it had.
 fn written_by(version: usize, database: &Path, key_file: &Path) {
-    let key = key::create(key_file).expect("a key");
+    let key = key_file::create(key_file).expect("a key");
     let id = TokenId {
         integration: "acme".to_owned(),
         client_id: "client".to_owned(),

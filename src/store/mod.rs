@@ -25,6 +25,7 @@ mod backup;
 mod deliveries;
 mod files;
 mod key;
+mod key_file;
 mod locks;
 mod notifications;
 mod revocations;
@@ -316,7 +317,7 @@ fn connect(database: &Path, key_file: &Path, rights: Rights) -> Result<(Connecti
     }
     let connection = connect_writer(database)?;
     migrate(&connection, database, rights)?;
-    let key = key::load_or_create(&connection, key_file, rights)?;
+    let key = key_file::load_or_create(&connection, key_file, rights)?;
     Ok((connection, key))
 }
 
@@ -328,7 +329,7 @@ fn make_file(database: &Path) -> Result<(), StoreError> {
             Err(StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))
         }
         _ => {
-            key::warn_if_open(database, "the database");
+            key_file::warn_if_open(database, "the database");
             Ok(())
         }
     }

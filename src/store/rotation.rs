@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::files::remove_beside;
-use super::key::{Key, KeyFile, create, fingerprint, load_or_create, read};
+use super::key::{Key, fingerprint};
+use super::key_file::{KeyFile, create, load_or_create, read};
 use super::locks::Solitude;
 use super::{
     Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens,

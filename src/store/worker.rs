@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::files::{Files, Finding, remove_beside};
 use super::key::{self, Key};
+use super::key_file;
 use super::locks::{CommandLock, DaemonLock};
 use super::{Observer, StoreError, StoreHealth, connect_reader, connect_writer};
 
@@ -357,7 +358,7 @@ impl Writer {
         }
         self.locked.ends();
         // Nothing is encrypted with a key that was replaced meanwhile, whoever removed the locks that forbid it.
-        match key::mark(&self.connection) {
+        match key_file::mark(&self.connection) {
             Ok(Some(mark)) if mark != self.fingerprint => {
                 let _ = self.connection.execute_batch("ROLLBACK");
                 Err(StoreError::Database(

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consentry::config::{Credential, Loaded, Problem, load_with};
+use consentry::config::{Loaded, Problem, load_with};
+use consentry::secret::ClientCredential;
 
 fn fixtures(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(kind)
@@ -107,7 +108,7 @@ fn defaults_are_those_of_the_contract() {
         (integration.requirements.checks.len(), integration.requirements.groups.minimum, integration.enabled),
         (3, 1, true)
     );
-    assert_eq!(config.apps["sequr"].credential, Credential::None);
+    assert_eq!(config.apps["sequr"].credential, ClientCredential::None);
 }
 
 /// Keys whose feature is not built yet are named once, not silently ignored.

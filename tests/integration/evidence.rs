@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consentry::demo::{self, APP, APPLICATION_APP};
-use consentry::domain::{GroupPolicy, GroupRef, Groups, Reason};
-use consentry::entra::{
-    Client, ClientCredential, ClientOptions, Endpoint as Upstream, Entra, Hosts, HttpClient,
-};
-use consentry::secret::{Secret, SecretSource};
+use consentry::domain::{Cloud, GroupPolicy, GroupRef, Groups, Reason};
+use consentry::entra::{Client, ClientOptions, Endpoint as Upstream, Entra, HttpClient};
+use consentry::secret::{ClientCredential, Secret, SecretSource};
 use entra_sim::{Action, Endpoint, Fault, FaultKind, Options, Simulator};
 use uuid::Uuid;
 
@@ -373,7 +371,7 @@ impl Asked {
         let url = simulator.url();
         let observer = Arc::new(|_: Upstream, _: &str, _: Duration| {});
         let door = HttpClient::new(&ClientOptions::default(), observer).expect("clients");
-        let entra = Entra::new(door, Hosts { login: url.clone(), graph: url }, Arc::default());
+        let entra = Entra::new(door, Cloud { login_url: url.clone(), graph_url: url }, Arc::default());
         let credential = ClientCredential::Secret(SecretSource::Inline(Secret::new("demo-secret")));
         let client_id = APPLICATION_APP.to_string();
         let client = Client {

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use consentry::config::{Credential, Files, Loaded, Problem, Sources, effective, load_web, load_with};
+use consentry::config::{Files, Loaded, Problem, Sources, effective, load_web, load_with};
 use consentry::domain::Check;
-use consentry::secret::SecretSource;
+use consentry::secret::{ClientCredential, SecretSource};
 use consentry::store::TokenId;
 use tempfile::TempDir;
 
@@ -128,7 +128,7 @@ fn client_secret(folder: &TempDir, given: &str, environment: Option<&str>) -> Re
     let variables = |_: &str| environment.map(str::to_owned);
     let loaded = load_with(&file, &variables, Files::DISK)?;
     match &loaded.config.apps["sequr"].credential {
-        Credential::Secret(source) => Ok(source.read().expect("readable").expose().to_owned()),
+        ClientCredential::Secret(source) => Ok(source.read().expect("readable").expose().to_owned()),
         other => panic!("{other:?}"),
     }
 }

@@ -14,8 +14,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("fleet", &["domain"]),
     ("metrics", &["domain", "fleet"]),
     ("monitor", &["domain", "secret", "clock", "entra", "fleet", "store", "metrics"]),
-    ("notify", &["domain", "secret", "clock", "store", "metrics"]),
-    ("reauth", &["domain", "secret", "clock", "entra", "fleet", "store", "metrics"]),
+    ("notify", &["domain", "secret", "clock", "config", "store", "metrics"]),
+    ("reauth", &["domain", "secret", "clock", "config", "entra", "fleet", "store", "metrics"]),
     ("listener", &["domain", "secret", "clock", "config"]),
     ("web", &["domain", "secret", "clock", "config", "fleet", "metrics", "reauth", "listener"]),
     (

@@ -1,5 +1,8 @@
 //! Whole-program tests: the real parts, or the real program, against the simulator over real sockets.
 
+// A table of cases is as long as the rule that it shows has cases.
+#![allow(clippy::too_many_lines)]
+
 mod access;
 mod alerting;
 mod api;

@@ -10,11 +10,12 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 
 use super::blame::{Blame, Failure, Step, judge};
-use super::compose::{Letter, a_label};
 use super::reply::Reply;
 use super::stream::{Break, Duplex, NoTls, SmtpStream, connect, limit, protect, tls_config};
-use super::{Protection, SmtpSettings, hello};
+use super::{SmtpSettings, hello};
+use crate::config::SmtpTls;
 use crate::metrics::EmailFailure;
+use crate::notify::mime::{Letter, a_label};
 
 /// The dialogue so far. Secrets are never put into it, and are taken out of what the server says.
 #[derive(Default)]
@@ -102,27 +103,27 @@ pub(super) struct Session {
 impl Session {
     /// Connects, greets, protects, logs in: everything before the mail.
     pub(super) async fn open(settings: &SmtpSettings, talk: &mut SmtpDialogue) -> Result<Self, Failure> {
-        let host = a_label(settings.host.trim_end_matches('.')).map_err(|problem| {
+        let host = a_label(settings.server.host.trim_end_matches('.')).map_err(|problem| {
             talk.note(format!("! the mail server's host {problem}"));
             Failure::transport(EmailFailure::Connect)
         })?;
-        talk.note(format!("* connecting to {host}:{}", settings.port));
-        let stream = connect(&host, settings.port)
+        talk.note(format!("* connecting to {host}:{}", settings.server.port));
+        let stream = connect(&host, settings.server.port)
             .await
             .map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
         let local = stream.local_addr().ok().map(|address| address.ip());
         let door = ServerAddress { settings, host: &host, local };
-        let mut session = match settings.protection {
+        let mut session = match settings.server.tls {
             // Boxed, because a handshake is large and an outbox has many mails.
-            Protection::Implicit => Box::pin(door.implicit(stream, talk)).await?,
-            Protection::Starttls | Protection::None => Box::pin(door.plain(stream, talk)).await?,
+            SmtpTls::Implicit => Box::pin(door.implicit(stream, talk)).await?,
+            SmtpTls::Starttls | SmtpTls::None => Box::pin(door.plain(stream, talk)).await?,
         };
         session.log_in(settings, talk).await?;
         Ok(session)
     }
 
     async fn log_in(&mut self, settings: &SmtpSettings, talk: &mut SmtpDialogue) -> Result<(), Failure> {
-        let Some((name, password)) = &settings.credentials else { return Ok(()) };
+        let Some((name, password)) = &settings.server.credentials else { return Ok(()) };
         let refused = Failure::transport(EmailFailure::Auth);
         let password = password.read().map_err(|e| {
             talk.note(format!("! {e}"));
@@ -301,7 +302,7 @@ struct ServerAddress<'a> {
 
 impl ServerAddress<'_> {
     fn tls(&self, talk: &mut SmtpDialogue) -> Result<Arc<ClientConfig>, Failure> {
-        tls_config(self.settings.ca_file.as_deref()).map_err(|text| {
+        tls_config(self.settings.server.ca_file.as_deref()).map_err(|text| {
             talk.note(format!("! {text}"));
             Failure::transport(EmailFailure::Tls)
         })
@@ -341,7 +342,7 @@ impl ServerAddress<'_> {
         let mut wire = SmtpStream::new(stream);
         greeting(&mut wire, talk, self.speaks_tls()).await?;
         let offers = self.introduce(&mut wire, talk).await?;
-        if self.settings.protection == Protection::None {
+        if self.settings.server.tls == SmtpTls::None {
             return Ok(Session { wire: wire.boxed(), offers });
         }
         let failed = Failure::transport(EmailFailure::Tls);
@@ -389,7 +390,7 @@ impl ServerAddress<'_> {
         wire: &mut SmtpStream<S>,
         talk: &mut SmtpDialogue,
     ) -> Result<Offers, Failure> {
-        let name = hello::name(self.settings.hello.as_deref(), self.local).await;
+        let name = hello::name(self.settings.server.hello.as_deref(), self.local).await;
         for command in ["EHLO", "HELO"] {
             let command = format!("{command} {name}");
             talk.note(format!("> {command}"));
@@ -411,8 +412,8 @@ impl ServerAddress<'_> {
 
     /// Whether a second connection finds TLS from the first byte.
     async fn speaks_tls(&self) -> bool {
-        let Ok(config) = tls_config(self.settings.ca_file.as_deref()) else { return false };
-        let Ok(stream) = connect(self.host, self.settings.port).await else { return false };
+        let Ok(config) = tls_config(self.settings.server.ca_file.as_deref()) else { return false };
+        let Ok(stream) = connect(self.host, self.settings.server.port).await else { return false };
         match protect(stream, self.host, config).await {
             Ok(_) => true,
             Err(error) => error.spoken,
@@ -421,7 +422,7 @@ impl ServerAddress<'_> {
 
     /// Whether a second connection is greeted without TLS.
     async fn speaks_plainly(&self) -> bool {
-        let Ok(stream) = connect(self.host, self.settings.port).await else { return false };
+        let Ok(stream) = connect(self.host, self.settings.server.port).await else { return false };
         SmtpStream::new(stream).reply(limit::GREETING).await.is_ok()
     }
 }

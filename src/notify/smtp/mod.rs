@@ -16,57 +16,31 @@
 //! reads neither replies without text nor texts that are no UTF-8.
 
 mod blame;
-mod compose;
 mod dialogue;
 mod hello;
 mod reply;
 mod stream;
 
-use std::path::PathBuf;
-
 use lettre::message::Mailbox;
 
+use super::mime::{compose, recipient};
 pub use blame::{Blame, Failure};
-use compose::{compose, recipient};
 use dialogue::{Session, SmtpDialogue};
 
 use super::message::Rendered;
+use crate::config::Smtp;
 use crate::domain::{Notification, Timestamp};
 use crate::metrics::EmailFailure;
-use crate::secret::SecretSource;
 
-/// How the connection is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protection {
-    /// STARTTLS (RFC 3207), required: without it no mail is sent.
-    Starttls,
-    /// TLS from the first byte (RFC 8314).
-    Implicit,
-    /// None.
-    None,
-}
-
-/// The mail server and the sender.
+/// Whose mails they are, and through which server they go.
 #[derive(Debug, Clone)]
 pub struct SmtpSettings {
-    /// Sender.
+    /// Sender of every mail.
     pub from: Mailbox,
-    /// `Reply-To`.
+    /// Where answers go, when not to the sender.
     pub reply_to: Option<Mailbox>,
-    /// Host name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Protection.
-    pub protection: Protection,
-    /// PEM file with certificate authorities added to the system's.
-    pub ca_file: Option<PathBuf>,
-    /// User name and password.
-    pub credentials: Option<(String, SecretSource)>,
-    /// The name for EHLO; otherwise this machine's.
-    pub hello: Option<String>,
-    /// Connections at once, at most.
-    pub connections: usize,
+    /// The mail server.
+    pub server: Smtp,
 }
 
 /// What became of an attempt.

@@ -7,9 +7,9 @@ use lettre::message::{Mailbox, MultiPart};
 use lettre::{Address, Message};
 use url::Host;
 
-use super::SmtpSettings;
+use super::message::Rendered;
+use super::smtp::SmtpSettings;
 use crate::domain::{Notification, Timestamp, parse_mail_address};
-use crate::notify::message::Rendered;
 
 /// A mail with its envelope.
 #[derive(Debug)]

@@ -1,0 +1,88 @@
+//! `consentry check-config`: what is wrong with a configuration, and a summary of one that is valid.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::arguments::Configured;
+use super::online;
+use super::output::{count, print_problems, say, unbuilt_warning};
+use crate::config::{Config, Loaded, load};
+
+#[derive(Debug, Args)]
+pub(super) struct CheckConfig {
+    /// The configuration file; the same as --config.file.
+    #[arg(id = "path", value_name = "FILE")]
+    path: Option<PathBuf>,
+    /// Also resolves every tenant, tries every credential and greets the mail server. Sends no mail.
+    #[arg(long)]
+    online: bool,
+    #[command(flatten)]
+    config: Configured,
+}
+
+/// Validates and prints; the configuration when it is valid.
+pub(super) fn check_config(file: &Path) -> Option<Config> {
+    match load(file) {
+        Ok(Loaded { config, warnings, not_implemented }) => {
+            for warning in &warnings {
+                say(format_args!("warning: {warning}"));
+            }
+            if let Some(warning) = unbuilt_warning(&not_implemented) {
+                say(format_args!("warning: {warning}"));
+            }
+            print_summary(file, &config);
+            Some(config)
+        }
+        Err(problems) => {
+            print_problems(&problems);
+            eprintln!("{}: invalid: {}", file.display(), count(problems.len(), "problem"));
+            None
+        }
+    }
+}
+
+fn print_summary(file: &Path, config: &Config) {
+    let enabled = config.integrations.iter().filter(|i| i.enabled).count();
+    let duration = crate::config::format_duration;
+    say(format_args!("{}: valid", file.display()));
+    say(format_args!("  cloud         {} and {}", config.cloud.login_url, config.cloud.graph_url));
+    say(format_args!(
+        "  integrations  {} ({enabled} enabled) of {}, {}",
+        config.integrations.len(),
+        count(config.apps.len(), "app"),
+        count(config.readers.len(), "directory reader")
+    ));
+    say(format_args!(
+        "  probing       every {}, at most {} at once",
+        duration(config.probe.interval),
+        config.probe.concurrency
+    ));
+    say(format_args!(
+        "  storage       {}, key {}",
+        config.storage.path.display(),
+        config.storage.encryption_key_file.display()
+    ));
+    match config.email.as_ref().map(|e| (&e.from, &e.smtp)) {
+        Some((from, Some(smtp))) => {
+            say(format_args!("  mail          from {from} through {}:{}", smtp.host, smtp.port));
+        }
+        Some((from, None)) => say(format_args!(
+            "  mail          from {from}, but the configured transport is not usable in this version"
+        )),
+        None => say(format_args!("  mail          none")),
+    }
+}
+
+/// Validates, and asks those whom the configuration names where that is wanted.
+pub(super) async fn run(check: CheckConfig) -> anyhow::Result<u8> {
+    let file = check.path.unwrap_or(check.config.file);
+    match check_config(&file) {
+        Some(config) if check.online => {
+            let wrong = online::check(&config).await?;
+            say(format_args!("\n{}: {}", file.display(), online::verdict(wrong)));
+            Ok(u8::from(wrong > 0))
+        }
+        valid => Ok(u8::from(valid.is_none())),
+    }
+}

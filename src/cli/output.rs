@@ -1,0 +1,56 @@
+//! What several commands print.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::config::{Config, Integration, Loaded, Problem, load};
+
+/// Prints to standard output. A reader that has gone (`| head`) is no error of ours.
+pub(super) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Reads a configuration, or prints its problems.
+pub(super) fn loaded(file: &Path) -> anyhow::Result<Loaded> {
+    valid(load(file))
+}
+
+/// What was read, or its problems on standard error.
+pub(super) fn valid<T>(read: Result<T, Vec<Problem>>) -> anyhow::Result<T> {
+    read.map_err(|problems| {
+        print_problems(&problems);
+        anyhow::anyhow!("the configuration is invalid: {}", count(problems.len(), "problem"))
+    })
+}
+
+pub(super) fn print_problems(problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+}
+
+pub(super) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+pub(super) fn unbuilt_warning(keys: &[String]) -> Option<String> {
+    (!keys.is_empty()).then(|| {
+        format!(
+            "these keys are accepted, but this version does not do what they ask for: {}",
+            keys.join(", ")
+        )
+    })
+}
+
+pub(super) fn integration<'c>(config: &'c Config, name: &str) -> anyhow::Result<&'c Integration> {
+    config.integrations.iter().find(|i| i.name == name).with_context(|| {
+        let names = config.integrations.iter().map(|i| i.name.as_str());
+        let nearest = names.min_by_key(|n| strsim::damerau_levenshtein(n, name));
+        nearest.map_or_else(
+            || "no integration is configured".to_owned(),
+            |n| format!("no integration is called {name}; the nearest is {n}"),
+        )
+    })
+}

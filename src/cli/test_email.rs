@@ -1,0 +1,51 @@
+//! `consentry test-email`: a sample of the real alert through the configured mail server.
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::arguments::Configured;
+use super::output::{loaded, say};
+use crate::app;
+use crate::clock::Clock;
+use crate::domain::{MailKind, Notification};
+use crate::notify::{deliver, render, sample_incident};
+
+#[derive(Debug, Args)]
+pub(super) struct TestEmail {
+    /// Who gets it.
+    address: String,
+    #[command(flatten)]
+    config: Configured,
+}
+
+pub(super) async fn run(test: &TestEmail) -> anyhow::Result<u8> {
+    let config = loaded(&test.config.file)?.config;
+    let email = config.email.as_ref().context("the configuration has no email section")?;
+    let settings = app::smtp(email).context("the configured mail transport is not usable in this version")?;
+    let now = Clock::system().now();
+    let link = config.reauthentication.public_url.as_ref().map(|u| format!("{u}/reauth/sample?token=sample"));
+    let alert = format!("test-{}", uuid::Uuid::new_v4());
+    let notification = Notification {
+        alert,
+        sequence: 0,
+        kind: MailKind::Test,
+        recipient: test.address.clone(),
+        incident: sample_incident(now),
+    };
+    let mail = render(&notification, 0, link.as_deref(), &app::branding(email));
+    let delivery = deliver(&settings, &notification, &mail, now).await;
+    match delivery.outcome {
+        Ok(()) => {
+            say(format_args!(
+                "{}:{} has taken the mail to {}.",
+                settings.server.host, settings.server.port, test.address
+            ));
+            Ok(0)
+        }
+        Err(failure) => {
+            delivery.dialogue.iter().for_each(say);
+            eprintln!("consentry: the mail was not sent ({})", failure.label());
+            Ok(1)
+        }
+    }
+}
