@@ -44,7 +44,6 @@ fn runtime() -> tokio::runtime::Runtime {
 async fn prepare(size: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let simulator = Simulator::start(Options::default()).await.expect("a simulator");
-    let permissions = || vec!["User.Read".to_owned(), "Group.Read.All".to_owned()];
     let app = Action::AddApp {
         id: APP,
         name: "Sequr".to_owned(),
@@ -60,32 +59,7 @@ async fn prepare(size: usize) {
         "cloud: {{login_url: \"{url}\", graph_url: \"{url}\"}}\nprobe: {{interval: 5s, concurrency: 16}}\napps:\n  sequr:\n    client_id: {APP}\n    \
          credential: {{client_secret: secret}}\n    required_permissions: [{{resource: microsoft_graph, delegated: [User.Read, Group.Read.All]}}]\nintegrations:\n"
     );
-    let mut tokens = Vec::new();
-    for index in 0..size {
-        let (id, domain) = (Uuid::from_u128(0x1000 + index as u128), format!("t{index}.example"));
-        simulator.apply(Action::AddTenant { id, domain: domain.clone(), name: None }).expect("a tenant");
-        simulator
-            .apply(Action::AddGroup { tenant: domain.clone(), name: "Everybody".to_owned(), id: None })
-            .expect("a group");
-        let consent = Action::Consent {
-            tenant: domain.clone(),
-            app: APP,
-            user: None,
-            resource: None,
-            delegated: permissions(),
-            application: Vec::new(),
-        };
-        simulator.apply(consent).expect("a consent");
-        let answer = simulator
-            .apply(Action::IssueRefreshToken { tenant: domain, app: APP, user: None })
-            .expect("a token");
-        tokens.push(answer["refresh_token"].as_str().expect("a token").to_owned());
-        writeln!(
-            text,
-            "  - {{name: c{index:05}, app: sequr, tenant_id: {id}, admins: [it@t{index}.example]}}"
-        )
-        .expect("text");
-    }
+    let tokens: Vec<String> = (0..size).map(|index| add_tenant(&simulator, index, &mut text)).collect();
     let file = folder.path().join("consentry.yml");
     std::fs::write(&file, text).expect("written");
     let config = load(&file).expect("valid").config;
@@ -114,6 +88,31 @@ async fn prepare(size: usize) {
         tokio::task::spawn_blocking(move || child.wait_with_output()).await.expect("waited").expect("ended");
     assert!(ended.status.success());
     println!("(the simulator remembers its last {} requests)", simulator.take_requests().len());
+}
+
+fn permissions() -> Vec<String> {
+    vec!["User.Read".to_owned(), "Group.Read.All".to_owned()]
+}
+
+/// A tenant with a group and a consent, and its integration in the configuration. Returns a refresh token.
+fn add_tenant(simulator: &Simulator, index: usize, text: &mut String) -> String {
+    let (id, domain) = (Uuid::from_u128(0x1000 + index as u128), format!("t{index}.example"));
+    simulator.apply(Action::AddTenant { id, domain: domain.clone(), name: None }).expect("a tenant");
+    let group = Action::AddGroup { tenant: domain.clone(), name: "Everybody".to_owned(), id: None };
+    simulator.apply(group).expect("a group");
+    let consent = Action::Consent {
+        tenant: domain.clone(),
+        app: APP,
+        user: None,
+        resource: None,
+        delegated: permissions(),
+        application: Vec::new(),
+    };
+    simulator.apply(consent).expect("a consent");
+    writeln!(text, "  - {{name: c{index:05}, app: sequr, tenant_id: {id}, admins: [it@t{index}.example]}}")
+        .expect("text");
+    let issue = Action::IssueRefreshToken { tenant: domain, app: APP, user: None };
+    simulator.apply(issue).expect("a token")["refresh_token"].as_str().expect("a token").to_owned()
 }
 
 /// The daemon's parts on a real clock until every integration was probed some times.

@@ -15,7 +15,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Families;
 use crate::monitor::{Change, Policy, ProbeLimits, Prober, Setup, Target, Targets};
 use crate::notify::{LinkMaker, Notifier, NotifierSettings, Outbox};
-use crate::reauth::{Reauthentication, Terms, WebhookSender};
+use crate::reauth::{Reauthentication, Terms, WebhookParts, WebhookSender};
 use crate::store::Store;
 use crate::web::{self, Process, SecurityHeaders, Served};
 
@@ -103,7 +103,13 @@ impl Components {
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
         let reauthentication = reauthentication::reauthentication(config, services, entra, &targets);
         let ca_file = config.upstream.ca_file.as_deref();
-        let (hooks, wake) = (reauthentication::hooks(config), Arc::clone(&services.handed_over));
+        let webhook = WebhookParts {
+            store: store.clone(),
+            families: families.clone(),
+            clock: clock.clone(),
+            webhooks: reauthentication::webhooks_by_integration(config),
+            wake: Arc::clone(&services.handed_over),
+        };
         Ok(Self {
             setup: Setup {
                 targets: Arc::clone(&targets),
@@ -116,14 +122,7 @@ impl Components {
             },
             change: Change { schedule: schedule_policy(config), policy: policy(config), records },
             notifier: notifier(config, services, &targets),
-            webhook: WebhookSender::new(
-                store.clone(),
-                families.clone(),
-                clock.clone(),
-                hooks,
-                ca_file,
-                wake,
-            )?,
+            webhook: WebhookSender::new(webhook, ca_file)?,
             pages: Pages { reauthentication },
         })
     }

@@ -10,7 +10,7 @@ use crate::domain::{Access, Check};
 use crate::entra::Entra;
 use crate::monitor::{Targets, Verification, VerificationListener};
 use crate::reauth::{
-    Dependencies, Hooks, Mailing, Observation, Reauthentication, Recipient, Registered, Registry,
+    Dependencies, Mailing, Observation, Reauthentication, Recipient, Registered, Registry, Webhooks,
 };
 
 /// Applications whose renewed tokens are handed over, and where.
@@ -77,7 +77,7 @@ fn mailing(config: &Config) -> Mailing {
 }
 
 /// Where an integration's renewed token is handed to. One that is switched off for a while keeps what waits for its product.
-pub(super) fn hooks(config: &Config) -> Hooks {
+pub(super) fn webhooks_by_integration(config: &Config) -> Webhooks {
     let webhooks = webhooks(config);
     let hooked = config.integrations.iter().map(|i| (i.name.clone(), webhooks.get(&i.app).cloned()));
     let hooks: HashMap<String, Option<Arc<TokenWebhook>>> = hooked.collect();

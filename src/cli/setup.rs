@@ -182,11 +182,20 @@ fn text(plan: &Plan<'_>) -> String {
     );
     let _ =
         writeln!(out, "the application {} in the tenant {}.\n", plain(&app.display_name), integration.tenant);
-    let _ = writeln!(
-        out,
-        "1. The application, in the tenant where it is registered (client id {})",
-        app.client_id
-    );
+    application_text(&mut out, plan);
+    out.push_str("\n2. What each enabled check needs at least\n");
+    for check in checks(integration) {
+        let _ = writeln!(out, "   {:<15} {}", check.label(), least(check, plan));
+    }
+    reader_text(&mut out, plan);
+    consent_text(&mut out, plan);
+    out
+}
+
+fn application_text(out: &mut String, plan: &Plan<'_>) {
+    let app = plan.app;
+    let id = &app.client_id;
+    let _ = writeln!(out, "1. The application, in the tenant where it is registered (client id {id})");
     match &plan.redirect_uri {
         Some(uri) => {
             let _ = writeln!(out, "   Redirect URI: {uri}");
@@ -202,51 +211,46 @@ fn text(plan: &Plan<'_>) -> String {
     for required in &plan.required {
         for (kind, values) in [("delegated", &required.delegated), ("application", &required.application)] {
             for value in values {
-                let _ = writeln!(
-                    out,
-                    "   Permission: {} {kind} {value}: {}",
-                    plain(&required.resource),
-                    permission_purpose(value)
-                );
+                let (resource, purpose) = (plain(&required.resource), permission_purpose(value));
+                let _ = writeln!(out, "   Permission: {resource} {kind} {value}: {purpose}");
             }
         }
     }
     if app.access == Access::Delegated && app.reauthentication == ReauthenticationMode::Builtin {
         out.push_str(claims(app.reauthenticators));
     }
-    out.push_str("\n2. What each enabled check needs at least\n");
-    for check in checks(integration) {
-        let _ = writeln!(out, "   {:<15} {}", check.label(), least(check, plan));
+}
+
+fn reader_text(out: &mut String, plan: &Plan<'_>) {
+    let Some((name, reader)) = plan.reader else {
+        out.push_str("\n3. No directory reader: the integration's own tokens give the evidence.\n");
+        return;
+    };
+    let id = &reader.client_id;
+    let _ = writeln!(
+        out,
+        "\n3. The directory reader {name} (client id {id}), in the tenant where it is registered"
+    );
+    if let Some(uri) = &plan.reader_redirect_uri {
+        let _ = writeln!(
+            out,
+            "   Redirect URI: {uri} (platform Web; Microsoft's consent page needs one to return to)"
+        );
     }
-    match plan.reader {
-        Some((name, reader)) => {
-            let _ = writeln!(
-                out,
-                "\n3. The directory reader {name} (client id {}), in the tenant where it is registered",
-                reader.client_id
-            );
-            if let Some(uri) = &plan.reader_redirect_uri {
-                let _ = writeln!(
-                    out,
-                    "   Redirect URI: {uri} (platform Web; Microsoft's consent page needs one to return to)"
-                );
-            }
-            for value in &plan.reader_permissions {
-                let _ = writeln!(
-                    out,
-                    "   Permission: microsoft_graph application {value}: {}",
-                    permission_purpose(value)
-                );
-            }
-        }
-        None => out.push_str("\n3. No directory reader: the integration's own tokens give the evidence.\n"),
+    for value in &plan.reader_permissions {
+        let purpose = permission_purpose(value);
+        let _ = writeln!(out, "   Permission: microsoft_graph application {value}: {purpose}");
     }
+}
+
+fn consent_text(out: &mut String, plan: &Plan<'_>) {
+    let integration = plan.integration;
     let _ = writeln!(out, "\n4. An administrator of {} opens and accepts, once", integration.tenant);
     let _ = writeln!(out, "   {}", plan.app_link);
     if let Some(link) = &plan.reader_link {
         let _ = writeln!(out, "   {link}");
     }
-    if app.access == Access::Delegated {
+    if plan.app.access == Access::Delegated {
         let link = format!("consentry reauth-link {}", integration.name);
         let token = format!("consentry import-token {}", integration.name);
         let how = if plan.redirect_uri.is_some() {
@@ -256,7 +260,6 @@ fn text(plan: &Plan<'_>) -> String {
         };
         let _ = writeln!(out, "   Then the first sign-in: {how}.");
     }
-    out
 }
 
 /// What tells guests and administrators apart where Graph may not be asked (Microsoft, `optional-claims-reference.md` for `acct`,

@@ -192,7 +192,7 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
         }
         (Some(secret), ..) => Some(ClientCredential::Secret(secret)),
         (_, (Some(certificate), Some(key)), ..) => {
-            certificate.zip(key).and_then(|files| certificate_credential(at, files))
+            certificate.zip(key).and_then(|(certificate, key)| certificate_credential(at, certificate, key))
         }
         (_, (Some(_), None) | (None, Some(_)), ..) => {
             section.at.problem("certificate_file and private_key_file belong together; give both");
@@ -220,7 +220,8 @@ pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
 
 fn certificate_credential(
     at: &Cursor<'_, '_>,
-    (certificate_file, private_key_file): (PathBuf, PathBuf),
+    certificate_file: PathBuf,
+    private_key_file: PathBuf,
 ) -> Option<ClientCredential> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     if CertificateDer::from_pem_file(&certificate_file).is_err() {

@@ -71,17 +71,7 @@ impl<'k> Integrations<'k> {
 
     fn one(&mut self, at: &Cursor<'_, '_>) -> Option<Integration> {
         let mut section = at.section();
-        let name = section.required("name").and_then(|at| {
-            let name = at.parsed(
-                "is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit",
-                |t| is_name(t).then(|| t.to_owned()),
-            )?;
-            if name == "callback" {
-                at.problem("callback is a path of its own (/reauth/callback); choose another name");
-            }
-            self.claim(&name, &at);
-            Some(name)
-        });
+        let name = section.required("name").and_then(|at| self.name(&at));
         let display_name = section.get("display_name").and_then(|at| at.non_empty());
         let app = section.required("app").and_then(|at| self.known_app(&at));
         let tenant = section.required("tenant_id").and_then(|at| tenant(&at));
@@ -133,6 +123,19 @@ impl<'k> Integrations<'k> {
             enabled,
             requirements,
         })
+    }
+
+    /// A name that is its own in all files.
+    fn name(&mut self, at: &Cursor<'_, '_>) -> Option<String> {
+        let name = at.parsed(
+            "is not a name; use lower-case letters, digits, _ . and -, beginning with a letter or digit",
+            |t| is_name(t).then(|| t.to_owned()),
+        )?;
+        if name == "callback" {
+            at.problem("callback is a path of its own (/reauth/callback); choose another name");
+        }
+        self.claim(&name, at);
+        Some(name)
     }
 
     fn claim(&mut self, name: &str, at: &Cursor<'_, '_>) {

@@ -345,24 +345,14 @@ fn tls(at: &Cursor<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<Web
     }
     let [certificate, private_key, client_ca] = sources;
     if asked_for {
-        let missing = |source: &Pem, what: &str| {
+        for (source, what) in [(&certificate, "cert"), (&private_key, "key")] {
             if matches!(source, Pem::Absent) {
                 at.problem(format!("{what} and {what}_file are missing; one of them is required"));
             }
-        };
-        missing(&certificate, "cert");
-        missing(&private_key, "key");
+        }
     }
-    if !matches!(client_ca, Pem::Absent) && client_auth == ClientAuth::None {
-        at.problem(
-            "client_ca is given without client_auth_type; write client_auth_type: RequireAndVerifyClientCert",
-        );
-    }
-    if client_allowed_sans.is_some()
-        && !matches!(client_auth, ClientAuth::RequireAny | ClientAuth::RequireAndVerify)
-    {
-        at.problem("client_allowed_sans protects nothing while clients may show no certificate; write client_auth_type: RequireAndVerifyClientCert");
-    }
+    let has_authority = !matches!(client_ca, Pem::Absent);
+    check_client_auth(at, client_auth, has_authority, client_allowed_sans.is_some());
     section.finish();
     Some(WebTls {
         certificate: certificate.good()?,
@@ -376,6 +366,18 @@ fn tls(at: &Cursor<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<Web
         prefer_server_cipher_suites,
         curves,
     })
+}
+
+/// What is asked of client certificates must fit whether they are asked for.
+fn check_client_auth(at: &Cursor<'_, '_>, client_auth: ClientAuth, has_authority: bool, has_sans: bool) {
+    if has_authority && client_auth == ClientAuth::None {
+        at.problem(
+            "client_ca is given without client_auth_type; write client_auth_type: RequireAndVerifyClientCert",
+        );
+    }
+    if has_sans && !matches!(client_auth, ClientAuth::RequireAny | ClientAuth::RequireAndVerify) {
+        at.problem("client_allowed_sans protects nothing while clients may show no certificate; write client_auth_type: RequireAndVerifyClientCert");
+    }
 }
 
 /// A PEM text as it was given.

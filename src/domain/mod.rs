@@ -49,7 +49,7 @@ pub use notification::{Incident, LinkTarget, MailKind, Notification, Obstacle, U
 pub use permission::permission_purpose;
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use record::{ExternalSignIn, IntegrationRecord};
-pub use schedule::{Backoff, History, SchedulePolicy, first_due, next_due};
+pub use schedule::{Backoff, History, SchedulePolicy};
 pub use text::{foreign, one_line};
 pub use time::Timestamp;
 pub use verdict::{

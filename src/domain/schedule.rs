@@ -69,44 +69,46 @@ fn next_slot(name: &str, period: Duration, after: Timestamp) -> Timestamp {
     Timestamp(after.0.saturating_add(period - elapsed))
 }
 
-/// When an integration without a probe in this process starts: its own next slot.
-pub fn first_due(name: &str, policy: &SchedulePolicy, now: Timestamp) -> Timestamp {
-    next_slot(name, policy.interval, now)
-}
+impl SchedulePolicy {
+    /// When an integration without a probe in this process starts: its own next slot.
+    pub fn first_due(&self, name: &str, now: Timestamp) -> Timestamp {
+        next_slot(name, self.interval, now)
+    }
 
-/// When to probe again after a probe that started at `started` and ended at `now`. `interval_multiplier` slows everybody down
-/// while the upstream fails; see [`Backoff`].
-pub fn next_due(
-    name: &str,
-    policy: &SchedulePolicy,
-    history: &History,
-    interval_multiplier: u32,
-    started: Timestamp,
-    now: Timestamp,
-) -> Timestamp {
-    let interval = policy.interval.saturating_mul(interval_multiplier.max(1));
-    let retry = policy.retry_interval.min(policy.interval);
-    if history.unknowns > 0 {
-        let doubled = retry.saturating_mul(1u32 << (history.unknowns - 1).min(16));
-        // The first retry comes as soon as ever: most faults are over by then.
-        return now.plus(if history.unknowns == 1 {
-            doubled
-        } else {
-            doubled.saturating_mul(interval_multiplier.max(1)).min(interval)
-        });
+    /// When to probe again after a probe that started at `started` and ended at `now`. `interval_multiplier` slows everybody down
+    /// while the upstream fails; see [`Backoff`].
+    pub fn next_due(
+        &self,
+        name: &str,
+        history: &History,
+        interval_multiplier: u32,
+        started: Timestamp,
+        now: Timestamp,
+    ) -> Timestamp {
+        let interval = self.interval.saturating_mul(interval_multiplier.max(1));
+        let retry = self.retry_interval.min(self.interval);
+        if history.unknowns > 0 {
+            let doubled = retry.saturating_mul(1u32 << (history.unknowns - 1).min(16));
+            // The first retry comes as soon as ever: most faults are over by then.
+            return now.plus(if history.unknowns == 1 {
+                doubled
+            } else {
+                doubled.saturating_mul(interval_multiplier.max(1)).min(interval)
+            });
+        }
+        if history.failing && !history.broken || history.recovering {
+            return now.plus(retry);
+        }
+        // A failure that stands is asked after more rarely: identical requests that fail cost the tenant's quota.
+        let confirmed = history.failures.saturating_sub(self.failure_threshold);
+        let factor = match confirmed {
+            0..12 => 1,
+            12..36 => 2,
+            _ => 4,
+        };
+        let slot = next_slot(name, self.interval, started);
+        slot.plus(self.interval.saturating_mul(factor.max(interval_multiplier.max(1)) - 1)).max(now)
     }
-    if history.failing && !history.broken || history.recovering {
-        return now.plus(retry);
-    }
-    // A failure that stands is asked after more rarely: identical requests that fail cost the tenant's quota.
-    let confirmed = history.failures.saturating_sub(policy.failure_threshold);
-    let factor = match confirmed {
-        0..12 => 1,
-        12..36 => 2,
-        _ => 4,
-    };
-    let slot = next_slot(name, policy.interval, started);
-    slot.plus(policy.interval.saturating_mul(factor.max(interval_multiplier.max(1)) - 1)).max(now)
 }
 
 /// How fast everybody may go, judged by the last result of each of the tenants probed last. One tenant counts once, however
@@ -162,7 +164,7 @@ mod tests {
 
     fn wait(history: History, interval_multiplier: u32) -> u64 {
         let now = Timestamp::from_seconds(1_700_000_000);
-        next_due("acme", &POLICY, &history, interval_multiplier, now, now).since(now).as_secs()
+        POLICY.next_due("acme", &history, interval_multiplier, now, now).since(now).as_secs()
     }
 
     #[test]
@@ -214,9 +216,9 @@ mod tests {
         let mut buckets = [0_u32; 10];
         for index in 0..10_000 {
             let name = format!("customer-{index}");
-            let due = first_due(&name, &POLICY, now);
+            let due = POLICY.first_due(&name, now);
             assert_eq!(
-                first_due(&name, &POLICY, now.plus(Duration::from_secs(300))),
+                POLICY.first_due(&name, now.plus(Duration::from_secs(300))),
                 due.plus(Duration::from_secs(300)),
                 "same after a restart"
             );

@@ -251,7 +251,7 @@ async fn serve_connection(
     match accepted {
         Accepted::Unix(stream) => {
             let connection = Connection { peer: Ipv4Addr::LOCALHOST.into(), certificates: None };
-            run_http(patient(stream), false, (site, connection, activity), stop).await;
+            run_http(patient(stream), false, Carried { site, connection, activity }, stop).await;
         }
         Accepted::Tcp(stream, peer) => {
             let _ = stream.set_nodelay(true);
@@ -260,7 +260,7 @@ async fn serve_connection(
                     run_http(
                         patient(stream),
                         false,
-                        (site, Connection { peer, certificates: None }, activity),
+                        Carried { site, connection: Connection { peer, certificates: None }, activity },
                         stop,
                     )
                     .await;
@@ -278,7 +278,7 @@ async fn serve_connection(
                     let http2 = agreed.alpn_protocol() == Some(b"h2");
                     let connection =
                         Connection { peer, certificates: agreed.peer_certificates().map(Arc::from) };
-                    run_http(stream, http2, (site, connection, activity), stop).await;
+                    run_http(stream, http2, Carried { site, connection, activity }, stop).await;
                 }
             }
         }
@@ -321,15 +321,19 @@ async fn tls_handshake(
     }
 }
 
+/// What a connection is for.
+struct Carried<'a> {
+    site: Arc<Site>,
+    connection: Connection,
+    activity: &'a Arc<Activity>,
+}
+
 /// HTTP, until one side has enough.
-async fn run_http<S>(
-    stream: S,
-    http2: bool,
-    (site, connection, activity): (Arc<Site>, Connection, &Arc<Activity>),
-    mut stop: watch::Receiver<bool>,
-) where
+async fn run_http<S>(stream: S, http2: bool, carried: Carried<'_>, mut stop: watch::Receiver<bool>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Carried { site, connection, activity } = carried;
     let activity = Arc::clone(activity);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let (site, activity) = (Arc::clone(&site), Arc::clone(&activity));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
     Registry,
@@ -43,21 +44,46 @@ impl EmailFailure {
 #[derive(Clone)]
 pub struct Families {
     registry: Registry,
+    probing: Probing,
+    upstream: Upstream,
+    mail: Mail,
+    sign_ins: SignIns,
+    process: Process,
+}
+
+#[derive(Clone)]
+struct Probing {
     probes: IntCounterVec,
-    probe_duration: Histogram,
+    duration: Histogram,
     schedule_delay: Histogram,
     interval: Gauge,
     repair: Histogram,
-    upstream_requests: IntCounterVec,
-    upstream_duration: HistogramVec,
-    storage_errors: IntCounter,
-    emails: IntCounterVec,
-    emails_failed: IntCounterVec,
-    token_queue: IntGauge,
+}
+
+#[derive(Clone)]
+struct Upstream {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+}
+
+#[derive(Clone)]
+struct Mail {
+    sent: IntCounterVec,
+    failed: IntCounterVec,
     queue: IntGauge,
-    email_success: Gauge,
+    last_success: Gauge,
+}
+
+#[derive(Clone)]
+struct SignIns {
     reauthentications: IntCounterVec,
-    token_deliveries: IntCounterVec,
+    deliveries: IntCounterVec,
+    queue: IntGauge,
+}
+
+#[derive(Clone)]
+struct Process {
+    storage_errors: IntCounter,
     reload_successful: IntGauge,
     reload_time: Gauge,
     files_broken: IntGauge,
@@ -95,213 +121,261 @@ impl Families {
     /// Two families share a name, which a test would show.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(family.clone())).map(|()| family)
-        };
-        let int_gauge = |name: &str, help: &str| {
-            let family = IntGauge::new(name, help)?;
-            registry.register(Box::new(family.clone())).map(|()| family)
-        };
-        let gauge = |name: &str, help: &str| {
-            let family = Gauge::new(name, help)?;
-            registry.register(Box::new(family.clone())).map(|()| family)
-        };
-        let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            let family = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-            registry.register(Box::new(family.clone())).map(|()| family)
-        };
-        let upstream_duration = HistogramVec::new(
-            HistogramOpts::new(
-                "consentry_upstream_request_duration_seconds",
-                "Length of requests to Entra and Graph.",
-            )
-            .buckets(REQUEST_BUCKETS.to_vec()),
-            &["endpoint", "code"],
-        )?;
-        registry.register(Box::new(upstream_duration.clone()))?;
+        let register = Register(&registry);
         let families = Self {
-            probes: counter("consentry_probes_total", "Probes that ended, by result.", &["result"])?,
-            probe_duration: histogram(
-                "consentry_probe_duration_seconds",
-                "Length of probes, all integrations together.",
-                PROBE_BUCKETS,
-            )?,
-            schedule_delay: histogram(
-                "consentry_probe_schedule_delay_seconds",
-                "How late probes start.",
-                DELAY_BUCKETS,
-            )?,
-            interval: gauge(
-                "consentry_probe_interval_seconds",
-                "Configured time from one probe of an integration to the next.",
-            )?,
-            repair: histogram(
-                "consentry_integration_repair_duration_seconds",
-                "How long integrations were broken that are fixed.",
-                REPAIR_BUCKETS,
-            )?,
-            upstream_requests: counter(
-                "consentry_upstream_requests_total",
-                "Requests to Entra and Graph, by HTTP status or kind of failure.",
-                &["endpoint", "code"],
-            )?,
-            upstream_duration,
-            storage_errors: {
-                let family = IntCounter::new(
-                    "consentry_storage_errors_total",
-                    "Reads and writes that the database refused.",
-                )?;
-                registry.register(Box::new(family.clone()))?;
-                family
-            },
-            emails: counter("consentry_emails_total", "Mails that the mail server has taken.", &["kind"])?,
-            emails_failed: counter(
-                "consentry_emails_failed_total",
-                "Attempts to send a mail that failed.",
-                &["kind", "reason"],
-            )?,
-            reauthentications: counter(
-                "consentry_reauthentications_total",
-                "Re-authentications that ended, by result.",
-                &["result"],
-            )?,
-            token_deliveries: counter(
-                "consentry_token_deliveries_total",
-                "Attempts to hand a renewed refresh token to its product, by result.",
-                &["result"],
-            )?,
-            token_queue: int_gauge(
-                "consentry_token_delivery_queue_length",
-                "Renewed refresh tokens that wait to be handed to their product.",
-            )?,
-            queue: int_gauge("consentry_email_queue_length", "Mails that wait to be sent.")?,
-            email_success: gauge(
-                "consentry_email_last_success_timestamp_seconds",
-                "When the mail server last took a mail; 0 before the first.",
-            )?,
-            reload_successful: int_gauge(
-                "consentry_config_last_reload_successful",
-                "Whether the last reading of the configuration succeeded.",
-            )?,
-            reload_time: gauge(
-                "consentry_config_last_reload_success_timestamp_seconds",
-                "When the configuration was last read successfully.",
-            )?,
-            files_broken: int_gauge(
-                "consentry_config_files_broken",
-                "Files of integration_files that are invalid, so that their last good list is in effect.",
-            )?,
-            web_info: {
-                let about = "1, labelled with the address at which browsers find the status page.";
-                let family = GaugeVec::new(Opts::new("consentry_web_info", about), &["url"])?;
-                registry.register(Box::new(family.clone()))?;
-                family
-            },
+            probing: Probing::new(&register)?,
+            upstream: Upstream::new(&register)?,
+            mail: Mail::new(&register)?,
+            sign_ins: SignIns::new(&register)?,
+            process: Process::new(&register)?,
             registry: registry.clone(),
         };
-        for outcome in ["pass", "fail", "unknown"] {
-            families.probes.with_label_values(&[outcome]);
-        }
-        for kind in MailKind::ALL {
-            families.emails.with_label_values(&[kind.label()]);
-            for reason in EmailFailure::ALL {
-                families.emails_failed.with_label_values(&[kind.label(), reason.label()]);
-            }
-        }
-        for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
-            families.reauthentications.with_label_values(&[result]);
-        }
-        for result in ["success", "error"] {
-            families.token_deliveries.with_label_values(&[result]);
-        }
         register_constants(&registry)?;
         Ok(families)
     }
 
     /// A probe ended.
     pub fn probe(&self, outcome: Outcome, duration: Duration, delay: Duration) {
-        self.probes.with_label_values(&[outcome.label()]).inc();
-        self.probe_duration.observe(duration.as_secs_f64());
-        self.schedule_delay.observe(delay.as_secs_f64());
+        self.probing.probes.with_label_values(&[outcome.label()]).inc();
+        self.probing.duration.observe(duration.as_secs_f64());
+        self.probing.schedule_delay.observe(delay.as_secs_f64());
     }
 
     /// The configured time from one probe of an integration to the next.
     pub fn set_interval(&self, interval: Duration) {
-        self.interval.set(interval.as_secs_f64());
+        self.probing.interval.set(interval.as_secs_f64());
     }
 
     /// An integration works again that was broken for so long.
     pub fn repaired(&self, after: Duration) {
-        self.repair.observe(after.as_secs_f64());
+        self.probing.repair.observe(after.as_secs_f64());
     }
 
     /// Where browsers find the status page.
     pub fn set_url(&self, url: &str) {
-        self.web_info.reset();
-        self.web_info.with_label_values(&[url]).set(1.0);
+        self.process.web_info.reset();
+        self.process.web_info.with_label_values(&[url]).set(1.0);
     }
 
     /// A request to the upstream ended.
     pub fn upstream(&self, endpoint: &str, code: &str, duration: Duration) {
-        self.upstream_requests.with_label_values(&[endpoint, code]).inc();
-        self.upstream_duration.with_label_values(&[endpoint, code]).observe(duration.as_secs_f64());
+        self.upstream.requests.with_label_values(&[endpoint, code]).inc();
+        self.upstream.duration.with_label_values(&[endpoint, code]).observe(duration.as_secs_f64());
     }
 
     /// The database refused something.
     pub fn storage_failed(&self) {
-        self.storage_errors.inc();
+        self.process.storage_errors.inc();
     }
 
     /// The mail server took a mail.
     pub fn email_sent(&self, kind: MailKind, at: Timestamp) {
-        self.emails.with_label_values(&[kind.label()]).inc();
-        self.email_success.set(at.seconds());
+        self.mail.sent.with_label_values(&[kind.label()]).inc();
+        self.mail.last_success.set(at.seconds());
     }
 
     /// When a mail was last taken, remembered from before the start.
     pub fn set_last_email(&self, at: Timestamp) {
-        self.email_success.set(at.seconds());
+        self.mail.last_success.set(at.seconds());
     }
 
     /// An attempt failed.
     pub fn email_failed(&self, kind: MailKind, failure: EmailFailure) {
-        self.emails_failed.with_label_values(&[kind.label(), failure.label()]).inc();
+        self.mail.failed.with_label_values(&[kind.label(), failure.label()]).inc();
     }
 
     /// So many mails wait.
     pub fn set_queue(&self, length: i64) {
-        self.queue.set(length);
+        self.mail.queue.set(length);
     }
 
     /// So many renewed tokens wait to be handed over.
     pub fn set_token_queue(&self, length: usize) {
-        self.token_queue.set(i64::try_from(length).unwrap_or(i64::MAX));
+        self.sign_ins.queue.set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
     /// A re-authentication ended; `result` is one of the known ones.
     pub fn reauthentication(&self, result: &str) {
-        self.reauthentications.with_label_values(&[result]).inc();
+        self.sign_ins.reauthentications.with_label_values(&[result]).inc();
     }
 
     /// An attempt to hand a renewed token over ended: `success` or `error`.
     pub fn token_delivery(&self, result: &str) {
-        self.token_deliveries.with_label_values(&[result]).inc();
+        self.sign_ins.deliveries.with_label_values(&[result]).inc();
     }
 
     /// The configuration was read and is in effect.
     pub fn configuration_read(&self, at: Timestamp) {
-        self.reload_time.set(at.seconds());
+        self.process.reload_time.set(at.seconds());
     }
 
     /// Whether the last reload went well, and how many watched files are invalid, so that their last good list is in effect.
     pub fn configuration_state(&self, reloaded: bool, files_broken: usize) {
-        self.reload_successful.set(i64::from(reloaded && files_broken == 0));
-        self.files_broken.set(i64::try_from(files_broken).unwrap_or(i64::MAX));
+        self.process.reload_successful.set(i64::from(reloaded && files_broken == 0));
+        self.process.files_broken.set(i64::try_from(files_broken).unwrap_or(i64::MAX));
     }
 
     pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
         self.registry.gather()
+    }
+}
+
+/// Makes families and registers them.
+struct Register<'r>(&'r Registry);
+
+impl Register<'_> {
+    fn add<F: Collector + Clone + 'static>(&self, family: prometheus::Result<F>) -> prometheus::Result<F> {
+        let family = family?;
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        self.add(Gauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+}
+
+impl Probing {
+    fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        let probes =
+            register.counter("consentry_probes_total", "Probes that ended, by result.", &["result"])?;
+        for outcome in ["pass", "fail", "unknown"] {
+            probes.with_label_values(&[outcome]);
+        }
+        Ok(Self {
+            probes,
+            duration: register.histogram(
+                "consentry_probe_duration_seconds",
+                "Length of probes, all integrations together.",
+                PROBE_BUCKETS,
+            )?,
+            schedule_delay: register.histogram(
+                "consentry_probe_schedule_delay_seconds",
+                "How late probes start.",
+                DELAY_BUCKETS,
+            )?,
+            interval: register.gauge(
+                "consentry_probe_interval_seconds",
+                "Configured time from one probe of an integration to the next.",
+            )?,
+            repair: register.histogram(
+                "consentry_integration_repair_duration_seconds",
+                "How long integrations were broken that are fixed.",
+                REPAIR_BUCKETS,
+            )?,
+        })
+    }
+}
+
+impl Upstream {
+    fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        let labels = ["endpoint", "code"];
+        let requests = "Requests to Entra and Graph, by HTTP status or kind of failure.";
+        let duration = HistogramOpts::new(
+            "consentry_upstream_request_duration_seconds",
+            "Length of requests to Entra and Graph.",
+        );
+        Ok(Self {
+            requests: register.counter("consentry_upstream_requests_total", requests, &labels)?,
+            duration: register.add(HistogramVec::new(duration.buckets(REQUEST_BUCKETS.to_vec()), &labels))?,
+        })
+    }
+}
+
+impl Mail {
+    fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        let mail = Self {
+            sent: register.counter(
+                "consentry_emails_total",
+                "Mails that the mail server has taken.",
+                &["kind"],
+            )?,
+            failed: register.counter(
+                "consentry_emails_failed_total",
+                "Attempts to send a mail that failed.",
+                &["kind", "reason"],
+            )?,
+            queue: register.int_gauge("consentry_email_queue_length", "Mails that wait to be sent.")?,
+            last_success: register.gauge(
+                "consentry_email_last_success_timestamp_seconds",
+                "When the mail server last took a mail; 0 before the first.",
+            )?,
+        };
+        for kind in MailKind::ALL {
+            mail.sent.with_label_values(&[kind.label()]);
+            for reason in EmailFailure::ALL {
+                mail.failed.with_label_values(&[kind.label(), reason.label()]);
+            }
+        }
+        Ok(mail)
+    }
+}
+
+impl SignIns {
+    fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        let sign_ins = Self {
+            reauthentications: register.counter(
+                "consentry_reauthentications_total",
+                "Re-authentications that ended, by result.",
+                &["result"],
+            )?,
+            deliveries: register.counter(
+                "consentry_token_deliveries_total",
+                "Attempts to hand a renewed refresh token to its product, by result.",
+                &["result"],
+            )?,
+            queue: register.int_gauge(
+                "consentry_token_delivery_queue_length",
+                "Renewed refresh tokens that wait to be handed to their product.",
+            )?,
+        };
+        for result in ["success", "denied", "wrong_tenant", "incomplete", "expired", "error"] {
+            sign_ins.reauthentications.with_label_values(&[result]);
+        }
+        for result in ["success", "error"] {
+            sign_ins.deliveries.with_label_values(&[result]);
+        }
+        Ok(sign_ins)
+    }
+}
+
+impl Process {
+    fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        let web_info = Opts::new(
+            "consentry_web_info",
+            "1, labelled with the address at which browsers find the status page.",
+        );
+        Ok(Self {
+            storage_errors: register.add(IntCounter::new(
+                "consentry_storage_errors_total",
+                "Reads and writes that the database refused.",
+            ))?,
+            reload_successful: register.int_gauge(
+                "consentry_config_last_reload_successful",
+                "Whether the last reading of the configuration succeeded.",
+            )?,
+            reload_time: register.gauge(
+                "consentry_config_last_reload_success_timestamp_seconds",
+                "When the configuration was last read successfully.",
+            )?,
+            files_broken: register.int_gauge(
+                "consentry_config_files_broken",
+                "Files of integration_files that are invalid, so that their last good list is in effect.",
+            )?,
+            web_info: register.add(GaugeVec::new(web_info, &["url"]))?,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::domain::{Check, CredentialExpiry, Outcome, Reason, Remedy, Verdict};
+use crate::domain::{Check, CredentialExpiry, IntegrationState, Outcome, Reason, Remedy, Verdict};
 use crate::fleet::FleetEntry;
 
 /// Families with a series for each integration, in the order in which they are written: name and help.
@@ -194,104 +194,88 @@ fn render(known: &FleetEntry) -> Entry {
 }
 
 fn write_family(out: &mut String, family: &str, known: &FleetEntry) {
-    let state = &known.state;
-    // Names are checked by the configuration; they need no escaping.
-    let name = &known.record.name;
     match family {
-        "consentry_integration_up" => match state.verdict {
-            Verdict::Unknown => {}
-            Verdict::Healthy => {
-                line!(out, "{family}{{integration=\"{name}\"}} 1");
-            }
-            Verdict::Broken { .. } => {
-                line!(out, "{family}{{integration=\"{name}\"}} 0");
-            }
-        },
-        "consentry_integration_reauthentication_required" => {
-            let needed = match state.verdict {
-                Verdict::Unknown => return,
-                Verdict::Healthy => 0,
-                Verdict::Broken { reason, .. } => u8::from(reason.remedy() == Remedy::Reauthenticate),
-            };
-            line!(out, "{family}{{integration=\"{name}\"}} {needed}");
-        }
-        "consentry_integration_broken_since_timestamp_seconds" => {
-            if let Verdict::Broken { since, .. } = state.verdict {
-                line!(out, "{family}{{integration=\"{name}\"}} {}", since.seconds());
-            }
-        }
         "consentry_integration_info" => write_info(out, family, known),
-        "consentry_check_success" => {
-            for check in &state.checks {
-                if let Some(success) = check.success {
-                    line!(
-                        out,
-                        "{family}{{integration=\"{name}\",check=\"{}\"}} {}",
-                        check.check.label(),
-                        u8::from(success)
-                    );
+        "consentry_permission_granted" => write_permissions(out, family, known),
+        "consentry_credential_expiry_timestamp_seconds" => write_credentials(out, family, known),
+        of_checks if of_checks.starts_with("consentry_check_") => write_checks(out, family, known),
+        _ => {
+            if let Some(value) = value(family, &known.state) {
+                // Names are checked by the configuration; they need no escaping.
+                line!(out, "{family}{{integration=\"{}\"}} {value}", known.record.name);
+            }
+        }
+    }
+}
+
+/// The value of a family that has one series for an integration; `None` where there is nothing to say.
+fn value(family: &str, state: &IntegrationState) -> Option<f64> {
+    let broken = match state.verdict {
+        Verdict::Broken { since, reason } => Some((since, reason)),
+        Verdict::Healthy | Verdict::Unknown => None,
+    };
+    let known = state.verdict != Verdict::Unknown;
+    match family {
+        "consentry_integration_up" => known.then(|| f64::from(u8::from(broken.is_none()))),
+        "consentry_integration_reauthentication_required" => {
+            let required = broken.is_some_and(|(_, reason)| reason.remedy() == Remedy::Reauthenticate);
+            known.then(|| f64::from(u8::from(required)))
+        }
+        "consentry_integration_broken_since_timestamp_seconds" => broken.map(|(since, _)| since.seconds()),
+        "consentry_integration_last_probe_timestamp_seconds" => state.last_probe.map(|at| at.seconds()),
+        "consentry_integration_probe_duration_seconds" => {
+            state.last_probe.map(|_| state.duration.as_secs_f64())
+        }
+        "consentry_groups_visible" => state.groups_visible.map(f64::from),
+        _ => None,
+    }
+}
+
+fn write_checks(out: &mut String, family: &str, known: &FleetEntry) {
+    let name = &known.record.name;
+    for state in &known.state.checks {
+        let check = state.check.label();
+        match family {
+            "consentry_check_success" => {
+                if let Some(success) = state.success {
+                    let value = u8::from(success);
+                    line!(out, "{family}{{integration=\"{name}\",check=\"{check}\"}} {value}");
                 }
             }
-        }
-        "consentry_check_reason" => {
-            for check in &state.checks {
-                if let Some(reason) = check.outcome.reason() {
+            "consentry_check_reason" => {
+                if let Some(reason) = state.outcome.reason() {
                     let (reason, remedy) = (reason.label(), reason.remedy().label());
                     line!(
                         out,
-                        "{family}{{integration=\"{name}\",check=\"{}\",reason=\"{reason}\",remedy=\"{remedy}\"}} 1",
-                        check.check.label()
+                        "{family}{{integration=\"{name}\",check=\"{check}\",reason=\"{reason}\",remedy=\"{remedy}\"}} 1"
                     );
                 }
             }
-        }
-        "consentry_check_last_success_timestamp_seconds" => {
-            for check in &state.checks {
-                if let Some(at) = check.last_success {
-                    line!(
-                        out,
-                        "{family}{{integration=\"{name}\",check=\"{}\"}} {}",
-                        check.check.label(),
-                        at.seconds()
-                    );
+            _ => {
+                if let Some(at) = state.last_success {
+                    line!(out, "{family}{{integration=\"{name}\",check=\"{check}\"}} {}", at.seconds());
                 }
             }
         }
-        "consentry_integration_last_probe_timestamp_seconds" => {
-            if let Some(at) = state.last_probe {
-                line!(out, "{family}{{integration=\"{name}\"}} {}", at.seconds());
-            }
-        }
-        "consentry_integration_probe_duration_seconds" if state.last_probe.is_some() => {
-            line!(out, "{family}{{integration=\"{name}\"}} {}", state.duration.as_secs_f64());
-        }
-        "consentry_permission_granted" => {
-            for permission in &state.permissions {
-                let Some(granted) = permission.granted else { continue };
-                let (resource, value) = (escape(&permission.resource), escape(&permission.permission));
-                let grant = permission.grant.label();
-                line!(
-                    out,
-                    "{family}{{integration=\"{name}\",resource=\"{resource}\",permission=\"{value}\",grant=\"{grant}\"}} {}",
-                    u8::from(granted)
-                );
-            }
-        }
-        "consentry_groups_visible" => {
-            if let Some(count) = state.groups_visible {
-                line!(out, "{family}{{integration=\"{name}\"}} {count}");
-            }
-        }
-        "consentry_credential_expiry_timestamp_seconds" => {
-            for CredentialExpiry { kind, key_id, at } in &known.credentials {
-                line!(
-                    out,
-                    "{family}{{integration=\"{name}\",kind=\"{kind}\",key_id=\"{key_id}\"}} {}",
-                    at.seconds()
-                );
-            }
-        }
-        _ => {}
+    }
+}
+
+fn write_permissions(out: &mut String, family: &str, known: &FleetEntry) {
+    for permission in &known.state.permissions {
+        let Some(granted) = permission.granted.map(u8::from) else { continue };
+        let (resource, value) = (escape(&permission.resource), escape(&permission.permission));
+        let (name, grant) = (&known.record.name, permission.grant.label());
+        line!(
+            out,
+            "{family}{{integration=\"{name}\",resource=\"{resource}\",permission=\"{value}\",grant=\"{grant}\"}} {granted}"
+        );
+    }
+}
+
+fn write_credentials(out: &mut String, family: &str, known: &FleetEntry) {
+    for CredentialExpiry { kind, key_id, at } in &known.credentials {
+        let name = &known.record.name;
+        line!(out, "{family}{{integration=\"{name}\",kind=\"{kind}\",key_id=\"{key_id}\"}} {}", at.seconds());
     }
 }
 

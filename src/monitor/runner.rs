@@ -205,7 +205,8 @@ impl Monitor {
             self.schedule().reconfigure(
                 change.schedule,
                 queue,
-                (&changed, never_probed),
+                &changed,
+                never_probed,
                 self.inner.clock.steady(),
             );
             *self.inner.setup.write() = Arc::new(setup);
@@ -348,43 +349,29 @@ impl Monitor {
 
     /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe. Answers whether consent has
     /// turned out to be renewed just now.
-    async fn verified(
-        &self,
-        setup: &Setup,
-        target: &Target,
-        evidence: &Evidence,
-        passed: bool,
-        (since, last): (Timestamp, bool),
-    ) -> bool {
-        let name = &target.name;
-        let consent_holds = consent_holds(&target.requirements, evidence);
+    async fn verified(&self, setup: &Setup, seen: Verification, since: Timestamp) -> bool {
+        let name = seen.integration.clone();
+        let passed = seen.passed;
         let began;
         {
             let mut verifications = self.verifications();
-            // A newer sign-in has its own proof.
-            let Some(pending) = verifications.get_mut(name).filter(|p| p.since == since) else {
+            // A newer sign-in has its own verification.
+            let Some(pending) = verifications.get_mut(&name).filter(|p| p.since == since) else {
                 return false;
             };
             pending.seen = true;
             began = pending.began;
             // Where consent is not an enabled check, that everything passes says nothing of it.
-            let proven = passed && (pending.grace.is_some() || consent_holds == Some(true));
-            if last || proven {
-                verifications.remove(name);
-                self.schedule().drop_extra_probes(name);
+            let verified = passed && (pending.grace.is_some() || seen.consent_holds == Some(true));
+            if seen.last || verified {
+                verifications.remove(&name);
+                self.schedule().drop_extra_probes(&name);
             }
         }
-        let renewed = (setup.listener)(Verification {
-            integration: name.clone(),
-            consent_holds,
-            passed,
-            last,
-            since: began,
-        })
-        .await;
+        let renewed = (setup.listener)(Verification { since: began, ..seen }).await;
         // Now it is known that something has changed, and Entra's replicas may still disagree about it for a while.
         if renewed && !passed {
-            self.verify_renewal(name, self.inner.clock.now());
+            self.verify_renewal(&name, self.inner.clock.now());
         }
         renewed
     }
@@ -456,11 +443,20 @@ impl Monitor {
         let diagnosis = diagnose(&target.requirements, &probed.evidence);
         let duration = stopwatch.elapsed();
         let pending = self.verifications().get(name).copied();
-        let owed = pending.filter(|p| p.since <= started).map(|p| (p.since, started >= p.last));
+        let due_verification = pending.filter(|p| p.since <= started);
         let passed = diagnosis.overall() == Outcome::Pass;
         // Before the verdict: the mail about the end of an alert says what has ended it.
-        let renewed = match owed {
-            Some(owed) => self.verified(&setup, target, &probed.evidence, passed, owed).await,
+        let renewed = match due_verification {
+            Some(pending) => {
+                let seen = Verification {
+                    integration: name.to_owned(),
+                    consent_holds: consent_holds(&target.requirements, &probed.evidence),
+                    passed,
+                    last: started >= pending.last,
+                    since: pending.began,
+                };
+                self.verified(&setup, seen, pending.since).await
+            }
             None => false,
         };
         // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
@@ -471,7 +467,7 @@ impl Monitor {
             duration,
             steady: clock.steady(),
             grace,
-            renewed: renewed || owed.is_some() && pending.is_some_and(|p| p.grace.is_some()),
+            renewed: renewed || due_verification.is_some() && pending.is_some_and(|p| p.grace.is_some()),
         };
         let history = inner.evaluator.apply(&steady, name, &diagnosis, seen, clock.now()).await;
         drop(steady);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use crate::domain::{Backoff, History, SchedulePolicy, Timestamp, first_due, next_due};
+use crate::domain::{Backoff, History, SchedulePolicy, Timestamp};
 
 /// One integration's place in the queue.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ impl Schedule {
                 schedule.fresh.push_back(name);
                 continue;
             }
-            let due = first_due(&name, &policy, now);
+            let due = policy.first_due(&name, now);
             schedule.queue.insert((due, name.clone()));
             schedule.places.insert(name, Slot { tenant, due, started: None });
         }
@@ -86,7 +86,8 @@ impl Schedule {
         &mut self,
         policy: SchedulePolicy,
         integrations: impl IntoIterator<Item = (String, String)>,
-        (changed, fresh): (&HashSet<String>, &HashSet<String>),
+        changed: &HashSet<String>,
+        fresh: &HashSet<String>,
         now: Timestamp,
     ) {
         let moved = policy != self.policy;
@@ -99,7 +100,7 @@ impl Schedule {
             let old = earlier.remove(&name);
             let due = match &old {
                 Some(place) if !moved => place.due,
-                _ => first_due(&name, &policy, now),
+                _ => policy.first_due(&name, now),
             };
             // What was asked for is not forgotten because the intervals have changed.
             let asked = self.followed.get(&name).and_then(|moments| moments.first());
@@ -197,7 +198,7 @@ impl Schedule {
         let before = self.pace.interval_multiplier();
         self.pace.record(&place.tenant, ended.trouble);
         let mut due =
-            next_due(name, &self.policy, &ended.history, self.pace.interval_multiplier(), ended.started, now);
+            self.policy.next_due(name, &ended.history, self.pace.interval_multiplier(), ended.started, now);
         if let Some(moments) = self.followed.get_mut(name) {
             moments.retain(|m| *m > ended.started);
             due = moments.first().map_or(due, |m| due.min(*m));
@@ -230,7 +231,7 @@ impl Schedule {
                 .is_some_and(|until| *until > now);
             if !paused {
                 self.queue.remove(&(due, name.clone()));
-                self.put(&name, first_due(&name, &self.policy, now));
+                self.put(&name, self.policy.first_due(&name, now));
             }
         }
     }
@@ -386,7 +387,7 @@ mod tests {
                 schedule.ended(&name, well(now), now);
             }
         }
-        let own = first_due("i1", &POLICY, START).since(START).as_secs();
+        let own = POLICY.first_due("i1", START).since(START).as_secs();
         let mut expected = vec![0, 15, 60, 200, own];
         expected.sort_unstable();
         assert_eq!(probed, expected, "besides its own slot at {own} s");
@@ -401,7 +402,7 @@ mod tests {
         schedule.add_extra_probes("c", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1, "c is in flight");
         let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<HashSet<String>>();
-        schedule.reconfigure(POLICY, named(&["a", "b", "d", "e"]), (&set(&["b"]), &set(&["d"])), START);
+        schedule.reconfigure(POLICY, named(&["a", "b", "d", "e"]), &set(&["b"]), &set(&["d"]), START);
         assert_eq!(schedule.due("a"), a, "who stays keeps its place");
         assert!(schedule.due("b") <= b);
         let second = START.plus(Duration::from_secs(1));
@@ -414,7 +415,7 @@ mod tests {
         schedule.requeue("b", second);
         assert_eq!(schedule.start(10, second), [("b".to_owned(), second)]);
         // One that is in flight while it stays is neither forgotten nor probed twice at a time.
-        schedule.reconfigure(POLICY, named(&["b"]), (&set(&["b"]), &set(&[])), second);
+        schedule.reconfigure(POLICY, named(&["b"]), &set(&["b"]), &set(&[]), second);
         assert!(schedule.start(10, second).is_empty());
         schedule.ended("b", well(second), second);
         assert!(schedule.due("b").is_some());
@@ -445,7 +446,7 @@ mod tests {
         assert_eq!((rounds, probed), (2, 21), "all of them, no more at once than may be");
         let kept = (0..10).filter(|i| *i != 3).all(|i| schedule.due(&format!("i{i}")) == slots[i]);
         assert!(kept, "the others keep their slots");
-        schedule.reconfigure(POLICY, names, (&HashSet::new(), &HashSet::from(["i5".to_owned()])), START);
+        schedule.reconfigure(POLICY, names, &HashSet::new(), &HashSet::from(["i5".to_owned()]), START);
         assert_eq!(schedule.start(8, START), [("i5".to_owned(), START)], "nothing is known of it any more");
     }
 

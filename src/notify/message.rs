@@ -193,11 +193,10 @@ impl<'a> Phrases<'a> {
     }
 }
 
-fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
-    let incident = words.incident;
+/// Subject and heading of a mail to administrators.
+fn admin_title(words: &Phrases<'_>, kind: MailKind) -> (String, String) {
     let (name, app) = (&words.name, &words.app);
-    let invitation = incident.reason == Reason::TokenMissing;
-    let (subject, heading) = match kind {
+    match kind {
         MailKind::Changed => (
             format!("{app} for {name} is still broken, for another reason"),
             format!("{app} for {name}: the reason has changed"),
@@ -210,14 +209,36 @@ fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
             format!("[Test] Action needed: {app} has lost access for {name}"),
             format!("This is a test. {app} has lost access for {name}"),
         ),
-        _ if invitation => {
+        _ if words.incident.reason == Reason::TokenMissing => {
             (format!("Please connect {app} for {name}"), format!("{app} for {name} waits for your sign-in"))
         }
         _ => (
             format!("Action needed: {app} has lost access for {name}"),
             format!("{app} has lost access for {name}"),
         ),
+    }
+}
+
+/// What an administrator does after pressing the button.
+fn admin_steps(words: &Phrases<'_>) -> Vec<String> {
+    let incident = words.incident;
+    if matches!(incident.link, LinkTarget::Url(_)) {
+        return vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()];
+    }
+    let account = match incident.access {
+        Access::Delegated => format!(
+            "Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.",
+            words.tenant
+        ),
+        Access::Application => format!("Sign in with an administrator account of {}.", words.tenant),
     };
+    vec!["Press the button.".to_owned(), account, "Press Accept. That is all.".to_owned()]
+}
+
+fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
+    let (incident, app) = (words.incident, &words.app);
+    let invitation = incident.reason == Reason::TokenMissing;
+    let (subject, heading) = admin_title(words, kind);
     let mut lead = vec![incident.reason.sentence().to_owned()];
     lead.push(match invitation {
         true => format!(
@@ -227,34 +248,14 @@ fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
             "Until this works again, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
         ),
     });
-    let mut steps = Vec::new();
-    let mut button = None;
-    if let (Remedy::Reauthenticate, Some(link)) = (incident.reason.remedy(), link) {
-        button = Some((if invitation { "Connect" } else { "Re-authenticate" }, link.to_owned()));
-        steps = match (&incident.link, incident.access) {
-            (LinkTarget::Url(_), _) => {
-                vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()]
-            }
-            _ => vec![
-                "Press the button.".to_owned(),
-                match incident.access {
-                    Access::Delegated => format!(
-                        "Sign in with an administrator account of {}. A service account is best: the connection lives as long as the account does.",
-                        words.tenant
-                    ),
-                    Access::Application => {
-                        format!("Sign in with an administrator account of {}.", words.tenant)
-                    }
-                },
-                "Press Accept. That is all.".to_owned(),
-            ],
-        };
-    }
+    lead.extend(incident.reason.before_accepting().map(str::to_owned));
+    let link = link.filter(|_| incident.reason.remedy() == Remedy::Reauthenticate);
+    let button = link.map(|url| (if invitation { "Connect" } else { "Re-authenticate" }, url.to_owned()));
+    let steps = if button.is_some() { admin_steps(words) } else { Vec::new() };
     let mut notes = vec![incident.reason.advice().to_owned()];
     if button.is_some() && !incident.permissions.is_empty() {
         notes.push(format!("You will be asked for: {}.", incident.permissions.join(", ")));
     }
-    lead.extend(incident.reason.before_accepting().map(str::to_owned));
     if incident.reason.leaves_provisioning() {
         notes.push(PROVISIONING_STAYS.to_owned());
     }

@@ -93,7 +93,7 @@ impl Reauthentication {
             }
         };
         let bound = (came.cookie)(&cookie_name(&id)).is_some_and(|value| same(&hash(&value), &row.cookie));
-        let (turned, link) = match self.claim(&row, bound, came.origin).await {
+        let (refusal, mails, link) = match self.claim(&row, bound, came.origin).await {
             Ok(pending) => {
                 came.origin.clone_into(&mut row.origin);
                 let subject = self.subject(&row.integration);
@@ -103,13 +103,13 @@ impl Reauthentication {
                     }
                     Err(turned) => {
                         let mails = self.mails(&row, &turned, subject.as_ref());
-                        ((turned.refusal, mails), Some(Secret::new(pending.link)))
+                        (turned.refusal, mails, Some(Secret::new(pending.link)))
                     }
                 }
             }
-            Err(refusal) => ((refusal, Vec::new()), None),
+            Err(refusal) => (refusal, Vec::new(), None),
         };
-        self.refused(row, turned, link).await
+        self.refused(row, refusal, mails, link).await
     }
 
     /// What the operators are told of a refusal.
@@ -120,13 +120,14 @@ impl Reauthentication {
         subject: Option<&Subject<'_>>,
     ) -> Vec<Notification> {
         let now = self.inner.clock.now();
-        subject.map(|s| s.refusal(row, (&turned.refusal, turned.by.as_deref()), now)).unwrap_or_default()
+        subject.map(|s| s.refusal(row, &turned.refusal, turned.by.as_deref(), now)).unwrap_or_default()
     }
 
     async fn refused(
         &self,
         row: Authorization,
-        (refusal, mails): (Refusal, Vec<Notification>),
+        refusal: Refusal,
+        mails: Vec<Notification>,
         link: Option<Secret>,
     ) -> Completed {
         let (mut refusal, mut attempt) = (refusal, None);

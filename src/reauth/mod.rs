@@ -37,7 +37,7 @@ pub use refusal::{Refusal, SignInResult};
 pub use subject::Mailing;
 use subject::Subject;
 pub use verification::Observation;
-pub use webhook::{Hooks, Recipient, WebhookSender};
+pub use webhook::{Recipient, WebhookParts, WebhookSender, Webhooks};
 
 /// A sign-in must be completed within this time.
 const SIGN_IN: Duration = Duration::from_secs(600);
@@ -202,7 +202,7 @@ impl Reauthentication {
             LinkError::Unavailable
         };
         let location = self
-            .location(registered, asked.hint, (&state, &nonce, &verifier))
+            .location(registered, asked.hint, &state, &nonce, &verifier)
             .await
             .map_err(|e| unavailable(&e))?;
         let (verifier, nonce) = (verifier.expose().to_owned(), nonce.expose().to_owned());
@@ -245,7 +245,9 @@ impl Reauthentication {
         &self,
         registered: &Registered,
         hint: bool,
-        (state, nonce, verifier): (&Secret, &Secret, &Secret),
+        state: &Secret,
+        nonce: &Secret,
+        verifier: &Secret,
     ) -> Result<String, String> {
         let (entra, token) = (&self.inner.entra, &registered.token);
         let redirect_uri = self.inner.links.redirect_uri();

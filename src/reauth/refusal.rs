@@ -181,6 +181,7 @@ impl Refusal {
     }
 
     /// What it means and what to do.
+    #[expect(clippy::too_many_lines, reason = "a table of sentences")]
     pub const fn sentence(&self) -> &'static str {
         match self {
             Self::Cancelled => {

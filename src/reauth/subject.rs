@@ -55,7 +55,8 @@ impl Subject<'_> {
         &self,
         reason: Reason,
         items: Vec<String>,
-        (by, origin): (Option<&str>, &str),
+        by: Option<&str>,
+        origin: &str,
         at: Timestamp,
     ) -> Incident {
         Incident {
@@ -69,7 +70,7 @@ impl Subject<'_> {
     /// The mail about a success: to the admins and the operators, once each person.
     pub(super) fn announcement(&self, by: Option<&str>, origin: &str, at: Timestamp) -> Option<Announcement> {
         // The reason is not shown: nothing is wrong.
-        let incident = self.incident(Reason::TokenMissing, Vec::new(), (by, origin), at);
+        let incident = self.incident(Reason::TokenMissing, Vec::new(), by, origin, at);
         let recipients =
             self.entry.record.admins.iter().chain(self.mailing.operators.iter()).cloned().collect();
         self.mailing.mail.then_some(Announcement {
@@ -83,7 +84,8 @@ impl Subject<'_> {
     pub(super) fn refusal(
         &self,
         row: &Authorization,
-        (refusal, by): (&Refusal, Option<&str>),
+        refusal: &Refusal,
+        by: Option<&str>,
         at: Timestamp,
     ) -> Vec<Notification> {
         let (reason, items) = match refusal {
@@ -97,7 +99,7 @@ impl Subject<'_> {
         if !self.mailing.mail {
             return Vec::new();
         }
-        let incident = self.incident(reason, items, (Some(by.unwrap_or("somebody")), &row.origin), at);
+        let incident = self.incident(reason, items, Some(by.unwrap_or("somebody")), &row.origin, at);
         let link = if row.link.is_empty() { &row.id } else { &row.link };
         let people: std::collections::BTreeSet<&String> = self.mailing.operators.iter().collect();
         let mail = |recipient: &String| Notification {

@@ -31,7 +31,7 @@ pub enum Recipient {
 }
 
 /// Finds where an integration's renewed token is handed to, by name.
-pub type Hooks = Box<dyn Fn(&str) -> Recipient + Send + Sync>;
+pub type Webhooks = Box<dyn Fn(&str) -> Recipient + Send + Sync>;
 
 /// A product that answers later than this has not taken it.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -77,18 +77,29 @@ pub struct WebhookSender {
     inner: Arc<Inner>,
 }
 
+/// What a [`WebhookSender`] works with.
+#[allow(missing_debug_implementations)] // Holds a closure; nobody prints it.
+pub struct WebhookParts {
+    /// The deliveries that wait.
+    pub store: Store,
+    /// Counts attempts.
+    pub families: Families,
+    /// The present moment.
+    pub clock: Clock,
+    /// Where a token goes.
+    pub webhooks: Webhooks,
+    /// Nudged when a renewed token waits.
+    pub wake: Arc<Notify>,
+}
+
 struct Inner {
-    store: Store,
-    families: Families,
-    clock: Clock,
+    parts: WebhookParts,
     clients: HttpClients,
-    hooks: Hooks,
-    wake: Arc<Notify>,
 }
 
 impl std::fmt::Debug for WebhookSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Handover")
+        f.write_str("WebhookSender")
     }
 }
 
@@ -97,17 +108,10 @@ impl WebhookSender {
     ///
     /// # Errors
     /// The certificate file cannot be used.
-    pub fn new(
-        store: Store,
-        families: Families,
-        clock: Clock,
-        hooks: Hooks,
-        ca_file: Option<&Path>,
-        wake: Arc<Notify>,
-    ) -> anyhow::Result<Self> {
+    pub fn new(parts: WebhookParts, ca_file: Option<&Path>) -> anyhow::Result<Self> {
         let clients =
             HttpClients::new(&ClientOptions { ca_file, ..ClientOptions::default() }, Some(TIMEOUT))?;
-        Ok(Self { inner: Arc::new(Inner { store, families, clock, clients, hooks, wake }) })
+        Ok(Self { inner: Arc::new(Inner { parts, clients }) })
     }
 
     /// Runs until told to stop. An attempt that is cut off by that is made again, with the same message id.
@@ -120,14 +124,14 @@ impl WebhookSender {
             };
             let next = drained.unwrap_or_else(|error| {
                 tracing::error!(%error, "cannot look up tokens to hand over");
-                Some(self.inner.clock.now().plus(PAUSES[1]))
+                Some(self.inner.parts.clock.now().plus(PAUSES[1]))
             });
             let pause = next
-                .map_or(PAUSES[5], |at| at.since(self.inner.clock.now()))
+                .map_or(PAUSES[5], |at| at.since(self.inner.parts.clock.now()))
                 .clamp(Duration::from_millis(20), PAUSES[5]);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.inner.wake.notified() => {}
+                () = self.inner.parts.wake.notified() => {}
                 () = &mut stopped => return,
             }
         }
@@ -139,15 +143,15 @@ impl WebhookSender {
     /// The database refuses.
     pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
         loop {
-            let due = self.inner.store.due_deliveries(self.inner.clock.now()).await?;
+            let due = self.inner.parts.store.due_deliveries(self.inner.parts.clock.now()).await?;
             if due.is_empty() {
-                let waiting = self.inner.store.waiting_deliveries().await?;
+                let waiting = self.inner.parts.store.waiting_deliveries().await?;
                 // Those of integrations that have left wait for their return; nobody has to do anything about them.
                 let owed = waiting
                     .iter()
-                    .filter(|(name, _)| !matches!((self.inner.hooks)(name), Recipient::Unknown))
+                    .filter(|(name, _)| !matches!((self.inner.parts.webhooks)(name), Recipient::Unknown))
                     .count();
-                self.inner.families.set_token_queue(owed);
+                self.inner.parts.families.set_token_queue(owed);
                 return Ok(waiting.into_iter().map(|(_, due)| due).min());
             }
             let mut attempts = tokio::task::JoinSet::new();
@@ -165,33 +169,35 @@ impl WebhookSender {
 impl Inner {
     async fn attempt(&self, waiting: &WaitingDelivery) -> Result<(), StoreError> {
         let name = &waiting.integration;
-        let hook = match (self.hooks)(name) {
+        let hook = match (self.parts.webhooks)(name) {
             Recipient::Webhook(hook) => hook,
             Recipient::Nobody => {
                 tracing::info!(integration = %name, "a renewed token is handed over no more: the configuration names no webhook for it");
-                return self.store.forget_delivery(name).await;
+                return self.parts.store.forget_delivery(name).await;
             }
             Recipient::Unknown => {
                 let failure = "the integration is not configured".to_owned();
                 return self
+                    .parts
                     .store
-                    .delivery_failed(name, &waiting.message, failure, self.clock.now().plus(PAUSES[3]))
+                    .delivery_failed(name, &waiting.message, failure, self.parts.clock.now().plus(PAUSES[3]))
                     .await;
             }
         };
         match self.post(&hook, waiting).await {
             Ok(()) => {
-                self.families.token_delivery("success");
+                self.parts.families.token_delivery("success");
                 tracing::info!(integration = %name, attempts = waiting.attempts + 1, "the product has taken the renewed token");
-                self.store.delivered(name, &waiting.message, self.clock.now()).await
+                self.parts.store.delivered(name, &waiting.message, self.parts.clock.now()).await
             }
             Err(failure) => {
-                self.families.token_delivery("error");
+                self.parts.families.token_delivery("error");
                 let pause = PAUSES[(waiting.attempts as usize).min(PAUSES.len() - 1)];
                 let attempts = waiting.attempts + 1;
                 tracing::warn!(integration = %name, attempts, failure, retry_in = ?pause, "the product has not taken the renewed token");
-                self.store
-                    .delivery_failed(name, &waiting.message, failure, self.clock.now().plus(pause))
+                self.parts
+                    .store
+                    .delivery_failed(name, &waiting.message, failure, self.parts.clock.now().plus(pause))
                     .await
             }
         }
@@ -205,7 +211,7 @@ impl Inner {
             .as_ref()
             .ok_or("it does not decrypt; the integration has to be re-authenticated")?
             .expose();
-        let seconds = self.clock.now().0.div_euclid(1000);
+        let seconds = self.parts.clock.now().0.div_euclid(1000);
         let request = self
             .clients
             .of(&hook.url)

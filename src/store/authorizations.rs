@@ -485,7 +485,9 @@ impl Store {
                 [&success.authorization],
             )?;
             if let Some((id, sealed)) = &token {
-                tokens::put(c, id, sealed, "reauthentication", success.by.as_deref(), at)?;
+                let origin =
+                    tokens::TokenOrigin { source: "reauthentication", consented_by: success.by.as_deref() };
+                tokens::put(c, id, sealed, origin, at)?;
             }
             save_event(
                 c,

@@ -144,7 +144,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let sealed = sealed(&self.key, id, token)?;
         let id = id.clone();
-        self.write(move |c| put(c, &id, &sealed, source, None, now)).await
+        self.write(move |c| put(c, &id, &sealed, TokenOrigin { source, consented_by: None }, now)).await
     }
 
     /// Where the stored token came from, when it was last renewed, and who consented.
@@ -205,13 +205,21 @@ pub(super) fn sealed(key: &Key, id: &TokenId, token: &Secret) -> Result<Vec<u8>,
     key.seal(token, &id.bound())
 }
 
+/// Where a token comes from.
+#[derive(Clone, Copy)]
+pub(super) struct TokenOrigin<'a> {
+    /// `import`, `reauthentication`.
+    pub(super) source: &'static str,
+    /// User principal name of who consented, where that is known.
+    pub(super) consented_by: Option<&'a str>,
+}
+
 /// Whichever comes last wins, and both are events.
 pub(super) fn put(
     c: &Connection,
     id: &TokenId,
     sealed: &[u8],
-    source: &'static str,
-    by: Option<&str>,
+    origin: TokenOrigin<'_>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     c.execute(
@@ -220,8 +228,8 @@ pub(super) fn put(
          ON CONFLICT (integration) DO UPDATE SET client_id = excluded.client_id, tenant = excluded.tenant, current = excluded.current,
              previous = NULL, generation = generation + 1, source = excluded.source, updated_at = excluded.updated_at,
              consented_by = excluded.consented_by",
-        params![id.integration, id.client_id, id.tenant, sealed, source, now.0, by],
+        params![id.integration, id.client_id, id.tenant, sealed, origin.source, now.0, origin.consented_by],
     )?;
-    let event = Event { kind: "token_stored".to_owned(), at: now, detail: source.to_owned() };
+    let event = Event { kind: "token_stored".to_owned(), at: now, detail: origin.source.to_owned() };
     save_event(c, &id.integration, &event)
 }

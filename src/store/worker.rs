@@ -123,7 +123,8 @@ pub(super) enum Message {
 
 /// Starts both threads. They end when nobody is left who could ask for something, or with a job of [`Kind::Last`].
 pub(super) fn start(
-    (writer, reader): (Connection, Connection),
+    writer: Connection,
+    reader: Connection,
     key: &Key,
     custody: Custody,
     shared: Arc<Shared>,

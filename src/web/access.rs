@@ -170,7 +170,7 @@ pub(super) async fn guard(State(served): State<Arc<Served>>, mut request: Reques
     let (Some(connection), Some(client)) = (connection, client) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    match admitted(&served, class, request.headers(), (&connection, client)).await {
+    match admitted(&served, class, request.headers(), &connection, client).await {
         Ok(who) => {
             request.extensions_mut().insert(who);
             next.run(request).await
@@ -183,7 +183,8 @@ async fn admitted(
     served: &Served,
     class: Class,
     headers: &HeaderMap,
-    (connection, client): (&Connection, Client),
+    connection: &Connection,
+    client: Client,
 ) -> Result<Who, Denied> {
     let gate = &served.process.gate;
     let posture = gate.current();

@@ -60,7 +60,8 @@ impl Exposition {
     /// One that is made from now on; whoever asks before it is begun waits for the same.
     pub(super) async fn made(
         &self,
-        (families, published): (&Families, &Arc<Published>),
+        families: &Families,
+        published: &Arc<Published>,
         format: Format,
         gzip: bool,
     ) -> Option<Arc<Made>> {

@@ -40,8 +40,7 @@ pub(super) async fn metrics(
     let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     let format = negotiate(header(ACCEPT));
     let gzip = header(ACCEPT_ENCODING).is_some_and(accepts_gzip);
-    let Some(made) =
-        exposition.made((&served.process.families, &served.process.published), format, gzip).await
+    let Some(made) = exposition.made(&served.process.families, &served.process.published, format, gzip).await
     else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };

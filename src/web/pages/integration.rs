@@ -90,14 +90,15 @@ pub(crate) async fn integration(
         Some(reauthentication) => reauthentication.delivery(&name).await,
         None => None,
     };
-    let page = page(&served, &entry, (records, delivery), served.process.clock.now());
+    let page = page(&served, &entry, records, delivery, served.process.clock.now());
     private(html(StatusCode::OK, &page))
 }
 
 fn page<'d>(
     served: &Served,
     entry: &'d FleetEntry,
-    (records, delivery): (Records, Option<DeliveryState>),
+    records: Records,
+    delivery: Option<DeliveryState>,
     now: Timestamp,
 ) -> IntegrationPage<'d> {
     let when = |at| When::of(at, now);

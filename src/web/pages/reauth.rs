@@ -1,12 +1,12 @@
 //! The pages of re-authentication: what the mailed link leads to, the way to Entra and back, and how it went. GET changes nothing.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::rejection::FormRejection;
-use axum::extract::{Form, Path, Query, RawQuery, State};
+use axum::extract::{Form, FromRequest, Path, Query, RawQuery, Request, State};
 use axum::http::header::{COOKIE, LOCATION, RETRY_AFTER, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -297,14 +297,32 @@ fn too_many_sign_ins(served: &Served) -> Response {
     response
 }
 
+/// The button of a link's page: the token stands in the form, or in the address where the form was lost.
+struct ButtonPress {
+    headers: HeaderMap,
+    token: String,
+}
+
+impl<S: Send + Sync> FromRequest<S> for ButtonPress {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
+        type Fields = HashMap<String, String>;
+        let headers = request.headers().clone();
+        let Query(mut query) = Query::<Fields>::try_from_uri(request.uri()).unwrap_or_default();
+        let form = Form::<Fields>::from_request(request, state).await.ok();
+        let token =
+            form.and_then(|Form(mut fields)| fields.remove("token")).or_else(|| query.remove("token"));
+        Ok(Self { headers, token: token.unwrap_or_default() })
+    }
+}
+
 /// The button: saves the sign-in and sends the browser to Entra.
 async fn begin(
     State(served): Shared,
     Extension(Peer(peer)): Extension<Peer>,
     Path(name): Path<String>,
-    Query(query): Query<HashMap<String, String>>,
-    headers: HeaderMap,
-    form: Result<Form<HashMap<String, String>>, FormRejection>,
+    ButtonPress { headers, token }: ButtonPress,
 ) -> Response {
     if served.is_foreign(&headers) {
         let text = "The button was pressed on another site. Open the link from the mail and press it there."
@@ -317,22 +335,16 @@ async fn begin(
         };
         return html(StatusCode::FORBIDDEN, &page);
     }
-    let token = form
-        .as_ref()
-        .ok()
-        .and_then(|f| f.get("token"))
-        .or_else(|| query.get("token"))
-        .map_or("", String::as_str);
-    let (reauthentication, link, summary) = match opened(&served, &name, token).await {
+    let (reauthentication, link, summary) = match opened(&served, &name, &token).await {
         Ok(opened) => opened,
         Err(error) => return refuse_link(&served, peer, error),
     };
     if summary.record.external_sign_in.is_some() {
-        return html(StatusCode::OK, &landing_page(served.shell(), &name, token, &summary));
+        return html(StatusCode::OK, &landing_page(served.shell(), &name, &token, &summary));
     }
     let source = network(peer).to_string();
     let asked = Asked { hint: proposes_account(summary.health), source: &source, granted: summary.granted() };
-    match reauthentication.begin(&link, token, asked).await {
+    match reauthentication.begin(&link, &token, asked).await {
         Ok(begun) => {
             let cookie = served.cookie(
                 &begun.cookie_name,

@@ -22,6 +22,10 @@ const PAGE: usize = 100;
 /// So many of the commonest reasons stand on top.
 const COMMONEST: usize = 5;
 
+/// The orders of the list: value and label.
+const SORTS: [(&str, &str); 4] =
+    [("", "Broken first"), ("since", "Newest trouble first"), ("name", "By name"), ("app", "By application")];
+
 /// Scripts and styles are our own files; forms stay here.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
@@ -107,6 +111,11 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
         (0, _) => "unknown",
         _ => "broken",
     };
+    let apps = rows.iter().map(|r| r.entry.record.app_display_name.to_string());
+    let reasons = rows.iter().filter_map(|r| r.reason).map(|r| r.label().to_owned());
+    let states =
+        [("healthy", "Healthy", healthy), ("broken", "Broken", broken), ("unknown", "Unknown", unknown)]
+            .map(|(value, label, count)| (value.to_owned(), label.to_owned(), count));
     StatusPage {
         root: "",
         icon,
@@ -120,33 +129,10 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
         ],
         commonest: commonest(rows),
         query: wanted,
-        states: choices(
-            &wanted.state,
-            [("healthy", "Healthy", healthy), ("broken", "Broken", broken), ("unknown", "Unknown", unknown)]
-                .map(|(v, l, n)| (v.to_owned(), l.to_owned(), n)),
-        ),
-        apps: choices(
-            &wanted.app,
-            counted(rows.iter().map(|r| r.entry.record.app_display_name.to_string()))
-                .into_iter()
-                .map(|(a, n)| (a.clone(), a, n)),
-        ),
-        reasons: choices(
-            &wanted.reason,
-            counted(rows.iter().filter_map(|r| r.reason).map(|r| r.label().to_owned()))
-                .into_iter()
-                .map(|(r, n)| (r.clone(), r, n)),
-        ),
-        sorts: choices(
-            &wanted.sort,
-            [
-                ("", "Broken first"),
-                ("since", "Newest trouble first"),
-                ("name", "By name"),
-                ("app", "By application"),
-            ]
-            .map(|(v, l)| (v.to_owned(), l.to_owned(), 0)),
-        ),
+        states: choices(&wanted.state, states),
+        apps: choices(&wanted.app, counted(apps)),
+        reasons: choices(&wanted.reason, counted(reasons)),
+        sorts: choices(&wanted.sort, SORTS.map(|(value, label)| (value.to_owned(), label.to_owned(), 0))),
         narrowed: wanted.narrows(),
         found: found.len(),
         from: if found.is_empty() { 0 } else { from + 1 },
@@ -180,11 +166,13 @@ fn line<'r>(served: &Served, row: &'r Row, now: Timestamp) -> Line<'r> {
     }
 }
 
-fn counted(values: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
-    values.fold(BTreeMap::new(), |mut counts, value| {
+/// Each value, as it is shown, and how often it occurs.
+fn counted(values: impl Iterator<Item = String>) -> impl Iterator<Item = (String, String, usize)> {
+    let counts = values.fold(BTreeMap::<String, usize>::new(), |mut counts, value| {
         *counts.entry(value).or_default() += 1;
         counts
-    })
+    });
+    counts.into_iter().map(|(value, count)| (value.clone(), value, count))
 }
 
 /// The commonest reasons of what is broken: label, sentence, how many.
