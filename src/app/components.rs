@@ -135,7 +135,7 @@ impl Pages {
         Ok(Arc::new(Served {
             process: Arc::clone(process),
             reauthentication: self.reauthentication,
-            guard: SecurityHeaders::new(
+            security_headers: SecurityHeaders::new(
                 &config.cloud.login_url,
                 public_url.as_deref().is_some_and(|u| u.starts_with("https://")),
             ),

@@ -136,6 +136,8 @@ impl Daemon {
     pub fn start(self, listeners: Listeners) -> Running {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        // Before the first request can arrive.
+        self.process.ready.store(true, Ordering::Relaxed);
         for listener in listeners.all {
             tasks.spawn(listener::serve(listener, Arc::clone(&self.sites.all), stopped.clone()));
         }
@@ -149,7 +151,6 @@ impl Daemon {
         tasks.spawn(self.monitor.clone().run(stopped));
         let notifier = self.notifier.map(|notifier| Worker::start(|stop| notifier.run(stop)));
         let webhook = Worker::start(|stop| self.webhook.run(stop));
-        self.process.ready.store(true, Ordering::Relaxed);
         tracing::info!("ready");
         let Self { monitor, sites, process, services, requests, .. } = self;
         Running {

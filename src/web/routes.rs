@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::middleware::{from_fn, from_fn_with_state, map_response};
-use axum::response::{IntoResponse, Response};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use ipnet::IpNet;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
 
 use super::operations::{configuration, healthy, metrics, probe_metrics, ready, reload};
 use super::pages::not_found::not_found;
@@ -110,22 +112,13 @@ fn public_path(served: &Served) -> Arc<str> {
 }
 
 fn finished(router: Router<Arc<Served>>, served: &Arc<Served>) -> Router {
-    let guard = served.guard.clone();
-    router
-        .layer(axum::extract::DefaultBodyLimit::max(64 * 1024))
+    let mut router = router
+        .layer(DefaultBodyLimit::max(64 * 1024))
         .layer(from_fn_with_state(Arc::clone(&served.process.uploads), uploads::receive))
-        .layer(from_fn(in_time))
-        .layer(map_response(move |mut response: Response| {
-            guard.apply(response.headers_mut());
-            std::future::ready(response)
-        }))
-        .with_state(Arc::clone(served))
-}
-
-/// A client that sends its body a byte a minute does not hold a connection for ever.
-async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+        // A client that sends its body a byte a minute does not hold a connection for ever.
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT));
+    for (name, value) in served.security_headers.iter() {
+        router = router.layer(SetResponseHeaderLayer::if_not_present(name, value));
     }
+    router.with_state(Arc::clone(served))
 }

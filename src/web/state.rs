@@ -185,7 +185,7 @@ pub struct Served {
     /// Whom a reader of the pages may ask.
     pub support: Option<String>,
     /// Headers of the pages.
-    pub guard: SecurityHeaders,
+    pub security_headers: SecurityHeaders,
     /// The effective configuration as YAML, compressed: it is long and seldom asked for.
     pub configuration: Bytes,
 }

@@ -5,7 +5,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 /// The style sheet of all pages.
@@ -39,23 +39,22 @@ impl SecurityHeaders {
         Self { policy: HeaderValue::from_str(&policy).unwrap_or(fallback), tls }
     }
 
-    /// Sets what an answer has not set itself. Other sites learn nothing of the address from which somebody comes to them, which may hold
-    /// a link's token; our own forms say their origin, which browsers keep back where no referrer is sent at all (Fetch standard, "append a
-    /// request `Origin` header").
-    pub(crate) fn apply(&self, headers: &mut HeaderMap) {
+    /// What a response gets that has not set it itself. Other sites learn nothing of the address from which somebody comes to them, which
+    /// may hold a link's token; our own forms send their origin, which browsers keep back where no referrer is sent at all (Fetch standard,
+    /// "append a request `Origin` header").
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let fixed = [
             (CACHE_CONTROL, "no-store"),
             (REFERRER_POLICY, "same-origin"),
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (X_FRAME_OPTIONS, "DENY"),
         ];
-        for (name, value) in fixed {
-            headers.entry(name).or_insert(HeaderValue::from_static(value));
-        }
-        headers.entry(CONTENT_SECURITY_POLICY).or_insert(self.policy.clone());
-        if self.tls {
-            headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(HeaderValue::from_static("max-age=31536000"));
-        }
+        let fixed = fixed.map(|(name, value)| (name, HeaderValue::from_static(value)));
+        let strict = (STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+        fixed
+            .into_iter()
+            .chain([(CONTENT_SECURITY_POLICY, self.policy.clone())])
+            .chain(self.tls.then_some(strict))
     }
 }
 
