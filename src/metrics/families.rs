@@ -184,6 +184,11 @@ impl Families {
         self.mail.failed.with_label_values(&[kind.label(), failure.label()]).inc();
     }
 
+    /// A mail that waited was sent or given up.
+    pub fn mail_left_queue(&self) {
+        self.mail.queue.dec();
+    }
+
     /// So many mails wait.
     pub fn set_queue(&self, length: i64) {
         self.mail.queue.set(length);

@@ -4,17 +4,17 @@
 //! breaks off, or one that never answers leaves a mail of which it is known that it may have arrived: it is tried again after an hour, with the
 //! same `Message-ID`, and three times at most. What follows from a failure is decided in [`super::retry`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::message::{MailBranding, fingerprint, render};
 use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
-use super::smtp::{Blame, Dictated, Failure, SmtpSettings, Undelivered, dictate, on_the_wire};
+use super::smtp::{Blame, Connection, Dictated, Failure, SmtpSettings, Undelivered, on_the_wire};
 use crate::clock::Clock;
 use crate::domain::{
     Incident, LinkTarget, MailKind, Notification, Obstacle, Timestamp, Undeliverable, one_line,
@@ -147,6 +147,12 @@ const PROBLEM: usize = 300;
 /// Nothing is older than this and still kept, once it was delivered.
 const KEEP: Duration = Duration::from_secs(90 * 86_400);
 
+/// Mails that were read from the outbox together, for all connections.
+struct Drain {
+    claimed: tokio::sync::Mutex<VecDeque<(Claim, Queued)>>,
+    stop: watch::Receiver<bool>,
+}
+
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Notifier {
@@ -155,7 +161,7 @@ pub struct Notifier {
     families: Families,
     clock: Clock,
     outbox: Outbox,
-    /// One for each connection that is open, farewells included.
+    /// One for each connection that is open or ending.
     connections: Arc<Semaphore>,
 }
 
@@ -205,8 +211,7 @@ impl Notifier {
         self.drain_while(stop).await
     }
 
-    /// The same, until it should stop. As many mails are under way as connections are allowed; a slow one holds up no other for longer than
-    /// its connection.
+    /// The same, until it should stop. As many mails are under way as connections are allowed; a slow one holds up its connection only.
     async fn drain_while(&self, stop: watch::Receiver<bool>) -> Result<Option<Timestamp>, StoreError> {
         let now = self.clock.now();
         self.store.prune_notifications(now.minus(KEEP)).await?;
@@ -217,22 +222,23 @@ impl Notifier {
                 "the wall clock was set; times of mails that lay too far ahead are corrected"
             );
         }
-        let (mut attempts, mut outcome) = (JoinSet::new(), Ok(()));
-        let last_answer = stopped(stop.clone(), LAST_ANSWER);
+        let drain = Arc::new(Drain { claimed: tokio::sync::Mutex::default(), stop });
+        let (mut workers, mut outcome) = (JoinSet::new(), Ok(()));
+        let last_answer = stopped(drain.stop.clone(), LAST_ANSWER);
         tokio::pin!(last_answer);
         loop {
-            // Every attempt is finished before an error is told: dropping one would leave a mail sent and not marked.
-            if outcome.is_ok() && !*stop.borrow() {
-                outcome = self.start_due(&mut attempts, &stop).await;
+            // Every worker is waited for before an error is returned: dropping one would leave a mail sent and not marked.
+            if outcome.is_ok() {
+                outcome = self.start_workers(&mut workers, &drain).await;
             }
             tokio::select! {
                 biased;
-                ended = attempts.join_next() => match ended {
+                ended = workers.join_next() => match ended {
                     Some(result) => outcome = outcome.and(flattened(result)),
                     None => break,
                 },
                 () = &mut last_answer => {
-                    attempts.detach_all();
+                    workers.detach_all();
                     break;
                 }
                 () = self.outbox.nudge.notified() => {}
@@ -245,41 +251,67 @@ impl Notifier {
         Ok(next)
     }
 
-    /// Starts what is due, as far as there is room.
-    async fn start_due(
+    /// Starts a worker for each connection that is allowed, as long as there are mails for it.
+    async fn start_workers(
         &self,
-        attempts: &mut JoinSet<Result<(), StoreError>>,
-        stop: &watch::Receiver<bool>,
+        workers: &mut JoinSet<Result<(), StoreError>>,
+        drain: &Arc<Drain>,
     ) -> Result<(), StoreError> {
         self.families.set_queue(self.store.outbox().await?.1);
-        let room = self.settings.smtp.server.connections.max(1).saturating_sub(attempts.len());
-        if room == 0 {
-            return Ok(());
-        }
-        let busy = u32::try_from(self.outbox.under_way().len()).unwrap_or(u32::MAX);
-        let due = self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?;
-        let claimed = due.into_iter().filter_map(|queued| Some((self.outbox.claim(queued.id)?, queued)));
-        for (claim, queued) in claimed.take(room) {
-            let (notifier, stop) = (self.clone(), stop.clone());
-            attempts.spawn(async move {
-                // It waits for farewells, or for what an earlier configuration has under way. Nobody closes it.
-                let connection = tokio::select! {
-                    connection = Arc::clone(&notifier.connections).acquire_owned() => connection,
-                    () = stopped(stop.clone(), Duration::ZERO) => return Ok(()),
-                };
-                let Ok(connection) = connection else { return Ok(()) };
-                let sent = notifier.send(&queued, connection, stop).await;
-                drop(claim);
-                sent
-            });
+        while workers.len() < self.settings.smtp.server.connections.max(1) {
+            let Some(first) = self.next_mail(drain).await? else { break };
+            workers.spawn(self.clone().work(Arc::clone(drain), first));
         }
         Ok(())
+    }
+
+    /// The next mail that is due, oldest first. The outbox is read again when all that was read is taken.
+    async fn next_mail(&self, drain: &Drain) -> Result<Option<(Claim, Queued)>, StoreError> {
+        if *drain.stop.borrow() {
+            return Ok(None);
+        }
+        let mut claimed = drain.claimed.lock().await;
+        if claimed.is_empty() {
+            let busy = u32::try_from(self.outbox.under_way().len()).unwrap_or(u32::MAX);
+            let due = self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?;
+            let free = due.into_iter().filter_map(|queued| Some((self.outbox.claim(queued.id)?, queued)));
+            claimed.extend(free);
+        }
+        Ok(claimed.pop_front())
+    }
+
+    /// Sends mails through one connection until none is due.
+    async fn work(self, drain: Arc<Drain>, first: (Claim, Queued)) -> Result<(), StoreError> {
+        // It waits for sessions that are ending, or for what an earlier configuration has under way. Nobody closes it.
+        let permit = tokio::select! {
+            permit = Arc::clone(&self.connections).acquire_owned() => permit,
+            () = stopped(drain.stop.clone(), Duration::ZERO) => return Ok(()),
+        };
+        let Ok(permit) = permit else { return Ok(()) };
+        let (mut connection, mut outcome, mut next) = (Connection::default(), Ok(()), Some(first));
+        while let Some((claim, queued)) = next.take() {
+            outcome = self.send(&queued, &mut connection, drain.stop.clone()).await;
+            drop(claim);
+            if outcome.is_err() {
+                break;
+            }
+            match self.next_mail(&drain).await {
+                Ok(mail) => next = mail,
+                Err(error) => outcome = Err(error),
+            }
+        }
+        // The end of a session takes seconds, and neither the drain nor the end of the process waits for it.
+        tokio::spawn(async move {
+            connection.quit().await;
+            drop(permit);
+        });
+        outcome
     }
 
     async fn send(
         &self,
         queued: &Queued,
-        connection: OwnedSemaphorePermit,
+        connection: &mut Connection,
         stop: watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
         let notification = &queued.notification;
@@ -305,30 +337,23 @@ impl Notifier {
         };
         let mail = render(notification, queued.first_sequence, link.as_deref(), &self.settings.branding);
         let dictated = tokio::select! {
-            dictated = dictate(&self.settings.smtp, notification, &mail, now) => dictated,
+            dictated = connection.dictate(&self.settings.smtp, notification, &mail, now) => dictated,
             // Nothing has arrived yet, and the mail stays in the queue.
             () = stopped(stop, GRACE) => return Ok(()),
         };
-        let outcome = match dictated {
-            Ok(dictated) => self.send_message(queued, dictated, connection).await,
+        match dictated {
+            Ok(dictated) => self.send_message(queued, dictated).await,
             Err(Undelivered { failure, dialogue }) => self.failed(queued, failure, &dialogue, false).await,
-        };
-        self.families.set_queue(self.store.outbox().await?.1);
-        outcome
+        }
     }
 
     /// From the dot that ends the mail to the note of what became of it.
-    async fn send_message(
-        &self,
-        queued: &Queued,
-        dictated: Dictated,
-        connection: OwnedSemaphorePermit,
-    ) -> Result<(), StoreError> {
+    async fn send_message(&self, queued: &Queued, dictated: Dictated<'_>) -> Result<(), StoreError> {
         // A database that is full must silence nobody: the mail is sent, and this process remembers what it could not save.
         let noted = self.store.mark_handed_over(queued.id, self.clock.now(), AFTER_SILENCE).await;
-        let (delivery, farewell) = dictated.end().await;
+        let delivery = dictated.end().await;
         let notification = &queued.notification;
-        let outcome = match delivery.outcome {
+        match delivery.outcome {
             Ok(()) => {
                 let now = self.clock.now();
                 self.outbox.unsaved().insert(queued.id, Unsaved::Sent);
@@ -347,13 +372,7 @@ impl Notifier {
                 self.mark_handed_over(queued.id, self.clock.now()).await
             }
             Err(failure) => self.failed(queued, failure, &delivery.dialogue, noted.is_ok()).await,
-        };
-        // Manners take seconds and hold up nobody: neither the next mail nor the end of the process.
-        tokio::spawn(async move {
-            farewell.say().await;
-            drop(connection);
-        });
-        outcome
+        }
     }
 
     /// Counts and saves a failure, and decides what follows. `noted` says that the mail is saved as being handed over.
@@ -406,12 +425,15 @@ impl Notifier {
         let (kind, obstacle_label) = (notification.kind.label(), obstacle.label());
         tracing::error!(%integration, kind, %to, obstacle = obstacle_label, error = problem, "mail given up");
         let tell = self.tell_operators(notification, obstacle);
-        self.store.give_up(queued.id, self.clock.now(), problem.to_owned(), tell).await
+        self.store.give_up(queued.id, self.clock.now(), problem.to_owned(), tell).await?;
+        self.families.mail_left_queue();
+        Ok(())
     }
 
     async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         self.store.mark_sent(id, now).await?;
         self.outbox.unsaved().remove(&id);
+        self.families.mail_left_queue();
         Ok(())
     }
 

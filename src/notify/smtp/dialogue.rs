@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -98,40 +99,77 @@ impl Offers {
 pub(super) struct Session {
     wire: SmtpStream<Box<dyn Duplex>>,
     offers: Offers,
+    /// The connection is broken, or the server has said that it closes it (RFC 5321 section 3.8).
+    ended: bool,
 }
 
 impl Session {
+    fn new(wire: SmtpStream<Box<dyn Duplex>>, offers: Offers) -> Self {
+        Self { wire, offers, ended: false }
+    }
+
+    /// Whether another mail may follow.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.ended
+    }
+
+    /// Notes that the session has ended, when it has.
+    fn noted(&mut self, heard: Result<Reply, Break>) -> Result<Reply, Break> {
+        self.ended |= heard.as_ref().map_or(true, |reply| reply.code == 421);
+        heard
+    }
+
+    async fn command(&mut self, command: &str, within: Duration) -> Result<Reply, Break> {
+        let heard = self.wire.command(command, within).await;
+        self.noted(heard)
+    }
+
+    /// Makes the server forget what was said of a mail. Returns whether another mail may follow.
+    pub(super) async fn reset(&mut self, dialogue: &mut SmtpDialogue) -> bool {
+        dialogue.note("> RSET");
+        match self.command("RSET", limit::SILENCE).await {
+            Ok(reply) => {
+                dialogue.log_response(&reply);
+                reply.is_positive()
+            }
+            Err(broken) => {
+                dialogue.note(format!("* {broken}; opening another session"));
+                false
+            }
+        }
+    }
+
     /// Connects, greets, protects, logs in: everything before the mail.
-    pub(super) async fn open(settings: &SmtpSettings, talk: &mut SmtpDialogue) -> Result<Self, Failure> {
+    pub(super) async fn open(settings: &SmtpSettings, dialogue: &mut SmtpDialogue) -> Result<Self, Failure> {
         let host = a_label(settings.server.host.trim_end_matches('.')).map_err(|problem| {
-            talk.note(format!("! the mail server's host {problem}"));
+            dialogue.note(format!("! the mail server's host {problem}"));
             Failure::transport(EmailFailure::Connect)
         })?;
-        talk.note(format!("* connecting to {host}:{}", settings.server.port));
+        dialogue.note(format!("* connecting to {host}:{}", settings.server.port));
         let stream = connect(&host, settings.server.port)
             .await
-            .map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
+            .map_err(|broken| dialogue.broke(&broken, EmailFailure::Connect))?;
         let local = stream.local_addr().ok().map(|address| address.ip());
-        let door = ServerAddress { settings, host: &host, local };
+        let address = ServerAddress { settings, host: &host, local };
         let mut session = match settings.server.tls {
             // Boxed, because a handshake is large and an outbox has many mails.
-            SmtpTls::Implicit => Box::pin(door.implicit(stream, talk)).await?,
-            SmtpTls::Starttls | SmtpTls::None => Box::pin(door.plain(stream, talk)).await?,
+            SmtpTls::Implicit => Box::pin(address.implicit(stream, dialogue)).await?,
+            SmtpTls::Starttls | SmtpTls::None => Box::pin(address.plain(stream, dialogue)).await?,
         };
-        session.log_in(settings, talk).await?;
+        session.log_in(settings, dialogue).await?;
         Ok(session)
     }
 
-    async fn log_in(&mut self, settings: &SmtpSettings, talk: &mut SmtpDialogue) -> Result<(), Failure> {
+    async fn log_in(&mut self, settings: &SmtpSettings, dialogue: &mut SmtpDialogue) -> Result<(), Failure> {
         let Some((name, password)) = &settings.server.credentials else { return Ok(()) };
         let refused = Failure::transport(EmailFailure::Auth);
         let password = password.read().map_err(|e| {
-            talk.note(format!("! {e}"));
+            dialogue.note(format!("! {e}"));
             refused
         })?;
         let credentials = Credentials::new(name.clone(), password.expose().to_owned());
         for text in [password.expose().to_owned(), STANDARD.encode(password.expose())] {
-            talk.hide(&text);
+            dialogue.hide(&text);
         }
         let mut mechanisms = Vec::new();
         if self.offers.plain {
@@ -141,14 +179,14 @@ impl Session {
             mechanisms.push(Mechanism::Login);
         }
         if mechanisms.is_empty() {
-            talk.note(
+            dialogue.note(
                 "! the server offers no login with user name and password (AUTH PLAIN or LOGIN); remove username, or use another server",
             );
         }
         for mechanism in mechanisms {
-            talk.note(format!("> AUTH {mechanism} (as {name}, password not shown)"));
-            let reply = self.authenticate(mechanism, &credentials, talk).await?;
-            talk.log_response(&reply);
+            dialogue.note(format!("> AUTH {mechanism} (as {name}, password not shown)"));
+            let reply = self.authenticate(mechanism, &credentials, dialogue).await?;
+            dialogue.log_response(&reply);
             match reply.code {
                 235 => return Ok(()),
                 // RFC 4954 section 4: a mechanism that the server does not know after all.
@@ -166,7 +204,7 @@ impl Session {
         &mut self,
         mechanism: Mechanism,
         credentials: &Credentials,
-        talk: &mut SmtpDialogue,
+        dialogue: &mut SmtpDialogue,
     ) -> Result<Reply, Failure> {
         let answer = |challenge: Option<&str>| {
             mechanism.response(credentials, challenge).map(|text| STANDARD.encode(text))
@@ -184,33 +222,36 @@ impl Session {
             }
         };
         if let Some(Ok(text)) = answers.last() {
-            talk.hide(text);
+            dialogue.hide(text);
         }
-        let mut reply = self.say(&first, talk).await?;
+        let mut reply = self.say(&first, dialogue).await?;
         for answer in answers {
             if reply.code != 334 {
                 break;
             }
             let text = answer.map_err(|e| {
-                talk.note(format!("! {e}"));
+                dialogue.note(format!("! {e}"));
                 Failure::transport(EmailFailure::Auth)
             })?;
-            reply = self.say(&text, talk).await?;
+            reply = self.say(&text, dialogue).await?;
         }
         Ok(reply)
     }
 
     /// Says what is not shown.
-    async fn say(&mut self, secret: &str, talk: &mut SmtpDialogue) -> Result<Reply, Failure> {
-        self.wire
-            .command(secret, limit::HELLO)
+    async fn say(&mut self, secret: &str, dialogue: &mut SmtpDialogue) -> Result<Reply, Failure> {
+        self.command(secret, limit::HELLO)
             .await
-            .map_err(|broken| talk.broke(&broken, EmailFailure::Other))
+            .map_err(|broken| dialogue.broke(&broken, EmailFailure::Other))
     }
 
     /// Hands a mail over, all but the dot that ends it: until that is sent, the server forgets everything when the connection ends
     /// (RFC 5321 section 4.1.1.4).
-    pub(super) async fn dictate(&mut self, letter: &Letter, talk: &mut SmtpDialogue) -> Result<(), Failure> {
+    pub(super) async fn dictate(
+        &mut self,
+        letter: &Letter,
+        dialogue: &mut SmtpDialogue,
+    ) -> Result<(), Failure> {
         let mut parameters = String::new();
         if self.offers.size {
             // RFC 1870 section 5: the size as it crosses the network, give or take the dots.
@@ -221,62 +262,68 @@ impl Session {
         }
         if letter.needs_utf8() {
             if !self.offers.utf8 {
-                talk.note("! the address needs SMTPUTF8, which the server does not offer");
+                dialogue.note("! the address needs SMTPUTF8, which the server does not offer");
                 let blame = if letter.to.is_ascii() { Blame::Transport } else { Blame::Recipient };
                 return Err(Failure { kind: EmailFailure::Rejected, blame });
             }
             parameters.push_str(" SMTPUTF8");
         }
-        self.step(Step::Sender, &format!("MAIL FROM:<{}>{parameters}", letter.from), talk).await?;
-        self.step(Step::Recipient, &format!("RCPT TO:<{}>", letter.to), talk).await?;
-        self.step(Step::Data, "DATA", talk).await?;
-        talk.note(format!("> (the mail, {} bytes)", letter.bytes.len()));
+        self.step(Step::Sender, &format!("MAIL FROM:<{}>{parameters}", letter.from), dialogue).await?;
+        self.step(Step::Recipient, &format!("RCPT TO:<{}>", letter.to), dialogue).await?;
+        self.step(Step::Data, "DATA", dialogue).await?;
+        dialogue.note(format!("> (the mail, {} bytes)", letter.bytes.len()));
         let Err(broken) = self.wire.write(&letter.bytes, limit::BLOCK).await else { return Ok(()) };
-        Err(self.cut_off(&broken, talk).await)
+        Err(self.cut_off(&broken, dialogue).await)
     }
 
     /// The connection has broken before the dot. Whoever refuses a mail in the middle of it says why before he hangs up.
-    async fn cut_off(&mut self, broken: &Break, talk: &mut SmtpDialogue) -> Failure {
+    async fn cut_off(&mut self, broken: &Break, dialogue: &mut SmtpDialogue) -> Failure {
+        self.ended = true;
         if let Ok(reply) = self.wire.reply(limit::QUIT).await
             && !reply.is_positive()
         {
-            talk.log_response(&reply);
+            dialogue.log_response(&reply);
             return judge(Step::Data, &reply);
         }
-        talk.broke(broken, EmailFailure::Other)
+        dialogue.broke(broken, EmailFailure::Other)
     }
 
-    async fn step(&mut self, step: Step, command: &str, talk: &mut SmtpDialogue) -> Result<(), Failure> {
-        talk.note(format!("> {command}"));
+    async fn step(&mut self, step: Step, command: &str, dialogue: &mut SmtpDialogue) -> Result<(), Failure> {
+        dialogue.note(format!("> {command}"));
         let (within, expected) = match step {
             Step::Sender => (limit::MAIL, 200..300),
             Step::Recipient => (limit::RCPT, 200..300),
             Step::Data => (limit::DATA, 354..355),
         };
         let reply = self
-            .wire
             .command(command, within)
             .await
-            .map_err(|broken| talk.broke(&broken, EmailFailure::Other))?;
-        talk.log_response(&reply);
+            .map_err(|broken| dialogue.broke(&broken, EmailFailure::Other))?;
+        dialogue.log_response(&reply);
         if expected.contains(&reply.code) { Ok(()) } else { Err(judge(step, &reply)) }
     }
 
     /// Sends the dot that ends the mail and waits for the answer: from here on the mail may have arrived, whatever is heard.
-    pub(super) async fn end(&mut self, talk: &mut SmtpDialogue) -> Result<(), Failure> {
+    pub(super) async fn end(&mut self, dialogue: &mut SmtpDialogue) -> Result<(), Failure> {
         let answer = match self.wire.write(b".\r\n", limit::BLOCK).await {
-            Ok(()) => self.wire.reply(limit::END).await,
+            Ok(()) => {
+                let heard = self.wire.reply(limit::END).await;
+                self.noted(heard)
+            }
             // The connection was gone before the dot: nothing was taken.
-            Err(broken @ Break::Io(_)) => return Err(self.cut_off(&broken, talk).await),
-            Err(broken) => Err(broken),
+            Err(broken @ Break::Io(_)) => return Err(self.cut_off(&broken, dialogue).await),
+            Err(broken) => {
+                self.ended = true;
+                Err(broken)
+            }
         };
         match answer {
             Ok(reply) => {
-                talk.log_response(&reply);
+                dialogue.log_response(&reply);
                 if reply.is_positive() { Ok(()) } else { Err(judge(Step::Data, &reply)) }
             }
             Err(broken) => {
-                talk.note(format!("! {broken}; whether the mail was taken is not known"));
+                dialogue.note(format!("! {broken}; whether the mail was taken is not known"));
                 let kind = if matches!(broken, Break::Timeout) {
                     EmailFailure::Timeout
                 } else {
@@ -301,104 +348,104 @@ struct ServerAddress<'a> {
 }
 
 impl ServerAddress<'_> {
-    fn tls(&self, talk: &mut SmtpDialogue) -> Result<Arc<ClientConfig>, Failure> {
+    fn tls(&self, dialogue: &mut SmtpDialogue) -> Result<Arc<ClientConfig>, Failure> {
         tls_config(self.settings.server.ca_file.as_deref()).map_err(|text| {
-            talk.note(format!("! {text}"));
+            dialogue.note(format!("! {text}"));
             Failure::transport(EmailFailure::Tls)
         })
     }
 
     /// TLS from the first byte (RFC 8314 section 3.3).
-    async fn implicit(&self, stream: TcpStream, talk: &mut SmtpDialogue) -> Result<Session, Failure> {
-        let config = self.tls(talk)?;
+    async fn implicit(&self, stream: TcpStream, dialogue: &mut SmtpDialogue) -> Result<Session, Failure> {
+        let config = self.tls(dialogue)?;
         let handshake =
             async { tokio::time::timeout(limit::GREETING, protect(stream, self.host, config)).await };
         let outcome = unless(handshake, self.speaks_plainly()).await;
         let no_tls = match outcome {
             Some(Ok(Ok(stream))) => {
-                talk.note("* TLS is up");
+                dialogue.note("* TLS is up");
                 let mut wire = SmtpStream::new(stream).boxed();
-                greeting(&mut wire, talk, std::future::pending()).await?;
-                let offers = self.introduce(&mut wire, talk).await?;
-                return Ok(Session { wire, offers });
+                greeting(&mut wire, dialogue, std::future::pending()).await?;
+                let offers = self.introduce(&mut wire, dialogue).await?;
+                return Ok(Session::new(wire, offers));
             }
-            Some(Err(_)) => return Err(talk.broke(&Break::Timeout, EmailFailure::Connect)),
+            Some(Err(_)) => return Err(dialogue.broke(&Break::Timeout, EmailFailure::Connect)),
             Some(Ok(Err(error))) => Some(error),
             None => None,
         };
         let spoken = no_tls.as_ref().is_some_and(|error| error.spoken);
         if let Some(NoTls { text, .. }) = &no_tls {
-            talk.note(format!("! {text}"));
+            dialogue.note(format!("! {text}"));
         }
         // Bytes that are no TLS are a greeting as a rule; only a server that does greet without TLS makes that certain.
         if no_tls.is_none() || (!spoken && within_silence(self.speaks_plainly()).await) {
-            talk.note("! the server speaks without TLS at this port; use tls: starttls (587 as a rule), or the port of implicit TLS (465 as a rule)");
+            dialogue.note("! the server speaks without TLS at this port; use tls: starttls (587 as a rule), or the port of implicit TLS (465 as a rule)");
         }
         Err(Failure::transport(EmailFailure::Tls))
     }
 
     /// No TLS from the first byte; STARTTLS (RFC 3207) where it is asked for.
-    async fn plain(&self, stream: TcpStream, talk: &mut SmtpDialogue) -> Result<Session, Failure> {
+    async fn plain(&self, stream: TcpStream, dialogue: &mut SmtpDialogue) -> Result<Session, Failure> {
         let mut wire = SmtpStream::new(stream);
-        greeting(&mut wire, talk, self.speaks_tls()).await?;
-        let offers = self.introduce(&mut wire, talk).await?;
+        greeting(&mut wire, dialogue, self.speaks_tls()).await?;
+        let offers = self.introduce(&mut wire, dialogue).await?;
         if self.settings.server.tls == SmtpTls::None {
-            return Ok(Session { wire: wire.boxed(), offers });
+            return Ok(Session::new(wire.boxed(), offers));
         }
         let failed = Failure::transport(EmailFailure::Tls);
         if !offers.starttls {
-            talk.note(
+            dialogue.note(
                 "! the server does not offer STARTTLS; use tls: implicit, or tls: none on a trusted network",
             );
             return Err(failed);
         }
-        talk.note("> STARTTLS");
+        dialogue.note("> STARTTLS");
         let reply = wire
             .command("STARTTLS", limit::TLS)
             .await
-            .map_err(|broken| talk.broke(&broken, EmailFailure::Tls))?;
-        talk.log_response(&reply);
+            .map_err(|broken| dialogue.broke(&broken, EmailFailure::Tls))?;
+        dialogue.log_response(&reply);
         if reply.code != 220 {
             return Err(failed);
         }
         // What stands behind the 220 already was said before TLS, by whoever sits in between (RFC 3207 section 6). Nothing of it is read later.
         let Some(stream) = wire.into_silent() else {
-            talk.note(
+            dialogue.note(
                 "! the server has gone on without TLS after its 220; somebody may be between it and us",
             );
             return Err(failed);
         };
-        let config = self.tls(talk)?;
+        let config = self.tls(dialogue)?;
         let stream = match tokio::time::timeout(limit::TLS, protect(stream, self.host, config)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                talk.note(format!("! {}", error.text));
+                dialogue.note(format!("! {}", error.text));
                 return Err(failed);
             }
-            Err(_) => return Err(talk.broke(&Break::Timeout, EmailFailure::Tls)),
+            Err(_) => return Err(dialogue.broke(&Break::Timeout, EmailFailure::Tls)),
         };
-        talk.note("* TLS is up");
+        dialogue.note("* TLS is up");
         // RFC 3207 section 4.2: what was learnt before TLS is forgotten.
         let mut wire = SmtpStream::new(stream).boxed();
-        let offers = self.introduce(&mut wire, talk).await?;
-        Ok(Session { wire, offers })
+        let offers = self.introduce(&mut wire, dialogue).await?;
+        Ok(Session::new(wire, offers))
     }
 
     /// EHLO, or HELO where the server does not know that (RFC 5321 section 3.2).
     async fn introduce<S: Duplex>(
         &self,
         wire: &mut SmtpStream<S>,
-        talk: &mut SmtpDialogue,
+        dialogue: &mut SmtpDialogue,
     ) -> Result<Offers, Failure> {
         let name = hello::name(self.settings.server.hello.as_deref(), self.local).await;
         for command in ["EHLO", "HELO"] {
             let command = format!("{command} {name}");
-            talk.note(format!("> {command}"));
+            dialogue.note(format!("> {command}"));
             let reply = wire
                 .command(&command, limit::HELLO)
                 .await
-                .map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
-            talk.log_response(&reply);
+                .map_err(|broken| dialogue.broke(&broken, EmailFailure::Connect))?;
+            dialogue.log_response(&reply);
             match reply.code {
                 200..300 if command.starts_with('E') => return Ok(Offers::of(&reply)),
                 200..300 => return Ok(Offers::default()),
@@ -430,15 +477,15 @@ impl ServerAddress<'_> {
 /// The server's first words.
 async fn greeting<S: Duplex>(
     wire: &mut SmtpStream<S>,
-    talk: &mut SmtpDialogue,
+    dialogue: &mut SmtpDialogue,
     tls: impl Future<Output = bool>,
 ) -> Result<(), Failure> {
     let Some(log_response) = unless(wire.reply(limit::GREETING), tls).await else {
-        talk.note("! the server waits for TLS at this port; use tls: implicit, or the port of STARTTLS (587 as a rule)");
+        dialogue.note("! the server waits for TLS at this port; use tls: implicit, or the port of STARTTLS (587 as a rule)");
         return Err(Failure::transport(EmailFailure::Tls));
     };
-    let reply = log_response.map_err(|broken| talk.broke(&broken, EmailFailure::Connect))?;
-    talk.log_response(&reply);
+    let reply = log_response.map_err(|broken| dialogue.broke(&broken, EmailFailure::Connect))?;
+    dialogue.log_response(&reply);
     if reply.code == 220 { Ok(()) } else { Err(Failure::transport(EmailFailure::Connect)) }
 }
 
@@ -493,22 +540,22 @@ mod tests {
 
     #[test]
     fn a_server_that_repeats_a_secret_shows_none() {
-        let mut talk = SmtpDialogue::default();
-        talk.hide("geheim");
-        talk.log_response(&reply(&["535-5.7.8 not known:", "535 consentry/geheim"]));
-        assert_eq!(talk.into_lines(), ["< 535 5.7.8 not known:", "< 535 consentry/<secret>"]);
+        let mut dialogue = SmtpDialogue::default();
+        dialogue.hide("geheim");
+        dialogue.log_response(&reply(&["535-5.7.8 not known:", "535 consentry/geheim"]));
+        assert_eq!(dialogue.into_lines(), ["< 535 5.7.8 not known:", "< 535 consentry/<secret>"]);
     }
 
     /// What becomes of a mail when the server answers its end after so many seconds, and then hangs up.
     async fn ended(after: u64, said: &'static [u8]) -> Result<(), Failure> {
         let (ours, mut theirs) = tokio::io::duplex(4096);
-        let mut session = Session { wire: SmtpStream::new(ours).boxed(), offers: Offers::default() };
-        let mut talk = SmtpDialogue::default();
+        let mut session = Session::new(SmtpStream::new(ours).boxed(), Offers::default());
+        let mut dialogue = SmtpDialogue::default();
         let server = async move {
             tokio::time::sleep(Duration::from_secs(after)).await;
             theirs.write_all(said).await.expect("said");
         };
-        tokio::join!(session.end(&mut talk), server).0
+        tokio::join!(session.end(&mut dialogue), server).0
     }
 
     /// RFC 5321 section 4.5.3.2.6: a server may think for ten minutes. From the dot on, no answer is no refusal.
@@ -540,7 +587,7 @@ mod tests {
             (b"", EmailFailure::Other, Blame::Transport),
         ] {
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            let mut session = Session { wire: SmtpStream::new(ours).boxed(), offers: Offers::default() };
+            let mut session = Session::new(SmtpStream::new(ours).boxed(), Offers::default());
             theirs.write_all(said).await.expect("said");
             drop(theirs);
             assert_eq!(session.end(&mut SmtpDialogue::default()).await, Err(Failure { kind, blame }));
@@ -558,12 +605,12 @@ mod tests {
         ] {
             let (ours, mut theirs) = tokio::io::duplex(4096);
             let mut wire = SmtpStream::new(ours);
-            let mut talk = SmtpDialogue::default();
+            let mut dialogue = SmtpDialogue::default();
             let server = async move {
                 tokio::time::sleep(Duration::from_secs(after)).await;
                 theirs.write_all(b"220 hello\r\n").await.expect("said");
             };
-            let (greeted, ()) = tokio::join!(greeting(&mut wire, &mut talk, async { other_way }), server);
+            let (greeted, ()) = tokio::join!(greeting(&mut wire, &mut dialogue, async { other_way }), server);
             assert_eq!(greeted.map_err(|failure| failure.kind), expected, "{sentence}");
         }
     }

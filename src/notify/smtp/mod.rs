@@ -1,12 +1,11 @@
-//! Handing one mail to the mail server, step by step, so that a failure can be named and the dialogue shown.
+//! Handing mails to the mail server, step by step, so that a failure can be named and the dialogue shown.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `compose` | header, body and envelope; A-labels, dots, line ends |
 //! | `stream` | the connection: bytes, time limits, TLS |
 //! | `reply` | what a server says, as RFC 5321 allows it |
 //! | `hello` | the name that EHLO needs |
-//! | `dialogue` | the steps: greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, the final dot, QUIT |
+//! | `dialogue` | the steps: greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, the final dot, RSET, QUIT |
 //! | `blame` | whom a refusal is about (pure) |
 //!
 //! Nothing here knows the outbox. A mail is handed over in two parts, so that the outbox can save in between that it is being handed over: from
@@ -23,7 +22,7 @@ mod stream;
 
 use lettre::message::Mailbox;
 
-use super::mime::{compose, recipient};
+use super::mime::{Letter, compose, recipient};
 pub use blame::{Blame, Failure};
 use dialogue::{Session, SmtpDialogue};
 
@@ -52,106 +51,155 @@ pub struct Delivery {
     pub dialogue: Vec<String>,
 }
 
-/// Hands one mail to the server.
+/// Hands one mail to the server, on a connection of its own.
 pub async fn deliver(
     settings: &SmtpSettings,
     notification: &Notification,
     mail: &Rendered,
     now: Timestamp,
 ) -> Delivery {
-    match dictate(settings, notification, mail, now).await {
-        Ok(dictated) => {
-            let (delivery, farewell) = dictated.end().await;
-            farewell.say().await;
-            delivery
-        }
+    let mut connection = Connection::default();
+    let delivery = match connection.dictate(settings, notification, mail, now).await {
+        Ok(dictated) => dictated.end().await,
         Err(Undelivered { failure, dialogue }) => Delivery { outcome: Err(failure), dialogue },
-    }
+    };
+    connection.quit().await;
+    delivery
 }
 
-/// Greets the server, with TLS and login as configured, and says goodbye. No mail is sent.
+/// Greets the server, with TLS and login as configured, and ends the session. No mail is sent.
 pub async fn test_connection(settings: &SmtpSettings) -> Delivery {
-    let mut talk = SmtpDialogue::default();
-    let outcome = match Session::open(settings, &mut talk).await {
+    let mut dialogue = SmtpDialogue::default();
+    let outcome = match Session::open(settings, &mut dialogue).await {
         Ok(session) => {
             session.quit().await;
             Ok(())
         }
         Err(failure) => Err(failure),
     };
-    Delivery { outcome, dialogue: talk.into_lines() }
+    Delivery { outcome, dialogue: dialogue.into_lines() }
 }
 
-/// A mail that has not come to its end.
+/// Servers close a connection after some number of mails (Postfix: `smtp_connection_reuse_count_limit`; others from 100 on).
+const MOST_MAILS: u32 = 100;
+
+/// A connection to the mail server that carries mails one after another. It is opened with the first one.
+#[derive(Default)]
+pub(super) struct Connection {
+    session: Option<Session>,
+    /// Mails that the session has carried.
+    carried: u32,
+}
+
+/// A mail that the server has not got, and what was said.
 pub(super) struct Undelivered {
     pub(super) failure: Failure,
     pub(super) dialogue: Vec<String>,
 }
 
-/// A mail that the server has been told, all but its end.
-pub(super) struct Dictated {
+/// A mail that the server has got, all but the dot that ends it. Whoever drops this sends nothing.
+pub(super) struct Dictated<'c> {
+    connection: &'c mut Connection,
     session: Session,
-    talk: SmtpDialogue,
+    dialogue: SmtpDialogue,
 }
 
-/// Says a mail to the server, all but the final dot. Whoever drops the result sends nothing.
-pub(super) async fn dictate(
-    settings: &SmtpSettings,
-    notification: &Notification,
-    mail: &Rendered,
-    now: Timestamp,
-) -> Result<Dictated, Undelivered> {
-    let mut talk = SmtpDialogue::default();
-    match converse(settings, notification, mail, now, &mut talk).await {
-        Ok(session) => Ok(Dictated { session, talk }),
-        Err(failure) => Err(Undelivered { failure, dialogue: talk.into_lines() }),
+impl Connection {
+    /// Hands a mail over, all but the final dot. While this is under way the connection has no session, so that one that is cut off in
+    /// the middle carries nothing more.
+    pub(super) async fn dictate(
+        &mut self,
+        settings: &SmtpSettings,
+        notification: &Notification,
+        mail: &Rendered,
+        now: Timestamp,
+    ) -> Result<Dictated<'_>, Undelivered> {
+        let mut dialogue = SmtpDialogue::default();
+        let letter = match letter(settings, notification, mail, now, &mut dialogue) {
+            Ok(letter) => letter,
+            Err(failure) => return Err(Undelivered { failure, dialogue: dialogue.into_lines() }),
+        };
+        match self.carry(settings, &letter, &mut dialogue).await {
+            Ok(session) => Ok(Dictated { connection: self, session, dialogue }),
+            Err(failure) => Err(Undelivered { failure, dialogue: dialogue.into_lines() }),
+        }
     }
-}
 
-async fn converse(
-    settings: &SmtpSettings,
-    notification: &Notification,
-    mail: &Rendered,
-    now: Timestamp,
-    talk: &mut SmtpDialogue,
-) -> Result<Session, Failure> {
-    let to = recipient(&notification.recipient).map_err(|text| {
-        talk.note(format!("! {text}"));
-        Failure { kind: EmailFailure::Rejected, blame: Blame::Recipient }
-    })?;
-    let letter = compose(settings, to, notification, mail, now).map_err(|text| {
-        talk.note(format!("! {text}"));
-        Failure::transport(EmailFailure::Other)
-    })?;
-    let mut session = Session::open(settings, talk).await?;
-    match session.dictate(&letter, talk).await {
-        Ok(()) => Ok(session),
-        Err(failure) => {
+    /// A session that has carried mails may have been closed by the server meanwhile, which says nothing about this mail: it goes through
+    /// a new one then.
+    async fn carry(
+        &mut self,
+        settings: &SmtpSettings,
+        letter: &Letter,
+        dialogue: &mut SmtpDialogue,
+    ) -> Result<Session, Failure> {
+        if let Some(mut session) = self.reusable(dialogue).await {
+            match session.dictate(letter, dialogue).await {
+                Ok(()) => return Ok(session),
+                Err(failure) if session.is_usable() => {
+                    self.session = Some(session);
+                    return Err(failure);
+                }
+                Err(_) => dialogue.note("* the server has ended the session; opening another one"),
+            }
+        }
+        self.carried = 0;
+        let mut session = Session::open(settings, dialogue).await?;
+        match session.dictate(letter, dialogue).await {
+            Ok(()) => Ok(session),
+            Err(failure) => {
+                self.session = Some(session).filter(Session::is_usable);
+                Err(failure)
+            }
+        }
+    }
+
+    /// The session of the mail before, reset (RFC 5321 section 4.1.1.5).
+    async fn reusable(&mut self, dialogue: &mut SmtpDialogue) -> Option<Session> {
+        let mut session = self.session.take()?;
+        if self.carried >= MOST_MAILS {
             session.quit().await;
-            Err(failure)
+            return None;
+        }
+        session.reset(dialogue).await.then_some(session)
+    }
+
+    /// Ends the session, once the outcome of the last mail is saved. How that goes changes nothing, and it takes a few seconds at most.
+    pub(super) async fn quit(self) {
+        if let Some(session) = self.session {
+            session.quit().await;
         }
     }
 }
 
-impl Dictated {
-    /// Says the final dot and waits for the answer.
-    pub(super) async fn end(mut self) -> (Delivery, Farewell) {
-        let outcome = self.session.end(&mut self.talk).await;
-        (Delivery { outcome, dialogue: self.talk.into_lines() }, Farewell(self.session))
+impl Dictated<'_> {
+    /// Sends the final dot and waits for the response.
+    pub(super) async fn end(mut self) -> Delivery {
+        let outcome = self.session.end(&mut self.dialogue).await;
+        self.connection.carried += 1;
+        self.connection.session = Some(self.session).filter(Session::is_usable);
+        Delivery { outcome, dialogue: self.dialogue.into_lines() }
     }
+}
+
+fn letter(
+    settings: &SmtpSettings,
+    notification: &Notification,
+    mail: &Rendered,
+    now: Timestamp,
+    dialogue: &mut SmtpDialogue,
+) -> Result<Letter, Failure> {
+    let to = recipient(&notification.recipient).map_err(|text| {
+        dialogue.note(format!("! {text}"));
+        Failure { kind: EmailFailure::Rejected, blame: Blame::Recipient }
+    })?;
+    compose(settings, to, notification, mail, now).map_err(|text| {
+        dialogue.note(format!("! {text}"));
+        Failure::transport(EmailFailure::Other)
+    })
 }
 
 /// A recipient as servers repeat it, where that is not how it was written.
 pub(super) fn on_the_wire(address: &str) -> Option<String> {
     recipient(address).ok().map(|sent| sent.to_string()).filter(|sent| sent != address)
-}
-
-/// What is left to say once the outcome is saved.
-pub(super) struct Farewell(Session);
-
-impl Farewell {
-    /// Says it. How that goes changes nothing, and it takes a few seconds at most.
-    pub(super) async fn say(self) {
-        self.0.quit().await;
-    }
 }
