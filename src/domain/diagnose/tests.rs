@@ -1,4 +1,4 @@
-//! The table of cases. A row is a sentence, the evidence, and the outcome of the three checks.
+//! The table of cases. A row is a sentence, the evidence, and the outcomes of the three checks.
 
 use super::super::evidence::{Groups, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
 use super::super::integration::{Access, GroupPolicy, GroupRef, RequiredPermissions};
@@ -127,12 +127,12 @@ fn delegated_without_a_reader() {
             ("all is well", healthy(), [Pass, Pass, Pass]),
             ("a public client in good health", public(healthy()), [Pass, Pass, Pass]),
             (
-                "a permission was edited away, groups still answer",
+                "a permission was removed, groups are still listed",
                 Evidence { own_token: token(&["Group.Read.All"]), ..healthy() },
                 [Pass, Fail(PermissionMissing), Pass],
             ),
             (
-                "the group permission was edited away and Graph refuses",
+                "the group permission was removed and Graph denies access",
                 Evidence {
                     own_token: token(&["User.Read"]),
                     groups: Some(Err(fault(GroupAccessDenied))),
@@ -151,18 +151,18 @@ fn delegated_without_a_reader() {
                 [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
             ),
             (
-                "a confidential client with a revoked token is present",
+                "an app-only token shows that the app is present",
                 refused(TokenRevoked),
                 [Pass, Unknown(TokenRevoked), Fail(TokenRevoked)],
             ),
             (
-                "of a public client a revoked token leaves nothing to learn",
+                "a public client with a revoked token shows nothing",
                 public(refused(TokenRevoked)),
                 [Unknown(TokenRevoked), Unknown(TokenRevoked), Fail(TokenRevoked)],
             ),
             ("a corrupted token", refused(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
             (
-                "MFA is demanded",
+                "MFA is required",
                 refused(InteractionRequired),
                 [Pass, Unknown(InteractionRequired), Fail(InteractionRequired)],
             ),
@@ -188,7 +188,7 @@ fn delegated_without_a_reader() {
             ),
             ("a deleted app: all three say so", both_refused(AppMissing), [Fail(AppMissing); 3]),
             (
-                "an app that only the app-only token misses",
+                "an app that only the app-only token reports as missing",
                 Evidence { app_only: Some(Err(fault(AppMissing))), ..refused(TokenRevoked) },
                 [Fail(AppMissing); 3],
             ),
@@ -201,7 +201,7 @@ fn delegated_without_a_reader() {
             ),
             ("the request is wrong", both_refused(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
             ("throttled everywhere", both_refused(Throttled), [Unknown(Throttled); 3]),
-            ("a code nobody knows", both_refused(Unclassified), [Unknown(Unclassified); 3]),
+            ("an unknown code", both_refused(Unclassified), [Unknown(Unclassified); 3]),
             (
                 "Graph alone is throttled",
                 Evidence { groups: Some(Err(fault(Throttled))), ..healthy() },
@@ -223,7 +223,7 @@ fn delegated_without_a_reader() {
                 [Pass, Pass, Fail(GroupMissing)],
             ),
             (
-                "Graph refuses although consent stands",
+                "Graph denies access although consent is granted",
                 Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..healthy() },
                 [Pass, Pass, Fail(GroupAccessDenied)],
             ),
@@ -254,7 +254,7 @@ fn delegated_with_a_reader() {
         vec![
             ("all is well", with_reader(healthy(), present(), all()), [Pass, Pass, Pass]),
             (
-                "the grant of the very user counts",
+                "the grant of the token's user counts",
                 with_reader(healthy(), present(), mine("ada")),
                 [Pass, Pass, Pass],
             ),
@@ -264,12 +264,12 @@ fn delegated_with_a_reader() {
                 [Pass, Fail(ConsentMissing), Pass],
             ),
             (
-                "with a dead token nobody's grant is held against them",
+                "with a rejected token every user's grant counts",
                 with_reader(refused(TokenRevoked), present(), mine("bob")),
                 [Pass, Pass, Fail(TokenRevoked)],
             ),
             (
-                "a dead token hides nothing from the reader",
+                "a rejected token hides nothing from the reader",
                 with_reader(refused(TokenRevoked), present(), all()),
                 [Pass, Pass, Fail(TokenRevoked)],
             ),
@@ -299,12 +299,12 @@ fn delegated_with_a_reader() {
                 [Fail(AppDeleted); 3],
             ),
             (
-                "gone for good",
+                "deleted permanently",
                 with_reader(refused(AppMissing), Presence::Absent, vec![]),
                 [Fail(AppMissing); 3],
             ),
             (
-                "disabled: the consent still stands",
+                "disabled: the consent is still granted",
                 with_reader(refused(AppDisabled), disabled(), all()),
                 [Fail(AppDisabled), Pass, Fail(AppDisabled)],
             ),
@@ -315,13 +315,13 @@ fn delegated_with_a_reader() {
             ),
             ("the reader may not read, the own token can", reader_denied(healthy()), [Pass, Pass, Pass]),
             (
-                "the reader may not read, the token is dead",
+                "the reader may not read, the token is rejected",
                 reader_denied(refused(TokenRevoked)),
                 [Pass, Unknown(ReaderPermissionMissing), Fail(TokenRevoked)],
             ),
             ("the directory has a fault, the own token can", transient(healthy()), [Pass, Pass, Pass]),
             (
-                "the directory has a fault, the token is dead",
+                "the directory has a fault, the token is rejected",
                 transient(refused(TokenRevoked)),
                 [Pass, Unknown(UpstreamUnavailable), Fail(TokenRevoked)],
             ),
@@ -355,7 +355,7 @@ fn application_access() {
                 [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
             ),
             (
-                "a token that cannot be read proves access all the same",
+                "a token that cannot be read still shows access",
                 Evidence { app_only: opaque, ..app(&[]) },
                 [Pass, Unknown(InvalidResponse), Pass],
             ),
@@ -369,7 +369,7 @@ fn application_access() {
             ("a wrong secret", failed(ClientCredentialInvalid), [Fail(ClientCredentialInvalid); 3]),
             ("time-out", failed(Timeout), [Unknown(Timeout); 3]),
             (
-                "the directory speaks",
+                "the directory answers",
                 with_reader(
                     Evidence { app_only: roles(&[]), ..app(&[]) },
                     present(),
@@ -378,7 +378,7 @@ fn application_access() {
                 [Pass, Pass, Pass],
             ),
             (
-                "deleted, says the directory",
+                "deleted, according to the directory",
                 Evidence {
                     directory: directory(Presence::Deleted { restorable_until: None }, vec![]),
                     ..failed(AppMissing)
@@ -402,7 +402,7 @@ fn unexpected_permissions_fail_only_when_asked_to() {
 }
 
 #[test]
-fn disabled_checks_stay_silent_and_permissions_are_listed() {
+fn disabled_checks_have_no_result_and_permissions_are_listed() {
     let only_consent = Requirements { checks: vec![Check::Consent], ..requirements(Access::Delegated) };
     let diagnosis = diagnose(&only_consent, &Evidence { own_token: token(&["User.Read"]), ..healthy() });
     assert_eq!(diagnosis.checks.len(), 1);
@@ -418,7 +418,7 @@ fn the_reader_is_reported_without_breaking_anything() {
     assert_eq!(diagnosis.reader_fault.map(|f| f.reason), Some(Reason::ReaderPermissionMissing));
 }
 
-/// A transient reason in all evidence never makes anything fail.
+/// A transient reason in all the evidence never makes a check fail.
 #[test]
 fn transient_evidence_never_fails() {
     for reason in Reason::ALL.iter().copied().filter(|r| r.is_inconclusive()) {
