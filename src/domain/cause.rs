@@ -104,7 +104,7 @@ pub fn wanted_causes(
     probed: Probed<'_>,
     belongs: Belongs<'_>,
     thresholds: Thresholds,
-    suffering: &Suffering,
+    affected: &Affected,
 ) -> BTreeMap<String, Reason> {
     let Probed { before, after, alert, own } = probed;
     let broken = alert.and_then(|a| Some((cause_key(a.reason, belongs)?, a.reason)));
@@ -115,12 +115,12 @@ pub fn wanted_causes(
         .dark(|r| r == Reason::CredentialUnreadable)
         .find(|(_, dark, _)| dark.probes >= thresholds.failure);
     let unreadable = unreadable.map(|(check, _, reason)| {
-        (unreadable_key(belongs.app, &unreadable_file(check), suffering, own), reason)
+        (unreadable_key(belongs.app, &unreadable_file(check), affected, own), reason)
     });
     // A transient reason and an unclassified one do not hide each other.
     let lasting = [Reason::is_transient as fn(Reason) -> bool, |r| r == Reason::Unclassified].map(|kind| {
         let (_, _, reason) = after.dark(kind).find(|(_, dark, _)| dark.waited >= thresholds.lasting)?;
-        Some((lasting_key(reason, belongs.tenant, suffering, own)?, reason))
+        Some((lasting_key(reason, belongs.tenant, affected, own)?, reason))
     });
     [broken, reader, unreadable].into_iter().chain(lasting).flatten().collect()
 }
@@ -158,7 +158,7 @@ fn unreadable_file(check: &CheckState) -> String {
 
 /// Why and where a check of an integration has no result. The place is the tenant; for a credential of ours that cannot be read it is the
 /// file, because its tenants are not the cause.
-pub fn suffers(state: &IntegrationState, tenant: &str) -> Option<(Reason, String)> {
+pub fn affected_by(state: &IntegrationState, tenant: &str) -> Option<(Reason, String)> {
     let (check, _, reason) = state.dark(Reason::is_inconclusive).next()?;
     let place =
         if reason == Reason::CredentialUnreadable { unreadable_file(check) } else { tenant.to_owned() };
@@ -167,18 +167,18 @@ pub fn suffers(state: &IntegrationState, tenant: &str) -> Option<(Reason, String
 
 /// The cause of a credential of ours that cannot be read: one per file while at most two are unreadable, one of the application from the
 /// third on. A shared secret is one file. A member of such a cause stays in it.
-fn unreadable_key(app: &str, what: &str, suffering: &Suffering, own: &BTreeSet<String>) -> String {
+fn unreadable_key(app: &str, what: &str, affected: &Affected, own: &BTreeSet<String>) -> String {
     let wide = format!("app:{app}:{}", Reason::CredentialUnreadable.label());
     if let Some(known) = own.iter().find(|key| key.starts_with(&wide)) {
         return known.clone();
     }
-    match suffering.places(Reason::CredentialUnreadable) {
+    match affected.places(Reason::CredentialUnreadable) {
         ..FLEET => format!("{wide}:{what}"),
         _ => wide,
     }
 }
 
-/// Number of tenants affected by the same reason from which on it is one cause of the whole fleet.
+/// From this many affected tenants on, a reason is one cause of the whole fleet.
 const FLEET: usize = 3;
 
 const LASTING: &str = "upstream:";
@@ -189,7 +189,7 @@ const LASTING: &str = "upstream:";
 fn lasting_key(
     reason: Reason,
     tenant: &str,
-    suffering: &Suffering,
+    affected: &Affected,
     own: &BTreeSet<String>,
 ) -> Option<String> {
     if !is_lasting_only(reason) {
@@ -201,17 +201,17 @@ fn lasting_key(
     {
         return Some(known.clone());
     }
-    Some(match suffering.places(reason) {
+    Some(match affected.places(reason) {
         ..FLEET => format!("{LASTING}{}:{tenant}", reason.label()),
         _ => format!("{LASTING}{}", reason.label()),
     })
 }
 
-/// Number of integrations whose last probe had no result, by reason and place: see [`suffers`].
+/// Number of integrations whose last probe had no result, by reason and place: see [`affected_by`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Suffering(HashMap<Reason, HashMap<String, usize>>);
+pub struct Affected(HashMap<Reason, HashMap<String, usize>>);
 
-impl Suffering {
+impl Affected {
     /// Records that an integration's reason or place has changed.
     pub fn note(&mut self, before: Option<(Reason, String)>, after: Option<(Reason, String)>) {
         if before == after {
@@ -533,34 +533,34 @@ mod tests {
 
     #[test]
     fn a_lasting_unknown_is_one_cause_per_tenant_until_three_are_affected() {
-        let mut suffering = Suffering::default();
-        let key = |suffering: &Suffering, tenant: &str, own: &[&str]| {
+        let mut affected = Affected::default();
+        let key = |affected: &Affected, tenant: &str, own: &[&str]| {
             let own = own.iter().map(|key| (*key).to_owned()).collect();
-            lasting_key(Reason::Timeout, tenant, suffering, &own).unwrap_or_default()
+            lasting_key(Reason::Timeout, tenant, affected, &own).unwrap_or_default()
         };
         let at = |reason, place: &str| Some((reason, place.to_owned()));
-        suffering.note(None, at(Reason::Timeout, "a"));
-        suffering.note(None, at(Reason::Timeout, "a"));
-        suffering.note(at(Reason::Throttled, "b"), at(Reason::Timeout, "b"));
-        assert_eq!(key(&suffering, "b", &[]), "upstream:timeout:b", "two tenants");
-        suffering.note(None, at(Reason::Timeout, "c"));
-        assert_eq!(key(&suffering, "c", &[]), "upstream:timeout", "the third");
+        affected.note(None, at(Reason::Timeout, "a"));
+        affected.note(None, at(Reason::Timeout, "a"));
+        affected.note(at(Reason::Throttled, "b"), at(Reason::Timeout, "b"));
+        assert_eq!(key(&affected, "b", &[]), "upstream:timeout:b", "two tenants");
+        affected.note(None, at(Reason::Timeout, "c"));
+        assert_eq!(key(&affected, "c", &[]), "upstream:timeout", "the third");
         assert_eq!(
-            key(&suffering, "b", &["app:x", "upstream:network_error:b"]),
+            key(&affected, "b", &["app:x", "upstream:network_error:b"]),
             "upstream:network_error:b",
             "a member stays"
         );
         assert_eq!(
-            key(&suffering, "c", &["upstream:unclassified:c"]),
+            key(&affected, "c", &["upstream:unclassified:c"]),
             "upstream:timeout",
             "another kind does not hide it"
         );
-        suffering.note(at(Reason::Timeout, "a"), None);
-        assert_eq!(suffering.places(Reason::Timeout), 3, "the tenant's other integration is still affected");
-        suffering.note(at(Reason::Timeout, "a"), None);
-        assert_eq!(key(&suffering, "d", &[]), "upstream:timeout:d", "two again");
-        assert_eq!(lasting_key(Reason::TokenRevoked, "a", &suffering, &BTreeSet::new()), None);
-        assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &suffering, &BTreeSet::new()), None);
+        affected.note(at(Reason::Timeout, "a"), None);
+        assert_eq!(affected.places(Reason::Timeout), 3, "the tenant's other integration is still affected");
+        affected.note(at(Reason::Timeout, "a"), None);
+        assert_eq!(key(&affected, "d", &[]), "upstream:timeout:d", "two again");
+        assert_eq!(lasting_key(Reason::TokenRevoked, "a", &affected, &BTreeSet::new()), None);
+        assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &affected, &BTreeSet::new()), None);
     }
 
     #[test]

@@ -26,8 +26,8 @@ mod verdict;
 
 pub use alert::{AlertChange, AlertEvent, AlertPolicy, Judgement, Mail, OpenAlert, change_alert};
 pub use cause::{
-    Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering,
-    suffers, wanted_causes,
+    Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
+    affected_by, wanted_causes,
 };
 pub use cloud::Cloud;
 pub use day::{Cell, Day, HOURS};

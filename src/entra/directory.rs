@@ -245,9 +245,9 @@ type Listed = Result<Option<Vec<Value>>, Fault>;
 /// The items of a list.
 type Items = Result<Vec<Value>, Fault>;
 
-/// What the answers of one batch say together. They were read by one caller at one time, so that they have to agree: an application that is
-/// shown has lists, even if they are empty, and one that is not there has none. Where they do not, a replica is behind or something between
-/// answers in Graph's place, and neither side is believed.
+/// Combines the responses of one batch. They come from one caller at one time, so they have to agree: an application that is shown has
+/// lists, even if they are empty, and one that does not exist has none. If they do not agree, a replica is behind or a proxy answers
+/// instead of Graph, and neither response is used.
 fn agreed(
     shown: Result<Presence, Fault>,
     grants: Listed,
@@ -262,7 +262,7 @@ fn agreed(
     };
     let missing = match &shown {
         Ok(Presence::Present { .. }) => Err(invalid(
-            "the directory shows the application, but not the lists of its permissions",
+            "the directory shows the application, but says that the lists of its permissions do not exist",
         )),
         Ok(Presence::Unclear(fault)) | Err(fault) => Err(fault.clone()),
         // Its permissions were deleted with it.

@@ -1,4 +1,4 @@
-//! Counters, gauges and histograms of the process as a whole. Every known label value is there from the start.
+//! Counters, gauges and histograms of the whole process. Every known label value exists from the start.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::domain::{MailKind, Outcome, Timestamp};
 
 /// Why an attempt to send a mail failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are the contract's words.
+#[allow(missing_docs)] // The labels explain the names.
 pub enum EmailFailure {
     Connect,
     Tls,
@@ -22,7 +22,7 @@ pub enum EmailFailure {
 }
 
 impl EmailFailure {
-    /// Every one.
+    /// Every failure.
     pub const ALL: [Self; 6] =
         [Self::Connect, Self::Tls, Self::Auth, Self::Rejected, Self::Timeout, Self::Other];
 
@@ -39,7 +39,7 @@ impl EmailFailure {
     }
 }
 
-/// The families. Cheap to clone; clones count together.
+/// The families. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Families {
     registry: Registry,
@@ -92,7 +92,7 @@ impl Families {
     /// Registers the families.
     ///
     /// # Errors
-    /// Two families share a name, which a test would show.
+    /// Two families have the same name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| {
@@ -138,7 +138,7 @@ impl Families {
             )?,
             repair: histogram(
                 "consentry_integration_repair_duration_seconds",
-                "How long integrations were broken that are fixed.",
+                "How long integrations were broken before they worked again.",
                 REPAIR_BUCKETS,
             )?,
             upstream_requests: counter(
@@ -150,7 +150,7 @@ impl Families {
             storage_errors: {
                 let family = IntCounter::new(
                     "consentry_storage_errors_total",
-                    "Reads and writes that the database refused.",
+                    "Database reads and writes that failed.",
                 )?;
                 registry.register(Box::new(family.clone()))?;
                 family
@@ -219,82 +219,82 @@ impl Families {
         Ok(families)
     }
 
-    /// A probe ended.
+    /// Counts a probe that ended.
     pub fn probe(&self, outcome: Outcome, duration: Duration, delay: Duration) {
         self.probes.with_label_values(&[outcome.label()]).inc();
         self.probe_duration.observe(duration.as_secs_f64());
         self.schedule_delay.observe(delay.as_secs_f64());
     }
 
-    /// The configured time from one probe of an integration to the next.
+    /// Sets the configured time from one probe of an integration to the next.
     pub fn set_interval(&self, interval: Duration) {
         self.interval.set(interval.as_secs_f64());
     }
 
-    /// An integration works again that was broken for so long.
+    /// Records that an integration works again, and how long it was broken.
     pub fn repaired(&self, after: Duration) {
         self.repair.observe(after.as_secs_f64());
     }
 
-    /// Where browsers find the status page.
+    /// Sets the URL of the status page.
     pub fn set_url(&self, url: &str) {
         self.web_info.reset();
         self.web_info.with_label_values(&[url]).set(1.0);
     }
 
-    /// A request to the upstream ended.
+    /// Counts a request to the upstream that ended.
     pub fn upstream(&self, endpoint: &str, code: &str, duration: Duration) {
         self.upstream_requests.with_label_values(&[endpoint, code]).inc();
         self.upstream_duration.with_label_values(&[endpoint, code]).observe(duration.as_secs_f64());
     }
 
-    /// The database refused something.
+    /// Counts a failure of the database.
     pub fn storage_failed(&self) {
         self.storage_errors.inc();
     }
 
-    /// The mail server took a mail.
+    /// Counts a mail that the mail server accepted.
     pub fn email_sent(&self, kind: MailKind, at: Timestamp) {
         self.emails.with_label_values(&[kind.label()]).inc();
         self.email_success.set(at.seconds());
     }
 
-    /// When a mail was last taken, remembered from before the start.
+    /// Sets the time of the last accepted mail, from before the start.
     pub fn set_last_email(&self, at: Timestamp) {
         self.email_success.set(at.seconds());
     }
 
-    /// An attempt failed.
+    /// Counts a failed attempt.
     pub fn email_failed(&self, kind: MailKind, failure: EmailFailure) {
         self.emails_failed.with_label_values(&[kind.label(), failure.label()]).inc();
     }
 
-    /// So many mails wait.
+    /// Sets the number of waiting mails.
     pub fn set_queue(&self, length: i64) {
         self.queue.set(length);
     }
 
-    /// So many renewed tokens wait to be handed over.
+    /// Sets the number of renewed tokens that wait for their delivery.
     pub fn set_token_queue(&self, length: usize) {
         self.token_queue.set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
-    /// A re-authentication ended; `result` is one of the known ones.
+    /// Counts a re-authentication that ended; `result` is one of the known ones.
     pub fn reauthentication(&self, result: &str) {
         self.reauthentications.with_label_values(&[result]).inc();
     }
 
-    /// An attempt to hand a renewed token over ended: `success` or `error`.
+    /// Counts an attempt to deliver a renewed token: `success` or `error`.
     pub fn token_delivery(&self, result: &str) {
         self.token_deliveries.with_label_values(&[result]).inc();
     }
 
-    /// The configuration was read and is in effect.
+    /// Records that the configuration was read and is in effect.
     pub fn configuration_read(&self, at: Timestamp) {
         self.reload_time.set(at.seconds());
     }
 
-    /// Whether the last reload went well, and how many watched files are invalid, so that their last good list is in effect.
+    /// Sets whether the last reload succeeded, and how many watched files are invalid, so that their last good list is in effect.
     pub fn configuration_state(&self, reloaded: bool, files_broken: usize) {
         self.reload_successful.set(i64::from(reloaded && files_broken == 0));
         self.files_broken.set(i64::try_from(files_broken).unwrap_or(i64::MAX));
@@ -305,7 +305,7 @@ impl Families {
     }
 }
 
-/// Families whose values this version never changes, and those of the process itself.
+/// Families whose values are constant in this version, and those of the process itself.
 fn register_constants(registry: &Registry) -> prometheus::Result<()> {
     let build = prometheus::IntGaugeVec::new(
         Opts::new("consentry_build_info", "1, labelled with version, revision and compiler."),

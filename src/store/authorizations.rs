@@ -252,9 +252,6 @@ pub(super) fn rows(c: &rusqlite::Connection) -> Result<Vec<(i64, String, Vec<u8>
 
 impl Store {
     /// Saves a sign-in that begins, or answers which quota is full. Nobody's sign-in gives way to another's.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn save_authorization(&self, new: NewAuthorization) -> Result<Option<Quota>, StoreError> {
         let sealed = self.key.seal(&new.secret, &bound(&new.id, &new.integration))?;
         self.write_relaxed(move |c| {
@@ -293,9 +290,6 @@ impl Store {
     }
 
     /// Notes whether the tenant granted everything when a sign-in began.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn note_granted(&self, id: &str, granted: bool) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write_relaxed(move |c| {
@@ -307,9 +301,6 @@ impl Store {
     }
 
     /// A sign-in by the hash of its state.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn authorization(&self, id: &str) -> Result<Option<Authorization>, StoreError> {
         let id = id.to_owned();
         self.read(move |c| {
@@ -320,9 +311,6 @@ impl Store {
     }
 
     /// Uses a sign-in, once: answers its secret to the first caller and `None` to every other.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn claim_authorization(
         &self,
         id: &str,
@@ -351,9 +339,6 @@ impl Store {
     }
 
     /// Notes how a sign-in ended without success, or that it is being verified.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn end_authorization(
         &self,
         id: &str,
@@ -372,7 +357,7 @@ impl Store {
     /// Notes how a sign-in was refused, and that the operators are to be notified of it.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn refuse_authorization(
         &self,
         id: &str,
@@ -389,9 +374,6 @@ impl Store {
     }
 
     /// Sign-ins whose effect is still being looked at, oldest first.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn verifying(&self) -> Result<Vec<Authorization>, StoreError> {
         self.read(|c| {
             let sql =
@@ -403,9 +385,6 @@ impl Store {
 
     /// Integrations to be proved: re-authenticated since `since` and not proved yet, or still being verified. What was saved with a time
     /// after `until` was saved while the clock was ahead, and is long over.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn unverified(
         &self,
         since: Timestamp,
@@ -422,9 +401,6 @@ impl Store {
     }
 
     /// What was renewed until `since` has been proved, or has had its last probe: a restart grants it no further grace.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn proved(
         &self,
         integration: &str,
@@ -441,9 +417,6 @@ impl Store {
     }
 
     /// When an integration was re-authenticated last, by whom, and from which address.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn last_reauthentication(
         &self,
         integration: &str,
@@ -462,7 +435,7 @@ impl Store {
     /// when the link that began it has died meanwhile.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn save_success(&self, success: Success) -> Result<bool, StoreError> {
         let token = match &success.token {
             Some(renewed) => {

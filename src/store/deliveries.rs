@@ -91,9 +91,6 @@ const LONGEST_PAUSE: i64 = 3_600_000;
 
 impl Store {
     /// Messages that are due, the longest waiting first; some at a time.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn due_deliveries(&self, now: Timestamp) -> Result<Vec<WaitingDelivery>, StoreError> {
         let key = self.key.clone();
         self.read(move |c| {
@@ -111,9 +108,6 @@ impl Store {
     }
 
     /// What waits to be handed over: integration, and when the next attempt is due.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn waiting_deliveries(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         self.read(|c| {
             let mut statement =
@@ -125,9 +119,6 @@ impl Store {
     }
 
     /// The product has taken a message: nothing of it is kept but the fact.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn delivered(&self, integration: &str, message: &str, at: Timestamp) -> Result<(), StoreError> {
         let (integration, message) = (integration.to_owned(), message.to_owned());
         self.write(move |c| {
@@ -143,9 +134,6 @@ impl Store {
     }
 
     /// An attempt failed; the next one is due at `due`.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn delivery_failed(
         &self,
         integration: &str,
@@ -163,9 +151,6 @@ impl Store {
     }
 
     /// How far the last message of an integration has come.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn delivery(&self, integration: &str) -> Result<Option<DeliveryState>, StoreError> {
         let integration = integration.to_owned();
         self.read(move |c| {
@@ -185,9 +170,6 @@ impl Store {
     }
 
     /// Forgets the message of an integration that hands nothing over any more.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn forget_delivery(&self, integration: &str) -> Result<(), StoreError> {
         let integration = integration.to_owned();
         self.write(move |c| {

@@ -126,9 +126,6 @@ pub(super) const ABOUT: &str =
 
 impl Store {
     /// The newest mails about an integration, newest first.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn mails_about(&self, integration: &str) -> Result<Vec<MailAbout>, StoreError> {
         let name = integration.to_owned();
         self.read(move |c| {
@@ -163,9 +160,6 @@ impl Store {
     }
 
     /// Mails to send now.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Queued>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(&format!("{DUE}{FIRST} ORDER BY id LIMIT ?2"))?;
@@ -201,9 +195,6 @@ impl Store {
     }
 
     /// Whether a mail still waits as it was read: nobody has sent, failed or handed it over since.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn is_as_read(&self, queued: &Queued) -> Result<bool, StoreError> {
         let (id, attempts, unanswered) = (queued.id, queued.attempts, queued.unanswered);
         self.read(move |c| {
@@ -215,9 +206,6 @@ impl Store {
     }
 
     /// When the next waiting mail is due, and how many wait.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
         self.read(|c| {
             const WAITING: &str =
@@ -235,9 +223,6 @@ impl Store {
 
     /// The mail is about to be handed over. From here on it may have arrived, so it is not sent again before `pause` is over, whatever
     /// becomes of this process.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn mark_handed_over(&self, id: i64, now: Timestamp, pause: Duration) -> Result<(), StoreError> {
         self.write(move |c| {
             let sql =
@@ -251,7 +236,7 @@ impl Store {
     /// The mail was taken by the server.
     ///
     /// # Errors
-    /// The database refuses; then the mail will be sent again, with the same `Message-ID`.
+    /// The database returns an error; then the mail will be sent again, with the same `Message-ID`.
     pub async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |c| {
             c.prepare_cached("UPDATE notifications SET sent_at = ?1, attempts = attempts + 1, problem = NULL WHERE id = ?2")?
@@ -262,9 +247,6 @@ impl Store {
     }
 
     /// The attempt failed; the next is after a pause. `tell` goes to the operators at once.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn mark_failed(
         &self,
         id: i64,
@@ -284,9 +266,6 @@ impl Store {
     }
 
     /// The mail will not be delivered, or nobody will ever know: `tell` goes to the operators instead.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn give_up(
         &self,
         id: i64,
@@ -303,9 +282,6 @@ impl Store {
     }
 
     /// What has become of other mails than those to this person: it tells a recipient that is refused from a server that refuses everybody.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn other_mails(&self, recipient: &str, since: Timestamp) -> Result<OtherMails, StoreError> {
         let recipient = recipient.to_owned();
         self.read(move |c| {
@@ -322,9 +298,6 @@ impl Store {
 
     /// Brings times that were noted while the wall clock was ahead back to what they may be: a mail is due after its pause at the latest, and nothing
     /// has happened later than now. Answers how many mails had such times.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn heal_mail_times(&self, now: Timestamp) -> Result<usize, StoreError> {
         self.write_relaxed(move |c| {
             // What was saved between the reading of `now` and this write is no sign of a clock that was set.
@@ -341,9 +314,6 @@ impl Store {
     }
 
     /// When a mail was last taken by the server.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn last_mail(&self) -> Result<Option<Timestamp>, StoreError> {
         self.read(|c| {
             Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?
@@ -353,9 +323,6 @@ impl Store {
     }
 
     /// Forgets mails that were delivered, given up or left waiting in vain before `before`, and whose alert is over.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn prune_notifications(&self, before: Timestamp) -> Result<usize, StoreError> {
         self.write_relaxed(move |c| {
             let sql = "DELETE FROM notifications WHERE coalesce(sent_at, given_up_at, iif(suspended, created_at, NULL)) < ?1

@@ -29,9 +29,6 @@ impl LinksState {
 
 impl Store {
     /// How far the links of an integration have come.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn links(&self, integration: &str) -> Result<LinksState, StoreError> {
         let integration = integration.to_owned();
         self.read(move |c| links(c, &integration)).await
@@ -40,7 +37,7 @@ impl Store {
     /// Ends all links of an integration that are out, and the sign-ins that they began.
     ///
     /// # Errors
-    /// The database refuses; then nothing has changed.
+    /// The database returns an error; then nothing has changed.
     pub async fn revoke_links(
         &self,
         integration: &str,
@@ -60,9 +57,6 @@ impl Store {
     }
 
     /// Remembers that a link was made for somebody to hand on.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn link_made(&self, integration: &str, detail: &str, at: Timestamp) -> Result<(), StoreError> {
         let (integration, detail) = (integration.to_owned(), detail.to_owned());
         self.write(move |c| save_event(c, &integration, &Event { kind: "link_made".to_owned(), at, detail }))

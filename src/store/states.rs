@@ -62,7 +62,7 @@ impl Store {
     /// Saves what a probe changed.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn save_probe(&self, record: ProbeRecord) -> Result<(), StoreError> {
         let durable =
             !(record.events.is_empty() && record.causes.is_empty() && record.notifications.is_empty());
@@ -86,9 +86,6 @@ impl Store {
     }
 
     /// Everything that was saved, at the start. No time in it is later than now: somebody may have set the clock back.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn load(&self, now: Timestamp) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
         self.read(move |c| {
             let mut statement =
@@ -122,9 +119,6 @@ impl Store {
     }
 
     /// What was saved of some integrations; no time in it is later than now.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn load_named(
         &self,
         names: Vec<String>,
@@ -153,7 +147,7 @@ impl Store {
     /// mails about one that has another identity now. States and tokens stay.
     ///
     /// # Errors
-    /// The database refuses; then nothing has changed.
+    /// The database returns an error; then nothing has changed.
     pub async fn keep_only(&self, watched: HashMap<String, String>) -> Result<(), StoreError> {
         self.write(move |c| {
             let names = |sql: &str| -> Result<Vec<String>, StoreError> {
@@ -193,16 +187,13 @@ impl Store {
     /// Saves something that happened to an integration, and that no probe found.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn add_event(&self, integration: &str, event: Event) -> Result<(), StoreError> {
         let name = integration.to_owned();
         self.run(Kind::Durable, move |c| save_event(c, &name, &event)).await
     }
 
     /// The newest events of an integration, newest first.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn events(&self, integration: &str) -> Result<Vec<Event>, StoreError> {
         let name = integration.to_owned();
         self.read(move |c| {

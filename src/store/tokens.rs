@@ -67,7 +67,7 @@ impl Store {
     /// The token of an integration: the newest one, also where that could not be saved yet.
     ///
     /// # Errors
-    /// The database refuses, or the row does not decrypt.
+    /// The database returns an error, or the row does not decrypt.
     pub async fn token(&self, id: &TokenId) -> Result<Option<StoredToken>, StoreError> {
         let waiting = self.unsaved().get(id).cloned();
         let (id, key) = (id.clone(), self.key.clone());
@@ -104,7 +104,7 @@ impl Store {
     /// Answers the new generation, or `None` when somebody else was faster.
     ///
     /// # Errors
-    /// The database refuses. Then the token is kept in memory, and [`Store::token`] answers it.
+    /// The database returns an error. Then the token is kept in memory, and [`Store::token`] answers it.
     pub async fn save_rotated(
         &self,
         id: &TokenId,
@@ -132,9 +132,6 @@ impl Store {
     }
 
     /// Stores a token that came from outside; it replaces whatever was there.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn put_token(
         &self,
         id: &TokenId,
@@ -148,9 +145,6 @@ impl Store {
     }
 
     /// Where the stored token came from, when it was last renewed, and who consented.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn token_history(
         &self,
         id: &TokenId,
@@ -165,9 +159,6 @@ impl Store {
     }
 
     /// User principal name of who consented when the token was last renewed here.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn consented_by(&self, id: &TokenId) -> Result<Option<String>, StoreError> {
         let id = id.clone();
         self.read(move |c| {

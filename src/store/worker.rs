@@ -78,7 +78,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The database refuses, or makes somebody wait.
+    /// The database returns an error, or makes somebody wait.
     pub(super) fn failed(&self) {
         if let Some(observer) = self.observer.get() {
             observer();
