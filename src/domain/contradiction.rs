@@ -169,7 +169,7 @@ mod tests {
         let deleted = || Ok(Presence::Deleted { restorable_until: None });
         let unclear = || Ok(Presence::Unclear(fault(UpstreamUnavailable)));
         let silent = || Err(fault(UpstreamUnavailable));
-        let refused = |reason| OwnToken::Refused(fault(reason));
+        let rejected = |reason| OwnToken::Rejected(fault(reason));
         for (sentence, presence, grants, own, expected) in [
             (
                 "not there, but served",
@@ -189,14 +189,14 @@ mod tests {
                 "not there, and not served",
                 Ok(Presence::Absent),
                 Ok(vec![]),
-                refused(AppMissing),
+                rejected(AppMissing),
                 [Fail(AppMissing); 3],
             ),
             (
                 "not there, the token is rejected for another reason",
                 Ok(Presence::Absent),
                 Ok(vec![]),
-                refused(TokenRevoked),
+                rejected(TokenRevoked),
                 [Fail(AppMissing); 3],
             ),
             (
@@ -217,14 +217,14 @@ mod tests {
                 "gone, deleted items unreadable, token revoked",
                 unclear(),
                 silent(),
-                refused(TokenRevoked),
+                rejected(TokenRevoked),
                 [Unknown(UpstreamUnavailable), Unknown(UpstreamUnavailable), Fail(TokenRevoked)],
             ),
             (
                 "gone, deleted items unreadable, Entra says so, too",
                 unclear(),
                 silent(),
-                refused(AppMissing),
+                rejected(AppMissing),
                 [Fail(AppMissing); 3],
             ),
             (
@@ -238,7 +238,7 @@ mod tests {
                 "no tenant, and not served",
                 Err(fault(TenantMissing)),
                 silent(),
-                refused(TenantMissing),
+                rejected(TenantMissing),
                 [Fail(TenantMissing); 3],
             ),
             ("no grants, but served", present(), Ok(vec![]), granted(&ALL), [Pass, Pass, Pass]),
@@ -274,7 +274,7 @@ mod tests {
                 "no grants, and Entra says so, too",
                 present(),
                 Ok(vec![]),
-                refused(ConsentMissing),
+                rejected(ConsentMissing),
                 [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
             ),
             (
@@ -302,7 +302,7 @@ mod tests {
                 "the lists contradict each other, and no token says more",
                 present(),
                 Err(fault(InvalidResponse)),
-                refused(TokenExpired),
+                rejected(TokenExpired),
                 [Pass, Unknown(InvalidResponse), Fail(TokenExpired)],
             ),
         ] {
@@ -323,8 +323,8 @@ mod tests {
             !nothing.directory_silent && note(&nothing, 1).contains("based on the token"),
             "{nothing:?}"
         );
-        let nonsense = delegated(present(), Err(fault(Reason::InvalidResponse)), granted(&ALL));
-        assert!(nonsense.directory_silent && note(&nonsense, 1).contains("said so"), "{nonsense:?}");
+        let invalid = delegated(present(), Err(fault(Reason::InvalidResponse)), granted(&ALL));
+        assert!(invalid.directory_silent && note(&invalid, 1).contains("said so"), "{invalid:?}");
         let agreed = delegated(present(), listed(GRAPH, None, &ALL), granted(&ALL));
         assert_eq!((agreed.directory_silent, agreed.checks[1].details.note.clone()), (false, None));
     }

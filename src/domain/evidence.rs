@@ -132,7 +132,7 @@ pub enum OwnToken {
     /// None is stored.
     Missing,
     /// Entra rejected it.
-    Refused(Fault),
+    Rejected(Fault),
     /// Entra issued a new access token.
     Granted {
         /// Per required resource: the scopes, or why they are unknown.
@@ -186,7 +186,7 @@ impl Evidence {
     pub fn faults(&self) -> Vec<&Fault> {
         let directory = self.directory.iter().flat_map(|d| d.faults().into_iter().map(Some));
         let own = match &self.own_token {
-            OwnToken::Refused(fault) => vec![Some(fault)],
+            OwnToken::Rejected(fault) => vec![Some(fault)],
             OwnToken::Granted { scopes, .. } => scopes.iter().map(|(_, s)| s.as_ref().err()).collect(),
             OwnToken::NotUsed | OwnToken::Missing => Vec::new(),
         };

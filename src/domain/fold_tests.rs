@@ -164,28 +164,28 @@ fn a_lasting_unknown_with_an_admins_reason_counts_as_a_failure() {
         ("an integration that was never healthy", row(vec![], revoked, 13), lasting(1)),
         (
             "transient unknowns do not restart it",
-            [row(vec![Pass], dead, 6), row(vec![], busy, 6), vec![dead]].concat(),
+            [row(vec![Pass], revoked, 6), row(vec![], busy, 6), vec![revoked]].concat(),
             lasting(2),
         ),
         (
             "nor do they count as the failure themselves",
-            [row(vec![Pass], dead, 6), row(vec![], busy, 30)].concat(),
+            [row(vec![Pass], revoked, 6), row(vec![], busy, 30)].concat(),
             Verdict::Healthy,
         ),
         (
             "a good result restarts it",
-            [row(vec![Pass], dead, 11), vec![Pass], row(vec![], dead, 12)].concat(),
+            [row(vec![Pass], revoked, 11), vec![Pass], row(vec![], revoked, 12)].concat(),
             Verdict::Healthy,
         ),
         ("a transient fault alone never does", row(vec![Pass], busy, 500), Verdict::Healthy),
         (
             "it stays while the upstream fails",
-            [row(vec![Pass], dead, 13), vec![busy; 9]].concat(),
+            [row(vec![Pass], revoked, 13), vec![busy; 9]].concat(),
             lasting(2),
         ),
         (
             "it ends with the next good one",
-            [row(vec![Pass], dead, 13), vec![Pass]].concat(),
+            [row(vec![Pass], revoked, 13), vec![Pass]].concat(),
             Verdict::Healthy,
         ),
     ] {

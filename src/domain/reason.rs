@@ -210,7 +210,7 @@ reasons! {
         "Nobody has signed in for this integration yet."
         "Follow the link, sign in and accept the permissions.";
     TokenInvalid "token_invalid" Reauthenticate Admins Token
-        "The integration's sign-in is damaged and Entra refuses it."
+        "The integration's sign-in is damaged and Entra rejects it."
         "Re-authenticate.";
     TokenExpired "token_expired" Reauthenticate Admins Token
         "The integration's sign-in has expired."

@@ -225,7 +225,7 @@ impl IntegrationState {
     }
 
     /// Why a check has no result, if the reason is an operators' reason.
-    pub fn ignorance(&self) -> Option<Reason> {
+    pub fn unknown_reason(&self) -> Option<Reason> {
         self.dark(Reason::is_inconclusive).map(|(_, _, reason)| reason).next()
     }
 

@@ -749,11 +749,11 @@ mod tests {
         assert_eq!((fault.reason, fault.retry_after), (Reason::Throttled, Some(Duration::from_secs(77))));
         let part = json!({"responses": [{"id": "a", "status": 200, "body": {}}]});
         assert_eq!(batch_answers(part, &items, None).err().map(|f| f.reason), Some(Reason::InvalidResponse));
-        for nonsense in
+        for invalid_body in
             [json!([]), json!({}), json!({"responses": {}}), json!({"responses": [7, null, {"id": null}]})]
         {
             assert_eq!(
-                batch_answers(nonsense, &items, None).err().map(|f| f.reason),
+                batch_answers(invalid_body, &items, None).err().map(|f| f.reason),
                 Some(Reason::InvalidResponse)
             );
         }

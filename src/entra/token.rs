@@ -444,8 +444,8 @@ mod tests {
                 "{sentence}, after a byte order mark"
             );
         }
-        for nonsense in ["", "[]", "null", "<html></html>", "{", "{}"] {
-            assert_eq!(read(nonsense.as_bytes()), None, "{nonsense}");
+        for invalid in ["", "[]", "null", "<html></html>", "{", "{}"] {
+            assert_eq!(read(invalid.as_bytes()), None, "{invalid}");
         }
     }
 

@@ -141,7 +141,7 @@ impl Prober {
         });
         let own = match (target.requirements.access, &pause) {
             (Access::Delegated, Some(fault)) => {
-                Own { token: OwnToken::Refused(fault.clone()), access_token: None }
+                Own { token: OwnToken::Rejected(fault.clone()), access_token: None }
             }
             (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
             (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
@@ -299,7 +299,7 @@ impl Prober {
 
     /// A new access token from the stored refresh token: a cached one would be valid for up to an hour after consent was revoked.
     async fn ask_refresh(&self, target: &Target, deadline: &mut Instant) -> Own {
-        let failed = |fault| Own { token: OwnToken::Refused(fault), access_token: None };
+        let failed = |fault| Own { token: OwnToken::Rejected(fault), access_token: None };
         let granted = match &target.refresh_token_file {
             // A token that another program maintains: read at every probe, never rotated here.
             Some(path) => match read_refresh_token(path) {

@@ -1,7 +1,7 @@
 //! The embedded store: states, alerts, events, notifications, encrypted refresh tokens, in SQLite.
 //!
 //! One thread owns the connection that writes. Writes that arrive together are committed together, each in its own savepoint. A write
-//! returns only after its commit: what the store confirms survives `kill -9`, and, if somebody is notified because of it, also a power cut.
+//! returns only after its commit: what the store confirms survives `kill -9`, and, if it leads to a notification, also a power cut.
 //! Another thread reads, so that no page waits for a write.
 //!
 //! Several processes may have one database open (`import-token` beside the daemon), but only one daemon, and no other process during a
@@ -50,7 +50,7 @@ pub use states::{Event, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 
 use locks::CommandLock;
-use worker::{Role, GROUP, Job, Kind, Message, Shared, Work};
+use worker::{GROUP, Job, Kind, Message, Role, Shared, Work};
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),

@@ -16,7 +16,7 @@ use super::{
     Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens,
 };
 
-/// Every encrypted column; all are of type BLOB, and no other column is. Each is handled in [`seal_anew`].
+/// Every encrypted column; all are of type BLOB, and no other column is. Each is handled in [`seal_again`].
 #[cfg(test)]
 const SEALED: &[(&str, &str)] =
     &[("authorizations", "sealed"), ("deliveries", "sealed"), ("tokens", "current"), ("tokens", "previous")];
@@ -59,7 +59,7 @@ pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreErro
     remove_beside(&itself(key_file), ".draft-");
     let new = create(&waiting)?;
     let begun = connection.execute_batch("BEGIN EXCLUSIVE").map_err(StoreError::from);
-    let rotated = begun.and_then(|()| seal_anew(&connection, &old, &new)).and_then(|rotated| {
+    let rotated = begun.and_then(|()| seal_again(&connection, &old, &new)).and_then(|rotated| {
         connection.execute_batch("COMMIT")?;
         Ok(rotated)
     });
@@ -152,18 +152,18 @@ pub(super) fn replaced(c: &Connection, fingerprint: &str) -> Result<bool, StoreE
 }
 
 /// Encrypts everything again. Every new table with encrypted columns has to be added here.
-fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError> {
+fn seal_again(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError> {
     let mut rotated = Rotated { tokens: 0, damaged: 0 };
-    let anew =
+    let reseal =
         |sealed: &[u8], bound: &str| old.open(sealed, bound).map(|plain| new.seal(&plain, bound)).transpose();
     // Row by row, so that the tokens of a large fleet are not in memory together.
     for row in tokens::row_ids(c)? {
         let (bound, current, previous) = tokens::row(c, row)?;
-        let Some(current) = anew(&current, &bound)? else {
+        let Some(current) = reseal(&current, &bound)? else {
             rotated.damaged += 1;
             continue;
         };
-        let previous = previous.map(|p| anew(&p, &bound)).transpose()?.flatten();
+        let previous = previous.map(|p| reseal(&p, &bound)).transpose()?.flatten();
         c.prepare_cached("UPDATE tokens SET current = ?1, previous = ?2 WHERE rowid = ?3")?
             .execute(params![current, previous, row])?;
         rotated.tokens += 1;
@@ -171,7 +171,7 @@ fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError
     for (table, rows) in [("deliveries", deliveries::rows(c)?), ("authorizations", authorizations::rows(c)?)]
     {
         for (row, bound, sealed) in rows {
-            match anew(&sealed, &bound)? {
+            match reseal(&sealed, &bound)? {
                 Some(sealed) => {
                     let sql = format!("UPDATE {table} SET sealed = ?1 WHERE rowid = ?2");
                     c.prepare_cached(&sql)?.execute(params![sealed, row])?;

@@ -140,7 +140,7 @@ async fn what_a_probe_changes_survives() {
         ))
         .await
         .expect("saved");
-    assert_eq!(store.load(NOW).await.expect("loaded").1.len(), 1, "it has opened anew since");
+    assert_eq!(store.load(NOW).await.expect("loaded").1.len(), 1, "it was opened again since");
     store
         .save_probe(record(vec![], vec![CauseChange::Close("app:x".to_owned(), "a2".to_owned())]))
         .await
@@ -164,7 +164,7 @@ async fn tokens_are_encrypted_rotated_and_bound() {
     assert_eq!(
         store.save_rotated(&id, stored.generation, &first, &first, NOW).await.expect("saved"),
         None,
-        "somebody else was faster"
+        "the stored token has changed"
     );
     let stored = store.token(&id).await.expect("read").expect("a token");
     assert_eq!(
@@ -412,7 +412,7 @@ async fn sign_ins_are_limited_and_never_removed_for_others() {
     assert_eq!(
         begin("again".to_owned(), "admin's", "192.0.2.9", 1_002).await,
         None,
-        "another link of the integration goes on"
+        "another link of the integration still works"
     );
     let mut full = None;
     for i in 0..100 {

@@ -121,10 +121,10 @@ fn delegated_grants<'a>(requirements: &Requirements, evidence: &'a Evidence) -> 
                     .collect(),
             ),
         },
-        OwnToken::Refused(fault) if fault.reason.is_consent() => {
+        OwnToken::Rejected(fault) if fault.reason.is_consent() => {
             Known::Not((Outcome::Fail(fault.reason), Details::of(fault)))
         }
-        OwnToken::Refused(fault) => Known::Not(or_directory(evidence, without_evidence(fault))),
+        OwnToken::Rejected(fault) => Known::Not(or_directory(evidence, without_evidence(fault))),
         OwnToken::Missing => {
             Known::Not(or_directory(evidence, (Outcome::Unknown(Reason::TokenMissing), Details::default())))
         }

@@ -15,7 +15,7 @@ pub(super) fn judge_groups(
     consent: Outcome,
 ) -> Judged {
     let token_fault = match (requirements.access, &evidence.own_token, &evidence.app_only) {
-        (Access::Delegated, OwnToken::Refused(fault), _) | (Access::Application, _, Some(Err(fault))) => {
+        (Access::Delegated, OwnToken::Rejected(fault), _) | (Access::Application, _, Some(Err(fault))) => {
             Some(fault)
         }
         (Access::Delegated, OwnToken::Missing, _) => {

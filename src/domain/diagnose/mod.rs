@@ -96,11 +96,11 @@ fn without_evidence(fault: &Fault) -> Judged {
 /// Faults of the integration's own tokens, the app-only one first: it is about the application alone.
 fn own_faults(evidence: &Evidence) -> Vec<&Fault> {
     let app_only = evidence.app_only.as_ref().and_then(|a| a.as_ref().err());
-    let refused = match &evidence.own_token {
-        OwnToken::Refused(fault) => Some(fault),
+    let rejected = match &evidence.own_token {
+        OwnToken::Rejected(fault) => Some(fault),
         _ => None,
     };
-    app_only.into_iter().chain(refused).collect()
+    app_only.into_iter().chain(rejected).collect()
 }
 
 #[cfg(test)]

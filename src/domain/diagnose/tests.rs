@@ -74,12 +74,12 @@ fn healthy() -> Evidence {
     }
 }
 
-fn refused(reason: Reason) -> Evidence {
-    Evidence { own_token: OwnToken::Refused(fault(reason)), groups: None, ..healthy() }
+fn rejected(reason: Reason) -> Evidence {
+    Evidence { own_token: OwnToken::Rejected(fault(reason)), groups: None, ..healthy() }
 }
 
-fn both_refused(reason: Reason) -> Evidence {
-    Evidence { app_only: Some(Err(fault(reason))), ..refused(reason) }
+fn both_rejected(reason: Reason) -> Evidence {
+    Evidence { app_only: Some(Err(fault(reason))), ..rejected(reason) }
 }
 
 fn with_reader(evidence: Evidence, presence: Presence, granted: Vec<ResourceGrants>) -> Evidence {
@@ -147,28 +147,28 @@ fn delegated_without_a_reader() {
             ),
             (
                 "consent is gone altogether",
-                refused(ConsentMissing),
+                rejected(ConsentMissing),
                 [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
             ),
             (
                 "an app-only token shows that the app is present",
-                refused(TokenRevoked),
+                rejected(TokenRevoked),
                 [Pass, Unknown(TokenRevoked), Fail(TokenRevoked)],
             ),
             (
                 "a public client with a revoked token shows nothing",
-                public(refused(TokenRevoked)),
+                public(rejected(TokenRevoked)),
                 [Unknown(TokenRevoked), Unknown(TokenRevoked), Fail(TokenRevoked)],
             ),
-            ("a corrupted token", refused(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
+            ("a corrupted token", rejected(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
             (
                 "MFA is required",
-                refused(InteractionRequired),
+                rejected(InteractionRequired),
                 [Pass, Unknown(InteractionRequired), Fail(InteractionRequired)],
             ),
             (
                 "a policy blocks the user",
-                refused(AccessBlocked),
+                rejected(AccessBlocked),
                 [Pass, Unknown(AccessBlocked), Fail(AccessBlocked)],
             ),
             (
@@ -178,7 +178,7 @@ fn delegated_without_a_reader() {
             ),
             (
                 "the account is disabled",
-                refused(AccountDisabled),
+                rejected(AccountDisabled),
                 [Pass, Unknown(AccountDisabled), Fail(AccountDisabled)],
             ),
             (
@@ -186,22 +186,22 @@ fn delegated_without_a_reader() {
                 Evidence { own_token: OwnToken::Missing, groups: None, ..healthy() },
                 [Pass, Unknown(TokenMissing), Fail(TokenMissing)],
             ),
-            ("a deleted app: all three say so", both_refused(AppMissing), [Fail(AppMissing); 3]),
+            ("a deleted app: all three say so", both_rejected(AppMissing), [Fail(AppMissing); 3]),
             (
                 "an app that only the app-only token reports as missing",
-                Evidence { app_only: Some(Err(fault(AppMissing))), ..refused(TokenRevoked) },
+                Evidence { app_only: Some(Err(fault(AppMissing))), ..rejected(TokenRevoked) },
                 [Fail(AppMissing); 3],
             ),
-            ("a disabled app", both_refused(AppDisabled), [Fail(AppDisabled); 3]),
-            ("the tenant is gone", both_refused(TenantMissing), [Fail(TenantMissing); 3]),
+            ("a disabled app", both_rejected(AppDisabled), [Fail(AppDisabled); 3]),
+            ("the tenant is gone", both_rejected(TenantMissing), [Fail(TenantMissing); 3]),
             (
                 "our secret has expired",
-                both_refused(ClientCredentialExpired),
+                both_rejected(ClientCredentialExpired),
                 [Fail(ClientCredentialExpired); 3],
             ),
-            ("the request is wrong", both_refused(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
-            ("throttled everywhere", both_refused(Throttled), [Unknown(Throttled); 3]),
-            ("an unknown code", both_refused(Unclassified), [Unknown(Unclassified); 3]),
+            ("the request is wrong", both_rejected(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
+            ("throttled everywhere", both_rejected(Throttled), [Unknown(Throttled); 3]),
+            ("an unknown code", both_rejected(Unclassified), [Unknown(Unclassified); 3]),
             (
                 "Graph alone is throttled",
                 Evidence { groups: Some(Err(fault(Throttled))), ..healthy() },
@@ -209,7 +209,7 @@ fn delegated_without_a_reader() {
             ),
             (
                 "the network fails at the refresh only",
-                refused(NetworkError),
+                rejected(NetworkError),
                 [Pass, Unknown(NetworkError), Unknown(NetworkError)],
             ),
             (
@@ -265,12 +265,12 @@ fn delegated_with_a_reader() {
             ),
             (
                 "with a rejected token every user's grant counts",
-                with_reader(refused(TokenRevoked), present(), mine("bob")),
+                with_reader(rejected(TokenRevoked), present(), mine("bob")),
                 [Pass, Pass, Fail(TokenRevoked)],
             ),
             (
                 "a rejected token hides nothing from the reader",
-                with_reader(refused(TokenRevoked), present(), all()),
+                with_reader(rejected(TokenRevoked), present(), all()),
                 [Pass, Pass, Fail(TokenRevoked)],
             ),
             (
@@ -280,49 +280,49 @@ fn delegated_with_a_reader() {
             ),
             (
                 "no grant at all",
-                with_reader(refused(ConsentMissing), present(), grants(None, &[], &[])),
+                with_reader(rejected(ConsentMissing), present(), grants(None, &[], &[])),
                 [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
             ),
             (
                 "65001 while a grant exists is a missing permission",
-                with_reader(refused(ConsentMissing), present(), grants(None, &["User.Read"], &[])),
+                with_reader(rejected(ConsentMissing), present(), grants(None, &["User.Read"], &[])),
                 [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
             ),
             (
                 "deleted, token says revoked",
-                with_reader(refused(TokenRevoked), deleted(), vec![]),
+                with_reader(rejected(TokenRevoked), deleted(), vec![]),
                 [Fail(AppDeleted); 3],
             ),
             (
                 "deleted, token says 65001",
-                with_reader(refused(ConsentMissing), deleted(), vec![]),
+                with_reader(rejected(ConsentMissing), deleted(), vec![]),
                 [Fail(AppDeleted); 3],
             ),
             (
                 "deleted permanently",
-                with_reader(refused(AppMissing), Presence::Absent, vec![]),
+                with_reader(rejected(AppMissing), Presence::Absent, vec![]),
                 [Fail(AppMissing); 3],
             ),
             (
                 "disabled: the consent is still granted",
-                with_reader(refused(AppDisabled), disabled(), all()),
+                with_reader(rejected(AppDisabled), disabled(), all()),
                 [Fail(AppDisabled), Pass, Fail(AppDisabled)],
             ),
             (
                 "blocked by Microsoft",
-                with_reader(refused(AppDisabled), blocked(), all()),
+                with_reader(rejected(AppDisabled), blocked(), all()),
                 [Fail(AppBlocked), Pass, Fail(AppBlocked)],
             ),
             ("the reader may not read, the own token can", reader_denied(healthy()), [Pass, Pass, Pass]),
             (
                 "the reader may not read, the token is rejected",
-                reader_denied(refused(TokenRevoked)),
+                reader_denied(rejected(TokenRevoked)),
                 [Pass, Unknown(ReaderPermissionMissing), Fail(TokenRevoked)],
             ),
             ("the directory has a fault, the own token can", transient(healthy()), [Pass, Pass, Pass]),
             (
                 "the directory has a fault, the token is rejected",
-                transient(refused(TokenRevoked)),
+                transient(rejected(TokenRevoked)),
                 [Pass, Unknown(UpstreamUnavailable), Fail(TokenRevoked)],
             ),
         ],
@@ -428,7 +428,7 @@ fn transient_evidence_never_fails() {
                 directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }),
                 app_only: Some(Err(f())),
                 own_token: if access == Access::Delegated {
-                    OwnToken::Refused(f())
+                    OwnToken::Rejected(f())
                 } else {
                     OwnToken::NotUsed
                 },
