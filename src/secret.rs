@@ -117,7 +117,7 @@ pub enum Malformed {
     #[error("holds several lines; a secret is one line")]
     Lines,
     /// An invisible character inside.
-    #[error("holds a control character or one that cannot be seen; write the secret again without it")]
+    #[error("holds a control character or an invisible character; write the secret again without it")]
     Invisible,
     /// Quotes as in a shell, JSON or an environment file.
     #[error("has quotes around the secret; remove the quotes")]

@@ -186,12 +186,7 @@ const LASTING: &str = "upstream:";
 /// The cause of checks that have had no result for long: one per tenant while at most two tenants are affected by the same reason, one of
 /// the whole fleet from the third on. A member of such a cause stays in it until there is a result: an outage causes time-outs at one
 /// moment and refused connections at another.
-fn lasting_key(
-    reason: Reason,
-    tenant: &str,
-    affected: &Affected,
-    own: &BTreeSet<String>,
-) -> Option<String> {
+fn lasting_key(reason: Reason, tenant: &str, affected: &Affected, own: &BTreeSet<String>) -> Option<String> {
     if !is_lasting_only(reason) {
         return None;
     }

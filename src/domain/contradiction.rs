@@ -319,10 +319,7 @@ mod tests {
         let absent = delegated(Ok(Presence::Absent), Ok(vec![]), granted(&ALL));
         assert!(absent.directory_silent && note(&absent, 0).contains("just issued a token"), "{absent:?}");
         let nothing = delegated(present(), Ok(vec![]), granted(&ALL));
-        assert!(
-            !nothing.directory_silent && note(&nothing, 1).contains("based on the token"),
-            "{nothing:?}"
-        );
+        assert!(!nothing.directory_silent && note(&nothing, 1).contains("based on the token"), "{nothing:?}");
         let invalid = delegated(present(), Err(fault(Reason::InvalidResponse)), granted(&ALL));
         assert!(invalid.directory_silent && note(&invalid, 1).contains("said so"), "{invalid:?}");
         let agreed = delegated(present(), listed(GRAPH, None, &ALL), granted(&ALL));

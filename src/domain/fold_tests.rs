@@ -242,11 +242,7 @@ fn the_best_evidence_names_the_failure() {
     for (sentence, probes, expected) in [
         ("the directory, then the token alone", vec![deleted(AppDeleted), away(AppMissing)], AppDeleted),
         ("the token alone, then the directory", vec![away(AppMissing), deleted(AppDeleted)], AppDeleted),
-        (
-            "more exact later",
-            vec![away(AppMissing), away(AppMissing), deleted(AppDeleted)],
-            AppDeleted,
-        ),
+        ("more exact later", vec![away(AppMissing), away(AppMissing), deleted(AppDeleted)], AppDeleted),
         (
             "less exact after that",
             vec![away(AppMissing), away(AppMissing), deleted(AppDeleted), away(AppMissing)],

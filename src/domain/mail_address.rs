@@ -24,7 +24,7 @@ pub fn parse_mail_address(text: &str) -> Result<String, &'static str> {
         );
     }
     if address.contains([',', ';']) {
-        return Err("holds more than one address; write each of them as an entry of its own");
+        return Err("holds more than one address; write each of them as its own entry");
     }
     if address.contains(char::is_whitespace) {
         return Err("has a blank inside; write it like it-admin@example.com");

@@ -244,7 +244,7 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (90091, UpstreamUnavailable), // GraphServiceUnreachable
     (90051, ConfigurationInvalid), // InvalidNationalCloudId
     (90092, Unclassified), // GraphNonRetryableError
-    // Not on Microsoft's page: seen in public reports and in public collections of sign-in log results (2025).
+    // Not on Microsoft's page: from public reports and collections of sign-in log results (2025).
     // The refresh token is older than its maximum age, or than the sign-in frequency of a policy.
     (700_081, TokenExpired),
     (70045, TokenExpired),

@@ -276,10 +276,7 @@ pub(super) fn is_challenge(text: &str) -> bool {
 /// An error response that is not from Graph.
 fn not_from_graph(status: u16) -> Fault {
     let reason = of_status(status).unwrap_or(Reason::InvalidResponse);
-    Fault::new(
-        reason,
-        format!("{status} came without Graph's error body: a proxy may have answered instead"),
-    )
+    Fault::new(reason, format!("{status} came without Graph's error body: a proxy may have answered instead"))
 }
 
 /// What the status alone means, whoever sent it.

@@ -529,13 +529,7 @@ mod tests {
         for (sentence, shown, grants, roles, expected) in [
             ("all is well", present(), some(), empty(), (Ok(Ok(true)), Ok(1), Ok(0))),
             ("no permissions at all", present(), empty(), empty(), (Ok(Ok(true)), Ok(0), Ok(0))),
-            (
-                "shown, and its grants do not exist",
-                present(),
-                none(),
-                some(),
-                (Ok(Ok(true)), invalid, Ok(1)),
-            ),
+            ("shown, and its grants do not exist", present(), none(), some(), (Ok(Ok(true)), invalid, Ok(1))),
             ("shown, and its roles do not exist", present(), some(), none(), (Ok(Ok(true)), Ok(1), invalid)),
             (
                 "gone, and all lists with it",

@@ -290,7 +290,7 @@ fn graph_body(answer: &Response, caller: GraphCaller) -> Result<Value, Fault> {
         Some(value) if value.is_object() => Ok(value),
         _ => Err(Fault {
             request_id: answer.request_id(),
-            ..invalid("Graph's response is not a JSON object")
+            ..invalid("the response from Graph is not a JSON object")
         }),
     }
 }

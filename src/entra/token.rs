@@ -227,8 +227,7 @@ fn unusable_response(seen: &Seen) -> Fault {
         408 => Reason::Timeout,
         _ => Reason::InvalidResponse,
     };
-    let detail =
-        format!("the token endpoint answered {} with neither a token nor an error", seen.status);
+    let detail = format!("the token endpoint answered {} with neither a token nor an error", seen.status);
     Fault { request_id: seen.request_id.clone(), retry_after: seen.retry_after, ..Fault::new(reason, detail) }
 }
 

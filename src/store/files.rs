@@ -76,11 +76,11 @@ impl Files {
         );
         // Checkpoints the mark into the file itself. A database that is locked at this moment has no mark.
         let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        let is_marked = marked.is_ok() && matches!(imprint_in(&database), Ok(Some(found)) if found == imprint);
+        let written = marked.is_ok() && matches!(imprint_in(&database), Ok(Some(found)) if found == imprint);
         Ok(Self {
             open: identities(&database),
             stamp: stamp(&database),
-            imprint: is_marked.then_some(imprint),
+            imprint: written.then_some(imprint),
             database,
         })
     }

@@ -117,9 +117,7 @@ impl StoreHealth {
             Self::Well => None,
             Self::Displaced => Some("The database file is not in its place; it is being restored."),
             Self::Contested => Some("Another daemon has the lock of the database."),
-            Self::Overwritten => {
-                Some("The database was overwritten while it was in use; restart Consentry.")
-            }
+            Self::Overwritten => Some("The database was overwritten while it was in use; restart Consentry."),
         }
     }
 }
@@ -201,12 +199,7 @@ impl Store {
         }
     }
 
-    fn start(
-        database: &Path,
-        connection: Connection,
-        key: Key,
-        role: Role,
-    ) -> Result<Self, StoreError> {
+    fn start(database: &Path, connection: Connection, key: Key, role: Role) -> Result<Self, StoreError> {
         let reader = connect_reader(database)?;
         let shared = Arc::<Shared>::default();
         let (writes, reads) = worker::start((connection, reader), &key, role, Arc::clone(&shared))
