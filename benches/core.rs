@@ -1,4 +1,4 @@
-//! Diagnosing one integration, and writing `/metrics` for ten thousand.
+//! Diagnoses one integration, and writes `/metrics` for up to ten thousand.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

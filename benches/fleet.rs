@@ -1,8 +1,8 @@
-//! A fleet of integrations against the simulator, each in a process of its own: probes a second, CPU a probe, requests a
-//! probe, peak memory. Run with `cargo bench --bench fleet`; the first argument after `--` is the size of the fleet.
+//! A fleet of integrations against the simulator, each in its own process: probes per second, CPU per probe, requests per probe, peak
+//! memory. Run with `cargo bench --bench fleet`; the first argument after `--` is the size of the fleet.
 //!
-//! The measured process is this program started once more: the daemon's parts as `consentry run` wires them, probing every
-//! integration a few times as fast as the upstream answers.
+//! The measured process is this program, started a second time: it runs the daemon's parts as `consentry run` wires them and probes every
+//! integration a few times, as fast as the upstream answers.
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! An outage: a whole fleet joins one cause within an interval, and leaves it again. Run with `cargo bench --bench outage`; the first argument
-//! after `--` is the size of the fleet. Entra is left out: what is measured is folding, deciding, saving and publishing.
+//! An outage: a whole fleet joins one cause within an interval, and leaves it again. Run with `cargo bench --bench outage`; the first
+//! argument after `--` is the size of the fleet. Entra is left out: the benchmark measures folding, deciding, saving and publishing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use consentry::monitor::{Evaluator, Outputs, Policy, ProbeMeta};
 use consentry::store::Store;
 use tokio::sync::Semaphore;
 
-/// Probes in flight at once, as `probe.concurrency` has it.
+/// The limit on probes in flight, as with `probe.concurrency`.
 const AT_ONCE: usize = 64;
 
 const START: Timestamp = Timestamp::from_seconds(1_790_000_000);

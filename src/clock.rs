@@ -1,4 +1,4 @@
-//! The one place that reads the time. Tests turn the hands themselves.
+//! The only place that reads the time. Tests set the clock themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,26 +6,26 @@ use std::time::Instant;
 
 use crate::domain::Timestamp;
 
-/// A source of the present moment. Cheap to clone; clones of a manual clock share their hands.
+/// A clock. Cheap to clone; clones of a manual clock share their time.
 ///
-/// There are two times. [`Clock::now`] is the wall clock: what is saved, shown and signed; somebody may set it back or ahead. [`Clock::steady`]
-/// only ever goes forward, at the same pace: what waits, waits on this one.
+/// There are two times. [`Clock::now`] is the wall clock, used for what is saved, shown and signed; it may be set back or ahead.
+/// [`Clock::steady`] only goes forward, at a constant rate; everything that waits uses it.
 #[derive(Debug, Clone)]
 pub enum Clock {
-    /// The machine's.
+    /// The machine's clock.
     System(Origin),
-    /// Stands still until it is set.
+    /// A clock that does not move until it is set.
     Manual(Arc<Hands>),
 }
 
-/// When a process began, on both clocks of the machine.
+/// The time on both of the machine's clocks when the process began.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin {
     instant: Instant,
     wall: Timestamp,
 }
 
-/// A manual clock: the steady time, and by how much the wall clock was set ahead (or back), in milliseconds.
+/// A manual clock: the steady time, and how far the wall clock was set ahead (or back), in milliseconds.
 #[derive(Debug, Default)]
 pub struct Hands {
     steady: AtomicI64,
@@ -44,12 +44,12 @@ impl Clock {
         Self::System(Origin { instant: Instant::now(), wall: wall() })
     }
 
-    /// A clock that stands at a moment.
+    /// A clock that shows `at` until it is set.
     pub fn manual(at: Timestamp) -> Self {
         Self::Manual(Arc::new(Hands { steady: AtomicI64::new(at.0), stepped: AtomicI64::new(0) }))
     }
 
-    /// The present moment on the wall clock.
+    /// The current time on the wall clock.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System(_) => wall(),
@@ -59,7 +59,7 @@ impl Clock {
         }
     }
 
-    /// The present moment on a clock that nobody sets. It agrees with the wall clock as that stood when the process began.
+    /// The current time on a clock that is never set. It agrees with the wall clock as of the start of the process.
     pub fn steady(&self) -> Timestamp {
         match self {
             Self::System(origin) => origin.wall.plus(origin.instant.elapsed()),
@@ -67,19 +67,19 @@ impl Clock {
         }
     }
 
-    /// Where the wall clock will stand, as far as can be known, when the steady one stands at `at`.
+    /// The expected wall clock time when the steady clock shows `at`.
     pub fn wall_at(&self, at: Timestamp) -> Timestamp {
         Timestamp(at.0.saturating_add(self.now().0.saturating_sub(self.steady().0)))
     }
 
-    /// Sets a manual clock, so that its steady time is `at`; the machine's cannot be set.
+    /// Sets the steady time of a manual clock to `at`; does nothing to the machine's clock.
     pub fn set(&self, at: Timestamp) {
         if let Self::Manual(hands) = self {
             hands.steady.store(at.0, Ordering::SeqCst);
         }
     }
 
-    /// Sets the wall clock of a manual clock ahead, or back, by so many milliseconds, as an administrator or NTP does.
+    /// Sets the wall clock of a manual clock ahead or back by `milliseconds`, as an administrator or NTP does.
     pub fn step(&self, milliseconds: i64) {
         if let Self::Manual(hands) = self {
             hands.stepped.fetch_add(milliseconds, Ordering::SeqCst);
@@ -92,19 +92,19 @@ fn wall() -> Timestamp {
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// A moment as people and programs write it (RFC 3339, UTC, whole seconds).
+/// A time in RFC 3339: UTC, whole seconds.
 pub fn rfc3339(at: Timestamp) -> String {
     let whole = jiff::Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     whole.to_string()
 }
 
-/// A moment as people read it: "23 November 2026, 21:30 UTC".
+/// A time for people: "23 November 2026, 21:30 UTC".
 pub fn moment(at: Timestamp) -> String {
     let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     time.strftime("%e %B %Y, %H:%M UTC").to_string().trim().to_owned()
 }
 
-/// How far a moment is from now, in words: "12 min ago", "in 3 min", "now".
+/// How far a time is from now, in words: "12 min ago", "in 3 min", "now".
 pub fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = (now.0 - at.0) / 1000;
     let (amount, unit) = match seconds.unsigned_abs() {

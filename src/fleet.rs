@@ -1,5 +1,5 @@
-//! The one read model of the fleet: from the name of an integration to what is known of it. The evaluator writes; metrics, pages, API and
-//! re-authentication read.
+//! The read model of the fleet: what is known of each integration, by name. The evaluator writes it; metrics, pages, API and
+//! re-authentication read it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use crate::domain::{
     Timestamp,
 };
 
-/// Everything that is known of one integration. A reader holds it as it was at one moment.
+/// Everything that is known of one integration at one moment.
 #[derive(Debug, Clone)]
 pub struct FleetEntry {
-    /// What the configuration says of it.
+    /// What the configuration says of the integration.
     pub record: Arc<IntegrationRecord>,
     /// What probes have found.
     pub state: IntegrationState,
     /// The tenant's GUID, once it was resolved.
     pub tenant_guid: Option<String>,
-    /// Until when the credentials are good that say so.
+    /// When its credentials expire, for those where it is known.
     pub credentials: Vec<CredentialExpiry>,
-    /// The alert that is open.
+    /// The open alert.
     pub alert: Option<OpenAlert>,
-    /// Keys of the causes that it is a member of.
+    /// Keys of the causes that the integration is a member of.
     pub causes: BTreeSet<String>,
-    /// When the last probe of this process ended, on a clock that nobody sets.
+    /// When the last probe of this process ended, on the steady clock.
     pub last_probe_steady: Option<Timestamp>,
 }
 
@@ -49,12 +49,12 @@ impl FleetEntry {
         self.tenant_guid.as_deref().unwrap_or(&self.record.tenant)
     }
 
-    /// What is held to be true of it.
+    /// Its health as pages and the API count it.
     pub fn health(&self) -> Health {
         self.state.confirmed_health(&self.record.checks)
     }
 
-    /// What the last probe saw of the enabled checks. A check that was never run is not among them.
+    /// The enabled checks and their outcomes in the last probe, without checks that were never run.
     pub fn outcomes(&self) -> impl Iterator<Item = (Check, Outcome)> {
         self.record.checks.iter().filter_map(|check| self.state.check(*check).map(|s| (*check, s.outcome)))
     }
@@ -64,7 +64,7 @@ impl FleetEntry {
         self.record.checks.iter().copied().filter(|check| self.state.check(*check).is_none())
     }
 
-    /// Why it is broken, or else why the first check does not pass that does not.
+    /// The reason of the failure; otherwise the reason of the first check that does not pass.
     pub fn reason(&self) -> Option<Reason> {
         match self.health() {
             Health::Broken { reason, .. } => Some(reason),
@@ -73,7 +73,7 @@ impl FleetEntry {
     }
 }
 
-/// The fleet, ordered by name. Its lock is held for the exchange or the copying of pointers only: no reader copies an entry under it.
+/// The fleet, ordered by name. The lock is held only to exchange or copy pointers: no reader copies an entry under it.
 #[derive(Debug, Default)]
 pub struct Fleet(RwLock<BTreeMap<String, Arc<FleetEntry>>>);
 
@@ -93,21 +93,21 @@ impl Fleet {
         self.0.read().values().cloned().collect()
     }
 
-    /// Integrations of which no result is known.
+    /// Names of the integrations that have no result yet.
     pub fn never_probed(&self) -> HashSet<String> {
         let all = self.all();
         let never = all.iter().filter(|entry| entry.state.last_probe.is_none());
         never.map(|entry| entry.record.name.clone()).collect()
     }
 
-    /// Swaps in what is known of an integration now, unless it has left the fleet. For the evaluator alone.
+    /// Replaces the entry of an integration, unless it has left the fleet. Only the evaluator calls this.
     pub fn replace(&self, entry: Arc<FleetEntry>) {
         if let Some(known) = self.0.write().get_mut(&entry.record.name) {
             *known = entry;
         }
     }
 
-    /// Swaps in another fleet. For the evaluator alone.
+    /// Replaces the whole fleet. Only the evaluator calls this.
     pub fn replace_all(&self, entries: BTreeMap<String, Arc<FleetEntry>>) {
         *self.0.write() = entries;
     }

@@ -1,4 +1,4 @@
-//! Secrets: values that reach the wire and the encrypted column, and nothing else.
+//! Secrets: values that are sent in requests and saved in encrypted columns, and appear nowhere else.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text, for the wire.
+    /// The text, for a request.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -34,16 +34,16 @@ impl std::fmt::Debug for Secret {
 pub enum SecretSource {
     /// Given in the configuration.
     Inline(Secret),
-    /// Kept in a file that is read at every use, because files of secrets change under a running daemon.
+    /// Kept in a file that is read at every use, because secret files change while the daemon runs.
     File(PathBuf),
 }
 
 impl SecretSource {
-    /// The present secret: one line. Of a file, a byte order mark and blanks at the ends are left out, because editors and shells add
+    /// The current secret: one line. A byte order mark and white space at the ends of a file are removed, because editors and shells add
     /// them.
     ///
     /// # Errors
-    /// The file cannot be read, holds nothing, or holds what cannot be a secret. The secret is in none of the messages.
+    /// The file cannot be read, is empty, or contains something that cannot be a secret. No message contains the secret.
     pub fn read(&self) -> Result<Secret, SecretError> {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
@@ -56,10 +56,10 @@ impl SecretSource {
         }
     }
 
-    /// The present text of several lines, such as PEM: without byte order mark, otherwise as it is.
+    /// The current text of several lines, such as PEM: without the byte order mark, otherwise unchanged.
     ///
     /// # Errors
-    /// The file cannot be read, is not UTF-8, or holds nothing.
+    /// The file cannot be read, is not UTF-8, or is empty.
     pub fn read_text(&self) -> Result<Secret, SecretError> {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
@@ -77,7 +77,7 @@ impl SecretSource {
     }
 }
 
-/// Why a secret cannot be had.
+/// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read.
@@ -101,34 +101,34 @@ pub enum SecretError {
     },
 }
 
-/// Why a text cannot be a secret, and what to do about it: what is to be said after the place where it was found.
+/// Why a text cannot be a secret, and what to do about it. The message follows the place where the text was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Two bytes a character: PowerShell's `>` writes this.
+    /// Two bytes per character: PowerShell's `>` writes this.
     #[error("is UTF-16; save it as UTF-8")]
     Utf16,
-    /// Another encoding, or no text at all.
+    /// Another encoding, or not text.
     #[error("is not UTF-8 text; save it as UTF-8")]
     NotUtf8,
-    /// More than a secret can have.
+    /// Longer than any secret.
     #[error("is larger than 1 MiB; a secret is one line")]
     TooLong,
     /// A line break inside.
     #[error("holds several lines; a secret is one line")]
     Lines,
-    /// Something inside that nobody sees.
-    #[error("holds a control character or one that cannot be seen; write the secret again without it")]
+    /// An invisible character inside.
+    #[error("holds a control character or an invisible character; write the secret again without it")]
     Invisible,
-    /// Quotes of a shell, of JSON or of an environment file.
+    /// Quotes as in a shell, JSON or an environment file.
     #[error("has quotes around the secret; remove the quotes")]
     Quotes,
-    /// Nothing but blanks.
+    /// Only white space.
     #[error("holds nothing; a refresh token is needed")]
     Nothing,
     /// A token is one word.
     #[error("holds blanks between other characters; a refresh token is one word")]
     Blanks,
-    /// The whole answer of a token endpoint, most likely.
+    /// Most likely the whole response of a token endpoint.
     #[error("holds JSON; give the value of refresh_token alone, without its quotes")]
     Json,
     /// The name of a field or variable before the value.
@@ -136,18 +136,18 @@ pub enum Malformed {
     Named,
     /// A JSON Web Token.
     #[error(
-        "holds an access token or id token (a JSON Web Token); give the refresh_token of the same answer"
+        "holds an access token or id token (a JSON Web Token); give the refresh_token of the same response"
     )]
     AccessToken,
 }
 
-/// A secret or certificate has a few kilobytes; a device or a log file named by mistake does not fill the memory.
+/// A secret or certificate has a few kilobytes. The limit keeps a device or a log file, named by mistake, from filling the memory.
 const MOST: u64 = 1024 * 1024;
 
-/// A pipe is waited for until somebody writes, and a device may never end. What is not there is no business of this.
+/// Opening a pipe would block until somebody writes, and a device may never end. A missing file is not an error here.
 pub(crate) fn only_regular(path: &Path) -> std::io::Result<()> {
     match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => Err(std::io::Error::other("it is no regular file")),
+        Ok(found) if !found.is_file() => Err(std::io::Error::other("it is not a regular file")),
         _ => Ok(()),
     }
 }
@@ -156,7 +156,7 @@ fn bytes_of(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let failed = |source| SecretError::Read { path: path.to_owned(), source };
     only_regular(path).map_err(failed)?;
     let file = std::fs::File::open(path).map_err(failed)?;
-    // Room for all of it at once: a buffer that grows leaves copies behind.
+    // Room for the whole file at once: a buffer that grows leaves copies behind.
     let size = file.metadata().map_or(0, |m| m.len()).min(MOST);
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 2));
     file.take(MOST + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -166,8 +166,8 @@ fn bytes_of(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     Ok(bytes)
 }
 
-/// The text of a file, without byte order mark. A byte order mark of UTF-16 tells that encoding; without one, the zero bytes that every
-/// character of ASCII brings do (Unicode, section 23.8).
+/// The text of a file, without the byte order mark. UTF-16 is recognised by its byte order mark or, without one, by the zero bytes beside
+/// ASCII characters (Unicode, section 23.8).
 pub(crate) fn decoded(bytes: &[u8]) -> Result<&str, Malformed> {
     if bytes.starts_with(&[0xFF, 0xFE])
         || bytes.starts_with(&[0xFE, 0xFF])
@@ -179,19 +179,19 @@ pub(crate) fn decoded(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8)
 }
 
-/// Characters that nobody sees and that no secret has: marks of byte order, of direction, and of places where a line may break.
+/// Invisible characters that no secret has: byte order marks, direction marks, and marks where a line may break.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
 }
 
-/// Without what editors, shells and web pages leave at the ends.
+/// The text without white space and invisible characters at its ends, which editors, shells and web pages leave there.
 pub(crate) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c))
 }
 
-/// A secret as files and variables hold it: blanks at the ends go, quotes around and what cannot be seen is refused. Blanks inside stay:
-/// pass phrases have them. Empty stays empty.
+/// A secret from a file or variable: white space at the ends is removed, surrounding quotes and invisible characters are an error. White
+/// space inside stays, because pass phrases have it. An empty text stays empty.
 pub(crate) fn one_line(text: &str) -> Result<&str, Malformed> {
     let text = trimmed(text);
     visible(text)?;
@@ -210,8 +210,8 @@ pub(crate) fn one_line(text: &str) -> Result<&str, Malformed> {
     }
 }
 
-/// A secret as it stands in the configuration: its blanks and quotes are meant, because YAML has its own. Line breaks and what cannot be
-/// seen are not.
+/// Checks a secret given in the configuration: its white space and quotes are intended, because YAML has its own. Line breaks and invisible
+/// characters are an error.
 pub(crate) fn visible(text: &str) -> Result<(), Malformed> {
     if text.contains(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) {
         return Err(Malformed::Lines);
@@ -219,25 +219,25 @@ pub(crate) fn visible(text: &str) -> Result<(), Malformed> {
     if text.chars().any(is_invisible) { Err(Malformed::Invisible) } else { Ok(()) }
 }
 
-/// A refresh token as somebody hands it over. What it says of a failure never holds the token.
+/// Parses a refresh token that somebody supplied. The error never contains the token.
 ///
 /// # Errors
-/// It is something else, such as an access token: Entra would reject it, and the customer would be asked to fix what is ours.
+/// It is something else, such as an access token: Entra would reject it, and the customer would be asked to fix what is our mistake.
 pub fn refresh_token(bytes: &[u8]) -> Result<Secret, Malformed> {
     let text = trimmed(decoded(bytes)?);
     if text.is_empty() {
         return Err(Malformed::Nothing);
     }
-    // Without its quotes, so that the answer is the same for a quoted one.
+    // Without its quotes, so that a quoted token gives the same error.
     let bare = text.trim_matches(['"', '\'']);
     if bare.starts_with(['{', '[']) {
         return Err(Malformed::Json);
     }
-    // A name before it: of a form's field, a variable, a line of YAML.
-    let named = |mark: char| {
+    // A name before the value: a form field, a variable, or a line of YAML.
+    let has_name = |mark: char| {
         bare.split_once(mark).is_some_and(|(name, _)| name.trim().to_ascii_lowercase().ends_with("token"))
     };
-    if named('=') || named(':') {
+    if has_name('=') || has_name(':') {
         return Err(Malformed::Named);
     }
     if is_jwt(bare.strip_prefix("Bearer ").unwrap_or(bare)) {
@@ -250,7 +250,7 @@ pub fn refresh_token(bytes: &[u8]) -> Result<Secret, Malformed> {
 /// The refresh token that a file holds.
 ///
 /// # Errors
-/// The file cannot be read, or holds something else.
+/// The file cannot be read, or contains something else.
 pub fn read_refresh_token(path: &Path) -> Result<Secret, SecretError> {
     refresh_token(&bytes_of(path)?).map_err(|fault| match fault {
         Malformed::Nothing => SecretError::Empty(path.to_owned()),
@@ -258,8 +258,8 @@ pub fn read_refresh_token(path: &Path) -> Result<Secret, SecretError> {
     })
 }
 
-/// Whether a text is a JSON Web Token (RFC 7519; RFC 7515 section 7.1 has three parts, RFC 7516 section 7.1 five). Entra's refresh tokens
-/// have dots, too, but begin with a version of one digit (`0.AX….AgAB…`), which is no header.
+/// Whether a text is a JSON Web Token (RFC 7519): three parts (RFC 7515 section 7.1) or five (RFC 7516 section 7.1). Entra's refresh tokens
+/// have dots, too, but begin with a one-digit version (`0.AX….AgAB…`), which is not a header.
 fn is_jwt(text: &str) -> bool {
     let parts: Vec<&str> = text.split('.').collect();
     let base64url = |part: &&str| part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
@@ -268,21 +268,21 @@ fn is_jwt(text: &str) -> bool {
     is_header || (matches!(parts.len(), 3 | 5) && header.len() > 2 && parts.iter().all(base64url))
 }
 
-/// How a client proves who it is.
+/// How a client authenticates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientCredential {
     /// A public client.
     None,
     /// A client secret.
     Secret(SecretSource),
-    /// A certificate and its private key, PEM files.
+    /// A certificate and its private key, both in PEM files.
     Certificate {
         /// The certificate.
         certificate_file: PathBuf,
         /// The private key.
         private_key_file: PathBuf,
     },
-    /// A kind that is accepted in the configuration but not built yet.
+    /// A kind that the configuration accepts but that is not implemented yet.
     Unbuilt(&'static str),
 }
 
@@ -303,14 +303,14 @@ mod tests {
 
     /// Files as editors, shells and web pages leave them.
     #[test]
-    fn secret_files_are_read_as_they_were_meant_or_refused() {
+    fn secret_files_are_read_or_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         let text = |t: &str| t.as_bytes().to_vec();
         let cases: Vec<(&str, Vec<u8>, Result<&str, Malformed>)> = vec![
             ("a plain one", text("hunter2"), Ok("hunter2")),
             ("a line end", text("hunter2\n"), Ok("hunter2")),
-            ("a line end of Windows", text("hunter2\r\n"), Ok("hunter2")),
+            ("a Windows line end", text("hunter2\r\n"), Ok("hunter2")),
             ("several line ends", text("\n\nhunter2\n\n"), Ok("hunter2")),
             ("a byte order mark", text("\u{FEFF}hunter2"), Ok("hunter2")),
             ("a byte order mark and a line end", text("\u{FEFF}hunter2\r\n"), Ok("hunter2")),
@@ -328,7 +328,7 @@ mod tests {
             ("single quotes around", text("'hunter2'"), Err(Malformed::Quotes)),
             ("typographic quotes around", text("\u{201C}hunter2\u{201D}"), Err(Malformed::Quotes)),
             ("two lines", text("hunter2\nhunter3"), Err(Malformed::Lines)),
-            ("two lines of an old Mac", text("hunter2\rhunter3"), Err(Malformed::Lines)),
+            ("two lines with the line end of old Macs", text("hunter2\rhunter3"), Err(Malformed::Lines)),
             ("a tab inside", text("hunter2\thunter3"), Err(Malformed::Invisible)),
             ("a zero-width space inside", text("hunter\u{200B}2"), Err(Malformed::Invisible)),
             ("an escape inside", text("hunter\u{1b}2"), Err(Malformed::Invisible)),
@@ -345,10 +345,10 @@ mod tests {
                 (Ok(secret), Ok(expected)) => assert_eq!(secret.expose(), expected, "{what}"),
                 (Err(SecretError::Malformed { path: named, fault }), Err(expected)) => {
                     assert_eq!((&named, fault), (&path, expected), "{what}");
-                    let said = SecretError::Malformed { path: named, fault }.to_string();
+                    let message = SecretError::Malformed { path: named, fault }.to_string();
                     assert!(
-                        said.contains(&path.display().to_string()) && !said.contains("hunter"),
-                        "{what}: {said}"
+                        message.contains(&path.display().to_string()) && !message.contains("hunter"),
+                        "{what}: {message}"
                     );
                 }
                 (other, _) => panic!("{what}: {other:?}"),
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_several_lines_keep_them() {
+    fn texts_of_several_lines_keep_their_lines() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key.pem");
         std::fs::write(&path, "\u{FEFF}-----BEGIN X-----\r\nAA==\r\n-----END X-----\r\n").expect("written");
@@ -381,17 +381,17 @@ mod tests {
 
     /// What people paste where a refresh token is asked for.
     #[test]
-    fn only_what_may_be_a_refresh_token_is_taken() {
+    fn only_possible_refresh_tokens_are_accepted() {
         let jwt = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiIwMDAwMDAwMyJ9.c2lnbmF0dXJl";
         let cases: &[(&str, &str, Result<&str, Malformed>)] = &[
             ("an opaque token", "OAQABAAEAAAD--DLA3VO7QrddgJg7Wevr", Ok("OAQABAAEAAAD--DLA3VO7QrddgJg7Wevr")),
             (
-                "a token of today with its three parts",
+                "a current token with its three parts",
                 "0.AXEA-hSk.AgABAwEAAAAmoFfG_x",
                 Ok("0.AXEA-hSk.AgABAwEAAAAmoFfG_x"),
             ),
             (
-                "the same of the next version",
+                "the same with the next version",
                 "1.AXEA-hSk.AgABAwEAAAAmoFfG_x",
                 Ok("1.AXEA-hSk.AgABAwEAAAAmoFfG_x"),
             ),
@@ -413,11 +413,11 @@ mod tests {
             ),
             ("an encrypted token", "eyJhbGciOiJkaXIifQ..aXY.Y2lwaGVy.dGFn", Err(Malformed::AccessToken)),
             ("three dotted parts of base64url", "aGVhZGVy.cGF5bG9hZA.c2ln", Err(Malformed::AccessToken)),
-            ("an answer of the token endpoint", "{\"refresh_token\": \"0.AXEA\"}", Err(Malformed::Json)),
+            ("a response of the token endpoint", "{\"refresh_token\": \"0.AXEA\"}", Err(Malformed::Json)),
             ("the same on several lines", "{\n  \"refresh_token\": \"0.AXEA\"\n}", Err(Malformed::Json)),
             ("a list", "[\"0.AXEA\"]", Err(Malformed::Json)),
-            ("a form's field", "refresh_token=0.AXEA", Err(Malformed::Named)),
-            ("a variable of a shell", "export REFRESH_TOKEN=0.AXEA", Err(Malformed::Named)),
+            ("a form field", "refresh_token=0.AXEA", Err(Malformed::Named)),
+            ("a shell variable", "export REFRESH_TOKEN=0.AXEA", Err(Malformed::Named)),
             ("quotes around", "\"0.AXEA\"", Err(Malformed::Quotes)),
             ("single quotes around", "'0.AXEA'", Err(Malformed::Quotes)),
             ("two tokens", "0.AXEA\n0.AXEB", Err(Malformed::Lines)),

@@ -5,7 +5,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry};
 
-/// How lines are written.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// `key=value` pairs.
@@ -14,12 +14,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is written.
+/// The lowest level that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogLevel {
     /// Everything.
     Debug,
-    /// What happens.
+    /// Events.
     Info,
     /// What should not happen.
     Warn,
@@ -27,7 +27,7 @@ pub enum LogLevel {
     Error,
 }
 
-/// Starts logging. Only this program's own lines go below `warn`: libraries may print what they send.
+/// Starts logging. Below `warn`, only this program's own lines are written, because libraries may print what they send.
 pub fn start(level: LogLevel, format: LogFormat) {
     let own = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -47,6 +47,6 @@ pub fn start(level: LogLevel, format: LogFormat) {
             .with_writer(std::io::stderr)
             .boxed(),
     };
-    // A second start (tests, the demo) keeps the first one's settings.
+    // A second start (tests, the demo) keeps the settings of the first.
     let _ = Registry::default().with(layer.with_filter(filter)).try_init();
 }

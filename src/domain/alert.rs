@@ -1,5 +1,5 @@
-//! What becomes of an integration's alert, and who is notified of it. One pure function: every branch names its reason and has its row in
-//! the table. Grouping, reminders, the brake and snoozing belong here, too, with the open alert, the policy and `now` as arguments.
+//! What happens to an integration's alert, and who is notified of it, as one pure function: every branch has a row in the table of tests.
+//! Grouping, reminders, rate limiting and snoozing belong here, too, with the open alert, the policy and `now` as arguments.
 
 use std::collections::BTreeSet;
 
@@ -14,20 +14,20 @@ use super::verdict::{Named, Verdict};
 pub struct OpenAlert {
     /// Stable for one episode of failure.
     pub id: String,
-    /// The reason of the last notice.
+    /// The reason in the last notice.
     pub reason: Reason,
-    /// The directory said so.
+    /// Whether the reason was seen in the directory.
     pub exact: bool,
     /// When it was opened.
     pub since: Timestamp,
-    /// Notices so far: the next one has this number.
+    /// Number of notices so far, which is the number of the next one.
     pub notices: u32,
-    /// Who was notified of it.
+    /// Addresses that were notified of it.
     pub notified: BTreeSet<String>,
 }
 
 impl OpenAlert {
-    /// What the last notice called the failure, and how good its source was.
+    /// The reason in the last notice, and whether it was seen in the directory.
     const fn named(&self) -> Named {
         Named { reason: self.reason, exact: self.exact }
     }
@@ -38,26 +38,26 @@ impl OpenAlert {
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
-    /// Its reason was seen in the directory.
+    /// Whether its reason was seen in the directory.
     pub exact: bool,
 }
 
 /// Who is notified of an integration's alerts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AlertPolicy<'a> {
-    /// The administrators of its tenant.
+    /// Administrators of the integration's tenant.
     pub admins: &'a [String],
     /// Whoever runs Consentry.
     pub operators: &'a [String],
-    /// Mail is configured at all.
+    /// Whether mail is configured.
     pub mail: bool,
-    /// The end of an alert is a mail, too.
+    /// Whether the end of an alert is mailed, too.
     pub send_resolved: bool,
 }
 
 impl<'a> AlertPolicy<'a> {
-    /// Who gets the integration's own mails: its admins, or the operators where it has none. Nobody, where the reason is that of a cause, of
-    /// which the operators are notified as one thing.
+    /// Who gets the integration's own mails: its admins, or the operators if it has none. Nobody, if the audience of the reason is the
+    /// operators: they are notified of the cause.
     pub fn recipients(&self, reason: Reason) -> &'a [String] {
         match reason.audience() {
             _ if !self.mail => &[],
@@ -67,8 +67,8 @@ impl<'a> AlertPolicy<'a> {
         }
     }
 
-    /// The kind of a mail about a failure. Operators' mails are of their own kind, whoever should have got them; whoever knows of the alert
-    /// already learns that its reason has changed.
+    /// The kind of a mail about a failure. Mails to operators in place of admins have their own kind; somebody who knows of the alert
+    /// already gets the change of its reason.
     fn kind(&self, person: &str, notified: &BTreeSet<String>) -> MailKind {
         match () {
             () if self.admins.is_empty() => MailKind::Operator,
@@ -81,11 +81,11 @@ impl<'a> AlertPolicy<'a> {
 /// Something that happened to an integration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlertEvent {
-    /// It broke.
+    /// It failed.
     Broken(Reason),
     /// It is still broken, for another reason.
     Changed(Reason),
-    /// It works again; this was wrong.
+    /// It works again; this was the reason.
     Recovered(Reason),
 }
 
@@ -99,7 +99,7 @@ impl AlertEvent {
         }
     }
 
-    /// What is or was wrong.
+    /// The reason of the failure, which may be over.
     pub const fn reason(self) -> Reason {
         match self {
             Self::Broken(reason) | Self::Changed(reason) | Self::Recovered(reason) => reason,
@@ -107,7 +107,7 @@ impl AlertEvent {
     }
 }
 
-/// A mail that has to go out.
+/// A mail to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
     /// To whom.
@@ -126,7 +126,7 @@ impl Mail {
     }
 }
 
-/// What a verdict makes of an alert.
+/// How a verdict changes an alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlertChange {
     /// The alert from now on.
@@ -137,7 +137,7 @@ pub struct AlertChange {
     pub mails: Vec<Mail>,
 }
 
-/// The alert that follows from a judgement. `id` makes the name of a new alert. Deciding twice changes nothing.
+/// The alert that follows from a judgement. `id` makes the id of a new alert. A second decision with the same judgement changes nothing.
 pub fn change_alert(
     open: Option<&OpenAlert>,
     judgement: Judgement,
@@ -148,7 +148,7 @@ pub fn change_alert(
     let unchanged = |alert: Option<OpenAlert>| AlertChange { alert, event: None, mails: Vec::new() };
     let Judgement { verdict, exact } = judgement;
     match (open, verdict) {
-        // Not knowing is no news: a broken network must neither alarm nor reassure.
+        // An unknown verdict changes nothing: a broken network must neither alarm nor reassure.
         (open, Verdict::Unknown) => unchanged(open.cloned()),
         (None, Verdict::Healthy) => unchanged(None),
         (None, Verdict::Broken { reason, .. }) => {
@@ -160,7 +160,7 @@ pub fn change_alert(
         (Some(open), Verdict::Broken { reason, .. }) if open.reason == reason => {
             unchanged(Some(OpenAlert { exact: open.exact || exact, ..open.clone() }))
         }
-        // The same said more exactly is no change.
+        // The same reason from a better source is not a change.
         (Some(open), Verdict::Broken { reason, .. }) if refines(open.named(), Named { reason, exact }) => {
             unchanged(Some(OpenAlert { reason, exact, ..open.clone() }))
         }
@@ -171,7 +171,7 @@ pub fn change_alert(
     }
 }
 
-/// One more notice: each person once.
+/// One more notice, to each recipient once.
 fn notified(alert: &OpenAlert, event: AlertEvent, policy: AlertPolicy<'_>) -> AlertChange {
     let people: BTreeSet<&String> = policy.recipients(alert.reason).iter().collect();
     let mail = |person: &&String| Mail {
@@ -185,7 +185,7 @@ fn notified(alert: &OpenAlert, event: AlertEvent, policy: AlertPolicy<'_>) -> Al
     AlertChange { event: Some((event, after.id.clone())), alert: Some(after), mails }
 }
 
-/// Everybody who was notified of it learns that it is over.
+/// Everybody who was notified of the alert is notified of its end.
 fn resolved(open: &OpenAlert, policy: AlertPolicy<'_>) -> AlertChange {
     let mail = |person: &String| Mail {
         recipient: person.clone(),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn news_is_sent_once() {
+    fn every_change_is_notified_once() {
         use Reason::{AppDeleted, AppMissing, ClientCredentialExpired, TokenRevoked};
         let (admins, operators) = (["it".to_owned(), "it".to_owned(), "boss".to_owned()], ["sre".to_owned()]);
         let policy = AlertPolicy { admins: &admins, operators: &operators, mail: true, send_resolved: true };
@@ -226,7 +226,7 @@ mod tests {
         let open = |reason| Some(firing(reason, false, &["it"]));
         for (sentence, alert, verdict, exact, policy, expected) in [
             (
-                "a failure is news, to each person once",
+                "a failure is notified, to each person once",
                 None,
                 broken(TokenRevoked),
                 false,
@@ -234,7 +234,7 @@ mod tests {
                 "broken: alert 0 to boss, alert 0 to it",
             ),
             (
-                "without admins it is the operators'",
+                "without admins the operators are notified",
                 None,
                 broken(TokenRevoked),
                 false,
@@ -242,7 +242,7 @@ mod tests {
                 "broken: operator 0 to sre",
             ),
             (
-                "what is the operators' business has a cause",
+                "operators are notified of the cause instead",
                 None,
                 broken(ClientCredentialExpired),
                 false,
@@ -250,9 +250,9 @@ mod tests {
                 "broken:",
             ),
             ("without mail nobody is notified", None, broken(TokenRevoked), false, off, "broken:"),
-            ("the same failure is no news", open(TokenRevoked), broken(TokenRevoked), false, policy, ""),
+            ("the same failure is not", open(TokenRevoked), broken(TokenRevoked), false, policy, ""),
             (
-                "another reason is; to whoever joins, it is the first",
+                "another reason is notified; to a new recipient, it is the first notice",
                 open(TokenRevoked),
                 broken(AppMissing),
                 false,
@@ -260,7 +260,7 @@ mod tests {
                 "changed: alert 1 to boss, changed 1 to it",
             ),
             (
-                "recovery is, to whoever was notified",
+                "recovery is notified to whoever was notified before",
                 open(TokenRevoked),
                 Verdict::Healthy,
                 false,
@@ -268,19 +268,19 @@ mod tests {
                 "recovered: resolved 1 to it",
             ),
             (
-                "unless nobody wants to know",
+                "no mail about recovery if it is switched off",
                 open(TokenRevoked),
                 Verdict::Healthy,
                 false,
                 silent,
                 "recovered:",
             ),
-            ("health is not", None, Verdict::Healthy, false, policy, ""),
-            ("not knowing is not", open(TokenRevoked), Verdict::Unknown, false, policy, ""),
-            ("the same said more exactly is not", open(AppMissing), broken(AppDeleted), true, policy, ""),
-            ("nor is the same from the directory", open(AppDeleted), broken(AppDeleted), true, policy, ""),
+            ("health is not notified", None, Verdict::Healthy, false, policy, ""),
+            ("an unknown verdict is not notified", open(TokenRevoked), Verdict::Unknown, false, policy, ""),
+            ("a more exact reason is not", open(AppMissing), broken(AppDeleted), true, policy, ""),
+            ("the same from the directory is not", open(AppDeleted), broken(AppDeleted), true, policy, ""),
             (
-                "found among the deleted items later is not",
+                "found among the deleted items later is not notified",
                 Some(firing(AppMissing, true, &["it"])),
                 broken(AppDeleted),
                 true,
@@ -288,7 +288,7 @@ mod tests {
                 "",
             ),
             (
-                "another word of the directory is",
+                "another reason from the directory is notified",
                 Some(firing(AppDeleted, true, &["it"])),
                 broken(AppMissing),
                 true,
@@ -303,12 +303,12 @@ mod tests {
                 .iter()
                 .map(|m| format!("{} {} to {}", m.kind.label(), m.sequence, m.recipient))
                 .collect();
-            let said = change
+            let actual = change
                 .event
                 .as_ref()
                 .map(|(event, _)| format!("{}: {}", event.label(), mails.join(", ")))
                 .unwrap_or_default();
-            assert_eq!(said.trim_end(), expected, "{sentence}");
+            assert_eq!(actual.trim_end(), expected, "{sentence}");
             let again = change_alert(
                 change.alert.as_ref(),
                 Judgement { verdict, exact },
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_keeps_what_it_began_with() {
+    fn an_alert_keeps_its_id_and_start() {
         let people = ["it".to_owned()];
         let policy = AlertPolicy { admins: &people, operators: &[], mail: true, send_resolved: true };
         let opened = change_alert(

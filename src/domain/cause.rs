@@ -1,5 +1,5 @@
-//! What operators are notified of as one thing, however many integrations suffer from it: which causes there are, and when one that stands
-//! for long is notified again.
+//! Causes: what operators are notified of once, however many integrations it affects. This module decides which causes there are, and when
+//! operators are notified of a lasting one again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -10,61 +10,61 @@ use super::reason::{Audience, Reason};
 use super::time::Timestamp;
 use super::verdict::{CheckState, IntegrationState, Thresholds};
 
-/// Something that many integrations suffer from.
+/// Something that affects many integrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// Tells causes apart.
+    /// Unique among the open causes.
     pub key: String,
     /// The alert that its mails belong to.
     pub alert: String,
     /// What is wrong.
     pub reason: Reason,
-    /// What the last mail says, told of one integration that suffers from it.
+    /// What the last mail says, about one integration that is affected.
     pub incident: Incident,
     /// Since when.
     pub since: Timestamp,
-    /// Who suffers from it.
+    /// Names of the affected integrations.
     pub members: HashSet<String>,
-    /// What the operators were notified of.
+    /// What operators were notified of.
     pub progress: Progress,
-    /// Who was notified.
+    /// Addresses that were notified of it.
     pub notified: BTreeSet<String>,
 }
 
-/// What the operators were notified of, and what has become of the cause since.
+/// What operators were notified of, and what has happened to the cause since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Mails so far, one a person: the next notice has this number.
+    /// Number of notices so far, one mail per recipient each: the number of the next one.
     pub notices: u32,
     /// When they were notified last.
     pub notified: Timestamp,
-    /// So many integrations belong to what they were notified of.
+    /// Number of members that the last notice covers.
     pub size: u32,
-    /// When the integration left that the last mail names.
+    /// When the integration that the last mail names left the cause.
     pub named_left: Option<Timestamp>,
 }
 
-/// No cause is notified more often; those who join a cause within this time belong to what was notified.
+/// A cause is not notified more often than this; integrations that join within this time belong to the last notice.
 const PAUSE: Duration = Duration::from_secs(3600);
 
 impl Progress {
-    /// Of a cause that opens.
+    /// The progress of a cause that opens.
     pub const fn opened(now: Timestamp) -> Self {
         Self { notices: 1, notified: now, size: 1, named_left: None }
     }
 
-    /// After another integration has joined, which makes `members` of them; and whether that is news: the cause has grown by half again, or
-    /// whoever the last mail names is well for long.
+    /// The progress after another integration has joined and there are `members` of them, and whether operators are notified again: because
+    /// the cause has grown by half, or because the integration that the last mail names left it long ago.
     pub fn joined(&self, members: usize, now: Timestamp) -> (Self, bool) {
         let members = u32::try_from(members).unwrap_or(u32::MAX);
-        // A moment in the future was saved before the clock was set back.
-        let lately = |at: Timestamp| at <= now && now.since(at) < PAUSE;
-        if lately(self.notified) {
+        // A time in the future was saved before the clock was set back.
+        let recent = |at: Timestamp| at <= now && now.since(at) < PAUSE;
+        if recent(self.notified) {
             return (Self { size: self.size.max(members), ..self.clone() }, false);
         }
         let grown = u64::from(members) * 2 >= u64::from(self.size) * 3;
-        let named_is_well = self.named_left.is_some_and(|left| !lately(left));
-        if grown || named_is_well {
+        let named_has_left = self.named_left.is_some_and(|left| !recent(left));
+        if grown || named_has_left {
             return (self.noticed(members, now), true);
         }
         (self.clone(), false)
@@ -75,7 +75,7 @@ impl Progress {
     }
 }
 
-/// Whose an integration is: what its causes are keyed by.
+/// What an integration belongs to: the parts of its causes' keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Belongs<'a> {
     /// Name of the application in the configuration.
@@ -95,37 +95,37 @@ pub struct Probed<'a> {
     pub after: &'a IntegrationState,
     /// Its alert afterwards.
     pub alert: Option<&'a OpenAlert>,
-    /// The causes that it belonged to before.
+    /// Keys of the causes that it belonged to before.
     pub own: &'a BTreeSet<String>,
 }
 
-/// The causes that an integration suffers from after a probe, each with its reason.
+/// The causes that affect an integration after a probe, by key, each with its reason.
 pub fn wanted_causes(
     probed: Probed<'_>,
     belongs: Belongs<'_>,
     thresholds: Thresholds,
-    suffering: &Suffering,
+    affected: &Affected,
 ) -> BTreeMap<String, Reason> {
     let Probed { before, after, alert, own } = probed;
     let broken = alert.and_then(|a| Some((cause_key(a.reason, belongs)?, a.reason)));
-    // Seen twice, like every failure.
+    // A fault of the reader counts after two probes, like every failure.
     let reader = after.reader_fault.filter(|_| before.reader_fault.is_some());
     let reader = reader.and_then(|r| Some((reader_key(r, belongs)?, r)));
     let unreadable = after
         .dark(|r| r == Reason::CredentialUnreadable)
         .find(|(_, dark, _)| dark.probes >= thresholds.failure);
     let unreadable = unreadable.map(|(check, _, reason)| {
-        (unreadable_key(belongs.app, &unreadable_thing(check), suffering, own), reason)
+        (unreadable_key(belongs.app, &unreadable_file(check), affected, own), reason)
     });
-    // What passes by itself, and what nobody knows, do not hide each other.
+    // A transient reason and an unclassified one do not hide each other.
     let lasting = [Reason::is_transient as fn(Reason) -> bool, |r| r == Reason::Unclassified].map(|kind| {
         let (_, _, reason) = after.dark(kind).find(|(_, dark, _)| dark.waited >= thresholds.lasting)?;
-        Some((lasting_key(reason, belongs.tenant, suffering, own)?, reason))
+        Some((lasting_key(reason, belongs.tenant, affected, own)?, reason))
     });
     [broken, reader, unreadable].into_iter().chain(lasting).flatten().collect()
 }
 
-/// The reader's own faults are one thing for every tenant it shares them in, unless they are about one tenant.
+/// The reader's own faults are one cause for all its tenants, unless they are about one tenant.
 fn reader_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
     let reader = belongs.reader?;
     Some(match reason {
@@ -134,8 +134,7 @@ fn reader_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
     })
 }
 
-/// What operators are notified of as one thing when a check fails. `None` when the reason is the
-/// admins' business, or one of those that have a [`LASTING`] key.
+/// The cause of a failed check. `None` if the audience of the reason is the admins, or if it is one of those that have a [`LASTING`] key.
 fn cause_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
     if reason.audience() == Audience::Admins || is_lasting_only(reason) {
         return None;
@@ -147,52 +146,47 @@ fn cause_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
     }
 }
 
-/// Reasons that operators are notified of only when they last: nothing could be learnt.
+/// Reasons that operators are notified of only when they last: the probe had no result.
 fn is_lasting_only(reason: Reason) -> bool {
     reason.is_inconclusive() && reason != Reason::CredentialUnreadable
 }
 
-/// What of ours cannot be read: the evidence names it.
-fn unreadable_thing(check: &CheckState) -> String {
+/// Which of our files cannot be read: the evidence names it.
+fn unreadable_file(check: &CheckState) -> String {
     check.details.note.clone().unwrap_or_default()
 }
 
-/// Where somebody suffers from an ignorance: in a tenant; a credential of ours that cannot be read is a place of its own, whose tenants tell
-/// nothing.
-pub fn suffers(state: &IntegrationState, tenant: &str) -> Option<(Reason, String)> {
+/// Why and where a check of an integration has no result. The place is the tenant; for a credential of ours that cannot be read it is the
+/// file, because its tenants are not the cause.
+pub fn affected_by(state: &IntegrationState, tenant: &str) -> Option<(Reason, String)> {
     let (check, _, reason) = state.dark(Reason::is_inconclusive).next()?;
     let place =
-        if reason == Reason::CredentialUnreadable { unreadable_thing(check) } else { tenant.to_owned() };
+        if reason == Reason::CredentialUnreadable { unreadable_file(check) } else { tenant.to_owned() };
     Some((reason, place))
 }
 
-/// The cause of a credential of ours that cannot be read: one a file while at most two are unreadable, one of the application from the third
-/// on. A secret that is shared is one thing. Whoever belongs to one stays in it.
-fn unreadable_key(app: &str, what: &str, suffering: &Suffering, own: &BTreeSet<String>) -> String {
+/// The cause of a credential of ours that cannot be read: one per file while at most two are unreadable, one of the application from the
+/// third on. A shared secret is one file. A member of such a cause stays in it.
+fn unreadable_key(app: &str, what: &str, affected: &Affected, own: &BTreeSet<String>) -> String {
     let wide = format!("app:{app}:{}", Reason::CredentialUnreadable.label());
     if let Some(known) = own.iter().find(|key| key.starts_with(&wide)) {
         return known.clone();
     }
-    match suffering.places(Reason::CredentialUnreadable) {
+    match affected.places(Reason::CredentialUnreadable) {
         ..FLEET => format!("{wide}:{what}"),
         _ => wide,
     }
 }
 
-/// So many tenants that suffer from the same reason make it one cause of the whole fleet.
+/// From this many affected tenants on, a reason is one cause of the whole fleet.
 const FLEET: usize = 3;
 
 const LASTING: &str = "upstream:";
 
-/// The cause of an ignorance that lasts: one a tenant while at most two tenants suffer from the same reason, one of the whole fleet from the
-/// third on. Whoever belongs to one already stays in it until something is learnt: an outage shows itself now as a time-out and now as a
-/// refused connection.
-fn lasting_key(
-    reason: Reason,
-    tenant: &str,
-    suffering: &Suffering,
-    own: &BTreeSet<String>,
-) -> Option<String> {
+/// The cause of checks that have had no result for long: one per tenant while at most two tenants are affected by the same reason, one of
+/// the whole fleet from the third on. A member of such a cause stays in it until there is a result: an outage causes time-outs at one
+/// moment and refused connections at another.
+fn lasting_key(reason: Reason, tenant: &str, affected: &Affected, own: &BTreeSet<String>) -> Option<String> {
     if !is_lasting_only(reason) {
         return None;
     }
@@ -202,18 +196,18 @@ fn lasting_key(
     {
         return Some(known.clone());
     }
-    Some(match suffering.places(reason) {
+    Some(match affected.places(reason) {
         ..FLEET => format!("{LASTING}{}:{tenant}", reason.label()),
         _ => format!("{LASTING}{}", reason.label()),
     })
 }
 
-/// How many integrations could not be learnt of by their last probe, why, and where: see [`suffers`].
+/// Number of integrations whose last probe had no result, by reason and place: see [`affected_by`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Suffering(HashMap<Reason, HashMap<String, usize>>);
+pub struct Affected(HashMap<Reason, HashMap<String, usize>>);
 
-impl Suffering {
-    /// Notes that the reason for which nothing is known of an integration, or its place, has changed.
+impl Affected {
+    /// Records that an integration's reason or place has changed.
     pub fn note(&mut self, before: Option<(Reason, String)>, after: Option<(Reason, String)>) {
         if before == after {
             return;
@@ -232,7 +226,7 @@ impl Suffering {
         }
     }
 
-    /// In how many places somebody suffers from a reason.
+    /// The number of places that a reason affects.
     pub fn places(&self, reason: Reason) -> usize {
         self.0.get(&reason).map_or(0, HashMap::len)
     }
@@ -243,35 +237,35 @@ impl Suffering {
 pub enum CauseChange {
     /// Opens a cause with its first member.
     Open(Box<Cause>),
-    /// One more suffers from it: the cause afterwards, without its members.
+    /// One more member: the cause afterwards, without its members.
     Join(Box<Cause>),
-    /// One fewer does; the moment, if it is the one that the last mail names.
+    /// One member fewer; the time, if it is the one that the last mail names.
     Leave(String, Option<Timestamp>),
-    /// Nobody does any more: key and alert.
+    /// The last member left: key and alert.
     Close(String, String),
 }
 
-/// Whom causes are told to.
+/// Who is notified of causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CausePolicy<'a> {
-    /// Whoever runs Consentry; nobody, where mail is not configured.
+    /// Whoever runs Consentry; empty if mail is not configured.
     pub operators: &'a [String],
-    /// The end of a cause is a mail, too.
+    /// Whether the end of a cause is mailed, too.
     pub send_resolved: bool,
 }
 
-/// An integration, the causes that it belongs to, and those that it suffers from now.
+/// An integration, the causes that it belongs to, and those that affect it now.
 #[derive(Debug, Clone, Copy)]
 pub struct Member<'a> {
     /// Its name.
     pub name: &'a str,
     /// Keys of the causes that it belonged to before.
     pub own: &'a BTreeSet<String>,
-    /// Those that it suffers from, each with its reason.
+    /// Those that affect it now, each with its reason.
     pub wanted: &'a BTreeMap<String, Reason>,
 }
 
-/// What a probe makes of the causes.
+/// How a probe changes the causes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CauseChanges {
     /// To be saved.
@@ -280,17 +274,17 @@ pub struct CauseChanges {
     pub mails: Vec<Notification>,
 }
 
-/// All causes that somebody suffers from.
+/// All open causes, by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Causes(HashMap<String, Cause>);
 
 impl Causes {
-    /// Those that were saved.
+    /// From the saved causes.
     pub fn new(saved: Vec<Cause>) -> Self {
         Self(saved.into_iter().map(|cause| (cause.key.clone(), cause)).collect())
     }
 
-    /// The keys of those that each integration belongs to. One pass: there may be a cause for each of many tenants.
+    /// The keys of the causes of each integration. One pass, because there may be one cause for each of many tenants.
     pub fn memberships(&self) -> HashMap<String, BTreeSet<String>> {
         let mut memberships: HashMap<String, BTreeSet<String>> = HashMap::new();
         for cause in self.0.values() {
@@ -301,7 +295,7 @@ impl Causes {
         memberships
     }
 
-    /// Causes keep the members that are still there, and go with the last one.
+    /// Removes members that are not there any more, and causes without members.
     pub fn keep_members(&mut self, is_there: impl Fn(&str) -> bool) {
         self.0.retain(|_, cause| {
             cause.members.retain(|member| is_there(member));
@@ -309,7 +303,7 @@ impl Causes {
         });
     }
 
-    /// Forgets those of which nobody was notified; answers their keys. They open again when somebody can be.
+    /// Removes the causes of which nobody was notified and returns their keys. They open again when there are operators to notify.
     pub fn forget_unnotified(&mut self) -> HashSet<String> {
         let unnotified: HashSet<String> =
             self.0.values().filter(|c| c.notified.is_empty()).map(|c| c.key.clone()).collect();
@@ -317,13 +311,13 @@ impl Causes {
         unnotified
     }
 
-    /// Whether there is nothing to change.
+    /// Whether the integration is a member of exactly the causes that affect it, and all of them were notified.
     pub fn are_as_wanted(&self, member: Member<'_>, policy: CausePolicy<'_>) -> bool {
-        let settled = |key: &String| self.0.get(key).is_some_and(|cause| !cause.wants_notice(policy));
-        member.wanted.keys().eq(member.own) && member.own.iter().all(settled)
+        let notified = |key: &String| self.0.get(key).is_some_and(|cause| !cause.wants_notice(policy));
+        member.wanted.keys().eq(member.own) && member.own.iter().all(notified)
     }
 
-    /// Makes an integration a member of the causes that it suffers from and of no others. `incident` tells of the integration with a reason.
+    /// Makes an integration a member of the causes that affect it and of no others. `incident` describes the integration with a reason.
     pub fn change(
         &mut self,
         member: Member<'_>,
@@ -380,7 +374,7 @@ impl Causes {
         (change, mails)
     }
 
-    /// Takes back what a probe has changed and could not be saved: the causes are as they were for this integration.
+    /// Reverts what a probe has changed if it could not be saved: the causes are as they were for this integration.
     pub fn revert(&mut self, Member { name: integration, own, wanted }: Member<'_>, before: &[Cause]) {
         for cause in before {
             let current = self
@@ -405,7 +399,7 @@ impl Causes {
                 self.0.remove(key);
             }
         }
-        // Whoever joined a cause that this one had opened is notified of it by his own next probe.
+        // An integration that joined a cause opened by this probe notifies of it with its own next probe.
         for key in wanted.keys().filter(|key| !before.iter().any(|cause| cause.key == **key)) {
             if let Some(cause) = self.0.get_mut(key) {
                 cause.notified.clear();
@@ -413,7 +407,7 @@ impl Causes {
         }
     }
 
-    /// The causes of these keys as they are, without their members: for [`Self::revert`].
+    /// The causes with these keys, without their members: for [`Self::revert`].
     pub fn outlines<'k>(&self, keys: impl Iterator<Item = &'k String>) -> Vec<Cause> {
         keys.filter_map(|key| self.0.get(key)).map(Cause::outline).collect()
     }
@@ -427,7 +421,8 @@ impl CauseChanges {
 }
 
 impl Cause {
-    /// Nobody was notified of it, and now somebody can be: there was no mail, or the transaction with the first mail could not be saved.
+    /// Nobody was notified of it, and now there are operators to notify: mail was not configured, or the transaction with the first mail
+    /// was not saved.
     fn wants_notice(&self, policy: CausePolicy<'_>) -> bool {
         self.notified.is_empty() && !policy.operators.is_empty()
     }
@@ -457,7 +452,7 @@ fn mail(cause: &Cause, sequence: u32, person: &str, kind: MailKind, incident: &I
     }
 }
 
-/// A cause with its first member. Its alert is named by what it is about and when it began: no cause opens twice in one moment.
+/// A cause with its first member. The id of its alert is made of the key and the time: no cause opens twice at the same time.
 fn open(key: &str, reason: Reason, incident: Incident, now: Timestamp) -> Cause {
     let members = HashSet::from([incident.integration.clone()]);
     let alert = format!("{}-{}", key.replace(|c: char| !c.is_ascii_alphanumeric(), "-"), now.0);
@@ -484,7 +479,7 @@ fn announced(cause: &mut Cause, policy: CausePolicy<'_>) -> (CauseChange, Vec<No
     (CauseChange::Open(Box::new(cause.clone())), mails)
 }
 
-/// One more suffers from a cause.
+/// Adds a member to a cause.
 fn join(
     cause: &mut Cause,
     integration: &str,
@@ -516,7 +511,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_hear_of_causes() {
+    fn failures_of_operators_have_a_cause() {
         let key = |reason| cause_key(reason, Belongs { app: "sequr", tenant: "t1", reader: Some("r") });
         for (reason, expected) in [
             (Reason::TokenRevoked, None),
@@ -532,39 +527,39 @@ mod tests {
     }
 
     #[test]
-    fn an_ignorance_that_lasts_is_a_tenants_until_three_suffer() {
-        let mut suffering = Suffering::default();
-        let key = |suffering: &Suffering, tenant: &str, own: &[&str]| {
+    fn a_lasting_unknown_is_one_cause_per_tenant_until_three_are_affected() {
+        let mut affected = Affected::default();
+        let key = |affected: &Affected, tenant: &str, own: &[&str]| {
             let own = own.iter().map(|key| (*key).to_owned()).collect();
-            lasting_key(Reason::Timeout, tenant, suffering, &own).unwrap_or_default()
+            lasting_key(Reason::Timeout, tenant, affected, &own).unwrap_or_default()
         };
         let at = |reason, place: &str| Some((reason, place.to_owned()));
-        suffering.note(None, at(Reason::Timeout, "a"));
-        suffering.note(None, at(Reason::Timeout, "a"));
-        suffering.note(at(Reason::Throttled, "b"), at(Reason::Timeout, "b"));
-        assert_eq!(key(&suffering, "b", &[]), "upstream:timeout:b", "two tenants");
-        suffering.note(None, at(Reason::Timeout, "c"));
-        assert_eq!(key(&suffering, "c", &[]), "upstream:timeout", "the third");
+        affected.note(None, at(Reason::Timeout, "a"));
+        affected.note(None, at(Reason::Timeout, "a"));
+        affected.note(at(Reason::Throttled, "b"), at(Reason::Timeout, "b"));
+        assert_eq!(key(&affected, "b", &[]), "upstream:timeout:b", "two tenants");
+        affected.note(None, at(Reason::Timeout, "c"));
+        assert_eq!(key(&affected, "c", &[]), "upstream:timeout", "the third");
         assert_eq!(
-            key(&suffering, "b", &["app:x", "upstream:network_error:b"]),
+            key(&affected, "b", &["app:x", "upstream:network_error:b"]),
             "upstream:network_error:b",
-            "whoever belongs to one stays"
+            "a member stays"
         );
         assert_eq!(
-            key(&suffering, "c", &["upstream:unclassified:c"]),
+            key(&affected, "c", &["upstream:unclassified:c"]),
             "upstream:timeout",
-            "another kind hides nothing"
+            "another kind does not hide it"
         );
-        suffering.note(at(Reason::Timeout, "a"), None);
-        assert_eq!(suffering.places(Reason::Timeout), 3, "the tenant's other integration still suffers");
-        suffering.note(at(Reason::Timeout, "a"), None);
-        assert_eq!(key(&suffering, "d", &[]), "upstream:timeout:d", "two again");
-        assert_eq!(lasting_key(Reason::TokenRevoked, "a", &suffering, &BTreeSet::new()), None);
-        assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &suffering, &BTreeSet::new()), None);
+        affected.note(at(Reason::Timeout, "a"), None);
+        assert_eq!(affected.places(Reason::Timeout), 3, "the tenant's other integration is still affected");
+        affected.note(at(Reason::Timeout, "a"), None);
+        assert_eq!(key(&affected, "d", &[]), "upstream:timeout:d", "two again");
+        assert_eq!(lasting_key(Reason::TokenRevoked, "a", &affected, &BTreeSet::new()), None);
+        assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &affected, &BTreeSet::new()), None);
     }
 
     #[test]
-    fn a_cause_is_notified_again_when_it_has_become_another() {
+    fn a_cause_is_notified_again_when_it_has_grown_or_the_named_member_left() {
         let at = |minutes: i64| Timestamp::from_seconds(minutes * 60);
         let progress = |size, named_left: Option<i64>| Progress {
             size,
@@ -572,7 +567,7 @@ mod tests {
             ..Progress::opened(at(0))
         };
         for (sentence, progress, members, minute, size, again) in [
-            ("whoever joins soon belongs to it", progress(1, None), 40, 59, 40, false),
+            ("an integration that joins soon belongs to it", progress(1, None), 40, 59, 40, false),
             ("grown by half", progress(40, None), 60, 61, 60, true),
             ("grown by less", progress(40, None), 59, 61, 40, false),
             ("the second one, much later", progress(1, None), 2, 600, 2, true),
@@ -585,7 +580,7 @@ mod tests {
                 2,
                 true,
             ),
-            ("the first left lately", progress(10, Some(30)), 7, 70, 10, false),
+            ("the first left recently", progress(10, Some(30)), 7, 70, 10, false),
             ("long ago, but at most hourly", progress(10, Some(-90)), 7, 30, 10, false),
         ] {
             let (next, notified) = progress.joined(members, at(minute));
@@ -620,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_saved_is_notified_by_whoever_joined_meanwhile() {
+    fn an_unsaved_notice_is_sent_by_the_next_member() {
         let operators = ["sre".to_owned()];
         let policy = CausePolicy { operators: &operators, send_resolved: true };
         let (none, wanted) = (BTreeSet::new(), BTreeMap::from([("k".to_owned(), Reason::Timeout)]));

@@ -1,6 +1,6 @@
-//! A cloud of Microsoft's.
+//! A Microsoft cloud.
 
-/// Base URLs without trailing slash.
+/// Base URLs without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cloud {
     /// Entra's login host.

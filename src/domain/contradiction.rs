@@ -1,9 +1,9 @@
-//! Evidence that cannot all be true: the directory against a token that was issued a moment ago. Neither is believed where that would blame
-//! somebody; what is said instead is that they disagree.
+//! Evidence that contradicts itself: the directory against a token that was issued a moment ago. Neither counts where it would make a check
+//! fail; the result says that they disagree.
 //!
-//! A positive answer is no contradiction: a service principal among the deleted items is deleted, although Entra goes on issuing tokens for
-//! it for some minutes, and one that is shown as disabled is disabled. Only "not there" and "nothing granted" are doubted, because a replica
-//! that is behind, a cache or a filtering proxy says the same.
+//! A positive answer is not a contradiction: a service principal among the deleted items is deleted, although Entra issues tokens for it
+//! for some more minutes, and one that is shown as disabled is disabled. Only "not there" and "nothing granted" are doubted, because a
+//! replica that is behind, a cache or a filtering proxy says the same.
 
 use super::evidence::{Evidence, Fault, OwnToken, Presence};
 use super::integration::{OPENID_SCOPES, RequiredPermissions, same_permission};
@@ -11,7 +11,7 @@ use super::reason::Reason;
 
 const ABSENT_BUT_SERVED: &str = "the directory does not show the application, but Entra has just issued a token for it: one of them is not up to date";
 const NO_TENANT_BUT_SERVED: &str = "the directory does not know its own tenant, but Entra has just issued a token for it: one of them is not up to date";
-const NOTHING_BUT_GRANTED: &str = "the directory lists no permission, but a token that was issued just now carries some: judged by the token";
+const NOTHING_BUT_GRANTED: &str = "the directory lists no permission, but a token that was just issued has some: the result is based on the token";
 
 /// Whether Entra has just issued a token for the application in the tenant, which it does only where both exist (Microsoft,
 /// `v2-oauth2-client-creds-grant-flow.md`).
@@ -19,7 +19,7 @@ pub(super) fn token_issued(evidence: &Evidence) -> bool {
     matches!(evidence.app_only, Some(Ok(_))) || matches!(evidence.own_token, OwnToken::Granted { .. })
 }
 
-/// Why nothing can be said of the application's presence, where directory and token contradict each other.
+/// Why the application's presence is unknown, if directory and token contradict each other.
 pub(super) fn about_presence(evidence: &Evidence) -> Option<Fault> {
     if !token_issued(evidence) {
         return None;
@@ -36,7 +36,7 @@ pub(super) fn about_presence(evidence: &Evidence) -> Option<Fault> {
     }
 }
 
-/// Why nothing can be said of the groups, where Graph does not know the tenant for which Entra has just issued a token.
+/// Why the groups are unknown, if Graph does not know the tenant for which Entra has just issued a token.
 pub(super) fn about_groups(evidence: &Evidence) -> Option<Fault> {
     match &evidence.groups {
         Some(Err(fault)) if fault.reason == Reason::TenantMissing && token_issued(evidence) => Some(Fault {
@@ -48,7 +48,7 @@ pub(super) fn about_groups(evidence: &Evidence) -> Option<Fault> {
     }
 }
 
-/// Whether the directory lists no delegated permission on any required resource, while the own token carries some.
+/// Whether the directory lists no delegated permission on any required resource, while the integration's own token has some.
 pub(super) fn scopes_outweigh(required: &[RequiredPermissions], evidence: &Evidence) -> bool {
     let Some(Ok(listed)) = evidence.directory.as_ref().map(|d| &d.delegated) else { return false };
     let OwnToken::Granted { scopes, .. } = &evidence.own_token else { return false };
@@ -67,7 +67,7 @@ pub(super) fn roles_outweigh(required: &[RequiredPermissions], evidence: &Eviden
         && held.iter().any(|r| matches!(&r.roles, Ok(Some(roles)) if !roles.is_empty()))
 }
 
-/// What has to be said beside a judgement about consent that does not rest on what the directory says.
+/// The note for a consent result that is not based on the directory.
 pub(super) fn about_consent(required: &[RequiredPermissions], evidence: &Evidence) -> Option<String> {
     if scopes_outweigh(required, evidence) || roles_outweigh(required, evidence) {
         return Some(NOTHING_BUT_GRANTED.to_owned());
@@ -80,11 +80,11 @@ pub(super) fn about_consent(required: &[RequiredPermissions], evidence: &Evidenc
         directory.delegated.as_ref().err().filter(|_| required.iter().any(|r| !r.delegated.is_empty())),
         directory.application.as_ref().err().filter(|_| required.iter().any(|r| !r.application.is_empty())),
     ];
-    let nonsense =
+    let contradiction =
         faults.into_iter().flatten().find(|f| f.reason == Reason::InvalidResponse && !f.detail.is_empty())?;
     Some(format!(
-        "the directory is not believed ({}): judged by the integration's own token",
-        nonsense.detail
+        "the directory contradicts itself ({}): the result is based on the integration's own token",
+        contradiction.detail
     ))
 }
 
@@ -163,13 +163,13 @@ mod tests {
     use Outcome::{Fail, Pass, Unknown};
 
     #[test]
-    fn a_directory_that_sees_nothing_against_a_fresh_token() {
+    fn a_directory_without_results_does_not_outweigh_a_fresh_token() {
         use Reason::*;
         let present = || Ok(Presence::Present { enabled: true, blocked: None });
         let deleted = || Ok(Presence::Deleted { restorable_until: None });
         let unclear = || Ok(Presence::Unclear(fault(UpstreamUnavailable)));
         let silent = || Err(fault(UpstreamUnavailable));
-        let refused = |reason| OwnToken::Refused(fault(reason));
+        let rejected = |reason| OwnToken::Rejected(fault(reason));
         for (sentence, presence, grants, own, expected) in [
             (
                 "not there, but served",
@@ -189,18 +189,18 @@ mod tests {
                 "not there, and not served",
                 Ok(Presence::Absent),
                 Ok(vec![]),
-                refused(AppMissing),
+                rejected(AppMissing),
                 [Fail(AppMissing); 3],
             ),
             (
-                "not there, the token is dead for another reason",
+                "not there, the token is rejected for another reason",
                 Ok(Presence::Absent),
                 Ok(vec![]),
-                refused(TokenRevoked),
+                rejected(TokenRevoked),
                 [Fail(AppMissing); 3],
             ),
             (
-                "among the deleted items, tokens go on for minutes",
+                "among the deleted items, tokens are still issued for minutes",
                 deleted(),
                 Ok(vec![]),
                 granted(&ALL),
@@ -217,14 +217,14 @@ mod tests {
                 "gone, deleted items unreadable, token revoked",
                 unclear(),
                 silent(),
-                refused(TokenRevoked),
+                rejected(TokenRevoked),
                 [Unknown(UpstreamUnavailable), Unknown(UpstreamUnavailable), Fail(TokenRevoked)],
             ),
             (
                 "gone, deleted items unreadable, Entra says so, too",
                 unclear(),
                 silent(),
-                refused(AppMissing),
+                rejected(AppMissing),
                 [Fail(AppMissing); 3],
             ),
             (
@@ -238,7 +238,7 @@ mod tests {
                 "no tenant, and not served",
                 Err(fault(TenantMissing)),
                 silent(),
-                refused(TenantMissing),
+                rejected(TenantMissing),
                 [Fail(TenantMissing); 3],
             ),
             ("no grants, but served", present(), Ok(vec![]), granted(&ALL), [Pass, Pass, Pass]),
@@ -257,7 +257,7 @@ mod tests {
                 [Pass, Pass, Pass],
             ),
             (
-                "no grants, and a token that shows some of them",
+                "no grants, and a token that has some of them",
                 present(),
                 Ok(vec![]),
                 granted(&["User.Read"]),
@@ -274,18 +274,18 @@ mod tests {
                 "no grants, and Entra says so, too",
                 present(),
                 Ok(vec![]),
-                refused(ConsentMissing),
+                rejected(ConsentMissing),
                 [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
             ),
             (
-                "some grants are something",
+                "some grants count",
                 present(),
                 listed(GRAPH, None, &["User.Read"]),
                 granted(&ALL),
                 [Pass, Fail(PermissionMissing), Pass],
             ),
             (
-                "another person's grant is something",
+                "another person's grant counts as a grant",
                 present(),
                 listed(GRAPH, Some("bob"), &ALL),
                 granted(&ALL),
@@ -302,7 +302,7 @@ mod tests {
                 "the lists contradict each other, and no token says more",
                 present(),
                 Err(fault(InvalidResponse)),
-                refused(TokenExpired),
+                rejected(TokenExpired),
                 [Pass, Unknown(InvalidResponse), Fail(TokenExpired)],
             ),
         ] {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn disagreement_is_said_and_silences_the_directory() {
+    fn a_contradiction_is_noted_and_marks_the_directory_silent() {
         let present = || Ok(Presence::Present { enabled: true, blocked: None });
         let note = |diagnosis: &Diagnosis, index: usize| {
             diagnosis.checks[index].details.note.clone().unwrap_or_default()
@@ -319,18 +319,15 @@ mod tests {
         let absent = delegated(Ok(Presence::Absent), Ok(vec![]), granted(&ALL));
         assert!(absent.directory_silent && note(&absent, 0).contains("just issued a token"), "{absent:?}");
         let nothing = delegated(present(), Ok(vec![]), granted(&ALL));
-        assert!(
-            !nothing.directory_silent && note(&nothing, 1).contains("judged by the token"),
-            "{nothing:?}"
-        );
-        let nonsense = delegated(present(), Err(fault(Reason::InvalidResponse)), granted(&ALL));
-        assert!(nonsense.directory_silent && note(&nonsense, 1).contains("said so"), "{nonsense:?}");
+        assert!(!nothing.directory_silent && note(&nothing, 1).contains("based on the token"), "{nothing:?}");
+        let invalid = delegated(present(), Err(fault(Reason::InvalidResponse)), granted(&ALL));
+        assert!(invalid.directory_silent && note(&invalid, 1).contains("said so"), "{invalid:?}");
         let agreed = delegated(present(), listed(GRAPH, None, &ALL), granted(&ALL));
         assert_eq!((agreed.directory_silent, agreed.checks[1].details.note.clone()), (false, None));
     }
 
     #[test]
-    fn roles_of_a_fresh_token_count_where_the_directory_lists_none() {
+    fn roles_of_a_fresh_token_count_if_the_directory_lists_none() {
         use Reason::*;
         let present = Presence::Present { enabled: true, blocked: None };
         let held =
@@ -362,7 +359,7 @@ mod tests {
         }
     }
 
-    /// What a directory that contradicts a token says of application permissions is not believed, either.
+    /// A directory that contradicts a token does not count for application permissions, either.
     #[test]
     fn nothing_is_concluded_from_a_directory_in_doubt() {
         let required = RequiredPermissions {

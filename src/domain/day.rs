@@ -1,4 +1,4 @@
-//! The last day of an integration at a glance: one cell an hour, each the worst that a probe has seen in it.
+//! The last day of an integration: one cell per hour, each with the worst result of a probe in it.
 
 use super::diagnosis::Outcome;
 use super::time::Timestamp;
@@ -8,7 +8,7 @@ pub const HOURS: usize = 24;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// What an hour has seen. Ordered from good to bad.
+/// The worst result in an hour. Ordered from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Cell {
     /// No probe.
@@ -16,7 +16,7 @@ pub enum Cell {
     Empty,
     /// Everything passed.
     Pass,
-    /// Something could not be learnt.
+    /// A check had no result.
     Unknown,
     /// Something failed.
     Fail,
@@ -45,7 +45,7 @@ pub struct Day {
 }
 
 impl Day {
-    /// The strip after a probe that ended at `now`.
+    /// The day after a probe that ended at `now`.
     #[must_use]
     pub fn noted(self, outcome: Outcome, now: Timestamp) -> Self {
         let cell = match outcome {
@@ -59,12 +59,12 @@ impl Day {
         day
     }
 
-    /// The cells as they are to be shown at `now`, the present hour last.
+    /// The cells to show at `now`, the current hour last.
     pub fn cells(&self, now: Timestamp) -> [Cell; HOURS] {
         self.moved_to(now).cells
     }
 
-    /// A clock that was set back moves nothing; the cells are those of the last hours by the clock as it is now.
+    /// A clock that was set back moves nothing: the cells are then those of the last hours before `now`.
     fn moved_to(self, now: Timestamp) -> Self {
         let hour = now.0.div_euclid(HOUR_MS);
         let passed = usize::try_from(hour.saturating_sub(self.hour).max(0)).unwrap_or(HOURS).min(HOURS);
@@ -73,7 +73,7 @@ impl Day {
         Self { hour, cells }
     }
 
-    /// For the database: the newest hour and a letter a cell.
+    /// For the database: the newest hour and one letter per cell.
     pub fn to_text(self) -> String {
         let letters: String = self.cells.iter().map(|c| c.letter()).collect();
         format!("{}:{letters}", self.hour)
@@ -114,7 +114,7 @@ mod tests {
         ] {
             assert_eq!(shown(&day, hour), format!("{}{tail}", "-".repeat(before)), "{sentence}");
         }
-        assert_eq!(shown(&day, 126), "-".repeat(HOURS), "all is forgotten after a day");
+        assert_eq!(shown(&day, 126), "-".repeat(HOURS), "everything is forgotten after a day");
         assert_eq!(shown(&day, 125), format!("u{}", "-".repeat(HOURS - 1)));
         assert_eq!(Day::from_text(&day.to_text()), Some(day));
         for broken in ["", "x:y", "5:ppp", "5:", "a:pppppppppppppppppppppppp"] {

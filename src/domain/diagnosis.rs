@@ -8,16 +8,16 @@ use super::time::Timestamp;
 /// The result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is well.
+    /// Nothing is wrong.
     Pass,
     /// Something is broken.
     Fail(Reason),
-    /// Nothing could be learnt.
+    /// The check had no result.
     Unknown(Reason),
 }
 
 impl Outcome {
-    /// The reason, unless it passes.
+    /// The reason, if it does not pass.
     pub const fn reason(self) -> Option<Reason> {
         match self {
             Self::Pass => None,
@@ -35,7 +35,7 @@ impl Outcome {
     }
 }
 
-/// Evidence behind a result, for logs, pages, mails; never for labels.
+/// Evidence behind a result, for logs, pages and mails, never for labels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Details {
     /// Missing permissions or groups, or unexpected permissions.
@@ -56,7 +56,7 @@ impl Details {
         Self { code: fault.code.clone(), request_id: fault.request_id.clone(), note, ..Self::default() }
     }
 
-    /// However much the upstream lists, this is kept, logged and mailed.
+    /// The number and length of items is limited, because they are kept, logged and mailed.
     pub(super) fn items(mut items: Vec<String>) -> Self {
         const MOST: usize = 50;
         let more = items.len().saturating_sub(MOST);
@@ -89,7 +89,7 @@ pub struct PermissionState {
     pub permission: String,
     /// How it has to be granted.
     pub grant: Grant,
-    /// `None` when nothing could be learnt.
+    /// `None` if it is unknown.
     pub granted: Option<bool>,
 }
 
@@ -98,17 +98,17 @@ pub struct PermissionState {
 pub struct Diagnosis {
     /// One result per enabled check, in the order of [`Check::ALL`].
     pub checks: Vec<CheckResult>,
-    /// Every required permission that this evidence can speak about.
+    /// Every required permission that this evidence covers.
     pub permissions: Vec<PermissionState>,
-    /// Groups seen.
+    /// Number of groups seen.
     pub groups_visible: Option<u32>,
-    /// The required groups, where groups were listed.
+    /// The required groups, if groups were listed.
     pub required_groups: Vec<RequiredGroup>,
-    /// The primary reason was seen in the directory.
+    /// Whether the primary reason was seen in the directory.
     pub exact: bool,
-    /// What keeps the directory reader from reading, if anything does: for the operators, never a failure of the integration.
+    /// What keeps the directory reader from reading: for the operators, never a failure of the integration.
     pub reader_fault: Option<Fault>,
-    /// The directory was to be asked and did not answer conclusively: what is known of it stays.
+    /// The directory gave no conclusive answer: what is known of it stays.
     pub directory_silent: bool,
 }
 
@@ -127,7 +127,7 @@ impl Diagnosis {
             return Outcome::Fail(reason);
         }
         let unknown = self.checks.iter().map(|c| c.outcome).find(|o| matches!(o, Outcome::Unknown(_)));
-        // Nothing was looked at: that is no good news.
+        // No check was run, which is not a success.
         let otherwise =
             if self.checks.is_empty() { Outcome::Unknown(Reason::Unclassified) } else { Outcome::Pass };
         unknown.unwrap_or(otherwise)

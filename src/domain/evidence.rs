@@ -1,11 +1,11 @@
-//! What a probe found, before anybody judges it.
+//! What a probe found, before it is judged.
 
 use std::time::Duration;
 
 use super::reason::Reason;
 use super::time::Timestamp;
 
-/// A question that was answered with an error.
+/// A request that was answered with an error, or not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// What the error means.
@@ -16,7 +16,7 @@ pub struct Fault {
     pub request_id: Option<String>,
     /// One sentence for operators; never a token, never a secret.
     pub detail: String,
-    /// How long the answer asks to wait.
+    /// How long the response asks to wait.
     pub retry_after: Option<Duration>,
 }
 
@@ -28,7 +28,7 @@ impl Fault {
 }
 
 impl Fault {
-    /// Whether the tenant asked for a pause. A refusal with a meaning of its own is no pause, whatever headers came along.
+    /// Whether the tenant asked for a pause. An error with its own meaning is not a pause, whatever headers it has.
     pub fn asks_to_wait(&self) -> bool {
         self.reason == Reason::Throttled || (self.retry_after.is_some() && self.reason.is_inconclusive())
     }
@@ -44,14 +44,14 @@ pub enum Presence {
         /// `isDisabled` or `disabledByMicrosoftStatus`: switched off by the owner or by Microsoft.
         blocked: Option<String>,
     },
-    /// It lies among the deleted items.
+    /// It is among the deleted items.
     Deleted {
         /// Until when it can be restored (30 days after deletion).
         restorable_until: Option<Timestamp>,
     },
     /// It is not there.
     Absent,
-    /// It is not among the live ones, and what was to say more failed or says the opposite.
+    /// It is not among the live ones, and the request for the deleted ones failed or contradicts that.
     Unclear(Fault),
 }
 
@@ -92,12 +92,12 @@ impl Directory {
         Self { presence: Err(fault.clone()), delegated: Err(fault.clone()), application: Err(fault) }
     }
 
-    /// Whether it says what has become of the application: present, deleted, or not there.
+    /// Whether it says what happened to the application: present, deleted, or not there.
     pub const fn knows_presence(&self) -> bool {
         matches!(self.presence, Ok(Presence::Present { .. } | Presence::Deleted { .. } | Presence::Absent))
     }
 
-    /// Why questions were not answered.
+    /// The faults of its answers.
     pub fn faults(&self) -> Vec<&Fault> {
         let presence = match &self.presence {
             Err(fault) | Ok(Presence::Unclear(fault)) => Some(fault),
@@ -109,7 +109,7 @@ impl Directory {
             .collect()
     }
 
-    /// The answer with which the tenant asked for a pause, if it did.
+    /// The fault with which the tenant asked for a pause, if it did.
     pub fn pause(&self) -> Option<Fault> {
         self.faults().into_iter().find(|f| f.asks_to_wait()).cloned()
     }
@@ -120,24 +120,24 @@ impl Directory {
 pub struct RoleEvidence {
     /// The resource as the configuration names it.
     pub resource: String,
-    /// Role values, `None` when the token could not be read; or why there is no token for this resource.
+    /// Role values, `None` if the token could not be read; or why there is no token for this resource.
     pub roles: Result<Option<Vec<String>>, Fault>,
 }
 
-/// What became of the stored refresh token.
+/// The result of using the stored refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnToken {
     /// The integration does not use one.
     NotUsed,
     /// None is stored.
     Missing,
-    /// Entra refused it.
-    Refused(Fault),
-    /// A fresh access token came back.
+    /// Entra rejected it.
+    Rejected(Fault),
+    /// Entra issued a new access token.
     Granted {
-        /// Per required resource: the scopes, or why they could not be had.
+        /// Per required resource: the scopes, or why they are unknown.
         scopes: Vec<(String, Result<Vec<String>, Fault>)>,
-        /// Object id of the person behind it.
+        /// Object id of the user who signed in.
         principal: Option<String>,
     },
 }
@@ -147,13 +147,13 @@ pub enum OwnToken {
 pub struct RequiredGroup {
     /// As configured.
     pub name: String,
-    /// Object ids of the groups that are meant, as the integration's own token sees them: none when it is not visible, several when
-    /// several bear the required name. A group that is required by its id matches that id only.
+    /// Object ids of the matching groups that the integration's own token sees: none if it is not visible, several if several groups have
+    /// the required name. A group that is required by its id matches that id only.
     pub ids: Vec<String>,
 }
 
 impl RequiredGroup {
-    /// Seen by the integration's own token.
+    /// Whether the integration's own token sees it.
     pub fn visible(&self) -> bool {
         !self.ids.is_empty()
     }
@@ -168,7 +168,7 @@ pub struct Groups {
     pub required: Vec<RequiredGroup>,
 }
 
-/// Everything that one probe learnt.
+/// Everything that one probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     /// Through a directory reader; `None` without one.
@@ -177,7 +177,7 @@ pub struct Evidence {
     pub app_only: Option<Result<Vec<RoleEvidence>, Fault>>,
     /// The refresh token.
     pub own_token: OwnToken,
-    /// Groups; `None` when there was no token to ask with, or the check is off.
+    /// Groups; `None` if there was no token to ask with, or if the check is off.
     pub groups: Option<Result<Groups, Fault>>,
 }
 
@@ -186,7 +186,7 @@ impl Evidence {
     pub fn faults(&self) -> Vec<&Fault> {
         let directory = self.directory.iter().flat_map(|d| d.faults().into_iter().map(Some));
         let own = match &self.own_token {
-            OwnToken::Refused(fault) => vec![Some(fault)],
+            OwnToken::Rejected(fault) => vec![Some(fault)],
             OwnToken::Granted { scopes, .. } => scopes.iter().map(|(_, s)| s.as_ref().err()).collect(),
             OwnToken::NotUsed | OwnToken::Missing => Vec::new(),
         };
@@ -198,7 +198,7 @@ impl Evidence {
         directory.chain(own).chain(app_only).chain(groups).flatten().collect()
     }
 
-    /// The longest pause that an answer asked for.
+    /// The longest pause that a response asked for.
     pub fn retry_after(&self) -> Option<Duration> {
         self.faults().iter().filter_map(|f| f.retry_after).max()
     }

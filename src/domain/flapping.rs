@@ -7,36 +7,36 @@ pub struct Recent {
     count: u8,
 }
 
-/// So many probes are looked at.
+/// Number of probes that count.
 const WINDOW: u8 = 10;
 
-/// So many of them failed in one that flaps.
+/// Minimum number of failed probes among them.
 const FAILED: u32 = 5;
 
-/// So often it changed between passing and failing.
+/// Minimum number of changes between passing and failing.
 const CHANGES: u32 = 4;
 
 impl Recent {
-    /// With one more probe; the oldest leaves.
+    /// Adds a probe and drops the oldest.
     #[must_use]
     pub fn with(self, passed: bool) -> Self {
         let failed = (self.failed << 1 | u16::from(!passed)) & ((1 << WINDOW) - 1);
         Self { failed, count: (self.count + 1).min(WINDOW) }
     }
 
-    /// At least five of the last ten failed, with at least four changes between pass and fail among them.
+    /// Whether at least five of the last ten failed, with at least four changes between pass and fail among them.
     pub fn flaps(self) -> bool {
         let pairs = u32::from(self.count.saturating_sub(1));
         let changes = (self.failed ^ (self.failed >> 1)) & ((1_u16 << pairs) - 1);
         self.failed.count_ones() >= FAILED && changes.count_ones() >= CHANGES
     }
 
-    /// One letter a probe, the newest last: `p` or `f`.
+    /// One letter per probe, the newest last: `p` or `f`.
     pub fn to_text(self) -> String {
         (0..self.count).rev().map(|bit| if self.failed >> bit & 1 == 1 { 'f' } else { 'p' }).collect()
     }
 
-    /// Reads what [`Self::to_text`] wrote; other letters are left out.
+    /// Reads what [`Self::to_text`] wrote; ignores other letters.
     pub fn from_text(text: &str) -> Self {
         text.chars()
             .filter(|c| matches!(c, 'p' | 'f'))
@@ -54,14 +54,14 @@ mod tests {
             ("never probed", "", false),
             ("well", "pppppppppp", false),
             ("broken", "ffffffffff", false),
-            ("broken for once", "pppppfffff", false),
-            ("in turn", "pfpfpfpfpf", true),
-            ("in turn, from the start", "fpfpfpfpf", true),
+            ("broken since one change", "pppppfffff", false),
+            ("alternating", "pfpfpfpfpf", true),
+            ("alternating from the start", "fpfpfpfpf", true),
             ("not often enough yet", "fpfpfpf", false),
             ("four failures are too few", "pfpfpfpfpp", false),
             ("three changes are too few", "ppfffffppf", false),
             ("four are enough", "pffpfffppp", true),
-            ("what is long ago does not count", "fpfpfpfpfppppppppppp", false),
+            ("old probes do not count", "fpfpfpfpfppppppppppp", false),
         ] {
             assert_eq!(Recent::from_text(probes).flaps(), flaps, "{sentence}");
         }

@@ -1,4 +1,4 @@
-//! From probe to probe: folding results into what is known of an integration.
+//! Folds the results of a probe into what is known of an integration.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ pub struct ProbeEnd {
     pub at: Timestamp,
     /// Its length.
     pub duration: Duration,
-    /// Time since the probe before, counted on a clock that nobody sets. Zero for the first.
+    /// Time since the previous probe, on the steady clock. Zero for the first.
     pub elapsed: Duration,
-    /// The integration was re-authenticated before this probe began, and no good probe has been seen since.
+    /// Whether the integration was re-authenticated before this probe began, and no good probe has been seen since.
     pub renewed: bool,
 }
 
@@ -55,7 +55,8 @@ pub fn fold(
     };
     match judged(&state, thresholds.lasting) {
         Judged::Pass => fold_pass(&mut state, thresholds),
-        // What is looked at passes, so a failure is over; what is not looked at is unknown, so nothing is called healthy.
+        // All checks that run pass, so a failure is over; other checks are unknown, so the integration is not
+        // healthy.
         Judged::Recovered => {
             fold_pass(&mut state, thresholds);
             if state.verdict == Verdict::Healthy {
@@ -75,7 +76,7 @@ pub fn fold(
             state.verdict =
                 fold_failure(&mut state, seen, blind.since, thresholds, diagnosis.directory_silent);
         }
-        // Not knowing is no news: it neither confirms nor ends a failure.
+        // An unknown result neither confirms nor ends a failure.
         Judged::Unknown => {
             state.unknowns = state.unknowns.saturating_add(1);
             state.unknown_since.get_or_insert(now);
@@ -84,8 +85,8 @@ pub fn fold(
     state
 }
 
-/// A state in which a failure is seen but not counted: shortly after a re-authentication, consent is still spreading through
-/// Entra, and neither confirms a failure nor changes what is held to be true.
+/// The state of an integration within the grace period, in which a failure is seen but not counted: shortly after a re-authentication,
+/// consent is still spreading through Entra. It neither confirms a failure nor changes the verdict.
 pub fn within_grace_period(before: &IntegrationState, after: IntegrationState) -> IntegrationState {
     let fails = matches!(after.overall(), Some(Outcome::Fail(_)));
     if !fails && after.verdict == before.verdict || after.overall() == Some(Outcome::Pass) {
@@ -107,16 +108,16 @@ pub fn within_grace_period(before: &IntegrationState, after: IntegrationState) -
 /// What a probe says of the integration as a whole.
 enum Judged {
     Pass,
-    /// Every check that is looked at passes, and there is one that is not.
+    /// Every check that runs passes, and there is one that does not run.
     Recovered,
     Fail(Reason),
-    /// Nothing could be learnt for so long, for a reason of the admins', that it counts as failing.
+    /// A check has been unknown for an admins' reason for so long that it counts as failing.
     Lasting(Blind),
     Unknown,
 }
 
-/// The earliest check that fails, or has been unknown for so long that it counts as failing, decides. A lasting ignorance counts only
-/// while the probe shows its reason: a transient fault turns nothing.
+/// The earliest check that fails, or has been unknown for so long that it counts as failing, decides. A lasting unknown counts only while
+/// the probe shows its reason: a transient fault changes nothing.
 fn judged(state: &IntegrationState, lasting: Duration) -> Judged {
     for check in &state.checks {
         match (check.outcome, check.blind) {
@@ -138,7 +139,7 @@ fn is_admins(reason: Reason) -> bool {
     reason.audience() == Audience::Admins
 }
 
-/// From flapping an integration comes back after so many good probes in a row.
+/// Number of good probes in a row that end flapping.
 const STEADY: u32 = 5;
 
 fn fold_pass(state: &mut IntegrationState, thresholds: Thresholds) {
@@ -160,7 +161,7 @@ fn fold_pass(state: &mut IntegrationState, thresholds: Thresholds) {
     }
 }
 
-/// One more failing probe in the row; answers since when the row lasts.
+/// Counts one more failing probe in a row; returns when the row began.
 fn fold_row(state: &mut IntegrationState, since: Timestamp) -> Timestamp {
     (state.failures, state.successes, state.unknowns) = (state.failures.saturating_add(1), 0, 0);
     state.unknown_since = None;
@@ -187,11 +188,11 @@ fn fold_failure(
     let known = Named { reason, exact: state.exact };
     let seen = better(known, seen, silent);
     if seen.reason == known.reason || refines(known, seen) {
-        // The same, perhaps from a better source or said more exactly.
+        // The same reason, perhaps from a better source or more exact.
         (state.candidate, state.exact) = (None, known.exact || seen.exact);
         return Verdict::Broken { reason: seen.reason, since: known_since };
     }
-    // Another reason counts only when it, too, has been seen often enough: replicas disagree for a while.
+    // Another reason counts only after it has been seen often enough, too: replicas disagree for a while.
     let times = match state.candidate {
         Some((candidate, times)) if candidate == seen.reason => times + 1,
         _ => 1,
@@ -204,8 +205,8 @@ fn fold_failure(
     state.verdict
 }
 
-/// What a weaker source says never renames what the stronger one has said: while that one is away for a moment, and, where both say the same,
-/// while it is shut out for good.
+/// A weaker source does not replace the reason from the directory while the directory is silent. If both mean the same, this holds even
+/// when the reader has lost its access.
 fn better(known: Named, seen: Named, silent: bool) -> Named {
     let weaker = !seen.exact && says_the_same(seen.reason, known.reason);
     match () {
@@ -215,14 +216,14 @@ fn better(known: Named, seen: Named, silent: bool) -> Named {
     }
 }
 
-/// Whether one name says the same as the other more exactly: from a better source, or because the application was found among the deleted
-/// items meanwhile.
+/// Whether `seen` is the same reason as `known`, but more exact: from a better source, or because the application was found among the
+/// deleted items meanwhile.
 pub(super) fn refines(known: Named, seen: Named) -> bool {
     let found = known.reason == Reason::AppMissing && seen.reason == Reason::AppDeleted;
     seen.exact && says_the_same(known.reason, seen.reason) && (!known.exact || found)
 }
 
-/// Whether one reason may be the other, said less exactly by a weaker source.
+/// Whether `weaker` may be the same failure as `stronger`, named less exactly by a weaker source.
 fn says_the_same(weaker: Reason, stronger: Reason) -> bool {
     let one_of = |reasons: [Reason; 2]| reasons.contains(&weaker) && reasons.contains(&stronger);
     one_of([Reason::AppMissing, Reason::AppDeleted])
@@ -252,8 +253,8 @@ fn fold_check(old: Option<&CheckState>, result: &CheckResult, probe: &ProbeEnd) 
     }
 }
 
-/// Counted from the first unknown with a reason of the admins' to the next conclusive result; transient unknowns in between neither end
-/// nor restart it.
+/// Counted from the first unknown with an admins' reason to the next conclusive result; transient unknowns in between neither end nor
+/// restart it.
 fn fold_blind(old: Option<Blind>, outcome: Outcome, probe: &ProbeEnd) -> Option<Blind> {
     let Outcome::Unknown(reason) = outcome else { return None };
     let waited = old.map(|b| Blind { waited: b.waited.saturating_add(probe.elapsed), ..b });
@@ -264,8 +265,8 @@ fn fold_blind(old: Option<Blind>, outcome: Outcome, probe: &ProbeEnd) -> Option<
     }
 }
 
-/// Counted from the first unknown with a reason of the operators' to the next conclusive result; unknowns of the admins' in between neither
-/// end nor restart it.
+/// Counted from the first unknown with an operators' reason to the next conclusive result; unknowns with an admins' reason in between
+/// neither end nor restart it.
 fn fold_dark(old: Option<Dark>, outcome: Outcome, probe: &ProbeEnd) -> Option<Dark> {
     let Outcome::Unknown(reason) = outcome else { return None };
     let waited = old.map(|d| Dark { waited: d.waited.saturating_add(probe.elapsed), ..d });
@@ -276,7 +277,7 @@ fn fold_dark(old: Option<Dark>, outcome: Outcome, probe: &ProbeEnd) -> Option<Da
     }
 }
 
-/// A permission about which nothing could be learnt keeps its last known state.
+/// A permission that is unknown now keeps its last known state.
 fn fold_permissions(old: &[PermissionState], new: &[PermissionState]) -> Vec<PermissionState> {
     let known = |n: &PermissionState| {
         let before = old
@@ -287,7 +288,7 @@ fn fold_permissions(old: &[PermissionState], new: &[PermissionState]) -> Vec<Per
     new.iter().map(|n| PermissionState { granted: known(n), ..n.clone() }).collect()
 }
 
-/// The ids with which groups that are required by name were seen first. One that is required by its id needs no memory.
+/// The ids with which groups that are required by name were first seen. A group that is required by its id is not recorded.
 fn fold_groups(old: &[KnownGroup], seen: &[RequiredGroup], now: Timestamp) -> Vec<KnownGroup> {
     if seen.is_empty() {
         return old.to_vec();
@@ -314,7 +315,7 @@ fn fold_groups(old: &[KnownGroup], seen: &[RequiredGroup], now: Timestamp) -> Ve
     by_name.filter_map(fold).collect()
 }
 
-/// What the own token sees while it is well.
+/// What the integration's own token sees while `group_access` passes.
 fn good_view(checks: &[CheckState], diagnosis: &Diagnosis) -> Option<GoodView> {
     let groups = diagnosis.groups_visible?;
     let well = checks.iter().any(|c| c.check == Check::GroupAccess && c.outcome == Outcome::Pass);

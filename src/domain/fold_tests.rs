@@ -1,4 +1,4 @@
-//! From probe to probe: tables of cases.
+//! Tables of cases from probe to probe.
 
 use super::super::diagnosis::Details;
 use super::super::verdict::Health;
@@ -44,24 +44,24 @@ fn a_failure_is_confirmed_and_ends() {
     let broken = |reason, since| Verdict::Broken { reason, since: Timestamp::from_seconds(since) };
     let slow = Thresholds { success: 3, ..TWICE };
     for (sentence, outcomes, thresholds, expected) in [
-        ("one failure is not believed", vec![Pass, revoked], TWICE, Verdict::Healthy),
+        ("one failure is not confirmed", vec![Pass, revoked], TWICE, Verdict::Healthy),
         ("two are, since the first", vec![Pass, revoked, revoked], TWICE, broken(Reason::TokenRevoked, 2)),
-        ("of a new integration, too", vec![revoked, revoked], TWICE, broken(Reason::TokenRevoked, 1)),
-        ("one failure of a new one leaves it unknown", vec![revoked], TWICE, Verdict::Unknown),
-        ("not knowing does not confirm", vec![Pass, revoked, unknown], TWICE, Verdict::Healthy),
+        ("a new integration, too", vec![revoked, revoked], TWICE, broken(Reason::TokenRevoked, 1)),
+        ("one failure of a new integration leaves it unknown", vec![revoked], TWICE, Verdict::Unknown),
+        ("an unknown does not confirm", vec![Pass, revoked, unknown], TWICE, Verdict::Healthy),
         (
-            "not knowing does not reassure either",
+            "an unknown does not end a row of failures",
             vec![Pass, revoked, unknown, revoked],
             TWICE,
             broken(Reason::TokenRevoked, 2),
         ),
-        ("not knowing alone is nothing", vec![unknown, unknown, unknown], TWICE, Verdict::Unknown),
-        ("a good probe in between starts anew", vec![revoked, Pass, revoked], TWICE, Verdict::Healthy),
+        ("unknowns alone change nothing", vec![unknown, unknown, unknown], TWICE, Verdict::Unknown),
+        ("a good probe in between restarts the count", vec![revoked, Pass, revoked], TWICE, Verdict::Healthy),
         ("fixed at once", vec![revoked, revoked, Pass], TWICE, Verdict::Healthy),
         ("fixed slowly", vec![revoked, revoked, Pass, Pass], slow, broken(Reason::TokenRevoked, 1)),
-        ("fixed slowly, at last", vec![revoked, revoked, Pass, Pass, Pass], slow, Verdict::Healthy),
+        ("fixed after three good probes", vec![revoked, revoked, Pass, Pass, Pass], slow, Verdict::Healthy),
         (
-            "another reason once is not believed",
+            "another reason once is not confirmed",
             vec![revoked, revoked, missing],
             TWICE,
             broken(Reason::TokenRevoked, 1),
@@ -73,7 +73,7 @@ fn a_failure_is_confirmed_and_ends() {
             broken(Reason::AppMissing, 1),
         ),
         (
-            "reasons that take turns change nothing",
+            "alternating reasons change nothing",
             vec![revoked, revoked, missing, revoked, missing],
             TWICE,
             broken(Reason::TokenRevoked, 1),
@@ -84,7 +84,7 @@ fn a_failure_is_confirmed_and_ends() {
 }
 
 #[test]
-fn health_in_words() {
+fn health_follows_verdict_and_last_probe() {
     use Outcome::{Fail, Pass, Unknown};
     let (revoked, missing) = (Fail(Reason::TokenRevoked), Fail(Reason::TokenMissing));
     let well = run(&[Outcome::Pass], TWICE);
@@ -97,18 +97,18 @@ fn health_in_words() {
     );
     let unknown = |token_missing| Health::Unknown { token_missing };
     let broken = Health::Broken { reason: Reason::TokenRevoked, since: Timestamp::from_seconds(1) };
-    for (sentence, outcomes, to_the_person, confirmed) in [
+    for (sentence, outcomes, shown, confirmed) in [
         ("never probed", vec![], unknown(false), unknown(false)),
         ("well", vec![Pass], Health::Working, Health::Working),
         ("a first failure", vec![Pass, revoked], unknown(false), Health::Working),
-        ("nothing learnt", vec![Pass, Unknown(Reason::Timeout)], unknown(false), unknown(false)),
-        ("nobody has signed in, as it seems", vec![missing], unknown(true), unknown(true)),
+        ("no result", vec![Pass, Unknown(Reason::Timeout)], unknown(false), unknown(false)),
+        ("nobody seems to have signed in", vec![missing], unknown(true), unknown(true)),
         ("confirmed", vec![revoked, revoked], broken, broken),
     ] {
         let state = run(&outcomes, TWICE);
         assert_eq!(
             (state.health(&[Check::GroupAccess]), state.confirmed_health(&[Check::GroupAccess])),
-            (to_the_person, confirmed),
+            (shown, confirmed),
             "{sentence}"
         );
     }
@@ -150,42 +150,42 @@ fn two(consent: Outcome, groups: Outcome, silent: bool, exact: bool) -> Diagnosi
 }
 
 #[test]
-fn what_the_admins_alone_can_end_counts_as_a_failure_in_the_end() {
+fn a_lasting_unknown_with_an_admins_reason_counts_as_a_failure() {
     use Outcome::{Pass, Unknown};
-    let (dead, busy) = (Unknown(Reason::TokenRevoked), Unknown(Reason::UpstreamUnavailable));
+    let (revoked, busy) = (Unknown(Reason::TokenRevoked), Unknown(Reason::UpstreamUnavailable));
     let lasting =
         |since| Verdict::Broken { reason: Reason::TokenRevoked, since: Timestamp::from_seconds(since) };
     let row = |first: Vec<Outcome>, then: Outcome, times: usize| {
         first.into_iter().chain(std::iter::repeat_n(then, times)).collect::<Vec<_>>()
     };
     for (sentence, outcomes, expected) in [
-        ("not yet", row(vec![Pass], dead, 12), Verdict::Healthy),
-        ("after twelve intervals", row(vec![Pass], dead, 13), lasting(2)),
-        ("of one that was never known", row(vec![], dead, 13), lasting(1)),
+        ("not yet", row(vec![Pass], revoked, 12), Verdict::Healthy),
+        ("after twelve intervals", row(vec![Pass], revoked, 13), lasting(2)),
+        ("an integration that was never healthy", row(vec![], revoked, 13), lasting(1)),
         (
             "transient unknowns do not restart it",
-            [row(vec![Pass], dead, 6), row(vec![], busy, 6), vec![dead]].concat(),
+            [row(vec![Pass], revoked, 6), row(vec![], busy, 6), vec![revoked]].concat(),
             lasting(2),
         ),
         (
             "nor do they count as the failure themselves",
-            [row(vec![Pass], dead, 6), row(vec![], busy, 30)].concat(),
+            [row(vec![Pass], revoked, 6), row(vec![], busy, 30)].concat(),
             Verdict::Healthy,
         ),
         (
             "a good result restarts it",
-            [row(vec![Pass], dead, 11), vec![Pass], row(vec![], dead, 12)].concat(),
+            [row(vec![Pass], revoked, 11), vec![Pass], row(vec![], revoked, 12)].concat(),
             Verdict::Healthy,
         ),
         ("a transient fault alone never does", row(vec![Pass], busy, 500), Verdict::Healthy),
         (
             "it stays while the upstream fails",
-            [row(vec![Pass], dead, 13), vec![busy; 9]].concat(),
+            [row(vec![Pass], revoked, 13), vec![busy; 9]].concat(),
             lasting(2),
         ),
         (
             "it ends with the next good one",
-            [row(vec![Pass], dead, 13), vec![Pass]].concat(),
+            [row(vec![Pass], revoked, 13), vec![Pass]].concat(),
             Verdict::Healthy,
         ),
     ] {
@@ -204,19 +204,19 @@ fn flapping_is_broken_and_ends_with_five_good_ones() {
         };
         text.chars().map(outcome).collect()
     };
-    // So many failures in a row never come, so that flapping alone decides.
+    // A threshold that no row of failures reaches, so that flapping alone decides.
     let patient = Thresholds { failure: 99, ..TWICE };
     for (sentence, probes, thresholds, broken) in [
-        ("in turn", "pfpfpfpfpf", patient, true),
+        ("alternating", "pfpfpfpfpf", patient, true),
         ("not yet", "pfpfpfpf", patient, false),
         ("a good probe does not declare it", "pffpfffp", patient, false),
         ("the next failed one does", "pffpfffpf", patient, true),
         ("unknowns in between count for nothing", "pfupfuupfupfupf", patient, true),
         ("four good ones are not enough", "pfpfpfpfpfpppp", patient, true),
         ("five are", "pfpfpfpfpfppppp", patient, false),
-        ("a failure starts them anew", "pfpfpfpfpfppppfpppp", patient, true),
+        ("a failure restarts the count", "pfpfpfpfpfppppfpppp", patient, true),
         ("afterwards everything is forgotten", "pfpfpfpfpfpppppfpfp", patient, false),
-        ("an ordinary recovery forgets nothing", "ffpffpffpffp", TWICE, true),
+        ("an ordinary recovery keeps the history", "ffpffpffpffp", TWICE, true),
     ] {
         let state = run(&outcomes(probes), thresholds);
         assert_eq!(matches!(state.verdict, Verdict::Broken { .. }), broken, "{sentence}");
@@ -232,7 +232,7 @@ fn flapping_is_broken_and_ends_with_five_good_ones() {
     );
 }
 
-/// One deletion, one name: what the directory says counts, and what the token endpoint says while it is away renames nothing.
+/// The directory names the failure, and the reason of the token endpoint does not replace it while the directory is silent.
 #[test]
 fn the_best_evidence_names_the_failure() {
     let deleted = |reason| (reason, false, true);
@@ -242,18 +242,14 @@ fn the_best_evidence_names_the_failure() {
     for (sentence, probes, expected) in [
         ("the directory, then the token alone", vec![deleted(AppDeleted), away(AppMissing)], AppDeleted),
         ("the token alone, then the directory", vec![away(AppMissing), deleted(AppDeleted)], AppDeleted),
+        ("more exact later", vec![away(AppMissing), away(AppMissing), deleted(AppDeleted)], AppDeleted),
         (
-            "said more exactly later",
-            vec![away(AppMissing), away(AppMissing), deleted(AppDeleted)],
-            AppDeleted,
-        ),
-        (
-            "and less exactly after that",
+            "less exact after that",
             vec![away(AppMissing), away(AppMissing), deleted(AppDeleted), away(AppMissing)],
             AppDeleted,
         ),
         (
-            "a dead token does not rename it while the directory is away",
+            "a revoked token does not replace it while the directory is silent",
             vec![deleted(AppDeleted), deleted(AppDeleted), away(TokenRevoked), away(TokenRevoked)],
             AppDeleted,
         ),
@@ -263,12 +259,12 @@ fn the_best_evidence_names_the_failure() {
             AppDeleted,
         ),
         (
-            "the reader is shut out for good",
+            "the reader has lost its access",
             vec![deleted(AppDeleted), deleted(AppDeleted), token(AppMissing), token(AppMissing)],
             AppDeleted,
         ),
         (
-            "another word of the directory does, when it is seen twice",
+            "another reason from the directory counts when it is seen twice",
             vec![
                 deleted(PermissionMissing),
                 deleted(PermissionMissing),
@@ -278,7 +274,7 @@ fn the_best_evidence_names_the_failure() {
             ConsentMissing,
         ),
         (
-            "without a directory the token may change its mind",
+            "without a directory, a new reason of the token counts",
             vec![
                 token(PermissionMissing),
                 token(PermissionMissing),
@@ -314,10 +310,10 @@ fn a_group_that_was_replaced_is_remembered_by_its_id() {
     let mut state = IntegrationState::default();
     for (second, sentence, ids, expected) in [
         (1, "seen first", vec!["a"], ("a", None)),
-        (2, "another one of its name beside it", vec!["b", "a"], ("a", None)),
-        (3, "it is gone, and another bears the name", vec!["b"], ("a", Some(("b", 3)))),
+        (2, "another group has the same name", vec!["b", "a"], ("a", None)),
+        (3, "it is gone, and another group has the name", vec!["b"], ("a", Some(("b", 3)))),
         (4, "still", vec!["b"], ("a", Some(("b", 3)))),
-        (5, "nobody bears the name", vec![], ("a", Some(("b", 3)))),
+        (5, "no group has the name", vec![], ("a", Some(("b", 3)))),
         (6, "a third", vec!["c"], ("a", Some(("c", 6)))),
         (7, "the first is back", vec!["a"], ("a", None)),
     ] {
@@ -333,7 +329,7 @@ fn a_group_that_was_replaced_is_remembered_by_its_id() {
     assert_eq!(
         fold(IntegrationState::default(), &by_id, &end(1), TWICE).known_groups,
         [],
-        "an id needs no memory"
+        "a group required by id is not recorded"
     );
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::reason::Check;
 use super::time::Timestamp;
 
-/// Whose rights the integration uses.
+/// Whose permissions the integration uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// The token of the person who consented.
     Delegated,
-    /// Client credentials: the application's own.
+    /// Client credentials: the application's own permissions.
     Application,
 }
 
@@ -72,7 +72,7 @@ impl GroupRef {
     }
 }
 
-/// What `group_access` demands beyond an answer.
+/// What `group_access` requires besides a successful response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupPolicy {
     /// Fewer visible groups are a failure.
@@ -81,33 +81,33 @@ pub struct GroupPolicy {
     pub required: Vec<GroupRef>,
 }
 
-/// What diagnosing needs to know of an integration.
+/// What a diagnosis needs to know of an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirements {
-    /// Whose rights it uses.
+    /// Whose permissions it uses.
     pub access: Access,
     /// Enabled checks, in the order of [`Check::ALL`].
     pub checks: Vec<Check>,
     /// What must be granted; shared by all integrations of an application.
     pub required: Arc<[RequiredPermissions]>,
-    /// More than is required counts as a failure.
+    /// Whether a permission that is not required makes the check fail.
     pub unexpected_fails: bool,
-    /// What `group_access` demands.
+    /// What `group_access` requires.
     pub groups: GroupPolicy,
 }
 
 /// Scopes of OpenID Connect itself: re-authentication always asks for them, so they are never "unexpected".
 pub const OPENID_SCOPES: [&str; 4] = ["openid", "profile", "email", "offline_access"];
 
-/// Permission values compare without regard to case (Microsoft Graph, `oauth2permissiongrant.md`, and replies seen in the field).
+/// Permission values compare without case (Microsoft Graph, `oauth2permissiongrant.md`, and observed responses).
 pub fn same_permission(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
 
-/// What a sign-in asks for besides the required permissions: who signed in, and a refresh token.
+/// What a sign-in asks for besides the required permissions: the identity of the user, and a refresh token.
 pub const SIGN_IN_SCOPES: [&str; 3] = ["openid", "profile", "offline_access"];
 
-/// Until when a credential is good, as far as that is known.
+/// When a credential expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialExpiry {
     /// `certificate`.

@@ -1,12 +1,12 @@
-//! Mail addresses and the names of mail servers, as people write them into a configuration. One parser for reading and for sending, so that
-//! what is accepted when the configuration is read can also be put into an SMTP command (RFC 5321 section 4.1.2).
+//! Mail addresses and names of mail servers, as written in a configuration. One parser for reading and for sending, so that what the
+//! configuration accepts can also be put into an SMTP command (RFC 5321 section 4.1.2).
 //!
-//! Deliberately narrower than the grammar: quoted local parts, address literals, comments and routes are valid and in no directory, and a
-//! configuration that contains one is far more often mistyped.
+//! Narrower than the grammar on purpose: quoted local parts, address literals, comments and routes are valid but appear in no directory,
+//! and a configuration that contains one is most likely mistyped.
 
 use super::text::one_line;
 
-/// A bare mail address, without the blanks around it. The domain may be internationalised; whoever sends makes A-labels of it.
+/// A bare mail address, without the white space around it. The domain may be internationalised; the sender converts it to A-labels.
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
@@ -24,13 +24,13 @@ pub fn parse_mail_address(text: &str) -> Result<String, &'static str> {
         );
     }
     if address.contains([',', ';']) {
-        return Err("holds more than one address; write each of them as an entry of its own");
+        return Err("holds more than one address; write each of them as its own entry");
     }
     if address.contains(char::is_whitespace) {
         return Err("has a blank inside; write it like it-admin@example.com");
     }
     if has_invisible(address) {
-        return Err("has an invisible character, copied along from somewhere; type the address anew");
+        return Err("has an invisible character, perhaps from copying; type the address again");
     }
     if address.contains('"') {
         return Err("has a quoted local part, which is not supported; write it like it-admin@example.com");
@@ -49,7 +49,7 @@ pub fn parse_mail_address(text: &str) -> Result<String, &'static str> {
     Ok(address.to_owned())
 }
 
-/// A mail address that may have a display name before it: `Consentry <consentry@example.com>`. Answers name and address.
+/// A mail address that may have a display name before it: `Consentry <consentry@example.com>`. Returns name and address.
 ///
 /// # Errors
 /// As [`parse_mail_address`].
@@ -72,12 +72,12 @@ pub fn parse_mailbox(text: &str) -> Result<(Option<String>, String), &'static st
     Ok(((!spaced.is_empty()).then_some(spaced), parse_mail_address(address)?))
 }
 
-/// A name with which a client may introduce itself (RFC 5321 section 4.1.1.1): a domain name, or an address literal such as `[192.0.2.1]`.
+/// A name that a client may use in EHLO (RFC 5321 section 4.1.1.1): a domain name, or an address literal such as `[192.0.2.1]`.
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
 pub fn parse_hello(text: &str) -> Result<String, &'static str> {
-    const WRONG: &str = "is no host name; write this machine's full name, like consentry.example.com, or an address like [192.0.2.1]";
+    const WRONG: &str = "is not a host name; write this machine's full name, like consentry.example.com, or an address like [192.0.2.1]";
     let name = text.trim();
     if let Some(literal) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         let good = match literal.strip_prefix("IPv6:") {
@@ -90,7 +90,7 @@ pub fn parse_hello(text: &str) -> Result<String, &'static str> {
     if is_host_name(name) { Ok(name.to_owned()) } else { Err(WRONG) }
 }
 
-/// Letters, digits and hyphens in labels between dots (RFC 1123 section 2.1), the last of which is no number.
+/// Letters, digits and hyphens in labels between dots (RFC 1123 section 2.1); the last label is not a number.
 fn is_host_name(name: &str) -> bool {
     let label = |l: &str| {
         !l.is_empty()
@@ -103,7 +103,7 @@ fn is_host_name(name: &str) -> bool {
     name.len() <= 253 && !number && name.split('.').all(label)
 }
 
-/// Whether something in it is not seen: zero width, a direction of writing, a control character.
+/// Whether the text has an invisible character: zero width, direction of writing, or control.
 fn has_invisible(text: &str) -> bool {
     one_line(text, text.len()) != text
 }
@@ -193,9 +193,9 @@ mod tests {
             ("zero width space", "it\u{200b}@example.com", false),
             ("zero width joiner in the domain", "it@exam\u{200d}ple.com", false),
             ("a byte order mark", "\u{feff}it@example.com", false),
-            ("turned around", "it@\u{202e}example.com", false),
+            ("a direction override", "it@\u{202e}example.com", false),
             ("a quoted local part", "\"it admin\"@example.com", false),
-            ("quotes without need", "\"it\"@example.com", false),
+            ("unnecessary quotes", "\"it\"@example.com", false),
             ("an IPv4 literal", "it@[192.0.2.1]", false),
             ("an IPv6 literal", "it@[IPv6:2001:db8::1]", false),
             ("an address without brackets", "it@192.0.2.1", false),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn names_to_introduce_oneself_with() {
+    fn names_for_ehlo() {
         for (text, good) in [
             ("consentry.example.com", true),
             ("consentry.example.com.", true),

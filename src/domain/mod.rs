@@ -1,8 +1,7 @@
-//! What Consentry knows and decides, without doing anything: integrations, evidence, reasons, verdicts, alerts.
+//! What Consentry knows and decides, without side effects: integrations, evidence, reasons, verdicts, alerts.
 //!
-//! Everything here is a plain value or a pure function of plain values. There is no I/O, no async, no serialisation
-//! format, no clock and no randomness in this folder: `now` and jitter are arguments. That is what makes the rules
-//! readable in one place and testable as tables.
+//! Everything here is a plain value or a pure function of plain values. There is no I/O, no async, no serialisation format, no clock and no
+//! randomness in this folder: `now` and jitter are arguments. This keeps the rules in one place and lets tests be tables.
 
 mod alert;
 mod cause;
@@ -27,8 +26,8 @@ mod verdict;
 
 pub use alert::{AlertChange, AlertEvent, AlertPolicy, Judgement, Mail, OpenAlert, change_alert};
 pub use cause::{
-    Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress, Suffering,
-    suffers, wanted_causes,
+    Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
+    affected_by, wanted_causes,
 };
 pub use cloud::Cloud;
 pub use day::{Cell, Day, HOURS};

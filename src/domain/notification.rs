@@ -1,4 +1,4 @@
-//! What a mail is to say, as plain values: decided with the verdict, saved with it, rendered when it is sent.
+//! What a mail says, as plain values: decided and saved with the verdict, rendered when the mail is sent.
 
 use super::integration::Access;
 use super::reason::Reason;
@@ -7,7 +7,7 @@ use super::time::Timestamp;
 /// Kinds of mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MailKind {
-    /// Something broke.
+    /// An integration failed.
     Alert,
     /// It is still broken.
     Reminder,
@@ -15,9 +15,9 @@ pub enum MailKind {
     Changed,
     /// It works again.
     Resolved,
-    /// Somebody has renewed consent or token.
+    /// Somebody re-authenticated the integration.
     Reauthenticated,
-    /// For those who run Consentry.
+    /// For whoever runs Consentry.
     Operator,
     /// A sample.
     Test,
@@ -54,39 +54,39 @@ impl MailKind {
     }
 }
 
-/// Where the mail's button leads.
+/// Where the button of the mail leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkTarget {
     /// Consentry's own page, with a signed link made when the mail is sent.
     Builtin,
     /// A fixed address.
     Url(String),
-    /// No button: nothing an admin can do there.
+    /// No button: there is nothing that an admin can do there.
     None,
 }
 
-/// A mail that did not reach its reader.
+/// A mail that did not reach its recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undeliverable {
-    /// To whom it was.
+    /// Its recipient.
     pub address: String,
-    /// What stands in its way.
+    /// Why it was not delivered.
     pub obstacle: Obstacle,
 }
 
-/// Why a mail does not reach its reader.
+/// Why a mail does not reach its recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The mail server refuses this recipient for good.
+    /// The mail server rejected the recipient permanently.
     Recipient,
-    /// The mail server refuses this mail for good, after it has read it.
+    /// The mail server rejected the mail permanently, after it had read it.
     Content,
-    /// The mail server took the mail and never said whether it accepts it: it may have arrived.
+    /// The mail server did not respond after the mail was sent: it may have been delivered.
     Silence,
 }
 
 impl Obstacle {
-    /// Every one.
+    /// Every obstacle.
     pub const ALL: [Self; 3] = [Self::Recipient, Self::Content, Self::Silence];
 
     /// The word under which it is saved.
@@ -104,10 +104,10 @@ impl Obstacle {
     }
 }
 
-/// What happened, to whom.
+/// What happened to which integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
-    /// Name of the integration (of the first one, when a cause has many).
+    /// Name of the integration (of one member, if it is about a cause).
     pub integration: String,
     /// Its display name.
     pub display_name: String,
@@ -117,9 +117,9 @@ pub struct Incident {
     pub client_id: String,
     /// Tenant as configured.
     pub tenant: String,
-    /// Whose rights the integration uses.
+    /// Whose permissions the integration uses.
     pub access: Access,
-    /// What is wrong, or was.
+    /// The reason of the failure, which may be over.
     pub reason: Reason,
     /// Missing permissions or groups.
     pub items: Vec<String>,
@@ -131,21 +131,21 @@ pub struct Incident {
     pub restorable_until: Option<Timestamp>,
     /// Permissions that re-authentication will ask for.
     pub permissions: Vec<String>,
-    /// When it broke.
+    /// When it failed.
     pub since: Timestamp,
     /// When this was decided.
     pub at: Timestamp,
     /// Where the button leads.
     pub link: LinkTarget,
-    /// A mail that could not be delivered: then this tells the operators so.
+    /// A mail that could not be delivered, if this one reports that to the operators.
     pub undeliverable: Option<Undeliverable>,
-    /// So many integrations suffer from it by now, where operators are notified of a cause again.
+    /// Number of integrations that are affected, if operators are notified of a cause again.
     pub affected: Option<u32>,
-    /// When it was re-authenticated, where that has ended the alert.
+    /// When it was re-authenticated, if that has ended the alert.
     pub renewed: Option<Timestamp>,
     /// Who re-authenticated, for [`MailKind::Reauthenticated`].
     pub by: Option<String>,
-    /// From which address, as far as it is known: an address, or `through ADDRESS`.
+    /// From which address, if it is known: an address, or `through ADDRESS`.
     pub origin: Option<String>,
 }
 
@@ -154,7 +154,7 @@ pub struct Incident {
 pub struct Notification {
     /// The alert it belongs to: stable for one episode of failure.
     pub alert: String,
-    /// Counts the notices of an alert: 0 for the first.
+    /// Number of the notice within the alert: 0 for the first.
     pub sequence: u32,
     /// Its kind.
     pub kind: MailKind,

@@ -1,6 +1,6 @@
 //! The closed list of checks, reasons and remedies: metric labels, who is asked to act, and the sentences people read.
 //!
-//! Message, metric, retry and audience of a reason all come from here, so that they cannot disagree.
+//! Message, metric, retry and audience of a reason are all defined here, so that they cannot disagree.
 
 /// A question that a probe answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,7 +18,7 @@ pub enum Check {
 }
 
 impl Check {
-    /// All checks, in the order in which one cause explains the next.
+    /// All checks, in the order in which the failure of one explains the failure of the next.
     pub const ALL: [Self; 5] =
         [Self::EnterpriseApp, Self::Consent, Self::GroupAccess, Self::Provisioning, Self::Credential];
 
@@ -44,7 +44,7 @@ impl Check {
         }
     }
 
-    /// Whether this version looks at it.
+    /// Whether this version runs it.
     pub const fn is_run(self) -> bool {
         !matches!(self, Self::Provisioning | Self::Credential)
     }
@@ -57,7 +57,7 @@ impl Check {
 
 /// What somebody has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)] // The names are the contract's words.
+#[allow(missing_docs)] // The labels explain the names.
 pub enum Remedy {
     Reauthenticate,
     EnableApp,
@@ -104,7 +104,7 @@ macro_rules! reasons {
     ($( $variant:ident $label:literal $remedy:ident $audience:ident $class:ident $title:literal $advice:literal; )*) => {
         /// Why a check fails or is unknown.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[allow(missing_docs)] // The names are the contract's words; `sentence` explains each.
+        #[allow(missing_docs)] // `sentence` explains each.
         pub enum Reason { $( $variant, )* }
 
         impl Reason {
@@ -146,7 +146,7 @@ macro_rules! reasons {
 /// What a reason is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// The enterprise application or its tenant: the earliest cause there is.
+    /// The enterprise application or its tenant: the earliest possible cause.
     Presence,
     /// What was consented to.
     Consent,
@@ -164,9 +164,9 @@ enum Class {
     Reader,
     /// A file of ours.
     Unreadable,
-    /// Nothing was learnt, and waiting is the cure.
+    /// The probe had no result, and waiting is the remedy.
     Transient,
-    /// Nobody knows.
+    /// The error is not known.
     Unknown,
 }
 
@@ -177,7 +177,7 @@ enum Scope {
     From(Check),
     /// In this check only.
     Only(Check),
-    /// In every check: what leaves the others nothing to learn is their reason, too.
+    /// In every check: a fault that leaves a check without result is its reason, too.
     Anywhere,
 }
 
@@ -210,7 +210,7 @@ reasons! {
         "Nobody has signed in for this integration yet."
         "Follow the link, sign in and accept the permissions.";
     TokenInvalid "token_invalid" Reauthenticate Admins Token
-        "The integration's sign-in is damaged and Entra refuses it."
+        "The integration's sign-in is damaged and Entra rejects it."
         "Re-authenticate.";
     TokenExpired "token_expired" Reauthenticate Admins Token
         "The integration's sign-in has expired."
@@ -286,20 +286,20 @@ reasons! {
         "Read the evidence: where it has an error code, reason_overrides can teach Consentry its meaning.";
 }
 
-/// What re-authenticating leaves alone, for reasons of which [`Reason::leaves_provisioning`] holds.
+/// What re-authentication does not change, for reasons where [`Reason::leaves_provisioning`] is true.
 pub const PROVISIONING_STAYS: &str =
     "The provisioning set-up and the SCIM token in Entra stay as they are. You need not touch them.";
 
 impl Reason {
-    /// What must be known before anybody accepts. The provisioning job belongs to the service principal: it is gone with a deleted one, and
-    /// comes back when that is restored, within 30 days of its deletion.
+    /// What a person must know before accepting. The provisioning job belongs to the service principal: it is deleted with it, and comes
+    /// back when the service principal is restored, within 30 days of its deletion.
     /// <https://learn.microsoft.com/en-us/entra/identity/enterprise-apps/restore-application>
     pub const fn before_accepting(self) -> Option<&'static str> {
         match self {
             Self::AppDeleted => Some(
                 "A new consent makes a new enterprise application. If provisioning was set up on the deleted one, restore that one instead, which is possible for 30 days: its set-up and its SCIM token come back with it and need not be touched.",
             ),
-            // It may have been deleted long ago, or just now where no directory reader can see it.
+            // It may have been deleted long ago, or recently where no directory reader can see it.
             Self::AppMissing => Some(
                 "A new consent makes a new enterprise application. If the old one was deleted less than 30 days ago and provisioning was set up on it, restore that one instead: its set-up and its SCIM token come back with it and need not be touched. If it cannot be restored, provisioning has to be set up again.",
             ),
@@ -307,7 +307,7 @@ impl Reason {
         }
     }
 
-    /// What to do besides pressing the button, which says "Re-authenticate" already.
+    /// What to do besides pressing the button, whose text is "Re-authenticate".
     pub const fn advice_beside_the_button(self) -> Option<&'static str> {
         match self {
             Self::TokenInvalid => None,
@@ -315,7 +315,7 @@ impl Reason {
         }
     }
 
-    /// Whether [`PROVISIONING_STAYS`] may be said: not where it is gone with the application, nor where it is what is broken.
+    /// Whether [`PROVISIONING_STAYS`] is true: not if provisioning was deleted with the application, nor if it is itself what fails.
     pub fn leaves_provisioning(self) -> bool {
         self.before_accepting().is_none() && self.remedy() != Remedy::ReviewProvisioning
     }
@@ -325,7 +325,7 @@ impl Reason {
         Self::ALL.iter().copied().find(|r| r.label() == label)
     }
 
-    /// Nothing was learnt, and waiting is the cure: never turns a check from pass to fail.
+    /// The probe had no result, and waiting is the remedy: never turns a check from pass to fail.
     pub const fn is_transient(self) -> bool {
         matches!(self.class(), Class::Transient)
     }
@@ -335,12 +335,12 @@ impl Reason {
         matches!(self.class(), Class::Transient | Class::Unreadable | Class::Unknown)
     }
 
-    /// Says that the upstream as a whole is in trouble, not one tenant.
+    /// Means that the upstream as a whole has a fault, not one tenant.
     pub const fn is_upstream_trouble(self) -> bool {
         self.is_transient() && !matches!(self, Self::Throttled)
     }
 
-    /// About the enterprise application or its tenant: the earliest cause there is.
+    /// About the enterprise application or its tenant: the earliest possible cause.
     pub const fn is_presence(self) -> bool {
         matches!(self.class(), Class::Presence)
     }
@@ -357,7 +357,7 @@ impl Reason {
 
     const fn scope(self) -> Scope {
         match (self, self.class()) {
-            // Every check asks the tenant something.
+            // Every check sends requests to the tenant.
             (Self::TenantMissing, _)
             | (
                 _,
@@ -376,9 +376,9 @@ impl Reason {
         }
     }
 
-    /// Whether this reason can appear in `check`: which series `consentry_checks` has from the start.
+    /// Whether this reason can appear in `check`: decides which series `consentry_checks` has from the start.
     pub fn possible_in(self, check: Check) -> bool {
-        // Where nothing else tells whether the application is there, a refusal for want of consent leaves that open.
+        // Without other evidence of the application, an error for missing consent leaves its presence open.
         if self == Self::ConsentMissing && check == Check::EnterpriseApp {
             return true;
         }
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_appear_where_the_contract_puts_them() {
+    fn reasons_appear_only_in_their_checks() {
         for (reason, check, possible) in [
             (Reason::AppDeleted, Check::EnterpriseApp, true),
             (Reason::AppDeleted, Check::GroupAccess, true),

@@ -1,4 +1,4 @@
-//! What is known of an integration besides its state: what the configuration says of it.
+//! What the configuration says of an integration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use super::reason::{Check, Reason, Remedy};
 use super::time::Timestamp;
 use super::verdict::{IntegrationState, Verdict};
 
-/// The properties of an integration that do not change from probe to probe. Texts that a whole application shares are stored once.
+/// The properties of an integration that do not change from probe to probe. Texts that all integrations of an application share are stored
+/// once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntegrationRecord {
     /// Unique name.
@@ -24,7 +25,7 @@ pub struct IntegrationRecord {
     pub client_id: Arc<str>,
     /// Tenant as configured: a GUID or a domain.
     pub tenant: String,
-    /// Whose rights it uses.
+    /// Whose permissions it uses.
     pub access: Access,
     /// Name of its directory reader.
     pub reader: Option<Arc<str>>,
@@ -36,18 +37,18 @@ pub struct IntegrationRecord {
     pub admins: Vec<String>,
     /// Permissions that re-authentication asks for.
     pub permissions: Arc<[String]>,
-    /// Where it is fixed, when not on the pages of Consentry.
+    /// Where it is fixed, if not on Consentry's pages.
     pub external_sign_in: Option<ExternalSignIn>,
-    /// Entra's page on which an administrator accepts everything, where application permissions need it besides a sign-in.
+    /// Entra's page on which an administrator accepts all permissions, if application permissions need it besides a sign-in.
     pub admin_consent: Option<String>,
 }
 
-/// Where an integration is fixed, when not on the pages of Consentry.
+/// Where an integration is fixed, if not on Consentry's pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExternalSignIn {
     /// On Entra's admin consent page.
     AdminConsent(String),
-    /// On a page of the vendor's.
+    /// On a page of the vendor.
     Vendor(String),
 }
 
@@ -73,7 +74,7 @@ impl IntegrationRecord {
         }
     }
 
-    /// Tenant and client id as configured. A saved state of another identity is not taken over.
+    /// Tenant and client id as configured. A saved state with another identity is not used.
     pub fn identity(&self) -> String {
         format!("{}/{}", self.tenant, self.client_id)
     }
@@ -88,7 +89,7 @@ impl IntegrationRecord {
         }
     }
 
-    /// What a mail says of this integration, with nothing of what has happened to it.
+    /// The incident of a mail about this integration, without its state.
     pub fn named(&self, reason: Reason, at: Timestamp) -> Incident {
         Incident {
             integration: self.name.clone(),
@@ -114,7 +115,7 @@ impl IntegrationRecord {
         }
     }
 
-    /// What a mail says of this integration, whose state shows `reason`.
+    /// The incident of a mail about this integration, whose state shows `reason`.
     pub fn incident(&self, state: &IntegrationState, reason: Reason, now: Timestamp) -> Incident {
         let shows = state.checks.iter().find(|c| c.outcome.reason() == Some(reason));
         let details = shows.map(|c| c.details.clone()).unwrap_or_default();
@@ -122,7 +123,7 @@ impl IntegrationRecord {
             Verdict::Broken { since, .. } => since,
             _ => state.unknown_since.or(state.failing_since).unwrap_or(now),
         };
-        // The note alone says which of our own files cannot be read.
+        // Only the note says which of our own files cannot be read.
         let is_ours = reason == Reason::CredentialUnreadable;
         Incident {
             items: if is_ours { details.note.into_iter().collect() } else { details.items },

@@ -1,7 +1,7 @@
 //! When an integration is probed next.
 //!
-//! Each integration has a phase within the interval that depends on its name alone, so that starts are spread evenly
-//! and are the same after a restart.
+//! Each integration has a phase within the interval that depends on its name alone, so that starts are spread evenly and are the same after
+//! a restart.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use super::time::Timestamp;
 use super::verdict::{IntegrationState, Verdict};
 use crate::domain::Outcome;
 
-/// The configured rhythm.
+/// The configured intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulePolicy {
     /// Each integration's period.
     pub interval: Duration,
-    /// After a failure, until it is confirmed or gone; never longer than the interval.
+    /// The interval after a failure, until it is confirmed or gone; at most `interval`.
     pub retry_interval: Duration,
     /// Failed probes before a failure is confirmed.
     pub failure_threshold: u32,
@@ -28,11 +28,11 @@ pub struct History {
     pub failures: u32,
     /// Probes in a row without result.
     pub unknowns: u32,
-    /// A failure is confirmed.
+    /// Whether a failure is confirmed.
     pub broken: bool,
-    /// The last probe failed.
+    /// Whether the last probe failed.
     pub failing: bool,
-    /// Good probes are being counted towards recovery.
+    /// Whether good probes are being counted towards recovery.
     pub recovering: bool,
 }
 
@@ -56,12 +56,12 @@ fn hash(name: &str) -> u64 {
     let fnv = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    // Names that differ in the last letter only would otherwise start together.
+    // Otherwise, names that differ only in the last letter would start together.
     let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53) ^ (mixed >> 29)
 }
 
-/// The next start in the integration's own rhythm, strictly after `after`.
+/// The next start in the integration's own phase, strictly after `after`.
 fn next_slot(name: &str, period: Duration, after: Timestamp) -> Timestamp {
     let period = i64::try_from(period.as_millis()).unwrap_or(i64::MAX).max(1);
     let phase = i64::try_from(hash(name) % period.unsigned_abs()).unwrap_or(0);
@@ -111,8 +111,8 @@ impl SchedulePolicy {
     }
 }
 
-/// How fast everybody may go, judged by the last result of each of the tenants probed last. One tenant counts once, however
-/// often it is asked: its own trouble must not slow the others down.
+/// The rate at which all integrations are probed, from the last result of each of the tenants that were probed last. A tenant counts once,
+/// however often it is probed: its own faults must not slow the others down.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Backoff {
     recent: VecDeque<(u64, bool)>,
@@ -120,10 +120,10 @@ pub struct Backoff {
 
 impl Backoff {
     const WINDOW: usize = 32;
-    /// Fewer tenants in trouble say nothing about the upstream.
+    /// Fewer tenants with faults say nothing about the upstream.
     const MINIMUM: usize = 3;
 
-    /// Notes whether a probe in a tenant met trouble of the upstream as a whole.
+    /// Records whether a probe in a tenant met a fault of the upstream as a whole.
     pub fn record(&mut self, tenant: &str, trouble: bool) {
         let key = hash(tenant);
         self.recent.retain(|(known, _)| *known != key);
@@ -133,7 +133,7 @@ impl Backoff {
         self.recent.push_back((key, trouble));
     }
 
-    /// The factor by which intervals stretch: 1 in good times, up to 4.
+    /// The factor by which intervals grow: 1 normally, at most 4.
     pub fn interval_multiplier(&self) -> u32 {
         let troubled = self.recent.iter().filter(|(_, trouble)| *trouble).count();
         if troubled < Self::MINIMUM {
@@ -146,7 +146,7 @@ impl Backoff {
         }
     }
 
-    /// How many probes may be in flight.
+    /// The number of probes that may be in flight.
     pub fn concurrency(&self, configured: usize) -> usize {
         (configured / self.interval_multiplier() as usize).max(1)
     }
@@ -175,7 +175,7 @@ mod tests {
             ("healthy, upstream in trouble", h, 4, 901..=1200),
             ("a first failure is confirmed soon", History { failures: 1, failing: true, ..h }, 1, 30..=30),
             (
-                "a confirmed failure goes back to the rhythm",
+                "a confirmed failure returns to the interval",
                 History { failures: 2, failing: true, broken: true, ..h },
                 1,
                 1..=300,
@@ -196,7 +196,7 @@ mod tests {
             ("unknown is retried", History { unknowns: 1, ..h }, 1, 30..=30),
             ("unknown again, doubled", History { unknowns: 3, ..h }, 1, 120..=120),
             ("unknown for long, at most the interval", History { unknowns: 200, ..h }, 1, 300..=300),
-            ("unknown with everybody else", History { unknowns: 200, ..h }, 4, 1200..=1200),
+            ("unknown while the upstream fails", History { unknowns: 200, ..h }, 4, 1200..=1200),
             ("the first retry is never stretched", History { unknowns: 1, ..h }, 4, 30..=30),
             (
                 "never more than four intervals",
@@ -228,17 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn trouble_slows_everybody_down_and_passes() {
-        let mut pace = Backoff::default();
+    fn upstream_faults_slow_all_probes_down_until_they_pass() {
+        let mut backoff = Backoff::default();
         let mut after = |trouble: bool, tenants: std::ops::Range<u32>| {
-            tenants.for_each(|t| pace.record(&format!("t{t}"), trouble));
-            pace.interval_multiplier()
+            tenants.for_each(|t| backoff.record(&format!("t{t}"), trouble));
+            backoff.interval_multiplier()
         };
         for (sentence, trouble, tenants, interval_multiplier) in [
             ("all is well", false, 0..10, 1),
-            ("two tenants prove nothing", true, 0..2, 1),
-            ("asked again, they are still two", true, 0..2, 1),
-            ("a third of them does", true, 2..4, 2),
+            ("two tenants are too few", true, 0..2, 1),
+            ("probed again, they are still two", true, 0..2, 1),
+            ("a third of the tenants", true, 2..4, 2),
             ("all of them", true, 0..10, 4),
             ("half well again", false, 0..5, 2),
             ("mostly well again", false, 5..8, 1),

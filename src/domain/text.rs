@@ -1,6 +1,6 @@
-//! Texts from outside, made fit to be shown: one rule for pages, mails, logs, labels and the terminal.
+//! Makes texts from outside safe to show: one rule for pages, mails, logs, labels and the terminal.
 
-/// One line without control characters and without characters that are not seen or turn the direction of writing, cut to `limit`
+/// One line without control characters, invisible characters and characters that change the direction of writing, cut to `limit`
 /// characters. Unicode's bidirectional controls: UAX #9 section 2; its default ignorable code points: UAX #44.
 pub fn one_line(text: &str, limit: usize) -> String {
     let spaced: String = text.chars().filter_map(shown).collect();
@@ -11,7 +11,7 @@ pub fn one_line(text: &str, limit: usize) -> String {
     }
 }
 
-/// A character as it is shown: a blank for what breaks lines or cannot be shown, nothing for what is invisible.
+/// A character as it is shown: a blank for line breaks and control characters, nothing for invisible ones.
 fn shown(c: char) -> Option<char> {
     match c {
         '\u{2028}' | '\u{2029}' => Some(' '),
@@ -46,8 +46,8 @@ fn is_invisible(c: char) -> bool {
     RANGES.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
-/// What a tenant wrote (names, scopes), as [`one_line`], and so that no mail program makes a link of it: dots and `://` of what could be
-/// an address are bracketed. Permission values such as `Group.Read.All` stay as they are.
+/// A text that a tenant wrote (names, scopes), as [`one_line`], and so that no mail program makes a link of it: dots and `://` of what
+/// could be an address are put in brackets. Permission values such as `Group.Read.All` stay as they are.
 pub fn foreign(text: &str, limit: usize) -> String {
     let line = one_line(text, limit);
     if is_permission_value(&line) || !(line.contains('.') || line.contains("://") || line.contains('@')) {
@@ -66,8 +66,8 @@ pub fn foreign(text: &str, limit: usize) -> String {
     out
 }
 
-/// Whether a text has the form of Microsoft Graph's permission values (`permissions-reference.md`): capitalised words and dots, the last
-/// word being one that no domain ends in.
+/// Whether a text has the form of Microsoft Graph's permission values (`permissions-reference.md`): capitalised words and dots, where the
+/// last word is not a top-level domain.
 fn is_permission_value(text: &str) -> bool {
     const LAST: [&str; 16] = [
         "All",
@@ -103,7 +103,7 @@ mod tests {
         for (sentence, text, expected) in [
             ("plain", "Contoso GmbH", "Contoso GmbH"),
             ("line ends", "a\r\nBcc: b\u{2028}c", "a Bcc: b c"),
-            ("turned around", "exe.\u{202e}gpj", "exe.gpj"),
+            ("a direction override", "exe.\u{202e}gpj", "exe.gpj"),
             ("isolates and marks", "a\u{2066}b\u{2069}\u{200f}c\u{061c}", "abc"),
             ("invisible", "ad\u{200b}min\u{feff}\u{00ad}\u{e0041}", "admin"),
             ("blanks", "  a \t b  ", "a b"),

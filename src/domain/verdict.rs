@@ -11,11 +11,11 @@ use super::time::Timestamp;
 /// How often something must be seen before it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Failed probes in a row before an integration counts as broken. At least 1.
+    /// Failed probes in a row until an integration counts as broken. At least 1.
     pub failure: u32,
-    /// Good probes in a row before it works again. At least 1.
+    /// Good probes in a row until it works again. At least 1.
     pub success: u32,
-    /// A check that is unknown for a reason of the admins' for so long counts as failing with that reason.
+    /// A check that is unknown for an admins' reason for this long counts as failing with that reason.
     pub lasting: Duration,
 }
 
@@ -51,44 +51,44 @@ pub struct CheckState {
     pub success: Option<bool>,
     /// When it passed last.
     pub last_success: Option<Timestamp>,
-    /// It has been unknown for a reason of the admins' since its last conclusive result.
+    /// Set while it has been unknown for an admins' reason since its last conclusive result.
     pub blind: Option<Blind>,
-    /// The same for a reason of the operators'.
+    /// The same for an operators' reason.
     pub dark: Option<Dark>,
 }
 
-/// A check about which a reason of the operators' (a network that is away, mostly) leaves nothing to be learnt.
+/// A check that has no result for an operators' reason, such as an unreachable network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dark {
-    /// For how long, counted on a clock that nobody sets.
+    /// For how long, on the steady clock.
     pub waited: Duration,
-    /// In so many probes.
+    /// In how many probes.
     pub probes: u32,
 }
 
-/// A check about which a reason of the admins' (a dead token, mostly) leaves nothing to be learnt.
+/// A check that has no result for an admins' reason, such as a rejected token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blind {
     /// The reason seen last.
     pub reason: Reason,
     /// When it was seen first.
     pub since: Timestamp,
-    /// For how long, counted on a clock that nobody sets.
+    /// For how long, on the steady clock.
     pub waited: Duration,
 }
 
-/// A group that is required by name, and the object id with which it was seen first: the product's rules may be bound to that.
+/// A group that is required by name, and the object id with which it was first seen: the product's rules may be bound to that id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownGroup {
     /// As configured.
     pub name: String,
-    /// Object id with which it was seen first.
+    /// Object id with which it was first seen.
     pub id: String,
-    /// Another group bears the name now, and that one does not any more: its object id, and since when.
+    /// Set if another group has the name now and the first one does not: its object id, and since when.
     pub replaced_by: Option<(String, Timestamp)>,
 }
 
-/// How people are told that an integration is.
+/// The health of an integration as it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// All checks pass.
@@ -102,12 +102,12 @@ pub enum Health {
     },
     /// Not enough is known.
     Unknown {
-        /// As far as it is known, nobody has signed in yet.
+        /// Whether nobody has signed in yet, as far as is known.
         token_missing: bool,
     },
 }
 
-/// What the integration's own token saw when `group_access` passed last: a new token that sees less does not replace it.
+/// What the integration's own token saw when `group_access` last passed: a new token that sees less does not replace it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoodView {
     /// Groups, counted up to 1000.
@@ -116,13 +116,13 @@ pub struct GoodView {
     pub required: Vec<String>,
 }
 
-/// What a failing probe calls the failure, and how good its source is: the directory is a better one than the token endpoint, which cannot
-/// tell a deleted application from a missing one, nor who disabled it.
+/// The reason of a failing probe and the quality of its source. The directory is a better source than the token endpoint, which cannot
+/// distinguish a deleted application from a missing one, nor say who disabled it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Named {
     /// The primary reason.
     pub reason: Reason,
-    /// The directory said so.
+    /// Whether it was seen in the directory.
     pub exact: bool,
 }
 
@@ -133,27 +133,27 @@ pub struct IntegrationState {
     pub checks: Vec<CheckState>,
     /// What is held to be true.
     pub verdict: Verdict,
-    /// Failing probes in a row; results that say nothing do not break the row.
+    /// Failing probes in a row; unknown results do not break the row.
     pub failures: u32,
     /// Good probes in a row.
     pub successes: u32,
-    /// Probes in a row that said nothing.
+    /// Unknown results in a row.
     pub unknowns: u32,
-    /// When the present row of failing probes began.
+    /// When the current row of failing probes began.
     pub failing_since: Option<Timestamp>,
-    /// When the present row of probes that said nothing began.
+    /// When the current row of unknown results began.
     pub unknown_since: Option<Timestamp>,
-    /// The best name of the present row of failing probes.
+    /// The best reason in the current row of failing probes.
     pub named: Option<Named>,
-    /// Another reason than the verdict's, seen so many times in a row.
+    /// A reason other than the verdict's, and how many times in a row it was seen.
     pub candidate: Option<(Reason, u32)>,
-    /// The verdict's reason was seen in the directory.
+    /// Whether the verdict's reason was seen in the directory.
     pub exact: bool,
     /// The last conclusive probes.
     pub recent: Recent,
-    /// It is broken because it flaps.
+    /// Whether it is broken because it flaps.
     pub flapping: bool,
-    /// It was re-authenticated, and no good probe has come since.
+    /// Whether it was re-authenticated and no good probe has come since.
     pub renewed: bool,
     /// Groups required by name, and their ids.
     pub known_groups: Vec<KnownGroup>,
@@ -161,13 +161,13 @@ pub struct IntegrationState {
     pub last_probe: Option<Timestamp>,
     /// Length of the last probe.
     pub duration: Duration,
-    /// Groups seen last.
+    /// Number of groups seen last.
     pub groups_visible: Option<u32>,
     /// Required permissions as last known.
     pub permissions: Vec<PermissionState>,
     /// A lasting fault of the directory reader.
     pub reader_fault: Option<Reason>,
-    /// What the own token saw when it was well last.
+    /// What the integration's own token saw when `group_access` last passed.
     pub good_view: Option<GoodView>,
     /// The last day, hour by hour.
     pub day: Day,
@@ -181,7 +181,7 @@ impl IntegrationState {
         failed.or_else(|| outcomes().find(|o| matches!(o, Outcome::Unknown(_)))).or_else(|| outcomes().next())
     }
 
-    /// As the person behind a link reads it: it works only when the last probe has seen every enabled check pass.
+    /// Health for the person who follows a link: working only if every enabled check passed in the last probe.
     pub fn health(&self, enabled: &[Check]) -> Health {
         let whole = enabled.iter().all(|check| self.check(*check).is_some());
         match (self.verdict, self.overall()) {
@@ -193,8 +193,8 @@ impl IntegrationState {
         }
     }
 
-    /// As pages and the API count it: a single failure that is not confirmed leaves an integration healthy, and nothing is called healthy
-    /// while an enabled check is unknown or was never run.
+    /// Health as pages and the API count it: an integration stays healthy after a single failure that is not confirmed, and is never
+    /// healthy while an enabled check is unknown or was never run.
     pub fn confirmed_health(&self, enabled: &[Check]) -> Health {
         let whole = enabled
             .iter()
@@ -206,17 +206,17 @@ impl IntegrationState {
         }
     }
 
-    /// Checks that this version looks at.
+    /// Checks that this version runs.
     fn run(&self) -> impl Iterator<Item = &CheckState> {
         self.checks.iter().filter(|c| c.check.is_run())
     }
 
-    /// Every check that is looked at passes, and there is one.
+    /// Whether every check that runs passes, and there is at least one.
     pub fn looked_at_passes(&self) -> bool {
         self.run().next().is_some() && self.run().all(|c| c.outcome == Outcome::Pass)
     }
 
-    /// Checks of which nothing could be learnt for a reason of this kind, whatever is known of the others.
+    /// Checks that have no result for a reason of this kind, whatever the others show.
     pub fn dark(&self, kind: impl Fn(Reason) -> bool) -> impl Iterator<Item = (&CheckState, Dark, Reason)> {
         self.run().filter_map(move |c| match (c.outcome, c.dark) {
             (Outcome::Unknown(reason), Some(dark)) if kind(reason) => Some((c, dark, reason)),
@@ -224,12 +224,12 @@ impl IntegrationState {
         })
     }
 
-    /// Why nothing could be learnt of a check, where that is the operators' business.
-    pub fn ignorance(&self) -> Option<Reason> {
+    /// Why a check has no result, if the reason is an operators' reason.
+    pub fn unknown_reason(&self) -> Option<Reason> {
         self.dark(Reason::is_inconclusive).map(|(_, _, reason)| reason).next()
     }
 
-    /// The moments that are remembered.
+    /// All remembered times.
     fn moments(&mut self) -> impl Iterator<Item = &mut Timestamp> {
         let since = if let Verdict::Broken { since, .. } = &mut self.verdict { Some(since) } else { None };
         let rows =
@@ -244,12 +244,12 @@ impl IntegrationState {
         since.into_iter().chain(rows).chain(checks).chain(groups)
     }
 
-    /// Whether something is remembered that lies in the future: the clock was set back since.
+    /// Whether a remembered time lies in the future because the clock was set back.
     pub fn is_ahead_of(&self, now: Timestamp) -> bool {
         self.last_probe.is_some_and(|at| at > now) || self.clone().moments().any(|at| *at > now)
     }
 
-    /// Nothing has happened later than now: the clock was set back since.
+    /// Limits all remembered times to `now`, because the clock was set back.
     pub fn cap(&mut self, now: Timestamp) {
         self.moments().for_each(|at| *at = (*at).min(now));
     }

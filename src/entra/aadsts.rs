@@ -1,14 +1,15 @@
-//! Entra's error numbers and what they mean here. Generated once from Microsoft's reference and kept by hand since.
+//! Entra's error numbers and their reasons. Generated once from Microsoft's reference, and maintained by hand since.
 //!
-//! Source: Microsoft, `reference-error-codes.md` of the identity platform documentation, the articles of its support
-//! knowledge base, and, for the last part, public reports. Microsoft declares the numbers unstable: a number that is not here falls back to `error` and `suberror`
-//! (see [`super::classify`]), and `reason_overrides` can fix the table without a release.
+//! Source: Microsoft, `reference-error-codes.md` of the identity platform documentation, the articles of its support knowledge base, and,
+//! for the last part, public reports. Microsoft says that the numbers are not stable: a number that is not listed here falls back to
+//! `error` and `suberror` (see [`super::classify`]), and `reason_overrides` can correct the table without a release.
 
 #[allow(clippy::wildcard_imports, clippy::enum_glob_use)]
-// The table reads better without a prefix on each of its rows.
+// The table is easier to read without a prefix on each row.
 use crate::domain::Reason::{self, *};
 
-/// Number and meaning, sorted by theme; what Microsoft does not list stands at the end. Looked up by scanning: errors are rare.
+/// Number and reason, sorted by theme; numbers that Microsoft does not list are at the end. A linear search is enough, because errors are
+/// rare.
 #[rustfmt::skip]
 pub const AADSTS: &[(u32, Reason)] = &[
     // Refresh token or code: expired, revoked, corrupted.
@@ -33,7 +34,7 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (900_384, ClientCredentialInvalid),
     (700_229, ConfigurationInvalid), // ForbiddenTokenType
     (7_000_110, TokenInvalid),
-    // User must act: MFA, password, device, consent page.
+    // The user must act: MFA, password, device, consent page.
     (50055, InteractionRequired), // InvalidPasswordExpiredPassword
     (50058, InteractionRequired), // UserInformationNotProvided
     (50072, InteractionRequired), // UserStrongAuthEnrollmentRequiredInterrupt
@@ -64,7 +65,7 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (50135, InteractionRequired), // PasswordChangeCompromisedPassword
     (53010, InteractionRequired), // ProofUpBlockedDueToSecurityInfoAcr
     (53011, AccessBlocked),
-    // Policy forbids it.
+    // A policy forbids it.
     (50131, AccessBlocked), // ConditionalAccessFailed
     (53000, AccessBlocked), // DeviceNotCompliant
     (53001, AccessBlocked), // DeviceNotDomainJoined
@@ -243,8 +244,8 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (90091, UpstreamUnavailable), // GraphServiceUnreachable
     (90051, ConfigurationInvalid), // InvalidNationalCloudId
     (90092, Unclassified), // GraphNonRetryableError
-    // Not on Microsoft's page: seen in public reports and in public collections of sign-in log results (2025).
-    // The refresh token has outlived its longest time, or the sign-in frequency of a policy.
+    // Not on Microsoft's page: from public reports and collections of sign-in log results (2025).
+    // The refresh token is older than its maximum age, or than the sign-in frequency of a policy.
     (700_081, TokenExpired),
     (70045, TokenExpired),
     (700_083, TokenExpired),
@@ -253,7 +254,7 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (7_000_012, TokenInvalid),
     (7_000_015, TokenInvalid),
     (7_000_026, TokenInvalid),
-    // The person must do something: device, location, method, browser, notice, age.
+    // The user must act: device, location, method, browser, notice, age.
     (50187, InteractionRequired),
     (50201, InteractionRequired),
     (50202, InteractionRequired),
@@ -270,7 +271,7 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (130_007, InteractionRequired),
     (501_312, InteractionRequired),
     (501_313, InteractionRequired),
-    // A policy says no, and would say so again.
+    // A policy blocks the access, and will block it again.
     (530_002, AccessBlocked),
     (530_031, AccessBlocked),
     (530_033, AccessBlocked),
@@ -287,7 +288,7 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (500_201, AccountDisabled),
     (500_202, AccountDisabled),
     (500_204, AccountDisabled),
-    // Nobody has consented.
+    // Consent was not given.
     (650_011, ConsentMissing),
     (900_942, ConsentMissing),
     // The application is disabled in this tenant.
@@ -308,7 +309,7 @@ pub const AADSTS: &[(u32, Reason)] = &[
     (7_000_227, ClientCredentialInvalid),
     (7_000_211, ClientCredentialInvalid),
     (7_000_212, ClientCredentialInvalid),
-    // Passing trouble at Microsoft's side.
+    // A transient fault at Microsoft.
     (50004, UpstreamUnavailable),
     (90030, UpstreamUnavailable),
     (90031, UpstreamUnavailable),

@@ -1,4 +1,4 @@
-//! Where a browser is sent: the authorize endpoint and the admin consent endpoint.
+//! URLs to which a browser is sent: the authorize endpoint and the admin consent endpoint.
 
 use oauth2::basic::BasicClient;
 use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope};
@@ -10,7 +10,7 @@ use crate::domain::{
 };
 use crate::secret::Secret;
 
-/// A sign-in that is asked for.
+/// The parameters of a sign-in.
 #[derive(Debug, Clone, Copy)]
 pub struct SignIn<'a> {
     /// GUID or verified domain.
@@ -21,30 +21,30 @@ pub struct SignIn<'a> {
     pub redirect_uri: &'a str,
     /// Delegated permissions to consent to.
     pub required: &'a [RequiredPermissions],
-    /// Binds the answer to the browser.
+    /// Binds the response to the browser.
     pub state: &'a Secret,
     /// Binds the id_token to this request.
     pub nonce: &'a Secret,
-    /// The PKCE verifier.
+    /// The PKCE verifier (RFC 7636).
     pub verifier: &'a Secret,
-    /// Who should sign in, where known.
+    /// The expected user, if known.
     pub login_hint: Option<&'a str>,
 }
 
 impl Entra {
-    /// The tenant's authorize endpoint with an authorization code request (Microsoft, `v2-oauth2-auth-code-flow.md`).
-    /// `prompt=consent` shows the consent page although some consent exists, which is what repairs a partial one.
+    /// The tenant's authorize endpoint with an authorization code request (Microsoft, `v2-oauth2-auth-code-flow.md`). `prompt=consent`
+    /// shows the consent page even if some consent exists, which completes a partial consent.
     ///
     /// # Errors
-    /// A configured URL cannot be used.
+    /// A configured URL is invalid.
     pub fn authorize_url(&self, sign_in: SignIn<'_>) -> Result<String, Fault> {
-        let unusable = |e: oauth2::url::ParseError| {
+        let invalid = |e: oauth2::url::ParseError| {
             Fault::new(Reason::ConfigurationInvalid, format!("authorize URL: {e}"))
         };
         let endpoint = format!("{}/{}/oauth2/v2.0/authorize", self.cloud.login_url, sign_in.tenant);
         let client = BasicClient::new(ClientId::new(sign_in.client_id.to_owned()))
-            .set_auth_uri(AuthUrl::new(endpoint).map_err(unusable)?)
-            .set_redirect_uri(RedirectUrl::new(sign_in.redirect_uri.to_owned()).map_err(unusable)?);
+            .set_auth_uri(AuthUrl::new(endpoint).map_err(invalid)?)
+            .set_redirect_uri(RedirectUrl::new(sign_in.redirect_uri.to_owned()).map_err(invalid)?);
         let verifier = PkceCodeVerifier::new(sign_in.verifier.expose().to_owned());
         let mut request = client
             .authorize_url(|| CsrfToken::new(sign_in.state.expose().to_owned()))
@@ -59,7 +59,7 @@ impl Entra {
         Ok(request.url().0.to_string())
     }
 
-    /// The required scopes and those of OpenID Connect, each once. The authorize endpoint takes scopes of several resources.
+    /// The required scopes and those of OpenID Connect, each once. The authorize endpoint accepts scopes of several resources.
     fn sign_in_scopes(&self, required: &[RequiredPermissions]) -> Vec<String> {
         let mut scopes: Vec<String> = SIGN_IN_SCOPES.map(str::to_owned).to_vec();
         for permissions in required {
@@ -73,14 +73,14 @@ impl Entra {
         scopes
     }
 
-    /// The scopes to redeem a code with: those of one resource, the first (Microsoft, `v2-oauth2-auth-code-flow.md`).
+    /// The scopes for redeeming a code: those of the first resource (Microsoft, `v2-oauth2-auth-code-flow.md` allows one resource only).
     pub fn code_scope(&self, required: &[RequiredPermissions]) -> String {
         let first = required.iter().position(|r| !r.delegated.is_empty()).unwrap_or(0);
         self.sign_in_scopes(required.get(first..=first).unwrap_or_default()).join(" ")
     }
 
-    /// A delegated permission as a scope. Without resource it means Microsoft Graph (Microsoft, `scopes-oidc.md`); in national
-    /// clouds the resource is spelt out, as Microsoft's examples for them do.
+    /// A delegated permission as a scope. Without a resource it means Microsoft Graph (Microsoft, `scopes-oidc.md`); in national clouds the
+    /// resource is written out, as in Microsoft's examples.
     fn scope_of(&self, resource: &str, value: &str) -> String {
         let default = ResourceKey::of(resource).scope(&self.cloud.graph_url);
         let national =
@@ -106,8 +106,8 @@ impl Entra {
     }
 }
 
-/// Entra's page on which an administrator accepts everything that the registration lists (Microsoft, `v2-admin-consent.md`).
-/// Without a redirect URI Entra returns to the first one registered.
+/// Entra's page on which an administrator accepts everything that the registration lists (Microsoft, `v2-admin-consent.md`). Without a
+/// redirect URI Entra returns to the first registered one.
 pub fn admin_consent_url(
     cloud: &Cloud,
     tenant: &str,

@@ -1,4 +1,4 @@
-//! What an error of Entra or Graph means: pure tables from status and body to a [`Reason`].
+//! What an error of Entra or Graph means: pure functions from status and body to a [`Reason`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::aadsts::AADSTS;
 use crate::domain::{Fault, Reason};
 
-/// AADSTS numbers whose meaning the configuration fixes.
+/// AADSTS numbers whose reason is set in the configuration.
 pub type ReasonOverrides = Arc<HashMap<u32, Reason>>;
 
 /// The token endpoint's error body (RFC 6749 section 5.2 with Entra's additions).
@@ -19,10 +19,10 @@ pub struct EntraError {
     /// `error`.
     #[serde(deserialize_with = "text")]
     pub error: String,
-    /// Holds user names and tenant ids: never shown, only searched for the AADSTS number.
+    /// Contains user names and tenant ids: never shown, only searched for the AADSTS number.
     #[serde(deserialize_with = "text")]
     pub error_description: String,
-    /// AADSTS numbers, most telling first.
+    /// AADSTS numbers, the most specific first.
     #[serde(deserialize_with = "numbers")]
     pub error_codes: Vec<u32>,
     /// `suberror`.
@@ -33,12 +33,12 @@ pub struct EntraError {
     pub correlation_id: Option<String>,
 }
 
-/// A text; anything else counts as empty, so that one odd field does not hide the rest of an error.
+/// A string; anything else counts as empty, so that one unexpected field does not hide the rest of an error.
 fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Value::deserialize(deserializer)?.as_str().unwrap_or_default().to_owned())
 }
 
-/// A text or a number, as both are seen; null and anything else count as absent.
+/// A string or a number, because both occur; null and anything else count as absent.
 fn word<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => Some(text),
@@ -47,7 +47,7 @@ fn word<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
     })
 }
 
-/// Numbers, also where they are written as texts, or one alone without a list.
+/// Numbers, also if they are strings, or a single one without a list.
 fn numbers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
     let number = |v: &Value| {
         let written = || v.as_str()?.trim().trim_start_matches("AADSTS").parse().ok();
@@ -68,30 +68,30 @@ impl std::fmt::Display for EntraError {
 impl oauth2::ErrorResponse for EntraError {}
 
 impl EntraError {
-    /// Reads an error body. What is no such body has no word and no number.
+    /// Reads an error body. Anything else has no `error` and no number.
     pub(super) fn parse(body: &[u8]) -> Self {
         serde_json::from_slice(without_mark(body)).unwrap_or_default()
     }
 
-    /// The numbers, from the list or else from the description. Zero is no number.
+    /// The numbers from the list, otherwise from the description. Zero does not count.
     fn codes(&self) -> Vec<u32> {
         let listed: Vec<u32> = self.error_codes.iter().copied().filter(|code| *code != 0).collect();
         if listed.is_empty() { aadsts_numbers(&self.error_description) } else { listed }
     }
 }
 
-/// Without the byte order mark that some servers write before JSON (RFC 8259 section 8.1 lets parsers ignore it).
+/// The body without the byte order mark that some servers write before JSON (RFC 8259 section 8.1 lets parsers ignore it).
 pub(super) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// The AADSTS numbers in a description, which holds names of people and is good for nothing else.
+/// The AADSTS numbers in a description. The rest of the description contains names of people and is not used.
 pub fn aadsts_numbers(description: &str) -> Vec<u32> {
     let after = description.split("AADSTS").skip(1);
     after.filter_map(|t| t.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).take(5).collect()
 }
 
-/// 70002 accompanies more telling numbers in older replies.
+/// 70002 accompanies more specific numbers in older responses.
 const GENERIC: u32 = 70002;
 
 /// What an error of the token endpoint means.
@@ -126,7 +126,7 @@ fn token_reason(
     let meaning = |code: u32| {
         let known = overrides.get(&code).copied().or_else(|| table(code))?;
         Some(match (code, damaged) {
-            // A damaged refresh token or code; with another `error` it is the request that is malformed.
+            // A damaged refresh token or code; with another `error` the request itself is malformed.
             (9_002_313 | 90023, true) if !overrides.contains_key(&code) => Reason::TokenInvalid,
             (9_002_313, false) if !overrides.contains_key(&code) => Reason::ConfigurationInvalid,
             _ => known,
@@ -139,7 +139,7 @@ fn token_reason(
         500.. => Reason::UpstreamUnavailable,
         407 => Reason::NetworkError,
         408 => Reason::Timeout,
-        // Not the token endpoint's shape: something between answered in its place.
+        // Not an error body of the token endpoint: a proxy or another server answered instead.
         _ if error.error.is_empty() && codes.is_empty() => Reason::InvalidResponse,
         _ => fallback(&error.error, error.suberror.as_deref().unwrap_or_default(), codes),
     };
@@ -150,18 +150,18 @@ fn table(code: u32) -> Option<Reason> {
     AADSTS.iter().find(|(known, _)| *known == code).map(|(_, reason)| *reason)
 }
 
-/// The number that says most among several: a passing fault does not hide a lasting one, and a general one comes last.
+/// The most specific of several numbers: a transient fault does not hide a lasting one, and a general one comes last.
 fn most_telling(codes: &[u32], meaning: impl Fn(u32) -> Option<Reason>) -> Option<(u32, Reason)> {
     let known = codes.iter().filter_map(|code| Some((*code, meaning(*code)?)));
     known.min_by_key(|(code, reason)| (reason.is_inconclusive(), *code == GENERIC))
 }
 
-/// What AADSTS numbers mean by the table, wherever they were read. `None` when it knows none of them.
+/// What AADSTS numbers mean according to the table. `None` if it contains none of them.
 pub fn meaning_of(codes: &[u32]) -> Option<Reason> {
     most_telling(codes, table).map(|(_, reason)| reason)
 }
 
-/// What `error` and `suberror` say when no number is known (Microsoft, `reference-error-codes.md`).
+/// What `error` and `suberror` mean if no number is known (Microsoft, `reference-error-codes.md`).
 fn fallback(error: &str, suberror: &str, codes: &[u32]) -> Reason {
     match (error, suberror) {
         (_, "basic_action" | "additional_action" | "user_password_expired") => Reason::InteractionRequired,
@@ -193,10 +193,11 @@ fn fallback(error: &str, suberror: &str, codes: &[u32]) -> Reason {
     }
 }
 
-/// `invalid_grant` with a number that nobody knows. `error` alone would say that the token is damaged, but Entra answers so, too, when a
-/// device, a policy or a consent stands in the way (Microsoft, `reference-error-codes.md`, "Handling error codes in your application"), and
-/// new numbers are mostly about those. A new sign-in helps where anything does, so that is what is asked for, and nothing is said of the token.
-/// Numbers about the application, the protocol, other identity providers and services on premises are no business of a person who signs in.
+/// `invalid_grant` with an unknown number. `error` alone would mean that the token is damaged, but Entra also returns it when a device, a
+/// policy or a consent prevents the sign-in (Microsoft, `reference-error-codes.md`, "Handling error codes in your application"), and most
+/// new numbers are about those. If anything helps, it is a new sign-in, so the reason asks for one and does not blame the token. Numbers
+/// about the application, the protocol, other identity providers and services on premises are unclassified, because a new sign-in does not
+/// help.
 fn unknown_grant(code: u32, suberror: &str) -> Reason {
     let about_the_person = matches!(code, 16_000..=16_999 | 50_000..=54_999 | 65_000..=65_999 | 130_000..=139_999 | 500_000..=549_999 | 650_000..=659_999);
     match code {
@@ -208,7 +209,7 @@ fn unknown_grant(code: u32, suberror: &str) -> Reason {
     }
 }
 
-/// Whose token a Graph request carried: a refusal means another thing.
+/// Whose token a Graph request has: it decides what an error means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GraphCaller {
     /// The integration's own.
@@ -217,15 +218,15 @@ pub enum GraphCaller {
     Reader,
 }
 
-/// `error.code` of an object that is not there (Microsoft Graph, `concepts/errors.md`): the only 404 that says so.
+/// `error.code` of an object that does not exist (Microsoft Graph, `concepts/errors.md`): the only 404 that means this.
 pub(super) const NOT_FOUND: &str = "Request_ResourceNotFound";
 
 /// The error of a claims challenge (Microsoft, `claims-challenge.md`).
 const CHALLENGE: &str = "insufficient_claims";
 
-/// What an error of Graph means, for a whole answer or an item of a batch (Microsoft Graph, `concepts/errors.md`). A refusal counts only in
-/// Graph's own shape, JSON with a text as `error.code`: a proxy that inspects TLS answers 401, 403 and 404, too, and nobody in the tenant can
-/// do anything about that.
+/// What an error of Graph means, for a whole response or an item of a batch (Microsoft Graph, `concepts/errors.md`). An error counts only
+/// in Graph's own format, JSON with a string as `error.code`: a proxy that inspects TLS also returns 401, 403 and 404, and nobody in the
+/// tenant can change that.
 pub fn classify_graph(status: u16, body: &Value, caller: GraphCaller) -> Fault {
     let error = &body["error"];
     let inner = if error["innerError"].is_object() { &error["innerError"] } else { &error["innererror"] };
@@ -256,8 +257,8 @@ pub fn classify_graph(status: u16, body: &Value, caller: GraphCaller) -> Fault {
     }
 }
 
-/// Continuous access evaluation: the person must sign in again, the token is not damaged (Microsoft, `claims-challenge.md`). A reader has
-/// nobody who could; a token of its own that is refused is a permission that it lacks.
+/// Continuous access evaluation: the user must sign in again, the token is not damaged (Microsoft, `claims-challenge.md`). A reader has no
+/// user; if its token is rejected, it lacks a permission.
 pub(super) fn challenge(status: u16, caller: GraphCaller) -> Fault {
     let reason = match caller {
         GraphCaller::Own => Reason::InteractionRequired,
@@ -267,21 +268,18 @@ pub(super) fn challenge(status: u16, caller: GraphCaller) -> Fault {
     Fault { code: Some(CHALLENGE.to_owned()), ..Fault::new(reason, detail) }
 }
 
-/// Whether a `WWW-Authenticate`, or a text in a body, carries a claims challenge.
+/// Whether a `WWW-Authenticate` header, or a text in a body, contains a claims challenge.
 pub(super) fn is_challenge(text: &str) -> bool {
     text.contains(CHALLENGE)
 }
 
-/// An error that Graph did not write.
+/// An error response that is not from Graph.
 fn not_from_graph(status: u16) -> Fault {
     let reason = of_status(status).unwrap_or(Reason::InvalidResponse);
-    Fault::new(
-        reason,
-        format!("{status} came without Graph's error body: something between may have answered in its place"),
-    )
+    Fault::new(reason, format!("{status} came without Graph's error body: a proxy may have answered instead"))
 }
 
-/// What the status alone says, whoever wrote it.
+/// What the status alone means, whoever sent it.
 const fn of_status(status: u16) -> Option<Reason> {
     match status {
         429 | 509 => Some(Reason::Throttled),
@@ -293,7 +291,7 @@ const fn of_status(status: u16) -> Option<Reason> {
     }
 }
 
-/// Whether a text or number anywhere inside is the one that is looked for. Deeper than any real error goes nobody looks.
+/// Whether a string or number anywhere inside matches. The depth is limited, and no real error is deeper.
 fn mentions(value: &Value, depth: usize, wanted: &dyn Fn(&str) -> bool) -> bool {
     const DEEPEST: usize = 16;
     match value {
@@ -306,14 +304,14 @@ fn mentions(value: &Value, depth: usize, wanted: &dyn Fn(&str) -> bool) -> bool 
     }
 }
 
-/// The status or code of a throttled request, as an error about another one names it.
+/// The status or code of a throttled request, as the error of another one names it.
 fn is_throttling(text: &str) -> bool {
     text == "429"
         || text.eq_ignore_ascii_case("TooManyRequests")
         || text.to_ascii_lowercase().contains("throttl")
 }
 
-/// A word from outside, made fit for a log line.
+/// A word from outside, made safe for a log line.
 fn clean(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic()).take(80).collect()
 }

@@ -1,4 +1,4 @@
-//! The tables: every number means what it should, alone and in company.
+//! Tables of error numbers and bodies, alone and in combination.
 
 use serde_json::json;
 
@@ -19,18 +19,18 @@ fn every_number_has_its_reason() {
     let mut numbers: Vec<u32> = AADSTS.iter().map(|(c, _)| *c).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!(numbers.len(), AADSTS.len(), "a number stands in the table once");
+    assert_eq!(numbers.len(), AADSTS.len(), "a number is in the table once");
 }
 
 #[test]
-fn confusing_neighbours() {
+fn similar_errors_have_different_reasons() {
     use Reason::*;
     for (sentence, status, error, expected) in [
         ("damaged refresh token", 400, entra("invalid_grant", &[9_002_313], ""), TokenInvalid),
         ("malformed request", 400, entra("invalid_request", &[9_002_313], ""), ConfigurationInvalid),
         ("damaged code", 400, entra("invalid_grant", &[90023], ""), TokenInvalid),
         (
-            "an old pair: the telling number wins",
+            "an old pair: the more specific number wins",
             400,
             entra("invalid_grant", &[70002, 70008], ""),
             TokenExpired,
@@ -49,7 +49,7 @@ fn confusing_neighbours() {
             AppMissing,
         ),
         ("wrong secret", 401, entra("invalid_client", &[7_000_215], ""), ClientCredentialInvalid),
-        ("429 whatever it says", 429, entra("invalid_grant", &[50173], ""), Throttled),
+        ("429 with any body", 429, entra("invalid_grant", &[50173], ""), Throttled),
         ("503 with an unknown body", 503, entra("", &[], ""), UpstreamUnavailable),
         (
             "unknown number, suberror helps",
@@ -83,7 +83,7 @@ fn confusing_neighbours() {
             InteractionRequired,
         ),
         ("no number, invalid_grant alone", 400, entra("invalid_grant", &[], ""), TokenInvalid),
-        ("zero is no number", 400, entra("invalid_grant", &[0], ""), TokenInvalid),
+        ("zero is not a number", 400, entra("invalid_grant", &[0], ""), TokenInvalid),
         (
             "unknown number, unauthorized_client",
             400,
@@ -93,15 +93,15 @@ fn confusing_neighbours() {
         ("unknown number, invalid_client", 401, entra("invalid_client", &[], ""), ClientCredentialInvalid),
         ("unknown number, tenant", 400, entra("invalid_tenant", &[], ""), TenantMissing),
         ("unknown number, scope", 400, entra("invalid_scope", &[], ""), ConfigurationInvalid),
-        ("nothing known at all", 400, entra("something_new", &[], ""), Unclassified),
+        ("nothing known", 400, entra("something_new", &[], ""), Unclassified),
     ] {
         assert_eq!(classify_token(status, &error, &HashMap::new()).reason, expected, "{sentence}");
     }
 }
 
-/// What nobody knows yet: a number of a device, a policy or a consent never says that a token is damaged.
+/// An unknown number of a device, a policy or a consent never means that a token is damaged.
 #[test]
-fn unknown_numbers_do_the_least_harm() {
+fn unknown_numbers_do_not_blame_the_token() {
     use Reason::*;
     for (sentence, status, error, expected) in [
         ("an unknown policy", 400, entra("invalid_grant", &[53_099], ""), InteractionRequired),
@@ -112,7 +112,7 @@ fn unknown_numbers_do_the_least_harm() {
             AccessBlocked,
         ),
         (
-            "an unknown policy, said to be a bad token",
+            "an unknown policy with the suberror of a bad token",
             400,
             entra("invalid_grant", &[530_099], "bad_token"),
             InteractionRequired,
@@ -123,25 +123,25 @@ fn unknown_numbers_do_the_least_harm() {
             entra("invalid_grant", &[135_099], "device_authentication_failed"),
             AccessBlocked,
         ),
-        ("an unknown device, without more", 400, entra("invalid_grant", &[135_099], ""), InteractionRequired),
-        ("an unknown account trouble", 400, entra("invalid_grant", &[50_999], ""), InteractionRequired),
-        ("an unknown consent trouble", 400, entra("invalid_grant", &[65_999], ""), InteractionRequired),
+        ("an unknown device, no suberror", 400, entra("invalid_grant", &[135_099], ""), InteractionRequired),
+        ("an unknown account error", 400, entra("invalid_grant", &[50_999], ""), InteractionRequired),
+        ("an unknown consent error", 400, entra("invalid_grant", &[65_999], ""), InteractionRequired),
         (
-            "an unknown consent trouble that says so",
+            "an unknown consent error with its suberror",
             400,
             entra("invalid_grant", &[650_999], "consent_required"),
             ConsentMissing,
         ),
         ("an unknown grant", 400, entra("invalid_grant", &[700_999], ""), InteractionRequired),
         (
-            "an unknown grant that is said to be bad",
+            "an unknown grant with the suberror of a bad token",
             400,
             entra("invalid_grant", &[700_999], "bad_token"),
             TokenInvalid,
         ),
-        ("an unknown application trouble", 400, entra("invalid_grant", &[7_000_999], ""), Unclassified),
-        ("an unknown trouble of the protocol", 400, entra("invalid_grant", &[90_999], ""), Unclassified),
-        ("an unknown federation trouble", 400, entra("invalid_grant", &[1_002_999], ""), Unclassified),
+        ("an unknown application error", 400, entra("invalid_grant", &[7_000_999], ""), Unclassified),
+        ("an unknown protocol error", 400, entra("invalid_grant", &[90_999], ""), Unclassified),
+        ("an unknown federation error", 400, entra("invalid_grant", &[1_002_999], ""), Unclassified),
         (
             "interaction that only shows a message",
             400,
@@ -167,16 +167,16 @@ fn unknown_numbers_do_the_least_harm() {
             AccessBlocked,
         ),
         ("a proxy asks for its own sign-in", 407, entra("", &[], ""), NetworkError),
-        ("a gateway has waited long enough", 408, entra("", &[], ""), Timeout),
-        ("403 without any word of Entra's", 403, entra("", &[], ""), InvalidResponse),
-        ("404 without any word of Entra's", 404, entra("", &[], ""), InvalidResponse),
+        ("a time-out of a gateway", 408, entra("", &[], ""), Timeout),
+        ("403 without Entra's error body", 403, entra("", &[], ""), InvalidResponse),
+        ("404 without Entra's error body", 404, entra("", &[], ""), InvalidResponse),
     ] {
         assert_eq!(classify_token(status, &error, &HashMap::new()).reason, expected, "{sentence}");
     }
 }
 
 #[test]
-fn errors_are_read_as_microsoft_writes_them() {
+fn all_observed_forms_of_error_bodies_are_read() {
     use Reason::*;
     for (sentence, body, expected) in [
         (
@@ -234,7 +234,7 @@ fn errors_are_read_as_microsoft_writes_them() {
 }
 
 #[test]
-fn several_numbers_say_the_most_telling() {
+fn the_most_specific_of_several_numbers_counts() {
     use Reason::*;
     for (codes, expected) in [
         (vec![70002, 70008], Some(TokenExpired)),
@@ -257,7 +257,7 @@ fn numbers_are_found_in_the_description_and_overridden() {
     };
     let fault = classify_token(400, &error, &HashMap::new());
     assert_eq!((fault.reason, fault.code.as_deref()), (Reason::TokenExpired, Some("AADSTS700082")));
-    assert!(!format!("{fault:?}").contains("ada@"), "descriptions hold names and stay out");
+    assert!(!format!("{fault:?}").contains("ada@"), "descriptions contain names and are not shown");
     let overrides = HashMap::from([(700_082, Reason::TokenRevoked), (9_002_313, Reason::AccessBlocked)]);
     assert_eq!(classify_token(400, &error, &overrides).reason, Reason::TokenRevoked);
     assert_eq!(
@@ -308,9 +308,9 @@ fn graph_errors() {
     }
 }
 
-/// Whatever stands between answers with these statuses, too. Only Graph's own shape counts as its word.
+/// Proxies send these statuses, too. Only an error in Graph's own format counts as Graph's.
 #[test]
-fn refusals_that_graph_did_not_write() {
+fn errors_not_from_graph_are_recognised() {
     use Reason::*;
     let (own, reader) = (GraphCaller::Own, GraphCaller::Reader);
     let shapes = [
@@ -380,7 +380,7 @@ fn claims_challenges_and_nested_throttling() {
     }
 }
 
-/// Bodies as the real services send them, one a reason: what arrives on the wire is classified, not a paraphrase of it.
+/// Bodies as the real services send them, one per reason, so that actual responses are classified and not a paraphrase.
 #[test]
 fn recorded_bodies() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/entra");

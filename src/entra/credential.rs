@@ -1,4 +1,4 @@
-//! The credentials of a client: until when they are good, and the signed assertion that stands in for a client secret.
+//! The credentials of a client: when they expire, and the signed assertion that replaces a client secret.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::domain::{CredentialExpiry, Timestamp};
 use crate::secret::ClientCredential;
 
 impl ClientCredential {
-    /// What it is, in words.
+    /// The kind of credential, in words.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::None => "none",
@@ -27,12 +27,12 @@ impl ClientCredential {
         }
     }
 
-    /// When its certificate expires (RFC 5280 section 4.1.2.5). A client secret does not say; only its registration knows.
+    /// When its certificate expires (RFC 5280 section 4.1.2.5). `None` for a client secret: only its registration contains the date.
     pub fn expires(&self) -> Option<Timestamp> {
         self.expiry().map(|expiry| expiry.at)
     }
 
-    /// The same with the certificate's thumbprint. Reads the file.
+    /// The expiry with the certificate's thumbprint. Reads the file.
     pub fn expiry(&self) -> Option<CredentialExpiry> {
         let Self::Certificate { certificate_file, .. } = self else { return None };
         let certificate = CertificateDer::from_pem_file(certificate_file).ok()?;
@@ -49,11 +49,11 @@ impl ClientCredential {
 /// Shorter than Entra's limit of ten minutes.
 const LIFETIME_SECONDS: i64 = 300;
 
-/// A client assertion for `audience`, the token endpoint's URL: PS256 with `x5t#S256`, as in Microsoft's
-/// `certificate-credentials.md` (2025-01). The files are read at every call, because certificates are renewed.
+/// A client assertion for `audience`, the token endpoint's URL: PS256 with `x5t#S256`, as in Microsoft's `certificate-credentials.md`
+/// (2025-01). The files are read at every call, because certificates are renewed.
 ///
 /// # Errors
-/// A sentence that names the file that cannot be used.
+/// A sentence that names the unusable file.
 pub(super) fn client_assertion(
     client_id: &str,
     audience: &str,
@@ -62,7 +62,7 @@ pub(super) fn client_assertion(
     now_seconds: i64,
 ) -> Result<String, String> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
-    // What a parser says of a file that is no certificate may quote it, and it may be the key.
+    // The parser's error is not shown: it may quote the file, which may be the key.
     let der = CertificateDer::from_pem_slice(&read(certificate)?)
         .map_err(|_| format!("{} holds no PEM certificate", certificate.display()))?;
     let key = EncodingKey::from_rsa_pem(&read(key)?)
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_says_when_it_expires() {
+    fn the_expiry_of_a_certificate_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");

@@ -1,4 +1,4 @@
-//! What a directory reader asks of a tenant: one `$batch`, and one more request only when the application is gone.
+//! What a directory reader requests of a tenant: one `$batch`, and one more request only if the application is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::domain::{
 /// App id of Microsoft Graph, the same in every tenant and cloud (Microsoft Graph, `concepts/paging.md`).
 const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
 
-/// Deleted applications can be restored for so long (Microsoft, `restore-application.md`).
+/// How long deleted applications can be restored (Microsoft, `restore-application.md`).
 const RESTORABLE: Duration = Duration::from_secs(30 * 86_400);
 
 /// How a resource is named in the configuration.
@@ -56,7 +56,7 @@ struct Resource {
     roles: Arc<HashMap<String, String>>,
 }
 
-/// Resources that were looked up before. Role names are kept once per resource, object ids once per tenant.
+/// Resources that were looked up before. Role names are stored once per resource, object ids once per tenant.
 #[derive(Debug, Default)]
 pub struct ResourceCache {
     by_tenant: Mutex<HashMap<(String, String), Resource>>,
@@ -78,7 +78,8 @@ impl ResourceCache {
         let mut known = lock(&self.roles);
         let complete = listed.as_ref().is_some_and(|l| !l.is_empty()) || known.contains_key(resource);
         let roles = match listed.filter(|l| !l.is_empty()) {
-            // Roles are the same in every tenant; the newest list wins, the old allocation stays when nothing changed.
+            // Roles are the same in every tenant. The newest list counts; the old allocation stays if nothing
+            // has changed.
             Some(listed) if known.get(resource).is_none_or(|k| **k != listed) => {
                 let shared = Arc::new(listed);
                 known.insert(resource.to_owned(), Arc::clone(&shared));
@@ -88,7 +89,7 @@ impl ResourceCache {
         };
         let found = Resource { object_id, roles };
         if !complete {
-            // Without role names it serves this probe only.
+            // Without role names it is used for this probe only.
             return Some(found);
         }
         lock(&self.by_tenant).insert((tenant.to_owned(), resource.to_owned()), found.clone());
@@ -99,13 +100,13 @@ impl ResourceCache {
         lock(&self.by_tenant).retain(|(t, _), _| t != tenant);
     }
 
-    /// A role that no list names: the lists are old.
+    /// Clears the lists, because a role was seen that they do not contain.
     fn forget_roles(&self) {
         lock(&self.roles).clear();
         lock(&self.by_tenant).clear();
     }
 
-    /// Whether the roles of a resource are known already, from whatever tenant.
+    /// Whether the roles of a resource are known, from any tenant.
     fn knows_roles(&self, resource: &str) -> bool {
         lock(&self.roles).contains_key(resource)
     }
@@ -115,44 +116,44 @@ fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
     mutex.lock()
 }
 
-/// What is asked of a tenant's directory.
+/// What is requested of a tenant's directory.
 #[derive(Debug, Clone, Copy)]
 pub struct DirectoryQuestion<'a> {
     /// GUID or verified domain, as configured.
     pub tenant: &'a str,
-    /// The application asked after.
+    /// The application to look for.
     pub app_id: &'a str,
-    /// Its required permissions: the resources to look at.
+    /// Its required permissions: their resources are looked up.
     pub required: &'a [RequiredPermissions],
-    /// When the answer must be there.
+    /// When the answer must be complete.
     pub deadline: Instant,
 }
 
 impl Entra {
-    /// Asks the directory, with a reader's token.
+    /// Reads the directory with a reader's token.
     pub async fn directory(
         &self,
         token: &str,
         question: DirectoryQuestion<'_>,
         cache: &ResourceCache,
     ) -> Directory {
-        let asker = GraphRequest { token, caller: GraphCaller::Reader, deadline: question.deadline };
-        let mut answers = match self.batch(asker, &questions(question, cache)).await {
+        let request = GraphRequest { token, caller: GraphCaller::Reader, deadline: question.deadline };
+        let mut answers = match self.batch(request, &questions(question, cache)).await {
             Ok(answers) => answers,
             Err(fault) => return Directory::failed(fault),
         };
-        let shown = match answers.remove("app").map(|a| a.found(asker.caller)) {
+        let shown = match answers.remove("app").map(|a| a.found(request.caller)) {
             Some(Ok(Some(object))) if is_another(&object, question.app_id) => {
                 Err(invalid("the directory shows another application"))
             }
             Some(Ok(Some(object))) => presence(&object),
-            Some(Ok(None)) => self.deleted(asker, question.app_id).await,
+            Some(Ok(None)) => self.deleted(request, question.app_id).await,
             Some(Err(fault)) => Err(fault),
             None => Err(invalid("no answer about the service principal")),
         };
-        // Told apart: a list that is empty, and one of an application that is not there.
-        let grants = self.listed(asker, answers.remove("grants")).await;
-        let roles = self.listed(asker, answers.remove("roles")).await;
+        // An empty list differs from the list of an application that does not exist.
+        let grants = self.listed(request, answers.remove("grants")).await;
+        let roles = self.listed(request, answers.remove("roles")).await;
         let (presence, grants, roles) = agreed(shown, grants, roles);
         let resources = match resources(question, cache, &mut answers) {
             Ok(resources) => resources,
@@ -166,21 +167,22 @@ impl Entra {
             cache.forget_roles();
         }
         if has_strangers(&delegated, question) || has_strangers(&application, question) {
-            // A resource that was deleted and consented again has a new object id (Microsoft, `restore-application.md`).
+            // A resource that was deleted and consented to again has a new object id (Microsoft,
+            // `restore-application.md`).
             cache.forget(question.tenant);
         }
         Directory { presence, delegated, application }
     }
 
-    /// Asked only after a 404. A reader that may not look there has still seen that the application is gone.
-    async fn deleted(&self, asker: GraphRequest<'_>, app_id: &str) -> Result<Presence, Fault> {
+    /// Requested only after a 404. A reader that may not read the deleted items has still seen that the application is gone.
+    async fn deleted(&self, request: GraphRequest<'_>, app_id: &str) -> Result<Presence, Fault> {
         let url = format!(
             "{}/v1.0/directory/deletedItems/microsoft.graph.servicePrincipal?$filter={}&$select=id,appId,displayName,deletedDateTime",
             self.cloud.graph_url,
             encode(&format!("appId eq {}", literal(app_id)))
         );
-        let found = match self.get(asker, &url).await {
-            Ok(page) => self.pages(asker, page).await,
+        let found = match self.get(request, &url).await {
+            Ok(page) => self.pages(request, page).await,
             Err(fault) => Err(fault),
         };
         match found {
@@ -190,7 +192,7 @@ impl Entra {
             }
             Err(fault) if fault.reason == Reason::ReaderPermissionMissing => Ok(Presence::Absent),
             Err(fault) if fault.reason == Reason::TenantMissing => Err(fault),
-            // Not knowing whether it can be restored is not knowing what to tell the admin.
+            // The advice to the admin depends on whether it can be restored.
             Err(fault) => {
                 let detail = format!(
                     "the directory does not show the application, and whether it was deleted cannot be read: {}",
@@ -201,21 +203,21 @@ impl Entra {
         }
     }
 
-    /// All items of a collection whose first page came in a batch; `None` when Graph says that the object they belong to does not exist.
+    /// All items of a collection whose first page came in a batch; `None` if Graph says that the object they belong to does not exist.
     async fn listed(
         &self,
-        asker: GraphRequest<'_>,
+        request: GraphRequest<'_>,
         first: Option<ItemAnswer>,
     ) -> Result<Option<Vec<Value>>, Fault> {
         let answer = first.ok_or_else(|| invalid("no answer about a list of permissions"))?;
-        match answer.found(asker.caller)? {
-            Some(page) => self.pages(asker, page).await.map(Some),
+        match answer.found(request.caller)? {
+            Some(page) => self.pages(request, page).await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// The items of a page and of those that follow it.
-    async fn pages(&self, asker: GraphRequest<'_>, mut page: Value) -> Result<Vec<Value>, Fault> {
+    /// The items of a page and of the pages that follow it.
+    async fn pages(&self, request: GraphRequest<'_>, mut page: Value) -> Result<Vec<Value>, Fault> {
         let (mut items, mut links) = (Vec::new(), HashSet::new());
         for _ in 0..PAGE_LIMIT {
             match &page["value"] {
@@ -226,10 +228,10 @@ impl Entra {
             if !links.insert(next.clone()) {
                 break;
             }
-            page = self.get(asker, &next).await?;
+            page = self.get(request, &next).await?;
         }
-        // Half a list would make missing what stands in the other half.
-        Err(invalid("a list has too many pages, or leads back to one that was read"))
+        // With half a list, the permissions in the other half would count as missing.
+        Err(invalid("a list has too many pages, or links back to one that was read"))
     }
 }
 
@@ -237,15 +239,15 @@ fn invalid(detail: &str) -> Fault {
     Fault::new(Reason::InvalidResponse, detail)
 }
 
-/// The items of a list, `None` where Graph says that what they belong to does not exist.
+/// The items of a list, `None` if Graph says that the object they belong to does not exist.
 type Listed = Result<Option<Vec<Value>>, Fault>;
 
 /// The items of a list.
 type Items = Result<Vec<Value>, Fault>;
 
-/// What the answers of one batch say together. They were read by one caller at one time, so that they have to agree: an application that is
-/// shown has lists, even if they are empty, and one that is not there has none. Where they do not, a replica is behind or something between
-/// answers in Graph's place, and neither side is believed.
+/// Combines the responses of one batch. They come from one caller at one time, so they have to agree: an application that is shown has
+/// lists, even if they are empty, and one that does not exist has none. If they do not agree, a replica is behind or a proxy answers
+/// instead of Graph, and neither response is used.
 fn agreed(
     shown: Result<Presence, Fault>,
     grants: Listed,
@@ -254,24 +256,24 @@ fn agreed(
     let lists_something = |list: &Listed| matches!(list, Ok(Some(items)) if !items.is_empty());
     let shown = match shown {
         Ok(Presence::Absent) if lists_something(&grants) || lists_something(&roles) => Ok(Presence::Unclear(
-            invalid("the directory does not show the application, and lists permissions of it"),
+            invalid("the directory does not show the application, but lists permissions of it"),
         )),
         other => other,
     };
     let missing = match &shown {
         Ok(Presence::Present { .. }) => Err(invalid(
-            "the directory shows the application, and says of its permissions that there is no such application",
+            "the directory shows the application, but says that the lists of its permissions do not exist",
         )),
         Ok(Presence::Unclear(fault)) | Err(fault) => Err(fault.clone()),
-        // It is gone, and its permissions with it.
+        // Its permissions were deleted with it.
         Ok(Presence::Absent | Presence::Deleted { .. }) => Ok(Vec::new()),
     };
-    let settled = |list: Listed| list.and_then(|items| items.map_or_else(|| missing.clone(), Ok));
-    let (grants, roles) = (settled(grants), settled(roles));
+    let complete = |list: Listed| list.and_then(|items| items.map_or_else(|| missing.clone(), Ok));
+    let (grants, roles) = (complete(grants), complete(roles));
     (shown, grants, roles)
 }
 
-/// What the list of deleted service principals says of the one that was filtered for. It may have been deleted more than once.
+/// The deletion in the list of deleted service principals, which was filtered for the application. It may have been deleted more than once.
 fn newest_deletion(items: &[Value]) -> Presence {
     let deleted =
         items.iter().map(|i| i["deletedDateTime"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()));
@@ -298,7 +300,7 @@ fn questions(question: DirectoryQuestion<'_>, cache: &ResourceCache) -> Vec<Batc
         .enumerate()
         .filter(|(_, r)| cache.get(question.tenant, &r.resource).is_none());
     for (index, required) in unknown.take(BATCH_LIMIT - items.len()) {
-        // Graph's own list of roles is long; one tenant's answer serves all.
+        // Graph's own list of roles is long, and one tenant's list is valid for all.
         let properties = if cache.knows_roles(&required.resource) { "id,appId" } else { "id,appId,appRoles" };
         let url = match ResourceKey::of(&required.resource) {
             ResourceKey::AppId(id) => format!("/servicePrincipals(appId='{id}')?$select={properties}"),
@@ -314,7 +316,7 @@ fn questions(question: DirectoryQuestion<'_>, cache: &ResourceCache) -> Vec<Batc
     items
 }
 
-/// The required resources with their object ids; one that is not in the tenant grants nothing and is left out.
+/// The required resources with their object ids. One that is not in the tenant grants nothing and is left out.
 fn resources(
     question: DirectoryQuestion<'_>,
     cache: &ResourceCache,
@@ -345,13 +347,12 @@ fn resources(
     Ok(found)
 }
 
-/// Whether an object says that it belongs to another application than the one that was asked for: then something answers that does not
-/// look at the question.
+/// Whether an object belongs to another application than the requested one: then a server answers that ignores the request.
 fn is_another(object: &Value, app_id: &str) -> bool {
     object["appId"].as_str().is_some_and(|id| !id.eq_ignore_ascii_case(app_id))
 }
 
-/// Microsoft Graph is in every tenant, so a directory that does not show it is not believed.
+/// Microsoft Graph is in every tenant, so a directory that does not show it is not trusted.
 fn may_be_absent(resource: &str) -> Result<(), Fault> {
     match ResourceKey::of(resource) {
         ResourceKey::AppId(GRAPH_APP_ID) => {
@@ -381,7 +382,7 @@ fn presence(object: &Value) -> Result<Presence, Fault> {
     })
 }
 
-/// The entry of a resource among the grants, made when it is not there yet.
+/// The entry of a resource among the grants, created if it does not exist.
 fn entry<'g>(
     grants: &'g mut Vec<ResourceGrants>,
     resources: &[(String, Resource)],
@@ -400,11 +401,12 @@ fn delegated(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<Re
     let mut grants = Vec::new();
     for item in items {
         let id = item["resourceId"].as_str().ok_or_else(|| invalid("a grant has no resourceId"))?;
-        // Whatever is not for everybody is for one person, who may be unknown to us.
+        // A grant that is not for everybody is for one user, whose id may be unknown.
         let everybody =
             item["consentType"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("AllPrincipals"));
         let principal = (!everybody).then(|| item["principalId"].as_str().unwrap_or_default().to_owned());
-        // Leading blanks, double blanks, null: as found in the wild (Microsoft Graph, `oauth2permissiongrant.md`, and replies seen in the field).
+        // Leading blanks, double blanks and null occur (Microsoft Graph, `oauth2permissiongrant.md`, and
+        // observed responses).
         let scopes =
             item["scope"].as_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         entry(&mut grants, resources, id).0.delegated.push(ScopeGrant { principal, scopes });
@@ -418,7 +420,8 @@ fn application(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<
         let id = item["resourceId"].as_str().ok_or_else(|| invalid("an assignment has no resourceId"))?;
         let role = item["appRoleId"].as_str().unwrap_or_default().to_ascii_lowercase();
         let (grant, resource) = entry(&mut grants, resources, id);
-        // All zeros is "default access": no role (Microsoft Graph, `approleassignment.md`). A role that is no longer defined is reported by its id.
+        // All zeros is "default access", which is no role (Microsoft Graph, `approleassignment.md`). A role
+        // that is no longer defined appears with its id.
         if role != "00000000-0000-0000-0000-000000000000" {
             let name = resource.and_then(|r| r.roles.get(&role).cloned());
             grant.application.push(name.unwrap_or(role));
@@ -427,14 +430,14 @@ fn application(items: &[Value], resources: &[(String, Resource)]) -> Result<Vec<
     Ok(grants)
 }
 
-/// Whether there are grants on resources that nobody required: maybe a required one under a new object id.
+/// Whether there are grants on resources that are not required: one may be a required resource with a new object id.
 fn has_strangers(grants: &Result<Vec<ResourceGrants>, Fault>, question: DirectoryQuestion<'_>) -> bool {
     grants
         .as_ref()
         .is_ok_and(|g| g.iter().any(|g| !question.required.iter().any(|r| r.resource == g.resource)))
 }
 
-/// Whether a required resource has granted a role that its list does not name.
+/// Whether a required resource has granted a role that its list does not contain.
 fn has_nameless_roles(grants: &Result<Vec<ResourceGrants>, Fault>, question: DirectoryQuestion<'_>) -> bool {
     let nameless = |g: &ResourceGrants| g.application.iter().any(|role| uuid::Uuid::try_parse(role).is_ok());
     grants.as_ref().is_ok_and(|g| {
@@ -449,7 +452,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_four_ways_to_be_off() {
+    fn all_ways_to_disable_an_application_are_seen() {
         let present = |enabled, blocked: Option<&str>| Presence::Present {
             enabled,
             blocked: blocked.map(str::to_owned),
@@ -480,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_as_found_in_the_wild() {
+    fn all_observed_forms_of_grants_are_read() {
         let graph = Resource {
             object_id: "G".to_owned(),
             roles: Arc::new(HashMap::from([("r1".to_owned(), "Group.Read.All".to_owned())])),
@@ -503,7 +506,7 @@ mod tests {
             (grants[0].delegated[2].principal.as_deref(), &*grants[0].delegated[2].scopes),
             (None, &["Mail.Read".to_owned()][..])
         );
-        assert_eq!(grants[0].delegated[3].principal.as_deref(), Some(""), "nobody's");
+        assert_eq!(grants[0].delegated[3].principal.as_deref(), Some(""), "an unknown user's");
         assert_eq!(grants[1].resource, "other");
         let roles =
             [json!({"resourceId": "G", "appRoleId": "R1"}), json!({"resourceId": "G", "appRoleId": "gone"})];
@@ -514,26 +517,20 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_one_batch_have_to_agree() {
+    fn responses_of_one_batch_have_to_agree() {
         let present = || Ok(Presence::Present { enabled: true, blocked: None });
         let deleted = || Ok(Presence::Deleted { restorable_until: None });
         let down = || Fault::new(Reason::UpstreamUnavailable, "");
         let some = || Ok(Some(vec![json!({"id": "1"})]));
         let empty = || Ok(Some(Vec::new()));
         let none = || Ok(None);
-        let nonsense = Err(Reason::InvalidResponse);
+        let invalid = Err(Reason::InvalidResponse);
         let unclear = |reason| Ok(Err(reason));
         for (sentence, shown, grants, roles, expected) in [
             ("all is well", present(), some(), empty(), (Ok(Ok(true)), Ok(1), Ok(0))),
             ("no permissions at all", present(), empty(), empty(), (Ok(Ok(true)), Ok(0), Ok(0))),
-            (
-                "shown, and its grants do not exist",
-                present(),
-                none(),
-                some(),
-                (Ok(Ok(true)), nonsense, Ok(1)),
-            ),
-            ("shown, and its roles do not exist", present(), some(), none(), (Ok(Ok(true)), Ok(1), nonsense)),
+            ("shown, and its grants do not exist", present(), none(), some(), (Ok(Ok(true)), invalid, Ok(1))),
+            ("shown, and its roles do not exist", present(), some(), none(), (Ok(Ok(true)), Ok(1), invalid)),
             (
                 "gone, and all lists with it",
                 Ok(Presence::Absent),
@@ -553,14 +550,14 @@ mod tests {
                 Ok(Presence::Absent),
                 some(),
                 none(),
-                (unclear(Reason::InvalidResponse), Ok(1), nonsense),
+                (unclear(Reason::InvalidResponse), Ok(1), invalid),
             ),
             (
                 "gone, and yet it has roles",
                 Ok(Presence::Absent),
                 none(),
                 some(),
-                (unclear(Reason::InvalidResponse), nonsense, Ok(1)),
+                (unclear(Reason::InvalidResponse), invalid, Ok(1)),
             ),
             ("among the deleted items", deleted(), none(), none(), (Ok(Ok(false)), Ok(0), Ok(0))),
             (
@@ -575,7 +572,7 @@ mod tests {
                 ),
             ),
             (
-                "nothing is known of it, and its lists do not exist",
+                "it is unknown, and its lists do not exist",
                 Err(down()),
                 none(),
                 some(),

@@ -12,13 +12,13 @@ use super::classify::{GraphCaller, NOT_FOUND, challenge, classify_graph, is_chal
 use super::http::{Endpoint, Request, Response, parse_retry_after};
 use crate::domain::{Fault, GroupPolicy, GroupRef, Groups, Reason, RequiredGroup};
 
-/// A batch carries at most so many requests (Microsoft Graph, `concepts/json-batching.md`).
+/// The maximum number of requests in a batch (Microsoft Graph, `concepts/json-batching.md`).
 pub(super) const BATCH_LIMIT: usize = 20;
 
 /// Groups are counted up to here.
 const COUNT_LIMIT: usize = 1000;
 
-/// Pages may be empty or small and still have a successor; somewhere it ends.
+/// Pages may be empty or small and still have a next link; this limits their number.
 pub(super) const PAGE_LIMIT: usize = 20;
 
 /// One request of a batch.
@@ -27,7 +27,7 @@ pub(super) struct BatchItem {
     pub(super) url: String,
 }
 
-/// One answer of a batch.
+/// One response of a batch.
 pub(super) struct ItemAnswer {
     status: u16,
     retry_after: Option<Duration>,
@@ -36,8 +36,8 @@ pub(super) struct ItemAnswer {
 }
 
 impl ItemAnswer {
-    /// The body of a success; `None` for an object of which Graph says that it does not exist; otherwise what the error means. Any other 404
-    /// is a replica's, a proxy's or a wrong address, and says nothing about the object.
+    /// The body of a success; `None` if Graph says that the object does not exist; otherwise the reason of the error. Any other 404 comes
+    /// from a replica, a proxy or a wrong URL, and says nothing about the object.
     pub(super) fn found(self, caller: GraphCaller) -> Result<Option<Value>, Fault> {
         match self.status {
             200..300 if self.body.is_object() => Ok(Some(self.body)),
@@ -55,7 +55,7 @@ impl ItemAnswer {
     }
 }
 
-/// Who asks.
+/// Who sends a request, and its deadline.
 #[derive(Clone, Copy)]
 pub(super) struct GraphRequest<'a> {
     pub(super) token: &'a str,
@@ -63,10 +63,10 @@ pub(super) struct GraphRequest<'a> {
     pub(super) deadline: Instant,
 }
 
-/// A monitor must be throttled before the customer's own traffic of the same app (Microsoft Graph, `concepts/throttling.md`).
+/// A monitor must be throttled before the customer's own requests of the same app (Microsoft Graph, `concepts/throttling.md`).
 const PRIORITY: (&str, &str) = ("x-ms-throttle-priority", "Low");
 
-/// Percent-encodes a query value. Graph wants `%20`, not `+`.
+/// Percent-encodes a query value. Graph requires `%20`, not `+`.
 pub(super) fn encode(text: &str) -> String {
     byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
@@ -81,24 +81,24 @@ fn invalid(detail: &str) -> Fault {
 }
 
 impl Entra {
-    /// One GET below `/v1.0`, or of a next link.
-    pub(super) async fn get(&self, asker: GraphRequest<'_>, url: &str) -> Result<Value, Fault> {
+    /// A GET below `/v1.0`, or of a next link.
+    pub(super) async fn get(&self, request: GraphRequest<'_>, url: &str) -> Result<Value, Fault> {
         let outgoing = Request {
             endpoint: Endpoint::Graph,
             method: Method::GET,
             url,
             headers: vec![PRIORITY],
-            bearer: Some(asker.token),
+            bearer: Some(request.token),
             body: None,
-            deadline: asker.deadline,
+            deadline: request.deadline,
         };
-        graph_body(&self.door.send(outgoing).await?, asker.caller)
+        graph_body(&self.http.send(outgoing).await?, request.caller)
     }
 
-    /// One `$batch`; answers by id. Items that Graph left out are `invalid_response`.
+    /// One `$batch`; the responses by id. `invalid_response` if Graph left out an item.
     pub(super) async fn batch(
         &self,
-        asker: GraphRequest<'_>,
+        request: GraphRequest<'_>,
         items: &[BatchItem],
     ) -> Result<HashMap<String, ItemAnswer>, Fault> {
         let requests: Vec<Value> =
@@ -109,20 +109,21 @@ impl Entra {
             method: Method::POST,
             url: &url,
             headers: vec![PRIORITY],
-            bearer: Some(asker.token),
+            bearer: Some(request.token),
             body: Some(("application/json", json!({ "requests": requests }).to_string().into_bytes())),
-            deadline: asker.deadline,
+            deadline: request.deadline,
         };
-        let answer = self.door.send(outgoing).await?;
-        // Older descriptions answer 424 for the whole when items failed; the items say why.
+        let answer = self.http.send(outgoing).await?;
+        // Older documentation describes 424 for the whole batch if items failed; the items contain the
+        // reason.
         let body = match answer.json() {
             Some(body) if answer.status.as_u16() == 424 && body["responses"].is_array() => body,
-            _ => graph_body(&answer, asker.caller)?,
+            _ => graph_body(&answer, request.caller)?,
         };
         batch_answers(body, items, answer.date())
     }
 
-    /// A next link, if it stays on the Graph host: the token goes nowhere else.
+    /// A next link, if it stays on the Graph host: the token is sent nowhere else.
     pub(super) fn next_link<'v>(&self, page: &'v Value) -> Result<Option<&'v str>, Fault> {
         let Some(link) = page["@odata.nextLink"].as_str().filter(|link| !link.is_empty()) else {
             return Ok(None);
@@ -131,24 +132,24 @@ impl Entra {
         let inside = parsed.is_some_and(|(link, graph)| {
             link.origin() == graph.origin() && link.path().starts_with("/v1.0/")
         });
-        if inside { Ok(Some(link)) } else { Err(invalid("a next link leads away from Graph")) }
+        if inside { Ok(Some(link)) } else { Err(invalid("a next link points outside Graph")) }
     }
 
-    /// The groups that a token of the integration sees, and the required ones among them. One round trip where a page
-    /// holds all groups, two where it does not.
+    /// The groups that a token of the integration sees, and the required ones among them. One round trip if a page contains all groups,
+    /// otherwise two or more.
     ///
     /// # Errors
-    /// What Graph's refusal means.
+    /// The reason of Graph's error.
     pub async fn groups(
         &self,
         token: &str,
         policy: &GroupPolicy,
         deadline: Instant,
     ) -> Result<Groups, Fault> {
-        let asker = GraphRequest { token, caller: GraphCaller::Own, deadline };
+        let request = GraphRequest { token, caller: GraphCaller::Own, deadline };
         let mut listing = Listing::of(policy);
         let mut page = self
-            .get(asker, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.cloud.graph_url))
+            .get(request, &format!("{}/v1.0/groups?$select=id,displayName&$top=999", self.cloud.graph_url))
             .await?;
         loop {
             listing.add(&page)?;
@@ -158,19 +159,19 @@ impl Entra {
                 if !listing.follows(&next)? {
                     break;
                 }
-                page = self.get(asker, &next).await?;
+                page = self.get(request, &next).await?;
             } else {
                 listing.links.insert(next.clone());
-                page = self.look_up(asker, &mut listing, &wanted, &next).await?;
+                page = self.look_up(request, &mut listing, &wanted, &next).await?;
             }
         }
         listing.groups()
     }
 
-    /// Asks after required groups, and for the next page, in as few batches as possible.
+    /// Looks up required groups, and gets the next page, in as few batches as possible.
     async fn look_up(
         &self,
-        asker: GraphRequest<'_>,
+        request: GraphRequest<'_>,
         listing: &mut Listing<'_>,
         wanted: &[usize],
         next: &str,
@@ -186,15 +187,16 @@ impl Entra {
             if round == 0 {
                 items.push(BatchItem { id: "next".to_owned(), url: relative.to_owned() });
             }
-            let mut answers = self.batch(asker, &items).await?;
+            let mut answers = self.batch(request, &items).await?;
             if let Some(answer) = answers.remove("next") {
-                page = answer.found(asker.caller)?.ok_or_else(|| invalid("the next page is gone"))?;
+                page = answer.found(request.caller)?.ok_or_else(|| invalid("the next page is gone"))?;
             }
             for index in chunk {
                 let Some(answer) = answers.remove(&format!("g{index}")) else { continue };
-                match answer.found(asker.caller) {
+                match answer.found(request.caller) {
                     Ok(found) => listing.looked_up(*index, found)?,
-                    // It was seen on a page; that others of its name were not found is no reason to know nothing.
+                    // It was seen on a page; that others with its name could not be looked up does not change
+                    // that.
                     Err(fault) if listing.has_seen(*index) && !fault.asks_to_wait() => {
                         listing.looked_up(*index, None)?;
                     }
@@ -206,8 +208,8 @@ impl Entra {
     }
 }
 
-/// The answers of a batch by id. What an item asks to wait counts for all that failed with it: they are asked again together
-/// (Microsoft Graph, `concepts/json-batching.md`, "Responses for batched requests that are throttled").
+/// The responses of a batch by id. The longest pause that an item asks for counts for all that failed with it, because they are requested
+/// again together (Microsoft Graph, `concepts/json-batching.md`, "Responses for batched requests that are throttled").
 fn batch_answers(
     body: Value,
     items: &[BatchItem],
@@ -260,7 +262,7 @@ fn item_answer(mut item: Value, date: Option<&str>) -> Option<(String, ItemAnswe
     Some((id, ItemAnswer { status, retry_after, challenged, body: item["body"].take() }))
 }
 
-/// A text, or a number where it stands for one.
+/// A string, or a number as a string.
 fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -269,7 +271,7 @@ fn as_text(value: &Value) -> Option<String> {
     }
 }
 
-/// The JSON object of a success, or what the error means.
+/// The JSON object of a success, or the reason of the error.
 fn graph_body(answer: &Response, caller: GraphCaller) -> Result<Value, Fault> {
     let status = answer.status.as_u16();
     let parsed = answer.json();
@@ -288,22 +290,22 @@ fn graph_body(answer: &Response, caller: GraphCaller) -> Result<Value, Fault> {
         Some(value) if value.is_object() => Ok(value),
         _ => Err(Fault {
             request_id: answer.request_id(),
-            ..invalid("Graph answered with something else than a JSON object")
+            ..invalid("the response from Graph is not a JSON object")
         }),
     }
 }
 
-/// The groups that the pages showed so far, and what look-ups said of the required ones.
+/// The groups on the pages so far, and the results of look-ups of the required ones.
 struct Listing<'p> {
     policy: &'p GroupPolicy,
     count: usize,
     nameless: usize,
     pages: usize,
     ids: HashSet<String>,
-    /// Object ids by name, in lower case: `$filter=displayName eq` ignores case, and so does this.
+    /// Object ids by name, in lower case: `$filter=displayName eq` ignores case, and this does the same.
     names: HashMap<String, Vec<String>>,
     links: HashSet<String>,
-    /// By index of the required group: the object ids that a look-up found.
+    /// Object ids that a look-up found, by index of the required group.
     looked_up: HashMap<usize, Vec<String>>,
 }
 
@@ -326,7 +328,8 @@ impl<'p> Listing<'p> {
         self.pages += 1;
         for group in groups {
             let id = group["id"].as_str().ok_or_else(|| invalid("a group has no id"))?;
-            // Null properties are no nameless group: the token may see a membership, but not the group (Microsoft Graph, `permissions-overview.md`).
+            // Null properties do not mean a group without a name: the token may see a membership, but not the
+            // group (Microsoft Graph, `permissions-overview.md`).
             let Some(name) = group["displayName"].as_str() else {
                 self.nameless += 1;
                 continue;
@@ -341,16 +344,16 @@ impl<'p> Listing<'p> {
         Ok(())
     }
 
-    /// Indices of the required groups to ask after, once it is known that the first page is not the whole list. Ids that were seen are settled.
-    /// Names are asked after in any case: another group of the same name may stand on a page that is never read, and whether the group that
-    /// was seen first is still there depends on it. It costs no round trip, because the next page comes in the same batch.
+    /// Indices of the required groups to look up, once it is known that the first page is not the whole list. Ids that were seen need no
+    /// look-up. Names are always looked up: another group with the same name may be on a page that is never read, and it decides whether
+    /// the group that was first seen still exists. This costs no round trip, because the next page comes in the same batch.
     fn to_look_up(&self) -> Vec<usize> {
-        let open = |(index, group): (usize, &GroupRef)| {
-            let settled = self.looked_up.contains_key(&index)
+        let missing = |(index, group): (usize, &GroupRef)| {
+            let done = self.looked_up.contains_key(&index)
                 || (matches!(group, GroupRef::Id(_)) && self.has_seen(index));
-            (!settled).then_some(index)
+            (!done).then_some(index)
         };
-        self.policy.required.iter().enumerate().filter_map(open).collect()
+        self.policy.required.iter().enumerate().filter_map(missing).collect()
     }
 
     /// Whether a page showed the required group with this index.
@@ -358,7 +361,7 @@ impl<'p> Listing<'p> {
         self.policy.required.get(index).is_some_and(|group| !self.matching(group).is_empty())
     }
 
-    /// What a look-up found; `None` when Graph says that there is no such group.
+    /// Records the result of a look-up; `None` if Graph says that there is no such group.
     fn looked_up(&mut self, index: usize, found: Option<Value>) -> Result<(), Fault> {
         let id = |object: &Value| {
             object["displayName"]
@@ -370,7 +373,7 @@ impl<'p> Listing<'p> {
             (Some(body), Some(GroupRef::Id(asked))) => {
                 let ids: Vec<String> = id(&body).into_iter().collect();
                 if ids.iter().any(|id| !id.eq_ignore_ascii_case(asked)) {
-                    return Err(invalid("Graph answered with another group than the one asked for"));
+                    return Err(invalid("Graph returned another group than the requested one"));
                 }
                 ids
             }
@@ -385,8 +388,8 @@ impl<'p> Listing<'p> {
         Ok(())
     }
 
-    /// Whether to follow a next link, once the required groups are settled. A list that cannot be followed to its end, because a link comes
-    /// back or there are too many small pages, is no fault where as many groups were seen as have to be.
+    /// Whether to follow a next link, once the required groups are looked up. A list without an end, because a link repeats or there are
+    /// too many small pages, is not an error if the minimum number of groups was seen.
     fn follows(&mut self, next: &str) -> Result<bool, Fault> {
         if self.count >= COUNT_LIMIT {
             return Ok(false);
@@ -399,14 +402,14 @@ impl<'p> Listing<'p> {
             return Ok(false);
         }
         Err(invalid(if repeated {
-            "the list of groups leads back to a page that was read"
+            "the list of groups links back to a page that was read"
         } else {
             "the list of groups has too many pages"
         }))
     }
 
-    /// Object ids of the groups that are meant, as far as the pages showed them. An id means the group with that id, whatever others are
-    /// called, and a name never means an id.
+    /// Object ids of the matching groups on the pages so far. An id matches the group with that id only, whatever the names of others, and
+    /// a name never matches an id.
     fn matching(&self, group: &GroupRef) -> Vec<String> {
         match group {
             GroupRef::Id(id) => self.ids.get(&id.to_ascii_lowercase()).cloned().into_iter().collect(),
@@ -442,7 +445,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_survive_odata_and_url() {
+    fn names_are_escaped_for_odata_and_url() {
         let url = group_url(&GroupRef::Name("O'Brien & sons+1".to_owned()));
         assert_eq!(
             url,
@@ -468,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn null_names_are_no_groups() {
+    fn groups_without_a_name_do_not_count() {
         let policy = policy(1, vec![by_name("hq"), by_id("a"), by_id("b")]);
         let mut listing = Listing::of(&policy);
         listing
@@ -509,7 +512,7 @@ mod tests {
                 None,
                 vec![],
             ),
-            ("a group that is called like another's id", by_id(one), vec![group(two, one)], None, vec![]),
+            ("a group named like another's id", by_id(one), vec![group(two, one)], None, vec![]),
             (
                 "a name that looks like an id",
                 by_name(one),
@@ -518,7 +521,7 @@ mod tests {
                 vec![two],
             ),
             (
-                "a name in other letters",
+                "a name in another case",
                 by_name("door ACCESS"),
                 vec![group(one, "Door Access")],
                 None,
@@ -578,38 +581,38 @@ mod tests {
     }
 
     #[test]
-    fn look_ups_that_make_no_sense() {
+    fn invalid_look_ups_are_rejected() {
         let policy = policy(0, vec![by_id("a"), by_name("HQ")]);
         for (index, answer) in [
             (0, json!({"id": "b", "displayName": "HQ"})),
             (1, json!({"value": {}})),
             (1, json!({"id": "a", "displayName": "HQ"})),
         ] {
-            let refused = Listing::of(&policy).looked_up(index, Some(answer.clone()));
-            assert_eq!(refused.map_err(|f| f.reason), Err(Reason::InvalidResponse), "{answer}");
+            let result = Listing::of(&policy).looked_up(index, Some(answer.clone()));
+            assert_eq!(result.map_err(|f| f.reason), Err(Reason::InvalidResponse), "{answer}");
         }
     }
 
     #[test]
-    fn names_are_looked_up_where_a_page_is_not_the_whole_list() {
+    fn names_are_looked_up_if_a_page_is_not_the_whole_list() {
         let policy = policy(0, vec![by_name("HQ"), by_name("Lab"), by_id("a"), by_id("z")]);
         let mut listing = Listing::of(&policy);
         listing.add(&json!({"value": [{"id": "a", "displayName": "HQ"}]})).expect("a page");
         assert_eq!(
             listing.to_look_up(),
             [0, 1, 3],
-            "an id that was seen is settled; another group may bear a name that was seen"
+            "an id that was seen needs no look-up; another group may have a name that was seen"
         );
         for index in [0, 1, 3] {
             listing
                 .looked_up(index, if index == 3 { None } else { Some(json!({"value": []})) })
                 .expect("an answer");
         }
-        assert!(listing.to_look_up().is_empty(), "nobody is asked after twice");
+        assert!(listing.to_look_up().is_empty(), "no group is looked up twice");
     }
 
     #[test]
-    fn lists_without_an_end() {
+    fn lists_without_an_end_are_not_followed() {
         let groups = |range: std::ops::Range<u32>| json!({"value": range.map(|n| json!({"id": n.to_string(), "displayName": "g"})).collect::<Vec<_>>()});
         for (sentence, minimum, pages, repeats, expected) in [
             ("a short list goes on", 1, vec![groups(0..5)], false, Ok(true)),
@@ -652,7 +655,7 @@ mod tests {
                 Err(Reason::InvalidResponse),
             ),
             (
-                "many empty pages, where none is expected",
+                "many empty pages, with no minimum",
                 0,
                 (0..20).map(|_| groups(0..0)).collect(),
                 false,
@@ -673,7 +676,7 @@ mod tests {
         BatchItem { id: id.to_owned(), url: String::new() }
     }
 
-    /// A batch of one item with this status, headers and body: what is found, or why nothing is.
+    /// A batch of one item with this status, headers and body: the object, or the reason why there is none.
     fn found(status: u16, headers: Value, body: Value, caller: GraphCaller) -> Result<Option<Value>, Reason> {
         let answer = json!({"responses": [{"id": "x", "status": status, "headers": headers, "body": body}]});
         let mut answers = batch_answers(answer, &[item("x")], None).map_err(|f| f.reason)?;
@@ -681,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_is_believed_from_graph_only() {
+    fn only_graph_itself_can_say_that_an_object_is_absent() {
         use Reason::*;
         let error = |code: &str| json!({"error": {"code": code, "message": ""}});
         for (sentence, status, body, expected) in [
@@ -739,18 +742,18 @@ mod tests {
         assert_eq!(
             wait(&mut answers, "a"),
             Some(Duration::from_secs(30)),
-            "by the clock of the whole answer"
+            "by the date of the whole response"
         );
         let part = json!({"responses": [with_id("a", throttled(json!(77)))]});
         let fault = batch_answers(part, &items, None).err().expect("items are missing");
         assert_eq!((fault.reason, fault.retry_after), (Reason::Throttled, Some(Duration::from_secs(77))));
         let part = json!({"responses": [{"id": "a", "status": 200, "body": {}}]});
         assert_eq!(batch_answers(part, &items, None).err().map(|f| f.reason), Some(Reason::InvalidResponse));
-        for nonsense in
+        for invalid_body in
             [json!([]), json!({}), json!({"responses": {}}), json!({"responses": [7, null, {"id": null}]})]
         {
             assert_eq!(
-                batch_answers(nonsense, &items, None).err().map(|f| f.reason),
+                batch_answers(invalid_body, &items, None).err().map(|f| f.reason),
                 Some(Reason::InvalidResponse)
             );
         }

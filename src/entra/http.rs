@@ -1,5 +1,5 @@
-//! Sending one request: deadline, body cap, no redirects, what the answer asks us to wait, and a report to the observer. The clients that
-//! the whole program sends with are made here, so that one rule says what goes through a proxy.
+//! Sends one request: deadline, limit of the body, no redirects, Retry-After, and a report to the observer. The clients for the whole
+//! program are created here, so that one rule decides what goes through a proxy.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use uuid::Uuid;
 use super::classify::without_mark;
 use crate::domain::{Fault, Reason};
 
-/// No answer of Entra or Graph that a probe asks for comes near this size.
+/// More than any response of Entra or Graph that a probe requests.
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
 
-/// Nobody is made to wait longer than MSAL would.
+/// The maximum that MSAL waits, too.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Which service a request goes to.
@@ -43,21 +43,21 @@ impl Endpoint {
     }
 }
 
-/// Told of every request: endpoint, HTTP status or the reason label of a failure, length.
+/// Called after every request with the endpoint, the HTTP status or the reason label of a failure, and the duration.
 pub type Observer = Arc<dyn Fn(Endpoint, &str, Duration) + Send + Sync>;
 
-/// How to reach the upstream.
+/// How to connect to the upstream.
 #[derive(Clone, Default)]
 pub struct ClientOptions<'a> {
-    /// Proxy for all requests; otherwise the environment's.
+    /// Proxy for all requests; otherwise that of the environment.
     pub proxy_url: Option<&'a str>,
-    /// PEM file with certificate authorities added to the system's.
+    /// PEM file with certificate authorities in addition to the system's.
     pub ca_file: Option<&'a Path>,
-    /// Idle connections kept for each host.
+    /// Idle connections kept per host.
     pub idle_connections: usize,
 }
 
-/// Whether a URL leads to this machine itself: `localhost` and what ends in it (RFC 6761 section 6.3), 127.0.0.0/8 and `::1` (RFC 6890),
+/// Whether a URL points to this machine: `localhost` and names that end in it (RFC 6761 section 6.3), 127.0.0.0/8 and `::1` (RFC 6890),
 /// also as an IPv4-mapped address.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -73,8 +73,8 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The HTTP clients of the program. Plain http is allowed on loopback because nobody else can read it there, so what goes there never goes
-/// through a proxy: neither through a configured one nor through that of `HTTP_PROXY` and its relatives. Redirects are not followed.
+/// The HTTP clients of the program. Plain http is allowed on loopback because nobody else can read it there, so requests to loopback never
+/// go through a proxy: neither a configured one nor that of `HTTP_PROXY` and similar variables. Redirects are not followed.
 #[derive(Clone)]
 pub struct HttpClients {
     elsewhere: reqwest::Client,
@@ -83,13 +83,13 @@ pub struct HttpClients {
 
 impl std::fmt::Debug for HttpClients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A proxy's password may stand in its URL.
+        // The URL of a proxy may contain its password.
         f.write_str("HttpClients")
     }
 }
 
 impl HttpClients {
-    /// Builds the clients. `timeout` is for a whole request, where the caller has no deadline of its own.
+    /// Builds the clients. `timeout` is for a whole request of a caller without its own deadline.
     ///
     /// # Errors
     /// The proxy or the certificate file is unusable; the text names it.
@@ -102,7 +102,7 @@ impl HttpClients {
         Ok(Self { elsewhere: elsewhere.build()?, loopback: loopback.build()? })
     }
 
-    /// The client that may carry a request to this URL.
+    /// The client for a request to this URL.
     pub fn of(&self, url: &str) -> &reqwest::Client {
         if Url::parse(url).is_ok_and(|url| is_loopback(&url)) { &self.loopback } else { &self.elsewhere }
     }
@@ -127,7 +127,7 @@ fn builder(options: &ClientOptions<'_>, timeout: Option<Duration>) -> anyhow::Re
     Ok(builder)
 }
 
-/// The HTTP client. Cheap to clone.
+/// The HTTP client for Entra and Graph. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpClient {
     clients: HttpClients,
@@ -136,7 +136,7 @@ pub struct HttpClient {
 
 impl std::fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Door")
+        f.write_str("HttpClient")
     }
 }
 
@@ -151,7 +151,7 @@ pub(crate) struct Request<'a> {
     pub(crate) deadline: Instant,
 }
 
-/// An answer, whole.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
@@ -160,7 +160,7 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// What the answer asks us to wait.
+    /// The pause that the response asks for.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.headers
             .get("retry-after")
@@ -168,7 +168,7 @@ impl Response {
             .and_then(|v| parse_retry_after(v, self.date()))
     }
 
-    /// `Date`, by the upstream's clock.
+    /// The `Date` header, by the upstream's clock.
     pub(crate) fn date(&self) -> Option<&str> {
         self.headers.get("date").and_then(|date| date.to_str().ok())
     }
@@ -185,15 +185,15 @@ impl Response {
     }
 }
 
-/// Seconds, with or without fraction, or an HTTP date (RFC 9110 section 10.2.3). Nonsense and negative values count as absent.
+/// Seconds, with or without fraction, or an HTTP date (RFC 9110 section 10.2.3). Invalid and negative values count as absent.
 pub(crate) fn parse_retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<f64>() {
-        let sane = seconds.is_finite() && seconds >= 0.0;
-        return sane.then(|| Duration::from_secs_f64(seconds.min(RETRY_AFTER_LIMIT.as_secs_f64())));
+        let valid = seconds.is_finite() && seconds >= 0.0;
+        return valid.then(|| Duration::from_secs_f64(seconds.min(RETRY_AFTER_LIMIT.as_secs_f64())));
     }
     let until = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
-    // The upstream's own clock, where it says it, so that ours need not agree.
+    // The upstream's own clock, if the response has a date, so that a difference to ours does not matter.
     let now = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok()).map(|d| d.timestamp())?;
     let wait = u64::try_from(until.as_second() - now.as_second()).ok()?;
     Some(Duration::from_secs(wait).min(RETRY_AFTER_LIMIT))
@@ -208,13 +208,13 @@ impl HttpClient {
         Ok(Self { clients: HttpClients::new(options, None)?, observer })
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     pub(crate) async fn send(&self, outgoing: Request<'_>) -> Result<Response, Fault> {
         let (endpoint, deadline) = (outgoing.endpoint, outgoing.deadline);
         let started = Instant::now();
         let result = match tokio::time::timeout_at(deadline.into(), self.exchange(outgoing)).await {
             Ok(result) => result,
-            Err(_) => Err(Fault::new(Reason::Timeout, "no answer before the probe's time was over")),
+            Err(_) => Err(Fault::new(Reason::Timeout, "no response before the probe's time-out")),
         };
         let code = result.as_ref().map_or_else(|f| f.reason.label(), |a| a.status.as_str());
         (self.observer)(endpoint, code, started.elapsed());
@@ -241,7 +241,7 @@ impl HttpClient {
             if body.len() + chunk.len() > BODY_LIMIT {
                 return Err(Fault::new(
                     Reason::InvalidResponse,
-                    format!("the answer is larger than {BODY_LIMIT} bytes"),
+                    format!("the response is larger than {BODY_LIMIT} bytes"),
                 ));
             }
             body.extend_from_slice(&chunk);
@@ -250,7 +250,7 @@ impl HttpClient {
     }
 }
 
-/// The URL is left out of the text: it holds tenant and filter, which the caller knows anyway.
+/// The URL is not in the text: it contains tenant and filter, which the caller knows.
 fn transport_fault(error: &reqwest::Error) -> Fault {
     let mut text = String::new();
     let mut source: Option<&dyn std::error::Error> = std::error::Error::source(error);
@@ -268,10 +268,10 @@ fn transport_fault(error: &reqwest::Error) -> Fault {
         );
     }
     if error.is_timeout() {
-        return Fault::new(Reason::Timeout, format!("no answer in time: {text}"));
+        return Fault::new(Reason::Timeout, format!("no response in time: {text}"));
     }
     if error.is_decode() && !error.is_body() {
-        return Fault::new(Reason::InvalidResponse, format!("the answer cannot be read: {text}"));
+        return Fault::new(Reason::InvalidResponse, format!("the response cannot be read: {text}"));
     }
     Fault::new(Reason::NetworkError, if text.is_empty() { "the connection failed".to_owned() } else { text })
 }
@@ -279,12 +279,12 @@ fn transport_fault(error: &reqwest::Error) -> Fault {
 /// `ENFILE` and `EMFILE`, the same numbers on every Unix (POSIX, `errno.h`; their values are those of Version 7).
 const OUT_OF_DESCRIPTORS: [i32; 2] = [23, 24];
 
-/// Whether this process, or the machine, has no descriptor left: said by an error, or by one that it was caused by.
+/// Whether this process or the machine has no file descriptor left, according to an error or one of its causes.
 fn out_of_descriptors(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            // What an I/O error wraps is not among its sources.
+            // An error wrapped in an I/O error is not among its sources.
             let wrapped = io.get_ref().is_some_and(|inner| out_of_descriptors(inner));
             if wrapped || io.raw_os_error().is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code)) {
                 return true;
@@ -295,7 +295,7 @@ fn out_of_descriptors(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// The resolver hides why it fails: without a descriptor it says that the name is not known for now. So it is tried.
+/// The resolver hides why it fails: without a descriptor it reports a temporary failure. So the function tries to open a file.
 fn no_descriptor_is_left() -> bool {
     std::fs::File::open("/dev/null").is_err_and(|error| out_of_descriptors(&error))
 }
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_in_all_its_spellings() {
+    fn loopback_is_recognised_in_every_spelling() {
         for (url, expected) in [
             ("http://localhost:8080/x", true),
             ("http://LOCALHOST/", true),
@@ -330,7 +330,7 @@ mod tests {
         }
     }
 
-    /// A proxy that nobody needs to be there: what goes to loopback does not ask for it.
+    /// The proxy does not exist: requests to loopback do not use it.
     #[tokio::test]
     async fn loopback_is_never_proxied() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a socket");
@@ -345,7 +345,7 @@ mod tests {
             stream
                 .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
                 .await
-                .expect("an answer");
+                .expect("a response");
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
         let proxy = format!("http://{closed}");
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_missed_wherever_an_error_says_so() {
+    fn a_lack_of_descriptors_is_found_anywhere_in_an_error() {
         fn io(code: i32) -> std::io::Error {
             std::io::Error::from_raw_os_error(code)
         }
@@ -376,7 +376,7 @@ mod tests {
         for (sentence, error, expected) in [
             ("this process has none left", io(24), true),
             ("the machine has none left", io(23), true),
-            ("nobody listens", io(111), false),
+            ("connection refused", io(111), false),
             ("inside another error", wrapped(io(24)), true),
             ("twice inside", wrapped(wrapped(io(24))), true),
             ("another one inside", wrapped(io(2)), false),
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_in_all_its_forms() {
+    fn retry_after_is_read_in_every_form() {
         let date = Some("Wed, 21 Oct 2026 07:28:00 GMT");
         for (value, date, expected) in [
             ("10", None, Some(10.0)),

@@ -1,6 +1,6 @@
-//! Who signed in: validating an id_token against the keys of the tenant that must have issued it.
+//! Validates an id_token with the keys of the tenant that must have issued it.
 //!
-//! Keys are fetched for every validation. A sign-in is rare, and keys that were rotated a moment ago are simply there.
+//! Keys are fetched for every validation: sign-ins are rare, and keys that were rotated a moment ago are then included.
 
 use std::time::Instant;
 
@@ -17,10 +17,10 @@ use crate::secret::Secret;
 /// The tenant of personal Microsoft accounts (Microsoft, `id-token-claims-reference.md`).
 const CONSUMER_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-/// Clocks may differ by so much.
+/// The allowed difference between clocks.
 const SLACK_SECONDS: i64 = 120;
 
-/// What an id_token must say.
+/// What an id_token must contain.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// GUID or verified domain.
@@ -31,7 +31,7 @@ pub struct Expected<'a> {
     pub nonce: &'a str,
     /// Seconds since the epoch.
     pub now_seconds: i64,
-    /// When the answer must be there.
+    /// When the validation must be complete.
     pub deadline: Instant,
 }
 
@@ -40,34 +40,34 @@ pub struct Expected<'a> {
 pub struct Person {
     /// `oid`: stable within the tenant.
     pub object_id: Option<String>,
-    /// `preferred_username`: for people to read, never to decide by.
+    /// `preferred_username`: for display only, never for decisions.
     pub username: Option<String>,
-    /// What the token says of the account.
+    /// The token's claims about the account.
     pub claims: PersonClaims,
 }
 
-/// What a token says of the account behind it. Each is there only where the registration asks for it, or where Entra adds it.
+/// Claims about the account of a token. Each is present only if the registration asks for it, or if Entra adds it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PersonClaims {
     /// `acct`: whether the account is a guest in the tenant (1) or a member of it (0; Microsoft, `optional-claims-reference.md`).
     pub guest: Option<bool>,
-    /// `idp`: whether another identity provider than the tenant itself has authenticated the account (Microsoft,
-    /// `id-token-claims-reference.md`: the same as the issuer, or missing, unless the account is of another tenant).
+    /// `idp`: whether an identity provider other than the tenant has authenticated the account (Microsoft, `id-token-claims-reference.md`:
+    /// the same as the issuer, or missing, unless the account belongs to another tenant).
     pub foreign_provider: Option<bool>,
     /// `wids`: template ids of the directory roles that the account holds (Microsoft, `access-token-claims-reference.md`).
     pub roles: Option<Vec<String>>,
 }
 
-/// Why an id_token is not accepted.
+/// Why an id_token is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdTokenError {
-    /// Of another tenant.
+    /// It is from another tenant.
     WrongTenant,
-    /// Of a personal Microsoft account.
+    /// It is from a personal Microsoft account.
     PersonalAccount,
-    /// It does not hold; the sentence says what.
+    /// It is invalid; the text says why.
     Invalid(&'static str),
-    /// The tenant's keys cannot be had.
+    /// The tenant's keys cannot be read.
     Upstream(Fault),
 }
 
@@ -76,7 +76,7 @@ impl Entra {
     /// tenant, `iss`, `aud`, `tid`, `nonce`, `exp` and `nbf`.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The check that failed.
     pub async fn validate_id_token(
         &self,
         token: &Secret,
@@ -87,7 +87,7 @@ impl Entra {
             .await
             .map_err(IdTokenError::Upstream)?;
         let token = token.expose();
-        // Read before the signature is checked, and used for a refusal only: another tenant's keys may be others.
+        // Read before the signature is checked, and used only to reject: another tenant may have other keys.
         let claimed = unverified(token).ok_or(IdTokenError::Invalid("it is not a JSON Web Token"))?;
         same_tenant(&claimed, &configuration.tenant_guid, &configuration.issuer)?;
         let header = decode_header(token).map_err(|_| IdTokenError::Invalid("its header cannot be read"))?;
@@ -102,10 +102,10 @@ impl Entra {
         validation.set_audience(&[expected.client_id]);
         validation.set_issuer(&[&configuration.issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss"]);
-        // The times are checked below, against the clock that everything else goes by.
+        // The times are checked below, with the program's clock.
         (validation.validate_exp, validation.validate_nbf) = (false, false);
         let claims = decode::<Value>(token, &key, &validation)
-            .map_err(|error| IdTokenError::Invalid(refusal(&error)))?
+            .map_err(|error| IdTokenError::Invalid(rejection(&error)))?
             .claims;
         same_tenant(&claims, &configuration.tenant_guid, &configuration.issuer)?;
         check_times(&claims, expected.now_seconds)?;
@@ -118,11 +118,11 @@ impl Entra {
     }
 }
 
-/// What an access token says of the account behind it, where it can be read. It came from the token endpoint itself; its signature is
-/// the resource's business (Microsoft, `access-tokens.md`).
+/// The claims about the account in an access token, if it can be read. It came from the token endpoint itself; only the resource validates
+/// its signature (Microsoft, `access-tokens.md`).
 pub fn claims_about_person(access_token: &Secret) -> PersonClaims {
     let claims = unverified(access_token.expose()).unwrap_or_default();
-    // The `idp` of these tokens is written in another way than their issuer.
+    // The `idp` of these tokens has another format than their issuer.
     PersonClaims { foreign_provider: None, ..person_claims(&claims, "", "") }
 }
 
@@ -150,7 +150,7 @@ fn unverified(token: &str) -> Option<Value> {
     serde_json::from_slice::<Value>(&bytes).ok().filter(Value::is_object)
 }
 
-/// The token must be of the very tenant that is configured; a personal account is of none.
+/// The token must be from exactly the configured tenant; a personal account is from none.
 fn same_tenant(claims: &Value, guid: &str, issuer: &str) -> Result<(), IdTokenError> {
     let tid = claims["tid"].as_str().unwrap_or_default();
     if tid.eq_ignore_ascii_case(CONSUMER_TENANT) {
@@ -165,19 +165,19 @@ fn same_tenant(claims: &Value, guid: &str, issuer: &str) -> Result<(), IdTokenEr
 fn check_times(claims: &Value, now: i64) -> Result<(), IdTokenError> {
     let seconds = |name: &str| claims[name].as_i64().or_else(|| claims[name].as_f64().map(|f| f as i64));
     if seconds("exp").is_none_or(|exp| exp.saturating_add(SLACK_SECONDS) < now) {
-        return Err(IdTokenError::Invalid("its time is over; is the clock of this machine right?"));
+        return Err(IdTokenError::Invalid("it has expired; check the clock of this machine"));
     }
     if ["nbf", "iat"]
         .iter()
         .filter_map(|name| seconds(name))
         .any(|start| start.saturating_sub(SLACK_SECONDS) > now)
     {
-        return Err(IdTokenError::Invalid("its time has not come; is the clock of this machine right?"));
+        return Err(IdTokenError::Invalid("it is not valid yet; check the clock of this machine"));
     }
     Ok(())
 }
 
-/// A key that cannot be read hides no other.
+/// A key that cannot be read does not hide the others.
 fn find_key(keys: &Value, kid: &str) -> Option<DecodingKey> {
     let keys = keys["keys"].as_array()?;
     let key = keys.iter().find(|k| k["kid"].as_str() == Some(kid) && k["kty"].as_str() == Some("RSA"))?;
@@ -186,14 +186,14 @@ fn find_key(keys: &Value, kid: &str) -> Option<DecodingKey> {
     DecodingKey::from_jwk(&jwk).ok()
 }
 
-fn refusal(error: &jsonwebtoken::errors::Error) -> &'static str {
+fn rejection(error: &jsonwebtoken::errors::Error) -> &'static str {
     use jsonwebtoken::errors::ErrorKind;
     match error.kind() {
         ErrorKind::InvalidSignature => "its signature is wrong",
         ErrorKind::InvalidAudience => "it is for another application",
         ErrorKind::InvalidIssuer => "it is of another issuer",
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => "it is not signed with RS256",
-        _ => "it is not what an id_token must be",
+        _ => "it is not a valid id_token",
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_and_times() {
+    fn tenants_claims_and_times_are_checked() {
         let guid = "11111111-1111-1111-1111-111111111111";
         let issuer = format!("https://login.example/{guid}/v2.0");
         for (sentence, tid, iss, expected) in [
@@ -222,7 +222,7 @@ mod tests {
             assert_eq!(same_tenant(&json!({"tid": tid, "iss": iss}), guid, &issuer), expected, "{sentence}");
         }
         for (sentence, claims, expected) in [
-            ("nothing said", json!({}), (None, None, None)),
+            ("no claims", json!({}), (None, None, None)),
             ("a member", json!({"acct": 0}), (Some(false), None, None)),
             ("a guest", json!({"acct": 1}), (Some(true), None, None)),
             ("a guest, written as a text", json!({"acct": "1"}), (Some(true), None, None)),
@@ -244,18 +244,18 @@ mod tests {
                 (None, None, Some("62e90394-69f5-4237-9190-012177145e10")),
             ),
         ] {
-            let said = person_claims(&claims, guid, &issuer);
-            let role = said.roles.as_ref().and_then(|r| r.first()).map(String::as_str);
+            let actual = person_claims(&claims, guid, &issuer);
+            let role = actual.roles.as_ref().and_then(|r| r.first()).map(String::as_str);
             assert_eq!((said.guest, said.foreign_provider, role), expected, "{sentence}");
         }
         for (sentence, claims, good) in [
             ("in time", json!({"exp": 1100, "nbf": 1000, "iat": 1000}), true),
-            ("over, within the slack", json!({"exp": 900}), true),
-            ("over", json!({"exp": 879}), false),
-            ("to come, within the slack", json!({"exp": 2000, "nbf": 1120}), true),
-            ("to come", json!({"exp": 2000, "nbf": 1121}), false),
+            ("expired, within the allowed difference", json!({"exp": 900}), true),
+            ("expired", json!({"exp": 879}), false),
+            ("not valid yet, within the allowed difference", json!({"exp": 2000, "nbf": 1120}), true),
+            ("not valid yet", json!({"exp": 2000, "nbf": 1121}), false),
             ("issued in the future", json!({"exp": 9000, "iat": 5000}), false),
-            ("for ever", json!({}), false),
+            ("no expiry", json!({}), false),
         ] {
             assert_eq!(check_times(&claims, 1000).is_ok(), good, "{sentence}");
         }

@@ -1,8 +1,8 @@
-//! The one door to Microsoft Entra ID and Microsoft Graph.
+//! The client of Microsoft Entra ID and Microsoft Graph.
 //!
-//! Everything that comes in is hostile until checked: bodies are capped, shapes are checked, redirects are not followed,
-//! next links must stay on the Graph host. This module never names a verdict: it returns facts, or a
-//! [`crate::domain::Fault`] with the meaning of an error.
+//! No response is trusted until it is checked: the size of bodies is limited, their shape is checked, redirects are not followed, next
+//! links must stay on the Graph host. This module decides no verdict: it returns data, or a [`crate::domain::Fault`] with the meaning of an
+//! error.
 
 mod aadsts;
 mod authorize;
@@ -31,15 +31,15 @@ use crate::domain::Cloud;
 /// Entra and Graph of one cloud.
 #[derive(Debug, Clone)]
 pub struct Entra {
-    pub(crate) door: HttpClient,
+    pub(crate) http: HttpClient,
     pub(crate) cloud: Cloud,
     pub(crate) overrides: ReasonOverrides,
 }
 
 impl Entra {
-    /// Puts the parts together.
-    pub fn new(door: HttpClient, cloud: Cloud, overrides: ReasonOverrides) -> Self {
-        Self { door, cloud, overrides }
+    /// An Entra client for a cloud.
+    pub fn new(http: HttpClient, cloud: Cloud, overrides: ReasonOverrides) -> Self {
+        Self { http, cloud, overrides }
     }
 
     /// The cloud.
@@ -47,7 +47,7 @@ impl Entra {
         &self.cloud
     }
 
-    /// `scope` for everything granted on Microsoft Graph.
+    /// The scope for everything that is granted on Microsoft Graph.
     pub fn graph_scope(&self) -> String {
         format!("{}/.default", self.cloud.graph_url)
     }

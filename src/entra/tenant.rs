@@ -1,4 +1,4 @@
-//! Who a tenant is and with which keys it signs: its OpenID configuration, which needs no credentials.
+//! The OpenID configuration of a tenant, which needs no credentials: its GUID, issuer and signing keys.
 
 use std::time::Instant;
 
@@ -11,22 +11,23 @@ use super::classify::{EntraError, classify_token};
 use super::http::{Endpoint, Request};
 use crate::domain::{Fault, Reason};
 
-/// What is needed of a tenant's OpenID configuration (Microsoft, `v2-protocols-oidc.md`).
+/// The parts of a tenant's OpenID configuration that are used (Microsoft, `v2-protocols-oidc.md`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OpenidConfiguration {
-    /// Stands as `iss` in its id_tokens.
+    /// `iss` of its id_tokens.
     pub(super) issuer: String,
     /// The tenant's GUID, as the issuer names it.
     pub(super) tenant_guid: String,
-    /// Where its signing keys are.
+    /// The URL of its signing keys.
     pub(super) jwks_uri: String,
 }
 
 impl Entra {
-    /// The GUID behind a GUID or verified domain: the issuer in the OpenID configuration names it (Microsoft, `access-tokens.md`).
+    /// The GUID of a tenant that is configured by GUID or verified domain: the issuer in the OpenID configuration contains it (Microsoft,
+    /// `access-tokens.md`).
     ///
     /// # Errors
-    /// The tenant does not exist, or cannot be asked after.
+    /// The tenant does not exist, or its configuration cannot be read.
     pub async fn tenant_guid(&self, tenant: &str, deadline: Instant) -> Result<String, Fault> {
         self.openid_configuration(tenant, deadline).await.map(|c| c.tenant_guid)
     }
@@ -56,7 +57,7 @@ impl Entra {
             body: None,
             deadline,
         };
-        let answer = self.door.send(outgoing).await?;
+        let answer = self.http.send(outgoing).await?;
         if !answer.status.is_success() {
             let fault =
                 classify_token(answer.status.as_u16(), &EntraError::parse(&answer.body), &self.overrides);

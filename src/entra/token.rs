@@ -36,30 +36,30 @@ pub struct Client<'a> {
     pub credential: &'a ClientCredential,
     /// Seconds since the epoch, for assertions.
     pub now_seconds: i64,
-    /// When the answer must be there.
+    /// When the response must be complete.
     pub deadline: Instant,
 }
 
-/// What the token endpoint gave.
+/// The response of the token endpoint.
 #[derive(Debug)]
 pub struct Granted {
     /// For Graph or another resource.
     pub access_token: Secret,
-    /// How long it is good.
+    /// Its lifetime.
     pub expires_in: Duration,
-    /// `scope` of the answer (or `scp` of the token), without resource prefix and `.default`; `None` when neither says.
+    /// `scope` of the response (or `scp` of the token), without resource prefix and `.default`; `None` if both are missing.
     pub scopes: Option<Vec<String>>,
     /// The next refresh token.
     pub refresh_token: Option<Secret>,
-    /// `roles` of the access token; `None` when the token cannot be read.
+    /// `roles` of the access token; `None` if the token cannot be read.
     pub roles: Option<Vec<String>>,
-    /// `oid` of the access token: the person, or the service principal.
+    /// `oid` of the access token: of the user, or of the service principal.
     pub object_id: Option<String>,
-    /// Says who signed in; not validated yet.
+    /// Identifies the user; not validated yet.
     pub id_token: Option<Secret>,
 }
 
-/// What OpenID Connect adds to a token answer (OpenID Connect Core, section 3.1.3.3).
+/// What OpenID Connect adds to a token response (OpenID Connect Core, section 3.1.3.3).
 #[derive(Default, Serialize, Deserialize)]
 struct OpenidFields {
     #[serde(default, skip_serializing)]
@@ -74,14 +74,14 @@ impl std::fmt::Debug for OpenidFields {
 
 impl ExtraTokenFields for OpenidFields {}
 
-/// An authorization code with what belongs to it.
+/// An authorization code and the parameters to redeem it.
 #[derive(Debug, Clone, Copy)]
 pub struct CodeGrant<'a> {
     /// The code.
     pub code: &'a Secret,
     /// The PKCE verifier of the request (RFC 7636 section 4.5).
     pub verifier: &'a Secret,
-    /// The redirect URI of the request, the very same.
+    /// The redirect URI of the request, unchanged.
     pub redirect_uri: &'a str,
     /// Scopes of one resource.
     pub scope: &'a str,
@@ -108,22 +108,22 @@ impl Entra {
     /// An app-only token (RFC 6749 section 4.4) for the resource of `scope`, which must end in `/.default`.
     ///
     /// # Errors
-    /// What Entra's refusal means.
+    /// The reason of Entra's error.
     pub async fn client_credentials(&self, client: Client<'_>, scope: &str) -> Result<Granted, Fault> {
         let (oauth, authentication) = self.client(client)?;
         let mut request = oauth.exchange_client_credentials().add_scope(Scope::new(scope.to_owned()));
         for (name, value) in authentication {
             request = request.add_extra_param(name, value);
         }
-        let wire = OauthTransport::new(self, client.deadline);
-        let result = request.request_async(&wire).await;
-        self.granted(result, &wire)
+        let transport = OauthTransport::new(self, client.deadline);
+        let result = request.request_async(&transport).await;
+        self.granted(result, &transport)
     }
 
-    /// A fresh access token and the next refresh token (RFC 6749 section 6).
+    /// Returns a new access token and the next refresh token (RFC 6749 section 6).
     ///
     /// # Errors
-    /// What Entra's refusal means.
+    /// The reason of Entra's error.
     pub async fn refresh(
         &self,
         client: Client<'_>,
@@ -136,15 +136,15 @@ impl Entra {
         for (name, value) in authentication {
             request = request.add_extra_param(name, value);
         }
-        let wire = OauthTransport::new(self, client.deadline);
-        let result = request.request_async(&wire).await;
-        self.granted(result, &wire)
+        let transport = OauthTransport::new(self, client.deadline);
+        let result = request.request_async(&transport).await;
+        self.granted(result, &transport)
     }
 
     /// Redeems an authorization code (RFC 6749 section 4.1.3, RFC 7636).
     ///
     /// # Errors
-    /// What Entra's refusal means.
+    /// The reason of Entra's error.
     pub async fn redeem(&self, client: Client<'_>, grant: CodeGrant<'_>) -> Result<Granted, Fault> {
         let (oauth, authentication) = self.client(client)?;
         let redirect = RedirectUrl::new(grant.redirect_uri.to_owned())
@@ -157,9 +157,9 @@ impl Entra {
         for (name, value) in authentication {
             request = request.add_extra_param(name, value);
         }
-        let wire = OauthTransport::new(self, client.deadline);
-        let result = request.request_async(&wire).await;
-        self.granted(result, &wire)
+        let transport = OauthTransport::new(self, client.deadline);
+        let result = request.request_async(&transport).await;
+        self.granted(result, &transport)
     }
 
     fn client(&self, client: Client<'_>) -> Result<(OauthClient, Authentication), Fault> {
@@ -200,9 +200,9 @@ impl Entra {
     fn granted(
         &self,
         result: Result<TokenResponse, RequestTokenError<TransportError, EntraError>>,
-        wire: &OauthTransport<'_>,
+        transport: &OauthTransport<'_>,
     ) -> Result<Granted, Fault> {
-        let seen = wire.seen();
+        let seen = transport.seen();
         match result {
             Ok(response) => Ok(granted(&response)),
             Err(RequestTokenError::ServerResponse(error)) => {
@@ -212,14 +212,14 @@ impl Entra {
                 Err(fault)
             }
             Err(RequestTokenError::Request(lost)) => Err(lost.0),
-            // Parse errors carry the body, so they are never shown.
-            Err(RequestTokenError::Parse(..) | RequestTokenError::Other(_)) => Err(not_a_token_answer(&seen)),
+            // Parse errors contain the body, so they are never shown.
+            Err(RequestTokenError::Parse(..) | RequestTokenError::Other(_)) => Err(unusable_response(&seen)),
         }
     }
 }
 
-/// An answer that is neither a token nor an error of the token endpoint: the status decides.
-fn not_a_token_answer(seen: &Seen) -> Fault {
+/// A response that is neither a token nor an error of the token endpoint: the status decides.
+fn unusable_response(seen: &Seen) -> Fault {
     let reason = match seen.status {
         429 => Reason::Throttled,
         500.. => Reason::UpstreamUnavailable,
@@ -227,8 +227,7 @@ fn not_a_token_answer(seen: &Seen) -> Fault {
         408 => Reason::Timeout,
         _ => Reason::InvalidResponse,
     };
-    let detail =
-        format!("the token endpoint answered {} with something else than a token or an error", seen.status);
+    let detail = format!("the token endpoint answered {} with neither a token nor an error", seen.status);
     Fault { request_id: seen.request_id.clone(), retry_after: seen.retry_after, ..Fault::new(reason, detail) }
 }
 
@@ -241,16 +240,17 @@ fn granted(response: &TokenResponse) -> Granted {
             .map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>())
             .unwrap_or_default()
     };
-    // With or without the resource in front, in whatever spelling of its host (Microsoft, `v2-oauth2-auth-code-flow.md`).
+    // With or without the resource as prefix, in any spelling of its host (Microsoft,
+    // `v2-oauth2-auth-code-flow.md`).
     let short = |scope: &str| scope.rsplit_once('/').map_or(scope, |(_, last)| last).to_owned();
     let split =
         |text: &str| text.split_whitespace().map(short).filter(|s| s != ".default").collect::<Vec<_>>();
-    let said = response.scopes().map(|s| s.iter().flat_map(|v| split(v)).collect());
-    let carried = || claims.as_ref().and_then(|c| c["scp"].as_str()).map(split);
+    let listed = response.scopes().map(|s| s.iter().flat_map(|v| split(v)).collect());
+    let claimed = || claims.as_ref().and_then(|c| c["scp"].as_str()).map(split);
     Granted {
         access_token: Secret::new(token.clone()),
         expires_in: response.expires_in().unwrap_or(Duration::from_secs(3599)),
-        scopes: said.or_else(carried),
+        scopes: listed.or_else(claimed),
         refresh_token: response.refresh_token().map(|t| Secret::new(t.secret().clone())),
         roles: claims.as_ref().map(|c| words(&c["roles"])),
         object_id: claims.as_ref().and_then(|c| c["oid"].as_str()).map(str::to_owned),
@@ -258,12 +258,13 @@ fn granted(response: &TokenResponse) -> Granted {
     }
 }
 
-/// Longer than any access token lives (28 hours, Microsoft, `concept-continuous-access-evaluation.md`); it only bounds what is cached.
+/// Longer than the lifetime of any access token (28 hours, Microsoft, `concept-continuous-access-evaluation.md`); it only limits what is
+/// cached.
 const LONGEST_LIFE_SECONDS: u64 = 7 * 86_400;
 
-/// An answer of the token endpoint as the `oauth2` crate wants it: Microsoft writes numbers as texts in places, and null or a list where
-/// RFC 6749 section 5.1 has a text. What matters stays strict: an access token is a text that is not empty. What is no JSON object stays as
-/// it is, and is refused by the crate.
+/// Changes a response of the token endpoint to the form that the `oauth2` crate accepts: Microsoft writes some numbers as strings, and null
+/// or a list where RFC 6749 section 5.1 has a string. The important rule stays strict: an access token is a string that is not empty.
+/// Anything but a JSON object is unchanged, and the crate rejects it.
 fn normalised(body: Vec<u8>) -> Vec<u8> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(without_mark(&body)) else { return body };
     if let Some(written) = fields.remove("expires_in")
@@ -295,13 +296,13 @@ fn normalised(body: Vec<u8>) -> Vec<u8> {
     serde_json::to_vec(&fields).unwrap_or(body)
 }
 
-/// Seconds, as a number or as a text; what lies after the point does not count.
+/// Seconds, as a number or as a string; the fraction is ignored.
 fn whole_seconds(value: &Value) -> Option<u64> {
     let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse::<f64>().ok())?;
     (seconds.is_finite() && seconds >= 0.0).then_some(seconds as u64)
 }
 
-/// Claims of an access token, for diagnosis only: its signature is Graph's business (Microsoft, `access-tokens.md`).
+/// Claims of an access token, for diagnosis only: Graph validates its signature (Microsoft, `access-tokens.md`).
 fn claims(token: &str) -> Option<Value> {
     let payload = token.split('.').nth(1)?;
     let bytes = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
@@ -327,7 +328,7 @@ struct Seen {
     retry_after: Option<Duration>,
 }
 
-/// Carries one request of the `oauth2` crate through our own door, and remembers what the crate does not pass on.
+/// Sends one request of the `oauth2` crate through our own HTTP client, and keeps what the crate does not pass on.
 #[derive(Clone)]
 struct OauthTransport<'a> {
     entra: &'a Entra,
@@ -356,7 +357,7 @@ impl<'a> OauthTransport<'a> {
             body: Some(("application/x-www-form-urlencoded", body)),
             deadline: self.deadline,
         };
-        let answer = self.entra.door.send(outgoing).await.map_err(TransportError)?;
+        let answer = self.entra.http.send(outgoing).await.map_err(TransportError)?;
         let seen = Seen {
             status: answer.status.as_u16(),
             request_id: answer.request_id(),
@@ -386,7 +387,7 @@ mod tests {
     use super::*;
     use crate::secret::SecretSource;
 
-    /// What the crate makes of an answer: lifetime in seconds, scopes, whether there is a refresh token. `None` when it is no token answer.
+    /// How the crate reads a response: lifetime in seconds, scopes, whether there is a refresh token. `None` if it is not a token response.
     fn read(body: &[u8]) -> Option<(u64, Option<Vec<String>>, bool)> {
         let response: TokenResponse = serde_json::from_slice(&normalised(body.to_vec())).ok()?;
         let granted = granted(&response);
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read_as_microsoft_writes_them() {
+    fn all_observed_forms_of_token_responses_are_read() {
         let scopes = || Some(vec!["User.Read".to_owned(), "Group.Read.All".to_owned()]);
         for (sentence, changed, expected) in [
             ("as documented", json!({}), Some((3599, scopes(), true))),
@@ -406,7 +407,7 @@ mod tests {
             ),
             ("a lifetime with a fraction", json!({"expires_in": 4011.7}), Some((4011, scopes(), true))),
             ("a lifetime that is null", json!({"expires_in": null}), Some((3599, scopes(), true))),
-            ("a lifetime that is nonsense", json!({"expires_in": "soon"}), Some((3599, scopes(), true))),
+            ("a lifetime that is invalid", json!({"expires_in": "soon"}), Some((3599, scopes(), true))),
             ("a negative lifetime", json!({"expires_in": -5}), Some((3599, scopes(), true))),
             (
                 "a lifetime without end",
@@ -442,13 +443,13 @@ mod tests {
                 "{sentence}, after a byte order mark"
             );
         }
-        for nonsense in ["", "[]", "null", "<html></html>", "{", "{}"] {
-            assert_eq!(read(nonsense.as_bytes()), None, "{nonsense}");
+        for invalid in ["", "[]", "null", "<html></html>", "{", "{}"] {
+            assert_eq!(read(invalid.as_bytes()), None, "{invalid}");
         }
     }
 
     #[test]
-    fn a_credential_that_cannot_be_read_was_never_refused() {
+    fn an_unreadable_credential_is_not_reported_as_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("empty"), "\n").expect("written");
@@ -459,9 +460,9 @@ mod tests {
             graph_url: "http://127.0.0.1:1".to_owned(),
         };
         let observer = Arc::new(|_: crate::entra::Endpoint, _: &str, _: Duration| {});
-        let door = crate::entra::HttpClient::new(&crate::entra::ClientOptions::default(), observer)
+        let http = crate::entra::HttpClient::new(&crate::entra::ClientOptions::default(), observer)
             .expect("a client");
-        let entra = Entra::new(door, hosts, Arc::default());
+        let entra = Entra::new(http, hosts, Arc::default());
         let secret = |name: &str| ClientCredential::Secret(SecretSource::File(path(name)));
         let pair = |certificate: &str, key: &str| ClientCredential::Certificate {
             certificate_file: path(certificate),
@@ -470,7 +471,7 @@ mod tests {
         for (sentence, credential, named) in [
             ("no secret file", secret("missing"), "missing"),
             ("an empty secret file", secret("empty"), "empty"),
-            ("a secret file that is no text", secret("binary"), "binary"),
+            ("a secret file that is not text", secret("binary"), "binary"),
             ("a folder", secret("."), ""),
             ("no certificate", pair("missing", "text"), "missing"),
             ("a certificate file without one", pair("text", "text"), "text"),

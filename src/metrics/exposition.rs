@@ -1,4 +1,4 @@
-//! Writing `/metrics`: text format 0.0.4, or OpenMetrics 1.0 when asked for.
+//! Writes `/metrics`: text format 0.0.4, or OpenMetrics 1.0 if the client asks for it.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ const READER_FAULTS: (&str, &str) = (
     "In how many tenants a directory reader could not read at the last probe; no series while there is none.",
 );
 
-/// How the exposition is written.
+/// The format of the exposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Prometheus' text format 0.0.4.
@@ -23,7 +23,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The answer's `Content-Type`.
+    /// The `Content-Type` of the response.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -32,7 +32,7 @@ impl Format {
     }
 }
 
-/// Chooses the format by an `Accept` header (RFC 9110 section 12.5.1): OpenMetrics when it is wanted at least as much as text.
+/// Chooses the format by an `Accept` header (RFC 9110 section 12.5.1): OpenMetrics if its quality is at least that of text.
 pub fn negotiate(accept: Option<&str>) -> Format {
     let quality = |wanted: &[&str]| {
         let ranges = accept.unwrap_or_default().split(',').filter_map(|range| {
@@ -47,7 +47,7 @@ pub fn negotiate(accept: Option<&str>) -> Format {
     if open > 0.0 && open >= quality(&["text/plain"]) { Format::OpenMetrics } else { Format::Text }
 }
 
-/// The whole exposition. Waits for nothing but a pointer copy.
+/// The whole exposition. Blocks only while pointers are copied.
 pub fn write(families: &Families, published: &Published, format: Format) -> String {
     let (entries, counts, faults) = published.read();
     let mut out = String::with_capacity(32 * 1024 + entries.len() * 2600);
@@ -64,7 +64,7 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
         "gauge",
     );
     for check in Check::ALL {
-        // A list of overrides can give any reason to any check; what is seen is counted.
+        // `reason_overrides` can give any reason to any check, so a reason that was seen is always counted.
         let seen = |r: Reason| counts.get(&(check, Some(r))).is_some_and(|n| *n > 0);
         let reasons = Reason::ALL.iter().copied().filter(|r| r.possible_in(check) || seen(*r)).map(Some);
         for reason in std::iter::once(None).chain(reasons) {
@@ -96,7 +96,7 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
     out
 }
 
-/// The series of one integration alone; nothing but the end for one that is not there.
+/// The series of one integration; no series if there is no such integration.
 pub fn write_one(published: &Published, integration: &str, format: Format) -> String {
     let mut out = String::new();
     if let Some(entry) = published.one(integration) {
@@ -147,7 +147,7 @@ fn write_family(out: &mut String, family: &MetricFamily, format: Format) {
         let histogram = metric.get_histogram();
         let separator = if labels.is_empty() { "" } else { "," };
         for bucket in histogram.get_bucket() {
-            // OpenMetrics wants bounds as floats: 1.0, not 1.
+            // OpenMetrics requires bounds as floats: 1.0, not 1.
             let _ = writeln!(
                 out,
                 "{name}_bucket{{{labels}{separator}le=\"{:?}\"}} {}",
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_counted_wherever_it_is_seen() {
+    fn a_reason_is_counted_in_any_check() {
         let published = Published::default();
         let mut unusual = state(Outcome::Unknown(Reason::GroupMissing));
         unusual.checks[0].check = Check::EnterpriseApp;
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_integration_in_full() {
+    fn all_series_of_an_integration_are_written() {
         let published = Published::default();
         published.set(&entry("Acme", state(Outcome::Fail(Reason::TokenRevoked))));
         let families = Families::new().expect("families");
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn series_vanish_with_the_state_and_with_the_integration() {
+    fn series_end_with_the_state_and_with_the_integration() {
         let published = Published::default();
         let count = "consentry_checks{check=\"group_access\",reason=\"token_revoked\"}";
         published.set(&entry("Acme", state(Outcome::Fail(Reason::TokenRevoked))));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_stay_inside_their_quotes() {
+    fn names_are_escaped_in_labels() {
         for (name, expected) in [
             ("a\"b\\c\nd", "a\\\"b\\\\c\\nd".to_owned()),
             ("🚪\u{202e}<script>", "🚪\u{202e}<script>".to_owned()),

@@ -1,4 +1,4 @@
-//! Counters, gauges and histograms of the process as a whole. Every known label value is there from the start.
+//! Counters, gauges and histograms of the whole process. Every known label value exists from the start.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::domain::{MailKind, Outcome, Timestamp};
 
 /// Why an attempt to send a mail failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are the contract's words.
+#[allow(missing_docs)] // The labels explain the names.
 pub enum EmailFailure {
     Connect,
     Tls,
@@ -23,7 +23,7 @@ pub enum EmailFailure {
 }
 
 impl EmailFailure {
-    /// Every one.
+    /// Every failure.
     pub const ALL: [Self; 6] =
         [Self::Connect, Self::Tls, Self::Auth, Self::Rejected, Self::Timeout, Self::Other];
 
@@ -40,7 +40,7 @@ impl EmailFailure {
     }
 }
 
-/// The families. Cheap to clone; clones count together.
+/// The families. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Families {
     registry: Registry,
@@ -118,7 +118,7 @@ impl Families {
     /// Registers the families.
     ///
     /// # Errors
-    /// Two families share a name, which a test would show.
+    /// Two families have the same name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let register = Register(&registry);
@@ -134,52 +134,52 @@ impl Families {
         Ok(families)
     }
 
-    /// A probe ended.
+    /// Counts a probe that ended.
     pub fn probe(&self, outcome: Outcome, duration: Duration, delay: Duration) {
         self.probing.probes.with_label_values(&[outcome.label()]).inc();
         self.probing.duration.observe(duration.as_secs_f64());
         self.probing.schedule_delay.observe(delay.as_secs_f64());
     }
 
-    /// The configured time from one probe of an integration to the next.
+    /// Sets the configured time from one probe of an integration to the next.
     pub fn set_interval(&self, interval: Duration) {
         self.probing.interval.set(interval.as_secs_f64());
     }
 
-    /// An integration works again that was broken for so long.
+    /// Records that an integration works again, and how long it was broken.
     pub fn repaired(&self, after: Duration) {
         self.probing.repair.observe(after.as_secs_f64());
     }
 
-    /// Where browsers find the status page.
+    /// Sets the URL of the status page.
     pub fn set_url(&self, url: &str) {
         self.process.web_info.reset();
         self.process.web_info.with_label_values(&[url]).set(1.0);
     }
 
-    /// A request to the upstream ended.
+    /// Counts a request to the upstream that ended.
     pub fn upstream(&self, endpoint: &str, code: &str, duration: Duration) {
         self.upstream.requests.with_label_values(&[endpoint, code]).inc();
         self.upstream.duration.with_label_values(&[endpoint, code]).observe(duration.as_secs_f64());
     }
 
-    /// The database refused something.
+    /// Counts a failure of the database.
     pub fn storage_failed(&self) {
         self.process.storage_errors.inc();
     }
 
-    /// The mail server took a mail.
+    /// Counts a mail that the mail server accepted.
     pub fn email_sent(&self, kind: MailKind, at: Timestamp) {
         self.mail.sent.with_label_values(&[kind.label()]).inc();
         self.mail.last_success.set(at.seconds());
     }
 
-    /// When a mail was last taken, remembered from before the start.
+    /// Sets the time of the last accepted mail, from before the start.
     pub fn set_last_email(&self, at: Timestamp) {
         self.mail.last_success.set(at.seconds());
     }
 
-    /// An attempt failed.
+    /// Counts a failed attempt.
     pub fn email_failed(&self, kind: MailKind, failure: EmailFailure) {
         self.mail.failed.with_label_values(&[kind.label(), failure.label()]).inc();
     }
@@ -189,32 +189,32 @@ impl Families {
         self.mail.queue.dec();
     }
 
-    /// So many mails wait.
+    /// Sets the number of waiting mails.
     pub fn set_queue(&self, length: i64) {
         self.mail.queue.set(length);
     }
 
-    /// So many renewed tokens wait to be handed over.
+    /// Sets the number of renewed tokens that wait for their delivery.
     pub fn set_token_queue(&self, length: usize) {
         self.sign_ins.queue.set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
-    /// A re-authentication ended; `result` is one of the known ones.
+    /// Counts a re-authentication that ended; `result` is one of the known ones.
     pub fn reauthentication(&self, result: &str) {
         self.sign_ins.reauthentications.with_label_values(&[result]).inc();
     }
 
-    /// An attempt to hand a renewed token over ended: `success` or `error`.
+    /// Counts an attempt to deliver a renewed token: `success` or `error`.
     pub fn token_delivery(&self, result: &str) {
         self.sign_ins.deliveries.with_label_values(&[result]).inc();
     }
 
-    /// The configuration was read and is in effect.
+    /// Records that the configuration was read and is in effect.
     pub fn configuration_read(&self, at: Timestamp) {
         self.process.reload_time.set(at.seconds());
     }
 
-    /// Whether the last reload went well, and how many watched files are invalid, so that their last good list is in effect.
+    /// Sets whether the last reload succeeded, and how many watched files are invalid, so that their last good list is in effect.
     pub fn configuration_state(&self, reloaded: bool, files_broken: usize) {
         self.process.reload_successful.set(i64::from(reloaded && files_broken == 0));
         self.process.files_broken.set(i64::try_from(files_broken).unwrap_or(i64::MAX));

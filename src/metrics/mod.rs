@@ -1,5 +1,5 @@
-//! What Prometheus scrapes: process-wide counters through the `prometheus` crate, and the families that have a series
-//! for each integration, which are written when a probe ends and only concatenated when a scrape comes.
+//! The metrics for Prometheus: process-wide counters through the `prometheus` crate, and families with a series for each integration, which
+//! are written when a probe ends and only concatenated for a scrape.
 
 mod exposition;
 mod families;

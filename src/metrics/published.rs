@@ -1,4 +1,4 @@
-//! The families with a series for each integration: lines made when a probe ends, swapped in under a short lock.
+//! The families with a series for each integration. Their lines are written when a probe ends, and replaced under a short lock.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use crate::domain::{Check, CredentialExpiry, IntegrationState, Outcome, Reason, Remedy, Verdict};
 use crate::fleet::FleetEntry;
 
-/// Families with a series for each integration, in the order in which they are written: name and help.
+/// Families with a series for each integration, in the order of the exposition: name and help.
 pub(super) const FAMILIES: [(&str, &str); 12] = [
     (
         "consentry_integration_up",
@@ -37,22 +37,22 @@ pub(super) const FAMILIES: [(&str, &str); 12] = [
     ("consentry_integration_probe_duration_seconds", "Length of the last probe."),
     (
         "consentry_permission_granted",
-        "Each required permission: 1 granted, 0 not. Cached from the last probe that could tell.",
+        "Each required permission: 1 granted, 0 not. Cached from the last probe that had a result.",
     ),
     (
         "consentry_groups_visible",
-        "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that could tell.",
+        "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that had a result.",
     ),
     (
         "consentry_credential_expiry_timestamp_seconds",
-        "When a credential of the integration's application or reader expires, as far as it says so itself. Cached from the last probe.",
+        "When a credential of the integration's application or reader expires, if that is known. Cached from the last probe.",
     ),
 ];
 
-/// Longer label values are cut: a directory's names come from outside.
+/// Longer label values are cut, because names in a directory come from outside.
 const LABEL_LIMIT: usize = 512;
 
-/// The lines of one integration, family by family.
+/// The lines of one integration, by family.
 #[derive(Debug)]
 pub(super) struct Entry {
     text: Box<str>,
@@ -76,26 +76,26 @@ impl Entry {
     }
 }
 
-/// How many checks are in each state.
+/// Number of checks in each state.
 pub(super) type Counts = BTreeMap<(Check, Option<Reason>), i64>;
 
-/// In how many tenants a directory reader cannot read, and why.
+/// Number of tenants in which a directory reader cannot read, by reader and reason.
 pub(super) type Faults = Vec<(Arc<str>, Reason, usize)>;
 
 #[derive(Debug, Default)]
 struct Series {
     entries: BTreeMap<String, Arc<Entry>>,
     counts: Counts,
-    /// Integrations by tenant, for each reader and reason.
+    /// Number of integrations by tenant, for each reader and reason.
     faults: BTreeMap<(Arc<str>, Reason), BTreeMap<String, usize>>,
 }
 
-/// What the evaluator publishes and everybody else reads.
+/// Series that the evaluator writes and all others read.
 #[derive(Debug, Default)]
 pub struct Published(RwLock<Series>);
 
 impl Published {
-    /// Swaps in what is now known of an integration.
+    /// Replaces the series of an integration.
     pub fn set(&self, known: &FleetEntry) {
         let entry = Arc::new(render(known));
         let mut series = self.0.write();
@@ -110,7 +110,7 @@ impl Published {
         }
     }
 
-    /// An integration that leaves the configuration leaves at once.
+    /// Removes the series of an integration that has left the configuration.
     pub fn remove(&self, name: &str) {
         let mut series = self.0.write();
         if let Some(old) = series.entries.remove(name) {
@@ -123,7 +123,7 @@ impl Published {
         self.0.read().entries.get(name).cloned()
     }
 
-    /// All entries, the counts of checks by state, and the faults of directory readers. The lock is held for the copying of pointers only.
+    /// All entries, the counts of checks by state, and the faults of directory readers. The lock is held only while pointers are copied.
     pub(super) fn read(&self) -> (Vec<Arc<Entry>>, Counts, Faults) {
         let series = self.0.read();
         let faults = series
@@ -152,7 +152,7 @@ fn forget(series: &mut Series, old: &Entry) {
     }
 }
 
-/// A label value: `\`, `"` and line feeds escaped (Prometheus text format 0.0.4), over-long ones cut.
+/// A label value: `\`, `"` and line feeds escaped (Prometheus text format 0.0.4), long ones cut.
 pub(super) fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for (index, c) in value.chars().enumerate() {

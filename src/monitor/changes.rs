@@ -1,8 +1,8 @@
-//! What is logged when an integration changes.
+//! Log messages about changes of an integration.
 
 use crate::domain::{IntegrationState, Verdict};
 
-/// One line for every change worth reading; probes that change nothing are silent.
+/// Logs every change of a check's outcome; a probe that changes nothing logs nothing.
 pub(super) fn log_checks(name: &str, before: &IntegrationState, after: &IntegrationState) {
     for check in &after.checks {
         let old = before.check(check.check).map(|c| c.outcome);

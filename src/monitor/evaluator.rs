@@ -1,8 +1,8 @@
-//! The only writer of the fleet: folds a diagnosis into the state, asks the domain whether somebody must be notified, saves verdict, event
-//! and notification in one transaction, and publishes.
+//! The only writer of the fleet: folds a diagnosis into the state, lets the domain decide who is notified, saves verdict, event and
+//! notifications in one transaction, and publishes.
 //!
 //! Probes of one integration never overlap, so its state needs no lock across the commit. Causes are shared by many integrations: they are
-//! changed in memory first, and taken back where that cannot be saved.
+//! changed in memory first, and reverted if they cannot be saved.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,59 +15,59 @@ use uuid::Uuid;
 use super::changes::{log_checks, log_verdict};
 use super::policy::Policy;
 use crate::domain::{
-    AlertChange, AlertEvent, Belongs, Causes, CredentialExpiry, Diagnosis, History, Incident, Judgement,
-    Member, ProbeEnd, Probed, Reason, Suffering, Thresholds, Timestamp, Verdict, change_alert, fold, suffers,
-    wanted_causes, within_grace_period,
+    Affected, AlertChange, AlertEvent, Belongs, Causes, CredentialExpiry, Diagnosis, History, Incident,
+    Judgement, Member, ProbeEnd, Probed, Reason, Thresholds, Timestamp, Verdict, affected_by, change_alert,
+    fold, wanted_causes, within_grace_period,
 };
 use crate::fleet::{Fleet, FleetEntry};
 use crate::metrics::{Families, Published};
 use crate::store::{Event, ProbeRecord as Record, SavedIntegration, Store, StoreError};
 
-/// What a probe brought besides the diagnosis.
+/// The results of a probe besides the diagnosis.
 #[derive(Debug, Clone, Default)]
 pub struct ProbeMeta {
-    /// The tenant's GUID, when it was asked for and answered.
+    /// The tenant's GUID, if it was requested and found.
     pub tenant_guid: Option<String>,
-    /// Until when the credentials are good that say so.
+    /// When its credentials expire, for those where it is known.
     pub credentials: Vec<CredentialExpiry>,
     /// Length of the probe.
     pub duration: Duration,
-    /// When it ended, on a clock that nobody sets.
+    /// When it ended, on the steady clock.
     pub steady: Timestamp,
-    /// What fails is not held against the integration: it was re-authenticated a moment ago.
+    /// Whether the integration is within the grace period: it was re-authenticated a moment ago, so failures do not count.
     pub grace: bool,
-    /// It was re-authenticated before the probe began.
+    /// Whether it was re-authenticated before the probe began.
     pub renewed: bool,
 }
 
-/// Where the evaluator writes to.
+/// Where the evaluator writes.
 #[derive(Debug, Clone)]
 pub struct Outputs {
     /// The database.
     pub store: Store,
     /// The read model.
     pub fleet: Arc<Fleet>,
-    /// Counters of the process.
+    /// Metrics of the process.
     pub families: Families,
     /// Series of the integrations.
     pub published: Arc<Published>,
-    /// Nudged whenever mails were saved.
+    /// Notified whenever mails were saved.
     pub outbox: Arc<Notify>,
 }
 
-/// See the module.
+/// The only writer of the fleet.
 #[derive(Debug)]
 pub struct Evaluator {
     pub(super) outputs: Outputs,
     pub(super) policy: RwLock<Arc<Policy>>,
     pub(super) causes: Mutex<Causes>,
-    /// Of whom nothing is known, and why.
-    pub(super) suffering: Mutex<Suffering>,
-    /// Held for reading while a result is folded in, and for writing while it changes what is configured.
+    /// The integrations whose checks have no result, by reason and place.
+    pub(super) affected: Mutex<Affected>,
+    /// Held for reading while a result is folded in, and for writing while the configuration changes.
     pub(super) steady: tokio::sync::RwLock<()>,
 }
 
-/// While this is held, what is configured stays as it is.
+/// While this is held, the configuration does not change.
 #[derive(Debug)]
 pub struct ConfigGuard<'e>(
     #[expect(dead_code, reason = "held for its lock, which ends with it")]
@@ -75,7 +75,7 @@ pub struct ConfigGuard<'e>(
 );
 
 impl Evaluator {
-    /// Waits until what is configured is not about to change, and keeps it so.
+    /// Waits until no change of the configuration is pending, and prevents further ones.
     pub async fn steady(&self) -> ConfigGuard<'_> {
         ConfigGuard(self.steady.read().await)
     }
@@ -84,14 +84,14 @@ impl Evaluator {
         Arc::clone(&self.policy.read())
     }
 
-    /// Whether the tenant's GUID is still to be found out.
+    /// Whether the tenant's GUID is still unknown.
     pub fn wants_tenant_guid(&self, name: &str) -> bool {
         let entry = self.outputs.fleet.get(name);
         entry.is_some_and(|e| e.tenant_guid.is_none() && Uuid::try_parse(&e.record.tenant).is_err())
     }
 
-    /// The wall clock was set: no moment that is remembered lies in the future.
-    pub fn heal(&self, now: Timestamp) {
+    /// The wall clock was set: moves remembered times that lie in the future to `now`.
+    pub fn correct_times(&self, now: Timestamp) {
         for known in self.outputs.fleet.all() {
             let alert_is_ahead = known.alert.as_ref().is_some_and(|alert| alert.since > now);
             let state_is_ahead = known.state.is_ahead_of(now);
@@ -110,9 +110,9 @@ impl Evaluator {
         }
     }
 
-    /// Folds in a probe that ended at `now`. Answers what the schedule needs to know.
+    /// Folds in a probe that ended at `now`. Returns the input for the schedule.
     ///
-    /// What was observed is published before it is saved: a database that does not answer must not keep a gauge green.
+    /// The result is published before it is saved: a database that does not respond must not keep a gauge green.
     pub async fn apply(
         &self,
         _: &ConfigGuard<'_>,
@@ -133,8 +133,8 @@ impl Evaluator {
             after.state = within_grace_period(&before.state, after.state);
         }
         self.publish(name, &before, &after, now);
-        if let Err(error) = self.settle(&before, &mut after, now).await {
-            // The state is known, only nobody could be notified: the next probe decides again.
+        if let Err(error) = self.decide_and_save(&before, &mut after, now).await {
+            // The state is known, but nobody could be notified: the next probe decides again.
             tracing::error!(integration = name, %error, "cannot save the result of a probe");
             (after.alert, after.causes) = (before.alert.clone(), before.causes.clone());
         }
@@ -144,7 +144,7 @@ impl Evaluator {
         history
     }
 
-    /// Shows what a probe has seen, to everybody who reads.
+    /// Publishes the result of a probe to all readers.
     fn publish(&self, name: &str, before: &FleetEntry, after: &FleetEntry, now: Timestamp) {
         log_checks(name, &before.state, &after.state);
         if let (Verdict::Broken { since, .. }, Verdict::Healthy | Verdict::Unknown) =
@@ -152,15 +152,15 @@ impl Evaluator {
         {
             self.outputs.families.repaired(now.since(since));
         }
-        let (old, new) = (suffering_of(before), suffering_of(after));
-        self.suffering.lock().note(old, new);
+        let (old, new) = (affected_place(before), affected_place(after));
+        self.affected.lock().note(old, new);
         self.outputs.published.set(after);
-        // The alert stays the old one until the new one is saved.
+        // The alert is replaced only after the new one is saved.
         self.outputs.fleet.replace(Arc::new(after.clone()));
     }
 
-    /// Time since the probe before, on a clock that nobody sets. After a restart there is only the wall clock, which is believed within the
-    /// longest pause between two probes.
+    /// Time since the previous probe, on the steady clock. After a restart only the wall clock is known, and it counts up to the longest
+    /// pause between two probes.
     fn elapsed(&self, before: &FleetEntry, steady: Timestamp, now: Timestamp) -> Duration {
         let longest = self.policy().thresholds.lasting / 3;
         match (before.last_probe_steady, before.state.last_probe) {
@@ -171,14 +171,14 @@ impl Evaluator {
     }
 
     /// Decides who must be notified and saves everything in one transaction.
-    async fn settle(
+    async fn decide_and_save(
         &self,
         before: &FleetEntry,
         after: &mut FleetEntry,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let policy = self.policy();
-        // What was wrong is over when everything that is looked at passes, also where something else is unknown.
+        // The failure is over when every check that runs passes, even if another one is unknown.
         let verdict = match after.state.verdict {
             Verdict::Unknown if after.state.looked_at_passes() => Verdict::Healthy,
             verdict => verdict,
@@ -209,7 +209,7 @@ impl Evaluator {
         if self.lock_causes().are_as_wanted(member, policy.causes()) {
             return self.save(record).await;
         }
-        // No lock is held over the commit: in an outage the whole fleet joins one cause.
+        // No lock is held during the commit: in an outage the whole fleet joins one cause.
         let keys = || wanted.keys().chain(&before.causes);
         let (outlines, changes) = {
             let mut causes = self.lock_causes();
@@ -234,8 +234,8 @@ impl Evaluator {
         saved
     }
 
-    /// What the mails about an event say. What is over is told from the state in which it was broken, and with whoever re-authenticated while
-    /// the alert stood: that mail goes out instead of one about the sign-in.
+    /// The content of the mails about an event. A recovery is described by the state in which it was broken, and by who re-authenticated
+    /// while the alert was open: this mail replaces the one about the sign-in.
     async fn incident(
         &self,
         before: &FleetEntry,
@@ -260,7 +260,7 @@ impl Evaluator {
                     ..incident
                 }
             }
-            // Who it was is worth a sentence, not the mail.
+            // If it is not known who re-authenticated, the mail is sent without it.
             _ => incident,
         }
     }
@@ -279,8 +279,8 @@ impl Evaluator {
             alert: after.alert.as_ref(),
             own: &before.causes,
         };
-        let suffering = self.suffering.lock();
-        wanted_causes(probed, belongs, thresholds, &suffering)
+        let affected = self.affected.lock();
+        wanted_causes(probed, belongs, thresholds, &affected)
     }
 
     async fn save(&self, record: Record) -> Result<(), StoreError> {
@@ -297,9 +297,9 @@ impl Evaluator {
     }
 }
 
-/// Why and where nothing is known of an integration: see [`suffers`].
-pub(super) fn suffering_of(entry: &FleetEntry) -> Option<(Reason, String)> {
-    suffers(&entry.state, &entry.record.tenant)
+/// Why and where the checks of an integration have no result: see [`affected_by`].
+pub(super) fn affected_place(entry: &FleetEntry) -> Option<(Reason, String)> {
+    affected_by(&entry.state, &entry.record.tenant)
 }
 
 /// An integration as it is saved.

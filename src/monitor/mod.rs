@@ -1,7 +1,7 @@
-//! Probing the fleet: the scheduler says who is due, the prober gathers evidence, the evaluator folds it into verdicts.
+//! Probes the fleet: the scheduler selects the integrations that are due, the prober gathers evidence, the evaluator folds it into
+//! verdicts.
 //!
-//! Every step is a plain method that takes the time from the [`crate::clock::Clock`] it was given, so that a week passes in a
-//! test in seconds.
+//! Every step is a plain method that takes the time from its [`crate::clock::Clock`], so that tests can simulate a week in seconds.
 
 mod changes;
 mod evaluator;

@@ -1,15 +1,15 @@
-//! Who is notified, and when something counts.
+//! Who is notified, and when a failure counts.
 
 use crate::domain::{AlertPolicy, CausePolicy, IntegrationRecord, Thresholds};
 
-/// Who is notified, and when something counts.
+/// Who is notified, and when a failure counts.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// How often something must be seen.
     pub thresholds: Thresholds,
-    /// Whether mail is configured at all.
+    /// Whether mail is configured.
     pub mail: bool,
-    /// Who runs Consentry.
+    /// Whoever runs Consentry.
     pub operators: Vec<String>,
     /// Whether the end of an alert is mailed.
     pub send_resolved: bool,
@@ -26,7 +26,7 @@ impl Policy {
         }
     }
 
-    /// Who is notified of causes.
+    /// The recipients of mails about causes.
     pub(super) fn causes(&self) -> CausePolicy<'_> {
         CausePolicy {
             operators: if self.mail { &self.operators } else { &[] },

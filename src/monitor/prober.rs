@@ -1,4 +1,4 @@
-//! Gathering the evidence about one integration, in as few round trips as possible. Names no verdict.
+//! Gathers the evidence about one integration, in as few round trips as possible. Decides no verdict.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -43,14 +43,14 @@ pub struct Target {
     pub credential: Arc<ClientCredential>,
     /// The directory reader, if there is one.
     pub reader: Option<Arc<ReaderClient>>,
-    /// A refresh token that somebody else keeps.
+    /// A file with a refresh token that another program maintains.
     pub refresh_token_file: Option<PathBuf>,
-    /// What is required of it.
+    /// What is required of the integration.
     pub requirements: Requirements,
 }
 
 impl Target {
-    /// Under what its token is stored.
+    /// The key of its stored token.
     pub fn token_id(&self) -> TokenId {
         TokenId {
             integration: self.name.clone(),
@@ -59,7 +59,7 @@ impl Target {
         }
     }
 
-    /// Until when its certificates and those of its reader are good. Reads their files.
+    /// When its certificates and those of its reader expire. Reads their files.
     pub(super) fn credential_expiries(&self) -> Vec<CredentialExpiry> {
         let reader = self.reader.as_ref().map(|r| &r.credential);
         let mut expiries: Vec<_> = [Some(&*self.credential), reader]
@@ -82,12 +82,12 @@ impl Target {
     }
 }
 
-/// What a probe brought.
+/// The result of a probe.
 #[derive(Debug)]
 pub struct Probed {
     /// The evidence.
     pub evidence: Evidence,
-    /// The tenant's GUID, when it was asked for and answered.
+    /// The tenant's GUID, if it was requested and found.
     pub tenant_guid: Option<String>,
 }
 
@@ -97,12 +97,12 @@ struct Own {
     access_token: Option<Secret>,
 }
 
-/// What a refresh token has brought.
+/// The result of using a refresh token.
 struct Refreshed {
     granted: Granted,
-    /// The refresh token that has worked.
+    /// The refresh token that was used successfully.
     worked: Secret,
-    /// Generation of the stored token, where it is one of ours.
+    /// Generation of the stored token, if the token is ours.
     generation: Option<i64>,
 }
 
@@ -122,14 +122,15 @@ impl Prober {
         Self { entra, store, clock, resources: ResourceCache::default(), reader_tokens: Mutex::default() }
     }
 
-    /// One probe. Always ends by `deadline`; what could not be asked until then is a `timeout` in the evidence.
+    /// One probe. Always ends by `deadline`; requests that did not end by then are a `timeout` in the evidence.
     pub async fn probe(&self, target: &Target, tenant_guid_wanted: bool, timeout: Duration) -> Probed {
         let mut deadline = Instant::now() + timeout;
         let directory = match &target.reader {
             Some(reader) => Some(self.ask_directory(target, reader, deadline).await),
             None => None,
         };
-        // Whoever was asked to wait by a tenant asks it nothing more in this probe (Microsoft Graph, `concepts/throttling.md`).
+        // After a tenant asked for a pause, the probe sends it no more requests (Microsoft Graph,
+        // `concepts/throttling.md`).
         let mut pause = directory.as_ref().and_then(Directory::pause);
         let (app_only, app_token) = match &pause {
             Some(fault) => (Some(Err(fault.clone())), None),
@@ -140,7 +141,7 @@ impl Prober {
         });
         let own = match (target.requirements.access, &pause) {
             (Access::Delegated, Some(fault)) => {
-                Own { token: OwnToken::Refused(fault.clone()), access_token: None }
+                Own { token: OwnToken::Rejected(fault.clone()), access_token: None }
             }
             (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
             (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
@@ -153,14 +154,15 @@ impl Prober {
             _ => None,
         };
         let evidence = Evidence { directory, app_only, own_token: own.token, groups };
-        // Nothing hangs on it, so it waits for a probe in which all goes well.
+        // The GUID is not urgent, so it is only requested in a probe without faults.
         let wanted = tenant_guid_wanted && evidence.faults().is_empty();
         let tenant_guid =
             if wanted { self.entra.tenant_guid(&target.tenant, deadline).await.ok() } else { None };
         Probed { evidence, tenant_guid }
     }
 
-    /// The directory's answers. A cached reader token serves until it ends or is refused: the evidence is in the directory, not in it.
+    /// The directory's responses. A cached reader token is used until it expires or is rejected: the evidence is in the directory, not in
+    /// the token.
     async fn ask_directory(&self, target: &Target, reader: &ReaderClient, deadline: Instant) -> Directory {
         let question = DirectoryQuestion {
             tenant: &target.tenant,
@@ -169,16 +171,17 @@ impl Prober {
             deadline,
         };
         let (directory, cached) = self.read_directory(target, reader, question).await;
-        let refused = directory.faults().iter().any(|f| f.reason == Reason::ReaderPermissionMissing);
-        if !refused {
+        let denied = directory.faults().iter().any(|f| f.reason == Reason::ReaderPermissionMissing);
+        if !denied {
             return directory;
         }
-        // New roles never appear in an old token (Microsoft, `managed-identity-best-practice-recommendations.md`): a refusal counts only when the token is fresh.
+        // New roles never appear in an old token (Microsoft,
+        // `managed-identity-best-practice-recommendations.md`): an error counts only with a new token.
         self.lock_readers().remove(&(reader.client_id.clone(), target.tenant.clone()));
         if cached { self.read_directory(target, reader, question).await.0 } else { directory }
     }
 
-    /// The directory's answers, and whether an old token was used.
+    /// The directory's responses, and whether a cached token was used.
     async fn read_directory(
         &self,
         target: &Target,
@@ -193,7 +196,7 @@ impl Prober {
         }
     }
 
-    /// A token for the reader in this tenant, and whether it is an old one.
+    /// A token for the reader in this tenant, and whether it is a cached one.
     async fn reader_token(
         &self,
         target: &Target,
@@ -223,8 +226,8 @@ impl Prober {
         self.reader_tokens.lock()
     }
 
-    /// App-only tokens of the application itself: always for application access, and as evidence of presence and roles for
-    /// confidential clients when the directory does not give it.
+    /// App-only tokens of the application itself: always for application access, and for confidential clients as evidence of presence and
+    /// roles if the directory gives none.
     async fn ask_app_only(
         &self,
         target: &Target,
@@ -232,13 +235,13 @@ impl Prober {
         deadline: Instant,
     ) -> (Option<Result<Vec<RoleEvidence>, Fault>>, Option<Secret>) {
         let delegated = target.requirements.access == Access::Delegated;
-        let directory_spoke = directory.is_some_and(|d| d.presence.is_ok() && d.application.is_ok());
-        // "Nothing is granted" counts only as long as no token says otherwise, so the tokens are asked.
-        let lists_roles = directory_spoke
+        let directory_answered = directory.is_some_and(|d| d.presence.is_ok() && d.application.is_ok());
+        // "Nothing is granted" counts only if the tokens agree, so they are requested.
+        let lists_roles = directory_answered
             && directory.is_some_and(|d| {
                 d.application.as_ref().is_ok_and(|g| g.iter().any(|g| !g.application.is_empty()))
             });
-        if delegated && (directory_spoke || matches!(*target.credential, ClientCredential::None)) {
+        if delegated && (directory_answered || matches!(*target.credential, ClientCredential::None)) {
             return (None, None);
         }
         let now = self.clock.now();
@@ -263,13 +266,13 @@ impl Prober {
                 });
             }
         }
-        if !directory_spoke && roles.iter().any(|r| r.roles == Ok(None)) {
+        if !directory_answered && roles.iter().any(|r| r.roles == Ok(None)) {
             self.ask_own_assignments(target, &granted.access_token, &mut roles, deadline).await;
         }
         (Some(Ok(roles)), Some(granted.access_token))
     }
 
-    /// Tokens that cannot be read say nothing about roles; an application may be allowed to list its own assignments.
+    /// Tokens that cannot be read say nothing about roles; the application may have the permission to list its own assignments.
     async fn ask_own_assignments(
         &self,
         target: &Target,
@@ -294,11 +297,11 @@ impl Prober {
         }
     }
 
-    /// A fresh token with the stored refresh token: a cached one would outlive a revoked consent by an hour.
+    /// A new access token from the stored refresh token: a cached one would be valid for up to an hour after consent was revoked.
     async fn ask_refresh(&self, target: &Target, deadline: &mut Instant) -> Own {
-        let refused = |fault| Own { token: OwnToken::Refused(fault), access_token: None };
+        let failed = |fault| Own { token: OwnToken::Rejected(fault), access_token: None };
         let granted = match &target.refresh_token_file {
-            // Somebody else's token: read anew, never rotated by us.
+            // A token that another program maintains: read at every probe, never rotated here.
             Some(path) => match read_refresh_token(path) {
                 Ok(token) => self.refresh(target, &token, *deadline).await.map(|granted| Refreshed {
                     granted,
@@ -310,18 +313,18 @@ impl Prober {
                 {
                     return Own { token: OwnToken::Missing, access_token: None };
                 }
-                // A mount that is away, a mode that is wrong or a file that is empty is our trouble; no admin can do anything about it.
-                Err(error) => return refused(Fault::new(Reason::CredentialUnreadable, error.to_string())),
+                // A missing mount, wrong permissions or an empty file is our fault; no admin can fix it.
+                Err(error) => return failed(Fault::new(Reason::CredentialUnreadable, error.to_string())),
             },
             None => match self.store.token(&target.token_id()).await {
                 Ok(Some(stored)) => self.refresh_stored(target, stored, deadline).await,
                 Ok(None) => return Own { token: OwnToken::Missing, access_token: None },
-                Err(error) => return refused(store_fault(&error)),
+                Err(error) => return failed(store_fault(&error)),
             },
         };
         match granted {
             Ok(refreshed) => self.scopes(target, refreshed, deadline).await,
-            Err(fault) => refused(fault),
+            Err(fault) => failed(fault),
         }
     }
 
@@ -329,8 +332,8 @@ impl Prober {
         self.entra.refresh(target.client(self.clock.now(), deadline), token, &self.entra.graph_scope()).await
     }
 
-    /// Rotates safely: the new token is saved before anything uses its access token, the one that has just worked stays as the
-    /// previous one, and when the current one is refused the previous one is tried before anybody is told.
+    /// Rotates safely: the new token is saved before its access token is used, the one that has just worked becomes the previous one, and
+    /// when the current one is rejected the previous one is tried before anybody is notified.
     async fn refresh_stored(
         &self,
         target: &Target,
@@ -359,7 +362,7 @@ impl Prober {
         Ok(Refreshed { granted, worked, generation })
     }
 
-    /// Saves the next token of the line. Answers its generation; `None` when the line is not ours to go on with.
+    /// Saves the next token. Returns its generation; `None` if the stored token was replaced meanwhile.
     async fn save_successor(
         &self,
         target: &Target,
@@ -371,7 +374,7 @@ impl Prober {
         let begun = Instant::now();
         let saved =
             self.store.save_rotated(&target.token_id(), generation, next, worked, self.clock.now()).await;
-        // It is our database that keeps us waiting, not Entra.
+        // The database caused this delay, not Entra.
         *deadline += begun.elapsed();
         match saved {
             Ok(Some(generation)) => Some(generation),
@@ -379,7 +382,8 @@ impl Prober {
                 tracing::info!(integration = %target.name, "the stored token was replaced during a probe; the newer one stays");
                 None
             }
-            // The old token may be dead where tokens are good for one use, so the store goes on with the new one until it can be saved.
+            // The old token may be invalid if tokens are single-use, so the store continues with the new one
+            // until it can be saved.
             Err(error) => {
                 tracing::error!(integration = %target.name, %error, "cannot save the rotated refresh token yet; it is kept in memory");
                 Some(generation)
@@ -387,16 +391,17 @@ impl Prober {
         }
     }
 
-    /// The scopes of every required resource: one token request more for each resource besides Graph. Each answer may bring a successor of
-    /// the refresh token; where tokens are good for one use, the one before is dead by then.
+    /// The scopes of every required resource: one more token request for each resource besides Graph. Each response may contain a next
+    /// refresh token; if tokens are single-use, the previous one is then invalid.
     async fn scopes(&self, target: &Target, refreshed: Refreshed, deadline: &mut Instant) -> Own {
         let Refreshed { granted, worked, mut generation } = refreshed;
         let graph = self.entra.graph_scope();
         let unsaid =
-            || Fault::new(Reason::InvalidResponse, "the token endpoint does not say which scopes it granted");
+            || Fault::new(Reason::InvalidResponse, "the token endpoint did not return the granted scopes");
         let mut graph_scopes = granted.scopes.clone();
         if let (Some(scopes), Some(_)) = (&mut graph_scopes, &granted.refresh_token) {
-            // The answer's scope leaves it out; the refresh token that came along proves it.
+            // The scope in the response leaves it out, but the refresh token in the response shows that it
+            // was granted.
             scopes.push("offline_access".to_owned());
         }
         let mut token = granted.refresh_token.clone().unwrap_or(worked);
@@ -424,13 +429,13 @@ impl Prober {
     }
 }
 
-/// Whether another refresh token could fare better.
+/// Whether another refresh token may work.
 const fn is_about_the_token(reason: Reason) -> bool {
     matches!(reason, Reason::TokenInvalid | Reason::TokenExpired | Reason::TokenRevoked)
 }
 
-/// Why a stored token cannot be had. A row that does not decrypt needs the right key or a new sign-in, and Entra has nothing to do with it;
-/// a database that does not answer is known elsewhere, and passes.
+/// Why a stored token cannot be read. A row that does not decrypt needs the right key or a new sign-in, and is not about Entra; a database
+/// error is reported elsewhere, and is transient.
 fn store_fault(error: &StoreError) -> Fault {
     match error {
         StoreError::Damaged(what) => Fault::new(Reason::CredentialUnreadable, what.clone()),
@@ -438,8 +443,8 @@ fn store_fault(error: &StoreError) -> Fault {
     }
 }
 
-/// A reader that is not installed, disabled or blocked in the tenant may not read it: its own troubles are not the integration's.
-/// Whatever is known to be about the tenant, about our own files or about the network stays what it is.
+/// A reader that is not installed, disabled or blocked in the tenant lacks permission: this is not a failure of the integration. A reason
+/// about the tenant, our own files or the network is kept.
 fn reader_fault(fault: Fault) -> Fault {
     let reason = match fault.reason {
         Reason::TenantMissing
@@ -457,7 +462,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_ours_is_not_entras() {
+    fn store_errors_are_not_blamed_on_entra() {
         for (sentence, error, expected) in [
             (
                 "a row that does not decrypt",
@@ -478,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_s_own_troubles_are_its_permissions() {
+    fn errors_of_a_reader_mean_missing_permissions() {
         for (reason, expected) in [
             (Reason::AppMissing, Reason::ReaderPermissionMissing),
             (Reason::AppDisabled, Reason::ReaderPermissionMissing),

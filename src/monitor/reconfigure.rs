@@ -1,20 +1,20 @@
-//! Which integrations the evaluator writes: at the start, and again with every reload.
+//! Sets the integrations of the evaluator: at the start, and again with every reload.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::evaluator::{Evaluator, Outputs, suffering_of};
+use super::evaluator::{Evaluator, Outputs, affected_place};
 use super::policy::Policy;
-use crate::domain::{Causes, IntegrationRecord, OpenAlert, Suffering, Timestamp};
+use crate::domain::{Affected, Causes, IntegrationRecord, OpenAlert, Timestamp};
 use crate::fleet::FleetEntry;
 use crate::store::{SavedIntegration, StoreError};
 
 type Entries = BTreeMap<String, Arc<FleetEntry>>;
 
 impl Evaluator {
-    /// Takes over what was saved about the integrations that are still configured, and publishes it.
+    /// Loads and publishes what was saved about the integrations that are still configured.
     ///
     /// # Errors
     /// The database cannot be read or written.
@@ -37,15 +37,15 @@ impl Evaluator {
         entries.values().for_each(|entry| outputs.published.set(entry));
         causes.keep_members(|name| entries.contains_key(name));
         forget_unnotified(&policy, &mut entries, &mut causes);
-        let suffering = Mutex::new(suffering(&entries));
+        let affected = Mutex::new(affected(&entries));
         outputs.fleet.replace_all(entries);
         let (policy, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(causes));
-        Ok(Self { outputs, policy, causes, suffering, steady: tokio::sync::RwLock::default() })
+        Ok(Self { outputs, policy, causes, affected, steady: tokio::sync::RwLock::default() })
     }
 
-    /// Waits until nothing is being folded in, then watches these integrations and no others. What is known of those that stay, stays;
-    /// of those that come (back), what was saved is taken over. `swap` is called in the same moment, with the names
-    /// of those of which no result is known.
+    /// Waits until no result is being folded in, then replaces the integrations. Integrations that stay keep their entries; for those that
+    /// are new or come back, the saved state is loaded. `swap` is called under the same lock, with the names of those that have no result
+    /// yet.
     ///
     /// # Errors
     /// The database cannot be read or written; then nothing has changed.
@@ -69,7 +69,7 @@ impl Evaluator {
         let known = fleet.all();
         let left: Vec<&str> =
             known.iter().map(|e| e.record.name.as_str()).filter(|n| !identities.contains_key(*n)).collect();
-        // The last thing that can fail: memory follows it.
+        // The last step that can fail; the memory is changed after it.
         if !left.is_empty() || some_come {
             store.keep_only(identities).await?;
         }
@@ -95,7 +95,7 @@ impl Evaluator {
         left.iter().for_each(|name| published.remove(name));
         causes.keep_members(|name| entries.contains_key(name));
         forget_unnotified(&self.policy(), &mut entries, &mut causes);
-        *self.suffering.lock() = suffering(&entries);
+        *self.affected.lock() = affected(&entries);
         fleet.replace_all(entries);
         drop(causes);
         swap(&fleet.never_probed());
@@ -103,7 +103,7 @@ impl Evaluator {
     }
 }
 
-/// Begins with what was saved, if that was about the same tenant and application, and as a member of the causes that know it.
+/// A new entry with the saved state, if that has the same tenant and application, and with the integration's causes.
 fn adopt(
     record: IntegrationRecord,
     saved: Option<SavedIntegration>,
@@ -117,7 +117,7 @@ fn adopt(
     with_record(entry, record)
 }
 
-/// The same with other properties. A check that was switched off leaves with its results.
+/// The entry with another record. A check that was disabled is removed with its results.
 fn with_record(mut entry: FleetEntry, record: IntegrationRecord) -> FleetEntry {
     entry.state.checks.retain(|c| record.checks.contains(&c.check));
     entry.record = Arc::new(record);
@@ -128,20 +128,20 @@ fn by_name(saved: Vec<SavedIntegration>) -> HashMap<String, SavedIntegration> {
     saved.into_iter().map(|s| (s.name.clone(), s)).collect()
 }
 
-/// Names, and tenants with client ids.
+/// Identities (tenant and client id) by name.
 fn identities(records: &[IntegrationRecord]) -> HashMap<String, String> {
     records.iter().map(|r| (r.name.clone(), r.identity())).collect()
 }
 
-fn suffering(entries: &Entries) -> Suffering {
-    let mut suffering = Suffering::default();
+fn affected(entries: &Entries) -> Affected {
+    let mut affected = Affected::default();
     for entry in entries.values() {
-        suffering.note(None, suffering_of(entry));
+        affected.note(None, affected_place(entry));
     }
-    suffering
+    affected
 }
 
-/// What was opened while nobody was to be mailed counts as not opened: the next probe opens it again, and notifies.
+/// Removes alerts and causes that were opened while there was nobody to notify: the next probe opens them again and notifies.
 fn forget_unnotified(policy: &Policy, entries: &mut Entries, causes: &mut Causes) {
     for entry in entries.values_mut() {
         let recipients = |alert: &OpenAlert| policy.alerts(&entry.record).recipients(alert.reason);

@@ -1,4 +1,4 @@
-//! The loop that starts what is due, and the one probe from start to verdict.
+//! The loop that starts due probes, and a probe from start to verdict.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,72 +19,72 @@ use crate::domain::{
 use crate::metrics::Families;
 use crate::store::StoreError;
 
-/// How long and how many at once.
+/// Limits of probes.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbeLimits {
-    /// For one whole probe.
+    /// Time-out of one whole probe.
     pub timeout: Duration,
-    /// Probes in flight at once.
+    /// Maximum number of probes in flight.
     pub concurrency: usize,
 }
 
-/// After a re-authentication an integration is probed at once and after these pauses: consent takes a minute or two to spread
+/// After a re-authentication an integration is probed at once and after these pauses, because consent takes a minute or two to spread
 /// through Entra (Microsoft, azure-docs issue 84585).
 const VERIFICATION_PROBES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
 
-/// Somebody who merely says that consent was given makes an integration be probed anew no more often than this.
+/// The minimum pause between extra probes because of unsigned callbacks that say that consent was given.
 const REPEAT: Duration = VERIFICATION_PROBES[1];
 
-/// A probe of an integration that was re-authenticated a moment ago, or of which somebody says so.
+/// The result of a probe after a re-authentication, or after a callback that claims one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {
     /// Which integration.
     pub integration: String,
-    /// Whether enterprise app and consent are as required; `None` when that could not be seen.
+    /// Whether enterprise app and consent are as required; `None` if unknown.
     pub consent_holds: Option<bool>,
-    /// Every check passes.
+    /// Whether every check passes.
     pub passed: bool,
-    /// No further probe is owed to it.
+    /// Whether no further probe is pending for it.
     pub last: bool,
-    /// When the proof began, on the wall clock.
+    /// When the verification began, on the wall clock.
     pub since: Timestamp,
 }
 
-/// An integration that was re-authenticated a moment ago, or of which somebody says so.
+/// The verification of an integration after a re-authentication, or after a callback that claims one.
 #[derive(Debug, Clone, Copy)]
 struct PendingVerification {
     /// When it began, on the wall clock.
     began: Timestamp,
-    /// The same, and what follows, on the clock that nobody sets.
+    /// When it began, on the steady clock. The following times are on the steady clock, too.
     since: Timestamp,
-    /// The probe that starts then, or later, is the last.
+    /// The first probe that starts at this time or later is the last.
     last: Timestamp,
-    /// Until then a failure is not held against the integration. `None` while nothing is known to have been renewed: an unsigned callback
-    /// grants nothing.
+    /// The end of the grace period, in which a failure does not count. `None` while it is not known that anything was renewed: an unsigned
+    /// callback gets no grace period.
     grace: Option<Timestamp>,
-    /// When somebody has said so last.
+    /// When the verification was last requested.
     asked: Timestamp,
-    /// A probe that began afterwards has ended.
+    /// Whether a probe that began afterwards has ended.
     seen: bool,
 }
 
-/// Told of every proof; answers whether consent has turned out to be renewed just now.
+/// Called with every result of a verification; returns whether consent has just turned out to be renewed.
 pub type VerificationListener =
     Arc<dyn Fn(Verification) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// The integrations by name.
 pub type Targets = Arc<HashMap<String, Target>>;
 
-/// What the configuration says about probing. A probe keeps the one it began with.
+/// The configuration of probing. A probe keeps the setup with which it began.
 pub struct Setup {
-    /// Who is probed.
+    /// The targets of probes.
     pub targets: Targets,
-    /// Asks Entra.
+    /// Sends the requests to Entra.
     pub prober: Arc<Prober>,
-    /// How long and how many at once.
+    /// Limits of probes.
     pub limits: ProbeLimits,
-    /// Told of proofs.
+    /// Called with results of verifications.
     pub listener: VerificationListener,
 }
 
@@ -97,29 +97,29 @@ impl std::fmt::Debug for Setup {
 /// What changes with the configuration besides the [`Setup`].
 #[derive(Debug)]
 pub struct Change {
-    /// The rhythm of the schedule.
+    /// The intervals of the schedule.
     pub schedule: SchedulePolicy,
-    /// Who is told, and when something counts.
+    /// Who is notified, and when a failure counts.
     pub policy: Policy,
     /// The integrations, as the evaluator sees them.
     pub records: Vec<IntegrationRecord>,
 }
 
-/// How a fleet has changed with its configuration.
+/// The difference between two configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigDiff {
     /// Names of integrations that are new.
     pub added: HashSet<String>,
-    /// Integrations that have left.
+    /// Number of integrations that have left.
     pub removed: usize,
-    /// Integrations of which something that matters to probing has changed.
+    /// Number of integrations with a change that affects probing.
     pub changed: usize,
 }
 
-/// The loop goes round at least so often: that is how it is known to be alive, and how a clock that was set is noticed.
+/// The loop runs at least this often, to show that it is alive, and to notice a clock that was set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
-/// A wall clock that moves by so much at once was set by somebody; less is the work of NTP.
+/// A wall clock that moves this far at once was set; NTP moves it less.
 const STEP_MS: i64 = 2_000;
 
 /// Probes the fleet. Cheap to clone.
@@ -134,11 +134,11 @@ struct Inner {
     evaluator: Evaluator,
     families: Families,
     clock: Clock,
-    nudge: Notify,
+    wake: Notify,
     ended: Notify,
     verifications: Mutex<HashMap<String, PendingVerification>>,
-    /// When the loop last went round.
-    beat: Mutex<Instant>,
+    /// When the loop last ran.
+    last_loop: Mutex<Instant>,
     /// How far the wall clock was ahead of the steady one, in milliseconds.
     offset: Mutex<i64>,
 }
@@ -159,7 +159,7 @@ impl Monitor {
         clock: Clock,
     ) -> Self {
         let (schedule, setup) = (Mutex::new(schedule), RwLock::new(Arc::new(setup)));
-        let (nudge, ended, verifications, beat) =
+        let (wake, ended, verifications, last_loop) =
             (Notify::new(), Notify::new(), Mutex::default(), Mutex::new(Instant::now()));
         let offset = Mutex::new(clock.now().0 - clock.steady().0);
         Self {
@@ -169,16 +169,16 @@ impl Monitor {
                 evaluator,
                 families,
                 clock,
-                nudge,
+                wake,
                 ended,
                 verifications,
-                beat,
+                last_loop,
                 offset,
             }),
         }
     }
 
-    /// Who is probed.
+    /// The targets of probes.
     pub fn targets(&self) -> Targets {
         Arc::clone(&self.setup().targets)
     }
@@ -187,10 +187,10 @@ impl Monitor {
         Arc::clone(&self.inner.setup.read())
     }
 
-    /// Goes on with another configuration. Probes in flight end; what they find counts where their integration is still the same.
+    /// Continues with another configuration. Probes in flight end; their results count if their integration has not changed.
     ///
     /// # Errors
-    /// The database refuses; then nothing has changed.
+    /// The database returns an error; then nothing has changed.
     pub async fn reconfigure(&self, setup: Setup, change: Change) -> Result<ConfigDiff, StoreError> {
         let earlier = self.setup();
         let added: HashSet<String> =
@@ -212,7 +212,7 @@ impl Monitor {
             *self.inner.setup.write() = Arc::new(setup);
         };
         self.inner.evaluator.reconfigure(change.policy, change.records, self.inner.clock.now(), swap).await?;
-        self.inner.nudge.notify_one();
+        self.inner.wake.notify_one();
         Ok(ConfigDiff { changed: changed.len() - added.len(), added, removed })
     }
 
@@ -220,8 +220,8 @@ impl Monitor {
         self.inner.schedule.lock()
     }
 
-    /// An integration was re-authenticated: probes it now, and again while consent spreads. Until the last of these probes what fails is
-    /// not held against it. After a restart only what is left of that time is granted.
+    /// An integration was re-authenticated: probes it now, and again while consent spreads. Until the last of these probes it is within the
+    /// grace period. After a restart, only the rest of that period is left.
     pub fn verify_renewal(&self, name: &str, began: Timestamp) {
         let (now, since) = self.steady_since(began);
         let last = since.plus(VERIFICATION_PROBES[VERIFICATION_PROBES.len() - 1]);
@@ -230,8 +230,8 @@ impl Monitor {
         self.follow_verification(name, since, now);
     }
 
-    /// Somebody says that consent was given, and nothing proves it: probes the integration now, and again while consent spreads, and holds
-    /// against it what fails, as ever.
+    /// An unsigned callback says that consent was given: probes the integration now, and again while consent spreads. Failures count as
+    /// usual.
     pub fn verify_claim(&self, name: &str, began: Timestamp) {
         let (now, since) = self.steady_since(began);
         {
@@ -246,7 +246,7 @@ impl Monitor {
                 seen: false,
             };
             let pending = verifications.entry(name.to_owned()).or_insert(fresh);
-            // Whoever repeats it all the time neither gets a probe each time nor keeps the last one from coming for others.
+            // Repeated callbacks neither get a probe each time nor delay the last probe.
             if now.since(pending.asked) < REPEAT {
                 return;
             }
@@ -255,14 +255,14 @@ impl Monitor {
         self.follow_verification(name, since, now);
     }
 
-    /// Now, and a moment of the wall clock, on the clock that nobody sets. One that lies in the future is now: a clock that was ahead must
-    /// not make a proof longer.
+    /// The current time, and a wall clock time, on the steady clock. A time in the future becomes now: a clock that was ahead must not make
+    /// a verification longer.
     fn steady_since(&self, began: Timestamp) -> (Timestamp, Timestamp) {
         let (now, wall) = (self.inner.clock.steady(), self.inner.clock.now());
         (now, now.minus(wall.since(began)))
     }
 
-    /// At once, and at the moments that are still to come.
+    /// Adds probes now and at the pauses that are still to come.
     fn follow_verification(&self, name: &str, since: Timestamp, now: Timestamp) {
         if !self.setup().targets.contains_key(name) {
             self.verifications().remove(name);
@@ -271,24 +271,24 @@ impl Monitor {
         let later = VERIFICATION_PROBES.iter().map(|pause| since.plus(*pause)).filter(|at| *at > now);
         let moments: Vec<Timestamp> = std::iter::once(now).chain(later).collect();
         self.schedule().add_extra_probes(name, &moments);
-        self.inner.nudge.notify_one();
+        self.inner.wake.notify_one();
     }
 
-    /// Probes an integration now, out of turn.
+    /// Probes an integration now, in addition to its schedule.
     pub fn probe_soon(&self, name: &str) {
         self.schedule().add_extra_probes(name, &[self.inner.clock.steady()]);
-        self.inner.nudge.notify_one();
+        self.inner.wake.notify_one();
     }
 
-    /// Probes an integration now, out of turn, and waits until a probe that began afterwards has ended; not longer than two probes may take.
+    /// Probes an integration now, and waits until a probe that began afterwards has ended, for at most twice the time-out of a probe.
     pub async fn probe_now(&self, name: &str) {
         let asked = self.inner.clock.steady();
-        // A scraper is no person: what the tenant asked for holds for it.
+        // A scrape is not urgent, so the pause that the tenant asked for is kept.
         if self.schedule().paused_until(name, asked).is_some() {
             return;
         }
         self.schedule().add_extra_probes(name, &[asked]);
-        self.inner.nudge.notify_one();
+        self.inner.wake.notify_one();
         let ended = async {
             loop {
                 let wait = self.inner.ended.notified();
@@ -303,14 +303,14 @@ impl Monitor {
         drop(tokio::time::timeout(2 * self.setup().limits.timeout, ended).await);
     }
 
-    /// Until when an integration waits because its tenant asked for a pause (`Retry-After`).
+    /// When the pause ends that the integration's tenant asked for (`Retry-After`).
     pub fn paused_until(&self, name: &str) -> Option<Timestamp> {
         let clock = &self.inner.clock;
         self.schedule().paused_until(name, clock.steady()).map(|until| clock.wall_at(until))
     }
 
-    /// Somebody has set the wall clock. Nothing that waits is disturbed, because it waits on the other clock; what is remembered is made
-    /// to agree.
+    /// Detects that the wall clock was set. Nothing that waits is affected, because it uses the steady clock; remembered times are
+    /// corrected.
     fn notice_step(&self) {
         let offset = self.inner.clock.now().0 - self.inner.clock.steady().0;
         let before = std::mem::replace(&mut *self.inner.offset.lock(), offset);
@@ -320,15 +320,15 @@ impl Monitor {
         }
         let direction = if step > 0 { "ahead" } else { "back" };
         tracing::warn!(seconds = step.abs() / 1000, direction, "the clock of this machine was set");
-        self.inner.evaluator.heal(self.inner.clock.now());
+        self.inner.evaluator.correct_times(self.inner.clock.now());
     }
 
-    /// Whether the loop goes round as it should.
+    /// Whether the loop is running.
     pub fn is_alive(&self) -> bool {
-        self.inner.beat.lock().elapsed() < 6 * LONGEST_SLEEP
+        self.inner.last_loop.lock().elapsed() < 6 * LONGEST_SLEEP
     }
 
-    /// How many integrations are probed.
+    /// Number of integrations that are probed.
     pub fn size(&self) -> usize {
         self.setup().targets.len()
     }
@@ -338,7 +338,7 @@ impl Monitor {
         self.schedule().due(name).map(|due| self.inner.clock.wall_at(due))
     }
 
-    /// Whether an integration is being proved, and if so whether a probe that began afterwards has ended.
+    /// Whether an integration is being verified, and if so whether a probe that began afterwards has ended.
     pub fn verification(&self, name: &str) -> Option<bool> {
         self.verifications().get(name).map(|p| p.seen)
     }
@@ -376,11 +376,11 @@ impl Monitor {
         renewed
     }
 
-    /// Runs until told to stop, then waits for the probes in flight.
+    /// Runs until `stop` is set, then waits for the probes in flight.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut probes = JoinSet::new();
         loop {
-            *self.inner.beat.lock() = Instant::now();
+            *self.inner.last_loop.lock() = Instant::now();
             self.notice_step();
             let now = self.inner.clock.steady();
             let concurrency = self.setup().limits.concurrency;
@@ -389,7 +389,7 @@ impl Monitor {
                 let monitor = self.clone();
                 probes.spawn(async move { monitor.probe(&name, due).await });
             }
-            // With everybody busy there is nothing to wake up for but an end.
+            // If no more probes can start, only the end of one wakes the loop.
             let next = {
                 let schedule = self.schedule();
                 let room = schedule.in_flight() < schedule.concurrency(concurrency);
@@ -400,14 +400,14 @@ impl Monitor {
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
                 Some(_) = probes.join_next() => {}
-                () = self.inner.nudge.notified() => {}
+                () = self.inner.wake.notified() => {}
                 _ = stop.wait_for(|stopped| *stopped) => break,
             }
         }
         while probes.join_next().await.is_some() {}
     }
 
-    /// Lives through the time until `end` (of the steady clock) on a manual clock: every probe that falls due, one after the other.
+    /// Simulates the time until `end` (of the steady clock) on a manual clock: runs every due probe, one after the other.
     pub async fn run_until(&self, end: Timestamp) {
         let clock = &self.inner.clock;
         loop {
@@ -436,7 +436,7 @@ impl Monitor {
         let steady = inner.evaluator.steady().await;
         if self.setup().targets.get(name) != Some(target) {
             self.schedule().requeue(name, clock.steady());
-            inner.nudge.notify_one();
+            inner.wake.notify_one();
             inner.ended.notify_waiters();
             return;
         }
@@ -459,7 +459,8 @@ impl Monitor {
             }
             None => false,
         };
-        // While consent spreads, a failure says nothing yet; nor does one that a probe has seen with the old token.
+        // While consent spreads, a failure means nothing yet; nor does one that a probe with the old token
+        // has seen.
         let grace = renewed || pending.and_then(|p| p.grace).is_some_and(|until| started < until);
         let seen = ProbeMeta {
             tenant_guid: probed.tenant_guid,
@@ -481,7 +482,7 @@ impl Monitor {
         let trouble = probed.evidence.faults().iter().any(|f| f.reason.is_upstream_trouble());
         let ended = Ended { history, retry_after: probed.evidence.retry_after(), trouble, started };
         self.schedule().ended(name, ended, clock.steady());
-        inner.nudge.notify_one();
+        inner.wake.notify_one();
         inner.ended.notify_waiters();
     }
 }

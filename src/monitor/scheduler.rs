@@ -1,5 +1,5 @@
-//! Who is due: a queue in memory, rebuilt from names alone after a restart. Knows no clock; time is an argument, and it is the time of a
-//! clock that nobody sets.
+//! The queue of due integrations, in memory, rebuilt from names alone after a restart. Times are arguments, and are those of the steady
+//! clock.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -18,17 +18,17 @@ struct Slot {
 /// A probe that ended, as the schedule sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
-    /// What is known of the integration now.
+    /// The history of the integration.
     pub history: History,
-    /// How long an answer asked to wait.
+    /// How long a response asked to wait.
     pub retry_after: Option<Duration>,
-    /// The upstream as a whole was in trouble.
+    /// Whether the upstream as a whole had a fault.
     pub trouble: bool,
     /// When the probe started.
     pub started: Timestamp,
 }
 
-/// Newcomers may come so close together, however small the fleet is.
+/// Minimum time between the first probes of new integrations, also in a small fleet.
 const MIN_SPACING: Duration = Duration::from_millis(100);
 
 /// The queue.
@@ -37,19 +37,19 @@ pub struct Schedule {
     policy: SchedulePolicy,
     places: HashMap<String, Slot>,
     queue: BTreeSet<(Timestamp, String)>,
-    /// Integrations of which no result is known: they are probed as soon as there is room, behind those that are due.
+    /// Integrations that have no result yet: they are probed as soon as there is room, after those that are due.
     fresh: VecDeque<String>,
     in_flight: HashSet<String>,
     paused: HashMap<String, Timestamp>,
-    /// Moments at which an integration is probed out of turn, in order.
-    followed: HashMap<String, Vec<Timestamp>>,
-    /// A person asked for their next probe: it is made once although the tenant asked for a pause.
-    insisted: HashSet<String>,
-    pace: Backoff,
+    /// Times at which an integration is probed in addition to its schedule, in order.
+    extra: HashMap<String, Vec<Timestamp>>,
+    /// Integrations whose next probe a person asked for: it is made once although the tenant asked for a pause.
+    requested: HashSet<String>,
+    backoff: Backoff,
 }
 
 impl Schedule {
-    /// A queue of integrations (name, tenant), each in its own slot; those in `fresh` come as soon as there is room.
+    /// A queue of integrations (name, tenant), each in its own slot; those in `fresh` are probed as soon as there is room.
     pub fn new(
         policy: SchedulePolicy,
         integrations: impl IntoIterator<Item = (String, String)>,
@@ -63,9 +63,9 @@ impl Schedule {
             fresh: VecDeque::new(),
             in_flight: HashSet::new(),
             paused: HashMap::new(),
-            followed: HashMap::new(),
-            insisted: HashSet::new(),
-            pace: Backoff::default(),
+            extra: HashMap::new(),
+            requested: HashSet::new(),
+            backoff: Backoff::default(),
         };
         for (name, tenant) in integrations {
             if fresh.contains(&name) {
@@ -80,8 +80,8 @@ impl Schedule {
         schedule
     }
 
-    /// Queues these integrations (name, tenant) and no others. Those in `fresh` come as soon as there is room; whoever is named in `changed`
-    /// besides is probed soon: one at once, some spread over the retry interval, a big fleet over its interval. Probes in flight go on.
+    /// Replaces the integrations (name, tenant). Those in `fresh` are probed as soon as there is room; new ones and those in `changed` are
+    /// probed soon: one at once, several spread over the retry interval, a large fleet over its interval. Probes in flight continue.
     pub fn reconfigure(
         &mut self,
         policy: SchedulePolicy,
@@ -102,8 +102,8 @@ impl Schedule {
                 Some(place) if !moved => place.due,
                 _ => policy.first_due(&name, now),
             };
-            // What was asked for is not forgotten because the intervals have changed.
-            let asked = self.followed.get(&name).and_then(|moments| moments.first());
+            // A requested probe is kept when the intervals change.
+            let asked = self.extra.get(&name).and_then(|moments| moments.first());
             let due = asked.map_or(due, |moment| due.min(*moment));
             if fresh.contains(&name) && asked.is_none() {
                 self.fresh.push_back(name.clone());
@@ -112,8 +112,8 @@ impl Schedule {
             }
             self.places.insert(name, Slot { tenant, due, started: old.and_then(|place| place.started) });
         }
-        self.followed.retain(|name, _| self.places.contains_key(name));
-        self.insisted.retain(|name| self.places.contains_key(name));
+        self.extra.retain(|name, _| self.places.contains_key(name));
+        self.requested.retain(|name| self.places.contains_key(name));
         let fleet = u32::try_from(self.places.len().max(1)).unwrap_or(u32::MAX);
         let few = u32::try_from(soon.len().max(1)).unwrap_or(u32::MAX);
         let step = (policy.retry_interval / few).max((policy.interval / fleet).min(MIN_SPACING));
@@ -129,32 +129,32 @@ impl Schedule {
         self.fresh.retain(|name| !self.in_flight.contains(name));
     }
 
-    /// A probe ended that says nothing of what is configured now: another one follows at once, if there still is one to follow.
+    /// A probe ended whose result does not apply to the current configuration: queues another one at once, if the integration still exists.
     pub fn requeue(&mut self, name: &str, now: Timestamp) {
         self.in_flight.remove(name);
         self.put(name, now);
     }
 
-    /// Takes the integrations that are due, the longest waiting first, with the moment each was due at; no more than may be in
-    /// flight. A tenant that asked for a pause gets it, but for what a person asks for once. Where there is room left, those come of which
-    /// nothing is known.
+    /// Takes the integrations that are due, the longest waiting first, with the time at which each was due, up to the limit of probes in
+    /// flight. A pause that a tenant asked for is kept, except for one probe that a person asks for. If there is room left, integrations
+    /// without a result follow.
     pub fn start(&mut self, concurrency: usize, now: Timestamp) -> Vec<(String, Timestamp)> {
         let mut started = Vec::new();
-        let room = self.pace.concurrency(concurrency).saturating_sub(self.in_flight.len());
+        let room = self.backoff.concurrency(concurrency).saturating_sub(self.in_flight.len());
         while started.len() < room {
             let Some((due, name)) = self.next_waiting(now) else { break };
-            if let Some(until) = self.pause(&name, now).filter(|_| !self.insisted.contains(&name)) {
+            if let Some(until) = self.pause(&name, now).filter(|_| !self.requested.contains(&name)) {
                 self.put(&name, until);
                 continue;
             }
-            self.insisted.remove(&name);
+            self.requested.remove(&name);
             self.in_flight.insert(name.clone());
             started.push((name, due));
         }
         started
     }
 
-    /// The next one that is due, otherwise one of which nothing is known.
+    /// The next integration that is due, otherwise one that has no result yet.
     fn next_waiting(&mut self, now: Timestamp) -> Option<(Timestamp, String)> {
         if self.queue.first().is_some_and(|(due, _)| *due <= now) {
             return self.queue.pop_first();
@@ -164,7 +164,7 @@ impl Schedule {
         Some((due.min(now), name))
     }
 
-    /// Until when an integration's tenant asked for a pause.
+    /// When the pause ends that an integration's tenant asked for.
     fn pause(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
         let tenant = &self.places.get(name)?.tenant;
         let until = *self.paused.get(tenant)?;
@@ -175,7 +175,7 @@ impl Schedule {
         Some(until)
     }
 
-    /// Until when an integration waits because its tenant asked for a pause.
+    /// When the pause ends that an integration's tenant asked for.
     pub fn paused_until(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
         self.places
             .get(name)
@@ -189,7 +189,7 @@ impl Schedule {
         self.places.get(name)?.started
     }
 
-    /// Notes that a probe ended and queues the next one.
+    /// Records that a probe ended, and queues the next one.
     pub fn ended(&mut self, name: &str, ended: Ended, now: Timestamp) {
         self.in_flight.remove(name);
         let Some(place) = self.places.get_mut(name) else { return };
@@ -203,23 +203,23 @@ impl Schedule {
             moments.retain(|m| *m > ended.started);
             due = moments.first().map_or(due, |m| due.min(*m));
             if moments.is_empty() {
-                self.followed.remove(name);
+                self.extra.remove(name);
             }
         }
         if let Some(wait) = ended.retry_after {
             let until = now.plus(wait);
             let paused = self.paused.entry(place.tenant.clone()).or_insert(until);
             *paused = (*paused).max(until);
-            // What a person has asked for meanwhile is still made once.
-            due = if self.insisted.contains(name) { due } else { due.max(*paused) };
+            // A probe that a person has asked for meanwhile is still made once.
+            due = if self.requested.contains(name) { due } else { due.max(*paused) };
         }
         self.put(name, due);
-        if before > 1 && self.pace.interval_multiplier() == 1 {
+        if before > 1 && self.backoff.interval_multiplier() == 1 {
             self.shorten_waits(now);
         }
     }
 
-    /// The upstream is well again: nobody waits longer than an interval for having been slowed down.
+    /// The upstream works again: no integration waits longer than an interval because it was slowed down.
     fn shorten_waits(&mut self, now: Timestamp) {
         let latest = now.plus(self.policy.interval);
         let late: Vec<(Timestamp, String)> = self.queue.range((latest, String::new())..).cloned().collect();
@@ -236,17 +236,17 @@ impl Schedule {
         }
     }
 
-    /// How many probes may be in flight now.
+    /// The number of probes that may be in flight now.
     pub fn concurrency(&self, configured: usize) -> usize {
-        self.pace.concurrency(configured)
+        self.backoff.concurrency(configured)
     }
 
-    /// Probes an integration at these moments, besides its own and those that were asked for before. One that is in flight comes again
-    /// afterwards. A person asks for it: the first of these probes is made although the tenant has asked for a pause.
+    /// Probes an integration at these times, in addition to its schedule and to earlier requests. One that is in flight is probed again
+    /// afterwards. A person asks for this: the first of these probes is made although the tenant has asked for a pause.
     pub fn add_extra_probes(&mut self, name: &str, moments: &[Timestamp]) {
         let Some(place) = self.places.get(name) else { return };
         let (due, first) = (place.due, moments.first().copied());
-        self.insisted.insert(name.to_owned());
+        self.requested.insert(name.to_owned());
         let fresh = self.fresh.iter().position(|waiting| waiting == name);
         if let Some(first) =
             first.filter(|first| (*first < due || fresh.is_some()) && !self.in_flight.contains(name))
@@ -255,23 +255,23 @@ impl Schedule {
             fresh.map(|index| self.fresh.remove(index));
             self.put(name, first);
         }
-        let followed = self.followed.entry(name.to_owned()).or_default();
-        followed.extend(moments);
-        followed.sort_unstable();
-        followed.dedup();
+        let extra = self.extra.entry(name.to_owned()).or_default();
+        extra.extend(moments);
+        extra.sort_unstable();
+        extra.dedup();
     }
 
-    /// Probes an integration at its own moments only.
+    /// Removes the additional probes of an integration.
     pub fn drop_extra_probes(&mut self, name: &str) {
-        self.followed.remove(name);
+        self.extra.remove(name);
     }
 
-    /// When an integration is probed next; `None` for one that is not there or in flight.
+    /// When an integration is probed next; `None` if it does not exist or is in flight.
     pub fn due(&self, name: &str) -> Option<Timestamp> {
         self.places.get(name).filter(|_| !self.in_flight.contains(name)).map(|p| p.due)
     }
 
-    /// When somebody is due next: a moment in the past while somebody waits of whom nothing is known.
+    /// When the next probe is due: in the past while an integration without a result waits.
     pub fn next(&self) -> Option<Timestamp> {
         if self.fresh.is_empty() {
             self.queue.first().map(|(due, _)| *due)
@@ -280,7 +280,7 @@ impl Schedule {
         }
     }
 
-    /// Probes in flight.
+    /// Number of probes in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
@@ -317,9 +317,9 @@ mod tests {
         Ended { history: History::default(), retry_after: None, trouble: false, started }
     }
 
-    /// A week of two hundred integrations: everybody is probed once an interval, never twice at a time, never in bunches.
+    /// A week of two hundred integrations: each is probed once per interval, never twice at a time, never in bunches.
     #[test]
-    fn a_week_in_a_moment() {
+    fn every_integration_is_probed_once_per_interval_for_a_week() {
         let mut schedule = fleet(200);
         let end = START.plus(Duration::from_secs(7 * 86_400));
         let (mut now, mut probes, mut most) = (START, HashMap::<String, u32>::new(), 0);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_and_no_more_than_allowed() {
+    fn probes_do_not_overlap_and_are_limited() {
         let mut schedule = fleet(100);
         let now = START.plus(Duration::from_secs(300));
         let first = schedule.start(10, now);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_gets_the_pause_it_asked_for() {
+    fn the_pause_that_a_tenant_asked_for_is_kept() {
         let names = [("a", "t"), ("b", "t"), ("c", "u")];
         let mut schedule =
             Schedule::new(POLICY, names.map(|(n, t)| (n.to_owned(), t.to_owned())), &HashSet::new(), START);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn followed_ones_are_probed_at_the_moments_asked_for() {
+    fn extra_probes_are_made_at_the_requested_times() {
         let mut schedule = fleet(3);
         let at = |seconds| START.plus(Duration::from_secs(seconds));
         schedule.add_extra_probes("i1", &[START, at(15), at(200)]);
@@ -409,9 +409,9 @@ mod tests {
         let mut soon: Vec<String> =
             schedule.start(10, START.plus(POLICY.retry_interval)).into_iter().map(|(n, _)| n).collect();
         soon.sort();
-        assert_eq!(soon, ["b", "d", "e"], "who is new or changed comes soon");
+        assert_eq!(soon, ["b", "d", "e"], "new and changed ones are probed soon");
         schedule.ended("c", well(START), second);
-        assert_eq!((schedule.due("c"), schedule.in_flight()), (None, 3), "who has left does not come back");
+        assert_eq!((schedule.due("c"), schedule.in_flight()), (None, 3), "one that has left stays away");
         schedule.requeue("b", second);
         assert_eq!(schedule.start(10, second), [("b".to_owned(), second)]);
         // One that is in flight while it stays is neither forgotten nor probed twice at a time.
@@ -421,9 +421,9 @@ mod tests {
         assert!(schedule.due("b").is_some());
     }
 
-    /// Of whom nothing is known, that one is probed as soon as there is room, behind those that are due; the others keep their slots.
+    /// An integration without a result is probed as soon as there is room, after those that are due; the others keep their slots.
     #[test]
-    fn those_of_which_nothing_is_known_come_as_soon_as_there_is_room() {
+    fn integrations_without_a_result_are_probed_as_soon_as_there_is_room() {
         let names: Vec<(String, String)> = (0..30).map(|i| (format!("i{i}"), format!("t{i}"))).collect();
         let fresh: HashSet<String> = (10..30).map(|i| format!("i{i}")).collect();
         let mut schedule = Schedule::new(POLICY, names.clone(), &fresh, START);
@@ -431,7 +431,7 @@ mod tests {
         schedule.add_extra_probes("i3", &[START]);
         assert!(schedule.next().is_some_and(|next| next <= START));
         let first: Vec<String> = schedule.start(8, START).into_iter().map(|(name, _)| name).collect();
-        assert_eq!((first[0].as_str(), first.len()), ("i3", 8), "whoever is due comes first");
+        assert_eq!((first[0].as_str(), first.len()), ("i3", 8), "those that are due come first");
         assert!(first[1..].iter().all(|name| fresh.contains(name)), "{first:?}");
         for name in &first {
             schedule.ended(name, well(START), START);
@@ -443,7 +443,7 @@ mod tests {
             rounds += 1;
             started.iter().for_each(|(name, _)| schedule.ended(name, well(START), START));
         }
-        assert_eq!((rounds, probed), (2, 21), "all of them, no more at once than may be");
+        assert_eq!((rounds, probed), (2, 21), "all of them, within the limit");
         let kept = (0..10).filter(|i| *i != 3).all(|i| schedule.due(&format!("i{i}")) == slots[i]);
         assert!(kept, "the others keep their slots");
         schedule.reconfigure(POLICY, names, &HashSet::new(), &HashSet::from(["i5".to_owned()]), START);
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_asks_for_is_made_once_in_spite_of_a_pause() {
+    fn a_probe_that_a_person_asks_for_is_made_once_during_a_pause() {
         let mut schedule = Schedule::new(POLICY, [("a".to_owned(), "t".to_owned())], &HashSet::new(), START);
         let at = |seconds| START.plus(Duration::from_secs(seconds));
         let asked_to_wait = |started| Ended { retry_after: Some(Duration::from_secs(3600)), ..well(started) };
@@ -469,11 +469,11 @@ mod tests {
         assert_eq!(schedule.start(10, at(3660)).len(), 1, "after the pause");
         schedule.add_extra_probes("a", &[at(3661)]);
         schedule.ended("a", asked_to_wait(at(3660)), at(3662));
-        assert_eq!(schedule.start(10, at(3662)).len(), 1, "asked for while another probe was in flight");
+        assert_eq!(schedule.start(10, at(3662)).len(), 1, "requested while another probe was in flight");
     }
 
     #[test]
-    fn one_in_flight_comes_again_when_it_is_followed() {
+    fn an_integration_in_flight_is_probed_again_on_request() {
         let mut schedule = fleet(1);
         schedule.add_extra_probes("i0", &[START]);
         assert_eq!(schedule.start(10, START).len(), 1);

@@ -1,4 +1,4 @@
-//! Sign-ins under way, and what their success changes in one transaction.
+//! Sign-ins in progress, and what a successful one changes in one transaction.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -10,46 +10,47 @@ use super::{Store, StoreError, notifications};
 use crate::domain::{Incident, MailKind, Notification, Timestamp};
 use crate::secret::Secret;
 
-/// Used and expired ones are remembered for so long, to tell a replay from a stranger.
+/// How long used and expired sign-ins are kept, to distinguish a replay from an unknown state.
 const REMEMBERED_MS: i64 = 86_400_000;
 
-/// So many sign-ins may be under way that one link began.
+/// Maximum number of sign-ins in progress that one link began.
 const OPEN_BY_LINK: i64 = 10;
 
-/// So many may be under way that were begun from one network.
+/// Maximum number of sign-ins in progress that were begun from one network.
 const OPEN_BY_SOURCE: i64 = 100;
 
-/// From so many under way for one integration on, each of its links may have one and no more: the first sign-in of a link is never
-/// refused because of what other links have begun. Links are made by us alone, so all of them together are bounded.
+/// From this many sign-ins in progress for one integration on, each of its links may have only one: the first sign-in of a link is never
+/// rejected because of other links. Only we make links, so their total is bounded.
 const OPEN_BY_INTEGRATION: i64 = 100;
 
-/// So many may be begun by one link in the time that one sign-in has, whatever became of them: each costs Entra and the tenant requests.
+/// Maximum number of sign-ins that one link may begin within the lifetime of a sign-in, whatever their result: each costs Entra and the
+/// tenant requests.
 const BEGUN_BY_LINK: i64 = 60;
 
-/// So many that are over are remembered of one link.
+/// Number of finished sign-ins that are kept for one link.
 const OVER_BY_LINK: u32 = 100;
 
-/// So many successes are remembered of one integration.
+/// Number of successes that are kept for one integration.
 const SUCCESSES: u32 = 100;
 
-/// How far a sign-in has come after its callback.
+/// The stage of a sign-in after its callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// What the tenant grants is still being looked at.
+    /// The permissions that the tenant grants are still being verified.
     Verifying,
-    /// Everything holds and is stored.
+    /// Everything was verified and stored.
     Success,
     /// The tenant granted everything before the sign-in began, and still does.
     Unchanged,
-    /// Somebody said no.
+    /// The user or an administrator declined.
     Denied,
-    /// Of another tenant.
+    /// The user signed in to another tenant.
     WrongTenant,
     /// Less than required, or less than before.
     Incomplete,
-    /// Too late, or once more.
+    /// Too late, or a repeated callback.
     Expired,
-    /// A fault of Entra's or ours.
+    /// An error of Entra or of ours.
     Error,
 }
 
@@ -65,7 +66,7 @@ impl Stage {
         Self::Error,
     ];
 
-    /// As the database holds it.
+    /// The word in the database.
     const fn label(self) -> &'static str {
         match self {
             Self::Verifying => "verifying",
@@ -84,14 +85,14 @@ impl Stage {
     }
 }
 
-/// A quota that is full, so that a sign-in does not begin.
+/// A quota that is full, so that a sign-in cannot begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quota {
-    /// The link's.
+    /// The quota of the link.
     Link,
-    /// That of the network from which it comes.
+    /// The quota of the network from which the sign-in comes.
     Source,
-    /// The integration's.
+    /// The quota of the integration.
     Integration,
 }
 
@@ -106,12 +107,12 @@ impl Quota {
     }
 }
 
-/// When a link was made: by generation, or for one of the first version by time.
+/// When a link was made: its generation, or for a link of the first version its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkStamp {
     /// `None` for a link of the first version.
     pub generation: Option<i64>,
-    /// By the clock of that time.
+    /// By the wall clock when it was made.
     pub issued: Timestamp,
 }
 
@@ -124,17 +125,17 @@ pub struct NewAuthorization {
     pub integration: String,
     /// Hash of the cookie's value.
     pub cookie: String,
-    /// What the callback needs: encrypted, given out once.
+    /// The secrets for the callback: encrypted, returned only once.
     pub secret: Secret,
     /// Hash of the link that began it.
     pub link: String,
     /// When that link was made.
     pub stamp: LinkStamp,
-    /// The network from which it comes; empty where that is not known.
+    /// The network from which it comes; empty if unknown.
     pub source: String,
     /// Now.
     pub created: Timestamp,
-    /// When it is too late.
+    /// When it expires.
     pub expires: Timestamp,
 }
 
@@ -151,71 +152,71 @@ pub struct Authorization {
     pub link: String,
     /// When that link was made.
     pub stamp: LinkStamp,
-    /// When it is too late.
+    /// When it expires.
     pub expires: Timestamp,
     /// When its callback came.
     pub used: Option<Timestamp>,
-    /// How far it has come since.
+    /// Its stage since then.
     pub stage: Option<Stage>,
-    /// The unsigned callback named another tenant than ours.
+    /// Whether the unsigned callback named another tenant than ours.
     pub foreign_tenant: bool,
-    /// From which address the callback came.
+    /// The address from which the callback came.
     pub origin: String,
-    /// Whether the tenant granted everything when it began, as far as that was known.
+    /// Whether the tenant granted everything when the sign-in began; `None` if unknown.
     pub granted_before: Option<bool>,
 }
 
-/// A renewed token to keep.
+/// A renewed token to be stored.
 #[derive(Debug, Clone)]
 pub struct RenewedToken {
-    /// Whose.
+    /// Its integration, application and tenant.
     pub id: TokenId,
     /// The token.
     pub token: Secret,
 }
 
-/// Who is told of a success, and what.
+/// The mails about a success.
 #[derive(Debug, Clone)]
 pub struct Announcement {
-    /// Everybody; each address counts once.
+    /// All recipients; each address counts once.
     pub recipients: Vec<String>,
-    /// The mail about the end of the open alert says so, too: whoever was notified of that gets one of the two.
+    /// Whether a mail about the end of the open alert follows, which contains the same information: its recipients get only one of the two.
     pub resolved_follows: bool,
     /// What happened.
     pub incident: Incident,
 }
 
-/// A sign-in that holds in every respect.
+/// A sign-in that passed every verification.
 #[derive(Debug, Clone)]
 pub struct Success {
     /// Hash of the OAuth 2.0 state.
     pub authorization: String,
     /// Which integration.
     pub integration: String,
-    /// When the link was made that began it.
+    /// When the link that began it was made.
     pub stamp: LinkStamp,
-    /// User principal name of who consented, as far as known.
+    /// User principal name of the person who consented, if known.
     pub by: Option<String>,
-    /// From which address.
+    /// The address from which they signed in.
     pub origin: String,
-    /// To be kept.
+    /// The token to be stored.
     pub token: Option<RenewedToken>,
-    /// To be handed to the product.
+    /// The message to be delivered to the product.
     pub delivery: Option<NewDelivery>,
-    /// To be mailed.
+    /// The mails to be sent.
     pub announcement: Option<Announcement>,
     /// Now.
     pub at: Timestamp,
 }
 
-/// An integration to be proved: probed until it is known what a sign-in was worth.
+/// An integration that is being verified: it is probed until the result of a sign-in is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unverified {
     /// Which one.
     pub integration: String,
-    /// When that began.
+    /// When the verification began.
     pub began: Timestamp,
-    /// Consent or token were renewed; otherwise somebody merely says so.
+    /// Whether consent or token were renewed; otherwise an unsigned callback says so.
     pub renewed: bool,
 }
 
@@ -224,23 +225,23 @@ pub struct Unverified {
 pub struct LastReauthentication {
     /// When.
     pub at: Timestamp,
-    /// User principal name, where somebody signed in to us.
+    /// User principal name, if the user signed in to us.
     pub by: Option<String>,
-    /// From which address.
+    /// The address from which they signed in.
     pub origin: String,
 }
 
 const COLUMNS: &str = "id, integration, cookie, link, link_generation, link_issued, expires_at, used_at, outcome, foreign_tenant, origin, granted_before";
 
-/// Sign-ins under way between two moments: not used yet and still good, or being verified. One that expires later than any could that
-/// began now was saved while the clock was ahead.
+/// Sign-ins in progress between two times: not used and not expired, or being verified. One that expires later than a sign-in that begins
+/// now was saved while the clock was ahead.
 const OPEN: &str = "((used_at IS NULL AND expires_at > ?2 AND expires_at <= ?3) OR outcome = 'verifying')";
 
 fn bound(id: &str, integration: &str) -> String {
     format!("consentry authorization\0{id}\0{integration}")
 }
 
-/// Row id, binding and encrypted secret of the sign-ins that are under way.
+/// Row id, binding and encrypted secret of the sign-ins in progress.
 pub(super) fn rows(c: &rusqlite::Connection) -> Result<Vec<(i64, String, Vec<u8>)>, StoreError> {
     let mut statement =
         c.prepare("SELECT rowid, id, integration, sealed FROM authorizations WHERE used_at IS NULL")?;
@@ -251,10 +252,7 @@ pub(super) fn rows(c: &rusqlite::Connection) -> Result<Vec<(i64, String, Vec<u8>
 }
 
 impl Store {
-    /// Saves a sign-in that begins, or answers which quota is full. Nobody's sign-in gives way to another's.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Saves a sign-in that begins, or returns the quota that is full. No sign-in is removed in favour of another.
     pub async fn save_authorization(&self, new: NewAuthorization) -> Result<Option<Quota>, StoreError> {
         let sealed = self.key.seal(&new.secret, &bound(&new.id, &new.integration))?;
         self.write_relaxed(move |c| {
@@ -292,10 +290,7 @@ impl Store {
         .await
     }
 
-    /// Notes whether the tenant granted everything when a sign-in began.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Saves whether the tenant granted everything when a sign-in began.
     pub async fn note_granted(&self, id: &str, granted: bool) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write_relaxed(move |c| {
@@ -307,9 +302,6 @@ impl Store {
     }
 
     /// A sign-in by the hash of its state.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn authorization(&self, id: &str) -> Result<Option<Authorization>, StoreError> {
         let id = id.to_owned();
         self.read(move |c| {
@@ -319,10 +311,7 @@ impl Store {
         .await
     }
 
-    /// Uses a sign-in, once: answers its secret to the first caller and `None` to every other.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Uses a sign-in once: returns its secret to the first caller and `None` to every other.
     pub async fn claim_authorization(
         &self,
         id: &str,
@@ -350,10 +339,7 @@ impl Store {
         .await
     }
 
-    /// Notes how a sign-in ended without success, or that it is being verified.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Saves how a sign-in ended without success, or that it is being verified.
     pub async fn end_authorization(
         &self,
         id: &str,
@@ -369,10 +355,10 @@ impl Store {
         .await
     }
 
-    /// Notes how a sign-in was refused, and that the operators are to be notified of it.
+    /// Saves how a sign-in was rejected, with the mails that notify the operators of it.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn refuse_authorization(
         &self,
         id: &str,
@@ -388,10 +374,7 @@ impl Store {
         .await
     }
 
-    /// Sign-ins whose effect is still being looked at, oldest first.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Sign-ins that are being verified, oldest first.
     pub async fn verifying(&self) -> Result<Vec<Authorization>, StoreError> {
         self.read(|c| {
             let sql =
@@ -401,11 +384,8 @@ impl Store {
         .await
     }
 
-    /// Integrations to be proved: re-authenticated since `since` and not proved yet, or still being verified. What was saved with a time
-    /// after `until` was saved while the clock was ahead, and is long over.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Integrations that are being verified: re-authenticated since `since` and not verified yet, or with a sign-in being verified. Rows
+    /// with a time after `until` were saved while the clock was ahead, and are over.
     pub async fn unverified(
         &self,
         since: Timestamp,
@@ -421,10 +401,8 @@ impl Store {
         .await
     }
 
-    /// What was renewed until `since` has been proved, or has had its last probe: a restart grants it no further grace.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Saves that what was renewed until `since` has been verified, or has had its last probe: after a restart it gets no further grace
+    /// period.
     pub async fn proved(
         &self,
         integration: &str,
@@ -440,17 +418,14 @@ impl Store {
         .await
     }
 
-    /// When an integration was re-authenticated last, by whom, and from which address.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// The last re-authentication of an integration.
     pub async fn last_reauthentication(
         &self,
         integration: &str,
     ) -> Result<Option<LastReauthentication>, StoreError> {
         let integration = integration.to_owned();
         self.read(move |c| {
-            // By order of saving: a clock that was ahead for a while must not hide what came later.
+            // In the order of saving: a clock that was ahead for a while must not hide later rows.
             let sql = "SELECT at, person, origin FROM reauthentications WHERE integration = ?1 ORDER BY rowid DESC LIMIT 1";
             let row = |r: &rusqlite::Row<'_>| Ok(LastReauthentication { at: Timestamp(r.get(0)?), by: r.get(1)?, origin: r.get(2)? });
             Ok(c.prepare_cached(sql)?.query_row([integration], row).optional()?)
@@ -458,11 +433,11 @@ impl Store {
         .await
     }
 
-    /// Saves a success whole: token, delivery, event, mails, and the end of every link made before. Answers false, and saves nothing,
-    /// when the link that began it has died meanwhile.
+    /// Saves everything that a success changes: token, delivery, event, mails, and the end of every link made before. Returns false, and
+    /// saves nothing, if the link that began it has become invalid meanwhile.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn save_success(&self, success: Success) -> Result<bool, StoreError> {
         let token = match &success.token {
             Some(renewed) => {
@@ -536,11 +511,11 @@ fn remember(c: &Connection, success: &Success) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The last probe of a proof starts two minutes after a sign-in; then it is known whether the alert has ended.
+/// The last probe of a verification starts two minutes after a sign-in; by then it is known whether the alert has ended.
 const UNTIL_PROVED: std::time::Duration = std::time::Duration::from_secs(180);
 
-/// One mail a person. To those who know of an open alert it is due after the proof: the mail about the end of the alert takes its place, if
-/// that comes.
+/// One mail per recipient. For recipients who know of an open alert it is due after the verification: if the alert ends, the mail about its
+/// end replaces it.
 fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> Result<(), StoreError> {
     let mut notified: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
     if announcement.resolved_follows {
@@ -567,7 +542,7 @@ fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> R
     Ok(())
 }
 
-/// The quota that is full for a sign-in that is about to begin.
+/// The full quota for a sign-in that is about to begin, if any.
 fn full(c: &Connection, new: &NewAuthorization) -> Result<Option<Quota>, StoreError> {
     let open = |column: &str, value: &str| -> Result<i64, StoreError> {
         let sql = format!("SELECT count(*) FROM authorizations WHERE {column} = ?1 AND {OPEN}");

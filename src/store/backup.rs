@@ -15,10 +15,10 @@ fn unusable(what: &str, e: &dyn std::fmt::Display) -> StoreError {
     StoreError::Unusable(format!("{what}: {e}"))
 }
 
-/// Writes everything that a connection sees into a new file, readable for its owner only. Nothing is left of a copy that fails.
+/// Writes everything that a connection sees into a new file, readable for its owner only. A copy that fails is removed.
 pub(super) fn copy(connection: &Connection, copy: &Path) -> Result<(), StoreError> {
     let shown = copy.display();
-    // SQLite writes into a file that is there only if it is empty.
+    // SQLite writes into an existing file only if it is empty.
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -32,10 +32,10 @@ pub(super) fn copy(connection: &Connection, copy: &Path) -> Result<(), StoreErro
     })
 }
 
-/// A copy of a database, whole, while a daemon may be at work on it. The copy is readable for its owner only.
+/// Copies a database completely, even while a daemon is using it. The copy is readable for its owner only.
 ///
 /// # Errors
-/// The database cannot be read, or the file is there already or cannot be written.
+/// The database cannot be read, or the file exists or cannot be written.
 pub fn backup(database: &Path, file: &Path) -> Result<(), StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let _lock = CommandLock::share(database)?;
@@ -43,20 +43,21 @@ pub fn backup(database: &Path, file: &Path) -> Result<(), StoreError> {
         .and_then(|c| c.busy_timeout(Duration::from_secs(10)).map(|()| c))
         .map_err(|e| unusable(&format!("cannot open the database {}", database.display()), &e))?;
     copy(&connection, file)?;
-    // A copy that is put over the open database must not be taken for it. It is whole with the mark, too.
+    // If the copy replaces the open database, it must be recognised as another one. The copy is complete even
+    // with the mark.
     let _ = Connection::open_with_flags(file, flags)
         .and_then(|c| c.execute("DELETE FROM meta WHERE key = ?1", [IMPRINT]));
     Ok(())
 }
 
-/// The same, written to a stream. The copy lies beside the database meanwhile, because that is where there is room for one and where a
-/// container may write. It loses its name before it is read; a program that is killed meanwhile leaves it behind.
+/// Writes a copy to a stream. The copy is first written beside the database, because there is room for it and a container may write there.
+/// It is unlinked before it is read; a program that is killed before that leaves it behind.
 ///
 /// # Errors
-/// The database cannot be read, there is no room for a copy, or the stream takes no more.
+/// The database cannot be read, there is no room for a copy, or writing to the stream fails.
 pub fn write_backup(database: &Path, stream: &mut impl std::io::Write) -> Result<(), StoreError> {
     let copy = beside(database, &format!(".backup-{}", std::process::id()));
-    // In a container, another process had this number before.
+    // In a container, an earlier process may have had this id.
     for left in [&copy, &beside(&copy, "-journal")] {
         let _ = std::fs::remove_file(left);
     }

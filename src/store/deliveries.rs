@@ -1,4 +1,4 @@
-//! Renewed refresh tokens on their way to the product that uses them.
+//! Renewed refresh tokens that wait for their delivery to the product.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -7,36 +7,36 @@ use super::{Store, StoreError};
 use crate::domain::Timestamp;
 use crate::secret::Secret;
 
-/// A message to hand over.
+/// A message to be delivered.
 #[derive(Debug, Clone)]
 pub struct NewDelivery {
-    /// Its id, the same at every attempt.
+    /// Its id, the same for every attempt.
     pub message: String,
-    /// The body; it holds a refresh token.
+    /// The body; it contains a refresh token.
     pub body: Secret,
 }
 
-/// A message that waits.
+/// A waiting message.
 #[derive(Debug, Clone)]
 pub struct WaitingDelivery {
     /// Which integration.
     pub integration: String,
-    /// Its id, the same at every attempt.
+    /// Its id, the same for every attempt.
     pub message: String,
-    /// The body; it holds a refresh token. `None` when it does not decrypt.
+    /// The body; it contains a refresh token. `None` if it does not decrypt.
     pub body: Option<Secret>,
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub attempts: u32,
 }
 
-/// How far the last message of an integration has come.
+/// The state of the last message of an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryState {
     /// When it was queued.
     pub created: Timestamp,
-    /// When the product took it.
+    /// When the product accepted it.
     pub delivered: Option<Timestamp>,
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub attempts: u32,
     /// When the next attempt is due.
     pub due: Timestamp,
@@ -44,7 +44,7 @@ pub struct DeliveryState {
     pub failure: Option<String>,
 }
 
-/// A message as the database holds it.
+/// A message in the form for the database.
 #[derive(Debug)]
 pub(super) struct Sealed {
     message: String,
@@ -55,7 +55,7 @@ fn bound(integration: &str, message: &str) -> String {
     format!("consentry token delivery\0{integration}\0{message}")
 }
 
-/// Row id, binding and encrypted message of whatever was not taken yet.
+/// Row id, binding and encrypted message of everything that was not accepted yet.
 pub(super) fn rows(c: &Connection) -> Result<Vec<(i64, String, Vec<u8>)>, StoreError> {
     let mut statement =
         c.prepare("SELECT rowid, integration, message, sealed FROM deliveries WHERE delivered_at IS NULL")?;
@@ -70,7 +70,7 @@ pub(super) fn sealed(key: &Key, integration: &str, new: NewDelivery) -> Result<S
     Ok(Sealed { message: new.message, body })
 }
 
-/// Queues a message; an older one that has not been taken is of no use any more.
+/// Queues a message; it replaces an older one that was not accepted yet.
 pub(super) fn put(
     c: &Connection,
     integration: &str,
@@ -86,14 +86,11 @@ pub(super) fn put(
     Ok(())
 }
 
-/// No attempt is put off for longer, in milliseconds: one that is due later was saved while the clock was ahead.
+/// The longest pause before an attempt, in milliseconds: a message that is due later was saved while the clock was ahead.
 const LONGEST_PAUSE: i64 = 3_600_000;
 
 impl Store {
-    /// Messages that are due, the longest waiting first; some at a time.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Messages that are due, the longest waiting first, up to a limit.
     pub async fn due_deliveries(&self, now: Timestamp) -> Result<Vec<WaitingDelivery>, StoreError> {
         let key = self.key.clone();
         self.read(move |c| {
@@ -110,10 +107,7 @@ impl Store {
         .await
     }
 
-    /// What waits to be handed over: integration, and when the next attempt is due.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Waiting messages: integration, and when the next attempt is due.
     pub async fn waiting_deliveries(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         self.read(|c| {
             let mut statement =
@@ -124,10 +118,7 @@ impl Store {
         .await
     }
 
-    /// The product has taken a message: nothing of it is kept but the fact.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// The product has accepted a message: only that fact is kept.
     pub async fn delivered(&self, integration: &str, message: &str, at: Timestamp) -> Result<(), StoreError> {
         let (integration, message) = (integration.to_owned(), message.to_owned());
         self.write(move |c| {
@@ -142,10 +133,7 @@ impl Store {
         .await
     }
 
-    /// An attempt failed; the next one is due at `due`.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Records that an attempt failed; the next one is due at `due`.
     pub async fn delivery_failed(
         &self,
         integration: &str,
@@ -162,10 +150,7 @@ impl Store {
         .await
     }
 
-    /// How far the last message of an integration has come.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// The state of the last message of an integration.
     pub async fn delivery(&self, integration: &str) -> Result<Option<DeliveryState>, StoreError> {
         let integration = integration.to_owned();
         self.read(move |c| {
@@ -184,10 +169,7 @@ impl Store {
         .await
     }
 
-    /// Forgets the message of an integration that hands nothing over any more.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Removes the message of an integration that does not deliver tokens any more.
     pub async fn forget_delivery(&self, integration: &str) -> Result<(), StoreError> {
         let integration = integration.to_owned();
         self.write(move |c| {

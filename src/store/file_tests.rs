@@ -2,14 +2,14 @@
 
 use super::*;
 
-/// Told of everything that the database refuses or makes somebody wait for.
-fn listened(store: Store) -> (Store, Arc<tokio::sync::Notify>) {
-    let heard = Arc::new(tokio::sync::Notify::new());
-    let notify = Arc::clone(&heard);
-    (store.observed(Arc::new(move || notify.notify_one())), heard)
+/// Counts every error of the database, and every wait for it.
+fn observed(store: Store) -> (Store, Arc<tokio::sync::Notify>) {
+    let notified = Arc::new(tokio::sync::Notify::new());
+    let notify = Arc::clone(&notified);
+    (store.observed(Arc::new(move || notify.notify_one())), notified)
 }
 
-/// Nothing here takes as long; it only ends a test that would hang.
+/// Only ends a test that would hang; nothing here takes as long.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
 }
@@ -23,11 +23,11 @@ async fn becomes(store: &Store, health: StoreHealth) {
     .await;
 }
 
-/// A backup tool, or somebody with a shell, has it locked.
+/// A backup tool, or somebody with a shell, has locked it.
 #[tokio::test]
 async fn reads_go_on_and_writes_wait_while_another_process_has_the_database_locked() {
     let folder = folder();
-    let (store, heard) = listened(open(&folder).expect("a database"));
+    let (store, notified) = observed(open(&folder).expect("a database"));
     let (acme, beta) = (token_id("acme"), token_id("beta"));
     store.put_token(&acme, &Secret::new("first"), "import", NOW).await.expect("stored");
     let other = raw(&folder);
@@ -47,10 +47,10 @@ async fn reads_go_on_and_writes_wait_while_another_process_has_the_database_lock
     tokio::select! {
         biased;
         early = &mut write => panic!("a locked database was written to: {early:?}"),
-        () = soon(heard.notified()) => {}
+        () = soon(notified.notified()) => {}
     }
-    other.execute_batch("ROLLBACK").expect("free again");
-    soon(write).await.expect("written once it was free");
+    other.execute_batch("ROLLBACK").expect("unlocked again");
+    soon(write).await.expect("written once it was unlocked");
     assert_eq!(store.token(&beta).await.expect("read").expect("a token").current.expose(), "second");
 }
 
@@ -61,7 +61,7 @@ async fn closing_leaves_one_file() {
     store.put_token(&token_id("acme"), &Secret::new("token"), "import", NOW).await.expect("stored");
     store.outbox().await.expect("read");
     store.close().await;
-    assert!(!folder.path().join("c.db-wal").exists(), "the log is folded in");
+    assert!(!folder.path().join("c.db-wal").exists(), "the log is checkpointed");
     assert!(matches!(store.outbox().await, Err(StoreError::Closed)));
     assert!(matches!(
         store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await,
@@ -69,11 +69,11 @@ async fn closing_leaves_one_file() {
     ));
 }
 
-/// What somebody does to the files under a running daemon, and whether a file is kept that was put there.
+/// Changes to the files while the daemon runs, and whether a file that was put there is kept.
 #[tokio::test]
 async fn files_that_were_moved_away_or_replaced_are_restored() {
-    type Deed = fn(&Path);
-    let cases: [(&str, Deed, bool); 5] = [
+    type Change = fn(&Path);
+    let cases: [(&str, Change, bool); 5] = [
         ("the database is deleted", |p| std::fs::remove_file(p).expect("removed"), false),
         (
             "all three files are deleted",
@@ -99,14 +99,14 @@ async fn files_that_were_moved_away_or_replaced_are_restored() {
             true,
         ),
     ];
-    for (what, deed, kept) in cases {
+    for (what, change, kept) in cases {
         let folder = folder();
         let database = folder.path().join("c.db");
-        let (store, heard) = listened(open(&folder).expect("a database"));
+        let (store, notified) = observed(open(&folder).expect("a database"));
         store.guard(DaemonLock::take(&database).expect("a lock"));
         store.put_token(&token_id("acme"), &Secret::new("before"), "import", NOW).await.expect("stored");
-        deed(&database);
-        soon(heard.notified()).await;
+        change(&database);
+        soon(notified.notified()).await;
         assert_eq!(store.health(), StoreHealth::Displaced, "{what}");
         store.put_token(&token_id("beta"), &Secret::new("after"), "import", NOW).await.expect("stored");
         becomes(&store, StoreHealth::Well).await;
@@ -138,17 +138,17 @@ async fn files_that_were_moved_away_or_replaced_are_restored() {
     }
 }
 
-/// It goes on trying; what was written meanwhile is there in the end.
+/// The store keeps trying; what was written meanwhile is saved in the end.
 #[tokio::test]
 async fn a_folder_that_was_moved_away_is_waited_for() {
     let outer = folder();
     let inner = outer.path().join("state");
     std::fs::create_dir(&inner).expect("a folder");
     let (database, key) = (inner.join("c.db"), inner.join("c.key"));
-    let (store, heard) = listened(Store::open(&database, &key).expect("a database"));
+    let (store, notified) = observed(Store::open(&database, &key).expect("a database"));
     store.guard(DaemonLock::take(&database).expect("a lock"));
     std::fs::rename(&inner, outer.path().join("away")).expect("moved");
-    soon(heard.notified()).await;
+    soon(notified.notified()).await;
     assert_eq!(store.health(), StoreHealth::Displaced);
     store.put_token(&token_id("acme"), &Secret::new("meanwhile"), "import", NOW).await.expect("stored");
     std::fs::rename(outer.path().join("away"), &inner).expect("moved back");
@@ -161,23 +161,23 @@ async fn a_folder_that_was_moved_away_is_waited_for() {
     );
 }
 
-/// The file keeps its inode, and what was in it is gone: nothing is written into what stands there now.
+/// The file keeps its inode, but its content is gone: nothing is written into the new content.
 #[tokio::test]
 async fn a_file_that_was_overwritten_in_place_is_left_alone() {
     let folder = folder();
     let database = folder.path().join("c.db");
     let copy = folder.path().join("copy.db");
-    let (store, heard) = listened(open(&folder).expect("a database"));
+    let (store, notified) = observed(open(&folder).expect("a database"));
     store.guard(DaemonLock::take(&database).expect("a lock"));
     store.put_token(&token_id("acme"), &Secret::new("first"), "import", NOW).await.expect("stored");
     super::backup(&database, &copy).expect("a backup");
     store.put_token(&token_id("beta"), &Secret::new("second"), "import", NOW).await.expect("stored");
     let wanted = std::fs::read(&copy).expect("readable");
     std::fs::write(&database, &wanted).expect("overwritten");
-    soon(heard.notified()).await;
+    soon(notified.notified()).await;
     becomes(&store, StoreHealth::Overwritten).await;
-    let refused = store.put_token(&token_id("beta"), &Secret::new("third"), "import", NOW).await;
-    assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
+    let rejected = store.put_token(&token_id("beta"), &Secret::new("third"), "import", NOW).await;
+    assert!(matches!(rejected, Err(StoreError::Database(_))), "{rejected:?}");
     assert!(matches!(store.outbox().await, Err(StoreError::Database(_))));
     store.close().await;
     assert_eq!(std::fs::read(&database).expect("readable"), wanted, "the backup stays as it was put there");
@@ -186,12 +186,12 @@ async fn a_file_that_was_overwritten_in_place_is_left_alone() {
         again.token(&token_id("acme")).await.expect("read").expect("a token").current.expose(),
         "first"
     );
-    assert_eq!(again.token(&token_id("beta")).await.expect("read"), None, "no old log was played into it");
+    assert_eq!(again.token(&token_id("beta")).await.expect("read"), None, "no old log was applied to it");
 }
 
-/// A full disk, or a command that is killed, leaves a log folded in by halves: page 1 is newer than the rest.
+/// A full disk, or a command that is killed, leaves a half checkpointed log: page 1 is newer than the rest.
 #[tokio::test]
-async fn a_log_that_was_folded_in_by_halves_is_no_foreign_database() {
+async fn a_half_checkpointed_log_is_not_another_database() {
     use std::os::unix::fs::FileExt as _;
     let folder = folder();
     let database = folder.path().join("c.db");
@@ -202,14 +202,14 @@ async fn a_log_that_was_folded_in_by_halves_is_no_foreign_database() {
     let mut pages = [0_u8; 4];
     file.read_exact_at(&mut pages, 28).expect("read");
     file.write_all_at(&(u32::from_be_bytes(pages) + 5).to_be_bytes(), 28).expect("written");
-    // The writer looks at the file before it begins.
+    // The writer checks the file before it begins.
     store.put_token(&token_id("beta"), &Secret::new("second"), "import", NOW).await.expect("still written");
     assert_eq!(store.health(), StoreHealth::Well);
     file.write_all_at(&pages, 28).expect("written");
 }
 
 #[tokio::test]
-async fn a_known_lock_is_not_waited_for_by_every_write_anew() {
+async fn only_the_first_write_waits_for_a_known_lock() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     let other = raw(&folder);

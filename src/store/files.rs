@@ -1,8 +1,8 @@
-//! The files of an open database: whether they are still in their place, and how they are put back.
+//! The files of an open database: whether they are still in place, and how they are restored.
 //!
-//! A process keeps working on a file that was deleted, or over which another one was moved; what it writes is gone when it ends. So the
-//! files are compared with what is open, by device and inode. A file that was overwritten in place keeps its inode; it is known by a
-//! mark that the daemon writes at every start, and that no copy has.
+//! A process continues to write to a file that was deleted or replaced, and these writes are lost when it ends. So the files are compared
+//! with the open ones by device and inode. A file that was overwritten in place keeps its inode; it is recognised by a mark that the daemon
+//! writes at every start, and that no copy has.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{StoreError, backup, beside, sync_folder};
 use crate::clock::{Clock, rfc3339};
 
-/// Names the mark in the table `meta`.
+/// The key of the mark in the table `meta`.
 pub(super) const IMPRINT: &str = "imprint";
 
 /// The database, its log, and the index of the log.
@@ -21,7 +21,7 @@ const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
 type Identity = (u64, u64);
 
-/// What killed processes have left beside a file: names that begin with its own and go on with `middle`.
+/// Removes what killed processes have left beside a file: files whose names begin with its name and `middle`.
 pub(super) fn remove_beside(file: &Path, middle: &str) {
     let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|n| n.to_str())) else {
         return;
@@ -35,7 +35,7 @@ pub(super) fn remove_beside(file: &Path, middle: &str) {
     }
 }
 
-/// What changes whenever a file is written to.
+/// The properties that change whenever a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     identity: Identity,
@@ -43,28 +43,28 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-/// What has become of the files.
+/// The state of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// All are where they were.
+    /// All files are in place.
     InPlace,
-    /// One is gone, or another has taken its place: what is wrong, as the log has it.
+    /// A file was deleted or replaced; the text for the log says which.
     Displaced(&'static str),
 }
 
 /// The files of the database that a daemon has open.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The file itself, links followed: SQLite keeps the log beside it.
+    /// The database file, links followed: SQLite keeps the log beside it.
     database: PathBuf,
     open: [Option<Identity>; 3],
     stamp: Option<Stamp>,
-    /// The mark, once it stands in the file itself and not in its log alone.
+    /// The mark, if it is in the file itself and not only in its log.
     imprint: Option<String>,
 }
 
 impl Files {
-    /// The files of a database that was opened a moment ago.
+    /// The files of a database that has just been opened.
     pub(super) fn of(database: &Path, connection: &Connection) -> Result<Self, StoreError> {
         let database = std::fs::canonicalize(database).map_err(|e| {
             StoreError::Unusable(format!("cannot find the database {}: {e}", database.display()))
@@ -74,26 +74,26 @@ impl Files {
             "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             [IMPRINT, imprint.as_str()],
         );
-        // Into the file itself. One that is locked just now goes without a mark.
+        // Checkpoints the mark into the file itself. A database that is locked at this moment has no mark.
         let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        let standing = marked.is_ok() && matches!(imprint_in(&database), Ok(Some(found)) if found == imprint);
+        let written = marked.is_ok() && matches!(imprint_in(&database), Ok(Some(found)) if found == imprint);
         Ok(Self {
             open: identities(&database),
             stamp: stamp(&database),
-            imprint: standing.then_some(imprint),
+            imprint: written.then_some(imprint),
             database,
         })
     }
 
-    /// The file itself, links followed.
+    /// The database file, links followed.
     pub(super) fn database(&self) -> &Path {
         &self.database
     }
 
-    /// Compares what is there with what is open.
+    /// Compares the existing files with the open ones.
     pub(super) fn look(&mut self) -> Finding {
         let there = identities(&self.database);
-        // The log comes with the first use.
+        // The log is created with the first use.
         for (open, found) in self.open.iter_mut().zip(there).skip(1) {
             *open = open.or(found);
         }
@@ -107,12 +107,12 @@ impl Files {
         }
     }
 
-    /// What was written until now was written by this process.
+    /// Records that all writes until now were made by this process.
     pub(super) fn written(&mut self) {
         self.stamp = stamp(&self.database).filter(|s| Some(s.identity) == self.open[0]);
     }
 
-    /// Whether somebody else has written another database into the very file that is open.
+    /// Whether somebody has written another database into the open file.
     pub(super) fn overwritten(&mut self) -> bool {
         let found = stamp(&self.database);
         if found == self.stamp || found.map(|s| s.identity) != self.open[0] {
@@ -120,17 +120,18 @@ impl Files {
         }
         let Some(imprint) = &self.imprint else { return false };
         let shorter = found.zip(self.stamp).is_some_and(|(found, known)| found.length < known.length);
-        // Twice, because another process may fold the log in just now.
+        // Twice, because another process may be checkpointing the log at this moment.
         for _ in 0..2 {
             match imprint_in(&self.database) {
                 Ok(Some(there)) if there == *imprint => {
                     self.stamp = found;
                     return false;
                 }
-                // Nothing can be said without a descriptor; the next look will.
+                // Without a file descriptor the result is unknown; the next check will show it.
                 Err(error) if is_ours(&error) => return false,
-                // A log that was folded in by halves (a full disk; another process that was killed at it) leaves this, too, and the log beside
-                // it fixes it. Folding in never makes a file shorter.
+                // A half checkpointed log (a full disk, or a process that was killed during a checkpoint)
+                // also leaves this, and the log beside the file repairs it. A checkpoint never makes a file
+                // shorter.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) && !shorter => {
                     return false;
                 }
@@ -140,14 +141,14 @@ impl Files {
         true
     }
 
-    /// Puts a whole copy of what an open connection sees into the place of the database. What somebody else has put there is kept under
-    /// another name, which is answered.
+    /// Replaces the database by a complete copy of what an open connection sees. A file that somebody has put there is kept under another
+    /// name, which is returned.
     pub(super) fn restore(&self, connection: &Connection) -> Result<Option<PathBuf>, StoreError> {
         let failed = |e: std::io::Error| {
             StoreError::Unusable(format!("cannot put the database back to {}: {e}", self.database.display()))
         };
         let copy = beside(&self.database, &format!(".restoring-{}", std::process::id()));
-        // Of an attempt before this one.
+        // Left by an earlier attempt.
         for left in [&copy, &beside(&copy, "-journal")] {
             let _ = std::fs::remove_file(left);
         }
@@ -164,18 +165,19 @@ impl Files {
         })
     }
 
-    /// Keeps what is not ours under another name. Our own log goes: the copy holds what stands in it, and beside the copy it would be
-    /// played into it. It goes before the copy comes, so that the two are never together.
+    /// Keeps files that are not ours under another name. Our own log is removed: the copy contains its content, and SQLite would apply it
+    /// to the copy. It is removed before the copy is put in place, so that the two never exist together.
     fn set_aside(&self) -> std::io::Result<Option<PathBuf>> {
         let there = identities(&self.database);
         let foreign = [0, 1, 2].map(|i| there[i].is_some() && there[i] != self.open[i]);
-        // A log that somebody began beside our file is of use with that file only.
+        // A log that somebody began beside our file is useful only with that file.
         let keep = [foreign.contains(&true) && there[0].is_some(), foreign[1], foreign[2]];
         let name = self.unused_name("replaced");
         for (i, suffix) in SUFFIXES.iter().enumerate().rev() {
             let (path, kept) = (beside(&self.database, suffix), beside(&name, suffix));
             if i == 0 && keep[0] {
-                // Under both names until the copy takes one of them; a link never overwrites. Folders, and some file systems, know no links.
+                // Both names exist until the copy takes one of them; a link never overwrites. Folders, and
+                // some file systems, do not support links.
                 std::fs::hard_link(&path, &kept).or_else(|_| {
                     if kept.exists() { Err(taken(&kept)) } else { std::fs::rename(&path, &kept) }
                 })?;
@@ -188,7 +190,7 @@ impl Files {
         Ok(keep.contains(&true).then_some(name))
     }
 
-    /// The file was overwritten: our log is of no use to what stands there now, and would be played into it at the next start.
+    /// The file was overwritten: our log does not belong to its new content, and would be applied to it at the next start.
     pub(super) fn set_log_aside(&self) -> std::io::Result<PathBuf> {
         let name = self.unused_name("overwritten");
         for suffix in &SUFFIXES[1..] {
@@ -201,7 +203,7 @@ impl Files {
         Ok(beside(&name, "-wal"))
     }
 
-    /// A name beside the database under which nothing is kept yet.
+    /// An unused name beside the database.
     fn unused_name(&self, what: &str) -> PathBuf {
         let now = rfc3339(Clock::system().now()).replace(['-', ':'], "");
         let free =
@@ -217,7 +219,7 @@ impl Files {
 }
 
 fn taken(path: &Path) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} is there already", path.display()))
+    std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} already exists", path.display()))
 }
 
 fn identities(database: &Path) -> [Option<Identity>; 3] {
@@ -229,8 +231,8 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some(Stamp { identity: (m.dev(), m.ino()), length: m.len(), modified: (m.mtime(), m.mtime_nsec()) })
 }
 
-/// The mark as it stands in the file itself, without its log: `immutable` reads nothing else and takes no lock
-/// (<https://sqlite.org/uri.html>). SQLite keeps the locks of this process when it closes the file, which a plain read would lose.
+/// The mark in the file itself, without its log: `immutable` reads only the file and takes no lock (<https://sqlite.org/uri.html>). SQLite
+/// keeps the locks of this process when it closes the file, which a plain read would lose.
 fn imprint_in(database: &Path) -> rusqlite::Result<Option<String>> {
     let mut url =
         url::Url::from_file_path(database).map_err(|()| rusqlite::Error::InvalidPath(database.to_owned()))?;
@@ -241,7 +243,7 @@ fn imprint_in(database: &Path) -> rusqlite::Result<Option<String>> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [IMPRINT], |row| row.get(0)).optional()
 }
 
-/// Failures that say something about this process, and nothing about the file.
+/// Errors about this process, not about the file.
 fn is_ours(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::InvalidPath(_))
         || matches!(

@@ -1,4 +1,4 @@
-//! The key file and what is done with it: sealing refresh tokens, deriving the key that signs links.
+//! The encryption key: encrypts refresh tokens, and derives the key that signs links.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::secret::Secret;
 pub(super) const LENGTH: usize = 32;
 const NONCE: usize = 12;
 
-/// Of AES-GCM.
+/// Length of the tag of AES-GCM.
 const TAG: usize = 16;
 
-/// The key that encrypts refresh tokens (AES-256-GCM). `Debug` hides it; its memory is overwritten in the end.
+/// The key that encrypts refresh tokens (AES-256-GCM). `Debug` hides it; its memory is overwritten when it is dropped.
 #[derive(Clone)]
 pub struct Key(Arc<Zeroizing<[u8; LENGTH]>>);
 
@@ -42,19 +42,19 @@ impl Key {
         hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
     }
 
-    /// Encrypts; `bound` must be given again to decrypt. Nonce first, then text and tag.
+    /// Encrypts; `bound` must be given again to decrypt. The result is nonce, text and tag.
     pub(super) fn seal(&self, plain: &Secret, bound: &str) -> Result<Vec<u8>, StoreError> {
         let failed = |_| StoreError::Database("cannot encrypt".to_owned());
         let key = RandomizedNonceKey::new(&AES_256_GCM, &self.0[..]).map_err(failed)?;
         let plain = plain.expose().as_bytes();
-        // It has room for the tag from the beginning: a buffer that grows leaves its text behind elsewhere.
+        // Room for the tag from the beginning: a buffer that grows leaves copies of its text behind.
         let mut text: Zeroizing<Vec<u8>> = Zeroizing::new(Vec::with_capacity(plain.len() + TAG));
         text.extend_from_slice(plain);
         let nonce = key.seal_in_place_append_tag(Aad::from(bound.as_bytes()), &mut *text).map_err(failed)?;
         Ok([nonce.as_ref().as_slice(), text.as_slice()].concat())
     }
 
-    /// Decrypts what [`Key::seal`] made; `None` when key, binding or bytes are not the same.
+    /// Decrypts the result of [`Key::seal`]; `None` if key, binding or bytes differ.
     pub(super) fn open(&self, sealed: &[u8], bound: &str) -> Option<Secret> {
         let (nonce, text) = sealed.split_at_checked(NONCE)?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, &self.0[..]).ok()?;
@@ -72,7 +72,7 @@ impl Key {
     }
 }
 
-/// Tells keys apart without giving them away.
+/// Identifies a key without revealing it.
 pub(super) fn fingerprint(key: &Key) -> String {
     let tag = hmac::sign(&key.derive("consentry key check"), b"");
     STANDARD.encode(&tag.as_ref()[..16])

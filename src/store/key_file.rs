@@ -1,4 +1,4 @@
-//! The key file: reading it, making it, and finding out whether it is the right one for a database.
+//! The key file: reads it, creates it, and checks whether it is the right one for a database.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -16,17 +16,17 @@ use zeroize::Zeroizing;
 use super::key::{Key, LENGTH, fingerprint};
 use super::{Rights, StoreError, beside, rotation, sync_folder};
 
-/// Another process may be writing the key file in this moment.
+/// Another process may be writing the key file at this moment.
 const WRITING: Duration = Duration::from_secs(1);
 
-/// The fingerprint of the key that everything in a database is encrypted with; none in a new database.
+/// The fingerprint of the key with which everything in a database is encrypted; `None` in a new database.
 pub(super) fn mark(c: &Connection) -> Result<Option<String>, StoreError> {
     Ok(c.prepare_cached("SELECT value FROM meta WHERE key = 'key_check'")?
         .query_row([], |row| row.get(0))
         .optional()?)
 }
 
-/// Reads the key file, or makes it where none is needed yet. As a rule nothing is written: the database knows the key already.
+/// Reads the key file, or creates it if none is needed yet. Usually nothing is written: the database already knows the key.
 pub(super) fn load_or_create(c: &Connection, path: &Path, rights: Rights) -> Result<Key, StoreError> {
     let known = match (mark(c)?, read(path)) {
         (Some(mark), Ok(KeyFile::Whole(key))) if fingerprint(&key) == mark => Some(key),
@@ -36,16 +36,16 @@ pub(super) fn load_or_create(c: &Connection, path: &Path, rights: Rights) -> Res
         key
     } else {
         c.execute_batch("BEGIN IMMEDIATE")?;
-        let settled = settle(c, path, rights);
-        c.execute_batch(if settled.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
-        settled?
+        let chosen = choose(c, path, rights);
+        c.execute_batch(if chosen.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        chosen?
     };
     warn_if_open(path, "the encryption key");
     Ok(key)
 }
 
-/// Within a transaction that nobody else can have at the same time: finds the key that the database was written with, or makes the first one.
-fn settle(c: &Connection, path: &Path, rights: Rights) -> Result<Key, StoreError> {
+/// Runs in an exclusive transaction: finds the key with which the database was written, or creates the first one.
+fn choose(c: &Connection, path: &Path, rights: Rights) -> Result<Key, StoreError> {
     let mark = mark(c)?;
     if let Some(key) = rotation::finish(mark.as_deref(), path) {
         return Ok(key);
@@ -69,7 +69,7 @@ fn settle(c: &Connection, path: &Path, rights: Rights) -> Result<Key, StoreError
     };
     match mark {
         Some(mark) if mark == fingerprint(&key) => {}
-        // Nothing is encrypted yet, so another key is as good.
+        // Nothing is encrypted yet, so another key can be used.
         Some(_) if sealed == 0 && rights == Rights::Daemon => {
             c.execute("UPDATE meta SET value = ?1 WHERE key = 'key_check'", [fingerprint(&key)])?;
         }
@@ -91,7 +91,7 @@ fn lost(path: &Path, empty: bool, sealed: i64, rights: Rights) -> StoreError {
         )
     } else if rights == Rights::Beside {
         format!(
-            "the encryption key {shown} is {state} while a daemon is at work with it; restore the file from a backup, because \
+            "the encryption key {shown} is {state} while a daemon is using it; restore the file from a backup, because \
              what another key encrypts, that daemon cannot decrypt"
         )
     } else {
@@ -120,13 +120,13 @@ fn wrong(
             }
         };
         return Ok(StoreError::Unusable(format!(
-            "{shown} is not the key that this database was begun with; {advice}"
+            "{shown} is not the key that this database was created with; {advice}"
         )));
     }
     Ok(StoreError::Unusable(if rotation::replaced(c, &fingerprint(key))? {
         format!(
             "{shown} is not the key that encrypted the {sealed} refresh tokens in the database: it is an older one, which \
-             consentry rotate-key has replaced; put the key that came after it into its place"
+             consentry rotate-key has replaced; replace it by the newer key"
         )
     } else {
         format!(
@@ -137,17 +137,17 @@ fn wrong(
     }))
 }
 
-/// What a key file is.
+/// The content of a key file.
 pub(super) enum KeyFile {
-    /// There is none.
+    /// The file does not exist.
     Missing,
-    /// There is nothing in it.
+    /// The file is empty.
     Empty,
-    /// It holds a key.
+    /// The file contains a key.
     Whole(Key),
 }
 
-/// The key of a file, if the file is there.
+/// Reads the key file.
 pub(super) fn read(path: &Path) -> Result<KeyFile, StoreError> {
     let shown = path.display();
     match std::fs::read_to_string(path).map(Zeroizing::new) {
@@ -162,7 +162,7 @@ pub(super) fn read(path: &Path) -> Result<KeyFile, StoreError> {
     }
 }
 
-/// The same, but waits for another process that may be writing it.
+/// Reads the key file, and waits for another process that may be writing it.
 fn read_whole(path: &Path) -> Result<KeyFile, StoreError> {
     let begun = Instant::now();
     loop {
@@ -175,7 +175,7 @@ fn read_whole(path: &Path) -> Result<KeyFile, StoreError> {
 }
 
 fn parse(text: &str) -> Option<Key> {
-    // Some editors begin a file with a byte order mark.
+    // Some editors write a byte order mark.
     let bytes = Zeroizing::new(STANDARD.decode(text.trim_start_matches('\u{feff}').trim()).ok()?);
     let mut key = Zeroizing::new([0_u8; LENGTH]);
     if bytes.len() != LENGTH {
@@ -185,7 +185,7 @@ fn parse(text: &str) -> Option<Key> {
     Some(Key::new(key))
 }
 
-/// Makes a key file, unless another process makes one in the same moment: then theirs is as good.
+/// Creates a key file, unless another process creates one at the same time: then that one is used.
 pub(super) fn create(path: &Path) -> Result<Key, StoreError> {
     let mut bytes = Zeroizing::new([0_u8; LENGTH]);
     SystemRandom::new()
@@ -204,8 +204,8 @@ pub(super) fn create(path: &Path) -> Result<Key, StoreError> {
     }
 }
 
-/// The file appears whole or not at all, and is on disk before anything is encrypted with it. Where a file system knows no links, a process
-/// that is killed in between leaves an empty file.
+/// The file appears completely or not at all, and is on disk before anything is encrypted with it. If the file system does not support
+/// links, a process that is killed in between leaves an empty file.
 fn write_whole(path: &Path, key: &Key) -> std::io::Result<()> {
     let draft = beside(path, &format!(".draft-{}", Uuid::new_v4().simple()));
     let linked = write_new(&draft, key).and_then(|()| std::fs::hard_link(&draft, path));

@@ -1,7 +1,7 @@
-//! Who may have a database open: one daemon, any number of commands beside it, and for a new encryption key nobody else.
+//! Which processes may have a database open: one daemon, with any number of commands; a rotation of the key excludes all others.
 //!
-//! Two files lie beside the database. `.lock` is locked by the daemon, and for a moment by a command that wants to know whether there is
-//! one. `.commands` is locked by every command, together with others (flock(2), shared), and by a rotation of the key for itself alone.
+//! Two files are beside the database. `.lock` is locked by the daemon, and briefly by a command that checks whether a daemon runs.
+//! `.commands` is locked by every command, together with others (flock(2), shared), and exclusively by a rotation of the key.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
@@ -14,15 +14,15 @@ use parking_lot::Mutex;
 
 use super::{StoreError, beside};
 
-/// A command holds the daemon's lock while it opens the database; a daemon waits for that, and not for another daemon.
+/// A command holds the daemon's lock while it opens the database; a daemon waits this long for it.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// Commands and a rotation wait so long for each other.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// How long commands and a rotation wait for each other.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Held by the one daemon on a database. Clones hold it together.
+/// Held by the only daemon on a database. Clones share the lock.
 #[derive(Debug, Clone)]
 pub struct DaemonLock(Arc<Held>);
 
@@ -37,30 +37,30 @@ impl DaemonLock {
     /// Takes the lock.
     ///
     /// # Errors
-    /// Another daemon holds it, or the file cannot be made.
+    /// Another daemon holds it, or the file cannot be created.
     pub fn take(database: &Path) -> Result<Self, StoreError> {
         let path = lock_file(database, ".lock");
         match within(MOMENT, || lock(&path, Mode::Alone))? {
             Some(file) => Ok(Self(Arc::new(Held { path, file: Mutex::new(file) }))),
             None => Err(StoreError::Unusable(format!(
-                "another consentry is running on {}{}; stop it first, or give this one a database of its own",
+                "another consentry is running on {}{}; stop it first, or give this one its own database",
                 database.display(),
                 holders(&path).map(|who| format!(": {who}")).unwrap_or_default()
             ))),
         }
     }
 
-    /// The lock, if it is to be had at once.
+    /// The lock, if it is available at once.
     pub(super) fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
         let path = lock_file(database, ".lock");
         let file = lock(&path, Mode::Alone)?;
         Ok(file.map(|file| Self(Arc::new(Held { path, file: Mutex::new(file) }))))
     }
 
-    /// A lock on a file that was removed keeps nobody out: makes the file again, and locks it.
+    /// A lock on a removed file excludes nobody: creates the file again, and locks it.
     ///
     /// # Errors
-    /// Another daemon was faster, or the file cannot be made.
+    /// Another daemon was faster, or the file cannot be created.
     pub(super) fn renew(&self) -> Result<(), StoreError> {
         let Held { path, file } = &*self.0;
         let mut file = file.lock();
@@ -75,7 +75,7 @@ impl DaemonLock {
             )));
         };
         *file = new;
-        tracing::warn!(file = %path.display(), "the lock of the database was removed; it is made again");
+        tracing::warn!(file = %path.display(), "the lock of the database was removed; it was created again");
         Ok(())
     }
 }
@@ -85,30 +85,30 @@ impl DaemonLock {
 pub(super) struct CommandLock(#[expect(dead_code, reason = "held for its lock, which ends with it")] File);
 
 impl CommandLock {
-    /// Together with other commands.
+    /// Waits for the lock, shared with other commands.
     ///
     /// # Errors
-    /// The encryption key is being replaced, or the file cannot be made.
+    /// The encryption key is being replaced, or the file cannot be created.
     pub(super) fn share(database: &Path) -> Result<Self, StoreError> {
         Self::wait(database, Mode::Together)
     }
 
-    /// Without any other command.
+    /// Waits for the lock, without any other command.
     ///
     /// # Errors
-    /// Another command is at work, or the file cannot be made.
+    /// Another command holds it, or the file cannot be created.
     pub(super) fn alone(database: &Path) -> Result<Self, StoreError> {
         Self::wait(database, Mode::Alone)
     }
 
-    /// Without any other command, if that is to be had at once.
+    /// The lock without any other command, if it is available at once.
     pub(super) fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
         Ok(lock(&lock_file(database, ".commands"), Mode::Alone)?.map(Self))
     }
 
     fn wait(database: &Path, mode: Mode) -> Result<Self, StoreError> {
         let path = lock_file(database, ".commands");
-        match within(PATIENCE, || lock(&path, mode))? {
+        match within(LOCK_TIMEOUT, || lock(&path, mode))? {
             Some(file) => Ok(Self(file)),
             None => Err(StoreError::Unusable(format!(
                 "{} is in use by {}; try again when that has ended",
@@ -119,24 +119,24 @@ impl CommandLock {
     }
 }
 
-/// Nobody else has the database open: no daemon, no command.
+/// Excludes all other processes: daemon and commands.
 #[derive(Debug)]
-pub(super) struct Solitude {
+pub(super) struct ExclusiveLock {
     #[expect(dead_code, reason = "held for its lock, which ends with it")]
     daemon: DaemonLock,
     #[expect(dead_code, reason = "held for its lock, which ends with it")]
     commands: CommandLock,
 }
 
-impl Solitude {
+impl ExclusiveLock {
     /// # Errors
-    /// A daemon runs, or a command goes on for too long.
+    /// A daemon runs, or a command does not end in time.
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
         Ok(Self { daemon: DaemonLock::take(database)?, commands: CommandLock::alone(database)? })
     }
 }
 
-/// Links are followed, so that two names of one database have one lock.
+/// Links are followed, so that a database with two names has one lock.
 fn lock_file(database: &Path, suffix: &str) -> PathBuf {
     match std::fs::canonicalize(database) {
         Ok(file) => beside(&file, suffix),
@@ -150,7 +150,7 @@ enum Mode {
     Together,
 }
 
-/// Tries until it is granted, for some time.
+/// Repeats an attempt until it succeeds or the time is over.
 fn within<T>(
     time: Duration,
     attempt: impl Fn() -> Result<Option<T>, StoreError>,
@@ -165,7 +165,7 @@ fn within<T>(
     }
 }
 
-/// A lock, if it is to be had at once. The file is never removed by this program: who waits on a removed file waits for nobody.
+/// A lock, if it is available at once. This program never removes the file, because a lock on a removed file excludes nobody.
 fn lock(path: &Path, mode: Mode) -> Result<Option<File>, StoreError> {
     let unusable =
         |e: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot lock {}: {e}", path.display()));
@@ -186,7 +186,7 @@ fn lock(path: &Path, mode: Mode) -> Result<Option<File>, StoreError> {
     Ok(None)
 }
 
-/// One that was made by another user can be locked as long as it can be read.
+/// A file that another user has created can be locked if it can be read.
 fn open(path: &Path) -> std::io::Result<File> {
     let made = OpenOptions::new().create(true).append(true).open(path);
     made.or_else(|e| if e.kind() == ErrorKind::PermissionDenied { File::open(path) } else { Err(e) })
@@ -200,7 +200,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Who holds locks on a file, where the system says so (proc_locks(5)): "process 4242 (consentry probe)".
+/// The processes that hold locks on a file, if the system shows them (proc_locks(5)): "process 4242 (consentry probe)".
 fn holders(path: &Path) -> Option<String> {
     let inode = std::fs::metadata(path).ok()?.ino();
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
@@ -211,7 +211,7 @@ fn holders(path: &Path) -> Option<String> {
     (!named.is_empty()).then(|| named.join(", "))
 }
 
-/// The process of a line about a file: `1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF`.
+/// The process in a line about a file: `1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF`.
 fn holder(line: &str, inode: u64) -> Option<u32> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, "FLOCK", _, _, process, file, ..] = words[..] else { return None };
@@ -219,7 +219,7 @@ fn holder(line: &str, inode: u64) -> Option<u32> {
     if found == inode { process.parse().ok() } else { None }
 }
 
-/// A process with its program and its command; arguments may be secret, a command is not.
+/// A process with its program and its command. Other arguments are not shown, because they may be secret.
 fn named(process: u32) -> String {
     let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     let line = String::from_utf8_lossy(&line).into_owned();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn one_daemon_and_many_commands_and_a_rotation_alone() {
+    fn a_daemon_and_commands_share_and_a_rotation_excludes_all() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = folder.path().join("c.db");
         let daemon = DaemonLock::take(&database).expect("the first");
@@ -266,10 +266,10 @@ mod tests {
         let commands = [CommandLock::share(&database), CommandLock::share(&database)];
         assert!(commands.iter().all(Result::is_ok), "commands work beside each other and beside a daemon");
         assert!(CommandLock::attempt(&database).expect("asked").is_none());
-        assert!(Solitude::take(&database).is_err(), "a daemon is in the way");
+        assert!(ExclusiveLock::take(&database).is_err(), "a daemon holds its lock");
         drop(commands);
         drop(daemon);
-        let alone = Solitude::take(&database).expect("nobody is in the way");
+        let alone = ExclusiveLock::take(&database).expect("no other process");
         assert!(
             lock(&beside(&database, ".commands"), Mode::Together).expect("asked").is_none(),
             "a command waits for a rotation"
@@ -278,22 +278,22 @@ mod tests {
         assert!(CommandLock::share(&database).is_ok());
     }
 
-    /// A removed lock file lets a second daemon in, unless it is made again at once.
+    /// A removed lock file lets a second daemon in, unless it is created again at once.
     #[test]
-    fn a_removed_lock_is_made_again() {
+    fn a_removed_lock_is_created_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let (database, file) = (folder.path().join("c.db"), folder.path().join("c.db.lock"));
         let daemon = DaemonLock::take(&database).expect("the first");
         daemon.renew().expect("nothing to do");
         std::fs::remove_file(&file).expect("removed");
-        daemon.renew().expect("made again");
+        daemon.renew().expect("created again");
         assert!(DaemonLock::attempt(&database).expect("asked").is_none());
         std::fs::remove_file(&file).expect("removed");
         let second = DaemonLock::attempt(&database).expect("asked");
-        assert!(second.is_some(), "removed, and not looked at since");
+        assert!(second.is_some(), "removed, and not checked since");
         let text = daemon.renew().expect_err("contested").to_string();
         assert!(text.contains("another consentry has taken it"), "{text}");
         drop(second);
-        daemon.renew().expect("made again");
+        daemon.renew().expect("created again");
     }
 }

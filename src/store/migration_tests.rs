@@ -1,4 +1,4 @@
-//! Every older schema, filled, is brought up to date with everything that it holds.
+//! Every older schema, with rows in its tables, is migrated with all its data.
 
 use rusqlite::params;
 
@@ -8,7 +8,7 @@ use crate::secret::Secret;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
-/// As the first versions wrote them: the fields that came later are not there.
+/// As the first versions wrote it, without later fields.
 const STATE: &str = r#"{"checks":[{"check":"group_access","outcome":"fail","reason":"token_revoked","since":1699999000000,"success":false,
     "last_success":1699990000000}],"verdict":"broken","verdict_reason":"token_revoked","verdict_since":1699999000000,"failures":3,"successes":0,
     "unknowns":0,"failing_since":1699999000000,"unknown_since":null,"candidate":null,"last_probe":1699999900000,"duration_ms":120,
@@ -18,7 +18,7 @@ const STORY: &str = r#"{"integration":"acme","display_name":"Acme","app":"Sequr"
     "application_access":false,"reason":"token_revoked","items":[],"code":"AADSTS50173","request_id":null,"restorable_until":null,
     "permissions":["User.Read"],"since":1699999000000,"at":1699999100000,"builtin_link":true,"url":null}"#;
 
-/// A database as the version with so many migrations left it, with rows in every table that it had.
+/// A database as a version with this many migrations left it, with rows in every table that it had.
 fn written_by(version: usize, database: &Path, key_file: &Path) {
     let key = key_file::create(key_file).expect("a key");
     let id = TokenId {
@@ -75,7 +75,7 @@ fn written_by(version: usize, database: &Path, key_file: &Path) {
 }
 
 #[tokio::test]
-async fn every_older_schema_is_brought_up_to_date() {
+async fn every_older_schema_is_migrated() {
     for version in 1..MIGRATIONS.len() {
         let folder = tempfile::tempdir().expect("a folder");
         let (database, key_file) = (folder.path().join("c.db"), folder.path().join("c.key"));
@@ -112,7 +112,7 @@ async fn every_older_schema_is_brought_up_to_date() {
         assert_eq!(
             due.iter().map(|q| q.notification.sequence).collect::<Vec<_>>(),
             [1],
-            "schema {version}: what was sent stays sent"
+            "schema {version}: sent mails stay sent"
         );
         let id = TokenId {
             integration: "acme".to_owned(),

@@ -1,11 +1,11 @@
-//! The embedded store: states, alerts, events, notifications, encrypted refresh tokens. SQLite behind one narrow interface.
+//! The embedded store: states, alerts, events, notifications, encrypted refresh tokens, in SQLite.
 //!
-//! One thread owns the connection that writes. Writes that arrive together are committed together, each behind a savepoint of its
-//! own. A write is answered only after its commit: what the store confirms survives `kill -9`, and where somebody is told
-//! because of it, a power cut. Another thread reads, so that no page waits for a write.
+//! One thread owns the connection that writes. Writes that arrive together are committed together, each in its own savepoint. A write
+//! returns only after its commit: what the store confirms survives `kill -9`, and, if it leads to a notification, also a power cut.
+//! Another thread reads, so that no page waits for a write.
 //!
-//! Several processes may have one database open (`import-token` beside the daemon); only one daemon may, and nobody beside a rotation of
-//! the key: `locks` sees to that. `files` and `worker` look after the files of an open database.
+//! Several processes may have one database open (`import-token` beside the daemon), but only one daemon, and no other process during a
+//! rotation of the key: see `locks`. `files` and `worker` check the files of an open database.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -50,7 +50,7 @@ pub use states::{Event, ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 
 use locks::CommandLock;
-use worker::{Custody, GROUP, Job, Kind, Message, Shared, Work};
+use worker::{GROUP, Job, Kind, Message, Role, Shared, Work};
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
@@ -62,25 +62,25 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_causes.sql"),
 ];
 
-/// So many jobs wait for a thread at most; whoever comes then waits for a place.
+/// Maximum number of jobs that wait for a thread; further callers wait for a place.
 const QUEUE: usize = 4 * GROUP;
 
-/// While a database is opened, another process is waited for so long.
-const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long opening a database waits for another process.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A command waits so long for what another one may be making.
+/// How long a command waits for another one that may be creating the files.
 const MAKING: Duration = Duration::from_secs(1);
 
 /// Why the store cannot do something.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The database refuses.
+    /// The database returned an error.
     #[error("database: {0}")]
     Database(String),
-    /// A row was encrypted with another key, or changed from outside. The database itself is well; the text says whose row it is.
+    /// A row was encrypted with another key, or changed from outside. The database itself works; the text says whose row it is.
     #[error("{0}")]
     Damaged(String),
-    /// The database cannot be opened as it is; the text says how to go on.
+    /// The database cannot be opened as it is; the text says what to do.
     #[error("{0}")]
     Unusable(String),
     /// The store was closed.
@@ -94,48 +94,46 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// Is told of everything that the database refuses.
+/// Called for every error of the database.
 pub type Observer = Arc<dyn Fn() + Send + Sync>;
 
-/// Whether the files of the database are what and where they should be.
+/// The state of the files of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreHealth {
-    /// They are.
+    /// All are in place.
     Well,
     /// One was deleted or replaced, and is about to be restored.
     Displaced,
-    /// Another daemon has taken the lock, which was removed.
+    /// The lock was removed, and another daemon has taken it.
     Contested,
     /// Another database was written into the open file. Nothing is saved any more.
     Overwritten,
 }
 
 impl StoreHealth {
-    /// What is wrong, in a sentence; nothing when all is well.
+    /// What is wrong, in a sentence; `None` if nothing is.
     pub fn problem(self) -> Option<&'static str> {
         match self {
             Self::Well => None,
             Self::Displaced => Some("The database file is not in its place; it is being restored."),
             Self::Contested => Some("Another daemon has the lock of the database."),
-            Self::Overwritten => {
-                Some("The database was overwritten while it was in use; start Consentry again.")
-            }
+            Self::Overwritten => Some("The database was overwritten while it was in use; restart Consentry."),
         }
     }
 }
 
-/// What a process may do to a database that it opens.
+/// What a process may do with a database that it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rights {
-    /// Everything: no other process can be about to do the same.
+    /// Everything, because no other process can do the same.
     Daemon,
-    /// A command while no daemon runs: makes what was never there, and replaces nothing.
+    /// A command while no daemon runs: creates what never existed, and replaces nothing.
     Alone,
-    /// A command beside a daemon: uses what is there.
+    /// A command beside a daemon: uses what exists.
     Beside,
 }
 
-/// A handle. Cheap to clone; the last one to go closes the database.
+/// A handle. Cheap to clone; dropping the last one closes the database.
 #[derive(Clone)]
 pub struct Store {
     writes: Sender<Job>,
@@ -160,28 +158,28 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// A new name in a folder survives a power cut only once the folder is on disk, too.
+/// A new name in a folder survives a power cut only after the folder is synced, too.
 fn sync_folder(file: &Path) -> std::io::Result<()> {
     let folder = file.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(folder)?.sync_all()
 }
 
 impl Store {
-    /// Opens or creates a database and the key beside it, for a daemon, which has its lock.
+    /// Opens or creates a database and the key beside it, for a daemon that holds its lock.
     ///
     /// # Errors
-    /// The database is newer than this program, damaged, or encrypted with another key; the text says how to go on.
+    /// The database is newer than this program, damaged, or encrypted with another key; the text says what to do.
     pub fn open(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
         let (connection, key) = connect(database, key_file, Rights::Daemon)?;
         let files = files::Files::of(database, &connection)?;
-        Self::start(database, connection, key, Custody::Daemon(files))
+        Self::start(database, connection, key, Role::Daemon(files))
     }
 
-    /// Opens a database for a command, which may work beside a daemon and beside other commands. It makes database and key only when
-    /// neither is there and no daemon runs.
+    /// Opens a database for a command, which may run beside a daemon and other commands. It creates database and key only if neither exists
+    /// and no daemon runs.
     ///
     /// # Errors
-    /// As for [`Store::open`]; the key is being replaced; a daemon runs and what it uses is gone.
+    /// As for [`Store::open`]; the key is being replaced; a daemon runs and its files are missing.
     pub fn open_for_command(database: &Path, key_file: &Path) -> Result<Self, StoreError> {
         let lock = CommandLock::share(database)?;
         let begun = Instant::now();
@@ -189,24 +187,19 @@ impl Store {
             let daemon = DaemonLock::attempt(database)?;
             let rights = if daemon.is_some() { Rights::Alone } else { Rights::Beside };
             match connect(database, key_file, rights) {
-                // Another command may be making what this one needs.
+                // Another command may be creating the files.
                 Err(_) if rights == Rights::Beside && begun.elapsed() < MAKING => {
                     std::thread::sleep(MAKING / 20);
                 }
                 connected => {
                     let (connection, key) = connected?;
-                    return Self::start(database, connection, key, Custody::Command(lock));
+                    return Self::start(database, connection, key, Role::Command(lock));
                 }
             }
         }
     }
 
-    fn start(
-        database: &Path,
-        connection: Connection,
-        key: Key,
-        custody: Custody,
-    ) -> Result<Self, StoreError> {
+    fn start(database: &Path, connection: Connection, key: Key, role: Role) -> Result<Self, StoreError> {
         let reader = connect_reader(database)?;
         let shared = Arc::<Shared>::default();
         let (writes, reads) = worker::start(connection, reader, &key, custody, Arc::clone(&shared))
@@ -215,28 +208,28 @@ impl Store {
         Ok(Self { writes, reads, write_places, read_places, key, shared, unsaved: Arc::default() })
     }
 
-    /// The same store, of whose failures somebody is told from now on.
+    /// The same store, with an observer of its errors.
     #[must_use]
     pub fn observed(self, observer: Observer) -> Self {
-        // Whoever came first is told.
+        // The first observer stays.
         let _ = self.shared.observer.set(observer);
         self
     }
 
-    /// The daemon's lock is looked after with the files from now on.
+    /// From now on, the daemon's lock is checked together with the files.
     pub fn guard(&self, lock: DaemonLock) {
         let _ = self.shared.lock.set(lock);
     }
 
-    /// Whether the files of the database are what and where they should be, as of the last look.
+    /// The state of the files of the database at the last check.
     pub fn health(&self) -> StoreHealth {
         self.shared.health()
     }
 
-    /// Closes the database once everything that was asked before is done: its log is folded in, and the one file is whole.
+    /// Closes the database after everything that was requested before: its log is checkpointed, and only one file is left.
     pub async fn close(&self) {
         self.save_unsaved().await;
-        // Its answer is that the store is closed.
+        // The result is always that the store is closed.
         let _ = self.run(Kind::Last, |_| Ok(())).await;
     }
 
@@ -261,7 +254,7 @@ impl Store {
         self.run(Kind::Read, work).await
     }
 
-    /// The same for what survives the end of the process but need not survive a power cut.
+    /// As `write`, for changes that survive the end of the process but need not survive a power cut.
     async fn write_relaxed<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -278,14 +271,15 @@ impl Store {
         let work: Work = Box::new(move |connection| {
             let result = connection.and_then(|c| isolated(c, work));
             Box::new(move |committed| {
-                // A caller that stopped waiting has no use for the answer.
-                // What was read is true, whatever became of the others' writes.
+                // A caller that stopped waiting does not receive the result.
+                // A read is valid, whatever happens to the writes of others.
                 let _ = reply.send(if kind == Kind::Read { result } else { committed.and(result) });
             })
         });
         let asked = Instant::now();
         let places = if kind == Kind::Read { &self.read_places } else { &self.write_places };
-        // All places are taken only while the disk is slower than the probes, or the database is locked; then waiting here is the right brake.
+        // All places are taken only while the disk is slower than the probes, or the database is locked; then
+        // waiting here limits the load.
         let place = Arc::clone(places).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let job = Job { kind, work, asked, place };
         let sent = match kind {
@@ -303,13 +297,13 @@ impl Store {
     }
 }
 
-/// Opens a database, brings it up to date, and reads its key, as far as the rights go.
+/// Opens a database, migrates it, and reads its key, as far as the rights allow.
 fn connect(database: &Path, key_file: &Path, rights: Rights) -> Result<(Connection, Key), StoreError> {
     match rights {
         Rights::Daemon | Rights::Alone => make_file(database)?,
         Rights::Beside if !database.exists() => {
             return Err(StoreError::Unusable(format!(
-                "the database {} is gone while a daemon is at work on it; the daemon restores it within seconds, then try again",
+                "the database {} is gone while a daemon is using it; the daemon restores it within seconds, then try again",
                 database.display()
             )));
         }
@@ -321,8 +315,8 @@ fn connect(database: &Path, key_file: &Path, rights: Rights) -> Result<(Connecti
     Ok((connection, key))
 }
 
-/// A new one is readable for its owner only, whatever the umask; SQLite gives its log the same mode. One that is there is not opened
-/// here: closing a file ends the locks that this process has on it.
+/// A new file is readable for its owner only, whatever the umask; SQLite gives its log the same mode. An existing file is not opened here:
+/// closing a file ends the locks that this process has on it.
 fn make_file(database: &Path) -> Result<(), StoreError> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(database) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -335,14 +329,14 @@ fn make_file(database: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// A connection to a file that is there.
+/// A connection to an existing file.
 fn connect_writer(database: &Path) -> Result<Connection, StoreError> {
     Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .and_then(|c| prepare(&c).map(|()| c))
         .map_err(|e| StoreError::Unusable(format!("cannot open the database {}: {e}", database.display())))
 }
 
-/// The same for reading. The last connection that is closed folds the log in; that is the other one.
+/// A connection for reading. The last connection that is closed checkpoints the log; that is the writing one.
 fn connect_reader(database: &Path) -> Result<Connection, StoreError> {
     let connection = connect_writer(database)?;
     connection.pragma_update(None, "query_only", true)?;
@@ -351,18 +345,18 @@ fn connect_reader(database: &Path) -> Result<Connection, StoreError> {
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(OPEN_PATIENCE)?;
+    connection.busy_timeout(OPEN_TIMEOUT)?;
     let begun = Instant::now();
-    // SQLite waits for nobody who changes the mode in the same moment.
+    // SQLite does not wait for another process that changes the mode at the same time.
     while let Err(error) = connection.pragma_update(None, "journal_mode", "WAL") {
-        if !worker::is_locked(&error) || begun.elapsed() >= OPEN_PATIENCE {
+        if !worker::is_locked(&error) || begun.elapsed() >= OPEN_TIMEOUT {
             return Err(error);
         }
-        std::thread::sleep(OPEN_PATIENCE / 400);
+        std::thread::sleep(OPEN_TIMEOUT / 400);
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // What a token was encrypted to before is not to be found in free pages.
+    // Old ciphertexts of a token must not stay in free pages.
     connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "cache_size", -1024)?;
     connection.pragma_update(None, "wal_autocheckpoint", 256)?;
@@ -393,7 +387,7 @@ fn migrate(connection: &Connection, database: &Path, rights: Rights) -> Result<(
         )));
     }
     connection.execute_batch("BEGIN IMMEDIATE")?;
-    // Another process may have been faster.
+    // Another process may have migrated it meanwhile.
     for migration in MIGRATIONS.get(schema()?..).unwrap_or_default() {
         connection.execute_batch(migration)?;
     }
@@ -404,7 +398,7 @@ fn migrate(connection: &Connection, database: &Path, rights: Rights) -> Result<(
     Ok(())
 }
 
-/// One job behind a savepoint: its failure leaves the others' work alone.
+/// Runs one job in a savepoint: its failure does not affect other jobs.
 fn isolated<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, StoreError>,

@@ -8,22 +8,22 @@ use super::rows::{incident_from_json, incident_to_json};
 use super::{Store, StoreError};
 use crate::domain::{MailKind, Notification, Timestamp};
 
-/// A mail that waits.
+/// A waiting mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
-    /// Row.
+    /// Row id.
     pub id: i64,
-    /// What it says, to whom.
+    /// Its content and recipient.
     pub notification: Notification,
-    /// Sequence of the first mail of this alert to this person: the head of the thread.
+    /// Sequence of the first mail of this alert to this recipient, which begins the mail thread.
     pub first_sequence: u32,
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub attempts: u32,
-    /// Attempts that ended with the server refusing recipient or mail for good.
+    /// Number of attempts in which the server permanently rejected recipient or mail.
     pub rejections: u32,
     /// When the first of them was.
     pub first_rejection: Option<Timestamp>,
-    /// How often it was handed over without an answer: it may have arrived.
+    /// How often it was handed over without a response: it may have been delivered.
     pub unanswered: u32,
 }
 
@@ -32,26 +32,26 @@ pub struct Queued {
 pub struct FailedAttempt {
     /// When.
     pub at: Timestamp,
-    /// The next one comes after this.
+    /// The pause before the next attempt.
     pub pause: Duration,
-    /// The server refused recipient or mail for good.
+    /// Whether the server permanently rejected recipient or mail.
     pub rejected: bool,
-    /// It was noted that the mail is being handed over, and the server has answered after all.
+    /// Whether the server has responded although the mail was already marked as handed over.
     pub answered: bool,
     /// Why, for people.
     pub problem: String,
 }
 
-/// What is known of other mails than one.
+/// What is known of mails to other recipients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OtherMails {
-    /// The server has taken one since then.
+    /// Whether the server has accepted a mail since then.
     pub taken: bool,
-    /// One to somebody else waits after a failed attempt.
+    /// Whether a mail to another recipient waits after a failed attempt.
     pub failing: bool,
 }
 
-/// Saves a notification; the same notice to the same person is saved once.
+/// Saves a notification; the same notice to the same recipient is saved once.
 pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result<(), StoreError> {
     c.prepare_cached(
         "INSERT OR IGNORE INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
@@ -60,7 +60,7 @@ pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result
     Ok(())
 }
 
-/// A mail that may turn out not to be needed is due later.
+/// Delays a mail that may turn out not to be needed.
 pub(super) fn postpone(
     c: &Connection,
     n: &Notification,
@@ -75,7 +75,7 @@ pub(super) fn postpone(
     Ok(())
 }
 
-/// The mail about the end of an alert says who re-authenticated: the one that was postponed is not needed.
+/// Deletes a delayed mail about a re-authentication: the mail about the end of the alert says who re-authenticated.
 pub(super) fn supersede(c: &Connection, integration: &str, recipient: &str) -> Result<(), StoreError> {
     c.prepare_cached(
         "DELETE FROM notifications WHERE kind = 'reauthenticated' AND recipient = ?2 AND pause > 0 AND attempts = 0 AND unanswered = 0
@@ -85,8 +85,8 @@ pub(super) fn supersede(c: &Connection, integration: &str, recipient: &str) -> R
     Ok(())
 }
 
-/// That no earlier mail waits that is of the same alert, or about the same integration, and to the same person: the last mail that is read
-/// tells the truth. The story of a cause may name one integration now and another one later.
+/// Condition: no earlier mail to the same recipient waits that belongs to the same alert or is about the same integration. So the last mail
+/// that a person reads is up to date. The story of a cause may name different integrations over time.
 const FIRST: &str = "
     NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
                 AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)
@@ -111,24 +111,21 @@ pub struct MailAbout {
     pub recipient: String,
     /// When it was decided.
     pub created: Timestamp,
-    /// When the mail server took it.
+    /// When the mail server accepted it.
     pub sent: Option<Timestamp>,
-    /// It was given up.
+    /// Whether it was given up.
     pub given_up: bool,
     /// Why it waits, or was given up, in the mail server's words.
     pub problem: Option<String>,
 }
 
-/// The expression is that of the index.
+/// The expression is the same as in the index.
 pub(super) const ABOUT: &str =
     "SELECT kind, recipient, created_at, sent_at, given_up_at, problem FROM notifications
     WHERE json_extract(story, '$.integration') = ?1 ORDER BY id DESC LIMIT 50";
 
 impl Store {
     /// The newest mails about an integration, newest first.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn mails_about(&self, integration: &str) -> Result<Vec<MailAbout>, StoreError> {
         let name = integration.to_owned();
         self.read(move |c| {
@@ -163,9 +160,6 @@ impl Store {
     }
 
     /// Mails to send now.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Queued>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(&format!("{DUE}{FIRST} ORDER BY id LIMIT ?2"))?;
@@ -200,10 +194,7 @@ impl Store {
         .await
     }
 
-    /// Whether a mail still waits as it was read: nobody has sent, failed or handed it over since.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Whether a mail still waits as it was read: it was not sent, has not failed and was not handed over since.
     pub async fn is_as_read(&self, queued: &Queued) -> Result<bool, StoreError> {
         let (id, attempts, unanswered) = (queued.id, queued.attempts, queued.unanswered);
         self.read(move |c| {
@@ -214,16 +205,14 @@ impl Store {
         .await
     }
 
-    /// When the next waiting mail is due, and how many wait.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// When the next waiting mail is due, and the number of waiting mails.
     pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
         self.read(|c| {
             const WAITING: &str =
                 "FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0";
-            // A mail behind an earlier one to the same person is due no sooner than that one. Found by the index of due times: in an outage
-            // a hundred thousand mails may wait, and this is asked with every one that goes out.
+            // A mail behind an earlier one to the same recipient is not due before that one. The query uses
+            // the index of due times, because in an outage a hundred thousand mails may wait, and it runs
+            // after every mail that is sent.
             let next = format!("SELECT due_at {WAITING} AND {FIRST} ORDER BY due_at LIMIT 1");
             let next = c.prepare_cached(&next)?.query_row([], |r| r.get(0)).optional()?;
             let waiting =
@@ -233,11 +222,8 @@ impl Store {
         .await
     }
 
-    /// The mail is about to be handed over. From here on it may have arrived, so it is not sent again before `pause` is over, whatever
-    /// becomes of this process.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Records that the mail is about to be handed over. From now on it may have been delivered, so it is not sent again before `pause` is
+    /// over, even if this process ends.
     pub async fn mark_handed_over(&self, id: i64, now: Timestamp, pause: Duration) -> Result<(), StoreError> {
         self.write(move |c| {
             let sql =
@@ -248,10 +234,10 @@ impl Store {
         .await
     }
 
-    /// The mail was taken by the server.
+    /// Records that the server accepted the mail.
     ///
     /// # Errors
-    /// The database refuses; then the mail will be sent again, with the same `Message-ID`.
+    /// The database returns an error; then the mail will be sent again, with the same `Message-ID`.
     pub async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |c| {
             c.prepare_cached("UPDATE notifications SET sent_at = ?1, attempts = attempts + 1, problem = NULL WHERE id = ?2")?
@@ -261,15 +247,12 @@ impl Store {
         .await
     }
 
-    /// The attempt failed; the next is after a pause. `tell` goes to the operators at once.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Records a failed attempt; the next one follows after a pause. `reports` are mails to the operators, saved with it.
     pub async fn mark_failed(
         &self,
         id: i64,
         failed: FailedAttempt,
-        tell: Vec<Notification>,
+        reports: Vec<Notification>,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
             let sql = "UPDATE notifications SET due_at = ?1, pause = ?2, attempts = attempts + 1, rejections = rejections + ?3,
@@ -278,34 +261,29 @@ impl Store {
                        WHERE id = ?7";
             let FailedAttempt { at, pause, rejected, answered, problem } = &failed;
             c.prepare_cached(sql)?.execute(params![at.plus(*pause).0, millis(*pause), rejected, at.0, answered, problem, id])?;
-            tell.iter().try_for_each(|n| insert(c, n, *at))
+            reports.iter().try_for_each(|n| insert(c, n, *at))
         })
         .await
     }
 
-    /// The mail will not be delivered, or nobody will ever know: `tell` goes to the operators instead.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Gives a mail up, because it will not be delivered, or because its delivery will never be known. `reports` are mails to the
+    /// operators, saved with it.
     pub async fn give_up(
         &self,
         id: i64,
         now: Timestamp,
         problem: String,
-        tell: Vec<Notification>,
+        reports: Vec<Notification>,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
             let sql = "UPDATE notifications SET given_up_at = ?1, attempts = attempts + 1, problem = ?2 WHERE id = ?3";
             c.prepare_cached(sql)?.execute(params![now.0, problem, id])?;
-            tell.iter().try_for_each(|n| insert(c, n, now))
+            reports.iter().try_for_each(|n| insert(c, n, now))
         })
         .await
     }
 
-    /// What has become of other mails than those to this person: it tells a recipient that is refused from a server that refuses everybody.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// The state of mails to other recipients: it distinguishes a rejected recipient from a server that rejects everybody.
     pub async fn other_mails(&self, recipient: &str, since: Timestamp) -> Result<OtherMails, StoreError> {
         let recipient = recipient.to_owned();
         self.read(move |c| {
@@ -320,30 +298,25 @@ impl Store {
         .await
     }
 
-    /// Brings times that were noted while the wall clock was ahead back to what they may be: a mail is due after its pause at the latest, and nothing
-    /// has happened later than now. Answers how many mails had such times.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Corrects times that were saved while the wall clock was ahead: a mail is due after its pause at the latest, and no past time lies
+    /// after `now`. Returns the number of corrected mails.
     pub async fn heal_mail_times(&self, now: Timestamp) -> Result<usize, StoreError> {
         self.write_relaxed(move |c| {
-            // What was saved between the reading of `now` and this write is no sign of a clock that was set.
+            // A time that was saved between the reading of `now` and this write does not mean that the clock
+            // was set.
             let due = "UPDATE notifications SET due_at = ?1 + pause
                        WHERE sent_at IS NULL AND given_up_at IS NULL AND due_at > ?1 + pause + 5000";
             let past =
                 "UPDATE notifications SET created_at = min(created_at, ?1), sent_at = min(sent_at, ?1), given_up_at = min(given_up_at, ?1),
                             first_rejected_at = min(first_rejected_at, ?1)
                         WHERE created_at > ?1 + 5000 OR sent_at > ?1 + 5000 OR given_up_at > ?1 + 5000 OR first_rejected_at > ?1 + 5000";
-            let healed = c.prepare_cached(due)?.execute([now.0])?;
-            Ok(healed + c.prepare_cached(past)?.execute([now.0])?)
+            let corrected = c.prepare_cached(due)?.execute([now.0])?;
+            Ok(corrected + c.prepare_cached(past)?.execute([now.0])?)
         })
         .await
     }
 
-    /// When a mail was last taken by the server.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// When the server last accepted a mail.
     pub async fn last_mail(&self) -> Result<Option<Timestamp>, StoreError> {
         self.read(|c| {
             Ok(c.query_row("SELECT max(sent_at) FROM notifications", [], |r| r.get::<_, Option<i64>>(0))?
@@ -352,10 +325,7 @@ impl Store {
         .await
     }
 
-    /// Forgets mails that were delivered, given up or left waiting in vain before `before`, and whose alert is over.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Deletes mails that were delivered, given up or suspended before `before`, and whose alert is over.
     pub async fn prune_notifications(&self, before: Timestamp) -> Result<usize, StoreError> {
         self.write_relaxed(move |c| {
             let sql = "DELETE FROM notifications WHERE coalesce(sent_at, given_up_at, iif(suspended, created_at, NULL)) < ?1

@@ -49,7 +49,7 @@ fn failed(at: Timestamp, seconds: u64, rejected: bool) -> FailedAttempt {
     FailedAttempt { at, pause: std::time::Duration::from_secs(seconds), rejected, answered: false, problem }
 }
 
-/// What an attempt came to survives, and whether a mail may have arrived.
+/// The result of an attempt is saved, and whether a mail may have been delivered.
 #[tokio::test]
 async fn attempts_are_remembered() {
     let folder = folder();
@@ -73,9 +73,9 @@ async fn attempts_are_remembered() {
         "nothing is sent twice within the hour"
     );
     store.mark_handed_over(id, at(1), hour).await.expect("marked");
-    let refused = FailedAttempt { answered: true, ..failed(at(1), 60, true) };
-    store.mark_failed(id, refused, vec![notification(0, "operators@x.org")]).await.expect("marked");
-    assert_eq!(queued(at(2)).await, Some((id, 1, 1)), "an answer is no silence");
+    let rejected = FailedAttempt { answered: true, ..failed(at(1), 60, true) };
+    store.mark_failed(id, rejected, vec![notification(0, "operators@x.org")]).await.expect("marked");
+    assert_eq!(queued(at(2)).await, Some((id, 1, 1)), "a response counts as a response");
     let due = store.due_notifications(at(2), 10).await.expect("due");
     assert_eq!(
         (due.len(), due[0].first_rejection),
@@ -86,7 +86,7 @@ async fn attempts_are_remembered() {
     assert_eq!(
         store.due_notifications(at(3), 10).await.expect("due")[0].first_rejection,
         Some(at(1)),
-        "the first stays the first"
+        "the time of the first rejection is kept"
     );
     assert_eq!(
         store.mails_about("acme").await.expect("mails")[1].problem.as_deref(),
@@ -113,7 +113,7 @@ async fn attempts_are_remembered() {
 
 /// A wall clock that was ahead for a while leaves no mail that is due in ten years.
 #[tokio::test]
-async fn times_of_a_clock_that_was_ahead_are_healed() {
+async fn times_of_a_clock_that_was_ahead_are_corrected() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     let ahead = Timestamp(NOW.0 + 10 * 365 * 86_400_000);
@@ -123,7 +123,7 @@ async fn times_of_a_clock_that_was_ahead_are_healed() {
     let due = store.due_notifications(ahead, 10).await.expect("due");
     store.mark_failed(due[0].id, failed(ahead, 300, true), Vec::new()).await.expect("marked");
     assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![], "the clock is right again");
-    assert!(store.heal_mail_times(NOW).await.expect("healed") > 0);
+    assert!(store.heal_mail_times(NOW).await.expect("corrected") > 0);
     let recipients = async |now| {
         let due = store.due_notifications(now, 10).await.expect("due");
         due.into_iter().map(|q| q.notification.recipient).collect::<Vec<_>>()
@@ -135,10 +135,10 @@ async fn times_of_a_clock_that_was_ahead_are_healed() {
         "one that was, after its pause"
     );
     assert_eq!(store.mails_about("acme").await.expect("mails")[0].created, NOW);
-    assert_eq!(store.heal_mail_times(NOW).await.expect("healed"), 0, "once");
+    assert_eq!(store.heal_mail_times(NOW).await.expect("corrected"), 0, "once");
 }
 
-/// What was not mailed yet waits while its integration is away, or is another one by the same name.
+/// Unsent mails wait while their integration is missing from the configuration, or has another identity.
 #[tokio::test]
 async fn mails_wait_for_their_integration() {
     let folder = folder();
@@ -185,7 +185,7 @@ async fn mails_wait_for_their_integration() {
     assert!(saved[0].alert.as_ref().expect("open").notified.is_empty(), "an alert without a mail");
 }
 
-/// An integration's page must not read the mails of all others.
+/// The page of an integration must not read the mails of all others.
 #[test]
 fn mails_about_an_integration_are_found_by_an_index() {
     let folder = folder();
@@ -198,7 +198,7 @@ fn mails_about_an_integration_are_found_by_an_index() {
 }
 
 #[tokio::test]
-async fn a_mail_that_has_moved_on_is_not_as_it_was_read() {
+async fn a_mail_that_was_handled_since_is_not_as_it_was_read() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     store
@@ -214,9 +214,9 @@ async fn a_mail_that_has_moved_on_is_not_as_it_was_read() {
     );
 }
 
-/// The last mail that somebody reads about an integration is the truth.
+/// The last mail that a person reads about an integration is up to date.
 #[tokio::test]
-async fn a_new_alert_waits_for_the_end_of_the_last() {
+async fn a_new_alert_waits_for_mails_of_the_last_one() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     let second = Notification { alert: "a2".to_owned(), ..notification(0, "ada@x.org") };
@@ -229,11 +229,11 @@ async fn a_new_alert_waits_for_the_end_of_the_last() {
 }
 
 #[tokio::test]
-async fn a_mail_saved_a_moment_later_is_no_set_clock() {
+async fn a_mail_saved_a_moment_later_does_not_count_as_a_set_clock() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     let mut later = record(vec![notification(0, "ada@x.org")], vec![]);
     later.at = Timestamp(NOW.0 + 200);
     store.save_probe(later).await.expect("saved");
-    assert_eq!(store.heal_mail_times(NOW).await.expect("healed"), 0);
+    assert_eq!(store.heal_mail_times(NOW).await.expect("corrected"), 0);
 }

@@ -1,5 +1,5 @@
-//! Which links are still good: a counter for each integration. A link carries the generation in which it was made; a success and a
-//! revocation begin the next one. No clock is compared: one that was set ahead for a while must not bury the links that come later.
+//! Which links are valid: a generation counter for each integration. A link contains the generation in which it was made; a success and a
+//! revocation begin the next one. No times are compared: a clock that was ahead for a while must not make later links invalid.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -7,18 +7,18 @@ use super::states::{Event, save_event};
 use super::{Store, StoreError};
 use crate::domain::Timestamp;
 
-/// How far the links of an integration have come.
+/// The state of the links of an integration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinksState {
     /// The generation in which links are made now.
     pub generation: i64,
-    /// Links of the first version, which carry no generation, are dead if they were made until then.
+    /// Links of the first version, which have no generation, are invalid if they were made at or before this time.
     pub not_after: Option<Timestamp>,
 }
 
 impl LinksState {
-    /// Whether a link is dead: it, or another of its time, has led to a success, or all of them were revoked. `generation` is `None`
-    /// for a link of the first version.
+    /// Whether a link is invalid: it, or another one of its generation, has led to a success, or all of them were revoked. `generation` is
+    /// `None` for a link of the first version.
     pub fn is_dead(&self, generation: Option<i64>, issued: Timestamp) -> bool {
         match generation {
             Some(generation) => generation < self.generation,
@@ -28,19 +28,16 @@ impl LinksState {
 }
 
 impl Store {
-    /// How far the links of an integration have come.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// The state of the links of an integration.
     pub async fn links(&self, integration: &str) -> Result<LinksState, StoreError> {
         let integration = integration.to_owned();
         self.read(move |c| links(c, &integration)).await
     }
 
-    /// Ends all links of an integration that are out, and the sign-ins that they began.
+    /// Makes all existing links of an integration invalid, and the sign-ins that they began.
     ///
     /// # Errors
-    /// The database refuses; then nothing has changed.
+    /// The database returns an error; then nothing has changed.
     pub async fn revoke_links(
         &self,
         integration: &str,
@@ -59,10 +56,7 @@ impl Store {
         .await
     }
 
-    /// Remembers that a link was made for somebody to hand on.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Saves that a link was made for somebody to pass on.
     pub async fn link_made(&self, integration: &str, detail: &str, at: Timestamp) -> Result<(), StoreError> {
         let (integration, detail) = (integration.to_owned(), detail.to_owned());
         self.write(move |c| save_event(c, &integration, &Event { kind: "link_made".to_owned(), at, detail }))
@@ -74,14 +68,14 @@ pub(super) fn links(c: &Connection, integration: &str) -> Result<LinksState, Sto
     let sql = "SELECT generation, not_after FROM revocations WHERE integration = ?1";
     let state = c.prepare_cached(sql)?.query_row([integration], |r| {
         let not_after: i64 = r.get(1)?;
-        // Rows that were made since links have generations hold no time.
+        // Rows that were inserted since links have generations contain no time.
         Ok(LinksState { generation: r.get(0)?, not_after: (not_after > 0).then_some(Timestamp(not_after)) })
     });
     Ok(state.optional()?.unwrap_or_default())
 }
 
-/// Begins the next generation. A database that was restored from a copy may know of fewer generations than the link that has just led to
-/// a success: that link must die as well.
+/// Begins the next generation. A database that was restored from a copy may have a lower generation than the link that has just led to a
+/// success: that link must become invalid as well.
 pub(super) fn next_generation(
     c: &Connection,
     integration: &str,

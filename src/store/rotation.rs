@@ -1,7 +1,7 @@
-//! A new encryption key: everything that the old one encrypts is encrypted anew, in one transaction.
+//! A new encryption key: everything that is encrypted with the old one is encrypted again, in one transaction.
 //!
-//! The new key is written beside the old one before anything changes, and takes its place once the database is saved. Which of the
-//! two is right after a crash in between, the database says: it keeps a fingerprint of its key.
+//! The new key is written beside the old one before anything changes, and replaces it after the database is saved. After a crash in
+//! between, the database decides which of the two is right: it contains a fingerprint of its key.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,32 +11,32 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::files::remove_beside;
 use super::key::{Key, fingerprint};
 use super::key_file::{KeyFile, create, load_or_create, read};
-use super::locks::Solitude;
+use super::locks::ExclusiveLock;
 use super::{
     Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens,
 };
 
-/// Every column that holds something encrypted; all are of type BLOB, and no other is. Each has its lines in [`seal_anew`].
+/// Every encrypted column; all are of type BLOB, and no other column is. Each is handled in [`seal_again`].
 #[cfg(test)]
 const SEALED: &[(&str, &str)] =
     &[("authorizations", "sealed"), ("deliveries", "sealed"), ("tokens", "current"), ("tokens", "previous")];
 
-/// The log goes once nobody reads in it; after a rotation nobody should.
+/// The log is truncated once no process reads it; after a rotation none should.
 const TRUNCATING: Duration = Duration::from_secs(10);
 
-/// What a rotation has done.
+/// The result of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotated {
-    /// So many refresh tokens are encrypted with the new key.
+    /// Number of refresh tokens that are encrypted with the new key.
     pub tokens: usize,
-    /// So many rows were encrypted with neither key, and are left as they were.
+    /// Number of rows that were encrypted with neither key, and are unchanged.
     pub damaged: usize,
 }
 
-/// Replaces the key of a database on which neither a daemon nor a command is at work.
+/// Replaces the key of a database that neither a daemon nor a command has open.
 ///
 /// # Errors
-/// Somebody has the database open; database or key cannot be used or written: then the old key still counts.
+/// Another process has the database open, or database or key cannot be used or written: then the old key stays valid.
 pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreError> {
     if !database.exists() {
         return Err(StoreError::Unusable(format!(
@@ -44,31 +44,31 @@ pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreErro
             database.display()
         )));
     }
-    let _alone = Solitude::take(database)?;
+    let _alone = ExclusiveLock::take(database)?;
     let connection = connect_writer(database)?;
     migrate(&connection, database, Rights::Daemon)?;
     let old = load_or_create(&connection, key_file, Rights::Daemon)?;
     let waiting = successor(key_file);
-    // Left by a rotation that was cut off before it changed anything; whoever is alone may say so.
+    // Left by a rotation that was interrupted before it changed anything. No other process can be using it.
     if std::fs::symlink_metadata(&waiting).is_ok() {
         std::fs::remove_file(&waiting)
             .map_err(|e| StoreError::Unusable(format!("cannot remove {}: {e}", waiting.display())))?;
     }
-    // Nobody else can be writing one: what killed processes have left goes.
+    // No other process can be writing a draft, so all drafts are left by killed processes.
     remove_beside(&waiting, ".draft-");
     remove_beside(&itself(key_file), ".draft-");
     let new = create(&waiting)?;
     let begun = connection.execute_batch("BEGIN EXCLUSIVE").map_err(StoreError::from);
-    let rotated = begun.and_then(|()| seal_anew(&connection, &old, &new)).and_then(|rotated| {
+    let rotated = begun.and_then(|()| seal_again(&connection, &old, &new)).and_then(|rotated| {
         connection.execute_batch("COMMIT")?;
         Ok(rotated)
     });
-    // The new key stays where it is: a commit that failed on the disk may turn out to be there after all, and then it is the right one. The next
-    // rotation removes it.
+    // The new key stays where it is: a commit that failed on the disk may have been written after all, and
+    // then this key is the right one. The next rotation removes it.
     let rotated = rotated.inspect_err(|_| {
         let _ = connection.execute_batch("ROLLBACK");
     })?;
-    // Another command that opens the database from here on may do this first.
+    // Another command that opens the database from now on may do this first.
     put_in_place(&waiting, key_file).or_else(|error| match read(key_file) {
         Ok(KeyFile::Whole(key)) if fingerprint(&key) == fingerprint(&new) => Ok(()),
         _ => Err(error),
@@ -77,9 +77,10 @@ pub fn rotate_key(database: &Path, key_file: &Path) -> Result<Rotated, StoreErro
     Ok(rotated)
 }
 
-/// What the old key encrypted is not to be found in free pages, between rows, or in the log.
+/// Removes what the old key encrypted from free pages, from between rows, and from the log.
 fn leave_nothing(connection: &Connection) -> Result<(), StoreError> {
-    // Since `secure_delete` was set, nothing is left in the file; before, something may have been. This takes room, which may not be there.
+    // With `secure_delete` nothing is left in the file, but older versions did not set it. This needs disk
+    // space, which may be missing.
     if let Err(error) = connection.execute_batch("VACUUM") {
         tracing::warn!(%error, "the database is not compacted; what the old key encrypted may be in its free pages");
     }
@@ -98,7 +99,7 @@ fn leave_nothing(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// Where a new key waits until the database is saved: beside the file itself, links followed.
+/// Where a new key is kept until the database is saved: beside the key file, links followed.
 fn successor(key_file: &Path) -> PathBuf {
     beside(&itself(key_file), ".new")
 }
@@ -112,15 +113,15 @@ fn put_in_place(new: &Path, key_file: &Path) -> Result<(), StoreError> {
     let moved = std::fs::rename(new, &place).and_then(|()| sync_folder(&place));
     moved.map_err(|e| {
         StoreError::Unusable(format!(
-            "the database is encrypted with the new key, but {} cannot be moved to {}: {e}; do it by hand",
+            "the database is encrypted with the new key, but {} cannot be moved to {}: {e}; move it by hand",
             new.display(),
             place.display()
         ))
     })
 }
 
-/// After a crash: the key that waits takes its place if the database was saved with it; it counts even where it cannot be moved. Otherwise it
-/// is left alone: a rotation may be at work.
+/// After a crash: if the database was saved with the new key, that key replaces the old one, and counts even if it cannot be moved.
+/// Otherwise it is left alone, because a rotation may be running.
 pub(super) fn finish(mark: Option<&str>, key_file: &Path) -> Option<Key> {
     let waiting = successor(key_file);
     let Ok(KeyFile::Whole(new)) = read(&waiting) else { return None };
@@ -136,33 +137,33 @@ pub(super) fn finish(mark: Option<&str>, key_file: &Path) -> Option<Key> {
     Some(new)
 }
 
-/// How many rows only the key can decrypt and somebody would miss: refresh tokens, and those on their way to a product.
+/// Number of rows that only the key can decrypt and that cannot be replaced: refresh tokens, stored or waiting for delivery.
 pub(super) fn count(c: &Connection) -> Result<i64, StoreError> {
     let sql =
         "SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM deliveries WHERE delivered_at IS NULL)";
     Ok(c.query_row(sql, [], |row| row.get(0))?)
 }
 
-/// Whether a key, known by its fingerprint, is one that a rotation has replaced.
+/// Whether a key, given by its fingerprint, was replaced by a rotation.
 pub(super) fn replaced(c: &Connection, fingerprint: &str) -> Result<bool, StoreError> {
     let sql = "SELECT value FROM meta WHERE key = 'key_checks_before'";
     let before: Option<String> = c.query_row(sql, [], |row| row.get(0)).optional()?;
     Ok(before.is_some_and(|all| all.lines().any(|one| one == fingerprint)))
 }
 
-/// Everything that is encrypted, once more. Whatever is encrypted in a table of its own has to come here.
-fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError> {
+/// Encrypts everything again. Every new table with encrypted columns has to be added here.
+fn seal_again(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError> {
     let mut rotated = Rotated { tokens: 0, damaged: 0 };
-    let anew =
+    let reseal =
         |sealed: &[u8], bound: &str| old.open(sealed, bound).map(|plain| new.seal(&plain, bound)).transpose();
-    // Row by row: the tokens of a large fleet need not be in memory together.
+    // Row by row, so that the tokens of a large fleet are not in memory together.
     for row in tokens::row_ids(c)? {
         let (bound, current, previous) = tokens::row(c, row)?;
-        let Some(current) = anew(&current, &bound)? else {
+        let Some(current) = reseal(&current, &bound)? else {
             rotated.damaged += 1;
             continue;
         };
-        let previous = previous.map(|p| anew(&p, &bound)).transpose()?.flatten();
+        let previous = previous.map(|p| reseal(&p, &bound)).transpose()?.flatten();
         c.prepare_cached("UPDATE tokens SET current = ?1, previous = ?2 WHERE rowid = ?3")?
             .execute(params![current, previous, row])?;
         rotated.tokens += 1;
@@ -170,7 +171,7 @@ fn seal_anew(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError
     for (table, rows) in [("deliveries", deliveries::rows(c)?), ("authorizations", authorizations::rows(c)?)]
     {
         for (row, bound, sealed) in rows {
-            match anew(&sealed, &bound)? {
+            match reseal(&sealed, &bound)? {
                 Some(sealed) => {
                     let sql = format!("UPDATE {table} SET sealed = ?1 WHERE rowid = ?2");
                     c.prepare_cached(&sql)?.execute(params![sealed, row])?;
@@ -215,7 +216,7 @@ mod tests {
             rotate_key(&self.path("c.db"), &self.path("c.key")).expect("rotated")
         }
 
-        /// Two integrations with tokens, of which one has rotated and one waits to be handed over.
+        /// Two integrations with tokens, of which one has rotated and one waits for its delivery.
         async fn new() -> Self {
             let place = Self { folder: tempfile::tempdir().expect("a folder") };
             let (store, now) = (place.open().expect("a database"), Timestamp::from_seconds(1_000));
@@ -264,7 +265,7 @@ mod tests {
 
     /// Killed after the database was saved, and killed before.
     #[tokio::test]
-    async fn a_rotation_that_was_cut_off_is_finished_or_begun_anew() {
+    async fn an_interrupted_rotation_is_finished_or_started_again() {
         let place = Place::new().await;
         let old = std::fs::read(place.path("c.key")).expect("a key");
         place.rotate();
@@ -300,13 +301,13 @@ mod tests {
         );
     }
 
-    /// The database alone says which key is right, and nobody but a rotation changes what it says.
+    /// The database decides which key is right, and only a rotation changes that.
     #[tokio::test]
     async fn nothing_is_written_with_a_key_that_was_replaced() {
         let place = Place::new().await;
         let before = place.open().expect("a database");
         place.rotate();
-        let refused = before
+        let rejected = before
             .put_token(
                 &id("acme"),
                 &Secret::new("with the old key"),
@@ -314,7 +315,7 @@ mod tests {
                 Timestamp::from_seconds(3_000),
             )
             .await;
-        assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
+        assert!(matches!(rejected, Err(StoreError::Database(_))), "{rejected:?}");
         drop(before);
         place.assert_readable().await;
     }
@@ -339,9 +340,9 @@ mod tests {
         place.assert_readable().await;
     }
 
-    /// Killed while the new key was being written: whatever stands there, the old key counts.
+    /// Killed while the new key was being written: whatever was written, the old key counts.
     #[tokio::test]
-    async fn a_new_key_that_is_not_whole_is_no_key() {
+    async fn an_incomplete_new_key_is_ignored() {
         for half in ["", "AAAA", "\u{0}\u{0}\u{0}\u{0}"] {
             let place = Place::new().await;
             std::fs::write(place.path("c.key.new"), half).expect("written");
@@ -352,9 +353,9 @@ mod tests {
         }
     }
 
-    /// The key file is a link, as configurations are deployed: the file itself is replaced, and the link stays.
+    /// The key file is a link, as in many deployments: the file itself is replaced, and the link stays.
     #[tokio::test]
-    async fn a_key_behind_a_link_is_replaced_where_it_is() {
+    async fn a_key_behind_a_link_is_replaced_in_place() {
         let place = Place::new().await;
         std::fs::create_dir(place.path("keys")).expect("a folder");
         std::fs::rename(place.path("c.key"), place.path("keys/the.key")).expect("moved");
@@ -364,13 +365,13 @@ mod tests {
         place.assert_readable().await;
     }
 
-    /// A command that has the database open is waited for, and named when it goes on for too long.
+    /// A rotation waits for a command that has the database open, and names it if that takes too long.
     #[tokio::test]
     async fn a_rotation_waits_for_commands() {
         let place = Place::new().await;
         let command = Store::open_for_command(&place.path("c.db"), &place.path("c.key")).expect("a command");
         let error = rotate_key(&place.path("c.db"), &place.path("c.key"))
-            .expect_err("a command is at work")
+            .expect_err("a command has it open")
             .to_string();
         assert!(error.contains("is in use by"), "{error}");
         command.close().await;
@@ -378,9 +379,9 @@ mod tests {
         place.assert_readable().await;
     }
 
-    /// Whoever adds a column of encrypted bytes has to add it to the rotation.
+    /// A new column of encrypted bytes has to be added to the rotation.
     #[tokio::test]
-    async fn every_encrypted_column_is_encrypted_anew() {
+    async fn every_encrypted_column_is_encrypted_again() {
         let place = Place::new().await;
         drop(place.open().expect("a database"));
         let connection = Connection::open(place.path("c.db")).expect("opened");
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drafts_of_killed_processes_go_with_the_next_rotation() {
+    async fn the_next_rotation_removes_drafts_of_killed_processes() {
         let place = Place::new().await;
         let drafts = ["c.key.draft-x", "c.key.new.draft-y"].map(|name| place.path(name));
         for draft in &drafts {

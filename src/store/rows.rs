@@ -1,4 +1,4 @@
-//! Rows as JSON: the shapes of the state and story columns. Fields may be added with a default; none changes its meaning.
+//! JSON rows: the format of the state and story columns. New fields need a default; no field changes its meaning.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ struct CheckRow {
     restorable_until: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     blind: Option<BlindRow>,
-    /// For how many milliseconds, and in how many probes.
+    /// Duration in milliseconds, and number of probes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dark: Option<(u64, u32)>,
 }
@@ -97,7 +97,7 @@ struct PermissionRow {
     granted: Option<bool>,
 }
 
-/// What a row holds: a state, and whether the directory said what the open alert says.
+/// The content of a row: a state, and whether the reason of the open alert was seen in the directory.
 #[derive(Default)]
 pub(super) struct Saved {
     pub(super) state: IntegrationState,
@@ -143,7 +143,7 @@ pub(super) fn state_to_json(state: &IntegrationState, alert_exact: bool) -> Stri
     serde_json::to_string(&row).unwrap_or_default()
 }
 
-/// A state from JSON; what a newer version wrote and this one does not know is left out.
+/// A state from JSON; values that a newer version wrote and this one does not know are ignored.
 pub(super) fn state_from_json(json: &str) -> Option<Saved> {
     let row: StateRow = serde_json::from_str(json).ok()?;
     let verdict = match (
@@ -291,7 +291,7 @@ struct IncidentRow {
     renewed: Option<i64>,
 }
 
-/// A story as JSON.
+/// The incident of a mail as JSON.
 pub(super) fn incident_to_json(incident: &Incident) -> String {
     let url = match &incident.link {
         LinkTarget::Url(url) => Some(url.clone()),
@@ -324,7 +324,7 @@ pub(super) fn incident_to_json(incident: &Incident) -> String {
     serde_json::to_string(&row).unwrap_or_default()
 }
 
-/// A story from JSON.
+/// The incident of a mail from JSON.
 pub(super) fn incident_from_json(json: &str) -> Option<Incident> {
     let row: IncidentRow = serde_json::from_str(json).ok()?;
     let link = match (row.builtin_link, row.url) {
@@ -332,7 +332,7 @@ pub(super) fn incident_from_json(json: &str) -> Option<Incident> {
         (false, Some(url)) => LinkTarget::Url(url),
         (false, None) => LinkTarget::None,
     };
-    // Before there was a word for the obstacle it was always the recipient.
+    // Rows without an obstacle are from a version in which it was always the recipient.
     let obstacle = row.obstacle.as_deref().and_then(Obstacle::from_label).unwrap_or(Obstacle::Recipient);
     Some(Incident {
         integration: row.integration,

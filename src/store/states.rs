@@ -1,4 +1,4 @@
-//! States, alerts, causes and events: what one probe changes is saved in one piece.
+//! States, alerts, causes and events: everything that one probe changes is saved in one transaction.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,14 +26,14 @@ pub struct SavedIntegration {
     pub alert: Option<OpenAlert>,
 }
 
-/// Something worth remembering in an integration's history.
+/// An entry in the history of an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// `broken`, `changed`, `recovered`, `token_stored`, …
     pub kind: String,
     /// When.
     pub at: Timestamp,
-    /// A reason label, or a word about the source.
+    /// A reason label, or the source of the change.
     pub detail: String,
 }
 
@@ -44,9 +44,9 @@ pub struct ProbeRecord {
     pub integration: SavedIntegration,
     /// What happened.
     pub events: Vec<Event>,
-    /// What changes among the causes.
+    /// The changes to causes.
     pub causes: Vec<CauseChange>,
-    /// Who must be told.
+    /// Mails to be sent.
     pub notifications: Vec<Notification>,
     /// When this was decided.
     pub at: Timestamp,
@@ -55,14 +55,14 @@ pub struct ProbeRecord {
 /// Mails that were neither delivered nor given up.
 const WAITING: &str = "sent_at IS NULL AND given_up_at IS NULL";
 
-/// So many events are kept of an integration.
+/// Number of events that are kept for an integration.
 const HISTORY: u32 = 200;
 
 impl Store {
     /// Saves what a probe changed.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn save_probe(&self, record: ProbeRecord) -> Result<(), StoreError> {
         let durable =
             !(record.events.is_empty() && record.causes.is_empty() && record.notifications.is_empty());
@@ -85,10 +85,7 @@ impl Store {
         .await
     }
 
-    /// Everything that was saved, at the start. No time in it is later than now: somebody may have set the clock back.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Everything that was saved, for the start. No time is later than `now`, because the clock may have been set back.
     pub async fn load(&self, now: Timestamp) -> Result<(Vec<SavedIntegration>, Vec<Cause>), StoreError> {
         self.read(move |c| {
             let mut statement =
@@ -121,10 +118,7 @@ impl Store {
         .await
     }
 
-    /// What was saved of some integrations; no time in it is later than now.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// The saved state of some integrations; no time is later than `now`.
     pub async fn load_named(
         &self,
         names: Vec<String>,
@@ -148,13 +142,13 @@ impl Store {
         .await
     }
 
-    /// Lets go of every integration that is not among these (name and identity): it suffers from no cause any more (a cause without
-    /// members would swallow the next alert), and what was not mailed yet about it waits until it comes back, if ever. The same for
-    /// mails about one that has another identity now. States and tokens stay.
+    /// Removes every integration that is not in `identities` (name and identity) from its causes (a cause without members would suppress
+    /// the next alert), and suspends its unsent mails until it comes back. The same for mails about one that has another identity now.
+    /// States and tokens stay.
     ///
     /// # Errors
-    /// The database refuses; then nothing has changed.
-    pub async fn keep_only(&self, watched: HashMap<String, String>) -> Result<(), StoreError> {
+    /// The database returns an error; then nothing has changed.
+    pub async fn keep_only(&self, identities: HashMap<String, String>) -> Result<(), StoreError> {
         self.write(move |c| {
             let names = |sql: &str| -> Result<Vec<String>, StoreError> {
                 let mut statement = c.prepare(sql)?;
@@ -162,7 +156,7 @@ impl Store {
             };
             for gone in names("SELECT DISTINCT integration FROM cause_members")?
                 .iter()
-                .filter(|name| !watched.contains_key(*name))
+                .filter(|name| !identities.contains_key(*name))
             {
                 c.execute("DELETE FROM cause_members WHERE integration = ?1", [gone])?;
             }
@@ -178,7 +172,7 @@ impl Store {
                 .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<Vec<(String, String)>, _>>()?;
             for (name, identity) in alerts {
-                let suspended = watched.get(&name) != Some(&identity);
+                let suspended = identities.get(&name) != Some(&identity);
                 c.prepare_cached(&format!(
                     "UPDATE notifications SET suspended = ?1 WHERE {WAITING} AND suspended <> ?1
                      AND alert = (SELECT alert FROM integrations WHERE name = ?2)"
@@ -190,19 +184,16 @@ impl Store {
         .await
     }
 
-    /// Saves something that happened to an integration, and that no probe found.
+    /// Saves an event that does not come from a probe.
     ///
     /// # Errors
-    /// The database refuses; then nothing is saved.
+    /// The database returns an error; then nothing is saved.
     pub async fn add_event(&self, integration: &str, event: Event) -> Result<(), StoreError> {
         let name = integration.to_owned();
         self.run(Kind::Durable, move |c| save_event(c, &name, &event)).await
     }
 
     /// The newest events of an integration, newest first.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn events(&self, integration: &str) -> Result<Vec<Event>, StoreError> {
         let name = integration.to_owned();
         self.read(move |c| {
@@ -218,7 +209,7 @@ impl Store {
     }
 }
 
-/// Who was notified of every alert that is open, and of every cause.
+/// The recipients of mails about each open alert and each cause.
 fn notified(c: &Connection) -> Result<HashMap<String, BTreeSet<String>>, StoreError> {
     let mut statement = c.prepare(
         "SELECT alert, recipient FROM notifications
@@ -254,7 +245,7 @@ fn saved_integration(row: &rusqlite::Row<'_>, now: Timestamp) -> rusqlite::Resul
     })
 }
 
-/// What was saved while the clock stood ahead has happened, but not in the future: whatever is compared with it would wait until then.
+/// Times that were saved while the clock was ahead must not lie in the future: a comparison with them would wait until then.
 fn not_after(now: Timestamp, mut state: IntegrationState) -> IntegrationState {
     state.cap(now);
     state
@@ -298,7 +289,8 @@ fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result
     match change {
         CauseChange::Open(cause) | CauseChange::Join(cause) => {
             let progress = &cause.progress;
-            // Whoever joins saves the cause, too: the transaction of the one who opened it may have failed.
+            // A member that joins saves the cause, too, because the transaction of the member that opened it
+            // may have failed.
             c.prepare_cached(
                 "INSERT INTO causes (key, alert, reason, story, since, notices, notified_at, size, named_left) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                  ON CONFLICT (key) DO UPDATE SET alert = excluded.alert, reason = excluded.reason, story = excluded.story, since = excluded.since,
@@ -326,7 +318,7 @@ fn save_cause(c: &Connection, integration: &str, change: &CauseChange) -> Result
         }
         CauseChange::Close(key, alert) => {
             leave(c, key, integration)?;
-            // It may have opened anew since.
+            // It may have been opened again since.
             c.execute("DELETE FROM causes WHERE key = ?1 AND alert = ?2", params![key, alert])?;
         }
     }

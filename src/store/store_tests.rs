@@ -140,7 +140,7 @@ async fn what_a_probe_changes_survives() {
         ))
         .await
         .expect("saved");
-    assert_eq!(store.load(NOW).await.expect("loaded").1.len(), 1, "it has opened anew since");
+    assert_eq!(store.load(NOW).await.expect("loaded").1.len(), 1, "it was opened again since");
     store
         .save_probe(record(vec![], vec![CauseChange::Close("app:x".to_owned(), "a2".to_owned())]))
         .await
@@ -164,7 +164,7 @@ async fn tokens_are_encrypted_rotated_and_bound() {
     assert_eq!(
         store.save_rotated(&id, stored.generation, &first, &first, NOW).await.expect("saved"),
         None,
-        "somebody else was faster"
+        "the stored token has changed"
     );
     let stored = store.token(&id).await.expect("read").expect("a token");
     assert_eq!(
@@ -190,13 +190,13 @@ async fn tokens_are_encrypted_rotated_and_bound() {
     assert!(matches!(stolen, Err(StoreError::Damaged(_))), "{stolen:?}");
 }
 
-/// One damaged row is one integration's trouble; a database that refuses is everybody's.
+/// A damaged row affects one integration; an error of the database affects all.
 #[tokio::test]
-async fn what_the_database_refuses_is_told() {
+async fn errors_of_the_database_are_observed() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let folder = folder();
-    let told = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&told);
+    let observed = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&observed);
     let observer: Observer = Arc::new(move || {
         counted.fetch_add(1, Ordering::Relaxed);
     });
@@ -209,14 +209,14 @@ async fn what_the_database_refuses_is_told() {
     let raw = rusqlite::Connection::open(folder.path().join("c.db")).expect("opened");
     raw.execute("UPDATE tokens SET current = x'00'", []).expect("damaged");
     assert!(matches!(store.token(&acme).await, Err(StoreError::Damaged(_))));
-    assert_eq!(told.load(Ordering::Relaxed), 0);
+    assert_eq!(observed.load(Ordering::Relaxed), 0);
     raw.execute("ALTER TABLE tokens RENAME TO elsewhere", []).expect("gone");
     assert!(matches!(store.token(&acme).await, Err(StoreError::Database(_))));
-    assert_eq!(told.load(Ordering::Relaxed), 1);
+    assert_eq!(observed.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
-async fn a_wrong_or_lost_key_is_told() {
+async fn a_wrong_or_lost_key_is_reported() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = folder();
     let key = folder.path().join("c.key");
@@ -232,7 +232,7 @@ async fn a_wrong_or_lost_key_is_told() {
     }
     drop(store);
     std::fs::remove_file(&key).expect("removed");
-    let store = open(&folder).expect("without tokens a new key is as good");
+    let store = open(&folder).expect("without tokens a new key is accepted");
     store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await.expect("stored");
     drop(store);
     let original = std::fs::read(&key).expect("a key");
@@ -252,7 +252,7 @@ async fn a_wrong_or_lost_key_is_told() {
 }
 
 #[test]
-fn one_daemon_a_database_and_no_newer_schema() {
+fn a_second_daemon_and_a_newer_schema_are_rejected() {
     let folder = folder();
     let database = folder.path().join("c.db");
     let lock = DaemonLock::take(&database).expect("the first");
@@ -310,11 +310,11 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     };
     assert_eq!(claim("one").await, Some("the-verifier".to_owned()));
     assert_eq!(claim("one").await, None, "once");
-    assert_eq!(claim("three").await, None, "of nobody");
+    assert_eq!(claim("three").await, None, "an unknown one");
     let success = |authorization: &str, generation| Success {
         authorization: authorization.to_owned(),
         integration: "acme".to_owned(),
-        // By a clock that is ahead: no time is compared.
+        // The time of a clock that is ahead: no time is compared.
         stamp: LinkStamp { generation: Some(generation), issued: Timestamp::from_seconds(9_000_000) },
         by: Some("ada@contoso.com".to_owned()),
         origin: "192.0.2.1".to_owned(),
@@ -339,7 +339,7 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
         (last.at, last.by.as_deref(), last.origin.as_str()),
         (now, Some("ada@contoso.com"), "192.0.2.1")
     );
-    assert!(!store.save_success(success("two", 0)).await.expect("answered"), "its link has died meanwhile");
+    assert!(!store.save_success(success("two", 0)).await.expect("answered"), "its link is invalid by now");
     assert!(store.save_success(success("two", 1)).await.expect("answered"), "a later link is not touched");
     store.revoke_links("acme", "command", now).await.expect("revoked");
     assert!(!store.save_success(success("two", 2)).await.expect("answered"), "revoked");
@@ -384,9 +384,9 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
     }
 }
 
-/// A quota for each link and each network; nobody's sign-in gives way to another's.
+/// A quota for each link and each network; no sign-in is removed in favour of another.
 #[tokio::test]
-async fn sign_ins_do_not_pile_up_and_evict_nobody() {
+async fn sign_ins_are_limited_and_never_removed_for_others() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     let begin = async |id: String, link: &str, source: &str, created: i64| {
@@ -408,21 +408,21 @@ async fn sign_ins_do_not_pile_up_and_evict_nobody() {
         }
     }
     assert_eq!(begun, 10, "no more at once by one link");
-    assert!(store.authorization("admin").await.expect("read").is_some(), "nobody's is evicted");
+    assert!(store.authorization("admin").await.expect("read").is_some(), "none is removed");
     assert_eq!(
         begin("again".to_owned(), "admin's", "192.0.2.9", 1_002).await,
         None,
-        "another link of the integration goes on"
+        "another link of the integration still works"
     );
-    let mut refused = None;
+    let mut full = None;
     for i in 0..100 {
-        refused = refused.or(begin(format!("n{i}"), &format!("link{i}"), "192.0.2.9", 1_003).await);
+        full = full.or(begin(format!("n{i}"), &format!("link{i}"), "192.0.2.9", 1_003).await);
     }
-    assert_eq!(refused, Some(Quota::Source));
+    assert_eq!(full, Some(Quota::Source));
     assert_eq!(
         begin("elsewhere".to_owned(), "fresh", "192.0.2.2", 1_003).await,
         None,
-        "the first sign-in of a link is never shut out"
+        "the first sign-in of a link is never rejected"
     );
     assert_eq!(begin("elsewhere2".to_owned(), "fresh", "192.0.2.2", 1_003).await, Some(Quota::Integration));
     assert_eq!(
@@ -442,9 +442,9 @@ fn raw(folder: &TempDir) -> Connection {
     Connection::open(folder.path().join("c.db")).expect("opened")
 }
 
-/// A command makes a key only where there never was one and no daemon runs.
+/// A command creates a key only if there never was one and no daemon runs.
 #[tokio::test]
-async fn a_command_makes_no_second_key() {
+async fn a_command_creates_no_second_key() {
     let folder = folder();
     let (database, key) = (folder.path().join("c.db"), folder.path().join("c.key"));
     let command = || Store::open_for_command(&database, &key);
@@ -465,11 +465,11 @@ async fn a_command_makes_no_second_key() {
 }
 
 #[test]
-fn processes_that_start_at_once_make_one_key() {
+fn processes_that_start_together_create_one_key() {
     for empty in [false, true] {
         let folder = folder();
         if empty {
-            // Left by one that was killed before it wrote anything.
+            // Left by a process that was killed before it wrote anything.
             std::fs::write(folder.path().join("c.key"), "").expect("written");
         }
         let prints: Vec<String> = std::thread::scope(|scope| {
@@ -487,9 +487,9 @@ fn processes_that_start_at_once_make_one_key() {
     }
 }
 
-/// A command beside a daemon of an older version must not change the tables under it.
+/// A command beside a daemon of an older version must not change its tables.
 #[test]
-fn a_command_brings_nothing_up_to_date_under_a_daemon() {
+fn a_command_does_not_migrate_under_a_daemon() {
     let folder = folder();
     let (database, key) = (folder.path().join("c.db"), folder.path().join("c.key"));
     drop(open(&folder).expect("a database"));
@@ -499,7 +499,7 @@ fn a_command_brings_nothing_up_to_date_under_a_daemon() {
     assert!(text.contains("restart that daemon"), "{text}");
 }
 
-/// A row that was written over, or deleted, is not to be found in the file.
+/// A row that was overwritten or deleted is not left in the file.
 #[tokio::test]
 async fn old_ciphertext_does_not_survive() {
     let folder = folder();
@@ -526,9 +526,9 @@ async fn old_ciphertext_does_not_survive() {
     }
 }
 
-/// Saved while the clock stood ahead by a year.
+/// Saved while the clock was ahead by a year.
 #[tokio::test]
-async fn nothing_that_was_saved_lies_in_the_future() {
+async fn saved_times_never_lie_in_the_future() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     let ahead = |at: Timestamp| at.plus(Duration::from_secs(365 * 86_400));
@@ -580,13 +580,13 @@ async fn nothing_that_was_saved_lies_in_the_future() {
     assert_eq!(
         store.load(ahead(late)).await.expect("loaded").0[0].state.last_probe,
         Some(late),
-        "what is past stays as it is"
+        "past times stay unchanged"
     );
 }
 
-/// Where tokens are good for one use, the one before is dead: the newest one is used, saved or not.
+/// If tokens are single-use, the previous one is invalid: the newest one is used, saved or not.
 #[tokio::test]
-async fn a_successor_that_cannot_be_saved_is_used_all_the_same() {
+async fn a_new_token_that_cannot_be_saved_is_still_used() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     let (id, [one, two, three]) = (token_id("acme"), ["1", "2", "3"].map(Secret::new));
@@ -594,21 +594,21 @@ async fn a_successor_that_cannot_be_saved_is_used_all_the_same() {
     let other = raw(&folder);
     other
         .execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END")
-        .expect("refusing");
+        .expect("failing writes");
     assert!(store.save_rotated(&id, 1, &two, &one, NOW).await.is_err());
     let stored = store.token(&id).await.expect("read").expect("a token");
     assert_eq!(
         (stored.current.expose(), stored.previous.as_ref().map(Secret::expose), stored.generation),
         ("2", Some("1"), 1)
     );
-    other.execute_batch("DROP TRIGGER no").expect("well again");
+    other.execute_batch("DROP TRIGGER no").expect("works again");
     assert_eq!(store.save_rotated(&id, 1, &three, &two, NOW).await.expect("saved"), Some(2));
     assert_eq!(store.token(&id).await.expect("read").expect("a token").current.expose(), "3");
     other
         .execute_batch("CREATE TRIGGER no BEFORE UPDATE ON tokens BEGIN SELECT raise(ABORT, 'no'); END")
-        .expect("refusing");
+        .expect("failing writes");
     assert!(store.save_rotated(&id, 2, &one, &three, NOW).await.is_err());
-    other.execute_batch("DROP TRIGGER no").expect("well again");
+    other.execute_batch("DROP TRIGGER no").expect("works again");
     drop(other);
     store.close().await;
     let stored = open(&folder).expect("the same").token(&id).await.expect("read").expect("a token");
@@ -616,7 +616,7 @@ async fn a_successor_that_cannot_be_saved_is_used_all_the_same() {
 }
 
 #[tokio::test]
-async fn another_key_beside_an_empty_database_is_not_called_the_key_of_no_tokens() {
+async fn the_error_about_another_key_counts_no_tokens_of_an_empty_database() {
     let folder = folder();
     drop(open(&folder).expect("a database"));
     let (database, key) = (folder.path().join("c.db"), folder.path().join("c.key"));

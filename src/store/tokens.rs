@@ -30,15 +30,15 @@ impl TokenId {
 /// A stored token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredToken {
-    /// To be used.
+    /// The token to use first.
     pub current: Secret,
-    /// Has worked before; to be used when the current one is refused.
+    /// A token that has worked before, to use if the current one is rejected.
     pub previous: Option<Secret>,
     /// Changes with every write.
     pub generation: i64,
 }
 
-/// The newest token of a line that could not be saved. Where tokens are good for one use, the one before is dead already.
+/// The newest token of an integration that could not be saved. If tokens are single-use, the previous one is already invalid.
 #[derive(Clone)]
 pub(super) struct Unsaved {
     generation: i64,
@@ -52,7 +52,7 @@ impl Store {
         self.unsaved.lock()
     }
 
-    /// Tries once more to save what could not be saved.
+    /// Tries again to save tokens that could not be saved.
     pub(super) async fn save_unsaved(&self) {
         let waiting: Vec<(TokenId, Unsaved)> = self.unsaved().drain().collect();
         for (id, token) in waiting {
@@ -64,10 +64,10 @@ impl Store {
         }
     }
 
-    /// The token of an integration: the newest one, also where that could not be saved yet.
+    /// The token of an integration: the newest one, even if it could not be saved yet.
     ///
     /// # Errors
-    /// The database refuses, or the row does not decrypt.
+    /// The database returns an error, or the row does not decrypt.
     pub async fn token(&self, id: &TokenId) -> Result<Option<StoredToken>, StoreError> {
         let waiting = self.unsaved().get(id).cloned();
         let (id, key) = (id.clone(), self.key.clone());
@@ -90,7 +90,7 @@ impl Store {
             };
             let current = key.open(&current, &id.bound()).ok_or_else(damaged)?;
             Ok(Some(match waiting {
-                // What was stored meanwhile has another generation, and wins.
+                // A token that was stored meanwhile has another generation, and counts.
                 Some(newest) if newest.generation == generation => {
                     StoredToken { current: newest.current, previous: Some(newest.previous), generation }
                 }
@@ -100,11 +100,11 @@ impl Store {
         .await
     }
 
-    /// Saves a rotated token, unless the token was changed since `generation`. `worked` becomes the previous one.
-    /// Answers the new generation, or `None` when somebody else was faster.
+    /// Saves a rotated token, unless the stored token has changed since `generation`. `worked` becomes the previous one. Returns the new
+    /// generation, or `None` if the stored token has changed.
     ///
     /// # Errors
-    /// The database refuses. Then the token is kept in memory, and [`Store::token`] answers it.
+    /// The database returns an error. Then the token is kept in memory, and [`Store::token`] returns it.
     pub async fn save_rotated(
         &self,
         id: &TokenId,
@@ -131,10 +131,7 @@ impl Store {
         saved
     }
 
-    /// Stores a token that came from outside; it replaces whatever was there.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Stores a token from outside; it replaces any other.
     pub async fn put_token(
         &self,
         id: &TokenId,
@@ -147,10 +144,7 @@ impl Store {
         self.write(move |c| put(c, &id, &sealed, TokenOrigin { source, consented_by: None }, now)).await
     }
 
-    /// Where the stored token came from, when it was last renewed, and who consented.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// The source of the stored token, when it was last renewed, and who consented.
     pub async fn token_history(
         &self,
         id: &TokenId,
@@ -164,10 +158,7 @@ impl Store {
         .await
     }
 
-    /// User principal name of who consented when the token was last renewed here.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// User principal name of the person who consented when the token was last renewed here.
     pub async fn consented_by(&self, id: &TokenId) -> Result<Option<String>, StoreError> {
         let id = id.clone();
         self.read(move |c| {
@@ -188,7 +179,7 @@ pub(super) fn row_ids(c: &Connection) -> Result<Vec<i64>, StoreError> {
     Ok(statement.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// What the encryption of a row is bound to, its current and its previous token, still encrypted.
+/// The binding of a row, its current and its previous token, still encrypted.
 pub(super) type Row = (String, Vec<u8>, Option<Vec<u8>>);
 
 /// A row by its id.

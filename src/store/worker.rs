@@ -1,8 +1,8 @@
-//! The threads of the store. One writes, and commits together what arrives together; one reads beside it, because readers need not wait for
+//! The threads of the store. One writes, and commits together what arrives together; the other one reads, because readers need not wait for
 //! a writer (<https://sqlite.org/wal.html>).
 //!
-//! The writer waits for a database that another process has locked, for some time, and says so. Between two groups of writes it looks whether
-//! the files are still in their place, and puts them back.
+//! If another process has locked the database, the writer waits up to a limit and logs this. Between two groups of writes it checks whether
+//! the files are still in place, and restores them.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -20,47 +20,47 @@ use super::key_file;
 use super::locks::{CommandLock, DaemonLock};
 use super::{Observer, StoreError, StoreHealth, connect_reader, connect_writer};
 
-/// So many writes are committed together at most.
+/// Maximum number of writes that are committed together.
 pub(super) const GROUP: usize = 256;
 
-/// The files are looked at so often.
+/// Interval between checks of the files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// One attempt to begin a transaction waits so long for another process; then that is said, and it is tried again.
+/// How long one attempt to begin a transaction waits for another process; then this is logged, and the next attempt follows.
 const STEP: Duration = Duration::from_secs(1);
 
-/// A write waits so long for another process in all.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a write waits for another process in total.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A read waits so long; whoever asks for a page would rather see it without that part.
-const READ_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a read waits; a page is better shown without this part.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What cannot be put back is tried again so much later; a full disk need not be filled every second.
+/// Pause after a failed restore, so that a full disk is not filled every second.
 const RESTORE_PAUSE: Duration = Duration::from_secs(10);
 
-/// A command that has the lost file open may finish first: what it writes would be lost with that file.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(40);
+/// How long to wait for a command that has the lost file open: its writes would be lost with that file.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Work on a thread of the store; what it returns is called with the fate of the commit.
+/// Work on a thread of the store; the function that it returns is called with the result of the commit.
 pub(super) type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Completion + Send>;
 
 pub(super) type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// What a job asks of its commit. What a probe merely repeats every few minutes is not worth a disk sync each; what somebody is
-/// told because of it is.
+/// The durability that a job needs. A probe that repeats every few minutes is not worth a disk sync; a change that somebody is notified of
+/// is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing: it changes nothing.
+    /// Changes nothing.
     Read,
-    /// To survive the end of this process.
+    /// Survives the end of this process.
     Relaxed,
-    /// To survive a power cut.
+    /// Survives a power cut.
     Durable,
-    /// Nothing comes after it: the database is closed.
+    /// The last job: the database is closed.
     Last,
 }
 
-/// Something to do, and its place in the queue, which is given back once it was done.
+/// A job, and its place in the queue, which is released when the job is done.
 pub(super) struct Job {
     pub(super) kind: Kind,
     pub(super) work: Work,
@@ -69,7 +69,7 @@ pub(super) struct Job {
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// What the handles and the threads share.
+/// Shared by the handles and the threads.
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) observer: OnceLock<Observer>,
@@ -78,7 +78,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The database refuses, or makes somebody wait.
+    /// Reports an error of the database, or a wait for it.
     pub(super) fn failed(&self) {
         if let Some(observer) = self.observer.get() {
             observer();
@@ -105,37 +105,37 @@ impl Shared {
     }
 }
 
-/// What the store holds on to as long as the database is open.
-pub(super) enum Custody {
-    /// A daemon looks after the files.
+/// What the store holds as long as the database is open.
+pub(super) enum Role {
+    /// A daemon checks the files.
     Daemon(Files),
-    /// A command keeps a rotation of the key away.
+    /// A command excludes a rotation of the key.
     Command(CommandLock),
 }
 
-/// What goes to the reading thread.
+/// A message to the reading thread.
 pub(super) enum Message {
     Read(Job),
-    /// From now on this connection.
+    /// Replaces the connection.
     Switch(Box<Connection>),
     Last,
 }
 
-/// Starts both threads. They end when nobody is left who could ask for something, or with a job of [`Kind::Last`].
+/// Starts both threads. They end when the last handle is dropped, or with a job of [`Kind::Last`].
 pub(super) fn start(
     writer: Connection,
     reader: Connection,
     key: &Key,
-    custody: Custody,
+    role: Role,
     shared: Arc<Shared>,
 ) -> std::io::Result<(Sender<Job>, Sender<Message>)> {
     let (writes, inbox) = channel();
     let (reads, read_inbox) = channel();
     let reading = Reader { connection: reader, locked: Episode::new("reads"), shared: Arc::clone(&shared) };
     let reader = spawn("store-reader", move || reading.serve(&read_inbox))?;
-    let (files, command) = match custody {
-        Custody::Daemon(files) => (Some(files), None),
-        Custody::Command(lock) => (None, Some(lock)),
+    let (files, command) = match role {
+        Role::Daemon(files) => (Some(files), None),
+        Role::Command(lock) => (None, Some(lock)),
     };
     let fingerprint = key::fingerprint(key);
     let mut writer = Writer {
@@ -165,7 +165,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<Jo
     std::thread::Builder::new().name(name.to_owned()).stack_size(512 * 1024).spawn(work)
 }
 
-/// A time in which another process has the database locked: it is told when it begins and when it ends.
+/// A time in which another process has locked the database: its begin and its end are logged.
 struct Episode {
     what: &'static str,
     since: Option<Instant>,
@@ -181,14 +181,14 @@ impl Episode {
             self.since = Some(asked);
             shared.failed();
             let (what, waited_ms) = (self.what, asked.elapsed().as_millis());
-            tracing::warn!(waited_ms, "another process has locked the database; {what} wait for it");
+            tracing::warn!(waited_ms, "another process has locked the database; {what} wait");
         }
     }
 
     fn ends(&mut self) {
         if let Some(since) = self.since.take() {
             let (what, waited_ms) = (self.what, since.elapsed().as_millis());
-            tracing::warn!(waited_ms, "the database is free again; {what} go on");
+            tracing::warn!(waited_ms, "the database is unlocked again; {what} continue");
         }
     }
 }
@@ -217,12 +217,13 @@ impl Reader {
         }
     }
 
-    /// Waits until the database can be read, but no longer than anybody has waited who asked.
+    /// Waits until the database can be read, up to the limit for this request.
     fn usable(&mut self, asked: Instant) -> Result<(), StoreError> {
-        refuse_overwritten(&self.shared)?;
-        // Whoever stood in the queue for long has a moment left, unless the database is known to be locked.
-        let least = if self.locked.since.is_some() { Duration::ZERO } else { READ_PATIENCE / 5 };
-        self.connection.busy_timeout(READ_PATIENCE.saturating_sub(asked.elapsed()).max(least))?;
+        reject_overwritten(&self.shared)?;
+        // A request that was queued for long may still wait briefly, unless the database is known to be
+        // locked.
+        let least = if self.locked.since.is_some() { Duration::ZERO } else { READ_TIMEOUT / 5 };
+        self.connection.busy_timeout(READ_TIMEOUT.saturating_sub(asked.elapsed()).max(least))?;
         match self.connection.pragma_query_value(None, "schema_version", |row| row.get::<_, i64>(0)) {
             Ok(_) => {
                 self.locked.ends();
@@ -238,15 +239,15 @@ impl Reader {
     }
 }
 
-/// Files that are not in their place.
+/// Files that are not in place.
 struct Lost {
     since: Instant,
-    /// When it is tried again.
+    /// When the next attempt follows.
     next: Instant,
-    /// They are back; one more look has to confirm it.
+    /// Whether they were restored; one more check has to confirm it.
     restored: bool,
-    /// What was logged last.
-    told: String,
+    /// The last logged message.
+    logged: String,
 }
 
 struct Writer {
@@ -262,11 +263,11 @@ struct Writer {
 }
 
 impl Writer {
-    /// Works until there is nobody left to ask for anything, or until the job after which nothing comes, which it answers.
+    /// Works until the last handle is dropped, or until the last job, which it returns.
     fn serve(&mut self) -> Option<Job> {
         let mut waiting: Option<Job> = None;
         let mut looked = Instant::now();
-        // What opening has left there may be any age.
+        // A job may have waited while the database was opened.
         let _ = self.connection.busy_timeout(STEP);
         loop {
             let next = waiting.take().map_or_else(|| self.inbox.recv_timeout(LOOK), Ok);
@@ -285,23 +286,24 @@ impl Writer {
         }
     }
 
-    /// The reader goes first: whoever closes the database last folds its log in.
+    /// The reader is closed first: the last connection that is closed checkpoints the log.
     fn close(&mut self, reader: JoinHandle<()>) {
         self.look(true);
         let _ = self.reads.send(Message::Last);
         let _ = reader.join();
     }
 
-    /// One transaction. Answers the job that has to wait for the next one.
+    /// Runs one transaction. Returns the job that has to wait for the next one.
     fn group(&mut self, first: Job) -> Option<Job> {
         let durable = first.kind == Kind::Durable;
         if durable != self.synced {
-            // In WAL mode NORMAL keeps the database whole and syncs at checkpoints only; FULL syncs every commit.
+            // In WAL mode NORMAL keeps the database consistent and syncs at checkpoints only; FULL syncs
+            // every commit.
             let _ =
                 self.connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" });
             self.synced = durable;
         }
-        let mut fate = self.begin();
+        let mut outcome = self.begin();
         let mut completions: Vec<Completion> = Vec::new();
         let (mut next, mut waiting) = (Some(first), None);
         while let Some(job) = next.take() {
@@ -310,11 +312,11 @@ impl Writer {
                 break;
             }
             // Outside a transaction a savepoint would commit by itself: then no job is run.
-            let usable = fate.as_ref().map(|()| &self.connection).map_err(Clone::clone);
+            let usable = outcome.as_ref().map(|()| &self.connection).map_err(Clone::clone);
             completions.push((job.work)(usable));
-            if fate.is_ok() && self.connection.is_autocommit() {
-                // SQLite rolls everything back by itself when the disk is full or fails.
-                fate = Err(StoreError::Database(
+            if outcome.is_ok() && self.connection.is_autocommit() {
+                // SQLite rolls everything back by itself if the disk is full or fails.
+                outcome = Err(StoreError::Database(
                     "the transaction was rolled back; is the disk full?".to_owned(),
                 ));
             }
@@ -322,33 +324,37 @@ impl Writer {
                 next = self.inbox.try_recv().ok();
             }
         }
-        let fate = fate.and_then(|()| commit(&self.connection));
-        if fate.is_err() && self.locked.since.is_none() && self.shared.health() != StoreHealth::Overwritten {
-            // A disk that is full of our own log gets it back.
+        let outcome = outcome.and_then(|()| commit(&self.connection));
+        if outcome.is_err()
+            && self.locked.since.is_none()
+            && self.shared.health() != StoreHealth::Overwritten
+        {
+            // If the disk is full because of our own log, this frees the space.
             let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         }
         if let Some(files) = &mut self.files {
             files.written();
         }
-        completions.into_iter().for_each(|complete| complete(fate.clone()));
+        completions.into_iter().for_each(|complete| complete(outcome.clone()));
         waiting
     }
 
-    /// Begins a transaction, and waits for another process that has the database locked, for some time.
+    /// Begins a transaction; if another process has locked the database, waits up to a limit.
     fn begin(&mut self) -> Result<(), StoreError> {
-        refuse_overwritten(&self.shared)?;
+        reject_overwritten(&self.shared)?;
         if self.shared.lock.get().is_some() && self.files.as_mut().is_some_and(Files::overwritten) {
             self.stop_writing();
-            refuse_overwritten(&self.shared)?;
+            reject_overwritten(&self.shared)?;
         }
-        // Of a lock that is known already, a write waits for one attempt; ten seconds each would stop every probe.
+        // For a lock that is already known, a write makes one attempt only; ten seconds each would stop every
+        // probe.
         let asked = self.locked.since.unwrap_or_else(Instant::now);
         loop {
             let attempt = Instant::now();
             match self.connection.execute_batch("BEGIN IMMEDIATE") {
                 Ok(()) => break,
-                Err(error) if is_locked(&error) && asked.elapsed() < WRITE_PATIENCE => {
-                    // SQLite does not wait at all where it sees that waiting is no use.
+                Err(error) if is_locked(&error) && asked.elapsed() < WRITE_TIMEOUT => {
+                    // SQLite does not wait if it detects that waiting cannot help.
                     std::thread::sleep((STEP / 20).saturating_sub(attempt.elapsed()));
                     if asked.elapsed() >= STEP {
                         self.locked.goes_on(asked, &self.shared);
@@ -358,19 +364,19 @@ impl Writer {
             }
         }
         self.locked.ends();
-        // Nothing is encrypted with a key that was replaced meanwhile, whoever removed the locks that forbid it.
+        // Nothing is encrypted with a replaced key, even if somebody removed the locks that prevent this.
         match key_file::mark(&self.connection) {
             Ok(Some(mark)) if mark != self.fingerprint => {
                 let _ = self.connection.execute_batch("ROLLBACK");
                 Err(StoreError::Database(
-                    "the encryption key was replaced under this process; start it again".to_owned(),
+                    "the encryption key was replaced while this process was running; restart it".to_owned(),
                 ))
             }
             _ => Ok(()),
         }
     }
 
-    /// Looks after the files, as long as this is the one process that may: it has the daemon's lock. At the end nobody is waited for.
+    /// Checks the files, if this process may: it has the daemon's lock. At the end of the process it waits for nobody.
     fn look(&mut self, end: bool) {
         let (Some(files), Some(lock)) = (&mut self.files, self.shared.lock.get()) else { return };
         let contested = lock.renew().err();
@@ -384,13 +390,13 @@ impl Writer {
             (Finding::Displaced(what), _) => self.put_back(what, end),
             (Finding::InPlace, Some(error)) => {
                 if self.shared.health() != StoreHealth::Contested {
-                    tracing::error!(%error, "the lock of the database is lost; a second daemon on one database damages what both know");
+                    tracing::error!(%error, "the lock of the database is lost; a second daemon on one database damages the data of both");
                 }
                 self.shared.set_health(StoreHealth::Contested);
             }
             (Finding::InPlace, None) => {
                 if self.shared.health() != StoreHealth::Well {
-                    tracing::info!("the files of the database are in their place");
+                    tracing::info!("the files of the database are in place again");
                 }
                 self.lost = None;
                 self.shared.set_health(StoreHealth::Well);
@@ -406,12 +412,13 @@ impl Writer {
             since: now,
             next: now,
             restored: false,
-            told: String::new(),
+            logged: String::new(),
         });
-        if lost.told.is_empty() || lost.restored {
+        if lost.logged.is_empty() || lost.restored {
             self.shared.failed();
-            what.clone_into(&mut lost.told);
-            // Lost again as soon as it was back: on a file system whose inodes do not last, this would never end.
+            what.clone_into(&mut lost.logged);
+            // Lost again immediately after a restore: on a file system with unstable inodes this would never
+            // end.
             let next = if lost.restored { now + RESTORE_PAUSE } else { now };
             (lost.restored, lost.since, lost.next) = (false, now, next);
             tracing::error!(
@@ -422,9 +429,9 @@ impl Writer {
         if now < lost.next && !end {
             return;
         }
-        // A command that still works on the old file may finish.
+        // A command that still uses the old file may finish.
         let command = CommandLock::attempt(files.database());
-        if matches!(command, Ok(None)) && lost.since.elapsed() < COMMAND_PATIENCE && !end {
+        if matches!(command, Ok(None)) && lost.since.elapsed() < COMMAND_TIMEOUT && !end {
             return;
         }
         let restored = files.restore(&self.connection).and_then(|kept| {
@@ -445,7 +452,7 @@ impl Writer {
                     kept = kept.map(|path| path.display().to_string()),
                     "the database is restored; a file that was put in its place is kept under another name"
                 );
-                // Only now: a copy may have been the only one left.
+                // Only now, because a copy may have been the only one left.
                 remove_beside(files.database(), ".restoring-");
                 (self.connection, self.files, self.synced) = (writer, Some(files), true);
                 let _ = self.reads.send(Message::Switch(Box::new(reader)));
@@ -453,21 +460,21 @@ impl Writer {
             }
             Err(error) => {
                 let text = error.to_string();
-                if lost.told != text {
+                if lost.logged != text {
                     self.shared.failed();
                     tracing::error!(%error, "the database cannot be restored yet; what is written meanwhile is lost if this process ends");
                 }
-                (lost.told, lost.next) = (text, now + RESTORE_PAUSE);
+                (lost.logged, lost.next) = (text, now + RESTORE_PAUSE);
             }
         }
     }
 
-    /// Another database was written into the open file. What was in it is gone, and what is there now is not ours to write into.
+    /// Another database was written into the open file. The old content is gone, and the new content is not ours to write into.
     fn stop_writing(&mut self) {
         let Some(files) = &self.files else { return };
         self.shared.set_health(StoreHealth::Overwritten);
         self.shared.failed();
-        // Closing would fold our log into what stands there now.
+        // Closing would checkpoint our log into the new content.
         let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         let log = files
             .set_log_aside()
@@ -476,15 +483,15 @@ impl Writer {
         tracing::error!(
             file = %files.database().display(),
             log,
-            "the database was overwritten in place while it was in use, and cannot be restored; nothing is saved any more. Start the daemon again to go on with what is there now. To restore a backup, stop the daemon first"
+            "the database was overwritten in place while it was in use, and cannot be restored; nothing is saved any more. Restart the daemon to continue with the new content. To restore a backup, stop the daemon first"
         );
     }
 }
 
-fn refuse_overwritten(shared: &Shared) -> Result<(), StoreError> {
+fn reject_overwritten(shared: &Shared) -> Result<(), StoreError> {
     if shared.health() == StoreHealth::Overwritten {
         return Err(StoreError::Database(
-            "the file was overwritten while it was in use; start consentry again".to_owned(),
+            "the file was overwritten while it was in use; restart consentry".to_owned(),
         ));
     }
     Ok(())
@@ -492,7 +499,7 @@ fn refuse_overwritten(shared: &Shared) -> Result<(), StoreError> {
 
 fn commit(connection: &Connection) -> Result<(), StoreError> {
     connection.execute_batch("COMMIT").map_err(|error| {
-        // A transaction left behind would swallow what comes later.
+        // A transaction that stays open would include later jobs.
         if !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");
         }

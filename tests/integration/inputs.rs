@@ -155,7 +155,7 @@ fn secrets_in_the_configuration_and_in_variables() {
         (
             "client_secret: \"hunter\\u200B2\"",
             None,
-            Err("holds a control character or one that cannot be seen"),
+            Err("holds a control character or an invisible character"),
         ),
         ("client_secret: ${SECRET}", Some("hunter2"), Ok("hunter2")),
         ("client_secret: ${SECRET}", Some("\u{FEFF}hunter2\r\n"), Ok("hunter2")),
@@ -476,7 +476,7 @@ fn pipes_are_neither_secrets_nor_lists() {
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
     };
     for file in ["secret", "ca.pem"] {
-        assert!(said.iter().any(|s| s.contains(file) && s.contains("no regular file")), "{file}: {said:?}");
+        assert!(said.iter().any(|s| s.contains(file) && s.contains("not a regular file")), "{file}: {said:?}");
     }
     assert!(!said.iter().any(|s| s.contains("list.yml")), "{said:?}");
 }

@@ -225,7 +225,7 @@ async fn a_group_that_was_replaced_under_its_name_is_shown() {
     assert!(!page().await.contains("is another one"), "nothing to say yet");
     site.fleet.act(vec![group("Door access - HQ")]);
     site.fleet.pass(6 * MINUTE).await;
-    assert!(page().await.contains("2 groups bear the name"), "two of one name");
+    assert!(page().await.contains("2 groups have the name"), "two of one name");
     site.fleet.act(vec![Action::DeleteGroup {
         tenant: "contoso.example".to_owned(),
         name: "Door access - HQ".to_owned(),

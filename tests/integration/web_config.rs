@@ -88,7 +88,7 @@ const CASES: &[(&str, &str)] = &[
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
     (
         "tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}",
-        "no regular file",
+        "not a regular file",
     ),
     (
         "basic_auth_users: {john: '$2y$15$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}",

@@ -11,9 +11,9 @@ use super::{Judged, without_evidence};
 enum Known<'a> {
     /// These are granted, per resource.
     Granted(Vec<(&'a str, Vec<&'a str>)>),
-    /// Nothing is known.
+    /// The result for the check: nothing is known.
     Not(Judged),
-    /// Nobody can tell with this set-up, and nobody claims to.
+    /// This set-up cannot show them, and the check does not depend on them.
     Silent,
 }
 
@@ -48,7 +48,7 @@ fn weigh_consent(
     let needed = |grant| states.iter().any(|s| s.grant == grant);
     let missing: Vec<String> =
         states.iter().filter(|s| s.granted == Some(false)).map(|s| s.permission.clone()).collect();
-    // Entra says so itself: no consent, whatever else could not be learnt.
+    // Entra itself says that there is no consent, whatever else is unknown.
     for (grant, known) in &parts {
         if let (true, Known::Not((Outcome::Fail(reason), details))) = (needed(*grant), known) {
             return (Outcome::Fail(*reason), details.clone());
@@ -88,7 +88,7 @@ fn delegated_grants<'a>(requirements: &Requirements, evidence: &'a Evidence) -> 
     let believed = about_presence(evidence).is_none() && !scopes_outweigh(&requirements.required, evidence);
     let listed = evidence.directory.as_ref().map(|d| &d.delegated).filter(|_| believed);
     if let Some(Ok(grants)) = listed {
-        // Whose token it is decides which grants count. While that is unknown, nobody's grant is held against them.
+        // The owner of the token decides which grants count. While the owner is unknown, every grant counts.
         let counts = |p: &Option<String>| {
             p.is_none()
                 || principal.is_none()
@@ -121,10 +121,10 @@ fn delegated_grants<'a>(requirements: &Requirements, evidence: &'a Evidence) -> 
                     .collect(),
             ),
         },
-        OwnToken::Refused(fault) if fault.reason.is_consent() => {
+        OwnToken::Rejected(fault) if fault.reason.is_consent() => {
             Known::Not((Outcome::Fail(fault.reason), Details::of(fault)))
         }
-        OwnToken::Refused(fault) => Known::Not(or_directory(evidence, without_evidence(fault))),
+        OwnToken::Rejected(fault) => Known::Not(or_directory(evidence, without_evidence(fault))),
         OwnToken::Missing => {
             Known::Not(or_directory(evidence, (Outcome::Unknown(Reason::TokenMissing), Details::default())))
         }
@@ -138,7 +138,7 @@ fn delegated_grants<'a>(requirements: &Requirements, evidence: &'a Evidence) -> 
     }
 }
 
-/// Unknown because of the directory, where one was to answer; a failure stays what it is.
+/// Unknown because of the directory, if there is one; a failure stays what it is.
 fn or_directory(evidence: &Evidence, own: Judged) -> Judged {
     match (own.0, evidence.directory.as_ref().map(|d| &d.delegated)) {
         (Outcome::Unknown(_), Some(Err(fault))) => (Outcome::Unknown(fault.reason), Details::of(fault)),
@@ -208,7 +208,7 @@ fn permission_states(
                 Known::Not((Outcome::Fail(reason), _)) if reason.is_consent() => Some(false),
                 Known::Not(_) | Known::Silent => None,
             };
-            // What nobody can see with this set-up is not claimed to be missing.
+            // A permission that this set-up cannot show does not count as missing.
             states.extend(values.iter().map(|p| PermissionState {
                 resource: required.resource.clone(),
                 permission: p.clone(),

@@ -15,7 +15,7 @@ pub(super) fn judge_groups(
     consent: Outcome,
 ) -> Judged {
     let token_fault = match (requirements.access, &evidence.own_token, &evidence.app_only) {
-        (Access::Delegated, OwnToken::Refused(fault), _) | (Access::Application, _, Some(Err(fault))) => {
+        (Access::Delegated, OwnToken::Rejected(fault), _) | (Access::Application, _, Some(Err(fault))) => {
             Some(fault)
         }
         (Access::Delegated, OwnToken::Missing, _) => {
@@ -50,7 +50,7 @@ pub(super) fn judge_groups(
     }
 }
 
-/// The earlier check's failure, where it explains this one.
+/// The failure of an earlier check, if it explains this one.
 fn earlier_cause(presence: Outcome, consent: Outcome, reason: Reason) -> Option<Outcome> {
     if matches!(presence, Outcome::Fail(_)) {
         return Some(presence);
@@ -85,11 +85,11 @@ fn judge_visible(requirements: &Requirements, groups: &Groups) -> Judged {
     (Outcome::Fail(Reason::GroupMissing), Details::items(missing))
 }
 
-/// Names are not unique: which of two groups of a required name is meant, only the product knows.
+/// Names are not unique: only the product knows which of two groups with a required name is meant.
 fn several_of_one_name(groups: &[RequiredGroup]) -> Option<String> {
     let several = groups.iter().filter(|g| g.ids.len() > 1);
     let note = |g: &RequiredGroup| {
-        format!("{} groups bear the name {:?}: {}", g.ids.len(), one_line(&g.name, 80), g.ids.join(", "))
+        format!("{} groups have the name {:?}: {}", g.ids.len(), one_line(&g.name, 80), g.ids.join(", "))
     };
     let notes: Vec<String> = several.map(note).collect();
     (!notes.is_empty()).then(|| notes.join("; "))

@@ -1,9 +1,8 @@
-//! From evidence to one result per check. The hard part of Consentry, as one pure function.
+//! From evidence to one result per check, as one pure function.
 //!
-//! Rules, in the contract's words: presence comes before consent, consent before token, token before groups. A check
-//! that fails only because of an earlier cause repeats that cause's reason. A check about which a dead token leaves
-//! nothing to be learnt is unknown with the token's reason. When directory and token both speak, the directory wins on
-//! presence and consent, the token on access. A reader that may not read never breaks an integration.
+//! Rules: presence comes before consent, consent before token, token before groups. A check that fails only because of an earlier cause has
+//! that cause's reason. A check that has no result because the token is rejected is unknown with the token's reason. If directory and token
+//! disagree, the directory wins on presence and consent, the token on access. A reader that may not read never breaks an integration.
 
 mod consent;
 mod groups;
@@ -51,13 +50,13 @@ pub fn diagnose(requirements: &Requirements, evidence: &Evidence) -> Diagnosis {
     }
 }
 
-/// A check that is asked for and that nobody looks at is unknown: it neither passes nor disappears.
+/// An enabled check that this version does not run is unknown: it neither passes nor disappears.
 fn not_run() -> Judged {
     let note = "this check is not run by this version";
     (Outcome::Unknown(Reason::Unclassified), Details { note: Some(note.to_owned()), ..Details::default() })
 }
 
-/// Whether the primary reason was seen in the directory, and not told by the token endpoint alone.
+/// Whether the primary reason was seen in the directory, and does not come from the token endpoint alone.
 fn is_exact(checks: &[CheckResult], evidence: &Evidence) -> bool {
     let primary =
         checks.iter().find_map(|c| if let Outcome::Fail(reason) = c.outcome { Some(reason) } else { None });
@@ -73,7 +72,7 @@ fn is_exact(checks: &[CheckResult], evidence: &Evidence) -> bool {
     }
 }
 
-/// A fault that says nothing of the reader: it may read again in a moment. A credential of ours that cannot be read is no such fault.
+/// A fault that says nothing about the reader: it may read again in a moment. A credential of ours that cannot be read is not such a fault.
 fn is_passing(fault: &Fault) -> bool {
     fault.reason.is_inconclusive() && fault.reason != Reason::CredentialUnreadable
 }
@@ -88,20 +87,20 @@ fn reader_fault(directory: &Directory) -> Option<Fault> {
         .cloned()
 }
 
-/// What a fault makes of a check that it leaves without evidence.
+/// The result of a check that has no evidence because of a fault.
 fn without_evidence(fault: &Fault) -> Judged {
     let fails = fault.reason.is_our_side() || fault.reason.is_presence();
     (if fails { Outcome::Fail(fault.reason) } else { Outcome::Unknown(fault.reason) }, Details::of(fault))
 }
 
-/// Faults of the integration's own tokens, the app-only one first: it speaks of the application alone.
+/// Faults of the integration's own tokens, the app-only one first: it is about the application alone.
 fn own_faults(evidence: &Evidence) -> Vec<&Fault> {
     let app_only = evidence.app_only.as_ref().and_then(|a| a.as_ref().err());
-    let refused = match &evidence.own_token {
-        OwnToken::Refused(fault) => Some(fault),
+    let rejected = match &evidence.own_token {
+        OwnToken::Rejected(fault) => Some(fault),
         _ => None,
     };
-    app_only.into_iter().chain(refused).collect()
+    app_only.into_iter().chain(rejected).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The table of cases. A row is a sentence, the evidence, and the outcome of the three checks.
+//! The table of cases. A row is a sentence, the evidence, and the outcomes of the three checks.
 
 use super::super::evidence::{Groups, RequiredGroup, ResourceGrants, RoleEvidence, ScopeGrant};
 use super::super::integration::{Access, GroupPolicy, GroupRef, RequiredPermissions};
@@ -74,12 +74,12 @@ fn healthy() -> Evidence {
     }
 }
 
-fn refused(reason: Reason) -> Evidence {
-    Evidence { own_token: OwnToken::Refused(fault(reason)), groups: None, ..healthy() }
+fn rejected(reason: Reason) -> Evidence {
+    Evidence { own_token: OwnToken::Rejected(fault(reason)), groups: None, ..healthy() }
 }
 
-fn both_refused(reason: Reason) -> Evidence {
-    Evidence { app_only: Some(Err(fault(reason))), ..refused(reason) }
+fn both_rejected(reason: Reason) -> Evidence {
+    Evidence { app_only: Some(Err(fault(reason))), ..rejected(reason) }
 }
 
 fn with_reader(evidence: Evidence, presence: Presence, granted: Vec<ResourceGrants>) -> Evidence {
@@ -127,12 +127,12 @@ fn delegated_without_a_reader() {
             ("all is well", healthy(), [Pass, Pass, Pass]),
             ("a public client in good health", public(healthy()), [Pass, Pass, Pass]),
             (
-                "a permission was edited away, groups still answer",
+                "a permission was removed, groups are still listed",
                 Evidence { own_token: token(&["Group.Read.All"]), ..healthy() },
                 [Pass, Fail(PermissionMissing), Pass],
             ),
             (
-                "the group permission was edited away and Graph refuses",
+                "the group permission was removed and Graph denies access",
                 Evidence {
                     own_token: token(&["User.Read"]),
                     groups: Some(Err(fault(GroupAccessDenied))),
@@ -147,28 +147,28 @@ fn delegated_without_a_reader() {
             ),
             (
                 "consent is gone altogether",
-                refused(ConsentMissing),
+                rejected(ConsentMissing),
                 [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
             ),
             (
-                "a confidential client with a revoked token is present",
-                refused(TokenRevoked),
+                "an app-only token shows that the app is present",
+                rejected(TokenRevoked),
                 [Pass, Unknown(TokenRevoked), Fail(TokenRevoked)],
             ),
             (
-                "of a public client a revoked token leaves nothing to learn",
-                public(refused(TokenRevoked)),
+                "a public client with a revoked token shows nothing",
+                public(rejected(TokenRevoked)),
                 [Unknown(TokenRevoked), Unknown(TokenRevoked), Fail(TokenRevoked)],
             ),
-            ("a corrupted token", refused(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
+            ("a corrupted token", rejected(TokenInvalid), [Pass, Unknown(TokenInvalid), Fail(TokenInvalid)]),
             (
-                "MFA is demanded",
-                refused(InteractionRequired),
+                "MFA is required",
+                rejected(InteractionRequired),
                 [Pass, Unknown(InteractionRequired), Fail(InteractionRequired)],
             ),
             (
                 "a policy blocks the user",
-                refused(AccessBlocked),
+                rejected(AccessBlocked),
                 [Pass, Unknown(AccessBlocked), Fail(AccessBlocked)],
             ),
             (
@@ -178,7 +178,7 @@ fn delegated_without_a_reader() {
             ),
             (
                 "the account is disabled",
-                refused(AccountDisabled),
+                rejected(AccountDisabled),
                 [Pass, Unknown(AccountDisabled), Fail(AccountDisabled)],
             ),
             (
@@ -186,22 +186,22 @@ fn delegated_without_a_reader() {
                 Evidence { own_token: OwnToken::Missing, groups: None, ..healthy() },
                 [Pass, Unknown(TokenMissing), Fail(TokenMissing)],
             ),
-            ("a deleted app: all three say so", both_refused(AppMissing), [Fail(AppMissing); 3]),
+            ("a deleted app: all three say so", both_rejected(AppMissing), [Fail(AppMissing); 3]),
             (
-                "an app that only the app-only token misses",
-                Evidence { app_only: Some(Err(fault(AppMissing))), ..refused(TokenRevoked) },
+                "an app that only the app-only token reports as missing",
+                Evidence { app_only: Some(Err(fault(AppMissing))), ..rejected(TokenRevoked) },
                 [Fail(AppMissing); 3],
             ),
-            ("a disabled app", both_refused(AppDisabled), [Fail(AppDisabled); 3]),
-            ("the tenant is gone", both_refused(TenantMissing), [Fail(TenantMissing); 3]),
+            ("a disabled app", both_rejected(AppDisabled), [Fail(AppDisabled); 3]),
+            ("the tenant is gone", both_rejected(TenantMissing), [Fail(TenantMissing); 3]),
             (
                 "our secret has expired",
-                both_refused(ClientCredentialExpired),
+                both_rejected(ClientCredentialExpired),
                 [Fail(ClientCredentialExpired); 3],
             ),
-            ("the request is wrong", both_refused(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
-            ("throttled everywhere", both_refused(Throttled), [Unknown(Throttled); 3]),
-            ("a code nobody knows", both_refused(Unclassified), [Unknown(Unclassified); 3]),
+            ("the request is wrong", both_rejected(ConfigurationInvalid), [Fail(ConfigurationInvalid); 3]),
+            ("throttled everywhere", both_rejected(Throttled), [Unknown(Throttled); 3]),
+            ("an unknown code", both_rejected(Unclassified), [Unknown(Unclassified); 3]),
             (
                 "Graph alone is throttled",
                 Evidence { groups: Some(Err(fault(Throttled))), ..healthy() },
@@ -209,7 +209,7 @@ fn delegated_without_a_reader() {
             ),
             (
                 "the network fails at the refresh only",
-                refused(NetworkError),
+                rejected(NetworkError),
                 [Pass, Unknown(NetworkError), Unknown(NetworkError)],
             ),
             (
@@ -223,7 +223,7 @@ fn delegated_without_a_reader() {
                 [Pass, Pass, Fail(GroupMissing)],
             ),
             (
-                "Graph refuses although consent stands",
+                "Graph denies access although consent is granted",
                 Evidence { groups: Some(Err(fault(GroupAccessDenied))), ..healthy() },
                 [Pass, Pass, Fail(GroupAccessDenied)],
             ),
@@ -254,7 +254,7 @@ fn delegated_with_a_reader() {
         vec![
             ("all is well", with_reader(healthy(), present(), all()), [Pass, Pass, Pass]),
             (
-                "the grant of the very user counts",
+                "the grant of the token's user counts",
                 with_reader(healthy(), present(), mine("ada")),
                 [Pass, Pass, Pass],
             ),
@@ -264,13 +264,13 @@ fn delegated_with_a_reader() {
                 [Pass, Fail(ConsentMissing), Pass],
             ),
             (
-                "with a dead token nobody's grant is held against them",
-                with_reader(refused(TokenRevoked), present(), mine("bob")),
+                "with a rejected token every user's grant counts",
+                with_reader(rejected(TokenRevoked), present(), mine("bob")),
                 [Pass, Pass, Fail(TokenRevoked)],
             ),
             (
-                "a dead token hides nothing from the reader",
-                with_reader(refused(TokenRevoked), present(), all()),
+                "a rejected token hides nothing from the reader",
+                with_reader(rejected(TokenRevoked), present(), all()),
                 [Pass, Pass, Fail(TokenRevoked)],
             ),
             (
@@ -280,49 +280,49 @@ fn delegated_with_a_reader() {
             ),
             (
                 "no grant at all",
-                with_reader(refused(ConsentMissing), present(), grants(None, &[], &[])),
+                with_reader(rejected(ConsentMissing), present(), grants(None, &[], &[])),
                 [Pass, Fail(ConsentMissing), Fail(ConsentMissing)],
             ),
             (
                 "65001 while a grant exists is a missing permission",
-                with_reader(refused(ConsentMissing), present(), grants(None, &["User.Read"], &[])),
+                with_reader(rejected(ConsentMissing), present(), grants(None, &["User.Read"], &[])),
                 [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
             ),
             (
                 "deleted, token says revoked",
-                with_reader(refused(TokenRevoked), deleted(), vec![]),
+                with_reader(rejected(TokenRevoked), deleted(), vec![]),
                 [Fail(AppDeleted); 3],
             ),
             (
                 "deleted, token says 65001",
-                with_reader(refused(ConsentMissing), deleted(), vec![]),
+                with_reader(rejected(ConsentMissing), deleted(), vec![]),
                 [Fail(AppDeleted); 3],
             ),
             (
-                "gone for good",
-                with_reader(refused(AppMissing), Presence::Absent, vec![]),
+                "deleted permanently",
+                with_reader(rejected(AppMissing), Presence::Absent, vec![]),
                 [Fail(AppMissing); 3],
             ),
             (
-                "disabled: the consent still stands",
-                with_reader(refused(AppDisabled), disabled(), all()),
+                "disabled: the consent is still granted",
+                with_reader(rejected(AppDisabled), disabled(), all()),
                 [Fail(AppDisabled), Pass, Fail(AppDisabled)],
             ),
             (
                 "blocked by Microsoft",
-                with_reader(refused(AppDisabled), blocked(), all()),
+                with_reader(rejected(AppDisabled), blocked(), all()),
                 [Fail(AppBlocked), Pass, Fail(AppBlocked)],
             ),
             ("the reader may not read, the own token can", reader_denied(healthy()), [Pass, Pass, Pass]),
             (
-                "the reader may not read, the token is dead",
-                reader_denied(refused(TokenRevoked)),
+                "the reader may not read, the token is rejected",
+                reader_denied(rejected(TokenRevoked)),
                 [Pass, Unknown(ReaderPermissionMissing), Fail(TokenRevoked)],
             ),
             ("the directory has a fault, the own token can", transient(healthy()), [Pass, Pass, Pass]),
             (
-                "the directory has a fault, the token is dead",
-                transient(refused(TokenRevoked)),
+                "the directory has a fault, the token is rejected",
+                transient(rejected(TokenRevoked)),
                 [Pass, Unknown(UpstreamUnavailable), Fail(TokenRevoked)],
             ),
         ],
@@ -355,7 +355,7 @@ fn application_access() {
                 [Pass, Fail(PermissionMissing), Fail(PermissionMissing)],
             ),
             (
-                "a token that cannot be read proves access all the same",
+                "a token that cannot be read still shows access",
                 Evidence { app_only: opaque, ..app(&[]) },
                 [Pass, Unknown(InvalidResponse), Pass],
             ),
@@ -369,7 +369,7 @@ fn application_access() {
             ("a wrong secret", failed(ClientCredentialInvalid), [Fail(ClientCredentialInvalid); 3]),
             ("time-out", failed(Timeout), [Unknown(Timeout); 3]),
             (
-                "the directory speaks",
+                "the directory answers",
                 with_reader(
                     Evidence { app_only: roles(&[]), ..app(&[]) },
                     present(),
@@ -378,7 +378,7 @@ fn application_access() {
                 [Pass, Pass, Pass],
             ),
             (
-                "deleted, says the directory",
+                "deleted, according to the directory",
                 Evidence {
                     directory: directory(Presence::Deleted { restorable_until: None }, vec![]),
                     ..failed(AppMissing)
@@ -402,7 +402,7 @@ fn unexpected_permissions_fail_only_when_asked_to() {
 }
 
 #[test]
-fn disabled_checks_stay_silent_and_permissions_are_listed() {
+fn disabled_checks_have_no_result_and_permissions_are_listed() {
     let only_consent = Requirements { checks: vec![Check::Consent], ..requirements(Access::Delegated) };
     let diagnosis = diagnose(&only_consent, &Evidence { own_token: token(&["User.Read"]), ..healthy() });
     assert_eq!(diagnosis.checks.len(), 1);
@@ -418,7 +418,7 @@ fn the_reader_is_reported_without_breaking_anything() {
     assert_eq!(diagnosis.reader_fault.map(|f| f.reason), Some(Reason::ReaderPermissionMissing));
 }
 
-/// A transient reason in all evidence never makes anything fail.
+/// A transient reason in all the evidence never makes a check fail.
 #[test]
 fn transient_evidence_never_fails() {
     for reason in Reason::ALL.iter().copied().filter(|r| r.is_inconclusive()) {
@@ -428,7 +428,7 @@ fn transient_evidence_never_fails() {
                 directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }),
                 app_only: Some(Err(f())),
                 own_token: if access == Access::Delegated {
-                    OwnToken::Refused(f())
+                    OwnToken::Rejected(f())
                 } else {
                     OwnToken::NotUsed
                 },

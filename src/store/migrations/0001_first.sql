@@ -1,12 +1,12 @@
--- Times are milliseconds since 1970-01-01T00:00:00Z. JSON columns are written and read by this module alone.
+-- Times are milliseconds since 1970-01-01T00:00:00Z. JSON columns are written and read by this module only.
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT;
 
--- What is known of an integration between probes. `identity` is tenant and client id: a name that is given to
--- another customer starts anew.
+-- What is known of an integration between probes. `identity` is tenant and client id: a name that is given to another customer starts
+-- without a state.
 CREATE TABLE integrations (
     name         TEXT PRIMARY KEY,
     identity     TEXT NOT NULL,
@@ -18,7 +18,7 @@ CREATE TABLE integrations (
     alert_notices INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- What operators are told of as one thing, and who suffers from it.
+-- Causes that operators are notified of, and the integrations that they affect.
 CREATE TABLE causes (
     key     TEXT PRIMARY KEY,
     alert   TEXT NOT NULL,
@@ -42,7 +42,7 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX events_by_integration ON events (integration, id);
 
--- Mails, from the decision to the delivery. One row a person.
+-- Mails, from the decision to the delivery. One row per recipient.
 CREATE TABLE notifications (
     id           INTEGER PRIMARY KEY,
     alert        TEXT NOT NULL,
@@ -60,8 +60,8 @@ CREATE TABLE notifications (
 ) STRICT;
 CREATE INDEX notifications_waiting ON notifications (due_at) WHERE sent_at IS NULL AND given_up_at IS NULL;
 
--- Refresh tokens, encrypted. `previous` has worked before and stays until `current` has. `generation` changes with
--- every write, so that a probe never overwrites a token that was imported meanwhile.
+-- Refresh tokens, encrypted. `previous` has worked before and stays until `current` has worked. `generation` changes with every write, so
+-- that a probe never overwrites a token that was imported meanwhile.
 CREATE TABLE tokens (
     integration TEXT PRIMARY KEY,
     client_id   TEXT NOT NULL,

@@ -1,5 +1,5 @@
--- A sign-in under way. `id` is the hash of the OAuth 2.0 state, `cookie` the hash of what binds it to a browser; `sealed` holds
--- verifier, nonce and link, encrypted, and is emptied with the first use.
+-- A sign-in in progress. `id` is the hash of the OAuth 2.0 state, `cookie` the hash of the cookie that binds it to a browser; `sealed`
+-- contains verifier, nonce and link, encrypted, and is emptied with the first use.
 CREATE TABLE authorizations (
     id          TEXT PRIMARY KEY,
     integration TEXT NOT NULL,
@@ -14,14 +14,14 @@ CREATE TABLE authorizations (
 ) STRICT;
 CREATE INDEX authorizations_by_integration ON authorizations (integration, created_at);
 
--- Links that were made up to this moment open nothing any more.
+-- Links that were made until this time are invalid.
 CREATE TABLE revocations (
     integration TEXT PRIMARY KEY,
     not_after   INTEGER NOT NULL
 ) STRICT;
 
--- Renewed refresh tokens on their way to the product that uses them. One an integration: the newest wins. `sealed` is the
--- encrypted message, emptied once it was taken.
+-- Renewed refresh tokens that wait for their delivery to the product. One per integration: the newest counts. `sealed` is the encrypted
+-- message, emptied once it was accepted.
 CREATE TABLE deliveries (
     integration  TEXT PRIMARY KEY,
     message      TEXT NOT NULL,

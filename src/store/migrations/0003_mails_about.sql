@@ -1,2 +1,2 @@
--- The history of one integration asks for its mails; without this every look reads all of them.
+-- For the history of one integration; without this index every query reads all mails.
 CREATE INDEX notifications_about ON notifications (json_extract(story, '$.integration'), id);

@@ -1,6 +1,6 @@
--- What attempts to send a mail have come to. `pause` is what was waited for when `due_at` was set, in milliseconds: a due time that lies further
--- ahead than that was written while the wall clock was wrong. `unanswered` counts how often the mail was handed over without an answer.
--- `first_rejected_at` is when the server first refused recipient or mail for good. `problem` is why the mail still waits, for people.
+-- The results of attempts to send a mail. `pause` is the pause with which `due_at` was set, in milliseconds: a due time that is further
+-- ahead was saved while the wall clock was wrong. `unanswered` counts how often the mail was handed over without a response.
+-- `first_rejected_at` is when the server first permanently rejected recipient or mail. `problem` says for people why the mail still waits.
 ALTER TABLE notifications ADD COLUMN pause INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE notifications ADD COLUMN unanswered INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE notifications ADD COLUMN first_rejected_at INTEGER;

@@ -1,5 +1,5 @@
--- What the operators were notified of about a cause: notices so far, when last, how many integrations belong to it, and when the one left
--- that the last mail names.
+-- What operators were notified of about a cause: number of notices, time of the last one, number of members, and when the integration that
+-- the last mail names left.
 ALTER TABLE causes ADD COLUMN notices INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE causes ADD COLUMN notified_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE causes ADD COLUMN size INTEGER NOT NULL DEFAULT 1;
