@@ -246,7 +246,7 @@ mod tests {
         ] {
             let actual = person_claims(&claims, guid, &issuer);
             let role = actual.roles.as_ref().and_then(|r| r.first()).map(String::as_str);
-            assert_eq!((said.guest, said.foreign_provider, role), expected, "{sentence}");
+            assert_eq!((actual.guest, actual.foreign_provider, role), expected, "{sentence}");
         }
         for (sentence, claims, good) in [
             ("in time", json!({"exp": 1100, "nbf": 1000, "iat": 1000}), true),

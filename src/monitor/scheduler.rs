@@ -195,11 +195,11 @@ impl Schedule {
         let Some(place) = self.places.get_mut(name) else { return };
         place.started = Some(ended.started);
         let place = place.clone();
-        let before = self.pace.interval_multiplier();
-        self.pace.record(&place.tenant, ended.trouble);
+        let before = self.backoff.interval_multiplier();
+        self.backoff.record(&place.tenant, ended.trouble);
         let mut due =
-            self.policy.next_due(name, &ended.history, self.pace.interval_multiplier(), ended.started, now);
-        if let Some(moments) = self.followed.get_mut(name) {
+            self.policy.next_due(name, &ended.history, self.backoff.interval_multiplier(), ended.started, now);
+        if let Some(moments) = self.extra.get_mut(name) {
             moments.retain(|m| *m > ended.started);
             due = moments.first().map_or(due, |m| due.min(*m));
             if moments.is_empty() {

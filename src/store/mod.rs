@@ -202,7 +202,7 @@ impl Store {
     fn start(database: &Path, connection: Connection, key: Key, role: Role) -> Result<Self, StoreError> {
         let reader = connect_reader(database)?;
         let shared = Arc::<Shared>::default();
-        let (writes, reads) = worker::start(connection, reader, &key, custody, Arc::clone(&shared))
+        let (writes, reads) = worker::start(connection, reader, &key, role, Arc::clone(&shared))
             .map_err(|e| StoreError::Unusable(format!("cannot start a thread of the store: {e}")))?;
         let [write_places, read_places] = [(); 2].map(|()| Arc::new(Semaphore::new(QUEUE)));
         Ok(Self { writes, reads, write_places, read_places, key, shared, unsaved: Arc::default() })

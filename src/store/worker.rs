@@ -325,9 +325,7 @@ impl Writer {
             }
         }
         let outcome = outcome.and_then(|()| commit(&self.connection));
-        if outcome.is_err()
-            && self.locked.since.is_none()
-            && self.shared.health() != StoreHealth::Overwritten
+        if outcome.is_err() && self.locked.since.is_none() && self.shared.health() != StoreHealth::Overwritten
         {
             // If the disk is full because of our own log, this frees the space.
             let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

@@ -476,7 +476,10 @@ fn pipes_are_neither_secrets_nor_lists() {
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
     };
     for file in ["secret", "ca.pem"] {
-        assert!(said.iter().any(|s| s.contains(file) && s.contains("not a regular file")), "{file}: {said:?}");
+        assert!(
+            said.iter().any(|s| s.contains(file) && s.contains("not a regular file")),
+            "{file}: {said:?}"
+        );
     }
     assert!(!said.iter().any(|s| s.contains("list.yml")), "{said:?}");
 }
