@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Takes the pictures of README.md and docs/monitoring.md anew, with Chromium. The phone's come from the test that drives a browser
-# through a re-authentication; the others from what runs at the demo's addresses, a minute and a half after its start:
+# Takes the screenshots of README.md and docs/monitoring.md with Chromium. Those of the phone come from the test that drives a browser
+# through a re-authentication; the others come from a running demo, a minute and a half after its start:
 #
 #   cargo run --release -- demo            (or: docker compose -f config/compose.yml up --build, for the Grafana boards, too)
 #   docs/screenshots.sh
 #
-# Without Grafana its pictures stay as they are.
+# Without Grafana its screenshots are not replaced.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -21,10 +21,10 @@ shoot() {
     --user-data-dir="$scratch/profile" --hide-scrollbars --window-size="$2,$3" --virtual-time-budget=30000 --screenshot="$1" "$4" 2>/dev/null
 }
 
-# Whoever listens there is asked first, so that no picture of an error page is taken.
+# Checked first, so that no screenshot of an error page is taken.
 answers() { curl -fsS -o /dev/null "$1" 2>/dev/null; }
 
-answers "$daemon/-/healthy" || { echo "nothing answers at $daemon; start the demo first" >&2; exit 1; }
+answers "$daemon/-/healthy" || { echo "no response from $daemon; start the demo first" >&2; exit 1; }
 shoot status.png 1280 1000 "$daemon/"
 CONSENTRY_SCREENSHOTS="$scratch" CONSENTRY_TEST_TOOLS=required cargo test --quiet --test integration -- browser::
 cp "$scratch/mail-1.png" mail.png

@@ -1,5 +1,5 @@
-//! The query of the OAuth 2.0 redirect URI: whatever a browser is sent back with, it is taken apart or refused, never a panic,
-//! and what is taken out of it is fit for logs and look-ups.
+//! The query of the OAuth 2.0 redirect URI: any query is either parsed or rejected, without a panic, and the parsed values can be
+//! used in logs and look-ups.
 
 #![no_main]
 

@@ -316,7 +316,7 @@ fn every_alert_is_complete() {
         assert!(url.ends_with(&format!("/docs/runbooks/{name}.md")), "{url}");
         let page = read(&format!("docs/runbooks/{name}.md"));
         assert!(page.starts_with(&format!("# {name}\n")), "{name}");
-        for section in ["## Meaning", "## Impact", "## Diagnosis", "## Mending"] {
+        for section in ["## Meaning", "## Impact", "## Diagnosis", "## Resolution"] {
             assert!(page.contains(section), "{name}: {section}");
         }
         let names = |expression: &str| {

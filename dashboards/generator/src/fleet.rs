@@ -1,16 +1,16 @@
-//! The whole fleet on one board. Nothing here has a series for each integration, except tables, which are cut.
+//! The board of the whole fleet. No panel has a series for each integration, except tables, which are limited.
 
 use serde_json::{Value, json};
 
 use crate::panel::{BAD, BOARDS, CAUTION, GOOD, Item, Panel, UNKNOWN, dashboard as assemble, written};
 
-/// Of the integrations of the chosen applications whose names hold what was written into the box.
+/// Matches integrations whose names contain the text of the variable `integration`.
 const PATTERN: &str = r#"integration=~".*$integration.*""#;
 const AND_CHOSEN: &str =
     r#"and on (job, instance, integration) consentry_integration_info{FLEET, PATTERN, app=~"$app"}"#;
-/// Zero while there is a daemon; nothing, instead of a comforting zero, when none can be asked.
+/// Zero while there is a daemon; no value, instead of a misleading zero, if there is none.
 const OR_ZERO: &str = "or 0 * sum(consentry_build_info{FLEET})";
-/// Reasons of failures. Transient and unknown errors fail nothing, even where they stand beside a failure.
+/// Reasons of failures, without those of temporary and unknown errors, which fail no check.
 const FAILING: &str = r#"consentry_check_reason{FLEET, PATTERN, remedy!="wait", reason!="unclassified"}"#;
 
 /// Puts the constants into an expression.
@@ -23,22 +23,22 @@ fn filled(expression: &str) -> String {
 /// The board.
 pub fn dashboard() -> Value {
     let integration = written("integration", "Integration (part of the name)", "");
-    let items = [now(), broken(), repair(), probing(), upstream(), telling(), daemon()].concat();
-    let description = "All integrations that Consentry watches: what is broken, why, since when, and whether watching and telling work.";
+    let items = [now(), broken(), repair(), probing(), upstream(), notifications(), daemon()].concat();
+    let description = "All integrations that Consentry watches: what is broken, why, since when, and whether probing and notification work.";
     assemble(BOARDS[0], description, "now-24h", vec![integration], items)
 }
 
 fn now() -> Vec<Item> {
-    let healthy = Panel::stat("Healthy", "Integrations of which all enabled checks pass.")
+    let healthy = Panel::stat("Healthy", "Integrations whose enabled checks all pass.")
         .now(&filled("count(consentry_integration_up{FLEET, PATTERN} == 1 AND_CHOSEN) OR_ZERO"), "healthy")
         .thresholds(UNKNOWN, &[(1.0, GOOD)])
         .nothing("no data");
-    let broken = Panel::stat("Broken", "Integrations of which something is confirmed broken.")
+    let broken = Panel::stat("Broken", "Integrations that are confirmed broken.")
         .now(&filled("count(consentry_integration_up{FLEET, PATTERN} == 0 AND_CHOSEN) OR_ZERO"), "broken")
         .thresholds(GOOD, &[(1.0, BAD)])
         .nothing("no data");
     let unknown =
-        Panel::stat("Unknown", "Integrations of which nothing conclusive is known yet, because no probe has ended or none could tell.")
+        Panel::stat("Unknown", "Integrations without a conclusive result yet, because no probe has ended or all were unknown.")
             .now(
                 &filled(
                     r#"count(consentry_integration_info{FLEET, PATTERN, app=~"$app"}
@@ -52,7 +52,7 @@ fn now() -> Vec<Item> {
         .now(&filled("count(consentry_integration_reauthentication_required{FLEET, PATTERN} == 1 AND_CHOSEN) OR_ZERO"), "waiting")
         .thresholds(GOOD, &[(1.0, CAUTION)])
         .nothing("no data");
-    let longest = Panel::stat("Broken for longest", "How long the oldest of the present failures has lasted.")
+    let longest = Panel::stat("Broken for longest", "How long the oldest present failure has lasted.")
         .now(
             &filled("max(time() - consentry_integration_broken_since_timestamp_seconds{FLEET, PATTERN} AND_CHOSEN) OR_ZERO - 1"),
             "longest",
@@ -63,14 +63,14 @@ fn now() -> Vec<Item> {
         .nothing("no data");
     let oldest = Panel::stat(
         "Oldest result",
-        "How long ago the integration was probed that waits longest. What the board says is no newer than that.",
+        "Time since the oldest last probe of an integration. The board shows no older results than that.",
     )
     .now(&filled("max(time() - consentry_integration_last_probe_timestamp_seconds{FLEET, PATTERN} AND_CHOSEN)"), "oldest")
     .unit("dtdurations")
     .nothing("none");
     let over_time = Panel::lines(
         "Integrations by state",
-        "All applications together, whatever is chosen above: read from a recording rule, so that a long range stays cheap.",
+        "All applications together, independent of the selection above: read from a recording rule, so that a long range stays cheap.",
     )
     .over_time("sum by (state) (instance:consentry_integrations:count{FLEET})", "{{state}}")
     .stacked()
@@ -85,7 +85,7 @@ fn now() -> Vec<Item> {
 }
 
 fn broken() -> Vec<Item> {
-    let reasons = Panel::bars("By reason", "Confirmed broken integrations by reason. One with two causes counts in both.", "reason")
+    let reasons = Panel::bars("By reason", "Confirmed broken integrations by reason. An integration with two reasons counts in both.", "reason")
         .now(
             &filled(
                 "topk(15, count by (reason) (max by (job, instance, integration, reason) (FAILING
@@ -96,12 +96,12 @@ fn broken() -> Vec<Item> {
         .nothing("nothing is broken");
     let apps = Panel::bars(
         "By application",
-        "Confirmed broken integrations of each application, the ten worst. Read from a recording rule; the part of the name does not count.",
+        "Confirmed broken integrations of each application, the ten highest. Read from a recording rule; the filter by name does not apply.",
         "app",
     )
     .now(r#"topk(10, sum by (app) (app:consentry_integrations_broken:count{FLEET, app=~"$app"}) > 0)"#, "{{app}}")
     .nothing("nothing is broken");
-    let tenants = Panel::bars("By tenant", "Confirmed broken integrations of each tenant, the ten worst.", "tenant_id")
+    let tenants = Panel::bars("By tenant", "Confirmed broken integrations of each tenant, the ten highest.", "tenant_id")
         .now(
             &filled(
                 r#"topk(10, count by (tenant_id) (consentry_integration_broken_since_timestamp_seconds{FLEET, PATTERN}
@@ -112,7 +112,7 @@ fn broken() -> Vec<Item> {
         .nothing("nothing is broken");
     let silent = Panel::bars(
         "Could not tell",
-        "Checks that learnt nothing in their last probe, by reason, in all integrations. No administrator is mailed for these.",
+        "Checks that were unknown in their last probe, by reason, in all integrations. No administrator is mailed for these.",
         "reason",
     )
     .now(
@@ -145,7 +145,7 @@ fn table() -> Panel {
     ]);
     Panel::table(
         "Broken integrations",
-        "Those that broke last, once for each reason, 200 rows at most. An integration's name leads to its page in Consentry and to its history here.",
+        "The integrations that broke last, once for each reason, at most 200 rows. The name links to the integration's page in Consentry and to its history here.",
     )
     .now(
         &filled(
@@ -227,7 +227,7 @@ fn repair() -> Vec<Item> {
 fn probing() -> Vec<Item> {
     let results = Panel::lines(
         "Probes",
-        "Probes a second by result. Unknown ones could learn nothing: Entra or Graph did not say.",
+        "Probes a second by result. An unknown probe gave no conclusive result.",
     )
     .over_time("sum by (result) (rate(consentry_probes_total{FLEET}[$__rate_interval]))", "{{result}}")
     .unit("ops")
@@ -240,7 +240,7 @@ fn probing() -> Vec<Item> {
         .percentiles("consentry_probe_duration_seconds");
     let delay = Panel::lines(
         "How late probes start",
-        "Delay behind the schedule. Much of it says that probe.concurrency is too small for the fleet.",
+        "Delay behind the schedule. If it is long, probe.concurrency is too small for the fleet.",
     )
     .unit("s")
     .percentiles("consentry_probe_schedule_delay_seconds");
@@ -250,7 +250,7 @@ fn probing() -> Vec<Item> {
 fn upstream() -> Vec<Item> {
     let requests = Panel::lines(
         "Requests to Entra and Graph",
-        "A second, by HTTP status or kind of failure, the ten most frequent. 4xx are answers that a diagnosis is made of.",
+        "A second, by HTTP status or kind of failure, the ten most frequent. 4xx are evidence for the diagnosis, not faults.",
     )
     .over_time(
         "topk(10, sum by (endpoint, code) (rate(consentry_upstream_requests_total{FLEET}[$__rate_interval])) > 0)",
@@ -259,12 +259,12 @@ fn upstream() -> Vec<Item> {
     .unit("reqps");
     let errors = Panel::lines(
         "Share of faults",
-        "Requests that were answered with 5xx, too late or not at all, of the last quarter of an hour. Read from a recording rule.",
+        "Share of requests in the last quarter of an hour that ended with 5xx, too late or without a response. Read from a recording rule.",
     )
     .over_time("max by (endpoint) (endpoint:consentry_upstream_errors:ratio_rate15m{FLEET})", "{{endpoint}}")
     .unit("percentunit")
     .up_to(0.1);
-    let latency = Panel::lines("Latency, 90 %", "Nine of ten requests were answered within this time.")
+    let latency = Panel::lines("Latency, 90 %", "Nine of ten requests got a response within this time.")
         .over_time(
             "histogram_quantile(0.9, sum by (endpoint, le) (rate(consentry_upstream_request_duration_seconds_bucket{FLEET}[$__rate_interval])))",
             "{{endpoint}}",
@@ -274,31 +274,31 @@ fn upstream() -> Vec<Item> {
         .concat()
 }
 
-fn telling() -> Vec<Item> {
-    let sent = Panel::lines("Mails sent", "Mails that the mail server has taken, by kind.")
+fn notifications() -> Vec<Item> {
+    let sent = Panel::lines("Mails sent", "Mails that the mail server has accepted, by kind.")
         .over_time(
             "sum by (kind) (increase(consentry_emails_total{FLEET}[$__rate_interval])) > 0",
             "{{kind}}",
         )
         .over_time_bars();
-    let failed = Panel::lines("Mails that failed", "Attempts to send a mail that failed, by reason. They are repeated until the server takes the mail or refuses the recipient for good.")
+    let failed = Panel::lines("Mails that failed", "Failed attempts to send a mail, by reason. They are repeated until the server accepts the mail or permanently rejects the recipient.")
         .over_time("sum by (reason) (increase(consentry_emails_failed_total{FLEET}[$__rate_interval])) > 0", "{{reason}}")
         .over_time_bars();
     let queue = Panel::stat("Mails waiting", "Mails that wait to be sent.")
         .now("sum(consentry_email_queue_length{FLEET})", "waiting")
         .thresholds(GOOD, &[(1.0, CAUTION), (100.0, BAD)])
         .size(4, 8);
-    let last = Panel::stat("Last mail", "When the mail server last took a mail.")
+    let last = Panel::stat("Last mail", "When the mail server last accepted a mail.")
         .now("max(consentry_email_last_success_timestamp_seconds{FLEET} > 0) * 1000", "last")
         .unit("dateTimeFromNow")
         .nothing("never")
         .size(4, 8);
-    [vec![Item::Row("Telling people")], [sent, failed, queue, last].into_iter().map(Item::Panel).collect()]
+    [vec![Item::Row("Notifications")], [sent, failed, queue, last].into_iter().map(Item::Panel).collect()]
         .concat()
 }
 
 fn daemon() -> Vec<Item> {
-    let configuration = Panel::stat("Configuration", "Whether what stands in the files is in effect.")
+    let configuration = Panel::stat("Configuration", "Whether the content of the files is in effect.")
         .now("min(consentry_config_last_reload_successful{FLEET})", "configuration")
         .mappings(&[("0", "not in effect", BAD), ("1", "in effect", GOOD)])
         .thresholds(GOOD, &[]);
@@ -309,12 +309,12 @@ fn daemon() -> Vec<Item> {
     .now("sum(consentry_config_files_broken{FLEET})", "files")
     .thresholds(GOOD, &[(1.0, BAD)]);
     let deliveries =
-        Panel::stat("Tokens waiting", "Renewed refresh tokens that their product has not taken yet.")
+        Panel::stat("Tokens waiting", "Renewed refresh tokens that their product has not accepted yet.")
             .now("sum(consentry_token_delivery_queue_length{FLEET})", "waiting")
             .thresholds(GOOD, &[(1.0, CAUTION)]);
     let storage = Panel::stat(
         "Database errors",
-        "Reads and writes that the database refused within the chosen range. Nobody is told what cannot be saved.",
+        "Failed reads and writes of the database within the chosen range. Nobody is notified of what cannot be saved.",
     )
     .now("round(sum(increase(consentry_storage_errors_total{FLEET}[$__range])))", "errors")
     .thresholds(GOOD, &[(1.0, BAD)]);
@@ -335,7 +335,7 @@ fn daemon() -> Vec<Item> {
         .unit("none");
     let credentials = Panel::table(
         "Credentials that expire first",
-        "Certificates of applications and directory readers, the next twenty. A client secret does not say when it expires.",
+        "Certificates of applications and directory readers, the next twenty. The expiry of a client secret is not known.",
     )
     .now(
         &filled(

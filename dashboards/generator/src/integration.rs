@@ -15,7 +15,7 @@ pub fn dashboard() -> Value {
 }
 
 fn now() -> Vec<Item> {
-    let state = Panel::stat("State", "Whether all enabled checks pass; of several instances, in the worst.")
+    let state = Panel::stat("State", "Whether all enabled checks pass; the worst result of several instances.")
         .now(r#"min(consentry_integration_up{FLEET, integration="$integration"})"#, "state")
         .mappings(&[("0", "broken", BAD), ("1", "healthy", GOOD)])
         .thresholds(UNKNOWN, &[])
@@ -47,7 +47,7 @@ fn now() -> Vec<Item> {
         .nothing("unknown");
     let expiry = Panel::stat(
         "Credential expires in",
-        "The first of its certificates. A client secret does not say when it expires.",
+        "The first of its certificates. The expiry of a client secret is not known.",
     )
     .now(
         r#"min(consentry_credential_expiry_timestamp_seconds{FLEET, integration="$integration"}) - time()"#,
@@ -63,7 +63,7 @@ fn now() -> Vec<Item> {
 fn checks() -> Vec<Item> {
     let checks = Panel::timeline(
         "Checks",
-        "What each check found, as far as it could tell; the worst of each moment, so that a short failure is seen in a long range. The last conclusive result stays while nothing can be learnt.",
+        "The last conclusive result of each check; the worst in each interval, so that a short failure is visible in a long range.",
     )
     .over_time(
         r#"min by (check) (min_over_time(consentry_check_success{FLEET, integration="$integration"}[$__rate_interval]))"#,
@@ -71,7 +71,7 @@ fn checks() -> Vec<Item> {
     )
     .unit("none")
     .mappings(&[("0", "fail", BAD), ("1", "pass", GOOD)]);
-    let reasons = Panel::timeline("Reasons", "Why a check failed or could not tell. No line means that nothing was the matter.")
+    let reasons = Panel::timeline("Reasons", "Why a check failed or was unknown. No line means that all checks passed.")
         .over_time(
             r#"max by (check, reason) (max_over_time(consentry_check_reason{FLEET, integration="$integration"}[$__rate_interval]))"#,
             "{{check}}: {{reason}}",
@@ -79,7 +79,7 @@ fn checks() -> Vec<Item> {
         .unit("none")
         .mappings(&[("1", "yes", CAUTION)])
         .without_words()
-        .nothing("nothing was the matter");
+        .nothing("all checks passed");
     [vec![Item::Row("Checks and reasons")], vec![Item::Panel(checks), Item::Panel(reasons)]].concat()
 }
 
@@ -104,7 +104,7 @@ fn evidence() -> Vec<Item> {
         .unit("s");
     let ages = Panel::lines(
         "Time since each check passed",
-        "Grows while a check fails or cannot tell; otherwise it stays below the time between two probes.",
+        "Grows while a check fails or is unknown; otherwise it stays below the time between two probes.",
     )
     .over_time(
         r#"time() - max by (check) (consentry_check_last_success_timestamp_seconds{FLEET, integration="$integration"})"#,
@@ -122,7 +122,7 @@ fn details() -> Vec<Item> {
     let page = json!([{"title": "Status page", "url": "${__data.fields.url}/integrations/${__data.fields.Integration}", "targetBlank": true}]);
     let properties = Panel::table(
         "Properties",
-        "As configured. The name leads to the integration's page in Consentry, with evidence, history and mails.",
+        "As configured. The name links to the integration's page in Consentry, with evidence, history and mails.",
     )
     .now(
         r#"consentry_integration_info{FLEET, integration="$integration"}
@@ -144,7 +144,7 @@ fn details() -> Vec<Item> {
     .size(24, 4);
     let credentials = Panel::table(
         "Credentials",
-        "Certificates of the application and of its directory reader. A client secret does not say when it expires.",
+        "Certificates of the application and of its directory reader. The expiry of a client secret is not known.",
     )
     .now(r#"min by (kind, key_id) (consentry_credential_expiry_timestamp_seconds{FLEET, integration="$integration"}) * 1000"#, "")
     .columns(&[("kind", "Kind"), ("key_id", "Thumbprint"), ("Value", "Expires")])

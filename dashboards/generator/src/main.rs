@@ -4,7 +4,7 @@
 //! cargo run -p consentry-dashboards
 //! ```
 //!
-//! A test fails while the committed files are not what this program would write.
+//! A test compares the committed files with what this program would write.
 
 mod fleet;
 mod integration;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-/// The folder of the dashboards, and what belongs into it: file name and content.
+/// The paths of the dashboards and their content.
 fn dashboards() -> [(PathBuf, Value); 2] {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     [

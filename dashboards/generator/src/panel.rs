@@ -1,4 +1,4 @@
-//! The pieces of a dashboard in Grafana's classic model (schema version 42, Grafana 12.2; older ones from 10 on read it, too):
+//! The parts of a dashboard in Grafana's classic model (schema version 42, Grafana 12.2; versions from 10 on read it, too):
 //! <https://grafana.com/docs/grafana/latest/visualizations/dashboards/build-dashboards/view-dashboard-json-model/>.
 
 use serde_json::{Map, Value, json};
@@ -10,7 +10,7 @@ const WIDTH: u32 = 24;
 pub const BOARDS: [(&str, &str); 2] =
     [("consentry-fleet", "Consentry / Fleet"), ("consentry-integration", "Consentry / Integration")];
 
-/// What a link to another board hands on.
+/// The variables that a link to another board passes on.
 pub const CHOSEN: &str = "${datasource:queryparam}&${job:queryparam}&${instance:queryparam}";
 
 /// The matchers that every selector starts with. `FLEET` in an expression stands for them.
@@ -22,10 +22,10 @@ pub const GOOD: &str = "green";
 pub const BAD: &str = "red";
 /// Something should be looked at.
 pub const CAUTION: &str = "orange";
-/// Nothing can be said.
+/// Nothing is known.
 pub const UNKNOWN: &str = "text";
 
-/// A panel on its way.
+/// A panel that is being built.
 #[derive(Debug, Clone)]
 pub struct Panel {
     kind: &'static str,
@@ -41,7 +41,7 @@ pub struct Panel {
     interval: Option<&'static str>,
 }
 
-/// What a dashboard consists of, from the top to the bottom.
+/// A part of a dashboard, from top to bottom.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant)] // A board has a dozen of each.
 pub enum Item {
@@ -60,7 +60,7 @@ fn datasource() -> Value {
     json!({"type": "prometheus", "uid": "${datasource}"})
 }
 
-/// A threshold list: the first colour counts from the bottom.
+/// A list of thresholds: `base` is the colour below the first of them.
 fn steps(base: &str, above: &[(f64, &str)]) -> Value {
     let mut steps = vec![json!({"color": base, "value": null})];
     steps.extend(above.iter().map(|(value, color)| json!({"color": color, "value": value})));
@@ -126,12 +126,12 @@ impl Panel {
         });
         let mut panel = Self::new("bargauge", title, description, (6, 9), options);
         panel.defaults.insert("min".to_owned(), json!(0));
-        // Grafana leaves the name of a single bar out, unless it is asked for.
+        // Grafana omits the name of a single bar unless `displayName` is set.
         panel.defaults.insert("displayName".to_owned(), json!(format!("${{__field.labels.{label}}}")));
         panel.thresholds(BAD, &[])
     }
 
-    /// What was the case when, a line for each series.
+    /// States over time, a line for each series.
     pub fn timeline(title: &'static str, description: &'static str) -> Self {
         let legend = json!({"displayMode": "list", "placement": "bottom", "showLegend": false, "calcs": []});
         let options = json!({
@@ -140,12 +140,12 @@ impl Panel {
         });
         let mut panel = Self::new("state-timeline", title, description, (24, 7), options);
         panel.custom = object(json!({"fillOpacity": 80, "lineWidth": 0, "spanNulls": false}));
-        // Thresholds would win over the words and colours of the mappings.
+        // Thresholds would take precedence over the texts and colours of the mappings.
         panel.defaults.insert("color".to_owned(), json!({"mode": "fixed", "fixedColor": UNKNOWN}));
         panel
     }
 
-    /// A table of what is the case now.
+    /// A table of the present values.
     pub fn table(title: &'static str, description: &'static str) -> Self {
         let options = json!({"showHeader": true, "frameIndex": 0, "cellHeight": "sm", "footer": {"show": false, "reducer": ["sum"], "fields": ""}});
         let mut panel = Self::new("table", title, description, (24, 10), options);
@@ -172,7 +172,7 @@ impl Panel {
         self
     }
 
-    /// Words and colours for values.
+    /// Texts and colours for values: `(value, text, colour)`.
     pub fn mappings(mut self, words: &[(&str, &str, &str)]) -> Self {
         let options: Map<String, Value> = words
             .iter()
@@ -185,53 +185,53 @@ impl Panel {
         self
     }
 
-    /// What is shown when there is nothing to show.
+    /// The text that is shown without data.
     pub fn nothing(mut self, text: &str) -> Self {
         self.defaults.insert("noValue".to_owned(), json!(text));
         self
     }
 
-    /// Digits behind the point.
+    /// Digits after the decimal point.
     pub fn decimals(mut self, count: u32) -> Self {
         self.defaults.insert("decimals".to_owned(), json!(count));
         self
     }
 
-    /// The colours say it all; no words inside a timeline's bars.
+    /// No texts inside the bars of a timeline.
     pub fn without_words(mut self) -> Self {
         self.options["showValue"] = json!("never");
         self
     }
 
-    /// Numbers no larger than those beside them, in a panel that is higher.
+    /// Size of the numbers, so that they are not larger than those of lower panels beside it.
     pub fn text_size(mut self, pixels: u32) -> Self {
         self.options["text"] = json!({"valueSize": pixels});
         self
     }
 
-    /// Shown in text mode: a series' name besides its value, or instead of it.
+    /// Grafana's text mode: shows the name of a series besides its value, or instead of it.
     pub fn text_mode(mut self, mode: &str) -> Self {
         self.options["textMode"] = json!(mode);
         self
     }
 
-    /// The axis ends here, or above if the values do.
+    /// The axis ends here, or higher if there are higher values.
     pub fn up_to(mut self, value: f64) -> Self {
         self.custom.insert("axisSoftMax".to_owned(), json!(value));
         self
     }
 
-    /// The lines stand on each other.
+    /// Stacked lines.
     pub fn stacked(mut self) -> Self {
         self.custom.insert("stacking".to_owned(), json!({"mode": "normal", "group": "A"}));
         self.custom.insert("fillOpacity".to_owned(), json!(70));
-        // The edge of an empty layer would look like a layer.
+        // The line of an empty layer would look like a layer.
         self.custom.insert("lineWidth".to_owned(), json!(0));
         self
     }
 
-    /// Bars over time, for things that happen now and then. No bar is narrower than five minutes: `$__rate_interval` is several steps long,
-    /// so one event would make several bars.
+    /// Bars over time, for rare events. No bar is narrower than five minutes: `$__rate_interval` is several steps long,
+    /// so one event would appear as several bars.
     pub fn over_time_bars(mut self) -> Self {
         self.custom.insert("drawStyle".to_owned(), json!("bars"));
         self.interval = Some("5m");
@@ -255,7 +255,7 @@ impl Panel {
         self
     }
 
-    /// Columns of a table in their order, with their headings; all others are left out.
+    /// Columns of a table in their order, with their headings; all others are hidden.
     pub fn columns(mut self, columns: &[(&str, &str)]) -> Self {
         let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
         let order: Map<String, Value> =
@@ -269,7 +269,7 @@ impl Panel {
         self
     }
 
-    /// Rows of a table by a column.
+    /// Sorts the rows of a table by a column.
     pub fn sorted(mut self, heading: &str, descending: bool) -> Self {
         self.options["sortBy"] = json!([{"displayName": heading, "desc": descending}]);
         self
@@ -286,17 +286,17 @@ impl Panel {
         self
     }
 
-    /// A question about every moment of the range. `FLEET` stands for the matchers of job and instance.
+    /// A range query. `FLEET` stands for the matchers of job and instance.
     pub fn over_time(self, expression: &str, legend: &str) -> Self {
         self.target(expression, legend, false)
     }
 
-    /// A question about now. `FLEET` stands for the matchers of job and instance.
+    /// An instant query. `FLEET` stands for the matchers of job and instance.
     pub fn now(self, expression: &str, legend: &str) -> Self {
         self.target(expression, legend, true)
     }
 
-    /// Median, 90th and 99th percentile of a histogram with these labels besides `le`.
+    /// Median, 90th and 99th percentile of a histogram.
     pub fn percentiles(self, histogram: &str) -> Self {
         [("0.5", "median"), ("0.9", "90 %"), ("0.99", "99 %")].iter().fold(self, |panel, (quantile, legend)| {
             let expression = format!("histogram_quantile({quantile}, sum by (le) (rate({histogram}_bucket{{FLEET}}[$__rate_interval])))");
@@ -322,7 +322,7 @@ impl Panel {
     }
 }
 
-/// Panels from left to right, in lines; a heading starts a new one.
+/// Places panels from left to right, in lines; a heading starts a new line.
 fn lay_out(items: Vec<Item>) -> Vec<Value> {
     let (mut x, mut y, mut line) = (0, 0, 0);
     let mut panels = Vec::new();
@@ -348,7 +348,7 @@ fn lay_out(items: Vec<Item>) -> Vec<Value> {
     panels
 }
 
-/// The variables that every board begins with, then its own.
+/// The variables of every board, then its own.
 fn variables(own: Vec<Value>) -> Vec<Value> {
     let source = json!({
         "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "refresh": 1, "hide": 0, "regex": "",
@@ -375,7 +375,7 @@ pub fn values(name: &str, label: &str, query: &str, several: bool) -> Value {
     variable
 }
 
-/// A variable that people write themselves.
+/// A variable with free text.
 pub fn written(name: &str, label: &str, default: &str) -> Value {
     let current = json!({"selected": true, "text": default, "value": default});
     json!({"name": name, "label": label, "type": "textbox", "query": default, "hide": 0, "options": [current.clone()], "current": current})

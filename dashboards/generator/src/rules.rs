@@ -1,11 +1,11 @@
-//! What Grafana's dashboard-linter asks of a dashboard (its default rules of 2025, <https://github.com/grafana/dashboard-linter>), and what
-//! on-call people ask besides. That every expression is PromQL, a real Prometheus says (`tests/integration/prometheus.rs`).
+//! The default rules of Grafana's dashboard-linter (of 2025, <https://github.com/grafana/dashboard-linter>), and some rules of our own.
+//! `tests/integration/prometheus.rs` checks with a real Prometheus that every expression is valid PromQL.
 
 use serde_json::Value;
 
 use crate::dashboards;
 
-/// Panels with their names, headings left out.
+/// Panels with their names, without headings.
 fn panels(dashboard: &Value) -> Vec<(String, &Value)> {
     let all = dashboard["panels"].as_array().expect("panels");
     let named = |p: &Value| {
@@ -27,13 +27,13 @@ fn expressions(panel: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// What stands in each pair of braces.
+/// The text in each pair of braces.
 fn selectors(expression: &str) -> Vec<&str> {
     expression.split('{').skip(1).map(|rest| rest.split('}').next().unwrap_or_default()).collect()
 }
 
 #[test]
-fn every_panel_says_what_it_shows() {
+fn every_panel_has_title_description_unit_and_query() {
     for (_, dashboard) in dashboards() {
         for (name, panel) in panels(&dashboard) {
             for key in ["title", "description"] {
@@ -61,13 +61,13 @@ fn every_panel_says_what_it_shows() {
                 assert!(known.contains(&unit), "{name}: {unit}");
             }
             assert_eq!(panel["datasource"]["uid"], "${datasource}", "{name}");
-            assert!(!expressions(panel).is_empty(), "{name} asks nothing");
+            assert!(!expressions(panel).is_empty(), "{name} has no query");
         }
     }
 }
 
 #[test]
-fn titles_are_unique_and_panels_lie_side_by_side() {
+fn titles_are_unique_and_panels_do_not_overlap() {
     for (_, dashboard) in dashboards() {
         let mut places = std::collections::HashSet::new();
         for panel in dashboard["panels"].as_array().expect("panels") {
@@ -75,7 +75,7 @@ fn titles_are_unique_and_panels_lie_side_by_side() {
             assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
             for x in at("x")..at("x") + at("w") {
                 for y in at("y")..at("y") + at("h") {
-                    assert!(places.insert((x, y)), "{} lies on another panel", panel["title"]);
+                    assert!(places.insert((x, y)), "{} overlaps another panel", panel["title"]);
                 }
             }
         }
@@ -98,7 +98,7 @@ fn every_selector_is_of_the_chosen_job_and_instance() {
                         "{name}: {selector}"
                     );
                 }
-                // Every metric has a selector, so none escapes the check above.
+                // Every metric has a selector, so the check above covers all of them.
                 for word in expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')) {
                     let is_metric = word.contains("consentry_") || word.starts_with("process_");
                     assert!(
@@ -117,7 +117,7 @@ fn every_selector_is_of_the_chosen_job_and_instance() {
     }
 }
 
-/// What only ever grows says nothing by itself.
+/// The value of a counter means nothing by itself: it needs a rate or an increase.
 fn counters_are_compared_over_time(name: &str, expression: &str) {
     for (at, word) in expression.match_indices('{').map(|(end, _)| {
         let start = expression[..end]
@@ -133,7 +133,7 @@ fn counters_are_compared_over_time(name: &str, expression: &str) {
             .unwrap_or_default();
         assert!(
             !counter || matches!(before, "rate" | "irate" | "increase"),
-            "{name}: {word} is a counter, and {before} is asked of it"
+            "{name}: {word} is a counter and is used in {before:?}, not in a rate or an increase"
         );
     }
 }
@@ -154,7 +154,7 @@ fn a_bare_counter_is_found() {
 }
 
 #[test]
-fn variables_are_as_everywhere() {
+fn every_board_has_the_usual_variables() {
     for (_, dashboard) in dashboards() {
         let variables = dashboard["templating"]["list"].as_array().expect("variables");
         let names: Vec<&str> = variables.iter().filter_map(|v| v["name"].as_str()).collect();
@@ -186,7 +186,7 @@ fn variables_are_as_everywhere() {
     }
 }
 
-/// A board of a thousand integrations stays legible: whatever has a series for each of them is summed up or cut.
+/// The board must stay legible with a thousand integrations: queries with a series for each of them are aggregated or limited.
 #[test]
 fn the_fleet_never_draws_a_line_for_each_integration() {
     let (_, fleet) = &dashboards()[0];
