@@ -303,7 +303,7 @@ mod tests {
             let problems = WebSecurity::load(Some(&folder.path().join("web.yml")), Clock::system())
                 .expect_err("wrong")
                 .join("\n");
-            assert!(problems.contains("write {} if it is meant to protect nothing"), "{text:?}: {problems}");
+            assert!(problems.contains("write {} if the listener is meant to be unprotected"), "{text:?}: {problems}");
         }
     }
 
