@@ -1,5 +1,5 @@
-//! The status page: every integration, what is wrong with it since when, and the last day. Searched, filtered, sorted and paged here,
-//! so that it works without JavaScript and opens quickly with ten thousand integrations.
+//! The status page: every integration, what is wrong with it and since when, and the last day. The server searches, filters, sorts and
+//! pages, so that the page works without JavaScript and opens quickly with ten thousand integrations.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::web::wording::{Pill, Strip, When, state_word};
 /// Integrations on one page.
 const PAGE: usize = 100;
 
-/// So many of the commonest reasons stand on top.
+/// The number of the most common reasons at the top of the page.
 const COMMONEST: usize = 5;
 
-/// Scripts and styles are our own files; forms stay here.
+/// The Content Security Policy: only Consentry's own scripts and styles, and forms only to Consentry.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
@@ -76,7 +76,7 @@ pub(crate) async fn index(
     State(served): State<Arc<Served>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    // Ten thousand rows take some milliseconds: not on a thread that others wait for.
+    // Ten thousand rows take some milliseconds, which must not block an async thread.
     let turn = served.process.bodies.turn().await;
     let rendered = tokio::task::spawn_blocking(move || {
         let _turn = turn;
@@ -86,7 +86,7 @@ pub(crate) async fn index(
     rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-/// A page of ours with scripts of ours.
+/// Sets the policy of pages with Consentry's own scripts.
 pub(crate) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
@@ -141,7 +141,7 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
             &wanted.sort,
             [
                 ("", "Broken first"),
-                ("since", "Newest trouble first"),
+                ("since", "Newest failures first"),
                 ("name", "By name"),
                 ("app", "By application"),
             ]
@@ -187,7 +187,7 @@ fn counted(values: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     })
 }
 
-/// The commonest reasons of what is broken: label, sentence, how many.
+/// The most common reasons of broken integrations: label, sentence, number of integrations.
 fn commonest(rows: &[Row]) -> Vec<(String, String, usize)> {
     let broken = rows
         .iter()
@@ -213,7 +213,7 @@ fn choices(chosen: &str, all: impl IntoIterator<Item = (String, String, usize)>)
         .collect()
 }
 
-/// A dot in the colour of a state.
+/// A dot in the color of a state.
 pub(crate) async fn favicon(Query(query): Query<HashMap<String, String>>) -> Response {
     let colour = match query.get("state").map(String::as_str) {
         Some("broken") => "#d92d20",
