@@ -76,7 +76,7 @@ const CASES: &[(&str, &str)] = &[
     ("tls_server_config: {TLS, cert_file: x}", "duplicate key"),
     ("tls_server_config: {TLS, cert: junk, key: junk}", ""),
     ("tls_server_config: {TLS, curve_preferences: CurveP256}", "must be a list"),
-    ("tls_server_config: {cert_file: server.crt, key_file: server.crt}", "holds no private key"),
+    ("tls_server_config: {cert_file: server.crt, key_file: server.crt}", "contains no private key"),
     ("tls_server_config: {cert_file: server.crt, key_file: other.key}", "cannot be used together"),
     ("http_server_config: {http2: off}", ""),
     ("http_server_config: {http2: maybe}", "must be true or false"),
