@@ -26,7 +26,7 @@ pub(crate) fn private_key(source: &SecretSource) -> Result<PrivateKeyDer<'static
 
 pub(crate) fn named(source: &SecretSource) -> String {
     match source {
-        SecretSource::Inline(_) => "given inline".to_owned(),
+        SecretSource::Inline(_) => "the inline value".to_owned(),
         SecretSource::File(path) => path.display().to_string(),
     }
 }

@@ -22,7 +22,9 @@ use crate::domain::{
 use crate::listener::client::{Client, Peer};
 use crate::listener::limits::network;
 use crate::reauth::callback::admin_consent_without_state;
-use crate::reauth::{Asked, Came, Completed, LinkError, Reauthentication, Refusal, SignInResult, Signed};
+use crate::reauth::{
+    CallbackRequest, Completed, LinkError, Reauthentication, Refusal, SignInContext, SignInResult, Signed,
+};
 use crate::secret::Secret;
 use crate::web::model::IntegrationSummary;
 use crate::web::state::Served;
@@ -133,7 +135,7 @@ fn landing_page<'a>(
     }
     let (next_step, steps) = next_step(summary, token);
     let permissions =
-        asked(summary).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
+        requested_permissions(summary).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
     let (since, reason) = match summary.health {
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
@@ -212,16 +214,16 @@ fn next_step(summary: &IntegrationSummary, token: &str) -> (NextStep, Vec<String
 }
 
 /// Every permission that the consent page will show.
-fn asked(summary: &IntegrationSummary) -> Vec<String> {
-    let mut asked = summary.record.permissions.to_vec();
+fn requested_permissions(summary: &IntegrationSummary) -> Vec<String> {
+    let mut requested = summary.record.permissions.to_vec();
     if summary.record.access == Access::Delegated && summary.record.external_sign_in.is_none() {
         for always in SIGN_IN_SCOPES {
-            if !asked.iter().any(|a| same_permission(a, always)) {
-                asked.push(always.to_owned());
+            if !requested.iter().any(|r| same_permission(r, always)) {
+                requested.push(always.to_owned());
             }
         }
     }
-    asked
+    requested
 }
 
 /// The page for an invalid link. Only links that Consentry signed get specific messages.
@@ -331,8 +333,12 @@ async fn begin(
         return html(StatusCode::OK, &landing_page(served.shell(), &name, token, &summary));
     }
     let source = network(peer).to_string();
-    let asked = Asked { hint: proposes_account(summary.health), source: &source, granted: summary.granted() };
-    match reauthentication.begin(&link, token, asked).await {
+    let context = SignInContext {
+        hint: proposes_account(summary.health),
+        source: &source,
+        granted: summary.granted(),
+    };
+    match reauthentication.begin(&link, token, context).await {
         Ok(begun) => {
             let cookie = served.cookie(
                 &begun.cookie_name,
@@ -384,8 +390,8 @@ async fn callback(
     let completed = tokio::spawn(async move {
         let origin = client.shown();
         let cookie = |name: &str| cookie(&headers, name);
-        let came = Came { query: &query, cookie: &cookie, origin: &origin };
-        let completed = reauthentication.complete(came).await;
+        let request = CallbackRequest { query: &query, cookie: &cookie, origin: &origin };
+        let completed = reauthentication.complete(request).await;
         match &completed {
             Completed::Accepted { integration, renewed: Some(at), .. } => {
                 task.process.commands.verify_renewal(integration, *at);

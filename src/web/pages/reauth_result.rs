@@ -58,7 +58,7 @@ pub(crate) async fn result(
     let shell = PageLayout { root: "../../", support: served.support.clone() };
     let sign_in = match &served.reauthentication {
         Some(reauthentication) => {
-            reauthentication.standing(&name, attempt).await.map(|s| (s, reauthentication))
+            reauthentication.sign_in_status(&name, attempt).await.map(|s| (s, reauthentication))
         }
         None => None,
     };
