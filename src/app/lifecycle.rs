@@ -129,7 +129,7 @@ fn status_page(process: &Process, listeners: &Listeners) -> Option<String> {
         return Some(url.clone());
     }
     let address = listeners.all.iter().find_map(Listener::socket_address)?;
-    let scheme = if process.gate.speaks_tls() { "https" } else { "http" };
+    let scheme = if process.security.speaks_tls() { "https" } else { "http" };
     let host = match hostname::get() {
         Ok(name) if address.ip().is_unspecified() => format!("{}:{}", name.to_string_lossy(), address.port()),
         _ => address.to_string(),

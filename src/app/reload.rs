@@ -97,12 +97,12 @@ impl Reloader {
         if loaded.config.storage != self.storage {
             return Err(vec!["storage: cannot change while Consentry runs; restart it".to_owned()]);
         }
-        let gate = running.process.gate.prepare()?;
+        let gate = running.process.security.prepare()?;
         for warning in loaded.warnings.iter().take(TOLD) {
             tracing::warn!(%warning, "configuration");
         }
         self.swap(running, &loaded.config).await?;
-        running.process.gate.swap(gate);
+        running.process.security.swap(gate);
         self.watcher.watch(sources.folders());
         *self.sources() = sources;
         Ok(())

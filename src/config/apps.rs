@@ -1,4 +1,4 @@
-//! Readers, applications and integrations.
+//! Directory readers and applications.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use super::{App, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook};
 use crate::domain::{Access, RequiredPermissions, same_permission};
 use crate::secret::{ClientCredential, SecretSource};
 
-/// An application together with whether it could be read whole: integrations may refer to it either way.
+/// An application of the configuration. Integrations may refer to it even when something in it is wrong.
 pub(super) struct Known<T> {
     pub(super) value: T,
 }
 
-/// `None` for one that is wrong: its name is known, so that its integrations report no error of their own.
+/// `None` for an invalid reader: its name is known, so that its integrations report no error of their own.
 pub(super) fn readers(at: &Cursor<'_, '_>) -> BTreeMap<String, Option<Reader>> {
     let read = |at: &Cursor<'_, '_>| {
         let mut section = at.section();
@@ -31,7 +31,7 @@ pub(super) fn readers(at: &Cursor<'_, '_>) -> BTreeMap<String, Option<Reader>> {
     at.named().iter().map(|(name, at)| (name.clone(), read(at))).collect()
 }
 
-/// `graph_url` is where the configured cloud has Microsoft Graph: one of the names of that resource.
+/// `graph_url` is the URL of Microsoft Graph in the configured cloud, one of the names of that resource.
 pub(super) fn apps(at: &Cursor<'_, '_>, graph_url: &str) -> BTreeMap<String, Known<App>> {
     at.named().iter().map(|(name, at)| (name.clone(), Known { value: app(name, at, graph_url) })).collect()
 }
@@ -40,7 +40,7 @@ pub(super) fn apps(at: &Cursor<'_, '_>, graph_url: &str) -> BTreeMap<String, Kno
 pub(super) fn tenant(at: &Cursor<'_, '_>) -> Option<String> {
     at.checked(|text| {
         if is_no_tenant(text) {
-            return Err("stands for many tenants or for personal accounts; write the one tenant's GUID or verified domain");
+            return Err("stands for many tenants or for personal accounts; write the GUID or a verified domain of one tenant");
         }
         parse_tenant(text).ok_or("is neither a tenant GUID nor a verified domain such as contoso.onmicrosoft.com")
     })
@@ -48,7 +48,7 @@ pub(super) fn tenant(at: &Cursor<'_, '_>) -> Option<String> {
 
 fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
     let mut section = at.section();
-    // What is wrong is noted; the value returned for it is never used, because a configuration with problems is refused.
+    // Problems are recorded. The values returned for them are never used, because a configuration with problems is rejected.
     let client_id = section.required("client_id").and_then(|at| at.guid()).unwrap_or_default();
     let display_name = section.or("display_name", name.to_owned(), Cursor::non_empty);
     let access = section.or("access", Access::Delegated, |at| {
@@ -94,25 +94,25 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
     }
 }
 
-/// Where a product takes renewed refresh tokens: they leave this machine protected or not at all.
+/// Where a product receives renewed refresh tokens. They leave this machine over https or loopback only.
 fn token_webhook(at: &Cursor<'_, '_>) -> Option<TokenWebhook> {
-    let mut hook = at.section();
-    let url = hook.required("url").and_then(|at| webhook_url(&at));
-    let given = hook.has("secret") || hook.has("secret_file");
-    let secret = hook.secret("secret", "secret_file");
+    let mut section = at.section();
+    let url = section.required("url").and_then(|at| webhook_url(&at));
+    let given = section.has("secret") || section.has("secret_file");
+    let secret = section.secret("secret", "secret_file");
     if !given {
-        hook.at.problem("secret_file is missing; it is required");
+        section.at.problem("secret_file is missing; it is required");
     }
     if let Some(message) =
         secret.as_ref().and_then(|s| s.read().ok()).and_then(|s| signing_key_fault(s.expose()))
     {
-        hook.at.problem(message);
+        section.at.problem(message);
     }
-    hook.finish();
+    section.finish();
     Some(TokenWebhook { url: url?, secret: secret? })
 }
 
-/// A webhook's URL. Its path and query may be a key to the product, so that no message shows them.
+/// A webhook's URL. Its path and query may hold a key to the product, so no message shows them.
 fn webhook_url(at: &Cursor<'_, '_>) -> Option<String> {
     let text = at.text()?;
     let found = shown_url(&text).and_then(|url| {
@@ -129,8 +129,7 @@ fn webhook_url(at: &Cursor<'_, '_>) -> Option<String> {
     }
 }
 
-/// What is wrong with a secret for signing, if anything is. Standard Webhooks (its specification, "Signature scheme") asks for 24 to 64
-/// bytes.
+/// What is wrong with a signing secret, if anything. The Standard Webhooks specification ("Signature scheme") requires 24 to 64 bytes.
 fn signing_key_fault(text: &str) -> Option<&'static str> {
     use base64::Engine as _;
     let key =
@@ -149,7 +148,7 @@ fn signing_key_fault(text: &str) -> Option<&'static str> {
     }
 }
 
-/// A client secret. In the portal its id stands beside its value, and stays there when the value is not shown any more.
+/// A client secret. The portal shows its id next to its value, and still shows the id when it no longer shows the value.
 pub(super) fn client_secret(section: &mut Section<'_, '_>) -> Option<SecretSource> {
     let source = section.secret("client_secret", "client_secret_file")?;
     if source.read().is_ok_and(|secret| uuid::Uuid::try_parse(secret.expose()).is_ok()) {
@@ -243,7 +242,7 @@ fn permissions(at: &Cursor<'_, '_>, graph_url: &str) -> Option<RequiredPermissio
         .and_then(|at| at.checked(|text| resource(text, graph_url)));
     let mut values = |key| {
         let items = section.get(key).map(|at| at.items()).unwrap_or_default();
-        // Which spellings are good is not known while the resource is wrong.
+        // Which spellings are valid depends on the resource, so nothing is checked while the resource is wrong.
         let Some(of) = named.as_deref() else { return Vec::new() };
         items.iter().filter_map(|at| at.checked(|text| permission(text, of, graph_url))).collect::<Vec<_>>()
     };
@@ -252,7 +251,7 @@ fn permissions(at: &Cursor<'_, '_>, graph_url: &str) -> Option<RequiredPermissio
     Some(RequiredPermissions { resource: named?, delegated, application })
 }
 
-/// One entry a resource, each permission once.
+/// One entry per resource, each permission once.
 fn merged(entries: Vec<RequiredPermissions>) -> Vec<RequiredPermissions> {
     let mut merged: Vec<RequiredPermissions> = Vec::new();
     for entry in entries {
@@ -290,11 +289,8 @@ fn reauthentication(at: &Cursor<'_, '_>) -> Option<ReauthenticationMode> {
     url.map(ReauthenticationMode::Url)
 }
 
-/// A link template: an http or https URL once its placeholders are filled in, without unknown placeholders. It goes out as it is
-/// written, so it holds nothing that a URL cannot hold.
-///
-/// # Errors
-/// What is wrong with it.
+/// A link template: an http or https URL once its placeholders are filled in, without unknown placeholders. Links keep the template's
+/// spelling, so the template must not contain characters that a URL cannot contain. The error says what is wrong.
 fn valid_template(text: &str) -> Result<String, &'static str> {
     const HINT: &str = "must be an https URL; placeholders: {tenant_id}, {client_id}, {name}, {app}";
     let filled = ["{tenant_id}", "{client_id}", "{name}", "{app}"]
@@ -314,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_for_signing_have_the_length_that_the_standard_asks_for() {
+    fn signing_secrets_have_the_length_that_the_standard_requires() {
         use base64::Engine as _;
         let of = |length: usize| {
             format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(vec![7; length]))
@@ -340,8 +336,8 @@ mod tests {
     }
 
     #[test]
-    fn link_templates_hold_what_a_link_may_hold() {
-        for (text, good) in [
+    fn link_templates_that_are_no_urls_are_rejected() {
+        for (text, valid) in [
             ("https://dash.example.com/azure?tenant={tenant_id}&integration={name}", true),
             ("https://{name}.example.com/", true),
             ("http://localhost:3000/{app}/{client_id}", true),
@@ -355,7 +351,7 @@ mod tests {
             ("javascript:alert(1)", false),
             ("dash.example.com/{name}", false),
         ] {
-            assert_eq!(valid_template(text).is_ok(), good, "{text}");
+            assert_eq!(valid_template(text).is_ok(), valid, "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Walking the tree: every read notes the problems it meets and goes on, so that one run tells them all.
+//! Walking the tree: every read records the problems it finds and continues, so that one run reports them all.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::tree::{Node, Value};
 use super::values::{expand, nearest, parse_duration, parse_guid};
 use crate::secret::{self, Malformed, Secret, SecretError, SecretSource};
 
-/// A value in a file: where it is and what it is called.
+/// A value in a file, with its position and key path.
 #[derive(Clone)]
 pub struct Cursor<'n, 'e> {
     /// The value.
@@ -42,17 +42,17 @@ impl<'n, 'e> Cursor<'n, 'e> {
         }
     }
 
-    /// Notes a problem here.
+    /// Records a problem at this value.
     pub fn problem(&self, message: impl Into<String>) {
         self.findings.problem(self.note(message));
     }
 
-    /// Notes a warning here.
+    /// Records a warning at this value.
     pub fn warn(&self, message: impl Into<String>) {
         self.findings.warnings.borrow_mut().push(self.note(message));
     }
 
-    /// Notes that this key is accepted but has no effect yet. Integrations are many; they count as one key.
+    /// Records that this key is accepted but has no effect yet. All integrations count as one key, because there may be many.
     pub fn not_implemented(&self) {
         let mut generic = String::new();
         for part in self.path.split('.') {
@@ -63,7 +63,7 @@ impl<'n, 'e> Cursor<'n, 'e> {
         self.findings.not_implemented.borrow_mut().push(generic);
     }
 
-    /// A scalar with the environment's values filled in.
+    /// A scalar with environment variables expanded.
     pub fn text(&self) -> Option<String> {
         match &self.node.value {
             Value::Scalar(raw) => {
@@ -86,8 +86,8 @@ impl<'n, 'e> Cursor<'n, 'e> {
         }
     }
 
-    /// The scalar as it stands in the file, quoted and shortened: never with the environment's values in it, which may be
-    /// secrets, and never with the user information of a URL, with or without its slashes.
+    /// The scalar as written in the file, quoted and shortened. Environment variables, which may be secrets, are not expanded, and the user
+    /// information of a URL is hidden, whether or not the URL has its slashes.
     pub fn written(&self) -> String {
         let Value::Scalar(raw) = &self.node.value else { return "this".to_owned() };
         let hidden = match raw.find(':').zip(raw.rfind('@')) {
@@ -111,17 +111,17 @@ impl<'n, 'e> Cursor<'n, 'e> {
         Some(text)
     }
 
-    /// A text that a parser understands; otherwise the hint says what would be right. The text itself is shown, so this is not for secrets.
+    /// A text that a parser accepts; otherwise the hint says what is expected. The problem quotes the text, so this is not for secrets.
     pub fn parsed<T>(&self, hint: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         self.checked(|text| parse(text).ok_or(hint))
     }
 
-    /// The same where the parser itself says what is wrong.
+    /// Like [`Self::parsed`], where the parser's error says what is wrong.
     pub fn checked<T, E: std::fmt::Display>(&self, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         match parse(&self.text()?) {
             Ok(value) => Some(value),
             Err(error) => {
-                // The value may be right but for what a block scalar adds.
+                // The value may be right except for the line break of a block scalar.
                 let block = matches!(&self.node.value, Value::Scalar(raw) if raw.ends_with('\n'));
                 let hint = if block { "; it ends with a line break: write |- instead of |" } else { "" };
                 self.problem(format!("{} {error}{hint}", self.written()));
@@ -130,8 +130,8 @@ impl<'n, 'e> Cursor<'n, 'e> {
         }
     }
 
-    /// A secret that stands in the configuration. One that comes from the environment is read like one from a file: whoever put it there
-    /// may have left a line end or quotes. One that is written here means what it says, but for line breaks.
+    /// An inline secret. One from the environment is read like one from a file, because it may have a trailing line break or quotes. One
+    /// that is written in the configuration is taken literally, but must not contain line breaks.
     fn inline_secret(&self) -> Option<SecretSource> {
         let text = self.non_empty()?;
         let from_environment = matches!(&self.node.value, Value::Scalar(raw) if raw.contains("${"));
@@ -180,13 +180,13 @@ impl<'n, 'e> Cursor<'n, 'e> {
     /// A duration above zero.
     pub fn duration(&self) -> Option<Duration> {
         let hint = "is not a duration above zero; write it like 300ms, 30s, 5m, 1h or 1d";
-        self.checked(|t| parse_duration(t).filter(|d| !d.is_zero()).ok_or(hint).and_then(not_endless))
+        self.checked(|t| parse_duration(t).filter(|d| !d.is_zero()).ok_or(hint).and_then(at_most_a_century))
     }
 
     /// A duration where zero means off.
     pub fn duration_or_zero(&self) -> Option<Duration> {
         let hint = "is not a duration; write it like 300ms, 30s, 5m, 1h or 1d, or 0 for off";
-        self.checked(|t| parse_duration(t).ok_or(hint).and_then(not_endless))
+        self.checked(|t| parse_duration(t).ok_or(hint).and_then(at_most_a_century))
     }
 
     /// One of some words.
@@ -206,7 +206,7 @@ impl<'n, 'e> Cursor<'n, 'e> {
     pub fn path(&self) -> Option<PathBuf> {
         let text = self.non_empty()?;
         if text.contains(['\n', '\r', '\0']) {
-            self.problem("holds a line break, which no path has; write |- instead of |");
+            self.problem("contains a line break, which no path has; write |- instead of |");
             return None;
         }
         Some(self.file.parent().unwrap_or(Path::new("")).join(text))
@@ -253,7 +253,7 @@ impl<'n, 'e> Cursor<'n, 'e> {
         entries.into_iter().map(|(key, at, _)| (key.to_owned(), at)).collect()
     }
 
-    /// The entries of a mapping: name, value, and the key's own place.
+    /// The entries of a mapping: name, value, and the key's node.
     fn entries(&self, otherwise: &str) -> Vec<(&'n str, Self, &'n Node)> {
         let Value::Mapping(entries) = &self.node.value else {
             if !matches!(self.node.value, Value::Null) {
@@ -285,15 +285,15 @@ impl<'n, 'e> Cursor<'n, 'e> {
     }
 }
 
-/// Times that nobody lives to see overflow the sums that are made with them.
-fn not_endless(duration: Duration) -> Result<Duration, &'static str> {
+/// Limits durations to 100 years, because sums with longer ones could overflow.
+fn at_most_a_century(duration: Duration) -> Result<Duration, &'static str> {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
     if duration <= CENTURY { Ok(duration) } else { Err("is longer than 100y; write a shorter one") }
 }
 
-/// A mapping with known keys: what is never asked for is unknown.
+/// A mapping with known keys: a key that is never asked for is unknown.
 pub struct Section<'n, 'e> {
-    /// Where it is.
+    /// The mapping itself.
     pub at: Cursor<'n, 'e>,
     entries: Vec<(&'n str, Cursor<'n, 'e>, &'n Node)>,
     asked: Vec<&'static str>,
@@ -315,7 +315,7 @@ impl<'n, 'e> Section<'n, 'e> {
         found
     }
 
-    /// A value, or its default when the key is absent (or wrong, which is noted).
+    /// A value, or its default when the key is absent or invalid; an invalid value is recorded as a problem.
     pub fn or<T>(
         &mut self,
         key: &'static str,
@@ -325,7 +325,7 @@ impl<'n, 'e> Section<'n, 'e> {
         self.get(key).and_then(|at| read(&at)).unwrap_or(default)
     }
 
-    /// A secret given inline or in a file, never both. `None` when neither is given or it is wrong.
+    /// A secret given inline or in a file, never both. `None` when neither is given or the secret is invalid.
     pub fn secret(&mut self, inline: &'static str, file: &'static str) -> Option<SecretSource> {
         let (value, path) = (self.get(inline), self.get(file));
         match (value, path) {
@@ -357,7 +357,7 @@ impl<'n, 'e> Section<'n, 'e> {
         self.entries.iter().any(|(name, ..)| *name == key)
     }
 
-    /// Notes every key that nobody asked for.
+    /// Records a problem for every unknown key.
     pub fn finish(self) {
         for (name, at, key) in &self.entries {
             if !self.asked.contains(name) {

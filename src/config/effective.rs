@@ -1,4 +1,4 @@
-//! The configuration as it is in effect: every default filled in, every secret hidden. What is written is a configuration again.
+//! The effective configuration: every default filled in, every secret hidden. The output is itself a valid configuration.
 
 use std::path::Path;
 
@@ -50,7 +50,7 @@ pub fn effective(config: &Config) -> String {
     serde_yaml::to_string(&without_nulls(value)).unwrap_or_default()
 }
 
-/// A URL without user name and password, and without what its query says: either may be a key.
+/// A URL without user name and password and without its query: each may be a key.
 fn without_keys(url: &str) -> String {
     let Ok(mut parsed) = url::Url::parse(url) else { return HIDDEN.to_owned() };
     if parsed.set_username("").and_then(|()| parsed.set_password(None)).is_err() {
@@ -62,7 +62,7 @@ fn without_keys(url: &str) -> String {
     parsed.to_string()
 }
 
-/// A key that is not set is left out.
+/// Leaves out keys that are not set.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(map) => map.into_iter().filter(|(_, v)| !v.is_null()).collect::<Map<_, _>>().into(),
@@ -74,7 +74,7 @@ fn tls(ca_file: Option<&Path>) -> Option<Value> {
     ca_file.map(|file| json!({"ca_file": file}))
 }
 
-/// A secret's file is named; a secret that stands in the configuration is hidden.
+/// A secret's file is named; an inline secret is hidden.
 fn secret(section: &mut Map<String, Value>, key: &str, source: &SecretSource) {
     match source {
         SecretSource::Inline(_) => section.insert(key.to_owned(), json!(HIDDEN)),
@@ -130,9 +130,9 @@ fn smtp(smtp: &Smtp) -> Value {
 
 fn app(app: &App) -> Value {
     let required = |r: &RequiredPermissions| json!({"resource": r.resource, "delegated": r.delegated, "application": r.application});
-    let webhook = app.token_webhook.as_ref().map(|hook| {
-        let mut section = Map::from_iter([("url".to_owned(), json!(hidden_path(&hook.url)))]);
-        secret(&mut section, "secret", &hook.secret);
+    let webhook = app.token_webhook.as_ref().map(|webhook| {
+        let mut section = Map::from_iter([("url".to_owned(), json!(hidden_path(&webhook.url)))]);
+        secret(&mut section, "secret", &webhook.secret);
         section
     });
     without_nulls(json!({

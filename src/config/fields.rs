@@ -1,11 +1,11 @@
-//! Values that several sections of the file have.
+//! Kinds of values that several sections of the file use.
 
 use url::{Host, Url};
 
 use super::cursor::Cursor;
 use crate::domain::parse_mail_address;
 
-/// Whether a URL leads to this machine, by a name that says so or by its address.
+/// Whether a URL's host is a loopback name (`localhost`, `*.localhost`) or address.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -15,7 +15,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A bare mail address, in the spelling in which mail is sent to it.
+/// A bare mail address, in the spelling that mail is sent to.
 pub(super) fn mail_address(at: &Cursor<'_, '_>) -> Option<String> {
     at.checked(|text| {
         // The reason says what to write instead.
@@ -26,14 +26,14 @@ pub(super) fn mail_address(at: &Cursor<'_, '_>) -> Option<String> {
     })
 }
 
-/// A domain with letters beyond ASCII goes out as A-labels (RFC 5890 section 2.3.2.1), so it must have some.
+/// A domain with letters beyond ASCII is sent as A-labels (RFC 5890 section 2.3.2.1), so the conversion must succeed.
 pub(super) fn can_go_out(address: &str) -> Result<(), String> {
     let domain = address.rsplit('@').next().unwrap_or_default();
     let good = domain.is_ascii() || matches!(Host::parse(domain), Ok(Host::Domain(_)));
     if good {
         Ok(())
     } else {
-        Err("is not a mail address: its domain has a character that no domain has; type it anew".to_owned())
+        Err("is not a mail address: its domain has a character that no domain has; type it again".to_owned())
     }
 }
 
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn domains_that_cannot_go_out_are_refused() {
+    fn domains_without_an_ascii_form_are_rejected() {
         for (address, good) in [
             ("it@m\u{fc}nchen.example", true),
             ("it@\u{4f8b}\u{3048}.example", true),

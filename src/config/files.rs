@@ -1,5 +1,5 @@
-//! Files that change under a running daemon: telling that they have, and reading `integration_files` again, each file on its own. One
-//! that is wrong keeps its last good list; the others are followed.
+//! Files that change while the daemon runs: noticing changes, and reading `integration_files` again, each file on its own. An invalid
+//! file keeps its last valid list; the changes of the other files take effect.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,45 +12,46 @@ use super::include::{Files, Listing, literal_start, matching, read_text};
 use super::problem::{Environment, Problem, unreadable};
 use super::{Loaded, load_with};
 
-/// How files look from outside. Equal looks mean equal contents, unless one has changed within two seconds of being looked at: file
-/// systems tell times in steps, and two changes within one look alike.
+/// The metadata of files. Equal stamps mean equal contents, unless a file was changed less than two seconds before its metadata was read:
+/// file systems record times in steps, and two changes within one step cannot be distinguished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileStamps {
-    files: Vec<(PathBuf, Option<Look>)>,
+    files: Vec<(PathBuf, Option<Stamp>)>,
     settled: bool,
 }
 
-type Look = (SystemTime, u64, u64);
+/// Modification time, length in bytes, inode.
+type Stamp = (SystemTime, u64, u64);
 
 const SETTLED: Duration = Duration::from_secs(2);
 
 impl FileStamps {
-    /// Looks at files, following links.
+    /// Reads the metadata of files, following links.
     pub fn at(files: &[PathBuf]) -> Self {
         use std::os::unix::fs::MetadataExt as _;
-        let look = |path: &PathBuf| {
+        let stamp = |path: &PathBuf| {
             std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len(), m.ino())))
         };
-        let files: Vec<_> = files.iter().map(|path| (path.clone(), look(path))).collect();
+        let files: Vec<_> = files.iter().map(|path| (path.clone(), stamp(path))).collect();
         let old = |at: SystemTime| at.elapsed().is_ok_and(|age| age > SETTLED);
         Self {
-            settled: files.iter().filter_map(|(_, look)| *look).all(|(modified, ..)| old(modified)),
+            settled: files.iter().filter_map(|(_, stamp)| *stamp).all(|(modified, ..)| old(modified)),
             files,
         }
     }
 
-    /// Whether contents may differ from those at another look.
+    /// Whether contents may differ from those of earlier stamps.
     pub fn may_differ(&self, earlier: &Self) -> bool {
         self.files != earlier.files || !self.settled || !earlier.settled
     }
 
-    /// Whether contents do differ, as far as looks tell.
+    /// Whether the metadata differ, so that contents probably differ, too.
     pub fn differ(&self, earlier: &Self) -> bool {
         self.files != earlier.files
     }
 }
 
-/// What a configuration was read from: kept to see what has changed, and to fall back on.
+/// What a configuration was read from: kept to notice changes and to fall back on.
 #[derive(Debug)]
 pub struct Sources {
     main: PathBuf,
@@ -58,13 +59,13 @@ pub struct Sources {
     texts: BTreeMap<PathBuf, Vec<u8>>,
     /// Patterns, and the files in use that matched each.
     patterns: BTreeMap<String, Vec<PathBuf>>,
-    /// Other files that count when they change.
+    /// Other files whose changes matter.
     others: Vec<PathBuf>,
-    looks: FileStamps,
-    /// What was found when it was read last, good or not.
+    stamps: FileStamps,
+    /// What was found on disk at the last reading, valid or not.
     seen: Disk,
     broken: Broken,
-    /// Files in use that are not there any more, since when.
+    /// Files in use that no longer exist, and since when.
     gone: BTreeMap<PathBuf, Instant>,
 }
 
@@ -75,18 +76,18 @@ pub struct Followed {
     pub loaded: Loaded,
     /// What it was read from.
     pub sources: Sources,
-    /// Files whose last good list is in use, with what is wrong with each.
+    /// Problems of the files whose last valid list is in use.
     pub broken: Vec<Problem>,
-    /// Whether anything is different from before; otherwise files are only broken, or away for a moment.
+    /// Whether the configuration differs from the one before; otherwise files are only invalid, or absent for a moment.
     pub changed: bool,
 }
 
 type Broken = BTreeMap<PathBuf, Vec<Problem>>;
 
-/// A file that has gone is missed only when it stays away for so long: whoever writes by deleting and making anew is done by then.
+/// A removed file is considered gone only after this time: a program that writes by deleting and creating again has finished by then.
 pub const ABSENCE: Duration = Duration::from_secs(5);
 
-/// What is on disk: for each pattern its files or why they cannot be listed, and digests of what is in them or of why they cannot be read.
+/// What is on disk: for each pattern its files or why they cannot be listed, and digests of the files' contents or of why they cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Disk {
     lists: BTreeMap<String, Result<Listing, String>>,
@@ -117,7 +118,7 @@ impl Sources {
             .iter()
             .filter(|(file, _)| *file != path)
             .map(|(file, text)| (file.clone(), Ok(text.clone())));
-        // What was parsed, not what is there by now: that is for the first look to find out.
+        // What was parsed, not what is on disk by now: the first call of `follow` finds later changes.
         let seen = Disk {
             digests: digests(&parsed.chain(read(&others)).collect()),
             lists: lists.iter().map(|(pattern, listing)| (pattern.clone(), Ok(listing.clone()))).collect(),
@@ -132,7 +133,7 @@ impl Sources {
                 texts,
                 patterns,
                 others,
-                looks: FileStamps::at(&[]),
+                stamps: FileStamps::at(&[]),
                 seen,
                 broken,
                 gone,
@@ -145,23 +146,23 @@ impl Sources {
         &self.main
     }
 
-    /// How many files' last good list is in use.
+    /// The number of files whose last valid list is in use.
     pub fn broken_files(&self) -> usize {
         self.broken.len()
     }
 
-    /// What was found could not be used: look again next time, changed or not.
+    /// What was found could not be used: the next `follow` reads the files again, whether or not they have changed.
     pub fn look_again(&mut self) {
         self.seen = Disk::default();
-        self.looks = FileStamps::at(&[]);
+        self.stamps = FileStamps::at(&[]);
     }
 
-    /// Whether files have gone that may yet come back.
+    /// Whether files were removed so recently that they may come back.
     pub fn waits(&self) -> bool {
         !self.gone.is_empty()
     }
 
-    /// Folders to watch for changes, and whether with everything below.
+    /// Folders to watch for changes, and whether to watch their subfolders, too.
     pub fn folders(&self) -> Vec<(PathBuf, bool)> {
         let mut folders: Vec<_> = self.patterns.keys().map(|pattern| literal_start(pattern)).collect();
         folders.extend(self.others.iter().filter_map(|path| Some((path.parent()?.to_owned(), false))));
@@ -170,10 +171,10 @@ impl Sources {
         folders
     }
 
-    /// Reads the watched files again; `None` when nothing has changed. The main file counts as it was read last.
+    /// Reads the watched files again; `None` when nothing has changed. The main file is not watched: its last read text is used.
     ///
     /// # Errors
-    /// The configuration as a whole is invalid now, for what stands in none of the changed files: then nothing has changed.
+    /// The configuration as a whole is invalid now, because of something outside the changed files. The configuration in use stays.
     pub fn follow(
         &mut self,
         environment: Environment<'_>,
@@ -183,19 +184,19 @@ impl Sources {
             self.patterns.keys().map(|p| (p.clone(), matching(p))).collect();
         let listed = lists.values().flatten().flat_map(|listing| &listing.files);
         let files: Vec<PathBuf> = listed.chain(&self.others).cloned().collect();
-        let looks = FileStamps::at(&files);
+        let stamps = FileStamps::at(&files);
         let waited = self.gone.values().any(|since| now.duration_since(*since) >= ABSENCE);
-        if lists == self.seen.lists && !looks.may_differ(&self.looks) && !waited {
+        if lists == self.seen.lists && !stamps.may_differ(&self.stamps) && !waited {
             return None;
         }
         let texts = read(&files);
         let disk = Disk { lists, digests: digests(&texts) };
-        self.looks = looks;
+        self.stamps = stamps;
         if disk == self.seen && !waited {
             return None;
         }
         let changed = |path: &PathBuf| disk.digests.get(path) != self.seen.digests.get(path);
-        // What was broken may be good now that another file has changed.
+        // A file that was invalid may be valid now that another file has changed.
         let candidates: BTreeMap<PathBuf, &str> = texts
             .iter()
             .filter(|(path, _)| {
@@ -208,14 +209,14 @@ impl Sources {
         let settled = self.apply(&texts, &candidates, environment, now);
         let settled = settled.map(|followed| Followed { changed: followed.changed || others, ..followed });
         if settled.is_err() {
-            // Perhaps it is fixed in a file that is not watched: look again next time.
+            // It may be fixed in a file that is not watched, so the next call reads the files again.
             self.seen = earlier;
-            self.looks = FileStamps::at(&[]);
+            self.stamps = FileStamps::at(&[]);
         }
         Some(settled)
     }
 
-    /// Takes over every candidate that is good.
+    /// Accepts every valid candidate.
     fn apply(
         &mut self,
         disk: &Texts,
@@ -233,7 +234,7 @@ impl Sources {
                 .map(|(path, text)| (path.clone(), *text))
                 .collect()
         };
-        // Problems mostly stand in the file that has them.
+        // Most problems are reported at the file that causes them.
         for _ in 0..2 {
             let accepted = left(&broken);
             match attempt(&accepted) {
@@ -241,7 +242,7 @@ impl Sources {
                 Err(problems) => broken.extend(offending_files(&accepted, problems)),
             }
         }
-        // They do not go together: who does is found out by halves.
+        // Some files cannot be used together. Bisection finds those that can.
         let mut accepted = BTreeMap::new();
         let mut loaded = attempt(&accepted)?;
         let mut groups = vec![left(&broken).into_iter().collect::<Vec<_>>()];
@@ -266,7 +267,7 @@ impl Sources {
         Ok(self.followed(loaded, &patterns, &accepted, broken))
     }
 
-    /// The files to use of each pattern: those that are there, those that have gone only now, and all where the folder cannot be read.
+    /// The files to use of each pattern: those that exist, those removed only now, and all earlier ones where the folder cannot be read.
     fn in_use(&mut self, now: Instant) -> BTreeMap<String, Vec<PathBuf>> {
         let (mut gone, mut patterns) = (BTreeMap::new(), BTreeMap::new());
         for (pattern, earlier) in &self.patterns {
@@ -295,11 +296,11 @@ impl Sources {
         patterns
     }
 
-    /// What is wrong with files before anybody reads what stands in them.
+    /// Files that are unusable before their contents are parsed: unreadable or unexpectedly empty.
     fn unusable(&self, disk: &Texts, candidates: &BTreeMap<PathBuf, &str>) -> Broken {
         let mut broken = Broken::new();
         for (folder, error) in self.seen.lists.values().flatten().flat_map(|listing| &listing.unreadable) {
-            broken.insert(folder.clone(), vec![problem(folder, format!("cannot look into it: {error}"))]);
+            broken.insert(folder.clone(), vec![problem(folder, format!("cannot read the folder: {error}"))]);
         }
         for (path, text) in disk {
             let had_content = || self.kept(path).is_some_and(|t| !t.trim().is_empty());
@@ -317,7 +318,7 @@ impl Sources {
         broken
     }
 
-    /// The configuration with these files as they are on disk, and the others as they were.
+    /// The configuration with the accepted files as they are on disk, and the others as they were.
     fn attempt(
         &self,
         patterns: &BTreeMap<String, Vec<PathBuf>>,
@@ -326,7 +327,7 @@ impl Sources {
     ) -> Result<Loaded, Vec<Problem>> {
         let text = |file: &Path| match accepted.get(file) {
             Some(text) => Ok((*text).to_owned()),
-            // A new file that is broken has no last good list.
+            // A new file that is invalid has no last valid list.
             None => Ok(self.kept(file).unwrap_or_default()),
         };
         let list = |pattern: &str| {
@@ -350,18 +351,18 @@ impl Sources {
         let texts: BTreeMap<PathBuf, Vec<u8>> =
             used.filter_map(|path| Some((path.clone(), text(path)?))).collect();
         let changed = texts != self.texts || *patterns != self.patterns;
-        let told = broken.values().flatten().cloned().collect();
+        let problems = broken.values().flatten().cloned().collect();
         let (main, others, patterns) = (self.main.clone(), self.others.clone(), patterns.clone());
-        let (looks, seen, gone) = (self.looks.clone(), self.seen.clone(), self.gone.clone());
+        let (stamps, seen, gone) = (self.stamps.clone(), self.seen.clone(), self.gone.clone());
         Followed {
             loaded,
-            sources: Self { main, texts, patterns, others, looks, seen, broken, gone },
-            broken: told,
+            sources: Self { main, texts, patterns, others, stamps, seen, broken, gone },
+            broken: problems,
             changed,
         }
     }
 
-    /// The text in use of a file.
+    /// The text of a file that is in use.
     fn kept(&self, path: &Path) -> Option<String> {
         let mut text = String::new();
         flate2::read::GzDecoder::new(&self.texts.get(path)?[..]).read_to_string(&mut text).ok()?;
@@ -380,7 +381,7 @@ fn problem(path: &Path, message: impl Into<String>) -> Problem {
     }
 }
 
-/// Problems by the file they stand in, for those of some files.
+/// Groups problems by file, and leaves out problems outside `files`.
 fn offending_files(files: &BTreeMap<PathBuf, &str>, problems: Vec<Problem>) -> Broken {
     let mut by_file = Broken::new();
     for problem in problems {
@@ -402,7 +403,7 @@ fn read(files: &[PathBuf]) -> Texts {
 }
 
 fn digests(texts: &Texts) -> BTreeMap<PathBuf, u64> {
-    // What keeps a file from being read may change, too, and is told anew.
+    // The reason why a file cannot be read may change, too; then it is reported again.
     let digest = |text: &Result<String, Problem>| {
         let mut hasher = DefaultHasher::new();
         text.as_ref().map_err(|problem| &problem.message).hash(&mut hasher);
@@ -414,7 +415,7 @@ fn digests(texts: &Texts) -> BTreeMap<PathBuf, u64> {
 fn compressed(text: &str) -> Vec<u8> {
     let mut encoder =
         flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
-    // Memory does not fail half-way.
+    // Writing to memory does not fail.
     let _ = encoder.write_all(text.as_bytes());
     encoder.finish().unwrap_or_default()
 }

@@ -35,10 +35,10 @@ impl Place {
         std::fs::write(self.folder.path().join("d").join(name), text).expect("written");
     }
 
-    /// Takes a file away, for good.
+    /// Removes a file permanently.
     fn remove(&mut self, name: &str) {
         self.unlink(name);
-        assert_ne!(self.follow(), None, "noticed");
+        assert_ne!(self.follow(), None, "the removal is noticed");
         self.now += ABSENCE;
     }
 
@@ -46,7 +46,7 @@ impl Place {
         std::fs::remove_file(self.folder.path().join("d").join(name)).expect("removed");
     }
 
-    /// Names of the integrations now, and files that are broken; `None` when nothing has changed.
+    /// Names of the integrations now, and names of invalid files; `None` when nothing has changed.
     fn follow(&mut self) -> Option<(Vec<String>, Vec<String>)> {
         let followed =
             self.sources.as_mut().expect("sources").follow(&|_| None, self.now)?.expect("valid as a whole");
@@ -67,7 +67,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn files_come_change_break_and_go() {
+fn files_are_added_changed_broken_and_removed() {
     let mut place = Place::new(&[("a.yml", &list(&["a1", "a2"])), ("b.yml", &list(&["b1"]))]);
     assert_eq!(place.follow(), None, "nothing has changed");
     place.write("b.yml", &list(&["b1"]));
@@ -75,19 +75,19 @@ fn files_come_change_break_and_go() {
     place.write("c.yml", &list(&["c1"]));
     place.write("b.yml", &list(&["b2"]));
     assert_eq!(place.follow(), Some((words("a1 a2 b2 c1 main"), vec![])));
-    // Half a file keeps its last good list; the others are followed.
+    // A file that is half written keeps its last valid list; the changes of the others take effect.
     place.write("a.yml", "- {name: a1, app: sequr, tenant_id: contoso.example}\n- {name: a2, ap");
     place.write("c.yml", &list(&["c2"]));
     assert_eq!(place.follow(), Some((words("a1 a2 b2 c2 main"), words("a.yml"))));
     assert_eq!(place.follow(), None);
-    // Still broken, though another has changed.
+    // Still invalid, though another file has changed.
     place.write("c.yml", &list(&["c3"]));
     assert_eq!(place.follow(), Some((words("a1 a2 b2 c3 main"), words("a.yml"))));
     place.write("a.yml", &list(&["a3"]));
     assert_eq!(place.follow(), Some((words("a3 b2 c3 main"), vec![])));
     place.remove("b.yml");
     assert_eq!(place.follow(), Some((words("a3 c3 main"), vec![])));
-    // A new file that is broken has no list at all.
+    // A new file that is invalid has no list at all.
     place.write("new.yml", "- {name: new, app: unknown, tenant_id: contoso.example}\n");
     assert_eq!(place.follow(), Some((words("a3 c3 main"), words("new.yml"))));
     place.remove("new.yml");
@@ -95,7 +95,7 @@ fn files_come_change_break_and_go() {
 }
 
 #[test]
-fn an_emptied_file_is_taken_for_half_written() {
+fn an_emptied_file_is_treated_as_half_written() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"])), ("b.yml", "# nothing yet\n")]);
     place.write("a.yml", "");
     assert_eq!(place.follow(), Some((words("a1 main"), words("a.yml"))));
@@ -103,9 +103,9 @@ fn an_emptied_file_is_taken_for_half_written() {
     assert_eq!(place.follow(), Some((words("main"), vec![])));
 }
 
-/// Whoever writes by deleting and making anew: the file is away for a moment, and its integrations are not.
+/// Some programs write by deleting a file and creating it again. The integrations of a file that is absent for a moment stay.
 #[test]
-fn a_file_that_is_away_for_a_moment() {
+fn a_file_that_is_absent_for_a_moment_keeps_its_integrations() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
     place.unlink("a.yml");
     assert_eq!(place.follow(), Some((words("a1 main"), vec![])));
@@ -118,12 +118,12 @@ fn a_file_that_is_away_for_a_moment() {
     assert!(!place.sources.as_ref().expect("sources").waits());
 }
 
-/// What nobody can list is not empty.
+/// A folder that cannot be listed is not treated as empty.
 #[test]
-fn a_folder_that_cannot_be_read() {
+fn a_folder_that_cannot_be_read_keeps_its_integrations() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
     let folder = place.folder.path().join("d");
-    // A loop of links cannot be read by root either.
+    // Even root cannot read a loop of links.
     let away = place.folder.path().join("away");
     std::fs::rename(&folder, &away).expect("renamed");
     std::os::unix::fs::symlink(&folder, &folder).expect("a link to itself");
@@ -138,9 +138,9 @@ fn a_folder_that_cannot_be_read() {
     assert_eq!(place.follow(), Some((words("a1 a2 main"), vec![])));
 }
 
-/// Editors' locks and the folders of a Kubernetes volume are no lists.
+/// Editors' lock files and the folders of a Kubernetes volume do not contain integrations.
 #[test]
-fn hidden_files_and_folders_are_no_lists() {
+fn hidden_files_and_folders_are_ignored() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
     let folder = place.folder.path().join("d");
     std::os::unix::fs::symlink("nobody@nowhere.1", folder.join(".#a.yml")).expect("a dangling link");
@@ -156,7 +156,7 @@ fn hidden_files_and_folders_are_no_lists() {
     );
 }
 
-/// What changes between the reading and the first look is not missed, however the files look by then.
+/// A change between the first reading and the first call of `follow` is not missed, whatever the metadata are by then.
 #[test]
 fn a_change_right_after_the_start_is_found() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
@@ -169,15 +169,15 @@ fn a_change_right_after_the_start_is_found() {
     assert_eq!(place.follow(), Some((words("a1 a2 b1 main"), vec![])));
 }
 
-/// A name that moves from one file to another is for a moment in both, or in the wrong one only.
+/// A name that is moved from one file to another may be in both files for a moment.
 #[test]
-fn names_in_two_files() {
+fn the_second_file_with_a_name_is_rejected() {
     let mut place = Place::new(&[("a.yml", &list(&["x"])), ("b.yml", &list(&["y"]))]);
     place.write("b.yml", &list(&["x", "y"]));
     assert_eq!(place.follow(), Some((words("main x y"), words("b.yml"))));
     place.write("a.yml", "[]");
-    assert_eq!(place.follow(), Some((words("main x y"), vec![])), "b.yml has not changed, but is good now");
-    // The newcomer is refused even where it comes first.
+    assert_eq!(place.follow(), Some((words("main x y"), vec![])), "b.yml has not changed, but is valid now");
+    // The new file is rejected even when it sorts first.
     place.write("0.yml", &list(&["x"]));
     place.write("z.yml", &list(&["z"]));
     assert_eq!(place.follow(), Some((words("main x y z"), words("0.yml"))));
@@ -185,10 +185,10 @@ fn names_in_two_files() {
     assert_eq!(place.follow(), Some((words("main x y z"), words("0.yml"))));
 }
 
-/// As Kubernetes mounts a ConfigMap: links to a folder that is swapped as a whole.
+/// Kubernetes mounts a ConfigMap as links into a folder that is swapped as a whole.
 #[cfg(unix)]
 #[test]
-fn links_that_are_swapped() {
+fn swapped_links_are_followed() {
     use std::os::unix::fs::symlink;
     let mut place = Place::new(&[]);
     let folder = place.folder.path().join("d");
@@ -205,9 +205,9 @@ fn links_that_are_swapped() {
     assert_eq!(place.sources.expect("sources").folders(), [(folder, false)]);
 }
 
-/// A broken file or one that is away is told, and nothing is wired anew for it; renewed authorities are a change.
+/// An invalid or absent file is reported but is no change of the configuration; renewed certificate authorities are one.
 #[test]
-fn what_is_a_change_and_what_is_not() {
+fn invalid_files_are_no_change_and_renewed_authorities_are_one() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
     let main = place.folder.path().join("consentry.yml");
     let authority = || {
@@ -231,7 +231,7 @@ fn what_is_a_change_and_what_is_not() {
     place.write("a.yml", &list(&["a1"]));
     assert_eq!(changed(&mut place), Some(false), "as it was");
     place.unlink("a.yml");
-    assert_eq!(changed(&mut place), Some(false), "away");
+    assert_eq!(changed(&mut place), Some(false), "absent");
     place.now += ABSENCE;
     assert_eq!(changed(&mut place), Some(true), "gone");
     std::fs::write(place.folder.path().join("ca.pem"), authority()).expect("written");
@@ -239,7 +239,7 @@ fn what_is_a_change_and_what_is_not() {
 }
 
 #[test]
-fn what_is_wrong_elsewhere_changes_nothing() {
+fn a_problem_outside_the_changed_files_changes_nothing() {
     let mut place = Place::new(&[("a.yml", &list(&["a1"]))]);
     let main = place.folder.path().join("consentry.yml");
     let secret = place.folder.path().join("secret");
@@ -247,7 +247,7 @@ fn what_is_wrong_elsewhere_changes_nothing() {
     std::fs::write(&main, MAIN.replace("{client_id", "{credential: {client_secret_file: secret}, client_id"))
         .expect("written");
     let (_, mut sources) = Sources::load(&main, &|_| None).expect("valid");
-    // The main file is followed by a reload only.
+    // Only a reload reads a changed main file.
     std::fs::write(&main, "nonsense").expect("written");
     std::fs::remove_file(&secret).expect("removed");
     place.write("a.yml", &list(&["a2"]));

@@ -1,4 +1,4 @@
-//! The files that a configuration is made of: reading one, and finding those that a pattern names.
+//! The files of a configuration: reading one, and finding those that match a pattern.
 
 use std::path::{Path, PathBuf};
 
@@ -19,14 +19,14 @@ impl Files<'static> {
     pub const DISK: Self = Self { text: &read_text, list: &matching };
 }
 
-/// Where and why a file is not text.
+/// Where and why a file is not UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotText {
     /// 1-based.
     pub line: u64,
     /// 1-based, in characters.
     pub column: u64,
-    /// What it is instead.
+    /// The encoding fault.
     fault: Malformed,
 }
 
@@ -41,10 +41,10 @@ impl std::fmt::Display for NotText {
 
 impl std::error::Error for NotText {}
 
-/// The text of a configuration file, without the byte order mark that editors on Windows put before it.
+/// The text of a configuration file, without the byte order mark that some editors on Windows add.
 ///
 /// # Errors
-/// It cannot be read, or holds another encoding: then the error is a [`NotText`], which knows where.
+/// The file cannot be read, or is not UTF-8; in the latter case the error contains a [`NotText`] with the position.
 pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
     let bytes = std::fs::read(path)?;
     secret::decoded(&bytes).map(str::to_owned).map_err(|fault| {
@@ -61,13 +61,13 @@ pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
 /// Files that match a pattern.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// In order.
+    /// Sorted.
     pub files: Vec<PathBuf>,
-    /// Folders that could not be looked into, and why.
+    /// Folders that could not be read, and why.
     pub unreadable: Vec<(PathBuf, String)>,
 }
 
-/// Where a pattern's folders begin: what stands before the first part that is a pattern.
+/// The literal folder that a pattern begins with, and whether the pattern reaches into its subfolders.
 pub(super) fn literal_start(pattern: &str) -> (PathBuf, bool) {
     let parts: Vec<_> = Path::new(pattern).components().collect();
     let plain =
@@ -79,8 +79,8 @@ pub(super) fn literal_start(pattern: &str) -> (PathBuf, bool) {
     (folder, parts.len() - plain > 1)
 }
 
-/// Files on disk that match a pattern. Hidden ones are somebody's housekeeping, an editor's or those of a Kubernetes volume, unless the
-/// pattern asks for them. A folder that is not there holds nothing; of one that cannot be read nobody knows.
+/// Files on disk that match a pattern. Hidden files belong to editors or Kubernetes volumes and are left out, unless the pattern itself
+/// begins with a dot. A folder that does not exist counts as empty; one that cannot be read is listed as unreadable.
 pub fn matching(pattern: &str) -> Result<Listing, String> {
     let entries = glob::glob(pattern)
         .map_err(|error| format!("is not a file pattern such as integrations.d/*.yml: {}", error.msg))?;
@@ -101,7 +101,7 @@ pub fn matching(pattern: &str) -> Result<Listing, String> {
     let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
     let asked_for = Path::new(pattern).file_name().is_some_and(is_hidden);
     let hidden = |path: &PathBuf| !asked_for && path.file_name().is_some_and(is_hidden);
-    // A folder is no list, and a pipe would be waited for.
+    // A folder is not a list, and reading a pipe would block.
     let other = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|m| !m.is_file());
     listing.files.retain(|path| !hidden(path) && !other(path));
     listing.files.sort();

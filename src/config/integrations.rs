@@ -1,4 +1,4 @@
-//! Integrations, in the main file and in files of their own.
+//! Integrations, from the main file and from `integration_files`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::{App, Integration, Reader, ReauthenticationMode, read_tree};
 use crate::domain::{Access, Check, GroupPolicy, GroupRef, RequiredPermissions, Requirements};
 use crate::secret::{self, ClientCredential, SecretError};
 
-/// Integrations of all files together.
+/// Collects the integrations of all files.
 pub(super) struct Integrations<'k> {
     apps: &'k BTreeMap<String, Known<App>>,
     readers: &'k BTreeMap<String, Option<Reader>>,
@@ -37,8 +37,7 @@ impl<'k> Integrations<'k> {
         }
     }
 
-    /// Reads more lists from the files that the patterns match.
-    /// Answers the patterns.
+    /// Reads more lists from the files that match the patterns. Returns the patterns.
     pub(super) fn read_files(&mut self, at: &Cursor<'_, '_>, findings: &Diagnostics<'_>) -> Vec<String> {
         let mut patterns = Vec::new();
         for item in at.items() {
@@ -47,7 +46,7 @@ impl<'k> Integrations<'k> {
             match findings.list(&pattern) {
                 Ok(listing) => {
                     for (folder, error) in &listing.unreadable {
-                        item.warn(format!("cannot look into {}: {error}", folder.display()));
+                        item.warn(format!("cannot read the folder {}: {error}", folder.display()));
                     }
                     listing.files.iter().for_each(|file| self.read_file(file, findings));
                 }
@@ -63,7 +62,7 @@ impl<'k> Integrations<'k> {
         self.read(&Cursor::root(&root, file, findings));
     }
 
-    /// The integrations by name, and what is odd about them all together.
+    /// The integrations, sorted by name.
     pub(super) fn finish(mut self) -> Vec<Integration> {
         self.found.sort_by(|a, b| a.name.cmp(&b.name));
         self.found
@@ -101,7 +100,7 @@ impl<'k> Integrations<'k> {
             && known.token_webhook.is_none()
             && known.reauthentication == ReauthenticationMode::Builtin
         {
-            at.warn("a renewed refresh token reaches nobody: refresh_token_file is never written by us; add token_webhook to the app, or reauthentication: {url: ...}");
+            at.warn("a renewed refresh token is delivered to nobody, because Consentry never writes refresh_token_file; add token_webhook to the app, or reauthentication: {url: ...}");
         }
         let requirements = Requirements {
             access: known.access,
@@ -175,7 +174,7 @@ fn known_name<'a>(
 
 fn groups(at: &Cursor<'_, '_>) -> GroupPolicy {
     let mut section = at.section();
-    // More than a thousand groups are not counted, so more cannot be demanded.
+    // Consentry counts at most a thousand groups, so more cannot be required.
     let minimum = section.or("minimum", 1, |at| at.integer(0, 1000));
     let group =
         |at: &Cursor<'_, '_>| at.non_empty().map(|t| parse_guid(&t).map_or(GroupRef::Name(t), GroupRef::Id));
@@ -185,8 +184,8 @@ fn groups(at: &Cursor<'_, '_>) -> GroupPolicy {
     GroupPolicy { minimum, required }
 }
 
-/// A token that somebody else keeps. One that is not there yet is a customer who has not signed in yet; one that cannot be used is told
-/// here, but does not keep the others from being probed.
+/// The file of a token that another program maintains. A missing file means that the customer has not signed in yet. An unusable one is
+/// only a warning, so that the other integrations are still probed.
 fn token_file(at: &Cursor<'_, '_>) -> Option<PathBuf> {
     let path = at.path()?;
     match secret::read_refresh_token(&path) {
@@ -197,8 +196,7 @@ fn token_file(at: &Cursor<'_, '_>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The checks that are asked for. Those that this version does not run are among them: their result is unknown, and nothing passes
-/// without it.
+/// The configured checks, including those that this version does not run: their result is unknown, and no integration passes without it.
 fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
     let words: Vec<(&str, Check)> = Check::ALL.iter().map(|c| (c.label(), *c)).collect();
     let Some(at) = section.get("checks") else {
@@ -238,7 +236,7 @@ fn labels(at: &Cursor<'_, '_>) -> BTreeMap<String, String> {
     at.named().into_iter().filter_map(entry).collect()
 }
 
-/// Says when a required permission can never be seen with this set-up.
+/// Warns when a required permission can never be verified with this configuration.
 fn warn_about_evidence(at: &Cursor<'_, '_>, app: &App, reader: bool, checks: &[Check]) {
     if !checks.contains(&Check::Consent) {
         return;
@@ -247,9 +245,9 @@ fn warn_about_evidence(at: &Cursor<'_, '_>, app: &App, reader: bool, checks: &[C
         !reader && app.required.iter().any(|r| !values(r).is_empty())
     };
     if app.access == Access::Application && blind(|r| &r.delegated) {
-        at.warn("delegated permissions of an app with access: application are seen by a directory_reader only; without one they are not checked");
+        at.warn("delegated permissions of an app with access: application can be read only by a directory_reader; without one they are not checked");
     }
     if app.credential == ClientCredential::None && blind(|r| &r.application) {
-        at.warn("application permissions of a public client are seen by a directory_reader only; without one they are not checked");
+        at.warn("application permissions of a public client can be read only by a directory_reader; without one they are not checked");
     }
 }

@@ -1,7 +1,7 @@
-//! The configuration: from the file as written to a [`Config`] that cannot hold nonsense.
+//! The configuration: from the file as written to a validated [`Config`].
 //!
-//! Reading gathers all problems of all files, each with its place and what to write instead. It contacts nothing.
-//! The one thing it touches besides the configuration are the files that the configuration names.
+//! Reading collects all problems of all files, each with its position and what to write instead. It makes no network connections, and
+//! reads only the configuration and the files that it names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -31,21 +31,21 @@ pub use problem::{Environment, Problem};
 pub use values::{format_duration, parse_duration, shown_url};
 pub use web::{ClientAuth, RateLimit, TlsVersion, WebConfig, WebTls, load_web};
 
-/// What stands where a secret would.
+/// The placeholder for a secret.
 const HIDDEN: &str = "<secret>";
 
-/// Everything that the configuration says, defaults filled in.
+/// The whole configuration, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Hosts of Entra and Graph.
     pub cloud: Cloud,
-    /// How they are reached.
+    /// How Consentry connects to them.
     pub upstream: Upstream,
-    /// The rhythm of probing.
+    /// The timing of probes.
     pub probe: Probe,
     /// Where state is kept.
     pub storage: Storage,
-    /// How mail is sent; `None` runs without.
+    /// How mail is sent; `None` sends no mail.
     pub email: Option<Email>,
     /// The re-authentication links.
     pub reauthentication: Reauthentication,
@@ -55,22 +55,22 @@ pub struct Config {
     pub apps: BTreeMap<String, App>,
     /// Enabled and disabled integrations, sorted by name.
     pub integrations: Vec<Integration>,
-    /// AADSTS numbers whose meaning the configuration fixes.
+    /// Reasons that the configuration assigns to AADSTS numbers.
     pub reason_overrides: HashMap<u32, Reason>,
     /// Patterns of files with more integrations, which are watched.
     pub integration_files: Vec<String>,
 }
 
-/// How Entra and Graph are reached.
+/// How Consentry connects to Entra and Graph.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Upstream {
-    /// Proxy; otherwise the environment's. Its URL may hold a password.
+    /// Proxy; otherwise the environment's. Its URL may contain a password.
     pub proxy_url: Option<Secret>,
     /// PEM file with certificate authorities added to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// The rhythm of probing.
+/// The timing of probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // Documented in config/consentry.example.yml, key by key.
 pub struct Probe {
@@ -98,13 +98,13 @@ pub struct Email {
     pub from: lettre::message::Mailbox,
     /// `Reply-To`.
     pub reply_to: Option<lettre::message::Mailbox>,
-    /// Who runs Consentry.
+    /// Mail addresses of those who run Consentry.
     pub operators: Vec<String>,
-    /// Whom a recipient may ask.
+    /// The contact for recipients with questions.
     pub support_contact: Option<String>,
-    /// The mail server; `None` while another transport is configured that is not built yet.
+    /// The mail server; `None` when another transport is configured, which is not implemented yet.
     pub smtp: Option<Smtp>,
-    /// Whether recovery is told.
+    /// Whether recipients are notified when an integration works again.
     pub send_resolved: bool,
 }
 
@@ -134,7 +134,7 @@ pub struct Smtp {
     pub credentials: Option<(String, SecretSource)>,
     /// The name for EHLO; otherwise this machine's.
     pub hello: Option<String>,
-    /// Connections at once, at most.
+    /// The highest number of connections at once.
     pub connections: usize,
 }
 
@@ -143,7 +143,7 @@ pub struct Smtp {
 pub struct Reauthentication {
     /// What links start with, without trailing slash.
     pub public_url: Option<String>,
-    /// How long a link is good.
+    /// How long a link is valid.
     pub link_ttl: Duration,
     /// A listener that serves the re-authentication pages and nothing else.
     pub listen_address: Option<String>,
@@ -158,23 +158,23 @@ pub struct Reader {
     pub credential: ClientCredential,
 }
 
-/// Where an admin fixes an integration.
+/// Where an admin re-authenticates an integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReauthenticationMode {
     /// On Consentry's own page.
     Builtin,
     /// On Entra's admin consent page.
     AdminConsent,
-    /// On a page of the vendor's; placeholders are filled in.
+    /// On a page of the vendor; the URL's placeholders are filled in.
     Url(String),
 }
 
-/// Whose sign-in re-authenticates an integration. A guest's never does.
+/// Whose sign-in re-authenticates an integration. A guest's sign-in never does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reauthenticators {
-    /// That of any member of the tenant who may accept the permissions.
+    /// Any member of the tenant who may accept the permissions.
     Members,
-    /// That of an administrator only.
+    /// Administrators only.
     Admins,
 }
 
@@ -185,25 +185,25 @@ pub struct App {
     pub name: String,
     /// Application id.
     pub client_id: String,
-    /// Shown to people.
+    /// The name on pages and in mails.
     pub display_name: String,
     /// Its credential.
     pub credential: ClientCredential,
-    /// Where admins fix it.
+    /// Where admins re-authenticate its integrations.
     pub reauthentication: ReauthenticationMode,
     /// Whose sign-in is accepted.
     pub reauthenticators: Reauthenticators,
-    /// Access, permissions and policy shared by its integrations.
+    /// Delegated or application access.
     pub access: crate::domain::Access,
-    /// What must be granted.
+    /// The permissions that must be granted.
     pub required: std::sync::Arc<[crate::domain::RequiredPermissions]>,
-    /// More than is required fails.
+    /// Whether granted permissions beyond the required ones fail the check.
     pub unexpected_fails: bool,
-    /// Where the product takes renewed refresh tokens.
+    /// Where the product receives renewed refresh tokens.
     pub token_webhook: Option<TokenWebhook>,
 }
 
-/// Where a product takes renewed refresh tokens (Standard Webhooks).
+/// Where a product receives renewed refresh tokens (Standard Webhooks).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenWebhook {
     /// https, or http on loopback.
@@ -217,7 +217,7 @@ pub struct TokenWebhook {
 pub struct Integration {
     /// Unique name.
     pub name: String,
-    /// Shown to people.
+    /// The name on pages and in mails.
     pub display_name: String,
     /// Name of its application.
     pub app: String,
@@ -225,24 +225,24 @@ pub struct Integration {
     pub tenant: String,
     /// Name of its directory reader.
     pub reader: Option<String>,
-    /// Who gets the link.
+    /// Mail addresses of those who get the link.
     pub admins: Vec<String>,
-    /// A refresh token that somebody else keeps.
+    /// A file with a refresh token that another program maintains.
     pub refresh_token_file: Option<PathBuf>,
     /// Labels for `consentry_integration_info`.
     pub labels: BTreeMap<String, String>,
     /// Whether it is probed.
     pub enabled: bool,
-    /// What diagnosing needs.
+    /// What the checks require.
     pub requirements: Requirements,
 }
 
-/// A configuration that was read, with what should be said about it.
+/// A valid configuration, with remarks on it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What is allowed but probably not meant.
+    /// What is allowed but probably a mistake.
     pub warnings: Vec<Problem>,
     /// Keys that are accepted but have no effect yet.
     pub not_implemented: Vec<String>,
@@ -251,12 +251,12 @@ pub struct Loaded {
 /// Reads a configuration file and every file that it names.
 ///
 /// # Errors
-/// Every problem found, in the order of files and lines.
+/// Every problem found, ordered by file and line.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     load_with(path, &|name| std::env::var(name).ok(), Files::DISK)
 }
 
-/// The same with another environment, and files that come from elsewhere.
+/// Like [`load`], with the given environment variables and source of files.
 ///
 /// # Errors
 /// As [`load`].

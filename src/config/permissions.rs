@@ -1,5 +1,5 @@
-//! Resources and permissions have several spellings each, all of which people copy from somewhere: here they are made one, because the rest
-//! of the program compares them.
+//! Resources and permissions have several spellings each, and administrators copy all of them from various places. This module reduces
+//! them to one spelling, because the rest of the program compares them.
 
 use super::values::{is_permission, parse_guid};
 
@@ -17,17 +17,15 @@ const GRAPH_HOSTS: [&str; 4] = [
     "microsoftgraph.chinacloudapi.cn",
 ];
 
-/// What people call it, in lower case and without blanks and marks.
+/// Common informal names of Microsoft Graph, in lower case and without spaces and punctuation.
 const GRAPH_NAMES: [&str; 7] =
     ["graph", "msgraph", "graphapi", "msgraphapi", "microsoftgraph", "microsoftgraphapi", "azuregraph"];
 
-/// A resource as the program names it: `microsoft_graph`, an application id in lower case, or the name of a service principal.
-///
-/// # Errors
-/// What is wrong with it.
+/// A resource in its one spelling: `microsoft_graph`, an application id in lower case, or the name of a service principal. The error says
+/// what is wrong.
 pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static str> {
     let text = text.trim();
-    // In braces or without dashes, too.
+    // This accepts a GUID in braces or without dashes, too.
     if let Ok(id) = uuid::Uuid::try_parse(text) {
         let id = id.to_string();
         return Ok(if id == GRAPH_ID { GRAPH.to_owned() } else { id });
@@ -37,16 +35,16 @@ pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static s
         return Ok(GRAPH.to_owned());
     }
     if means_graph(text, graph_url) {
-        return Err("is not how Microsoft Graph is named here; did you mean microsoft_graph?");
+        return Err("is not the name of Microsoft Graph here; did you mean microsoft_graph?");
     }
     if text.to_ascii_lowercase().ends_with("/.default") {
-        return Err("is a scope and no resource; write it without /.default");
+        return Err("is a scope, not a resource; write it without /.default");
     }
     if text.chars().filter(char::is_ascii_hexdigit).count() >= 30
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-{}".contains(c))
     {
         return Err(
-            "is no application id, which has 32 hexadecimal digits like 00000003-0000-0000-c000-000000000000",
+            "is not an application id, which has 32 hexadecimal digits like 00000003-0000-0000-c000-000000000000",
         );
     }
     if text.contains(char::is_whitespace) {
@@ -55,24 +53,21 @@ pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static s
         );
     }
     if text.chars().any(char::is_control) {
-        return Err("holds a control character; write an app id, or the name of a service principal");
+        return Err("contains a control character; write an app id, or the name of a service principal");
     }
     Ok(text.to_owned())
 }
 
-/// A permission's bare value.
-///
-/// # Errors
-/// What is wrong with it, and what to write.
+/// A permission's bare value. The error says what is wrong and what to write instead.
 pub(super) fn permission(text: &str, resource: &str, graph_url: &str) -> Result<String, &'static str> {
     let text = text.trim();
     let value = without_own_prefix(text, resource, graph_url).unwrap_or(text);
     if value.eq_ignore_ascii_case(".default") || value.to_ascii_lowercase().ends_with("/.default") {
         return Err(
-            "is no permission: .default stands for whatever is registered; list the permissions one by one",
+            "is not a permission: .default stands for whatever is registered; list the permissions one by one",
         );
     }
-    // Values may have slashes, but Graph's have none.
+    // Permission values may contain slashes, but Graph's never do.
     if names_a_resource(value) || (resource == GRAPH && value.contains('/')) {
         return Err(
             "begins with another resource than this entry's; give that resource an entry of its own, and write the value alone here",
@@ -95,7 +90,7 @@ fn graph_urls(graph_url: &str) -> impl Iterator<Item = String> {
         .chain([graph_url.trim_end_matches('/').to_owned()])
 }
 
-/// Whether a text that is not one of its names is meant for Microsoft Graph.
+/// Whether a text that is not one of Microsoft Graph's names is probably meant as one.
 fn means_graph(text: &str, graph_url: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let squeezed: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
@@ -111,7 +106,7 @@ fn means_graph(text: &str, graph_url: &str) -> bool {
 }
 
 /// The value of a scope that begins with its resource (Microsoft, `scopes-oidc.md`): `https://graph.microsoft.com/User.Read`,
-/// `api://…/access_as_user`. One more slash is what resources that end with one have.
+/// `api://…/access_as_user`. Scopes of a resource that ends with a slash contain two slashes.
 fn without_own_prefix<'t>(text: &'t str, resource: &str, graph_url: &str) -> Option<&'t str> {
     let after = |prefix: &str| {
         let start = text.get(..prefix.len())?;
@@ -174,8 +169,8 @@ mod tests {
             ("{6f1c0000-0000-0000-0000-00000000000a}", GLOBAL, Ok(APP)),
             ("6f1c000000000000000000000000000a", GLOBAL, Ok(APP)),
             ("{00000003-0000-0000-c000-000000000000}", GLOBAL, Ok(GRAPH)),
-            ("6f1c0000-0000-0000-0000-0000000000", GLOBAL, Err("no application id")),
-            ("6f1c0000-0000-0000-0000-00000000000g", GLOBAL, Err("no application id")),
+            ("6f1c0000-0000-0000-0000-0000000000", GLOBAL, Err("not an application id")),
+            ("6f1c0000-0000-0000-0000-00000000000g", GLOBAL, Err("not an application id")),
             ("00000003-0000-0000-c000-00000000000", GLOBAL, Err("microsoft_graph")),
             ("https://vault.azure.net/.default", GLOBAL, Err("without /.default")),
             ("//graph.microsoft.com", GLOBAL, Err("microsoft_graph")),
@@ -201,7 +196,7 @@ mod tests {
         ] {
             match (resource(text, graph_url), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
-                (Err(said), Err(expected)) => assert!(said.contains(expected), "{text}: {said}"),
+                (Err(error), Err(expected)) => assert!(error.contains(expected), "{text}: {error}"),
                 (found, _) => panic!("{text}: {found:?}"),
             }
         }
@@ -270,7 +265,7 @@ mod tests {
         ] {
             match (permission(text, of, graph_url), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
-                (Err(said), Err(expected)) => assert!(said.contains(expected), "{text}: {said}"),
+                (Err(error), Err(expected)) => assert!(error.contains(expected), "{text}: {error}"),
                 (found, _) => panic!("{text}: {found:?}"),
             }
         }

@@ -1,14 +1,14 @@
-//! What is wrong in a configuration, where, and what to write instead; and collecting that.
+//! Problems of a configuration, and their collection.
 
 use std::cell::RefCell;
 use std::path::Path;
 
 use super::include::{Files, Listing, NotText};
 
-/// Something wrong in a file.
+/// A problem in a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The file, as it was named.
+    /// The file's path as given.
     pub file: String,
     /// 1-based; 0 when unknown.
     pub line: u64,
@@ -34,7 +34,7 @@ impl std::fmt::Display for Problem {
 /// Finds the value of an environment variable.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
-/// What keeps a file from being read, with its place where it has one.
+/// A file that cannot be read, with the position of the fault if it has one.
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     let not_text = error.get_ref().and_then(|inner| inner.downcast_ref::<NotText>());
     let (line, column, message) = match not_text {
@@ -44,9 +44,9 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem { file: path.display().to_string(), line, column, path: String::new(), message }
 }
 
-/// What reading one or more files has brought to light.
+/// The problems and warnings found while reading one or more files.
 pub struct Diagnostics<'e> {
-    /// `None` where scalars mean what they say.
+    /// `None` in files where `${NAME}` is not expanded.
     pub(super) environment: Option<Environment<'e>>,
     pub(super) files: Files<'e>,
     pub(super) problems: RefCell<Vec<Problem>>,
@@ -55,12 +55,12 @@ pub struct Diagnostics<'e> {
 }
 
 impl<'e> Diagnostics<'e> {
-    /// Nothing found yet.
+    /// An empty collection, for files with environment variables.
     pub fn new(environment: Environment<'e>, files: Files<'e>) -> Self {
         Self { environment: Some(environment), files, ..Self::verbatim() }
     }
 
-    /// Nothing found yet, in a file that knows no variables.
+    /// An empty collection, for a file without environment variables.
     pub fn verbatim() -> Self {
         Self {
             environment: None,
@@ -81,12 +81,12 @@ impl<'e> Diagnostics<'e> {
         (self.files.list)(pattern)
     }
 
-    /// Notes a problem.
+    /// Records a problem.
     pub fn problem(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Problems, warnings, and keys whose feature is not built yet, each in the order of the files.
+    /// Problems, warnings, and keys whose feature is not implemented yet.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<String>) {
         let (mut problems, mut not_implemented) =
             (self.problems.into_inner(), self.not_implemented.into_inner());

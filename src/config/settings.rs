@@ -1,4 +1,4 @@
-//! The top level of the file: hosts, rhythm, storage, mail, links.
+//! The top level of the file: hosts, timing, storage, mail, links.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::secret::Secret;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// The longest that a link may be good.
+/// The longest validity of a link.
 const LONGEST_LINK: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Option<Config> {
@@ -34,7 +34,7 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Opti
     let storage = storage_section(storage, file);
     let email = top.get("email").map(|at| email(&at));
     let section = top.get("reauthentication").map(|at| at.section());
-    // One that is wrong is not missing.
+    // An invalid public_url is reported as invalid, not as missing.
     let has_public_url = section.as_ref().is_some_and(|s| s.has("public_url"));
     let reauthentication = reauthentication(section);
     let readers = top.get("directory_readers").map(|at| apps::readers(&at)).unwrap_or_default();
@@ -147,7 +147,7 @@ fn upstream(at: &Cursor<'_, '_>) -> Upstream {
     let mut section = at.section();
     let proxy_url = section.get("proxy_url").and_then(|at| {
         let text = at.text()?;
-        // A proxy URL may hold a password, so it is not shown.
+        // A proxy URL may contain a password, so it is not shown.
         let good = Url::parse(&text).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
         if !good {
             at.problem("must be an http or https URL, such as http://proxy.example.com:3128");
@@ -200,7 +200,7 @@ fn storage_section(section: Option<Section<'_, '_>>, file: &Path) -> Option<Stor
     Some(storage)
 }
 
-/// A mail address with or without a name before it. The address is held to the same rules as a bare one.
+/// A mail address with or without a display name. The rules for the address are those of a bare one.
 fn mailbox(at: &Cursor<'_, '_>) -> Option<Mailbox> {
     at.checked(|text| {
         let (name, address) =
@@ -212,7 +212,7 @@ fn mailbox(at: &Cursor<'_, '_>) -> Option<Mailbox> {
     })
 }
 
-/// `None` when something in it is wrong, which is noted.
+/// `None` when something in it is invalid; the problem is recorded.
 fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     let mut section = at.section();
     let from = section.required("from").and_then(|at| mailbox(&at));
@@ -242,13 +242,13 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     };
     let empty = matches!(&operators, v if Vec::<String>::is_empty(v));
     if empty {
-        section.at.warn("operators is empty: nobody hears of failures that only operators can fix");
+        section.at.warn("operators is empty: nobody is notified of failures that only operators can fix");
     }
     section.finish();
     Some(Email { from: from?, reply_to, operators, support_contact, smtp: smtp?, send_resolved })
 }
 
-/// Graph's `sendMail`: validated already.
+/// Graph's `sendMail`: validated, but not implemented yet.
 fn graph_mail(at: &Cursor<'_, '_>) {
     let mut graph = at.section();
     graph.required("tenant_id").map(|at| apps::tenant(&at));
@@ -259,7 +259,7 @@ fn graph_mail(at: &Cursor<'_, '_>) {
     at.not_implemented();
 }
 
-/// Keys of grouping, reminders and the brake: validated already.
+/// Keys of grouping, reminders and the brake: validated, but not implemented yet.
 fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
     if let Some(at) = section.get("group_wait") {
         at.duration_or_zero();
@@ -269,7 +269,7 @@ fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
         for item in at.items() {
             if item.duration().is_some_and(|pause| pause < SECONDS(3600)) {
                 item.warn(
-                    "a reminder within an hour of the last mail leaves nobody the time to act; 1d is usual",
+                    "a reminder within an hour of the last mail leaves too little time to act; 1d is usual",
                 );
             }
         }
@@ -286,47 +286,47 @@ fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
     }
 }
 
-/// A mail server's name or address, alone.
+/// A mail server's name or address, without port, scheme or user.
 ///
 /// # Errors
-/// What stands beside it, and where that belongs.
+/// What the text contains besides, and which key that belongs to.
 fn mail_host(text: &str) -> Result<String, String> {
     let example = "write the name or address alone, such as host: smtp.example.com";
     if text.parse::<std::net::IpAddr>().is_ok() {
         return Ok(text.to_owned());
     }
     if text.contains(char::is_whitespace) {
-        return Err(format!("holds blanks; {example}"));
+        return Err(format!("contains spaces; {example}"));
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         let tls =
-            if matches!(scheme, "smtps" | "ssl" | "tls") { ", and beside it tls: implicit" } else { "" };
+            if matches!(scheme, "smtps" | "ssl" | "tls") { " and tls: implicit" } else { "" };
         let host =
             rest.rsplit('@').next().unwrap_or_default().split(['/', ':', '?']).next().unwrap_or_default();
-        return Err(format!("is a URL; write the name alone, host: {host}{tls}"));
+        return Err(format!("is a URL; write host: {host}{tls}"));
     }
     if text.contains('@') {
-        return Err(format!("holds a user name or a mail address; {example}, and the user under username"));
+        return Err(format!("contains a user name or a mail address; {example}, and the user under username"));
     }
     if let Some(address) = text.strip_prefix('[') {
         let address = address.split(']').next().unwrap_or_default();
         return Err(format!(
-            "has brackets; write the address alone, host: \"{address}\", and a port under port"
+            "has brackets; write host: \"{address}\", and a port under port"
         ));
     }
     if text.contains([',', ';', '%']) || text.matches(':').count() > 1 {
-        return Err(format!("is no single host name or address; {example}"));
+        return Err(format!("is not a single host name or address; {example}"));
     }
     if let Some((host, port)) = text.rsplit_once(':') {
         let port = if port.is_empty() { "587" } else { port };
-        return Err(format!("names a port; write host: {host} and beside it port: {port}"));
+        return Err(format!("names a port; write host: {host} and port: {port}"));
     }
-    // The same rules as in URLs, which are those of the servers' names in certificates; a name with letters beyond ASCII goes out in its
-    // ASCII form (RFC 5891).
+    // The rules of URLs, which are also those of server names in certificates. A name with letters beyond ASCII is used in its ASCII
+    // form (RFC 5891).
     let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     match Host::parse(text) {
         Ok(Host::Domain(name)) if plain(&name) => Ok(if text.is_ascii() { text.to_owned() } else { name }),
-        _ => Err(format!("is no host name; {example}")),
+        _ => Err(format!("is not a host name; {example}")),
     }
 }
 
@@ -374,17 +374,17 @@ fn smtp(at: &Cursor<'_, '_>) -> Option<Smtp> {
         }
     };
     if credentials.is_some() && tls == SmtpTls::None {
-        section.at.warn("the password crosses the network unprotected; use tls: starttls or implicit");
+        section.at.warn("the password is sent unencrypted; use tls: starttls or implicit");
     }
     section.finish();
     Some(Smtp { host: host?, port: u16::try_from(port).ok()?, tls, ca_file, credentials, hello, connections })
 }
 
-/// The name for EHLO. A bare one is taken, because some relays inside a network know no other.
+/// The name for EHLO. A name without a domain is accepted, because some internal relays know only such names.
 fn hello(at: &Cursor<'_, '_>) -> Option<String> {
     let name = parse_hello(&at.non_empty()?).map_err(|problem| at.problem(problem)).ok()?;
     if !name.starts_with('[') && !name.contains('.') {
-        at.warn("is no full host name; many mail servers refuse it. Write it like consentry.example.com");
+        at.warn("is not a full host name; many mail servers reject it. Write it like consentry.example.com");
     }
     Some(name)
 }
@@ -396,7 +396,7 @@ fn reauthentication(section: Option<Section<'_, '_>>) -> Reauthentication {
         settings.public_url = section.get("public_url").and_then(|at| {
             let url = web_url(&at)?;
             if Url::parse(&url).is_ok_and(|u| u.scheme() == "http" && !is_loopback(&u)) {
-                at.warn("is plain http: links cross the network unprotected, and Entra accepts http redirect URIs on localhost only");
+                at.warn("is plain http: links are sent unencrypted, and Entra accepts http redirect URIs on localhost only");
             }
             Some(url)
         });
@@ -436,7 +436,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mail_hosts_are_names_or_addresses_alone() {
+    fn mail_hosts_with_anything_but_a_name_or_address_are_rejected() {
         for (text, expected) in [
             ("smtp.example.com", Ok("smtp.example.com")),
             ("SMTP.example.com", Ok("SMTP.example.com")),
@@ -447,35 +447,35 @@ mod tests {
             ("2001:db8::1", Ok("2001:db8::1")),
             ("::1", Ok("::1")),
             ("smtp.müller.example", Ok("smtp.xn--mller-kva.example")),
-            ("smtp.example.com:587", Err("host: smtp.example.com and beside it port: 587")),
-            ("192.0.2.1:25", Err("host: 192.0.2.1 and beside it port: 25")),
-            ("smtp.example.com:", Err("host: smtp.example.com and beside it port: 587")),
+            ("smtp.example.com:587", Err("host: smtp.example.com and port: 587")),
+            ("192.0.2.1:25", Err("host: 192.0.2.1 and port: 25")),
+            ("smtp.example.com:", Err("host: smtp.example.com and port: 587")),
             ("[::1]:587", Err("host: \"::1\", and a port under port")),
             ("[::1]", Err("has brackets")),
             ("smtp://smtp.example.com", Err("host: smtp.example.com")),
             ("smtp://smtp.example.com:587/", Err("host: smtp.example.com")),
             (
                 "smtps://user:hunter@smtp.example.com:465",
-                Err("host: smtp.example.com, and beside it tls: implicit"),
+                Err("host: smtp.example.com and tls: implicit"),
             ),
             ("https://smtp.example.com", Err("is a URL")),
-            ("smtp.example.com ", Err("holds blanks")),
-            (" smtp.example.com", Err("holds blanks")),
-            ("smtp example.com", Err("holds blanks")),
-            ("smtp.example.com\n", Err("holds blanks")),
-            ("smtp.example.com\u{a0}", Err("holds blanks")),
+            ("smtp.example.com ", Err("contains spaces")),
+            (" smtp.example.com", Err("contains spaces")),
+            ("smtp example.com", Err("contains spaces")),
+            ("smtp.example.com\n", Err("contains spaces")),
+            ("smtp.example.com\u{a0}", Err("contains spaces")),
             ("user@smtp.example.com", Err("user under username")),
-            ("smtp.example.com/relay", Err("is no host name")),
-            ("smtp.example.com|x", Err("is no host name")),
-            ("a.example,b.example", Err("is no single host name")),
-            ("a.example;b.example", Err("is no single host name")),
-            ("smtp%2eexample.com", Err("is no single host name")),
-            ("fe80::1%eth0:25", Err("is no single host name")),
+            ("smtp.example.com/relay", Err("is not a host name")),
+            ("smtp.example.com|x", Err("is not a host name")),
+            ("a.example,b.example", Err("is not a single host name")),
+            ("a.example;b.example", Err("is not a single host name")),
+            ("smtp%2eexample.com", Err("is not a single host name")),
+            ("fe80::1%eth0:25", Err("is not a single host name")),
         ] {
             match (mail_host(text), expected) {
                 (Ok(host), Ok(expected)) => assert_eq!(host, expected, "{text}"),
-                (Err(said), Err(expected)) => {
-                    assert!(said.contains(expected) && !said.contains("hunter"), "{text}: {said}");
+                (Err(error), Err(expected)) => {
+                    assert!(error.contains(expected) && !error.contains("hunter"), "{text}: {error}");
                 }
                 (host, _) => panic!("{text}: {host:?}"),
             }

@@ -1,4 +1,4 @@
-//! YAML as a tree in which every key and value knows its place, so that all problems of a file can be told at once.
+//! YAML as a tree in which every key and value has its position, so that all problems of a file can be reported at once.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 use serde_yaml::{Error as YamlError, Options, Spanned};
 
-/// A value with its place.
+/// A value with its position.
 #[derive(Debug, Clone)]
 pub struct Node {
     /// 1-based; 0 when unknown.
@@ -15,11 +15,11 @@ pub struct Node {
     pub column: u64,
     /// The value.
     pub value: Value,
-    /// Where a scalar stands that the parser took for a number or boolean: its text as written is restored from there.
+    /// Byte offset and length of a scalar that the parser took for a number or boolean; its original text is restored from there.
     typed: Option<(usize, usize)>,
 }
 
-/// What a node holds. Scalars are kept as written: `007` is a fine password and no number.
+/// What a node contains. Scalars are kept as written: `007` may be a password and must not become a number.
 #[derive(Debug, Clone)]
 pub enum Value {
     /// Nothing, `null` or `~`.
@@ -39,23 +39,23 @@ pub struct SyntaxError {
     pub line: u64,
     /// 1-based; 0 when unknown.
     pub column: u64,
-    /// What the parser says.
+    /// What is wrong.
     pub message: String,
 }
 
-/// What aliases and merge keys may add to a file, in bytes: a few lines can otherwise stand for terabytes.
+/// How much aliases and merge keys may add to a file, in bytes. Without a limit, a few lines can expand to terabytes.
 const EXPANSION: usize = 64 * 1024 * 1024;
 
-/// What a value costs at the most while it is read, besides its text: an event of the parser and a [`Node`].
+/// The highest memory cost of a value while it is read, in bytes, besides its text: an event of the parser and a [`Node`].
 const NODE: usize = 256;
 
-/// Nobody writes a configuration that is deeper; readers are recursive.
+/// The highest nesting depth. The functions that walk the tree are recursive, and no real configuration is deeper.
 const DEPTH: usize = 24;
 
 /// Parses a document.
 ///
 /// # Errors
-/// The text is not YAML, holds more than one document, or stands for much more than what is written.
+/// The text is not YAML, contains more than one document, is nested too deeply, or expands to too much.
 pub fn parse(text: &str) -> Result<Node, SyntaxError> {
     let mut node: Node = serde_yaml::from_str_with_options::<Option<Raw>>(text, options(text.len()))
         .map(|raw| raw.map_or(Node { line: 1, column: 1, value: Value::Null, typed: None }, |r| r.0))
@@ -68,18 +68,19 @@ pub fn parse(text: &str) -> Result<Node, SyntaxError> {
     Ok(node)
 }
 
-/// How a file of so many bytes is read. What is written is not limited, because a fleet of a hundred thousand integrations is a
-/// legitimate file; what it is expanded to is. Defaults that each integration merges grow with the file, so their number may, too.
+/// The parser's options for a file of `length` bytes. The written size is not limited, because a fleet of a hundred thousand integrations
+/// is a legitimate file; the expanded size is. The expansion of defaults that each integration merges grows with the file, so the limits do,
+/// too.
 fn options(length: usize) -> Options {
     let values = EXPANSION / NODE + length / 4;
     let mut options = Options::default();
     options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
-    // Scalars are kept as written; whoever reads them says what is wrong with `.inf`, and where.
+    // Scalars are kept as written; the reader of the value rejects `.inf` and reports its position.
     options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
     options.alias_limits.max_total_replayed_events = values;
     let mut budget = serde_yaml::Budget::default();
     budget.max_total_scalar_bytes = length + EXPANSION;
-    // An anchor around another one keeps its own copy of everything inside.
+    // An anchor that contains another one keeps its own copy of everything inside.
     budget.max_recorded_anchor_events = values;
     budget.max_recorded_anchor_bytes = length + EXPANSION;
     budget.max_depth = DEPTH;
@@ -93,13 +94,13 @@ fn options(length: usize) -> Options {
     options
 }
 
-/// What is wrong, in plain words and without any value of the file: it may be a secret.
+/// What is wrong, in plain words and without values from the file, which may be secrets.
 fn plainly(error: &YamlError) -> String {
     use serde_yaml::budget::BudgetBreach;
     let plain = match error {
         YamlError::AliasError { error, .. } | YamlError::WithSnippet { error, .. } => return plainly(error),
         YamlError::MultipleDocuments { .. } => {
-            "it holds more than one YAML document; keep one, and remove the line --- that begins the next"
+            "it contains more than one YAML document; keep one, and remove the line --- that begins the next"
                 .to_owned()
         }
         YamlError::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
@@ -116,7 +117,7 @@ fn plainly(error: &YamlError) -> String {
             )
         }
         YamlError::RecursiveReferencesRequireWeakTypes { .. } => {
-            "an alias (*name) stands inside the value that it repeats".to_owned()
+            "an alias (*name) is inside the value that it refers to".to_owned()
         }
         YamlError::UnknownAnchor { .. } => {
             "an alias (*name) refers to an anchor (&name) that is not defined above it".to_owned()
@@ -125,12 +126,12 @@ fn plainly(error: &YamlError) -> String {
             "<< takes a mapping, or a list of mappings".to_owned()
         }
         YamlError::InvalidBinaryBase64 { .. } | YamlError::BinaryNotUtf8 { .. } => {
-            "a value tagged !!binary is no base64 of text; remove the tag".to_owned()
+            "a value tagged !!binary is not base64 of a text; remove the tag".to_owned()
         }
         YamlError::InvalidScalar { .. } | YamlError::TaggedScalarCannotDeserializeIntoString { .. } => {
             "a value is not of the kind that its tag (!!name) says; remove the tag".to_owned()
         }
-        // The parser's own words are about its grammar and quote nothing.
+        // The parser's messages for these describe the grammar and quote no values.
         YamlError::ExternalMessage { .. }
         | YamlError::Eof { .. }
         | YamlError::Unexpected { .. }
@@ -140,7 +141,7 @@ fn plainly(error: &YamlError) -> String {
     plain.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Puts scalars back as they were written.
+/// Restores scalars as they were written.
 fn restore(node: &mut Node, text: &str) {
     let written = node.typed.and_then(|(start, length)| text.get(start..start + length));
     match &mut node.value {
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_stay_as_written_and_know_their_place() {
+    fn scalars_keep_their_text_and_position() {
         let tree = parse("a: 007\nb: [1.50, 'x', ~, yes, 0x1F]\n").expect("YAML");
         let Value::Mapping(entries) = &tree.value else { panic!("a mapping") };
         assert_eq!(scalar(&entries[0].1), ("007", 1, 4));
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_kept_and_errors_have_a_place() {
+    fn duplicates_are_kept_and_errors_have_a_position() {
         let tree = parse("a: 1\na: 2\n").expect("YAML");
         assert!(matches!(&tree.value, Value::Mapping(entries) if entries.len() == 2));
         let error = parse("a:\n  b: [1\n").expect_err("unclosed");
@@ -285,9 +286,9 @@ mod tests {
         assert!(matches!(parse("").map(|n| n.value), Ok(Value::Null)));
     }
 
-    /// What does not fit a number of 64 bits is text; so is what is no number at all.
+    /// Numbers that do not fit into 64 bits and texts that only look like numbers.
     #[test]
-    fn numbers_that_are_none_stay_as_written() {
+    fn unusual_numbers_keep_their_text() {
         for text in [".inf", "-.inf", ".nan", "1e999", "99999999999999999999999999", "0o17", "1_000", "+5"] {
             let tree = parse(&format!("a: {text}\n")).expect("YAML");
             let Value::Mapping(entries) = &tree.value else { panic!("a mapping") };
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_in_plain_words_and_quote_nothing() {
+    fn errors_are_plain_and_quote_no_values() {
         let deep = format!("{}hunter", "- ".repeat(70));
         for (text, line, expected) in [
             ("a: hunter\n---\nb: hunter\n", 2, "more than one YAML document"),
@@ -319,9 +320,9 @@ mod tests {
         }
     }
 
-    /// Files of a few kilobytes that stand for gigabytes, each in another way.
+    /// Files of a few kilobytes that expand to gigabytes, each in another way.
     #[test]
-    fn bombs_are_refused_before_they_go_off() {
+    fn files_that_expand_too_much_are_rejected() {
         let scalar = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(10_000));
         let escaped = format!("a: &a \"{}\"\nb: [{}]\n", "\\u00e4".repeat(20_000), "*a, ".repeat(10_000));
         let nested = |join: &str| {
@@ -334,7 +335,7 @@ mod tests {
         };
         let keys: String = (0..2000).map(|n| format!("k{n}: v, ")).collect();
         let merged = format!("a: &a {{{keys}}}\nb: {{<<: [{}]}}\n", vec!["*a"; 2000].join(", "));
-        // Every anchor that is open keeps a copy of what is merged inside all of them.
+        // Every open anchor keeps a copy of everything merged inside it.
         let open: String = (0..20).map(|n| format!("x{n}: &x{n} {{")).collect();
         let copied =
             format!("a: &a {{{keys}}}\n{open}<<: [{}]{}\n", vec!["*a"; 50].join(", "), "}".repeat(20));
@@ -352,9 +353,9 @@ mod tests {
         }
     }
 
-    /// Defaults that every integration of a big fleet merges.
+    /// Defaults that every integration of a large fleet merges.
     #[test]
-    fn shared_defaults_are_no_bomb() {
+    fn shared_defaults_of_a_large_fleet_are_accepted() {
         let mut text =
             "d: &d {app: a, admins: [it@example.com], groups: {minimum: 1}, checks: [consent]}\nl:\n"
                 .to_owned();

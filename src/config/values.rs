@@ -1,11 +1,11 @@
-//! The small grammars of configuration values. Each parser returns what would be right when the text is not.
+//! The grammars of single configuration values, such as durations, GUIDs and URLs.
 
 use std::time::Duration;
 
 use url::Url;
 use uuid::Uuid;
 
-/// Prometheus' duration grammar: `1d12h`, `5m`, `300ms`; units in falling order, each at most once; `0`.
+/// Prometheus' duration grammar: `1d12h`, `5m`, `300ms`; units in descending order, each at most once; or `0`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
@@ -60,7 +60,7 @@ pub fn parse_guid(text: &str) -> Option<String> {
 }
 
 /// Words and a tenant id that stand for many tenants, or for personal accounts, in URLs of Entra (Microsoft,
-/// `v2-protocols.md` and `id-token-claims-reference.md`): nothing of a customer's can be probed there.
+/// `v2-protocols.md` and `id-token-claims-reference.md`): no customer's tenant can be probed there.
 pub fn is_no_tenant(text: &str) -> bool {
     ["common", "organizations", "consumers", "9188040d-6c67-4c5b-b112-36a304b66dad"]
         .iter()
@@ -70,8 +70,8 @@ pub fn is_no_tenant(text: &str) -> bool {
 /// A URL that people or webhooks see.
 ///
 /// # Errors
-/// It is no URL, or it holds a user name or password, which everybody would see who sees the URL. The user information is looked for in
-/// the text, too: the parser leaves an empty one out.
+/// The text is not a URL, or it contains a user name or password, which everybody who sees the URL would see. The text itself is searched
+/// for user information, too, because the parser drops an empty one.
 pub fn shown_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "is not a URL")?;
     let after_scheme = text.split_once(':').map_or("", |(_, rest)| rest).trim_start_matches(['/', '\\']);
@@ -82,7 +82,7 @@ pub fn shown_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// A URL whose path and query may hold a secret, as others may see it: scheme, host and port.
+/// A URL whose path and query may hold a secret, in the form that may be shown: scheme, host and port.
 pub fn hidden_path(url: &str) -> String {
     let Ok(parsed) = Url::parse(url) else { return super::HIDDEN.to_owned() };
     let Some(host) = parsed.host_str() else { return super::HIDDEN.to_owned() };
@@ -99,11 +99,11 @@ pub fn parse_tenant(text: &str) -> Option<String> {
     let label =
         |l: &str| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let domain = text.contains('.') && text.len() <= 253 && text.split('.').all(label);
-    // A GUID with a slip of the pen is no domain either; those have no dots.
+    // A mistyped GUID has no dot, so it is not taken for a domain.
     domain.then(|| text.to_ascii_lowercase())
 }
 
-/// An integration's name.
+/// Whether a text is valid as an integration's name.
 pub fn is_name(text: &str) -> bool {
     let mut chars = text.chars();
     let first = chars.next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -112,24 +112,24 @@ pub fn is_name(text: &str) -> bool {
         && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-'))
 }
 
-/// A Prometheus label name.
+/// Whether a text is a Prometheus label name.
 pub fn is_label_name(text: &str) -> bool {
     let mut chars = text.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// A permission value, such as `Group.Read.All`.
+/// Whether a text is a permission value, such as `Group.Read.All`.
 pub fn is_permission(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 200
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/'))
 }
 
-/// Replaces `${NAME}` by the environment's value; `$${` writes `${` itself.
+/// Replaces `${NAME}` by the value of the environment variable; `$${` stands for a literal `${`.
 ///
 /// # Errors
-/// The name of a variable that is not set, or the broken reference.
+/// A variable is not set, or a reference is malformed.
 pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -156,7 +156,7 @@ pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Resul
     Ok(out)
 }
 
-/// The nearest of some words, if it is near enough to be meant.
+/// The known word nearest to a mistyped one, if it is similar enough (by edit distance).
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.into_iter().map(|k| (strsim::damerau_levenshtein(&word.to_ascii_lowercase(), k), k));
     scored
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_people_see_hold_no_user() {
+    fn shown_urls_with_user_information_are_rejected() {
         for (text, expected) in [
             ("https://consentry.example.com", true),
             ("https://consentry.example.com/a@b?c=d@e", true),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_that_are_none() {
+    fn words_for_many_tenants_are_recognized() {
         for text in ["common", "Organizations", "consumers", "9188040D-6C67-4C5B-B112-36A304B66DAD"] {
             assert!(is_no_tenant(text), "{text}");
         }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn names_tenants_and_references() {
+    fn names_tenants_and_references_are_validated() {
         for (text, valid) in [
             ("acme", true),
             ("0-a_b.c", true),

@@ -1,6 +1,6 @@
 //! The file of `--web.config.file`: TLS, users, headers and rate limit of the listener, in the format of Prometheus' exporter-toolkit
-//! (`docs/web-configuration.md` there). What the toolkit accepts is accepted and what it refuses is refused; as in its YAML library,
-//! an empty value means the same as none, except where that would leave the listener open.
+//! (`docs/web-configuration.md` there). Consentry accepts and rejects what the toolkit accepts and rejects. As in the toolkit's YAML
+//! library, an empty value means the same as no value, except where that would leave the listener unprotected.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,22 @@ use crate::secret::{Secret, SecretSource};
 pub struct WebConfig {
     /// `None` serves plain HTTP.
     pub tls: Option<WebTls>,
-    /// HTTP/2 is offered, where there is TLS.
+    /// Whether HTTP/2 is offered over TLS.
     pub http2: bool,
-    /// Headers of every answer.
+    /// Headers of every response.
     pub headers: Vec<(&'static str, String)>,
-    /// Names and bcrypt hashes; empty asks nobody.
+    /// User names and bcrypt hashes; when empty, no authentication is required.
     pub users: BTreeMap<String, Secret>,
-    /// A limit for all requests together.
+    /// The limit for all requests together.
     pub rate_limit: Option<RateLimit>,
-    /// What must be looked at to notice a change: the file itself and those it names.
+    /// Files to watch for changes: the file itself and those it names.
     pub files: Vec<PathBuf>,
-    /// The file says `{}`: it protects nothing, on purpose.
+    /// The file says `{}`: the listener is unprotected on purpose.
     pub open: bool,
 }
 
 impl Default for WebConfig {
-    /// Plain HTTP for everybody.
+    /// Plain HTTP without authentication.
     fn default() -> Self {
         Self {
             tls: None,
@@ -52,11 +52,11 @@ pub struct WebTls {
     pub certificate: SecretSource,
     /// PEM private key.
     pub private_key: SecretSource,
-    /// Whether clients show certificates.
+    /// Whether clients must send certificates.
     pub client_auth: ClientAuth,
-    /// PEM authorities of clients; `None` means the system's.
+    /// PEM certificate authorities of clients; `None` means the system's.
     pub client_ca: Option<SecretSource>,
-    /// Subject alternative names of which a client's certificate must have one.
+    /// A client's certificate must have one of these subject alternative names.
     pub client_allowed_sans: Option<Vec<String>>,
     /// Lowest version.
     pub min_version: TlsVersion,
@@ -64,24 +64,24 @@ pub struct WebTls {
     pub max_version: TlsVersion,
     /// IANA names of the cipher suites up to TLS 1.2; empty means the defaults.
     pub cipher_suites: Vec<&'static str>,
-    /// The order of `cipher_suites` decides, not the client's.
+    /// Whether the order of `cipher_suites` takes precedence over the client's order.
     pub prefer_server_cipher_suites: bool,
     /// Names of the curves, in order of preference; empty means the defaults.
     pub curves: Vec<&'static str>,
 }
 
-/// Whether clients show certificates; the names are those of Go's `tls.ClientAuthType`.
+/// Whether clients must send certificates; after Go's `tls.ClientAuthType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// They are not asked.
+    /// No certificate is requested.
     None,
-    /// They are asked; any or none will do.
+    /// A certificate is requested but neither required nor verified.
     Request,
-    /// Any will do.
+    /// A certificate is required but not verified.
     RequireAny,
-    /// One that is shown must be good.
+    /// A certificate is optional; if the client sends one, it must be valid.
     VerifyIfGiven,
-    /// They must show a good one.
+    /// A valid certificate is required.
     RequireAndVerify,
 }
 
@@ -98,13 +98,13 @@ pub enum TlsVersion {
 /// `rate_limit`: a token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Between two requests.
+    /// The average time between two requests.
     pub interval: Duration,
-    /// So many at once.
+    /// The number of requests that may come at once.
     pub burst: u32,
 }
 
-/// The suites that Go's `tls.CipherSuites` lists: the only ones that the toolkit knows.
+/// The suites that Go's `tls.CipherSuites` lists: the toolkit knows no others.
 const CIPHER_SUITES: [&str; 13] = [
     "TLS_AES_128_GCM_SHA256",
     "TLS_AES_256_GCM_SHA384",
@@ -121,7 +121,7 @@ const CIPHER_SUITES: [&str; 13] = [
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 ];
 
-/// HTTP/2 demands one of these below TLS 1.3 (RFC 9113 section 9.2.2).
+/// HTTP/2 requires one of these below TLS 1.3 (RFC 9113 section 9.2.2).
 const HTTP2_SUITES: [&str; 2] =
     ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
 
@@ -143,7 +143,7 @@ const CLIENT_AUTH: [(&str, ClientAuth); 6] = [
     ("RequireAndVerifyClientCert", ClientAuth::RequireAndVerify),
 ];
 
-/// The headers that may be set, and the values that each may have; none means any.
+/// The headers that may be set, and the values that each may have; an empty list allows any value.
 const HEADERS: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
@@ -155,14 +155,14 @@ const HEADERS: [(&str, &[&str]); 5] = [
 /// Reads the file and the secrets it names.
 ///
 /// # Errors
-/// Every problem found, with its place.
+/// Every problem found, with its position.
 pub fn load_web(path: &Path) -> Result<WebConfig, Vec<Problem>> {
     let findings = Diagnostics::verbatim();
     let config = super::read_tree(path, &findings).map(|root| {
         let at = Cursor::root(&root, path, &findings);
-        // Somebody has not written it yet, or found no room on the disk.
+        // The file may not be written yet, or the disk may have been full.
         if matches!(root.value, Value::Null) {
-            at.problem("says nothing; write {} if it is meant to protect nothing");
+            at.problem("is empty; write {} if the listener is meant to be unprotected");
         }
         WebConfig { open: matches!(&root.value, Value::Mapping(entries) if entries.is_empty()), ..read(&at) }
     });
@@ -193,7 +193,7 @@ fn read(root: &Cursor<'_, '_>) -> WebConfig {
     config
 }
 
-/// A value that says something.
+/// A value that is not empty.
 fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<Cursor<'n, 'e>> {
     section.get(key).filter(|at| match &at.node.value {
         Value::Null => false,
@@ -202,21 +202,21 @@ fn given<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<Cur
     })
 }
 
-/// A key that protects. With nothing behind it, somebody has not finished writing, and the listener must not be open meanwhile.
+/// The value of a key that protects the listener. An empty one means a half-written file; the listener must not be unprotected meanwhile.
 fn protecting<'n, 'e>(section: &mut Section<'n, 'e>, key: &'static str) -> Option<Cursor<'n, 'e>> {
     let at = section.get(key)?;
     if matches!(&at.node.value, Value::Null)
         || matches!(&at.node.value, Value::Scalar(text) if text.is_empty())
     {
         at.problem(
-            "says nothing; finish it, or remove the key (a file that is meant to protect nothing says {})",
+            "is empty; give a value or remove the key (write {} in a file that is meant to protect nothing)",
         );
         return None;
     }
     Some(at)
 }
 
-/// Booleans of YAML 1.1, which the toolkit reads.
+/// A boolean of YAML 1.1, as the toolkit reads it.
 fn boolean(at: &Cursor<'_, '_>) -> Option<bool> {
     at.parsed("must be true or false", |text| match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "y" | "on" => Some(true),
@@ -229,7 +229,7 @@ fn headers(at: &Cursor<'_, '_>) -> Vec<(&'static str, String)> {
     let read = |(name, at): (String, Cursor<'_, '_>)| {
         let Some((header, values)) = HEADERS.iter().find(|(header, _)| *header == name) else {
             let all: Vec<&str> = HEADERS.iter().map(|(header, _)| *header).collect();
-            at.problem(format!("this header cannot be set here; possible are: {}", all.join(", ")));
+            at.problem(format!("this header cannot be set here; use one of: {}", all.join(", ")));
             return None;
         };
         let hint = format!("must be one of: {}", values.join(", "));
@@ -247,7 +247,7 @@ fn headers(at: &Cursor<'_, '_>) -> Vec<(&'static str, String)> {
     at.named().into_iter().filter_map(read).collect()
 }
 
-/// A check of a password may cost so much, as a power of two: a second or so. Whoever comes by may ask for one.
+/// The highest bcrypt cost, a power of two: about a second per password check. Anybody can cause such a check.
 const HIGHEST_COST: u32 = 14;
 
 /// A bcrypt hash: `$2y$`, two digits of cost, `$`, 53 characters of salt and hash.
@@ -266,8 +266,8 @@ fn user(at: &Cursor<'_, '_>) -> Option<Secret> {
     };
     if cost > HIGHEST_COST {
         at.problem(format!(
-            "has a cost of {cost}, so that each guess of a stranger takes seconds of this machine; the highest is {HIGHEST_COST}, and 10 \
-             will do: htpasswd -nBC 10 \"\" | tr -d ':\\n'"
+            "has a cost of {cost}: each login attempt would take seconds of CPU time; the highest cost is {HIGHEST_COST}, and 10 is \
+             enough: htpasswd -nBC 10 \"\" | tr -d ':\\n'"
         ));
         return None;
     }
@@ -284,7 +284,7 @@ fn rate_limit(at: &Cursor<'_, '_>) -> Option<RateLimit> {
     Some(RateLimit { interval: interval?, burst: burst? }).filter(|limit| !limit.interval.is_zero())
 }
 
-/// Go's `time.ParseDuration`, for what is not negative; a bare number counts nanoseconds, as Go's YAML library has it.
+/// Go's `time.ParseDuration` without negative values; a bare number means nanoseconds, as in Go's YAML library.
 fn go_duration(text: &str) -> Option<Duration> {
     if let Ok(nanoseconds) = text.parse::<u64>() {
         return Some(Duration::from_nanos(nanoseconds));
@@ -341,7 +341,7 @@ fn tls(at: &Cursor<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<Web
         ));
     }
     if max_version < TlsVersion::Tls12 || max_version < min_version {
-        at.problem("leaves no version to speak: this program speaks TLS12 and TLS13");
+        at.problem("allows no TLS version: this program supports TLS12 and TLS13");
     }
     let [certificate, private_key, client_ca] = sources;
     if asked_for {
@@ -383,7 +383,7 @@ fn check_client_auth(at: &Cursor<'_, '_>, client_auth: ClientAuth, has_authority
 /// A PEM text as it was given.
 enum Pem {
     Absent,
-    /// It was noted what is wrong.
+    /// The problem is recorded.
     Wrong,
     Good(SecretSource),
 }
@@ -397,7 +397,7 @@ impl Pem {
     }
 }
 
-/// Inline or in a file; the file counts where both are given.
+/// Inline or in a file; the file takes precedence where both are given.
 fn pem(
     section: &mut Section<'_, '_>,
     inline: &'static str,
@@ -424,7 +424,7 @@ fn pem(
     }
 }
 
-/// Those of some names that are known.
+/// The items of a list that are among the known names.
 fn names(at: &Cursor<'_, '_>, known: &[&'static str]) -> Vec<&'static str> {
     let words: Vec<(&str, &'static str)> = known.iter().map(|name| (*name, *name)).collect();
     at.items().iter().filter_map(|item| item.one_of(&words)).collect()

@@ -1,5 +1,5 @@
-//! Sockets: binding them, and carrying requests from them to a [`Site`]. Every connection is bounded in time, size and number; nothing
-//! that a client does or leaves undone holds one for longer than [`MAX_CONNECTION_AGE`] and [`DRAIN_TIMEOUT`].
+//! Sockets: binding them, and passing their requests to a [`Site`]. Connections are limited in time, size and number; no client can keep one
+//! open for longer than [`MAX_CONNECTION_AGE`] plus [`DRAIN_TIMEOUT`].
 
 use std::convert::Infallible;
 use std::io;
@@ -22,46 +22,46 @@ use super::client::Connection;
 use super::connections::{Activity, Answer, Arrival};
 use super::site::Site;
 
-/// A client that has not said who it is (TLS) or what it wants (headers) by then is cut off.
+/// A connection is closed unless the TLS handshake and the request headers each arrive within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection on which nothing arrives for so long is closed; longer than any request takes.
+/// A connection on which nothing arrives for this time is closed. This is longer than any request takes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A client that takes nothing of its answer for so long is cut off.
+/// A connection is closed when the client reads nothing of its response for this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection is asked to end after so long, whatever it is used for: those who scrape make a new one.
+/// A connection is shut down gracefully after this time, however much it is used; scrapers open a new one.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 
-/// A connection that was asked to end has so long to take its last answers.
+/// How long a connection may still send its last responses after the graceful shutdown has begun.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Requests at once on one HTTP/2 connection.
+/// Concurrent requests on one HTTP/2 connection.
 const STREAMS: u32 = 16;
 
-/// For a request's line and headers.
+/// The highest size of a request's line and headers, in bytes.
 const HEAD: usize = 64 * 1024;
 
-/// What the system keeps of an answer that is not taken, for each connection.
+/// The send buffer of the operating system per connection, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// What is kept of an answer that is not taken, for each HTTP/2 stream.
+/// The send buffer per HTTP/2 stream, in bytes.
 const STREAM_BUFFER: usize = 64 * 1024;
 
-/// The log says so often that no connection can be accepted.
-const COMPLAIN: Duration = Duration::from_secs(60);
+/// The interval of the warning that no connection can be accepted.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A bound socket.
 #[derive(Debug)]
 pub enum Listener {
     /// IPv4 or IPv6.
     Tcp(TcpListener),
-    /// A path in the file system. Who may write to it is the file system's business, so there is no TLS on it.
+    /// A path in the file system. The file's permissions protect it, so it does not use TLS.
     Unix(UnixListener, SocketFile),
 }
 
-/// Takes the socket's file away in the end, if it is ours.
+/// Removes the socket's file when dropped, if Consentry created it.
 #[derive(Debug)]
 pub struct SocketFile(Option<PathBuf>);
 
@@ -92,10 +92,10 @@ impl std::fmt::Display for Listener {
     }
 }
 
-/// Binds an address as Prometheus writes them (`:10143` means every interface, IPv6 and IPv4), or a path: `unix:/run/consentry.sock`.
+/// Binds an address in the notation of Prometheus (`:10143` means every interface, IPv6 and IPv4), or a path: `unix:/run/consentry.sock`.
 ///
 /// # Errors
-/// The address is malformed or taken.
+/// The address is malformed or in use.
 pub async fn bind(address: &str) -> anyhow::Result<Listener> {
     let failed = || format!("cannot listen on {address}");
     if let Some(path) = address.strip_prefix("unix:") {
@@ -117,7 +117,7 @@ pub async fn bind(address: &str) -> anyhow::Result<Listener> {
     listener.map(Listener::Tcp).with_context(failed)
 }
 
-/// A socket that a killed process left behind is taken over; one that answers is not.
+/// Binds a path. The socket of a killed process is replaced; one that accepts connections is not.
 fn bind_path(path: &Path) -> io::Result<Listener> {
     use std::os::unix::fs::FileTypeExt as _;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
@@ -137,7 +137,7 @@ impl Listener {
         }
     }
 
-    /// A socket that was bound by somebody else, who also takes its file away.
+    /// A socket that another process has bound.
     ///
     /// # Errors
     /// It cannot be used without blocking.
@@ -146,7 +146,7 @@ impl Listener {
         TcpListener::from_std(listener).map(Self::Tcp)
     }
 
-    /// The same for a path.
+    /// Like [`Self::inherited_tcp`], for a Unix socket, whose file the other process removes.
     ///
     /// # Errors
     /// It cannot be used without blocking.
@@ -155,14 +155,14 @@ impl Listener {
         Ok(Self::Unix(UnixListener::from_std(listener)?, SocketFile(None)))
     }
 
-    /// The connections to come keep little of what their clients do not take.
-    fn keep_little(&self) {
+    /// Limits the send buffer of the connections to come.
+    fn limit_send_buffer(&self) {
         let set = match self {
             Self::Tcp(listener) => rustix::net::sockopt::set_socket_send_buffer_size(listener, SEND_BUFFER),
             Self::Unix(..) => Ok(()),
         };
         if let Err(error) = set {
-            tracing::debug!(%error, "cannot bound the memory of connections");
+            tracing::debug!(%error, "cannot limit the send buffer of connections");
         }
     }
 
@@ -190,14 +190,14 @@ impl Accepted {
     }
 }
 
-/// Serves a site until told to stop; answers under way are finished.
+/// Serves a site until `stop` becomes true. Pending responses are finished.
 pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receiver<bool>) {
-    listener.keep_little();
+    listener.limit_send_buffer();
     let stopping = stop.clone();
     let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
-    // Every connection holds one end of this for as long as it lasts.
+    // Every connection holds a sender for as long as it lasts.
     let (held, mut ended) = mpsc::channel::<Infallible>(1);
-    let mut complained: Option<Instant> = None;
+    let mut warned: Option<Instant> = None;
     loop {
         let next = async {
             let accepted = listener.accept().await?;
@@ -226,10 +226,10 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
                 });
             }
             Err(error) => {
-                // Out of descriptors, mostly: whoever does nothing with one gives it back.
-                if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+                // Usually there are no file descriptors left, so an idle connection is closed.
+                if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
                     tracing::warn!(%error, "cannot accept connections");
-                    complained = Some(Instant::now());
+                    warned = Some(Instant::now());
                 }
                 site.connections().relieve();
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -237,11 +237,11 @@ pub async fn serve(listener: Listener, site: Arc<Site>, mut stop: watch::Receive
         }
     }
     drop((listener, held));
-    // Nothing is ever sent: this ends with the last connection.
+    // Nothing is ever sent, so this returns when the last connection has ended.
     let _ = ended.recv().await;
 }
 
-/// One connection from its first byte to its last. A client that goes away early is its own business.
+/// Serves one connection from its first byte to its last. A client that disconnects early is not an error.
 async fn serve_connection(
     accepted: Accepted,
     site: Arc<Site>,
@@ -287,7 +287,7 @@ async fn serve_connection(
 
 type Patient<S> = Pin<Box<TimeoutStream<S>>>;
 
-/// A stream that ends when nothing moves on it.
+/// A stream that fails when nothing is read or written for too long.
 fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Patient<S> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_read_timeout(Some(IDLE_TIMEOUT));
@@ -295,7 +295,7 @@ fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Patient<S> {
     Box::pin(stream)
 }
 
-/// The handshake. A client that speaks plain HTTP is told so, in plain HTTP.
+/// The handshake. A client that sends plain HTTP gets an error response in plain HTTP.
 async fn tls_handshake(
     mut stream: TcpStream,
     acceptor: TlsAcceptor,
@@ -304,11 +304,11 @@ async fn tls_handshake(
     let mut first = [0_u8; 1];
     if matches!(stream.peek(&mut first).await, Ok(1..) if first[0].is_ascii_uppercase()) {
         let text = "This is an HTTPS server; it was sent a plain HTTP request.\n";
-        let answer = format!(
+        let response = format!(
             "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}",
             text.len()
         );
-        drop(stream.write_all(answer.as_bytes()).await);
+        drop(stream.write_all(response.as_bytes()).await);
         drop(stream.shutdown().await);
         return None;
     }

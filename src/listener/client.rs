@@ -1,4 +1,4 @@
-//! Who is at the other end: from which address a request comes, and whether it came through somebody whose word about that does not count.
+//! The client's address of a request, and whether the request came through a proxy that is not trusted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,34 +10,34 @@ use rustls::pki_types::CertificateDer;
 /// What a listener knows of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
-    /// Its other end; loopback for a socket with a path.
+    /// Address of the peer; loopback for a Unix socket.
     pub(crate) peer: IpAddr,
-    /// The certificates that it showed in the handshake, its own first.
+    /// The certificates that the client sent in the handshake, its own first.
     pub(crate) certificates: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// From where a request comes, as limits, log lines and events have it.
+/// The origin of a request, for limits, log lines and events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Client {
-    /// The address: what a trusted proxy says, otherwise the other end of the connection.
+    /// The address that a trusted proxy reports, otherwise that of the peer.
     pub(crate) address: IpAddr,
-    /// The address is that of somebody who passes requests on, and whose word about their origin does not count.
+    /// Whether the address is that of a proxy that is not trusted to report the client's address.
     pub(crate) through: bool,
 }
 
-/// Headers of those who pass requests on, besides `X-Forwarded-*`: RFC 7239 (`Forwarded`), RFC 9110 section 7.6.3 (`Via`), and what nginx,
-/// Cloudflare and Akamai are used to.
+/// Headers that proxies add, besides `X-Forwarded-*`: RFC 7239 (`Forwarded`), RFC 9110 section 7.6.3 (`Via`), and those of nginx,
+/// Cloudflare and Akamai.
 const FORWARDING: [&str; 6] =
     ["forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"];
 
-/// Whether somebody passed a request on.
+/// Whether a proxy forwarded a request.
 pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("x-forwarded") || FORWARDING.contains(&name.as_str()))
 }
 
 impl Client {
-    /// The client of a request. Every proxy adds the address that it sees at the end of `X-Forwarded-For`; whatever stands before the
-    /// first one that is not trusted may be invented.
+    /// The client of a request. Every proxy appends the address of its peer to `X-Forwarded-For`, so the entries are read from the end. The
+    /// first address that is not trusted is the client; entries before it may be forged.
     pub(crate) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
         let mut address = peer.to_canonical();
@@ -57,13 +57,13 @@ impl Client {
         Self { address, through: !named && is_forwarded(headers) }
     }
 
-    /// As people read it.
+    /// For people.
     pub(crate) fn shown(&self) -> String {
         if self.through { format!("through {}", self.address) } else { self.address.to_string() }
     }
 }
 
-/// An entry of `X-Forwarded-For`: an address; some proxies add the port.
+/// Parses an entry of `X-Forwarded-For`: an address; some proxies add the port.
 fn address_in(entry: &str) -> Option<IpAddr> {
     let entry = entry.trim();
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
@@ -72,7 +72,7 @@ fn address_in(entry: &str) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
-/// The address from which a request comes, as [`Client`] has it.
+/// The address of [`Client`], as an extension of its own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
@@ -81,18 +81,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_whom_trusted_proxies_name() {
+    fn clients_are_read_from_trusted_proxies_only() {
         let trusted: Vec<IpNet> =
             ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network")).to_vec();
         for (sentence, peer, headers, expected) in [
-            ("nobody between", "192.0.2.7", vec![], "192.0.2.7"),
+            ("no proxy", "192.0.2.7", vec![], "192.0.2.7"),
             (
-                "a stranger who claims to be a proxy",
+                "an unknown client that claims to be a proxy",
                 "192.0.2.7",
                 vec![("x-forwarded-for", "198.51.100.1")],
                 "through 192.0.2.7",
             ),
-            ("a stranger with another header", "192.0.2.7", vec![("via", "1.1 proxy")], "through 192.0.2.7"),
+            ("an unknown client with another header", "192.0.2.7", vec![("via", "1.1 proxy")], "through 192.0.2.7"),
             ("a trusted proxy", "10.0.0.1", vec![("x-forwarded-for", "198.51.100.1")], "198.51.100.1"),
             (
                 "an IPv4 address on an IPv6 socket",
@@ -107,13 +107,13 @@ mod tests {
                 "198.51.100.1",
             ),
             (
-                "an invented start of the chain",
+                "a forged start of the chain",
                 "10.0.0.1",
                 vec![("x-forwarded-for", "127.0.0.1, 198.51.100.1")],
                 "198.51.100.1",
             ),
             (
-                "one header for each proxy",
+                "one header per proxy",
                 "10.0.0.1",
                 vec![("x-forwarded-for", "127.0.0.1"), ("x-forwarded-for", "198.51.100.1")],
                 "198.51.100.1",
@@ -132,9 +132,9 @@ mod tests {
                 "2001:db8::1",
             ),
             ("no address at all", "10.0.0.1", vec![("x-forwarded-for", "unknown")], "through 10.0.0.1"),
-            ("a trusted proxy that names nobody", "10.0.0.1", vec![], "10.0.0.1"),
+            ("a trusted proxy without a header", "10.0.0.1", vec![], "10.0.0.1"),
             (
-                "a trusted proxy that names nobody in this way",
+                "a trusted proxy with another header",
                 "10.0.0.1",
                 vec![("forwarded", "for=198.51.100.1")],
                 "through 10.0.0.1",

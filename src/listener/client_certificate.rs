@@ -1,4 +1,4 @@
-//! Certificates of clients: the five policies of Go's `tls.ClientAuthType`, and the names that may come in.
+//! Client certificates: the five policies of Go's `tls.ClientAuthType`, and the allowed names.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::pem::certificates;
 use crate::config::{ClientAuth, WebTls};
 
-/// Judges the certificates of clients.
+/// Verifies client certificates.
 #[derive(Debug)]
 pub(crate) struct ClientCertificates {
     mandatory: bool,
-    /// `None` where any certificate will do.
+    /// `None` where any certificate is accepted.
     authorities: Option<Authorities>,
     allowed_names: Option<Vec<String>>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -31,13 +31,13 @@ pub(crate) struct ClientCertificates {
 #[derive(Debug)]
 struct Authorities {
     chains: Arc<dyn ClientCertVerifier>,
-    /// A certificate that is itself among the authorities is good, as in Go; webpki wants a chain.
+    /// A certificate that is itself among the authorities is valid, as in Go; webpki requires a chain.
     themselves: Vec<CertificateDer<'static>>,
 }
 
 impl ClientCertificates {
     /// # Errors
-    /// There are no authorities, for people.
+    /// There are no usable authorities; the text is for people.
     pub(crate) fn new(tls: &WebTls, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
         let verified = matches!(tls.client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
         let authorities = verified.then(|| authorities(tls, provider)).transpose()?;
@@ -51,7 +51,7 @@ impl ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// The name of whoever showed these certificates, their own first; `None` where they are not good now.
+    /// The name in the first of these certificates, which the client sent; `None` where they are not valid now.
     pub(crate) fn owner(&self, shown: &[CertificateDer<'_>]) -> Option<String> {
         let (own, intermediates) = shown.split_first()?;
         self.verify_client_cert(own, intermediates, UnixTime::now()).ok()?;

@@ -1,5 +1,5 @@
-//! How many connections a listener carries at once, how many of one network, and which of them gives way when there are more: whoever has
-//! kept it waiting longest, of the network that has most. Who asks and takes the answer is never disturbed by those who do neither.
+//! Limits the number of connections, in total and per network. When the limit is reached, an idle connection is closed: of the network with
+//! the most connections, the one that has been idle longest. Connections that send requests and read responses are not closed.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -13,28 +13,28 @@ use http_body::{Frame, SizeHint};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// A connection that has not brought a whole request for so long gives way.
+/// A connection that has not sent a complete request for this time may be closed in favor of another.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// One that has not taken its answer for so long gives way, too.
+/// A connection that has not read its response for this time may be closed, too.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// Where nobody can give way yet, the next look is after so long.
-const NEXT_LOOK: Duration = Duration::from_millis(250);
+/// The interval at which a waiting connection looks for one that may be closed.
+const RETRY: Duration = Duration::from_millis(250);
 
-/// Connections at once, where descriptors are no matter.
+/// The highest number of connections at once, where file descriptors are not limited.
 const MOST: usize = 512;
 
-/// The same for health checks alone.
+/// The same for the listener of health checks.
 const MOST_HEALTH: usize = 64;
 
-/// However few descriptors there are, so many connections are carried.
+/// The lowest number of connections, however few file descriptors there are.
 const FEWEST: usize = 4;
 
-/// Descriptors for the database, watched files, sockets that listen, the log, mail.
+/// File descriptors for the database, watched files, listening sockets, the log and mail.
 const RESERVE: u64 = 48;
 
-/// How many connections the listeners carry at once.
+/// How many connections the listeners may have at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// Of the listeners that serve everything, together.
@@ -52,8 +52,8 @@ impl Default for Capacity {
 }
 
 impl Capacity {
-    /// What a process may carry that may have so many descriptors open (`RLIMIT_NOFILE`; `None` for any number), and that probes so many
-    /// integrations at once, each with a connection to the login host and one to Graph.
+    /// The capacity of a process with this many file descriptors (`RLIMIT_NOFILE`; `None` for any number) that probes this many integrations
+    /// at once, each with a connection to the login host and one to Graph.
     pub fn within(descriptors: Option<u64>, probes: usize) -> Self {
         let Some(descriptors) = descriptors else { return Self::default() };
         let free = descriptors.saturating_sub(RESERVE);
@@ -64,37 +64,37 @@ impl Capacity {
         Self { all: share(4, MOST), reauthentication: share(3, MOST), health: share(1, MOST_HEALTH) }
     }
 
-    /// Whether descriptors hold it down.
+    /// Whether file descriptors limit the capacity.
     pub fn is_reduced(self) -> bool {
         self != Self::default()
     }
 }
 
-/// The connections of a site. See the module.
+/// The connections of a site; see the module.
 #[derive(Debug)]
 pub(crate) struct Connections {
     all: usize,
-    /// Of one network, unless it is trusted to speak for others.
+    /// The limit per network, which does not apply to trusted proxies.
     each: usize,
     carried: Mutex<Carried>,
     freed: Notify,
-    /// Those who wait until somebody gives way, the longest waiting first.
+    /// Connections that wait for a place, the longest waiting first.
     lobby: Mutex<VecDeque<Arc<Notify>>>,
     lobby_size: usize,
 }
 
-/// What becomes of a connection at first.
+/// How a new connection begins.
 pub(crate) enum Arrival {
-    /// It is carried.
+    /// It has a place.
     In(Admitted),
-    /// It waits; it is told when it has to leave in favour of somebody who has come later.
+    /// It waits for a place. A notification means that it must be closed in favor of a later one.
     Waits(Arc<Notify>),
 }
 
-/// So many wait at once.
+/// The number of connections that may wait.
 const LOBBY: usize = 64;
 
-/// Nobody waits for longer: by then whoever keeps a place without a request has given way.
+/// How long a connection waits for a place. Idle connections can be closed well before that.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ struct Entry {
     activity: Arc<Activity>,
 }
 
-/// One connection's place; given back when it is dropped.
+/// The place of one connection; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     connections: Arc<Connections>,
@@ -139,8 +139,8 @@ impl Connections {
         self.lobby.lock()
     }
 
-    /// Finds a place for a connection, or one to wait in. `network` is `None` for whoever is not limited by it. Whoever has waited longest
-    /// leaves when too many wait: many that do nothing must not keep out the one that comes after them with a request.
+    /// Finds a place for a connection, or lets it wait. `network` is `None` for connections without a limit per network. When too many wait,
+    /// the one that has waited longest is closed, so that many idle connections cannot block a later one with a request.
     pub(crate) fn arrive(self: &Arc<Self>, network: Option<IpAddr>) -> Arrival {
         if let Some(admitted) = self.attempt(network) {
             return Arrival::In(admitted);
@@ -155,7 +155,7 @@ impl Connections {
         Arrival::Waits(ticket)
     }
 
-    /// Waits until somebody gives way, for a while.
+    /// Waits for a place, for at most [`PATIENCE`].
     pub(crate) async fn admit(
         self: &Arc<Self>,
         network: Option<IpAddr>,
@@ -166,7 +166,7 @@ impl Connections {
             let has_to_leave = tokio::select! {
                 () = ticket.notified() => true,
                 () = self.freed.notified() => false,
-                () = tokio::time::sleep(NEXT_LOOK) => false,
+                () = tokio::time::sleep(RETRY) => false,
             };
             if has_to_leave || Instant::now() >= end {
                 break None;
@@ -179,7 +179,7 @@ impl Connections {
         admitted
     }
 
-    /// A place, if there is one or somebody gives way: of its own network where that has as many as it may have.
+    /// A place, if one is free or can be freed by closing an idle connection; of the same network, where that has reached its limit.
     fn attempt(self: &Arc<Self>, network: Option<IpAddr>) -> Option<Admitted> {
         let mut carried = self.carried();
         let of_its_own = network.map_or(0, |network| carried.by.get(&network).copied().unwrap_or_default());
@@ -198,14 +198,14 @@ impl Connections {
         Some(Admitted { connections: Arc::clone(self), id, activity })
     }
 
-    /// Ends one connection that can give way: descriptors are wanted elsewhere.
+    /// Closes one idle connection, if there is one, to free a file descriptor.
     pub(crate) fn relieve(&self) {
         self.carried().make_way(|_| true);
     }
 }
 
 impl Carried {
-    /// Ends one of these connections, if one can give way. It is not counted from now on.
+    /// Closes one of these connections, if one is idle. It no longer counts from now on.
     fn make_way(&mut self, among: impl Fn(&Entry) -> bool) -> bool {
         let now = Instant::now();
         let of_its_network = |entry: &Entry| {
@@ -244,7 +244,7 @@ impl Drop for Admitted {
     }
 }
 
-/// What a connection is about.
+/// What a connection is doing.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     doing: Mutex<Doing>,
@@ -253,11 +253,11 @@ pub(crate) struct Activity {
 
 #[derive(Debug)]
 struct Doing {
-    /// Requests that are here whole and not answered yet: that is our own business.
+    /// Complete requests whose responses are not ready yet. The client is not idle meanwhile.
     working: u32,
-    /// Answers that are not taken yet.
+    /// Responses that the client has not read completely.
     answering: u32,
-    /// When one of these numbers changed last.
+    /// When one of these numbers last changed.
     since: Instant,
 }
 
@@ -273,11 +273,11 @@ enum Count {
     Answering,
 }
 
-/// Counts for as long as it is there.
+/// Increments a count until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted(Arc<Activity>, Count);
 
-/// Takes back that a request is here whole, for as long as it is there.
+/// Marks a request as incomplete until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Arriving(Arc<Activity>);
 
@@ -292,25 +292,25 @@ impl Activity {
         doing.since = Instant::now();
     }
 
-    /// A request is here.
+    /// A request has arrived.
     pub(crate) fn work(self: &Arc<Self>) -> Counted {
         self.change(Count::Working, 1);
         Counted(Arc::clone(self), Count::Working)
     }
 
-    /// It is here, but for its body.
+    /// The body of a request is still arriving.
     pub(crate) fn arriving(self: &Arc<Self>) -> Arriving {
         self.change(Count::Working, -1);
         Arriving(Arc::clone(self))
     }
 
-    /// Its answer is on the way.
+    /// A response is being sent.
     fn answer(self: &Arc<Self>) -> Counted {
         self.change(Count::Answering, 1);
         Counted(Arc::clone(self), Count::Answering)
     }
 
-    /// Whether the connection may be ended in favour of another: whether an answer is lost by that, and since when it keeps us waiting.
+    /// `Some` if the connection may be closed in favor of another: whether that aborts a response, and since when the connection is idle.
     fn gives_way(&self, now: Instant) -> Option<(bool, Instant)> {
         let doing = self.doing.lock();
         let answering = doing.answering > 0;
@@ -319,7 +319,7 @@ impl Activity {
             .then_some((answering, doing.since))
     }
 
-    /// Waits until the connection has to give way.
+    /// Waits until the connection must be closed in favor of another.
     pub(crate) async fn left(&self) {
         self.leave.notified().await;
     }
@@ -337,7 +337,7 @@ impl Drop for Arriving {
     }
 }
 
-/// An answer's body: the connection is answering until it is gone.
+/// The body of a response. The connection counts as answering until it is dropped.
 pub(crate) struct Answer {
     body: Body,
     _answering: Counted,
@@ -374,14 +374,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_descriptors_for_everything_else() {
+    fn connections_leave_file_descriptors_for_everything_else() {
         for (sentence, descriptors, probes, expected) in [
             ("no limit", None, 64, (512, 512, 64)),
-            ("what the unit sets", Some(65_536), 64, (512, 512, 64)),
-            ("what a shell has", Some(1_024), 64, (424, 318, 64)),
-            ("a big fleet in a shell", Some(1_024), 1_000, (244, 183, 61)),
-            ("little", Some(256), 64, (52, 39, 13)),
-            ("hardly any", Some(64), 64, (4, 4, 4)),
+            ("the limit of the systemd unit", Some(65_536), 64, (512, 512, 64)),
+            ("the limit of a shell", Some(1_024), 64, (424, 318, 64)),
+            ("a large fleet in a shell", Some(1_024), 1_000, (244, 183, 61)),
+            ("few", Some(256), 64, (52, 39, 13)),
+            ("very few", Some(64), 64, (4, 4, 4)),
             ("none", Some(0), 64, (4, 4, 4)),
         ] {
             let Capacity { all, reauthentication, health } = Capacity::within(descriptors, probes);
@@ -389,7 +389,7 @@ mod tests {
         }
     }
 
-    /// A moment so long ago that whatever is quiet since then gives way.
+    /// Makes a connection look idle for longer.
     fn age(admitted: &Admitted, by: Duration) {
         let mut doing = admitted.activity.doing.lock();
         doing.since = doing.since.checked_sub(by).expect("a machine that has run for some seconds");
@@ -400,23 +400,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_longest_leaves_when_too_many_wait() {
+    async fn the_longest_waiting_connection_is_closed_when_too_many_wait() {
         let connections = Connections::new(4);
         let network = Some(IpAddr::from([192, 0, 2, 1]));
         let carried: Vec<_> = (0..2).filter_map(|_| connections.attempt(network)).collect();
         let arrive = || match connections.arrive(network) {
             Arrival::Waits(ticket) => ticket,
-            Arrival::In(_) => panic!("there is no room"),
+            Arrival::In(_) => panic!("there is no free place"),
         };
         let (first, second) = (arrive(), arrive());
-        assert!(connections.admit(network, first).await.is_none(), "in favour of whoever has come later");
+        assert!(connections.admit(network, first).await.is_none(), "closed in favor of a later one");
         age(&carried[0], QUIET);
-        assert!(connections.admit(network, second).await.is_some(), "somebody gives way");
+        assert!(connections.admit(network, second).await.is_some(), "an idle connection is closed");
         assert!(connections.lobby().is_empty());
     }
 
     #[test]
-    fn whoever_keeps_us_waiting_gives_way() {
+    fn idle_connections_are_closed_in_favor_of_new_ones() {
         let connections = Connections::new(4);
         let [first, second] = [1, 1].map(|last| try_in(&connections, last).expect("a place"));
         assert!(try_in(&connections, 1).is_none(), "half of all for one network");
@@ -428,33 +428,33 @@ mod tests {
         age(&third, QUIET);
         let working = first.activity.work();
         let fifth = try_in(&connections, 4)
-            .expect("of the network that has most, the one that does nothing gives way");
+            .expect("the idle connection of the network with the most connections is closed");
         assert!(!connections.carried().connections.contains_key(&second.id));
         drop((second, working));
-        assert_eq!(connections.carried().connections.len(), 4, "whoever gave way is not counted twice");
+        assert_eq!(connections.carried().connections.len(), 4, "the closed connection is not counted twice");
         let answering = third.activity.answer();
         age(&third, QUIET);
-        let sixth = try_in(&connections, 5).expect("an answer is spared for longer than silence");
+        let sixth = try_in(&connections, 5).expect("a connection with a response may be idle for longer");
         assert!(!connections.carried().connections.contains_key(&fourth.id));
         age(&third, SLOW);
-        let seventh = try_in(&connections, 6).expect("but not for ever");
+        let seventh = try_in(&connections, 6).expect("but not forever");
         assert!(!connections.carried().connections.contains_key(&third.id));
         drop((answering, first, third, fourth, fifth, sixth, seventh));
         assert!(connections.carried().by.is_empty() && connections.carried().connections.is_empty());
     }
 
     #[test]
-    fn a_body_that_is_on_its_way_keeps_us_waiting() {
+    fn a_connection_is_idle_while_its_request_body_does_not_arrive() {
         let connections = Connections::new(1);
         let admitted = try_in(&connections, 1).expect("a place");
         let _working = admitted.activity.work();
         age(&admitted, SLOW);
-        assert!(admitted.activity.gives_way(Instant::now()).is_none(), "our own work");
+        assert!(admitted.activity.gives_way(Instant::now()).is_none(), "the response is being prepared");
         let arriving = admitted.activity.arriving();
         age(&admitted, QUIET);
-        assert!(admitted.activity.gives_way(Instant::now()).is_some(), "a body that does not come");
+        assert!(admitted.activity.gives_way(Instant::now()).is_some(), "the body does not arrive");
         drop(arriving);
         age(&admitted, SLOW);
-        assert!(admitted.activity.gives_way(Instant::now()).is_none(), "it has come");
+        assert!(admitted.activity.gives_way(Instant::now()).is_none(), "the body has arrived");
     }
 }

@@ -1,5 +1,5 @@
-//! Limits. Against guessing: who sends many links or answers that open nothing is told to wait; good ones always pass. And against
-//! taking everything: so much of a thing at once, and so much of it for one network.
+//! Limits. [`FailedAttemptLimiter`] works against guessing: networks that send many invalid links or callbacks must wait, while valid ones
+//! are always accepted. [`Places`] limits how many of something are in use at once, in total and per network.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 
 use crate::domain::Timestamp;
 
-/// So many wrong guesses at once.
+/// The number of failed attempts that one network may make at once.
 const BURST: f64 = 150.0;
 
-/// One more after so many milliseconds.
+/// The time until one more is allowed, in milliseconds.
 const REFILL_MS: f64 = 1_000.0;
 
-/// So many sources are remembered.
+/// The number of networks that are remembered.
 const SOURCES: usize = 4_096;
 
 /// A token bucket.
@@ -30,7 +30,7 @@ impl Bucket {
         Self { tokens: burst, at: now }
     }
 
-    /// Takes one, if there is one; one more comes after `refill_ms`, up to `burst`.
+    /// Takes a token, if there is one. One token is added every `refill_ms` milliseconds, up to `burst`.
     pub(crate) fn take(&mut self, burst: f64, refill_ms: f64, now: Timestamp) -> bool {
         let tokens = self.refilled(burst, refill_ms, now);
         *self = Self { tokens: if tokens >= 1.0 { tokens - 1.0 } else { tokens }, at: now };
@@ -42,7 +42,7 @@ impl Bucket {
     }
 }
 
-/// Wrong guesses by source.
+/// Counts failed attempts per network.
 #[derive(Debug)]
 pub struct FailedAttemptLimiter {
     burst: f64,
@@ -57,31 +57,31 @@ impl Default for FailedAttemptLimiter {
 }
 
 impl FailedAttemptLimiter {
-    /// So many wrong ones at once, then one a second.
+    /// Allows `burst` failed attempts at once, then one per second.
     pub(crate) fn new(burst: f64) -> Self {
         Self::lasting(burst, REFILL_MS)
     }
 
-    /// So many wrong ones at once, of which one is forgiven after so many milliseconds.
+    /// Allows `burst` failed attempts at once, then one every `refill_ms` milliseconds.
     pub(crate) fn lasting(burst: f64, refill_ms: f64) -> Self {
         Self { burst, refill_ms, left: Mutex::default() }
     }
 
-    /// Whether a further guess may be looked at.
+    /// Whether another attempt may be processed.
     pub(crate) fn has_more(&self, source: IpAddr, now: Timestamp) -> bool {
         let left = self.left.lock();
         left.get(&network(source))
             .is_none_or(|bucket| bucket.refilled(self.burst, self.refill_ms, now) >= 1.0)
     }
 
-    /// How many wrong guesses of a source are not forgotten yet.
+    /// The number of failed attempts that still count.
     pub(crate) fn held_against(&self, source: IpAddr, now: Timestamp) -> u32 {
         let left = self.left.lock();
         left.get(&network(source))
             .map_or(0, |bucket| (self.burst - bucket.refilled(self.burst, self.refill_ms, now)).ceil() as u32)
     }
 
-    /// Counts a wrong guess; answers whether it may be answered like any other. `now` is of the clock that nobody sets
+    /// Counts a failed attempt. Returns false when there were too many. `now` comes from the monotonic clock
     /// ([`crate::clock::Clock::steady`]).
     pub fn wrong(&self, source: IpAddr, now: Timestamp) -> bool {
         let source = network(source);
@@ -96,7 +96,7 @@ impl FailedAttemptLimiter {
     }
 }
 
-/// So many of something at once, and of these so many for one network.
+/// Limits how many of something are in use at once, in total and per network.
 #[derive(Debug)]
 pub(crate) struct Places {
     all: usize,
@@ -110,7 +110,7 @@ struct Taken {
     by: HashMap<IpAddr, usize>,
 }
 
-/// One of some [`Places`]; given back when it is dropped.
+/// One of some [`Places`]; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
@@ -122,7 +122,7 @@ impl Places {
         Arc::new(Self { all, each, taken: Mutex::default() })
     }
 
-    /// Takes a place, if one is left for whoever comes from this address.
+    /// Takes a place, if one is left in total and for the network of this address.
     pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let network = network(address);
         let mut taken = self.taken.lock();
@@ -135,7 +135,7 @@ impl Places {
         Some(Place { places: Arc::clone(self), network })
     }
 
-    /// Whether so many are taken that others may soon find none.
+    /// Whether at least half of the places are taken, in total or of one network.
     pub(crate) fn is_scarce(&self) -> bool {
         let taken = self.taken.lock();
         2 * taken.all >= self.all || taken.by.values().any(|own| 2 * own >= self.each)
@@ -155,7 +155,7 @@ impl Drop for Place {
     }
 }
 
-/// Whoever has one IPv6 address has a network of them.
+/// The network of an address: the /64 of an IPv6 address, because one client usually has all of it, and an IPv4 address itself.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
@@ -170,13 +170,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_wrong_guesses_are_slowed_down() {
+    fn many_failed_attempts_are_limited() {
         let (guesses, now) = (FailedAttemptLimiter::default(), Timestamp::from_seconds(1_000));
         let source: IpAddr = "2001:db8::1".parse().expect("an address");
         let neighbour: IpAddr = "2001:db8::2".parse().expect("an address");
         assert_eq!((0..1000).filter(|_| guesses.wrong(source, now)).count(), 150);
-        assert!(!guesses.wrong(neighbour, now), "one network, one budget");
-        assert!(guesses.wrong("127.0.0.1".parse().expect("an address"), now), "others are not disturbed");
+        assert!(!guesses.wrong(neighbour, now), "a network shares one limit");
+        assert!(guesses.wrong("127.0.0.1".parse().expect("an address"), now), "other networks are not affected");
         assert!(guesses.wrong(source, now.plus(Duration::from_secs(4))), "after a while");
         for i in 0..u32::try_from(SOURCES).unwrap_or_default() * 2 {
             guesses.wrong(IpAddr::V4(i.into()), now);
@@ -185,22 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn places_are_limited_in_all_and_for_one_network() {
+    fn places_are_limited_in_total_and_per_network() {
         let places = Places::new(3, 2);
         let [one, two]: [IpAddr; 2] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
         let first = places.take(one).expect("the first");
         let second = places.take(one).expect("the second");
-        assert!(places.take(one).is_none(), "one network has its share");
-        let third = places.take(two).expect("others have theirs");
+        assert!(places.take(one).is_none(), "the limit of one network");
+        let third = places.take(two).expect("another network has its own limit");
         assert!(places.is_scarce() && places.take(two).is_none(), "all are taken");
         drop((first, third));
-        assert!(places.take(two).is_some(), "given back");
+        assert!(places.take(two).is_some(), "released");
         drop(second);
-        assert!(places.taken.lock().by.is_empty(), "nobody is remembered who has nothing");
+        assert!(places.taken.lock().by.is_empty(), "networks without a place are not remembered");
     }
 
     #[test]
-    fn wrong_guesses_are_held_against_their_network_for_a_while() {
+    fn failed_attempts_count_for_a_while() {
         let (guesses, now) = (FailedAttemptLimiter::new(50.0), Timestamp::from_seconds(1_000));
         let source = IpAddr::from([192, 0, 2, 1]);
         assert_eq!(guesses.held_against(source, now), 0);

@@ -1,5 +1,4 @@
-//! How bytes arrive: sockets, TLS, users and certificates, and how much is carried at once. What is answered is the business of
-//! `web`.
+//! Connections: sockets, TLS, users and client certificates, and limits. The responses come from `web`.
 
 pub(crate) mod accept;
 pub(crate) mod client;

@@ -1,7 +1,7 @@
-//! What `--web.config.file` says, as it stands now: the file and those it names are read again when they change. One that is wrong
-//! changes nothing, and the log says so. A file is empty, or half there, while somebody writes it, and may stay so when the disk is full: so
-//! an empty one counts as wrong, and one that takes protection away counts only after a reload that somebody asked for, or where it says
-//! `{}`, which nobody writes by accident.
+//! The settings of `--web.config.file`. The file and those it names are read again when they change. An invalid file is logged and does not
+//! change the policy. A file is empty or incomplete while it is being written, and stays so when the disk is full. So an empty file is
+//! invalid, and a file that removes protection takes effect only after a requested reload, or when it says `{}`, which nobody writes by
+//! accident.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use super::users::Users;
 use crate::clock::Clock;
 use crate::config::{ClientAuth, FileStamps, TlsVersion, WebConfig, load_web};
 
-/// The protection at one moment.
+/// The policy of the listeners at one moment.
 #[derive(Debug)]
 pub(crate) struct ListenerPolicy {
     /// As configured.
     pub(crate) config: WebConfig,
-    /// For handshakes with those whom the policy admits.
+    /// TLS with the configured client certificates.
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// For handshakes with everybody.
+    /// TLS without client certificates, for the pages behind mailed links.
     pub(crate) open_tls: Option<Arc<ServerConfig>>,
-    /// Says whose a certificate is, where certificates are verified.
+    /// Determines the owner of a client certificate, where certificates are verified.
     pub(crate) certificates: Option<Arc<ClientCertificates>>,
-    /// Headers of every answer.
+    /// Headers of every response.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ListenerPolicy {
-    /// Whether nobody comes in without a certificate that is verified.
+    /// Whether every client needs a valid certificate.
     pub(crate) fn demands_certificates(&self) -> bool {
         client_auth(&self.config) == ClientAuth::RequireAndVerify
     }
@@ -45,47 +45,48 @@ pub struct WebSecurity {
     path: Option<PathBuf>,
     clock: Clock,
     state: Mutex<State>,
-    /// Whose password was right.
+    /// Verifies passwords, and remembers correct ones.
     pub(crate) users: Users,
 }
 
 #[derive(Debug)]
 struct State {
-    posture: Arc<ListenerPolicy>,
-    /// How the files looked before they were read last.
+    policy: Arc<ListenerPolicy>,
+    /// The metadata of the files before they were last read.
     seen: FileStamps,
     read: Instant,
-    complaint: Option<String>,
+    /// The error that was logged last, so that it is logged once.
+    problem: Option<String>,
 }
 
-/// Files that look the same are read again no sooner than this, however often somebody connects.
+/// Files with unchanged metadata are read again at most once in this time, however often clients connect.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl WebSecurity {
     /// Reads the file, if there is one.
     ///
     /// # Errors
-    /// Everything that is wrong with it, a line each.
+    /// Every problem, one line each.
     pub fn load(path: Option<&Path>, clock: Clock) -> Result<Self, Vec<String>> {
         let state = State::read(path)?;
         Ok(Self { path: path.map(Path::to_owned), clock, state: Mutex::new(state), users: Users::default() })
     }
 
-    /// Reads the file again, for [`Self::swap`]: somebody asks for it, so it may take protection away.
+    /// Reads the file again, for [`Self::swap`]. The reload is requested, so the file may remove protection.
     ///
     /// # Errors
-    /// Everything that is wrong with it, a line each.
+    /// Every problem, one line each.
     pub fn prepare(&self) -> Result<Self, Vec<String>> {
         Self::load(self.path.as_deref(), self.clock.clone())
     }
 
-    /// From now on protects as this one does.
+    /// Replaces the policy.
     pub fn swap(&self, fresh: Self) {
         let fresh = fresh.state.into_inner();
         *self.state.lock() = fresh;
     }
 
-    /// Whether the listeners speak TLS now.
+    /// Whether the listeners use TLS now.
     pub fn speaks_tls(&self) -> bool {
         self.current().tls.is_some()
     }
@@ -94,49 +95,49 @@ impl WebSecurity {
         &self.clock
     }
 
-    /// The protection as the files are now.
+    /// The current policy. Reads changed files again.
     pub(crate) fn current(&self) -> Arc<ListenerPolicy> {
         let mut state = self.state.lock();
-        let looks = FileStamps::at(&state.posture.config.files);
-        // What is wrong may be fixed in a file that is not among these.
+        let stamps = FileStamps::at(&state.policy.config.files);
+        // After an error, a file that is not among these may have been fixed.
         let again =
-            (looks.may_differ(&state.seen) || state.complaint.is_some()) && state.read.elapsed() >= PAUSE;
-        if looks.differ(&state.seen) || again {
-            self.look_again(&mut state, looks);
+            (stamps.may_differ(&state.seen) || state.problem.is_some()) && state.read.elapsed() >= PAUSE;
+        if stamps.differ(&state.seen) || again {
+            self.read_again(&mut state, stamps);
         }
-        Arc::clone(&state.posture)
+        Arc::clone(&state.policy)
     }
 
-    fn look_again(&self, state: &mut State, looks: FileStamps) {
+    fn read_again(&self, state: &mut State, stamps: FileStamps) {
         let file = self.path.as_deref().unwrap_or(Path::new(""));
         let fresh = State::read(self.path.as_deref()).and_then(|fresh| {
-            let lost = if fresh.posture.config.open {
+            let lost = if fresh.policy.config.open {
                 Vec::new()
             } else {
-                weakened(&state.posture.config, &fresh.posture.config)
+                lost_protection(&state.policy.config, &fresh.policy.config)
             };
             if lost.is_empty() {
                 Ok(fresh)
             } else {
-                Err(vec![format!("{}: {}", file.display(), takes_away(&lost))])
+                Err(vec![format!("{}: {}", file.display(), lost_message(&lost))])
             }
         });
         match fresh {
             Ok(fresh) => {
-                if looks.differ(&state.seen) || state.complaint.is_some() {
+                if stamps.differ(&state.seen) || state.problem.is_some() {
                     tracing::info!(file = %file.display(), "protection of the listener read again");
                 }
                 *state = fresh;
             }
             Err(problems) => {
-                (state.seen, state.read) = (looks, Instant::now());
-                let complaint = problems.join("; ");
-                if state.complaint.as_ref() != Some(&complaint) {
+                (state.seen, state.read) = (stamps, Instant::now());
+                let problem = problems.join("; ");
+                if state.problem.as_ref() != Some(&problem) {
                     tracing::error!(
-                        error = complaint,
+                        error = problem,
                         "cannot read the protection of the listener again; the old one stays"
                     );
-                    state.complaint = Some(complaint);
+                    state.problem = Some(problem);
                 }
             }
         }
@@ -150,15 +151,15 @@ impl State {
                 .transpose()
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
-        // Looked at before the reading that counts: what changes in between is seen next time.
+        // The metadata are read before the contents that are used, so that a change in between is noticed next time.
         let seen = FileStamps::at(&load()?.unwrap_or_default().files);
         let config = load()?.unwrap_or_default();
         let in_file = |problem| vec![format!("{}: {problem}", path.unwrap_or(Path::new("")).display())];
         Ok(Self {
-            posture: Arc::new(posture(config).map_err(in_file)?),
+            policy: Arc::new(policy(config).map_err(in_file)?),
             seen,
             read: Instant::now(),
-            complaint: None,
+            problem: None,
         })
     }
 }
@@ -170,9 +171,9 @@ fn client_auth(config: &WebConfig) -> ClientAuth {
 /// Whether a configuration protects in one way.
 type Protects<'a> = &'a dyn Fn(&WebConfig) -> bool;
 
-/// What one configuration protects by, and the next does not. Users who are taken off the list, or change their password, are no such
-/// thing: they have to be out at once, and somebody is still asked for.
-fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
+/// The kinds of protection that `before` has and `after` lacks. Removed users and changed passwords are not among them: they must take
+/// effect immediately, and users must still sign in.
+fn lost_protection(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
     let demanded = |config: &WebConfig| {
         matches!(client_auth(config), ClientAuth::RequireAny | ClientAuth::RequireAndVerify)
     };
@@ -182,7 +183,7 @@ fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
     let tls = |config: &WebConfig| config.tls.is_some();
     let users = |config: &WebConfig| !config.users.is_empty();
     let named = |config: &WebConfig| config.tls.as_ref().is_some_and(|tls| tls.client_allowed_sans.is_some());
-    // Without one, the system's authorities count, who vouch for anybody.
+    // Without `client_ca`, the system's authorities are used, which issue certificates to anybody.
     let authority = |config: &WebConfig| {
         verified(config) && config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
     };
@@ -214,26 +215,26 @@ fn weakened(before: &WebConfig, after: &WebConfig) -> Vec<&'static str> {
     lost
 }
 
-fn takes_away(lost: &[&str]) -> String {
+fn lost_message(lost: &[&str]) -> String {
     let lost = lost.join(", ");
     format!(
-        "lacks what protected until now ({lost}); if that is meant, reload (SIGHUP, or POST /-/reload with --web.enable-lifecycle)"
+        "removes existing protection ({lost}); if that is intended, reload (SIGHUP, or POST /-/reload with --web.enable-lifecycle)"
     )
 }
 
-fn posture(config: WebConfig) -> Result<ListenerPolicy, String> {
+fn policy(config: WebConfig) -> Result<ListenerPolicy, String> {
     let tls = |certificates| {
         config.tls.as_ref().map(|tls| server_config(tls, config.http2, certificates)).transpose()
     };
-    let (policy, open) = (tls(true)?, tls(false)?);
+    let (protected, open) = (tls(true)?, tls(false)?);
     let header = |(name, value): &(&'static str, String)| {
         let wrong = |_| format!("http_server_config.headers.{name}: not a header value");
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name} is no header"))?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name} is not a header"))?;
         Ok((name, HeaderValue::from_str(value).map_err(wrong)?))
     };
     let headers = config.headers.iter().map(header).collect::<Result<_, String>>()?;
     let certificates = config.tls.as_ref().map(verifier).transpose()?.flatten();
-    Ok(ListenerPolicy { tls: policy, open_tls: open, certificates, headers, config })
+    Ok(ListenerPolicy { tls: protected, open_tls: open, certificates, headers, config })
 }
 
 #[cfg(test)]
@@ -244,66 +245,70 @@ mod tests {
 
     const USERS: &str = "basic_auth_users: {alice: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}\nrate_limit: {interval: 1s}\n";
 
-    fn gate(text: &str) -> (tempfile::TempDir, WebSecurity) {
+    fn load(text: &str) -> (tempfile::TempDir, WebSecurity) {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("web.yml"), text).expect("written");
-        let gate = WebSecurity::load(Some(&folder.path().join("web.yml")), Clock::system()).expect("good");
-        (folder, gate)
+        let file = folder.path().join("web.yml");
+        let security = WebSecurity::load(Some(&file), Clock::system()).expect("valid");
+        (folder, security)
     }
 
-    fn asks(gate: &WebSecurity) -> bool {
-        !gate.current().config.users.is_empty()
+    fn has_users(security: &WebSecurity) -> bool {
+        !security.current().config.users.is_empty()
     }
 
     #[test]
-    fn protection_does_not_fall_away_with_the_file() {
-        for (sentence, text, by_itself, when_asked) in [
+    fn a_changed_file_does_not_remove_protection_without_a_reload() {
+        for (sentence, text, by_itself, after_reload) in [
             ("an empty file", "", true, true),
-            ("blanks", " \n\n", true, true),
+            ("spaces", " \n\n", true, true),
             ("a comment", "# users come later\n", true, true),
-            ("nothing in YAML's own words", "---\nnull\n", true, true),
+            ("a null document", "---\nnull\n", true, true),
             ("half a word", "basic_auth_users: {al", true, true),
             ("a key without users", "basic_auth_users:\n", true, true),
             ("everything but the users", "rate_limit: {interval: 2s}\n", true, false),
             ("an empty mapping", "{}\n", false, false),
-            ("an empty mapping that is explained", "# everybody may come\n{}\n", false, false),
+            ("an empty mapping with a comment", "# no users\n{}\n", false, false),
             ("the same users", USERS, true, true),
         ] {
-            let (folder, gate) = gate(USERS);
-            assert!(asks(&gate));
+            let (folder, security) = load(USERS);
+            assert!(has_users(&security));
             std::fs::write(folder.path().join("web.yml"), text).expect("written");
-            // Age does not make it better.
+            // An old modification time makes no difference.
             let file =
                 std::fs::File::options().write(true).open(folder.path().join("web.yml")).expect("open");
             file.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).expect("an age");
-            assert_eq!(asks(&gate), by_itself, "{sentence}, by itself");
-            if let Ok(fresh) = gate.prepare() {
-                gate.swap(fresh);
+            assert_eq!(has_users(&security), by_itself, "{sentence}, without a reload");
+            if let Ok(fresh) = security.prepare() {
+                security.swap(fresh);
             }
-            assert_eq!(asks(&gate), when_asked, "{sentence}, when a reload is asked for");
+            assert_eq!(has_users(&security), after_reload, "{sentence}, after a reload");
         }
     }
 
     #[test]
-    fn a_user_who_is_taken_off_the_list_is_out_at_once() {
-        let (folder, gate) = gate(&USERS.replace(
+    fn a_removed_user_is_rejected_immediately() {
+        let (folder, security) = load(&USERS.replace(
             "{alice:",
             "{bob: '$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe', alice:",
         ));
-        assert_eq!(gate.current().config.users.len(), 2);
+        assert_eq!(security.current().config.users.len(), 2);
         std::fs::write(folder.path().join("web.yml"), USERS).expect("written");
-        assert_eq!(gate.current().config.users.len(), 1);
+        assert_eq!(security.current().config.users.len(), 1);
     }
 
     #[test]
-    fn a_file_that_says_nothing_is_wrong_from_the_start() {
+    fn an_empty_file_is_invalid_at_the_start() {
         let folder = tempfile::tempdir().expect("a folder");
         for text in ["", "\n", "# users come later\n"] {
             std::fs::write(folder.path().join("web.yml"), text).expect("written");
             let problems = WebSecurity::load(Some(&folder.path().join("web.yml")), Clock::system())
                 .expect_err("wrong")
                 .join("\n");
-            assert!(problems.contains("write {} if it is meant to protect nothing"), "{text:?}: {problems}");
+            assert!(
+                problems.contains("write {} if the listener is meant to be unprotected"),
+                "{text:?}: {problems}"
+            );
         }
     }
 
@@ -326,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_protection_away() {
+    fn lost_protection_is_recognized() {
         let nothing = WebConfig::default;
         let of =
             |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Secret::new("hash"))).collect();
@@ -349,58 +354,58 @@ mod tests {
         let modern = || with_tls(|tls| tls.min_version = TlsVersion::Tls13);
         for (sentence, before, after, weaker) in [
             ("nothing, and nothing", nothing(), nothing(), false),
-            ("users come", nothing(), users(&["alice"]), false),
-            ("users go", users(&["alice"]), nothing(), true),
-            ("one user goes", users(&["alice", "bob"]), users(&["alice"]), false),
+            ("users are added", nothing(), users(&["alice"]), false),
+            ("users are removed", users(&["alice"]), nothing(), true),
+            ("one user is removed", users(&["alice", "bob"]), users(&["alice"]), false),
             ("one user for another", users(&["alice"]), users(&["bob"]), false),
-            ("TLS comes", nothing(), tls(), false),
-            ("TLS goes", tls(), nothing(), true),
-            ("TLS comes and users go", users(&["alice"]), tls(), true),
-            ("certificates are asked for", tls(), auth(ClientAuth::Request), false),
-            ("certificates are not asked for any more", auth(ClientAuth::Request), tls(), false),
+            ("TLS is added", nothing(), tls(), false),
+            ("TLS is removed", tls(), nothing(), true),
+            ("TLS is added and users are removed", users(&["alice"]), tls(), true),
+            ("certificates are requested", tls(), auth(ClientAuth::Request), false),
+            ("certificates are no longer requested", auth(ClientAuth::Request), tls(), false),
             (
-                "certificates are demanded",
+                "certificates are required",
                 auth(ClientAuth::VerifyIfGiven),
                 auth(ClientAuth::RequireAndVerify),
                 false,
             ),
             (
-                "certificates are not demanded any more",
+                "certificates are no longer required",
                 auth(ClientAuth::RequireAndVerify),
                 auth(ClientAuth::VerifyIfGiven),
                 true,
             ),
             (
-                "certificates are not verified any more",
+                "certificates are no longer verified",
                 auth(ClientAuth::RequireAndVerify),
                 auth(ClientAuth::RequireAny),
                 true,
             ),
             (
-                "any certificate, and then good ones only",
+                "any certificate, and then only valid ones",
                 auth(ClientAuth::RequireAny),
                 auth(ClientAuth::RequireAndVerify),
                 false,
             ),
             (
-                "any certificate, and then good ones or none",
+                "any certificate, and then valid ones or none",
                 auth(ClientAuth::RequireAny),
                 auth(ClientAuth::VerifyIfGiven),
                 true,
             ),
             ("another authority", verified(true, None), verified(true, None), false),
-            ("everybody's authorities", verified(true, None), verified(false, None), true),
+            ("the system's authorities", verified(true, None), verified(false, None), true),
             ("an authority of our own", verified(false, None), verified(true, None), false),
-            ("names come", verified(true, None), verified(true, Some("a")), false),
+            ("names are added", verified(true, None), verified(true, Some("a")), false),
             ("other names", verified(true, Some("a")), verified(true, Some("b")), false),
-            ("names go", verified(true, Some("a")), verified(true, None), true),
+            ("names are removed", verified(true, Some("a")), verified(true, None), true),
             ("older versions of TLS", modern(), tls(), true),
-            ("the rate limit goes", limited(), nothing(), true),
-            ("a header goes", hsts(), nothing(), true),
-            ("a header comes", nothing(), hsts(), false),
+            ("the rate limit is removed", limited(), nothing(), true),
+            ("a header is removed", hsts(), nothing(), true),
+            ("a header is added", nothing(), hsts(), false),
             ("newer versions of TLS", tls(), modern(), false),
         ] {
-            assert_eq!(!weakened(&before, &after).is_empty(), weaker, "{sentence}");
+            assert_eq!(!lost_protection(&before, &after).is_empty(), weaker, "{sentence}");
         }
     }
 }

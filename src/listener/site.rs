@@ -1,5 +1,5 @@
-//! What a listener serves: routes below a prefix, behind the protection of `--web.config.file`. A reload swaps the routes; connections
-//! stay.
+//! What a listener serves: routes below a path prefix, protected by `--web.config.file`. A reload replaces the routes; connections stay
+//! open.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -18,86 +18,87 @@ use super::limits::{Bucket, network};
 use super::security::WebSecurity;
 use crate::config::RateLimit;
 
-/// Who comes in.
+/// Which clients a site accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// Whoever the configured policy lets in.
+    /// Those that the configured policy accepts.
     Policy,
-    /// Everybody: mailed links are their own keys. TLS, but no client certificates.
+    /// Everybody, because mailed links authorize by themselves. TLS, but no client certificates.
     Everybody,
-    /// Everybody, over plain HTTP: orchestrators.
+    /// Everybody, over plain HTTP, for orchestrators.
     Plain,
 }
 
 /// The routes of a site.
 #[derive(Debug, Clone)]
 pub(crate) struct Routes {
-    /// Below the prefix.
+    /// For paths below the prefix.
     pub(crate) inside: Router,
-    /// Wherever the prefix is missing.
+    /// For all other paths.
     pub(crate) outside: Router,
     /// Empty, or a path such as `/consentry`.
     pub(crate) prefix: Arc<str>,
-    /// What mailed links put before `/reauth`: empty, or a path.
+    /// The path of mailed links before `/reauth`; may be empty.
     pub(crate) public: Arc<str>,
 }
 
-/// See the module.
+/// What a listener serves.
 #[derive(Debug)]
 pub struct Site {
     routes: RwLock<Routes>,
-    gate: Arc<WebSecurity>,
+    security: Arc<WebSecurity>,
     admission: Admission,
-    /// What its listeners carry together.
+    /// The connections of all its listeners.
     connections: Arc<Connections>,
-    /// Proxies whose word about the address of a client counts.
+    /// Proxies that are trusted to report the client's address.
     trusted: Arc<[IpNet]>,
-    /// Requests are limited for each site on its own: those from outside do not use up what those from inside need.
+    /// Each site has its own rate limit, so that requests from the internet do not use up the limit of internal ones.
     bucket: Mutex<Option<(RateLimit, Bucket)>>,
 }
 
 impl Site {
-    /// So many connections are carried at once.
+    /// A site that serves at most `connections` connections at once.
     pub(crate) fn new(
         routes: Routes,
-        gate: Arc<WebSecurity>,
+        security: Arc<WebSecurity>,
         admission: Admission,
         connections: usize,
         trusted: Arc<[IpNet]>,
     ) -> Self {
         let connections = Connections::new(connections);
-        Self { routes: RwLock::new(routes), gate, admission, connections, trusted, bucket: Mutex::default() }
+        let (routes, bucket) = (RwLock::new(routes), Mutex::default());
+        Self { routes, security, admission, connections, trusted, bucket }
     }
 
     pub(crate) fn connections(&self) -> &Arc<Connections> {
         &self.connections
     }
 
-    /// The network whose share a connection is counted in; none for those who speak for many.
+    /// The network that a connection is counted for; `None` for trusted proxies, which forward requests of many clients.
     pub(crate) fn limited_network(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
-        let speaks_for_many =
+        let is_trusted =
             |peer: &IpAddr| self.trusted.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
-        peer.filter(|peer| !speaks_for_many(peer)).map(network)
+        peer.filter(|peer| !is_trusted(peer)).map(network)
     }
 
-    /// From now on requests are answered by these routes.
+    /// Replaces the routes.
     pub(crate) fn replace(&self, routes: Routes) {
         *self.routes.write() = routes;
     }
 
-    /// What handshakes need now; `None` serves plain HTTP.
+    /// The current TLS configuration; `None` serves plain HTTP.
     pub(crate) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
         match self.admission {
-            Admission::Policy => self.gate.current().tls.clone(),
-            Admission::Everybody => self.gate.current().open_tls.clone(),
+            Admission::Policy => self.security.current().tls.clone(),
+            Admission::Everybody => self.security.current().open_tls.clone(),
             Admission::Plain => None,
         }
     }
 
-    /// Whether one more request is within the limit. Counts it.
+    /// Counts a request. Returns whether it is within the rate limit.
     fn has_room(&self, limit: Option<RateLimit>) -> bool {
         let Some(limit) = limit else { return true };
-        let (mut bucket, now) = (self.bucket.lock(), self.gate.clock().steady());
+        let (mut bucket, now) = (self.bucket.lock(), self.security.clock().steady());
         let fresh = || (limit, Bucket::full(f64::from(limit.burst), now));
         let (limit, mut tokens) = bucket.take().filter(|(old, _)| *old == limit).unwrap_or_else(fresh);
         let room = tokens.take(f64::from(limit.burst), limit.interval.as_secs_f64() * 1000.0, now);
@@ -105,15 +106,15 @@ impl Site {
         room
     }
 
-    /// Answers a request.
+    /// Routes a request and returns the response.
     pub(crate) async fn answer(&self, mut request: Request) -> Response {
-        // Orchestrators get an answer whatever becomes of the protection's files.
-        let posture = (self.admission != Admission::Plain).then(|| self.gate.current());
-        if posture.as_ref().is_some_and(|posture| !self.has_room(posture.config.rate_limit)) {
+        // Orchestrators get a response whatever the state of `--web.config.file`.
+        let policy = (self.admission != Admission::Plain).then(|| self.security.current());
+        if policy.as_ref().is_some_and(|policy| !self.has_room(policy.config.rate_limit)) {
             return (StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n").into_response();
         }
-        // HTTP/2 names the host in the address alone (RFC 9113 section 8.3.1), and where the address names one, it counts (RFC 9112
-        // section 3.2.2).
+        // HTTP/2 has the host in the request target only (RFC 9113 section 8.3.1), and a host in the request target takes precedence
+        // (RFC 9112 section 3.2.2).
         if let Some(host) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
             request.headers_mut().insert(HOST, host);
         }
@@ -136,10 +137,12 @@ impl Site {
                 *request.uri_mut() = uri;
                 routes.outside
             }
-            Place::Door => return (StatusCode::FOUND, [(LOCATION, door(&routes.prefix))]).into_response(),
+            Place::Redirect => {
+                return (StatusCode::FOUND, [(LOCATION, root_of(&routes.prefix))]).into_response();
+            }
         };
         let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
-        for (name, value) in posture.iter().flat_map(|posture| &posture.headers) {
+        for (name, value) in policy.iter().flat_map(|policy| &policy.headers) {
             response.headers_mut().insert(name, value.clone());
         }
         response
@@ -148,19 +151,19 @@ impl Site {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
-    /// Below the prefix; the address without it, where that differs.
+    /// Below the prefix; the URI without it, where that differs.
     Inside(Option<Uri>),
-    /// At a door to what is below the prefix.
-    Door,
-    /// Anywhere else; the address without what mailed links put before it.
+    /// The root, or the prefix without a slash: redirects to the root below the prefix.
+    Redirect,
+    /// Anywhere else; for mailed links, the URI without the public path.
     Outside(Option<Uri>),
 }
 
-fn door(prefix: &str) -> HeaderValue {
+fn root_of(prefix: &str) -> HeaderValue {
     HeaderValue::try_from(format!("{prefix}/")).unwrap_or(HeaderValue::from_static("/"))
 }
 
-/// Where an address leads. The root leads to the prefix, as in Prometheus.
+/// Where a request's path belongs. The root redirects to the prefix, as in Prometheus.
 fn within(uri: &Uri, prefix: &str, public: &str) -> Place {
     let without = |start: &str| {
         let rest = uri.path().strip_prefix(start).filter(|rest| rest.starts_with('/'))?;
@@ -177,7 +180,7 @@ fn within(uri: &Uri, prefix: &str, public: &str) -> Place {
     }
     let path = uri.path();
     if path == "/" || path == prefix {
-        return Place::Door;
+        return Place::Redirect;
     }
     without(prefix).map_or(Place::Outside(None), |uri| Place::Inside(Some(uri)))
 }
@@ -187,13 +190,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_below_a_prefix() {
+    fn paths_are_split_at_the_prefix() {
         for (address, prefix, expected) in [
             ("/metrics", "", Place::Inside(None)),
             ("/a/metrics?x=1", "/a", Place::Inside(Some("/metrics?x=1".parse().expect("an address")))),
             ("/a/", "/a", Place::Inside(Some("/".parse().expect("an address")))),
-            ("/a", "/a", Place::Door),
-            ("/", "/a", Place::Door),
+            ("/a", "/a", Place::Redirect),
+            ("/", "/a", Place::Redirect),
             ("/metrics", "/a", Place::Outside(None)),
             ("/ab/metrics", "/a", Place::Outside(None)),
             (

@@ -1,4 +1,4 @@
-//! TLS of the listener: from `tls_server_config` to what a handshake needs.
+//! TLS of the listener: from `tls_server_config` to the configuration of rustls.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::client_certificate::ClientCertificates;
 use super::pem::{certificates, named, private_key};
 use crate::config::{ClientAuth, TlsVersion, WebTls};
 
-/// What handshakes need. `client_certificates` is false where everybody must come in: the pages behind mailed links.
+/// The TLS configuration. `client_certificates` is false for the pages behind mailed links, which accept everybody.
 ///
 /// # Errors
-/// What cannot be used, for people.
+/// What cannot be used; the text is for people.
 pub(crate) fn server_config(
     tls: &WebTls,
     http2: bool,
@@ -44,7 +44,7 @@ pub(crate) fn server_config(
         format!("tls_server_config: certificate ({certificate}) and private key ({key}) cannot be used together: {error}")
     })?;
     if tls.client_auth != ClientAuth::None && client_certificates {
-        // A resumed session shows no certificate again, so one that has expired meanwhile would go on coming in.
+        // A resumed session does not send the certificate again, so it would remain valid after the certificate has expired.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
@@ -54,10 +54,10 @@ pub(crate) fn server_config(
     Ok(Arc::new(config))
 }
 
-/// What verifies certificates of clients outside of a handshake, where they are verified at all.
+/// The verifier of client certificates outside handshakes, where they are verified at all.
 ///
 /// # Errors
-/// There are no authorities, for people.
+/// There are no usable authorities; the text is for people.
 pub(crate) fn verifier(tls: &WebTls) -> Result<Option<Arc<ClientCertificates>>, String> {
     if !matches!(tls.client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify) {
         return Ok(None);
@@ -66,14 +66,14 @@ pub(crate) fn verifier(tls: &WebTls) -> Result<Option<Arc<ClientCertificates>>, 
         .map(|certificates| Some(Arc::new(certificates)))
 }
 
-/// The provider's algorithms, as far as the configuration lets them be used.
+/// The provider's algorithms, limited to those that the configuration allows.
 fn provider_for(tls: &WebTls) -> Result<CryptoProvider, String> {
     let mut provider = provider::default_provider();
     if !tls.cipher_suites.is_empty() {
         let all = provider::ALL_CIPHER_SUITES;
         let chosen = |name: &&str| all.iter().find(|s| s.suite().as_str() == Some(*name)).copied();
         let older = tls.cipher_suites.iter().filter_map(chosen).filter(|s| s.tls13().is_none());
-        // The list is about TLS up to 1.2, as in Go.
+        // The list applies to TLS up to 1.2 only, as in Go.
         provider.cipher_suites = all.iter().filter(|s| s.tls13().is_some()).copied().chain(older).collect();
     }
     if !tls.curves.is_empty() {
@@ -96,13 +96,13 @@ fn curve(name: &str) -> Option<&'static dyn SupportedKxGroup> {
     }
 }
 
-/// The one curve of the toolkit's that rustls does not bring (RFC 8446 section 4.2.7). The cryptography is aws-lc's.
+/// The one curve of the toolkit that rustls does not provide (RFC 8446 section 4.2.7). The cryptography is that of aws-lc.
 #[derive(Debug)]
 struct Secp521r1;
 
 impl SupportedKxGroup for Secp521r1 {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
-        let failed = |_| Error::General("cannot make a key".to_owned());
+        let failed = |_| Error::General("cannot generate a key".to_owned());
         let key = EphemeralPrivateKey::generate(&ECDH_P521, &aws_lc_rs::rand::SystemRandom::new())
             .map_err(failed)?;
         let public = key.compute_public_key().map_err(failed)?;
@@ -131,13 +131,13 @@ impl fmt::Debug for P521Exchange {
 
 impl ActiveKeyExchange for P521Exchange {
     fn complete(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
-        let refused = || Error::from(PeerMisbehaved::InvalidKeyShare);
-        // TLS knows the uncompressed form only (RFC 8446 section 4.2.8.2).
+        let invalid = || Error::from(PeerMisbehaved::InvalidKeyShare);
+        // TLS uses the uncompressed form only (RFC 8446 section 4.2.8.2).
         if peer.first() != Some(&0x04) {
-            return Err(refused());
+            return Err(invalid());
         }
         let peer = UnparsedPublicKey::new(&ECDH_P521, peer);
-        agreement::agree_ephemeral(self.key, peer, refused(), |secret| Ok(SharedSecret::from(secret)))
+        agreement::agree_ephemeral(self.key, peer, invalid(), |secret| Ok(SharedSecret::from(secret)))
     }
 
     fn ffdhe_group(&self) -> Option<FfdheGroup<'static>> {

@@ -15,47 +15,47 @@ use super::limits::{FailedAttemptLimiter, network};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
-/// So many right passwords are remembered: every user's, and some that were changed.
+/// The number of correct passwords that are remembered: every user's, and some that were changed.
 const REMEMBERED: usize = 1_000;
 
-/// So many networks are remembered from which a right password has come.
+/// The number of networks that are remembered because a correct password came from them.
 const NETWORKS: usize = 1_000;
 
-/// So many passwords wait for being checked, which takes a good part of a second each.
+/// The number of passwords that may wait for verification, which takes a large part of a second each.
 const WAITING: usize = 64;
 
-/// So many of them may come from one network.
+/// The number of these that may come from one network.
 const WAITING_OF_ONE: usize = 16;
 
-/// Whoever finds no place waits so long.
+/// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// So many wrong passwords at once from one network; then one a second. Right ones that are remembered always pass.
+/// The number of wrong passwords that one network may send at once; then one per second. Remembered passwords are always accepted.
 const WRONG: f64 = 50.0;
 
-/// For the order, so many wrong ones are remembered, each for so many milliseconds: whoever has guessed from many addresses gains no more than
-/// one try an hour with each before newcomers.
+/// Number and duration in milliseconds of the wrong passwords that are remembered per network for the order of verification. So guessing from
+/// many addresses gains at most one attempt per hour and address ahead of other clients.
 const STRIKES: (f64, f64) = (1_000.0, 3_600_000.0);
 
-/// Whose password was right.
+/// Verifies passwords, and remembers correct ones.
 #[derive(Debug)]
 pub(crate) struct Users {
-    /// Digests of user, hash and password. Only right ones: wrong ones would push them out.
+    /// Digests of user, hash and password. Only correct ones, because wrong ones would displace them.
     right: Mutex<HashSet<[u8; 32]>>,
     /// Networks from which they came.
     networks: Mutex<HashSet<IpAddr>>,
-    /// Makes the digests worthless elsewhere.
+    /// A random key, so that the digests are useless outside this process.
     key: aws_lc_rs::hmac::Key,
     turns: Arc<Turns>,
     guesses: FailedAttemptLimiter,
-    /// The same for the order in which passwords are checked: it is remembered for long, and keeps nobody out by itself.
+    /// Wrong passwords for the order of verification. They are remembered for a long time, and do not cause rejections by themselves.
     strikes: FailedAttemptLimiter,
 }
 
 impl Default for Users {
     fn default() -> Self {
         let mut random = [0_u8; 32];
-        // Without randomness the digests are as good as plain ones, and nothing else suffers.
+        // If this fails, the digests are as weak as unkeyed ones; nothing else depends on the key.
         let _ = aws_lc_rs::rand::fill(&mut random);
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &random);
         Self {
@@ -69,12 +69,12 @@ impl Default for Users {
     }
 }
 
-/// Why a request is not let in.
+/// Why a request is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// No user, or not with this password.
+    /// No credentials, an unknown user or a wrong password.
     Unknown,
-    /// Too many passwords are being tried.
+    /// Too many passwords are being verified.
     Busy,
 }
 
@@ -88,7 +88,7 @@ impl Users {
         context.sign().as_ref().try_into().unwrap_or_default()
     }
 
-    /// Checks user and password of a request against the hashes; answers who it is.
+    /// Verifies user name and password of a request. Returns the user name.
     pub(crate) async fn admit(
         &self,
         users: &BTreeMap<String, Secret>,
@@ -98,7 +98,7 @@ impl Users {
     ) -> Result<String, Refused> {
         let (name, password) = credentials(headers).ok_or(Refused::Unknown)?;
         let known = users.get(&name);
-        // Somebody else's hash for an unknown user: that takes as long.
+        // For an unknown user, another user's hash is used, so that the response takes equally long.
         let hash = known.or_else(|| users.values().next()).ok_or(Refused::Unknown)?.expose().to_owned();
         let digest = self.digest(&name, &hash, &password);
         let is_remembered = || known.is_some() && self.right().contains(&digest);
@@ -109,14 +109,14 @@ impl Users {
             return Err(Refused::Busy);
         }
         let turn = self.turns.take(network(peer), self.rank(peer, clock)).await.ok_or(Refused::Busy)?;
-        // Whoever came before in the same queue may have brought the same, or may have used up what this network may guess.
+        // Meanwhile the same password may have been verified, or this network may have used up its attempts.
         if is_remembered() {
             return Ok(name);
         }
         if !self.guesses.has_more(peer, clock.steady()) {
             return Err(Refused::Busy);
         }
-        // Whoever asks and goes away keeps the turn until the hash is done.
+        // The turn moves into the task, so that it lasts until the hash is computed even if the client disconnects.
         let check = tokio::task::spawn_blocking(move || {
             let _held = turn;
             bcrypt::verify(&password, &hash).unwrap_or(false)
@@ -131,8 +131,8 @@ impl Users {
         Ok(name)
     }
 
-    /// How soon a network's turn comes: first those from which right passwords have come, then those that have guessed least. So whoever
-    /// guesses from many addresses keeps only those out who do the same.
+    /// The rank of a network in the queue, lowest first: networks with correct passwords, then those with the fewest wrong ones. So guessing
+    /// from many addresses delays only other guessing.
     fn rank(&self, peer: IpAddr, clock: &Clock) -> u32 {
         let is_good = self.networks.lock().contains(&network(peer));
         if is_good { 0 } else { 1 + self.strikes.held_against(peer, clock.steady()) }
@@ -150,7 +150,7 @@ fn remember<T: Eq + std::hash::Hash>(remembered: &mut HashSet<T>, most: usize, o
     remembered.insert(one);
 }
 
-/// Hashing uses a whole processor; one at a time leaves the other requests theirs. Whose turn is next is decided by rank, not by patience.
+/// Turns for hashing. A hash uses a whole CPU core, so only one is computed at a time. The next turn is chosen by rank.
 #[derive(Debug, Default)]
 struct Turns(Mutex<Queue>);
 
@@ -163,13 +163,13 @@ struct Queue {
 
 #[derive(Debug)]
 struct Waiting {
-    /// The lower the sooner; then first come, first served.
+    /// The lowest rank is next; equal ranks in order of arrival.
     rank: (u32, u64),
     network: IpAddr,
     call: oneshot::Sender<Turn>,
 }
 
-/// A turn at hashing; the next one comes when it is dropped.
+/// A turn for hashing; dropping it starts the next one.
 #[derive(Debug)]
 struct Turn(Arc<Turns>);
 
@@ -178,7 +178,7 @@ impl Turns {
         self.0.lock()
     }
 
-    /// Waits for a turn. `None` where too many wait who come before.
+    /// Waits for a turn. `None` when the queue is full of lower ranks, or after [`PATIENCE`].
     async fn take(self: &Arc<Self>, network: IpAddr, rank: u32) -> Option<Turn> {
         let called = {
             let mut queue = self.queue();
@@ -194,7 +194,7 @@ impl Turns {
 
 impl Queue {
     fn line_up(&mut self, network: IpAddr, rank: u32) -> Option<oneshot::Receiver<Turn>> {
-        // Those who have gone wait for nothing.
+        // Remove clients that have disconnected.
         self.waiting.retain(|waiting| !waiting.call.is_closed());
         if self.waiting.iter().filter(|waiting| waiting.network == network).count() >= WAITING_OF_ONE {
             return None;
@@ -218,7 +218,7 @@ impl Queue {
         Some(called)
     }
 
-    /// Who is next; nobody has the turn when there is none.
+    /// Removes the next one from the queue; the turn is free when the queue is empty.
     fn next(&mut self) -> Option<Waiting> {
         let first =
             self.waiting.iter().enumerate().min_by_key(|(_, waiting)| waiting.rank).map(|(index, _)| index);
@@ -231,7 +231,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let next = self.0.queue().next();
         if let Some(next) = next {
-            // Where the one who waited has gone, this turn is dropped in its turn, and the one after that is called.
+            // If the receiver is gone, the new turn is dropped, too, which starts the one after it.
             drop(next.call.send(Self(Arc::clone(&self.0))));
         }
     }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_as_they_travel() {
+    fn basic_credentials_are_parsed() {
         for (value, expected) in [
             ("Basic YTpi", Some(("a", "b"))),
             ("basic YTpiOmM=", Some(("a", "b:c"))),
@@ -290,14 +290,14 @@ mod tests {
         assert_eq!(
             users.admit(&changed, &header("Basic YTpi"), from, &clock).await,
             Err(Refused::Unknown),
-            "another hash, another password"
+            "a remembered password does not match a changed hash"
         );
         assert_eq!(
             users.admit(&BTreeMap::new(), &header("Basic YTpi"), from, &clock).await,
             Err(Refused::Unknown)
         );
         assert_eq!(users.admit(&first, &HeaderMap::new(), from, &clock).await, Err(Refused::Unknown));
-        // Guessing is slowed down; who is remembered is not.
+        // Wrong passwords are limited; remembered ones are not.
         let guess = |n: usize| {
             header(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("x:{n}"))))
         };
@@ -305,17 +305,17 @@ mod tests {
         for n in 0..80 {
             busy += usize::from(users.admit(&first, &guess(n), from, &clock).await == Err(Refused::Busy));
         }
-        assert!((29..=32).contains(&busy), "{busy} of 80 were turned away");
-        // Somebody sets the clock back by an hour: who has to wait waits no longer than without that.
+        assert!((29..=32).contains(&busy), "{busy} of 80 were rejected as busy");
+        // Setting the system clock back by an hour does not lengthen the wait.
         clock.step(-3_600_000);
         clock.set(clock.steady().plus(Duration::from_secs(2)));
         assert_eq!(users.admit(&first, &guess(100), from, &clock).await, Err(Refused::Unknown));
         assert_eq!(users.admit(&first, &header("Basic YTpi"), from, &clock).await, Ok("a".to_owned()));
     }
 
-    /// Whose turn it is when everybody waits, in order.
+    /// The order in which callers get their turn.
     async fn order(turns: &Arc<Turns>, callers: &[(u8, u32)]) -> Vec<u8> {
-        let held = turns.take(IpAddr::from([192, 0, 2, 0]), 1).await.expect("nobody has it");
+        let held = turns.take(IpAddr::from([192, 0, 2, 0]), 1).await.expect("the turn is free");
         let called: Vec<_> = callers
             .iter()
             .map(|(last, rank)| (*last, turns.queue().line_up(IpAddr::from([192, 0, 2, *last]), *rank)))
@@ -335,29 +335,29 @@ mod tests {
                 Err(oneshot::error::TryRecvError::Closed) => false,
                 Err(oneshot::error::TryRecvError::Empty) => true,
             });
-            assert!(left.len() < before, "somebody is always called");
+            assert!(left.len() < before, "the next one is always called");
         }
         served
     }
 
     #[tokio::test]
-    async fn turns_go_to_those_who_guess_least() {
+    async fn turns_go_to_networks_with_the_fewest_wrong_passwords() {
         let turns = Arc::new(Turns::default());
         assert_eq!(order(&turns, &[(1, 3), (2, 1), (3, 0), (4, 1)]).await, [3, 2, 4, 1]);
-        assert!(!turns.queue().taken, "nobody has the turn in the end");
-        // Many who have guessed before, and then one who has not.
+        assert!(!turns.queue().taken, "the turn is free in the end");
+        // Many with wrong passwords, and then one without.
         let mut many: Vec<(u8, u32)> = (1..=100).map(|last| (last, 2)).collect();
         many.push((200, 1));
         let served = order(&turns, &many).await;
-        assert_eq!((served.len(), served[0]), (WAITING, 200), "the last of those who guess gives way");
+        assert_eq!((served.len(), served[0]), (WAITING, 200), "the last one with wrong passwords is displaced");
         let own = order(&turns, &[(7, 1); 40]).await;
         assert_eq!(own.len(), WAITING_OF_ONE, "one network does not fill the queue");
     }
 
     #[tokio::test]
-    async fn whoever_goes_away_gives_up_the_turn() {
+    async fn a_disconnected_client_is_skipped() {
         let turns = Arc::new(Turns::default());
-        let held = turns.take(IpAddr::from([192, 0, 2, 0]), 1).await.expect("nobody has it");
+        let held = turns.take(IpAddr::from([192, 0, 2, 0]), 1).await.expect("the turn is free");
         let gone = turns.queue().line_up(IpAddr::from([192, 0, 2, 1]), 1).expect("a place");
         let patient = turns.queue().line_up(IpAddr::from([192, 0, 2, 2]), 1).expect("a place");
         drop(gone);
@@ -366,14 +366,14 @@ mod tests {
         assert!(!turns.queue().taken);
     }
 
-    /// The same right password from many connections at once, as a browser sends it, is hashed once.
+    /// Browsers send the same password on many connections at once.
     #[tokio::test]
-    async fn the_same_password_waits_for_itself() {
+    async fn the_same_password_from_many_connections_is_accepted() {
         let users = Arc::new(Users::default());
         let clock = Clock::manual(crate::domain::Timestamp::from_seconds(1_000));
         let known =
             Arc::new(BTreeMap::from([("a".to_owned(), Secret::new(bcrypt::hash("b", 4).expect("a hash")))]));
-        let asked: Vec<_> = (0..10)
+        let requests: Vec<_> = (0..10)
             .map(|_| {
                 let (users, known, clock) = (Arc::clone(&users), Arc::clone(&known), clock.clone());
                 tokio::spawn(async move {
@@ -381,13 +381,13 @@ mod tests {
                 })
             })
             .collect();
-        for answer in asked {
-            assert_eq!(answer.await.expect("ended"), Ok("a".to_owned()));
+        for result in requests {
+            assert_eq!(result.await.expect("ended"), Ok("a".to_owned()));
         }
     }
 
     #[tokio::test]
-    async fn whoever_has_guessed_waits_behind_newcomers_for_long() {
+    async fn networks_with_wrong_passwords_wait_behind_others_for_long() {
         let users = Users::default();
         let clock = Clock::manual(crate::domain::Timestamp::from_seconds(1_000));
         let known = BTreeMap::from([("a".to_owned(), Secret::new(bcrypt::hash("b", 4).expect("a hash")))]);

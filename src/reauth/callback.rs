@@ -1,32 +1,32 @@
-//! What Entra sends the browser back with: the query of the redirect URI, taken apart. Everything in it is unsigned and hostile.
+//! Parses the query of the redirect URI, with which Entra sends the browser back. Nothing in it is signed, so nothing is trusted.
 
 use crate::entra::aadsts_numbers;
 use crate::secret::Secret;
 
-/// A callback that can be looked up.
+/// A callback with a state that can be looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Callback {
     /// The OAuth 2.0 state.
     pub state: Secret,
-    /// What came with it.
+    /// The result in the query.
     pub answer: Answer,
 }
 
-/// What the authorize or admin consent endpoint answered.
+/// The result of the authorize or admin consent endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// An authorization code (RFC 6749 section 4.1.2).
     Code(Secret),
-    /// The admin consent page says that it was accepted, which proves nothing (Microsoft, `v2-admin-consent.md`).
+    /// The admin consent page reports acceptance, which proves nothing because it is unsigned (Microsoft, `v2-admin-consent.md`).
     AdminConsent {
-        /// The tenant it names.
+        /// The tenant that the query names.
         tenant: Option<String>,
     },
-    /// A refusal (RFC 6749 section 4.1.2.1 with Entra's additions).
+    /// An error (RFC 6749 section 4.1.2.1 with Entra's additions).
     Refused(RedirectError),
 }
 
-/// A refusal as the redirect carries it. The description holds names of people and is only searched for AADSTS numbers.
+/// An error in the redirect. The description contains names of people and is only searched for AADSTS numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RedirectError {
     /// `error`: lower-case letters and underscores.
@@ -37,17 +37,17 @@ pub struct RedirectError {
     pub codes: Vec<u32>,
 }
 
-/// A query that is no callback.
+/// The query is not a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Longer than anything that Entra sends.
+/// The highest length of a query in bytes, more than Entra ever sends.
 const LONGEST: usize = 16 * 1024;
 
-/// Takes the query apart. An error counts before anything else: `admin_consent=True` accompanies errors, too.
+/// Parses the query. An error takes precedence, because errors may also contain `admin_consent=True`.
 ///
 /// # Errors
-/// No state, no answer, or one of them twice.
+/// The query has no state, no result, or a parameter twice.
 pub fn parse(query: &str) -> Result<Callback, Malformed> {
     if query.len() > LONGEST {
         return Err(Malformed);
@@ -65,7 +65,7 @@ pub fn parse(query: &str) -> Result<Callback, Malformed> {
             "tenant" => &mut tenant,
             _ => continue,
         };
-        // Said twice is said by two (RFC 6749 section 3.1).
+        // A parameter must not occur more than once (RFC 6749 section 3.1).
         if slot.replace(value.into_owned()).is_some() {
             return Err(Malformed);
         }
@@ -86,8 +86,8 @@ pub fn parse(query: &str) -> Result<Callback, Malformed> {
     Ok(Callback { state, answer })
 }
 
-/// Whether a query that belongs to no sign-in comes from the admin consent page of a mail or of `consentry setup`, and whether it says that
-/// the permissions were accepted there. It proves nothing and changes nothing.
+/// `Some` for a query without a sign-in that comes from the admin consent page of a mail or of `consentry setup`: whether it reports that the
+/// permissions were accepted. It proves nothing and changes nothing.
 pub fn admin_consent_without_state(query: &str) -> Option<bool> {
     let has = |name: &str| url::form_urlencoded::parse(query.as_bytes()).any(|(n, _)| n == name);
     (query.len() <= LONGEST && has("admin_consent") && !has("state") && !has("code")).then(|| !has("error"))
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn callbacks_of_all_kinds() {
+    fn callbacks_of_all_kinds_are_parsed() {
         let code = |text: &str| Answer::Code(Secret::new(text));
         for (sentence, query, expected) in [
             ("a code", "code=1.abc&state=s&session_state=x", Ok(code("1.abc"))),
@@ -119,12 +119,12 @@ mod tests {
                 Ok(refused("access_denied", false, &[90094])),
             ),
             (
-                "admin consent says True in failures, too",
+                "admin consent has True in errors, too",
                 "admin_consent=True&error=consent_required&error_description=AADSTS65004%3a+declined&state=s",
                 Ok(refused("consent_required", false, &[65004])),
             ),
             (
-                "an error counts before a code",
+                "an error takes precedence over a code",
                 "code=1.abc&error=server_error&state=s",
                 Ok(refused("server_error", false, &[])),
             ),
@@ -133,13 +133,13 @@ mod tests {
                 "admin_consent=True&tenant=11111111-1111-1111-1111-111111111111&state=s",
                 Ok(Answer::AdminConsent { tenant: Some("11111111-1111-1111-1111-111111111111".to_owned()) }),
             ),
-            ("an error is cleaned", "error=%3Cscript%3E_x&state=s", Ok(refused("script_x", false, &[]))),
+            ("an error is sanitized", "error=%3Cscript%3E_x&state=s", Ok(refused("script_x", false, &[]))),
             ("no state", "code=1.abc", Err(Malformed)),
             ("an empty state", "code=1.abc&state=", Err(Malformed)),
             ("nothing but a state", "state=s", Err(Malformed)),
             ("two codes", "code=a&code=b&state=s", Err(Malformed)),
             ("two states", "code=a&state=s&state=t", Err(Malformed)),
-            ("consent denied by nobody's error", "admin_consent=False&state=s", Err(Malformed)),
+            ("consent denied without an error", "admin_consent=False&state=s", Err(Malformed)),
             ("nothing", "", Err(Malformed)),
         ] {
             assert_eq!(parse(query).map(|c| c.answer), expected, "{sentence}");
@@ -157,14 +157,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_survived(query in ".{0,400}") {
+        fn any_text_is_parsed_without_panic(query in ".{0,400}") {
             if let Ok(callback) = parse(&query) {
                 prop_assert!(!callback.state.expose().is_empty());
             }
         }
 
         #[test]
-        fn what_is_sent_arrives(state in "[A-Za-z0-9_-]{1,80}", code in "\\PC{1,200}") {
+        fn state_and_code_are_read_unchanged(state in "[A-Za-z0-9_-]{1,80}", code in "\\PC{1,200}") {
             let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("code", &code).append_pair("state", &state).finish();
             let callback = parse(&query).expect("a callback");
             prop_assert_eq!(callback.state.expose(), &state);

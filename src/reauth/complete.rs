@@ -1,9 +1,9 @@
-//! The callback: from what Entra sent the browser back with to a success that is stored whole, or a refusal that stores nothing.
+//! The callback: either everything about a successful sign-in is stored, or nothing is.
 
 use std::time::{Duration, Instant};
 
 use super::callback::{self, Answer};
-use super::trial::{Measure, SPREADING};
+use super::trial::{SPREADING, Trial};
 use super::{
     Pending, Reauthentication, Refusal, Registered, SignInResult, Subject, cookie_name, hash, same, webhook,
 };
@@ -12,22 +12,22 @@ use crate::entra::{Client, CodeGrant, Expected, Granted, IdTokenError, Person};
 use crate::secret::Secret;
 use crate::store::{Authorization, RenewedToken, Stage, Success};
 
-/// All requests of one callback must be answered by then: a browser is waiting.
+/// The time for all requests of one callback, because a browser is waiting.
 pub(super) const CALLBACK: Duration = Duration::from_secs(25);
 
-/// A callback as it came.
+/// The HTTP request of a callback.
 #[derive(Clone, Copy)]
-#[allow(missing_debug_implementations)] // Holds closures; nobody prints it.
-pub struct Came<'a> {
+#[allow(missing_debug_implementations)] // Contains a closure.
+pub struct CallbackRequest<'a> {
     /// Its query.
     pub query: &'a str,
     /// Finds a cookie of the request by name.
     pub cookie: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
-    /// From which address, in words.
+    /// The client's address, for people.
     pub origin: &'a str,
 }
 
-/// A sign-in that is being judged.
+/// A sign-in that is being verified.
 #[derive(Clone, Copy)]
 struct Case<'a> {
     row: &'a Authorization,
@@ -36,13 +36,13 @@ struct Case<'a> {
     subject: Option<&'a Subject<'a>>,
 }
 
-/// A refusal, and as far as that is known who was refused.
-struct Turned {
+/// A refusal, and who was refused where that is known.
+struct Rejection {
     refusal: Refusal,
     by: Option<String>,
 }
 
-impl From<Refusal> for Turned {
+impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         Self { refusal, by: None }
     }
@@ -51,9 +51,9 @@ impl From<Refusal> for Turned {
 /// How a callback ended.
 #[derive(Debug)]
 pub enum Completed {
-    /// Not one of our sign-ins. Not counted.
+    /// The state belongs to no sign-in of ours. Not counted.
     Unknown,
-    /// It cannot be looked up now.
+    /// The sign-in cannot be looked up now.
     Unavailable,
     /// Nothing was stored.
     Refused {
@@ -63,26 +63,26 @@ pub enum Completed {
         integration: String,
         /// Token of the link that began it, for another try.
         link: Option<Secret>,
-        /// The sign-in itself came through before: where its result can be seen.
+        /// The id for the page of the result, where the same sign-in has been accepted before.
         attempt: Option<String>,
     },
-    /// Stored, or to be verified by what the tenant grants from now on.
+    /// Stored, or still to be verified by probes.
     Accepted {
         /// The integration.
         integration: String,
-        /// Under what its result can be seen.
+        /// The id for the page of the result.
         attempt: String,
-        /// When consent and token were renewed; `None` while somebody merely says so.
+        /// When consent and token were renewed; `None` for an unsigned admin consent, which is still to be verified.
         renewed: Option<Timestamp>,
     },
 }
 
 impl Reauthentication {
-    /// Takes what Entra sent the browser back with.
+    /// Processes a callback.
     ///
-    /// Must run to its end, whatever becomes of the connection: a sign-in is used up by its first step.
-    pub async fn complete(&self, came: Came<'_>) -> Completed {
-        let Ok(callback) = callback::parse(came.query) else { return Completed::Unknown };
+    /// Must run to its end even if the client disconnects, because the first step uses the sign-in up.
+    pub async fn complete(&self, request: CallbackRequest<'_>) -> Completed {
+        let Ok(callback) = callback::parse(request.query) else { return Completed::Unknown };
         let id = hash(callback.state.expose());
         let mut row = match self.inner.store.authorization(&id).await {
             Ok(Some(row)) => row,
@@ -95,9 +95,9 @@ impl Reauthentication {
         let bound = (came.cookie)(&cookie_name(&id)).is_some_and(|value| same(&hash(&value), &row.cookie));
         let (refusal, mails, link) = match self.claim(&row, bound, came.origin).await {
             Ok(pending) => {
-                came.origin.clone_into(&mut row.origin);
+                request.origin.clone_into(&mut row.origin);
                 let subject = self.subject(&row.integration);
-                match self.judge(&row, &pending, callback.answer, subject.as_ref()).await {
+                match self.verify_answer(&row, &pending, callback.answer, subject.as_ref()).await {
                     Ok(renewed) => {
                         return Completed::Accepted { integration: row.integration, attempt: id, renewed };
                     }
@@ -112,11 +112,11 @@ impl Reauthentication {
         self.refused(row, refusal, mails, link).await
     }
 
-    /// What the operators are told of a refusal.
+    /// The operators' mails about a refusal.
     fn mails(
         &self,
         row: &Authorization,
-        turned: &Turned,
+        rejection: &Rejection,
         subject: Option<&Subject<'_>>,
     ) -> Vec<Notification> {
         let now = self.inner.clock.now();
@@ -132,7 +132,7 @@ impl Reauthentication {
     ) -> Completed {
         let (mut refusal, mut attempt) = (refusal, None);
         if refusal == Refusal::Replayed {
-            // Looked up again: the first callback may have come to its end meanwhile.
+            // Looked up again, because the first callback may have finished meanwhile.
             let now = self.inner.store.authorization(&row.id).await.ok().flatten();
             match now.and_then(|row| row.stage) {
                 None => refusal = Refusal::Interrupted,
@@ -144,7 +144,7 @@ impl Reauthentication {
         Completed::Refused { refusal, integration: row.integration, link, attempt }
     }
 
-    /// Cookie first, so that a stranger can neither use up a sign-in nor learn anything of it; then single use.
+    /// Marks a sign-in as used. The cookie is verified first, so that somebody else can neither use a sign-in up nor learn its state.
     async fn claim(&self, row: &Authorization, bound: bool, origin: &str) -> Result<Pending, Refusal> {
         if !bound {
             return Err(Refusal::OtherBrowser);
@@ -162,6 +162,7 @@ impl Reauthentication {
         }
     }
 
+    /// Counts, logs and saves a refusal.
     pub(super) async fn count(&self, row: &Authorization, refusal: &Refusal, mails: Vec<Notification>) {
         let ending = refusal.ending();
         self.inner.families.reauthentication(ending.label());
@@ -170,7 +171,7 @@ impl Reauthentication {
             _ => String::new(),
         };
         tracing::warn!(integration = %row.integration, result = ending.label(), refusal = refusal.label(), items, "re-authentication refused");
-        // What was used up by somebody else keeps its own ending.
+        // A sign-in that another request has used keeps its own result.
         if matches!(refusal, Refusal::Replayed | Refusal::Interrupted | Refusal::OtherBrowser) {
             return;
         }
@@ -188,19 +189,19 @@ impl Reauthentication {
             Ok(()) if mailed => self.inner.outbox.notify_one(),
             Ok(()) => {}
             Err(error) => {
-                tracing::error!(integration = %row.integration, %error, "cannot note how a sign-in ended");
+                tracing::error!(integration = %row.integration, %error, "cannot save how a sign-in ended");
             }
         }
     }
 
-    /// When consent and token were renewed; `None` where that is still to be seen.
-    async fn judge(
+    /// Verifies the result of a sign-in. Returns when consent and token were renewed; `None` where probes still have to verify that.
+    async fn verify_answer(
         &self,
         row: &Authorization,
         pending: &Pending,
         answer: Answer,
         subject: Option<&Subject<'_>>,
-    ) -> Result<Option<Timestamp>, Turned> {
+    ) -> Result<Option<Timestamp>, Rejection> {
         if self.inner.clock.now() >= row.expires {
             return Err(Refusal::Expired.into());
         }
@@ -226,8 +227,8 @@ impl Reauthentication {
         }
     }
 
-    /// Redeems the code, checks who signed in and what was granted, tries the new token, and only then stores anything.
-    async fn redeem(&self, case: Case<'_>, code: &Secret) -> Result<Timestamp, Turned> {
+    /// Redeems the code, verifies who signed in and what was granted, tries the new token, and only then stores anything.
+    async fn redeem(&self, case: Case<'_>, code: &Secret) -> Result<Timestamp, Rejection> {
         let Case { row, registered, pending, subject } = case;
         let token = &registered.token;
         let client = Client {
@@ -242,13 +243,13 @@ impl Reauthentication {
         let view = subject.and_then(|s| s.good_view()).filter(|_| !pending.accept_fewer);
         let known = subject.map_or(&[][..], |s| s.known_groups());
         let tried =
-            self.try_out(Measure { client, registered, view, known, person: &person }, &granted).await;
+            self.try_out(Trial { client, registered, view, known, person: &person }, &granted).await;
         let by = person.username.or(person.object_id);
         let refresh_token = match tried {
             Ok(newest) => newest,
-            Err(refusal) => return Err(Turned { refusal, by }),
+            Err(refusal) => return Err(Rejection { refusal, by }),
         };
-        // Every link made before this moment dies, not only those made before the callback came.
+        // Every link made before this moment becomes invalid, not only those made before the callback.
         let now = self.inner.clock.now();
         let success = Success {
             authorization: row.id.clone(),
@@ -272,7 +273,7 @@ impl Reauthentication {
                 self.inner.families.reauthentication(SignInResult::Success.label());
                 self.inner.handed_over.notify_one();
                 self.inner.outbox.notify_one();
-                // Who it was stands in the event, not in logs that travel.
+                // The account is recorded in the event, not in logs, which may be sent elsewhere.
                 tracing::info!(
                     integration,
                     result = SignInResult::Success.label(),
@@ -289,7 +290,7 @@ impl Reauthentication {
         }
     }
 
-    /// Redeems the code. A consent that is not known everywhere yet is waited for, a little.
+    /// Redeems the code. Tries again for a few seconds while the consent has not propagated yet.
     async fn granted(
         &self,
         client: Client<'_>,
@@ -308,7 +309,7 @@ impl Reauthentication {
                 Err(fault) => fault,
             };
             let pause = pauses.next().filter(|_| fault.code.as_deref() == Some("AADSTS65001"));
-            // The first refusal may have used the code up; then the second one is about that alone.
+            // The first error may have used the code up; then the second error only reports that, and the first one is returned.
             let used_up = matches!(Refusal::of_fault(&fault), Refusal::Invalid | Refusal::Expired);
             let fault = first.take().filter(|_| used_up).unwrap_or(fault);
             let Some(pause) = pause else {
@@ -339,7 +340,7 @@ impl Reauthentication {
             deadline: client.deadline,
         };
         let Some(id_token) = &granted.id_token else {
-            tracing::warn!("the token endpoint sent no id_token");
+            tracing::warn!("the token endpoint returned no id_token");
             return Err(Refusal::Invalid);
         };
         self.inner.entra.validate_id_token(id_token, expected).await.map_err(|error| match error {

@@ -1,8 +1,8 @@
 //! Signed re-authentication links.
 //!
-//! A link names an integration, says until when it is good, and carries the generation in which it was made. It is a key: it goes into
-//! mails and nowhere else, never into logs. Signature and time are checked without the database, which knows the present generation; a
-//! rotated encryption key revokes all links.
+//! A link contains the name of an integration, its expiry, and the generation in which it was made. It authorizes a sign-in, so it must never
+//! be logged. Signature and expiry are verified without the database, which contains the current generation. Rotating the encryption key
+//! revokes all links.
 
 use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::domain::Timestamp;
 use crate::store::{LinkStamp, TokenId};
 
-/// Signs and checks links.
+/// Signs and verifies links.
 #[derive(Clone)]
 pub struct Links {
     key: hmac::Key,
@@ -25,61 +25,61 @@ impl std::fmt::Debug for Links {
     }
 }
 
-/// What a link is to be worth.
+/// The terms of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Terms {
     /// The integration's generation of links.
     pub generation: i64,
-    /// A sign-in through it is measured by the configuration alone, not by what the stored token saw.
+    /// Whether a sign-in must only satisfy the configuration, and may see less than the stored token did.
     pub accept_fewer: bool,
 }
 
-/// A link that was signed by us.
+/// A link with a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
     /// The integration it is for.
     pub integration: String,
     /// When it was made.
     pub stamp: LinkStamp,
-    /// Until when it is good.
+    /// When it expires.
     pub expires: Timestamp,
-    /// A sign-in through it is measured by the configuration alone.
+    /// See [`Terms::accept_fewer`].
     pub accept_fewer: bool,
-    /// Tells links apart without being one: a hash.
+    /// A hash that identifies the link without containing it.
     pub id: String,
 }
 
-/// Why a token opens nothing.
+/// Why a link is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkError {
-    /// Not signed by us, or for another integration.
+    /// The signature is invalid, or the link is for another integration.
     Forged,
-    /// Signed by us, but its time is over.
+    /// It has expired.
     Expired,
-    /// It, or one made after it, has already led to a success.
+    /// It, or one made after it, has already led to a success, or it was revoked.
     Used,
-    /// Too many sign-ins are under way that it, or somebody on the same network, has begun.
+    /// Too many sign-ins of this link or of the client's network are pending.
     TooMany,
-    /// Whether it was used cannot be found out now.
+    /// The database cannot be read now.
     Unavailable,
 }
 
-/// Without generation: version, issue and expiry, name.
+/// The layout without generation: version, issue and expiry, name.
 const FIRST_VERSION: u8 = 1;
 
-/// Version, flags, generation, issue and expiry, name.
+/// The layout version, flags, generation, issue and expiry, name.
 const VERSION: u8 = 2;
 
 /// The flag of [`Terms::accept_fewer`].
 const ACCEPT_FEWER: u8 = 1;
 
 impl Links {
-    /// Links below `public_url`, signed with `key`, good for `lifetime`.
+    /// Links below `public_url`, signed with `key`, valid for `lifetime`.
     pub fn new(key: hmac::Key, public_url: &str, lifetime: std::time::Duration) -> Self {
         Self { key, public_url: public_url.trim_end_matches('/').to_owned(), lifetime }
     }
 
-    /// A fresh link.
+    /// A new link.
     pub fn make(&self, id: &TokenId, terms: Terms, now: Timestamp) -> String {
         format!("{}/reauth/{}?token={}", self.public_url, id.integration, self.token(id, terms, now))
     }
@@ -89,7 +89,7 @@ impl Links {
         redirect_uri(&self.public_url)
     }
 
-    /// Version, flags, generation, issue and expiry in milliseconds, name; then the tag.
+    /// Version, flags, generation, issue and expiry in milliseconds, name; then the tag. Base64url.
     fn token(&self, id: &TokenId, terms: Terms, now: Timestamp) -> String {
         let mut bytes = vec![VERSION, if terms.accept_fewer { ACCEPT_FEWER } else { 0 }];
         bytes.extend(terms.generation.to_be_bytes());
@@ -105,11 +105,11 @@ impl Links {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Checks a token that came with a link for an integration. That a link was made in the future says nothing against it: the clock
-    /// was ahead then. Whatever it says of its end, it is not good for longer than a link that is made now.
+    /// Verifies the token of a link for an integration. A link from the future is accepted, because the clock may have been ahead when it was
+    /// made, but it expires no later than a link that is made now.
     ///
     /// # Errors
-    /// It was not made by us for this integration, or its time is over.
+    /// The signature is invalid, the link is for another integration, or it has expired.
     pub fn check(&self, id: &TokenId, token: &str, now: Timestamp) -> Result<Signed, LinkError> {
         let integration = &id.integration;
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| LinkError::Forged)?;
@@ -133,7 +133,7 @@ impl Links {
     }
 }
 
-/// What stands in a token.
+/// The fields of a token.
 struct Parsed<'a> {
     stamp: LinkStamp,
     expires: Timestamp,
@@ -141,7 +141,7 @@ struct Parsed<'a> {
     name: &'a [u8],
 }
 
-/// Takes the signed part of a token apart, of either version.
+/// Parses the signed part of a token of either version.
 fn parse(signed: &[u8]) -> Option<Parsed<'_>> {
     let number = |at: usize| signed.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_be_bytes);
     match *signed.first()? {
@@ -161,13 +161,13 @@ fn parse(signed: &[u8]) -> Option<Parsed<'_>> {
     }
 }
 
-/// What the tag covers: the token itself, and whose integration it is. A name that is given to another customer takes no link along.
+/// What the tag covers: the token itself, the client id and the tenant. So links become invalid when a name is reused for another customer.
 fn covered(token: &[u8], id: &TokenId) -> Vec<u8> {
     let identity = format!("\0{}\0{}", id.client_id, id.tenant);
     [token, identity.as_bytes()].concat()
 }
 
-/// Where Entra sends browsers back to. It must be registered as a redirect URI of platform Web.
+/// The redirect URI. It must be registered in Entra for the platform Web.
 pub fn redirect_uri(public_url: &str) -> String {
     format!("{}/reauth/callback", public_url.trim_end_matches('/'))
 }
@@ -198,7 +198,7 @@ mod tests {
 
     const TERMS: Terms = Terms { generation: 7, accept_fewer: false };
 
-    /// As the first version made them.
+    /// A token in the layout of the first version.
     fn first_version(links: &Links, id: &TokenId, issued: Timestamp, expires: Timestamp) -> String {
         let mut bytes = vec![FIRST_VERSION];
         bytes.extend(issued.0.to_be_bytes());
@@ -209,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_signed_opens_and_what_is_changed_does_not(
+        fn signed_tokens_are_accepted_and_changed_ones_rejected(
             name in "[a-z0-9][a-z0-9_.-]{0,40}",
             at in 0..4_000_000_000_000_i64,
             generation in 0..i64::MAX,
@@ -230,18 +230,18 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_survived(name in ".{0,40}", token in ".{0,200}", at in any::<i64>()) {
+        fn any_text_is_rejected_without_panic(name in ".{0,40}", token in ".{0,200}", at in any::<i64>()) {
             prop_assert_eq!(links(b"ours").check(&id(&name), &token, Timestamp(at)), Err(LinkError::Forged));
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_are_parsed_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = parse(&bytes);
         }
     }
 
     #[test]
-    fn a_link_is_good_for_its_integration_and_time_only() {
+    fn a_link_is_valid_for_its_integration_and_lifetime_only() {
         let (ours, now) = (links(b"ours"), Timestamp::from_seconds(1_790_000_000));
         let link = ours.make(&id("acme"), TERMS, now);
         let token = link.strip_prefix("https://c.example.com/reauth/acme?token=").expect("a link").to_owned();
@@ -249,8 +249,8 @@ mod tests {
         tampered[5] ^= 1;
         let tampered = String::from_utf8(tampered).unwrap_or_default();
         for (sentence, name, token, at, expected) in [
-            ("good", "acme", token.as_str(), now, Ok(())),
-            ("good to the last moment", "acme", &token, now.plus(Duration::from_millis(59_999)), Ok(())),
+            ("valid", "acme", token.as_str(), now, Ok(())),
+            ("valid to the last millisecond", "acme", &token, now.plus(Duration::from_millis(59_999)), Ok(())),
             (
                 "made an hour in the future, because the clock was ahead",
                 "acme",
@@ -258,11 +258,11 @@ mod tests {
                 now.minus(Duration::from_secs(3600)),
                 Ok(()),
             ),
-            ("over", "acme", &token, now.plus(Duration::from_secs(60)), Err(LinkError::Expired)),
-            ("for somebody else", "other", &token, now, Err(LinkError::Forged)),
+            ("expired", "acme", &token, now.plus(Duration::from_secs(60)), Err(LinkError::Expired)),
+            ("for another integration", "other", &token, now, Err(LinkError::Forged)),
             ("tampered", "acme", &tampered, now, Err(LinkError::Forged)),
             ("empty", "acme", "", now, Err(LinkError::Forged)),
-            ("nonsense", "acme", "%%%", now, Err(LinkError::Forged)),
+            ("not base64", "acme", "%%%", now, Err(LinkError::Forged)),
             ("short", "acme", "AAAA", now, Err(LinkError::Forged)),
         ] {
             assert_eq!(ours.check(&id(name), token, at).map(|_| ()), expected, "{sentence}");
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(
             signed.expires,
             early.plus(Duration::from_secs(60)),
-            "no link is good for longer than one that is made now"
+            "no link is valid for longer than one that is made now"
         );
         assert_eq!(
             links(b"rotated").check(&id("acme"), &token, now),
@@ -288,12 +288,12 @@ mod tests {
         assert_ne!(
             ours.make(&id("acme"), TERMS, Timestamp(now.0 + 1)),
             link,
-            "a later link is another, and both are good"
+            "a later link is different"
         );
     }
 
     #[test]
-    fn links_of_the_first_version_still_open() {
+    fn links_of_the_first_version_are_accepted() {
         let (ours, now) = (links(b"ours"), Timestamp::from_seconds(1_790_000_000));
         let token = first_version(&ours, &id("acme"), now, now.plus(Duration::from_secs(60)));
         let signed = ours.check(&id("acme"), &token, now).expect("a link");

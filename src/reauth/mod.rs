@@ -1,7 +1,7 @@
 //! Re-authentication: from a mailed link to renewed consent and token.
 //!
-//! Two objects, never mixed up: the link (days, revocable, names the integration) and the OAuth 2.0 state (ten minutes, once,
-//! bound to a browser). Nothing is stored unless everything holds: the old token stays until the very moment of success.
+//! Two objects are kept apart: the link (valid for days, revocable, names the integration) and the OAuth 2.0 state (valid for ten minutes,
+//! once, bound to a browser). Nothing is stored unless every verification succeeds; until then the old token stays.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ mod verification;
 mod webhook;
 
 pub use crate::store::{DeliveryState, Unverified};
-pub use complete::{Came, Completed};
+pub use complete::{CallbackRequest, Completed};
 pub use links::{LinkError, Links, Signed, Terms, redirect_uri};
 pub use refusal::{Refusal, SignInResult};
 pub use subject::Mailing;
@@ -42,13 +42,13 @@ pub use webhook::{Recipient, WebhookParts, WebhookSender, Webhooks};
 /// A sign-in must be completed within this time.
 const SIGN_IN: Duration = Duration::from_secs(600);
 
-/// The browser keeps the cookie longer than that, so that it can be told what happened: that it took too long, or how it went.
+/// The lifetime of the cookie. It is longer than [`SIGN_IN`], so that a late callback gets the page that says so.
 const COOKIE: Duration = Duration::from_secs(86_400);
 
 /// An integration that can be re-authenticated here.
 #[derive(Debug, Clone)]
 pub struct Registered {
-    /// Under what its token is stored.
+    /// The key under which its token is stored.
     pub token: TokenId,
     /// The application's credential.
     pub credential: Arc<ClientCredential>,
@@ -56,17 +56,17 @@ pub struct Registered {
     pub access: Access,
     /// Permissions to consent to.
     pub required: Arc<[RequiredPermissions]>,
-    /// The token is kept here; otherwise somebody else keeps it.
+    /// Whether Consentry stores the token; otherwise another program maintains it.
     pub keeps_token: bool,
-    /// Renewed tokens are handed to the product.
+    /// Whether renewed tokens are delivered to the product.
     pub has_webhook: bool,
     /// The groups that must be visible; `None` where groups are not checked.
     pub groups: Option<GroupPolicy>,
-    /// Only the sign-in of an administrator is accepted.
+    /// Whether only the sign-in of an administrator is accepted.
     pub admins_only: bool,
 }
 
-/// Finds who can be re-authenticated here, by name.
+/// Finds an integration that can be re-authenticated here by its name.
 pub type Registry = Box<dyn Fn(&str) -> Option<Registered> + Send + Sync>;
 
 /// What the browser needs to begin.
@@ -84,71 +84,71 @@ pub struct StartedSignIn {
 
 /// What is known of a sign-in when it begins.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// The account that consented last is proposed.
+pub struct SignInContext<'a> {
+    /// Whether the account that last consented is proposed (`login_hint`).
     pub hint: bool,
-    /// The network from which it comes, for its quota; empty where that is not known.
+    /// The client's network, for the quota per network; empty where it is unknown.
     pub source: &'a str,
-    /// Whether the last probe saw enterprise app and consent as required; `None` when it could not see it.
+    /// Whether enterprise app and consent passed in the last probe; `None` when their result is unknown.
     pub granted: Option<bool>,
 }
 
-/// How a sign-in that was accepted stands.
+/// The status of an accepted sign-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignInStatus {
-    /// What the tenant grants is still being looked at.
+    /// Probes are still verifying what the tenant grants.
     Verifying,
     /// Consent and token are renewed.
     Renewed,
-    /// The tenant granted everything before, and still does. The link stays good.
+    /// The tenant granted everything before, and still does. The link stays valid.
     Unchanged,
     /// The tenant does not grant what is required.
     Incomplete,
     /// The administrator consented for another organization.
     WrongTenant,
-    /// What the tenant grants could not be found out.
+    /// It could not be determined what the tenant grants.
     Unclear,
 }
 
-/// What the callback needs of the beginning.
+/// Data of a pending sign-in for its callback, stored encrypted.
 #[derive(Serialize, Deserialize)]
 struct Pending {
     verifier: String,
     nonce: String,
     link: String,
-    /// The link says that the configuration alone counts.
+    /// From [`Terms::accept_fewer`].
     #[serde(default)]
     accept_fewer: bool,
 }
 
-/// See the module. Cheap to clone.
+/// Re-authentication; see the module. Cheap to clone.
 #[derive(Clone)]
 pub struct Reauthentication {
     inner: Arc<Dependencies>,
 }
 
-/// What it works with.
-#[allow(missing_debug_implementations)] // Holds a closure; nobody prints it.
+/// The dependencies of [`Reauthentication`].
+#[allow(missing_debug_implementations)] // Contains a closure.
 pub struct Dependencies {
     /// Tokens, keys and pages of Entra.
     pub entra: Entra,
     /// Sign-ins, tokens, deliveries.
     pub store: Store,
-    /// Counts how re-authentications end.
+    /// Counts the results of re-authentications.
     pub families: Families,
-    /// Signs and checks links.
+    /// Signs and verifies links.
     pub links: Links,
-    /// Who can be re-authenticated.
+    /// The integrations that can be re-authenticated.
     pub registry: Registry,
-    /// What is known of the integrations.
+    /// The state of all integrations.
     pub fleet: Arc<Fleet>,
-    /// Who is mailed about sign-ins.
+    /// Settings of mails about sign-ins.
     pub mailing: Mailing,
-    /// The present moment.
+    /// The current time.
     pub clock: Clock,
-    /// Nudged when a renewed token waits to be handed over.
+    /// Notified when a renewed token is ready for delivery.
     pub handed_over: Arc<tokio::sync::Notify>,
-    /// Nudged when mails were saved.
+    /// Notified when mails were saved.
     pub outbox: Arc<tokio::sync::Notify>,
 }
 
@@ -159,15 +159,15 @@ impl std::fmt::Debug for Reauthentication {
 }
 
 impl Reauthentication {
-    /// Puts the parts together.
-    pub fn new(parts: Dependencies) -> Self {
-        Self { inner: Arc::new(parts) }
+    /// Re-authentication with these dependencies.
+    pub fn new(dependencies: Dependencies) -> Self {
+        Self { inner: Arc::new(dependencies) }
     }
 
-    /// Checks a link whole: signature, time, and whether it has been used. An integration that is not there has no links.
+    /// Verifies a link completely: signature, expiry, and whether it has been used. An unknown integration has no links.
     ///
     /// # Errors
-    /// Why it opens nothing.
+    /// Why the link is invalid.
     pub async fn open_link(&self, integration: &str, token: &str) -> Result<Signed, LinkError> {
         let registered = self.registered(integration).ok_or(LinkError::Forged)?;
         let signed = self.inner.links.check(&registered.token, token, self.inner.clock.now())?;
@@ -181,16 +181,16 @@ impl Reauthentication {
         }
     }
 
-    /// Begins a sign-in with an opened link, whose token is kept for another try: saves what the callback will need and says where the
-    /// browser must go.
+    /// Begins a sign-in with a verified link: saves the data for the callback and returns the redirect. The link's token is saved, too, for
+    /// another attempt.
     ///
     /// # Errors
-    /// A quota of sign-ins under way is full, or it cannot be saved or built; the log says why.
+    /// A quota of pending sign-ins is reached, or the sign-in cannot be built or saved; the log says why.
     pub async fn begin(
         &self,
         link: &Signed,
         token: &str,
-        asked: Asked<'_>,
+        context: SignInContext<'_>,
     ) -> Result<StartedSignIn, LinkError> {
         let integration = &link.integration;
         let registered = &self.registered(integration).ok_or(LinkError::Forged)?;
@@ -216,7 +216,7 @@ impl Reauthentication {
             secret,
             link: link.id.clone(),
             stamp: link.stamp,
-            source: asked.source.to_owned(),
+            source: context.source.to_owned(),
             created: now,
             expires: now.plus(SIGN_IN),
         };
@@ -224,12 +224,12 @@ impl Reauthentication {
             tracing::warn!(
                 integration,
                 quota = quota.label(),
-                "a sign-in does not begin: too many are under way"
+                "a sign-in is rejected: too many are pending"
             );
             return Err(LinkError::TooMany);
         }
-        // Entra is asked only for a sign-in that really begins.
-        if let Some(granted) = self.granted_already(registered, asked.granted).await {
+        // Entra is asked only after the quotas have admitted the sign-in.
+        if let Some(granted) = self.granted_already(registered, context.granted).await {
             self.inner.store.note_granted(&id, granted).await.map_err(|e| unavailable(&e))?;
         }
         tracing::info!(integration, "a sign-in begins");
@@ -264,14 +264,18 @@ impl Reauthentication {
             state,
             nonce,
             verifier,
-            // An object id is no name to sign in with.
+            // An object id cannot be used as a login hint.
             login_hint: known.as_deref().filter(|name| name.contains('@')),
         };
         entra.authorize_url(sign_in).map_err(|fault| fault.detail)
     }
 
-    /// How an accepted sign-in stands, and since when. `None` for one that is not known any more.
-    pub async fn standing(&self, integration: &str, attempt: &str) -> Option<(SignInStatus, Timestamp)> {
+    /// The status of an accepted sign-in, and when its callback came. `None` for one that is no longer stored.
+    pub async fn sign_in_status(
+        &self,
+        integration: &str,
+        attempt: &str,
+    ) -> Option<(SignInStatus, Timestamp)> {
         let row = self
             .inner
             .store
@@ -280,7 +284,7 @@ impl Reauthentication {
             .ok()
             .flatten()
             .filter(|row| row.integration == integration)?;
-        let standing = match row.stage? {
+        let status = match row.stage? {
             Stage::Verifying => SignInStatus::Verifying,
             Stage::Success => SignInStatus::Renewed,
             Stage::Unchanged => SignInStatus::Unchanged,
@@ -289,13 +293,10 @@ impl Reauthentication {
             Stage::Error => SignInStatus::Unclear,
             Stage::Denied | Stage::Expired => return None,
         };
-        Some((standing, row.used?))
+        Some((status, row.used?))
     }
 
-    /// A fresh link, for somebody who may hand it on; `None` for an integration that is not there.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// A new link; `None` for an unknown integration.
     pub async fn fresh_link(&self, integration: &str) -> Result<Option<String>, StoreError> {
         let Some(registered) = self.registered(integration) else { return Ok(None) };
         let terms =
@@ -303,7 +304,7 @@ impl Reauthentication {
         Ok(Some(self.inner.links.make(&registered.token, terms, self.inner.clock.now())))
     }
 
-    /// How far the renewed token's way to the product has come; `None` where nothing is handed over.
+    /// The delivery of the renewed token to the product; `None` without a webhook or a delivery.
     pub async fn delivery(&self, integration: &str) -> Option<DeliveryState> {
         self.registered(integration).filter(|r| r.has_webhook)?;
         self.inner.store.delivery(integration).await.ok().flatten()
@@ -327,7 +328,7 @@ fn same(a: &str, b: &str) -> bool {
     constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
 }
 
-/// One cookie a sign-in, so that two tabs do not disturb each other.
+/// Each sign-in has its own cookie, so that two tabs do not interfere with each other.
 fn cookie_name(id: &str) -> String {
     format!("consentry_sign_in_{}", id.chars().take(12).collect::<String>())
 }

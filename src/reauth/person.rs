@@ -1,9 +1,9 @@
-//! Whose sign-in is accepted: never a guest's, and where the configuration asks for it an administrator's only. What the account is, Graph
-//! says; where it may not be asked, the claims of the tokens do.
+//! Whose sign-in is accepted: never a guest's, and only an administrator's where the configuration requires that. The kind of account comes
+//! from Graph, or from the claims of the tokens where Graph does not permit the request.
 
 use crate::entra::PersonClaims;
 
-/// Template ids of the directory roles whose holders see all groups and may consent for everybody (Microsoft, `permissions-reference.md` of
+/// Template ids of the directory roles that see all groups and may consent for the organization (Microsoft, `permissions-reference.md` of
 /// Entra ID): Global Administrator, Privileged Role Administrator, Application Administrator, Cloud Application Administrator.
 const ADMINISTRATORS: [&str; 4] = [
     "62e90394-69f5-4237-9190-012177145e10",
@@ -12,12 +12,12 @@ const ADMINISTRATORS: [&str; 4] = [
     "158c047a-c907-4556-b7ef-446551a6b5f7",
 ];
 
-/// Whether one of these roles makes an administrator.
+/// Whether one of these roles is an administrator role.
 pub(super) fn is_administrator(roles: &[String]) -> bool {
     roles.iter().any(|role| ADMINISTRATORS.iter().any(|known| role.eq_ignore_ascii_case(known)))
 }
 
-/// Whether the account is a guest. `userType` counts where Graph says it; else `acct`; else the identity provider.
+/// Whether the account is a guest: by Graph's `userType`, otherwise by the claim `acct`, otherwise by the identity provider.
 pub(super) fn is_guest(
     user_type: Option<&str>,
     id_token: &PersonClaims,
@@ -34,11 +34,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guests_are_told_by_what_can_be_read() {
+    fn guests_are_recognized_by_the_available_evidence() {
         let claims = |guest, foreign_provider| PersonClaims { guest, foreign_provider, roles: None };
         let nothing = claims(None, None);
         for (sentence, user_type, id_token, access_token, guest) in [
-            ("nothing can be read", None, nothing.clone(), nothing.clone(), false),
+            ("no evidence", None, nothing.clone(), nothing.clone(), false),
             ("Graph says guest", Some("Guest"), claims(Some(false), None), nothing.clone(), true),
             (
                 "Graph says member, although another provider signed in: an external member",
@@ -58,8 +58,8 @@ mod tests {
     }
 
     #[test]
-    fn four_roles_make_an_administrator() {
-        let holds =
+    fn administrator_roles_are_recognized() {
+        let administers =
             |roles: &[&str]| is_administrator(&roles.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>());
         for (sentence, roles, expected) in [
             ("none", &[][..], false),
@@ -71,7 +71,7 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(holds(roles), expected, "{sentence}");
+            assert_eq!(administers(roles), expected, "{sentence}");
         }
     }
 }

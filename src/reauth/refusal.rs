@@ -1,24 +1,24 @@
-//! Why a sign-in did not fix anything: one sentence and one result for each.
+//! Why a sign-in was refused: a title, a sentence and a result for each cause.
 
 use super::callback::RedirectError;
 use crate::domain::{Fault, Reason};
 use crate::entra::{ReasonOverrides, meaning_of};
 use crate::store::Stage;
 
-/// How a re-authentication ended, as it is counted.
+/// The result of a re-authentication, as counted in the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignInResult {
-    /// Everything holds and is stored.
+    /// Everything is verified and stored.
     Success,
-    /// Somebody said no.
+    /// The person, the organization or a policy refused.
     Denied,
-    /// Of another tenant.
+    /// An account of another tenant.
     WrongTenant,
-    /// Fewer permissions than required.
+    /// Fewer permissions or groups than required.
     Incomplete,
-    /// Too late, or once more.
+    /// Too late, or used already.
     Expired,
-    /// A fault of Entra's or ours.
+    /// A fault of Entra or Consentry.
     Error,
 }
 
@@ -35,7 +35,7 @@ impl SignInResult {
         }
     }
 
-    /// How far the sign-in has come with it.
+    /// The stage that is stored.
     pub const fn stage(self) -> Stage {
         match self {
             Self::Success => Stage::Success,
@@ -48,7 +48,7 @@ impl SignInResult {
     }
 }
 
-/// Why a sign-in did not fix anything. Nothing was stored.
+/// Why a sign-in was refused. Nothing was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// Cancel was pressed, or the person may not accept and went back.
@@ -57,19 +57,19 @@ pub enum Refusal {
     ConsentRefused,
     /// Only an administrator may accept.
     AdminApproval,
-    /// The application asks for assignment, and this person is not assigned.
+    /// The application requires assignment, and this account is not assigned.
     NotAssigned,
-    /// The account is disabled, deleted, or may not sign in any more.
+    /// The account is disabled, deleted, or may no longer sign in.
     AccountUnusable,
     /// A policy of the organization forbids the sign-in.
     Blocked,
     /// The enterprise application is switched off in the organization.
     AppDisabled,
-    /// Entra wants a further step of the person.
+    /// Entra requires a further step from the person.
     MoreNeeded,
     /// The account is a guest in the tenant.
     Guest,
-    /// Only administrators may re-authenticate this application, and the account holds no role that makes one.
+    /// Only administrators may re-authenticate this application, and the account has no administrator role.
     NotAdministrator,
     /// Signed in to another tenant.
     WrongTenant,
@@ -77,25 +77,25 @@ pub enum Refusal {
     PersonalAccount,
     /// These permissions are missing.
     FewerPermissions(Vec<String>),
-    /// The token sees less than the stored one did: what, in words.
+    /// The token sees less than the stored one did; one sentence for each difference.
     SeesLess(Vec<String>),
     /// The ten minutes are over.
     Expired,
-    /// The callback came once before.
+    /// The same callback has been processed before.
     Replayed,
-    /// The callback came once before, and what became of it is not known (yet).
+    /// The same callback has come before, and its result is not known (yet).
     Interrupted,
     /// The sign-in was begun in another browser.
     OtherBrowser,
-    /// Somebody else was faster, or the link was revoked.
+    /// Another sign-in succeeded first, or the link was revoked.
     LinkDied,
     /// The registration of the application is wrong; only its operators can fix it.
     Misconfigured,
-    /// Entra cannot do it now.
+    /// Entra cannot complete the sign-in now.
     Upstream,
-    /// What came back does not belong together.
+    /// The callback or the tokens are not valid for this sign-in.
     Invalid,
-    /// We could not save it.
+    /// Consentry could not save the result.
     Storage,
 }
 
@@ -122,7 +122,7 @@ impl Refusal {
         }
     }
 
-    /// A word for logs and tests.
+    /// The value of `refusal` in logs.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Cancelled => "cancelled",
@@ -151,7 +151,7 @@ impl Refusal {
         }
     }
 
-    /// What happened, for the page's heading.
+    /// The heading of the page.
     pub const fn title(&self) -> &'static str {
         match self {
             Self::Cancelled => "The sign-in was cancelled",
@@ -170,12 +170,12 @@ impl Refusal {
             Self::SeesLess(_) => "This account sees less than the one before",
             Self::Expired => "That took too long",
             Self::Replayed => "This sign-in has already been used",
-            Self::Interrupted => "This sign-in did not come to its end",
-            Self::OtherBrowser => "This sign-in was begun in another browser",
+            Self::Interrupted => "This sign-in was not completed",
+            Self::OtherBrowser => "This sign-in was started in another browser",
             Self::LinkDied => "This link has been used meanwhile",
             Self::Misconfigured => "The application is not set up correctly",
             Self::Upstream => "Microsoft could not complete the sign-in",
-            Self::Invalid => "The answer of the sign-in is not valid",
+            Self::Invalid => "The response of the sign-in is not valid",
             Self::Storage => "The new sign-in could not be saved",
         }
     }
@@ -203,13 +203,13 @@ impl Refusal {
                 "Conditional Access does not let the application have a token for this account. Sign in with another account, or let an administrator look at the policy; nothing has been changed."
             }
             Self::AppDisabled => {
-                "Nobody can sign in to it while it is. An administrator can switch it on under Enterprise applications > Properties > Enabled for users to sign in. If it is on there, the people who run the application have to look; nothing has been changed."
+                "Nobody can sign in to it while it is. An administrator can switch it on under Enterprise applications > Properties > Enabled for users to sign in. If it is on there, the people who run the application have to investigate; nothing has been changed."
             }
             Self::MoreNeeded => {
-                "It wants something of you that did not happen, such as a second factor. Nothing has been changed; try again and follow Microsoft's pages to their end."
+                "It requires something that did not happen, such as a second factor. Nothing has been changed; try again and follow Microsoft's pages to their end."
             }
             Self::Guest => {
-                "The connection must not hang on an account that another organization manages. Nothing has been changed. Try again with an account of your own organization."
+                "The connection must not depend on an account that another organization manages. Nothing has been changed. Try again with an account of your own organization."
             }
             Self::NotAdministrator => {
                 "The people who run this application accept the sign-in of an administrator only: a Global, Privileged Role, Application or Cloud Application Administrator. Nothing has been changed. Pass the link on to one, or activate your role first and try again. If you are one, the registration of the application may not say so; ask the people who run it."
@@ -221,16 +221,16 @@ impl Refusal {
                 "A personal Microsoft account cannot speak for an organization. Nothing has been changed. Try again with your work account."
             }
             Self::FewerPermissions(_) => {
-                "You are signed in, but Microsoft granted fewer permissions than the integration needs, so nothing has been changed. Try again in a minute and accept all of them (a new consent takes a while to spread through Microsoft's systems), or ask an administrator to."
+                "You are signed in, but Microsoft granted fewer permissions than the integration needs, so nothing has been changed. Try again in a minute and accept all of them (a new consent takes a while to reach all of Microsoft's systems), or ask an administrator to."
             }
             Self::SeesLess(_) => {
-                "You are signed in, but with this account the integration would see less than it does now, so nothing has been changed. Try again in a minute: a new consent takes a while to spread through Microsoft's systems. If it stays like this, sign in with the account that was used before, or with an administrator's. The people who run the application have been notified."
+                "You are signed in, but with this account the integration would see less than it does now, so nothing has been changed. Try again in a minute: a new consent takes a while to reach all of Microsoft's systems. If it stays like this, sign in with the account that was used before, or with an administrator's. The people who run the application have been notified."
             }
             Self::Expired => {
                 "A sign-in must be completed within ten minutes. Nothing has been changed; simply begin again."
             }
             Self::Replayed => {
-                "The same answer came a second time and was not used again. If you pressed Reload, nothing is lost."
+                "The same response came a second time and was not used again. If you pressed Reload, nothing is lost."
             }
             Self::Interrupted => {
                 "It may still be under way: wait a few seconds, then reload this page. If it stays like this, open the link from the mail and begin again; nothing is lost by that."
@@ -248,7 +248,7 @@ impl Refusal {
                 "Nothing has been changed. Such faults pass, mostly within minutes: try again a little later."
             }
             Self::Invalid => {
-                "What came back does not belong to the sign-in that was begun, so it was not used. Begin again from the link in the mail."
+                "The response does not belong to the sign-in that was started, so it was not used. Begin again from the link in the mail."
             }
             Self::Storage => {
                 "You did everything right; the fault is on this side. Nothing has been changed. Try again a little later."
@@ -261,26 +261,26 @@ impl Refusal {
         !matches!(self, Self::Replayed | Self::Interrupted | Self::LinkDied | Self::Misconfigured)
     }
 
-    /// What a refusal on the redirect means; `overrides` is what the operators have taught.
+    /// The meaning of an error in the redirect; `overrides` are the configured `reason_overrides`.
     pub fn of_redirect(refused: &RedirectError, overrides: &ReasonOverrides) -> Self {
-        if let Some(taught) = refused
+        if let Some(overridden) = refused
             .codes
             .iter()
             .find_map(|code| overrides.get(code))
             .and_then(|reason| Self::of_reason(*reason))
         {
-            return taught;
+            return overridden;
         }
         if let Some(known) = refused.codes.iter().find_map(|code| Self::of_code(*code)) {
             return known;
         }
-        // "Access denied" says that somebody did; a number says why.
+        // `access_denied` alone does not name the cause; an AADSTS number does.
         if let Some(known) = meaning_of(&refused.codes).and_then(Self::of_reason) {
             return known;
         }
         match refused.error.as_str() {
             "access_denied" if refused.cancelled => Self::Cancelled,
-            // There is a cause, and nobody here knows it. That it was the permissions would be a guess, unless it is a number of consent's.
+            // The cause is an unknown number. Only numbers about consent mean that the permissions were not accepted.
             "access_denied"
                 if refused.codes.iter().any(|code| !matches!(code, 65_000..=65_999 | 650_000..=659_999)) =>
             {
@@ -298,7 +298,7 @@ impl Refusal {
         }
     }
 
-    /// What a refusal of the token endpoint means.
+    /// The meaning of an error of the token endpoint.
     pub fn of_fault(fault: &Fault) -> Self {
         let code = fault.code.as_deref().and_then(|c| c.strip_prefix("AADSTS")).and_then(|c| c.parse().ok());
         if let Some(known) = code.and_then(Self::of_code) {
@@ -320,15 +320,15 @@ impl Refusal {
             Reason::AccountDisabled => Self::AccountUnusable,
             Reason::GroupAccessDenied => Self::NotAssigned,
             Reason::TokenInvalid => Self::Invalid,
-            // A session that ended between two pages: signing in once more begins a new one.
+            // The session ended between two pages; signing in again starts a new one.
             Reason::InteractionRequired | Reason::TokenExpired | Reason::TokenRevoked => Self::MoreNeeded,
-            // Microsoft was not asked: a file of ours cannot be read.
+            // No request was sent: a file of Consentry cannot be read.
             Reason::CredentialUnreadable => Self::Storage,
             _ => return None,
         })
     }
 
-    /// AADSTS numbers that speak for themselves (Microsoft, `reference-error-codes.md` and
+    /// AADSTS numbers with one clear meaning (Microsoft, `reference-error-codes.md` and
     /// `application-sign-in-unexpected-user-consent-error.md`).
     const fn of_code(code: u32) -> Option<Self> {
         Some(match code {
@@ -353,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_has_its_own_words() {
+    fn every_refusal_has_its_own_texts() {
         let all = [
             Refusal::Cancelled,
             Refusal::ConsentRefused,
@@ -379,14 +379,14 @@ mod tests {
             Refusal::Invalid,
             Refusal::Storage,
         ];
-        for words in [Refusal::label, Refusal::title, Refusal::sentence] {
-            let distinct: std::collections::BTreeSet<&str> = all.iter().map(words).collect();
+        for text in [Refusal::label, Refusal::title, Refusal::sentence] {
+            let distinct: std::collections::BTreeSet<&str> = all.iter().map(text).collect();
             assert_eq!(distinct.len(), all.len());
         }
     }
 
     #[test]
-    fn redirects_and_answers_of_the_token_endpoint() {
+    fn errors_of_redirect_and_token_endpoint_are_classified() {
         let redirect = |error: &str, cancelled, codes: &[u32]| {
             Refusal::of_redirect(
                 &RedirectError { error: error.to_owned(), cancelled, codes: codes.to_vec() },
@@ -404,7 +404,7 @@ mod tests {
             ("admin approval", redirect("access_denied", false, &[90094]), Refusal::AdminApproval),
             ("risky app", redirect("access_denied", true, &[900_941]), Refusal::AdminApproval),
             ("not assigned", redirect("access_denied", false, &[50105]), Refusal::NotAssigned),
-            ("a guest of nobody", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
+            ("an account outside the tenant", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
             ("switched off", redirect("access_denied", false, &[7_000_112]), Refusal::AppDisabled),
             ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
             ("Conditional Access", redirect("access_denied", false, &[530_032]), Refusal::Blocked),
@@ -433,22 +433,22 @@ mod tests {
             ("a disabled account", redirect("access_denied", false, &[50_057]), Refusal::AccountUnusable),
             ("a device", redirect("interaction_required", false, &[53_006]), Refusal::MoreNeeded),
             (
-                "an unknown number is no refused permission",
+                "an unknown number does not mean refused permissions",
                 redirect("access_denied", false, &[53_999]),
                 Refusal::MoreNeeded,
             ),
             (
-                "an unknown number of consent's",
+                "an unknown number about consent",
                 redirect("access_denied", false, &[65_999]),
                 Refusal::ConsentRefused,
             ),
             ("an unknown number, and Cancel", redirect("access_denied", true, &[53_999]), Refusal::Cancelled),
             (
-                "a general number beside a telling one",
+                "a general number and a specific one",
                 redirect("access_denied", false, &[70_002, 530_033]),
                 Refusal::Blocked,
             ),
-            ("passing trouble", redirect("server_error", false, &[90_031]), Refusal::Upstream),
+            ("a temporary fault", redirect("server_error", false, &[90_031]), Refusal::Upstream),
             ("declined without a number", redirect("access_denied", false, &[]), Refusal::ConsentRefused),
             ("a second factor", redirect("interaction_required", false, &[50076]), Refusal::MoreNeeded),
             ("the request is wrong", redirect("invalid_scope", false, &[]), Refusal::Misconfigured),
@@ -477,11 +477,11 @@ mod tests {
     }
 
     #[test]
-    fn operators_can_teach_what_a_number_means() {
+    fn reason_overrides_apply_to_redirects() {
         let refused =
             RedirectError { error: "access_denied".to_owned(), cancelled: false, codes: vec![999_999] };
         assert_eq!(Refusal::of_redirect(&refused, &ReasonOverrides::default()), Refusal::MoreNeeded);
-        let taught = ReasonOverrides::new(std::iter::once((999_999, Reason::AccessBlocked)).collect());
-        assert_eq!(Refusal::of_redirect(&refused, &taught), Refusal::Blocked);
+        let overrides = ReasonOverrides::new(std::iter::once((999_999, Reason::AccessBlocked)).collect());
+        assert_eq!(Refusal::of_redirect(&refused, &overrides), Refusal::Blocked);
     }
 }

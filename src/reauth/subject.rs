@@ -1,4 +1,4 @@
-//! What a sign-in is measured by, and who is notified of it.
+//! The integration of a sign-in: what its stored token could see, and who is notified.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use crate::domain::{
 use crate::fleet::FleetEntry;
 use crate::store::{Announcement, Authorization};
 
-/// What mails about sign-ins depend on, besides the integration itself.
+/// The settings of mails about sign-ins.
 #[derive(Debug, Clone)]
 pub struct Mailing {
-    /// Who runs Consentry.
+    /// Mail addresses of the operators.
     pub operators: Arc<[String]>,
-    /// Whether mail is configured at all.
+    /// Whether mail is configured.
     pub mail: bool,
-    /// Whether the end of an alert is mailed.
+    /// Whether resolved mails are sent.
     pub send_resolved: bool,
 }
 
-/// An integration as a sign-in meets it: its names, its people, and what the stored token saw when it was well last.
+/// The integration of a sign-in: its names, its recipients, and what the stored token saw in its last successful probe.
 #[derive(Debug)]
 pub(super) struct Subject<'m> {
     entry: Arc<FleetEntry>,
@@ -28,7 +28,7 @@ pub(super) struct Subject<'m> {
 }
 
 impl Reauthentication {
-    /// The integration that a sign-in is about; `None` for one that is not configured any more.
+    /// The integration of a sign-in; `None` for one that is no longer configured.
     pub(super) fn subject(&self, integration: &str) -> Option<Subject<'_>> {
         let entry = self.inner.fleet.get(integration)?;
         Some(Subject { entry, mailing: &self.inner.mailing })
@@ -36,17 +36,17 @@ impl Reauthentication {
 }
 
 impl Subject<'_> {
-    /// What the stored token saw at its last good probe.
+    /// What the stored token saw in its last successful probe.
     pub(super) fn good_view(&self) -> Option<&GoodView> {
         self.entry.state.good_view.as_ref()
     }
 
-    /// The groups that are required by name, and with which ids they were seen.
+    /// The groups that are required by name, with their last seen ids.
     pub(super) fn known_groups(&self) -> &[KnownGroup] {
         &self.entry.state.known_groups
     }
 
-    /// Whether the stored token has had all permissions.
+    /// Whether the stored token once had all permissions.
     fn had_consent(&self) -> bool {
         self.entry.state.check(Check::Consent).is_some_and(|c| c.last_success.is_some())
     }
@@ -67,7 +67,7 @@ impl Subject<'_> {
         }
     }
 
-    /// The mail about a success: to the admins and the operators, once each person.
+    /// The mail about a success, to the admins and the operators.
     pub(super) fn announcement(&self, by: Option<&str>, origin: &str, at: Timestamp) -> Option<Announcement> {
         // The reason is not shown: nothing is wrong.
         let incident = self.incident(Reason::TokenMissing, Vec::new(), by, origin, at);
@@ -80,7 +80,7 @@ impl Subject<'_> {
         })
     }
 
-    /// The operators' mails about a token that sees less than the stored one: once for each link, however often it is tried.
+    /// The operators' mails about a token that sees less than the stored one; once per link, however often it is tried.
     pub(super) fn refusal(
         &self,
         row: &Authorization,
@@ -90,7 +90,7 @@ impl Subject<'_> {
     ) -> Vec<Notification> {
         let (reason, items) = match refusal {
             Refusal::SeesLess(items) => (Reason::GroupsNotVisible, items.clone()),
-            // The stored one had all of them.
+            // The stored token had all of them.
             Refusal::FewerPermissions(missing) if self.had_consent() || self.good_view().is_some() => {
                 (Reason::PermissionMissing, missing.clone())
             }

@@ -1,7 +1,7 @@
 //! Trying a new token before it counts. It must be good for everything that a probe will ask of it, and it must see no less than the
 //! stored one saw when it was well last: whoever holds a link could otherwise put a powerless account in an administrator's place.
 //!
-//! Every refresh may answer a successor, and with single-use rotation kills the token that was used. So the line is followed without a
+//! Every refresh may answer a successor, and with single-use rotation kills the token that was used. So the chain is followed without a
 //! gap, and its newest token is what is stored.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) const SPREADING: [Duration; 2] = [Duration::from_secs(1), Duration::f
 
 /// A token to be tried, and what it is measured by.
 #[derive(Clone, Copy)]
-pub(super) struct Measure<'a> {
+pub(super) struct Trial<'a> {
     pub(super) client: Client<'a>,
     pub(super) registered: &'a Registered,
     /// What the stored token saw; `None` when the configuration alone counts.
@@ -29,53 +29,53 @@ pub(super) struct Measure<'a> {
 }
 
 /// The tokens that came of one sign-in, as far as they are needed.
-struct Line {
+struct TokenChain {
     newest: Secret,
     /// What the answer to the code said was granted.
     first_scopes: Option<Vec<String>>,
 }
 
-/// What one look with the new token has shown.
-struct Look {
+/// What one refreshed with the new token has shown.
+struct Refreshed {
     missing: Vec<String>,
     access_token: Option<Secret>,
 }
 
 impl Reauthentication {
-    /// Tries the token that a code brought; answers the newest of its line.
-    pub(super) async fn try_out(&self, measure: Measure<'_>, granted: &Granted) -> Result<Secret, Refusal> {
+    /// Tries the token that a code brought; answers the newest of its chain.
+    pub(super) async fn try_out(&self, trial: Trial<'_>, granted: &Granted) -> Result<Secret, Refusal> {
         let first = granted
             .refresh_token
             .clone()
             .ok_or_else(|| Refusal::FewerPermissions(vec!["offline_access".to_owned()]))?;
-        let mut line = Line { newest: first, first_scopes: granted.scopes.clone() };
+        let mut chain = TokenChain { newest: first, first_scopes: granted.scopes.clone() };
         let mut pauses = SPREADING.iter();
         // Whether Graph could be asked who it is.
         let mut known = false;
         loop {
-            let look = self.look(measure, &mut line).await?;
-            if !known && (look.access_token.is_some() || look.missing.is_empty()) {
-                self.check_person(measure, look.access_token.as_ref()).await?;
-                known = look.access_token.is_some();
+            let refreshed = self.refreshed(trial, &mut chain).await?;
+            if !known && (refreshed.access_token.is_some() || refreshed.missing.is_empty()) {
+                self.check_person(trial, refreshed.access_token.as_ref()).await?;
+                known = refreshed.access_token.is_some();
             }
-            let refusal = match look.missing.is_empty() {
-                true => self.sees_less(measure, look.access_token.as_ref()).await,
-                false => Some(Refusal::FewerPermissions(look.missing)),
+            let refusal = match refreshed.missing.is_empty() {
+                true => self.sees_less(trial, refreshed.access_token.as_ref()).await,
+                false => Some(Refusal::FewerPermissions(refreshed.missing)),
             };
-            let Some(refusal) = refusal else { return Ok(line.newest) };
+            let Some(refusal) = refusal else { return Ok(chain.newest) };
             let Some(pause) = pauses.next() else { return Err(refusal) };
             tokio::time::sleep(*pause).await;
         }
     }
 
     /// Refreshes the token for Graph and for every other resource, as a probe does, and notes which required scopes are not granted.
-    async fn look(&self, measure: Measure<'_>, line: &mut Line) -> Result<Look, Refusal> {
+    async fn refreshed(&self, trial: Trial<'_>, chain: &mut TokenChain) -> Result<Refreshed, Refusal> {
         let entra = &self.inner.entra;
         let graph = entra.graph_scope();
-        let required = || measure.registered.required.iter().filter(|r| !r.delegated.is_empty());
+        let required = || trial.registered.required.iter().filter(|r| !r.delegated.is_empty());
         let scope_of = |resource: &str| ResourceKey::of(resource).scope(&entra.cloud().graph_url);
         let first = required().next().map(|r| scope_of(&r.resource));
-        let mut look = Look { missing: Vec::new(), access_token: None };
+        let mut refreshed = Refreshed { missing: Vec::new(), access_token: None };
         let others = required().map(|r| scope_of(&r.resource)).filter(|scope| *scope != graph);
         let scopes: Vec<String> = std::iter::once(graph.clone()).chain(others).collect();
         for scope in scopes {
@@ -83,44 +83,44 @@ impl Reauthentication {
                 .filter(|r| scope_of(&r.resource) == scope)
                 .flat_map(|r| r.delegated.iter().cloned())
                 .collect();
-            match entra.refresh(measure.client, &line.newest, &scope).await {
+            match entra.refresh(trial.client, &chain.newest, &scope).await {
                 Ok(granted) => {
-                    line.newest = granted.refresh_token.unwrap_or_else(|| line.newest.clone());
+                    chain.newest = granted.refresh_token.unwrap_or_else(|| chain.newest.clone());
                     // An answer that names no scopes grants what was asked for (RFC 6749 section 5.1): then the code's answer counts.
                     let unsaid = || {
                         (first.as_ref() == Some(&scope))
-                            .then(|| line.first_scopes.clone().unwrap_or_else(|| wanted.clone()))
+                            .then(|| chain.first_scopes.clone().unwrap_or_else(|| wanted.clone()))
                     };
-                    look.missing
-                        .extend(lacking(&wanted, &granted.scopes.or_else(unsaid).unwrap_or_default()));
+                    refreshed.missing
+                        .extend(missing_of(&wanted, &granted.scopes.or_else(unsaid).unwrap_or_default()));
                     if scope == graph {
-                        look.access_token = Some(granted.access_token);
+                        refreshed.access_token = Some(granted.access_token);
                     }
                 }
                 Err(fault) => match Refusal::of_fault(&fault) {
-                    Refusal::FewerPermissions(_) => look.missing.extend(lacking(&wanted, &[])),
+                    Refusal::FewerPermissions(_) => refreshed.missing.extend(missing_of(&wanted, &[])),
                     refusal => {
                         let (code, request_id) = (
                             fault.code.as_deref().unwrap_or_default(),
                             fault.request_id.as_deref().unwrap_or_default(),
                         );
-                        let integration = &measure.registered.token.integration;
+                        let integration = &trial.registered.token.integration;
                         tracing::warn!(%integration, code, request_id, detail = fault.detail, "a new token cannot be refreshed");
                         return Err(refusal);
                     }
                 },
             }
         }
-        Ok(look)
+        Ok(refreshed)
     }
 
     /// Guests are refused, and where only administrators may re-authenticate, so is everybody else.
-    async fn check_person(&self, measure: Measure<'_>, access_token: Option<&Secret>) -> Result<(), Refusal> {
+    async fn check_person(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Result<(), Refusal> {
         let mut user_type = None;
         if let Some(token) = access_token {
             // Asked twice: a passing fault must not make the weaker evidence count.
             for _ in 0..2 {
-                match self.inner.entra.user_type(token.expose(), measure.client.deadline).await {
+                match self.inner.entra.user_type(token.expose(), trial.client.deadline).await {
                     Ok(said) => user_type = said,
                     Err(fault) if fault.reason.is_inconclusive() => continue,
                     Err(_) => {}
@@ -129,13 +129,13 @@ impl Reauthentication {
             }
         }
         let carried = access_token.map(claims_about_person).unwrap_or_default();
-        if is_guest(user_type.as_deref(), &measure.person.claims, &carried) {
+        if is_guest(user_type.as_deref(), &trial.person.claims, &carried) {
             return Err(Refusal::Guest);
         }
-        if !measure.registered.admins_only {
+        if !trial.registered.admins_only {
             return Ok(());
         }
-        match self.administers(measure, access_token).await {
+        match self.administers(trial, access_token).await {
             Some(true) => Ok(()),
             Some(false) => Err(Refusal::NotAdministrator),
             None => Err(Refusal::Upstream),
@@ -144,14 +144,14 @@ impl Reauthentication {
 
     /// Whether the person holds one of the roles that see all groups: as the tokens say, or else Graph. `None` when Graph cannot say it
     /// now; what nothing says is not so.
-    async fn administers(&self, measure: Measure<'_>, access_token: Option<&Secret>) -> Option<bool> {
+    async fn administers(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Option<bool> {
         let carried = access_token.map(claims_about_person).unwrap_or_default();
-        let said = [&measure.person.claims.roles, &carried.roles];
+        let said = [&trial.person.claims.roles, &carried.roles];
         if said.into_iter().flatten().any(|roles| is_administrator(roles)) {
             return Some(true);
         }
         let Some(token) = access_token else { return Some(false) };
-        match self.inner.entra.directory_roles(token.expose(), measure.client.deadline).await {
+        match self.inner.entra.directory_roles(token.expose(), trial.client.deadline).await {
             Ok(roles) => Some(is_administrator(&roles)),
             Err(fault) if fault.reason.is_inconclusive() => None,
             Err(_) => Some(false),
@@ -160,22 +160,22 @@ impl Reauthentication {
 
     /// Why the token does not replace the stored one, if it sees fewer groups. Where groups are not checked, or the stored one never saw
     /// any, there is nothing to compare.
-    async fn sees_less(&self, measure: Measure<'_>, access_token: Option<&Secret>) -> Option<Refusal> {
-        let policy = measure.registered.groups.as_ref()?;
-        let view = measure.view?;
+    async fn sees_less(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Option<Refusal> {
+        let policy = trial.registered.groups.as_ref()?;
+        let view = trial.view?;
         if view.groups == 0 && view.required.is_empty() {
             return None;
         }
         let nothing =
             || Some(Refusal::SeesLess(vec!["No groups can be listed with this account.".to_owned()]));
         let Some(token) = access_token else { return nothing() };
-        let less = match self.inner.entra.groups(token.expose(), policy, measure.client.deadline).await {
-            Ok(groups) => less(view, measure.known, &groups),
+        let less = match self.inner.entra.groups(token.expose(), policy, trial.client.deadline).await {
+            Ok(groups) => less(view, trial.known, &groups),
             Err(fault) if fault.reason.is_inconclusive() => return Some(Refusal::Upstream),
             Err(_) => return nothing(),
         };
         // Whoever sees all groups there are sees that some are gone.
-        if less.is_empty() || self.administers(measure, Some(token)).await == Some(true) {
+        if less.is_empty() || self.administers(trial, Some(token)).await == Some(true) {
             return None;
         }
         Some(Refusal::SeesLess(less))
@@ -204,7 +204,7 @@ fn less(view: &GoodView, known: &[KnownGroup], groups: &Groups) -> Vec<String> {
 }
 
 /// Required values that are not among the granted ones.
-fn lacking(required: &[String], granted: &[String]) -> Vec<String> {
+fn missing_of(required: &[String], granted: &[String]) -> Vec<String> {
     let openid = |value: &str| OPENID_SCOPES.iter().any(|o| same_permission(o, value));
     required
         .iter()

@@ -1,8 +1,8 @@
-//! What an admin consent was worth: what counts is what the tenant grants afterwards, as probes see it.
+//! Verifies an admin consent by what probes find that the tenant grants afterwards.
 //!
-//! The callback of the admin consent page is unsigned: whoever holds a link can send it, as often as they like. So it causes probes and
-//! nothing else. A success is booked, and failures are spared for a while, only when what the tenant grants has changed since the sign-in
-//! began; that ends the link, so it happens once a link at most.
+//! The callback of the admin consent page is unsigned: everybody with a link can send it, any number of times. So it only causes probes. Only
+//! when the tenant's grants have changed since the sign-in began is a success recorded and the grace period for failures started. That ends
+//! the link, so it happens at most once per link.
 
 use std::time::{Duration, Instant};
 
@@ -14,30 +14,30 @@ use crate::domain::{Access, Audience, Timestamp};
 use crate::entra::{Client, ResourceKey};
 use crate::store::{Authorization, Stage, StoreError, Success, Unverified};
 
-/// The last probe of a proof starts two minutes after the sign-in.
+/// The last probe of a verification starts two minutes after the sign-in.
 const WINDOW: Duration = Duration::from_secs(120);
 
-/// A restart goes on with what began so long ago.
+/// A restart continues verifications that began within this time.
 const RECENT: Duration = Duration::from_secs(150);
 
-/// What the tenant grants must be known by then when a sign-in begins: a browser is waiting.
+/// The time to determine what the tenant grants when a sign-in begins, because a browser is waiting.
 const BEGIN: Duration = Duration::from_secs(8);
 
-/// What a probe has shown of an integration that is being proved.
+/// What a probe has found of an integration whose re-authentication is being verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
-    /// Whether enterprise app and consent are as required; `None` when that could not be seen.
+    /// Whether enterprise app and consent pass; `None` when their result is unknown.
     pub consent_holds: Option<bool>,
-    /// Every check passes.
+    /// Whether every check passes.
     pub passed: bool,
-    /// No further probe follows.
+    /// Whether no further probe follows.
     pub last: bool,
-    /// When the proof began.
+    /// When the verification began.
     pub since: Timestamp,
 }
 
 impl Reauthentication {
-    /// The admin consent callback is unsigned: what counts is what the tenant grants from now on.
+    /// Marks a sign-in as being verified by probes, because the admin consent callback is unsigned.
     pub(super) async fn verify_later(
         &self,
         row: &Authorization,
@@ -53,19 +53,19 @@ impl Reauthentication {
         })
     }
 
-    /// Whether the tenant grants everything already when an admin consent begins. `last` is what the last probe saw; it may be minutes old,
-    /// so Entra is asked. `None` where it cannot be found out, and for delegated access, where nothing hangs on it.
+    /// Whether the tenant grants everything already when an admin consent begins. `last` is the result of the last probe; it may be minutes
+    /// old, so Entra is asked. `None` where it cannot be determined, and for delegated access, where it is not needed.
     pub(super) async fn granted_already(&self, registered: &Registered, last: Option<bool>) -> Option<bool> {
         if registered.access == Access::Delegated {
             return None;
         }
         let now = self.ask_roles(registered).await;
-        // The application's own tokens say nothing about delegated permissions; then a probe that saw them missing counts.
+        // The application's own tokens do not contain delegated permissions; for those, the last probe's result is used.
         let delegated = registered.required.iter().any(|r| !r.delegated.is_empty());
         if now == Some(true) && delegated { last } else { now.or(last) }
     }
 
-    /// Whether the application's own tokens carry every required role now.
+    /// Whether the application's own tokens contain every required role now.
     async fn ask_roles(&self, registered: &Registered) -> Option<bool> {
         let (entra, token) = (&self.inner.entra, &registered.token);
         let client = Client {
@@ -107,16 +107,13 @@ impl Reauthentication {
         Some(true)
     }
 
-    /// Integrations to be proved: signed in to a moment ago and not proved yet, or still being verified.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Re-authentications that are recent and not verified yet.
     pub async fn unverified(&self) -> Result<Vec<Unverified>, StoreError> {
         let now = self.inner.clock.now();
         self.inner.store.unverified(now.minus(RECENT), now.plus(RECENT)).await
     }
 
-    /// A probe has ended that began after a sign-in. Answers whether an admin consent has turned out to be a success just now.
+    /// Processes the result of a probe that began after a sign-in. Returns whether it has just verified an admin consent as a success.
     pub async fn verify(&self, integration: &str, seen: Observation) -> bool {
         let rows = match self.inner.store.verifying().await {
             Ok(rows) => rows,
@@ -147,13 +144,13 @@ impl Reauthentication {
         if seen.passed || (seen.last && !renewed) {
             let since = if renewed { self.inner.clock.now() } else { seen.since };
             if let Err(error) = self.inner.store.proved(integration, since, self.inner.clock.now()).await {
-                tracing::error!(integration, %error, "cannot note that a re-authentication was proved");
+                tracing::error!(integration, %error, "cannot save that a re-authentication was verified");
             }
         }
         renewed
     }
 
-    /// Answers whether it is a success of its own.
+    /// Saves a success. Returns whether it is a new one.
     async fn verified(&self, row: &Authorization) -> bool {
         let subject = self.subject(&row.integration);
         let now = self.inner.clock.now();
@@ -170,7 +167,7 @@ impl Reauthentication {
         };
         match self.save(success).await {
             Ok(()) => return true,
-            // Begun with the same link in another tab: it came to the same end, and is one success.
+            // Begun with the same link in another tab, with the same result: both are one success.
             Err(Refusal::LinkDied) => {
                 drop(self.inner.store.end_authorization(&row.id, Stage::Success, false).await);
             }
@@ -179,12 +176,12 @@ impl Reauthentication {
         false
     }
 
-    /// The tenant granted everything before the sign-in began, or nobody knows better: nothing was renewed, nothing is counted, and the
-    /// link stays good.
+    /// The tenant granted everything before the sign-in began, or that is not known: nothing was renewed, nothing is counted, and the link
+    /// stays valid.
     async fn unchanged(&self, row: &Authorization) {
         tracing::info!(integration = %row.integration, "an admin consent changed nothing: the tenant granted everything before");
         if let Err(error) = self.inner.store.end_authorization(&row.id, Stage::Unchanged, false).await {
-            tracing::error!(integration = %row.integration, %error, "cannot note how a sign-in ended");
+            tracing::error!(integration = %row.integration, %error, "cannot save how a sign-in ended");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Handing a renewed refresh token to the product that uses it: Standard Webhooks, until it is taken.
+//! Delivers renewed refresh tokens to the products that use them (Standard Webhooks), with retries until the product accepts them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::metrics::Families;
 use crate::secret::Secret;
 use crate::store::{NewDelivery, Store, StoreError, TokenId, WaitingDelivery};
 
-/// Where an integration's renewed token is handed to.
+/// Where an integration's renewed token is delivered to.
 #[derive(Debug, Clone)]
 pub enum Recipient {
-    /// To a product that takes it.
+    /// To the webhook of a product.
     Webhook(Arc<TokenWebhook>),
-    /// To nobody: its application names no webhook.
+    /// Nowhere: its application has no webhook.
     Nobody,
     /// The integration is not configured. It may come back.
     Unknown,
@@ -33,10 +33,10 @@ pub enum Recipient {
 /// Finds where an integration's renewed token is handed to, by name.
 pub type Webhooks = Box<dyn Fn(&str) -> Recipient + Send + Sync>;
 
-/// A product that answers later than this has not taken it.
+/// The time for the product's response.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Pauses after the first, second, … failure; the last one is repeated until the token is taken.
+/// Pauses after the first, second, … failure; the last one is repeated until the token is delivered.
 const PAUSES: [Duration; 6] = [
     Duration::from_secs(5),
     Duration::from_secs(30),
@@ -61,7 +61,7 @@ pub(super) fn message(token: &TokenId, refresh_token: &Secret, now: Timestamp) -
     NewDelivery { message: format!("msg_{}", Uuid::new_v4().simple()), body: Secret::new(body.to_string()) }
 }
 
-/// `v1,` and the HMAC-SHA256 over id, time and body.
+/// The signature `v1,` and base64 of the HMAC-SHA256 over id, time in seconds and body (Standard Webhooks, "Signature scheme").
 fn sign(secret: &Secret, message: &str, seconds: i64, body: &str) -> Result<String, String> {
     let encoded =
         secret.expose().trim().strip_prefix("whsec_").ok_or("the secret does not begin with whsec_")?;
@@ -71,7 +71,7 @@ fn sign(secret: &Secret, message: &str, seconds: i64, body: &str) -> Result<Stri
     Ok(format!("v1,{}", STANDARD.encode(tag)))
 }
 
-/// Hands over what waits in the database.
+/// Sends the pending deliveries of the database.
 #[derive(Clone)]
 pub struct WebhookSender {
     inner: Arc<Inner>,
@@ -104,7 +104,7 @@ impl std::fmt::Debug for WebhookSender {
 }
 
 impl WebhookSender {
-    /// Puts the parts together.
+    /// `wake` is notified when a delivery was saved.
     ///
     /// # Errors
     /// The certificate file cannot be used.
@@ -114,7 +114,7 @@ impl WebhookSender {
         Ok(Self { inner: Arc::new(Inner { parts, clients }) })
     }
 
-    /// Runs until told to stop. An attempt that is cut off by that is made again, with the same message id.
+    /// Runs until `stop` becomes true. An attempt that is aborted by that is repeated after the next start, with the same message id.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stopped| *stopped).await) });
         loop {
@@ -137,10 +137,7 @@ impl WebhookSender {
         }
     }
 
-    /// Tries everything that is due, once; products that are slow do not hold up the others. Answers when the next attempt is due.
-    ///
-    /// # Errors
-    /// The database refuses.
+    /// Attempts every delivery that is due, in parallel, so that slow products do not delay others. Returns when the next attempt is due.
     pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
         loop {
             let due = self.inner.parts.store.due_deliveries(self.inner.parts.clock.now()).await?;
@@ -184,7 +181,7 @@ impl Inner {
                     .await;
             }
         };
-        match self.post(&hook, waiting).await {
+        match self.post(&webhook, waiting).await {
             Ok(()) => {
                 self.parts.families.token_delivery("success");
                 tracing::info!(integration = %name, attempts = waiting.attempts + 1, "the product has taken the renewed token");
@@ -203,31 +200,31 @@ impl Inner {
         }
     }
 
-    /// One attempt. What it says of a failure never holds the URL or the token.
-    async fn post(&self, hook: &TokenWebhook, waiting: &WaitingDelivery) -> Result<(), String> {
-        let secret = hook.secret.read().map_err(|e| e.to_string())?;
+    /// One attempt. The error never contains the URL or the token.
+    async fn post(&self, webhook: &TokenWebhook, waiting: &WaitingDelivery) -> Result<(), String> {
+        let secret = webhook.secret.read().map_err(|e| e.to_string())?;
         let body = waiting
             .body
             .as_ref()
-            .ok_or("it does not decrypt; the integration has to be re-authenticated")?
+            .ok_or("the token cannot be decrypted; the integration has to be re-authenticated")?
             .expose();
         let seconds = self.parts.clock.now().0.div_euclid(1000);
         let request = self
             .clients
-            .of(&hook.url)
-            .post(&hook.url)
+            .of(&webhook.url)
+            .post(&webhook.url)
             .header("content-type", "application/json")
             .header("webhook-id", &waiting.message)
             .header("webhook-timestamp", seconds.to_string())
             .header("webhook-signature", sign(&secret, &waiting.message, seconds, body)?)
             .body(body.to_owned());
         let response = request.send().await.map_err(|error| {
-            let what = if error.is_timeout() { "no answer in time" } else { "the connection failed" };
+            let what = if error.is_timeout() { "no response in time" } else { "the connection failed" };
             let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
             format!("{what}{cause}")
         })?;
         let status = response.status();
-        if status.is_success() { Ok(()) } else { Err(format!("it answered {}", status.as_u16())) }
+        if status.is_success() { Ok(()) } else { Err(format!("it returned {}", status.as_u16())) }
     }
 }
 
@@ -235,7 +232,6 @@ impl Inner {
 mod tests {
     use super::*;
 
-    /// The reference implementation of Standard Webhooks accepts what we sign.
     #[test]
     fn the_reference_implementation_verifies_our_signature() {
         let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
@@ -254,7 +250,7 @@ mod tests {
         }
         let reference = standardwebhooks::Webhook::new(secret.expose()).expect("a secret");
         assert!(reference.verify(new.body.expose().as_bytes(), &headers).is_ok());
-        assert!(reference.verify(b"{}", &headers).is_err(), "the check can fail");
+        assert!(reference.verify(b"{}", &headers).is_err(), "the reference implementation rejects another body");
         assert!(sign(&Secret::new("plain"), "m", 0, "").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Who may do what. One rule for every request that is not about a mailed link: [`decide`].
+//! Authorization: [`decide`] is the one rule for every request that is not about a mailed link.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::api::problem::problem;
-use super::hosts::{Asked, Authority};
+use super::hosts::{Authority, RequestedHost};
 use super::pages::layout::{Notice, PageLayout, html};
 use super::state::Served;
 use crate::domain::one_line;
@@ -20,18 +20,18 @@ use crate::listener::users::Refused;
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Metrics, `/probe`, health: for programs that find us by whatever name.
+    /// Metrics, `/probe`, health: for programs that may use any host name.
     Monitoring,
     /// Pages and the API.
     Reading,
-    /// A reload of the configuration, which has a flag of its own.
+    /// A reload of the configuration, which has its own command-line flag.
     Reloading,
     /// Everything else that changes something.
     Changing,
 }
 
 impl Class {
-    /// By method and path. What is not known to be harmless is not.
+    /// The class by method and path. A request that is not known to be harmless counts as changing something.
     pub(super) fn of(method: &Method, path: &str, telemetry_path: &str) -> Self {
         if path == telemetry_path || ["/probe", "/-/healthy", "/-/ready"].contains(&path) {
             Self::Monitoring
@@ -45,69 +45,66 @@ impl Class {
     }
 }
 
-/// How somebody has proved who they are. Programs with a bearer token will be one more kind.
+/// How the client is authenticated. Bearer tokens will be one more kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {
     Nobody,
-    /// By a certificate that was verified.
+    /// By a verified certificate.
     Certificate,
-    /// By name and password.
+    /// By user name and password.
     User,
 }
 
-/// The host that a request asks.
+/// The kind of host that a request names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AskedHost {
-    /// None: no browser sent it.
+pub(super) enum HostClass {
+    /// None, so no browser sent the request.
     Unnamed,
-    /// This machine by a name or an address that never leaves it.
+    /// A loopback name or address.
     Loopback,
-    /// Any other address, or a name of ours.
+    /// Any other address, or a name of this machine or of the configuration.
     Ours,
-    /// A name of which nothing is known.
+    /// An unknown name.
     Foreign,
 }
 
-/// What is known of who sent a request.
+/// What is known of the sender of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     pub(super) identity: Identity,
-    /// The other end of the connection is on this machine, and passes nothing on.
+    /// The peer of the connection is on this machine and is not a proxy.
     pub(super) loopback: bool,
-    pub(super) host: AskedHost,
-    /// A page of another site sent it.
+    pub(super) host: HostClass,
+    /// A page of another site sent the request.
     pub(super) foreign_page: bool,
 }
 
 /// What is configured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
-    /// There are users.
+    /// Users are configured.
     pub(super) users: bool,
-    /// Nobody comes in without a certificate: then a user's password is asked besides, or users would mean nothing.
+    /// Every connection needs a certificate. Then a user's password is required besides, because users would have no effect otherwise.
     pub(super) certificates_demanded: bool,
     /// `--web.enable-anonymous-actions`.
     pub(super) anonymous_actions: bool,
-    /// `--web.external-url` names another host than this one, so whoever comes from here may be a proxy.
+    /// `--web.external-url` names another host than this one, so a local peer may be a proxy.
     pub(super) seen_from_elsewhere: bool,
 }
 
-/// Why a request is refused.
+/// Why a request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     ForeignHost,
     ForeignPage,
     UserNeeded,
-    /// Without users, this is for this machine alone.
+    /// Without users, only this machine may do this.
     Elsewhere,
 }
 
-/// The rule.
-///
-/// # Errors
-/// Why the request is refused.
+/// Whether a request is allowed; the error says why not.
 pub(super) fn decide(class: Class, caller: Caller, rules: Rules) -> Result<(), Refusal> {
-    if class != Class::Monitoring && caller.host == AskedHost::Foreign {
+    if class != Class::Monitoring && caller.host == HostClass::Foreign {
         return Err(Refusal::ForeignHost);
     }
     if matches!(class, Class::Reloading | Class::Changing) && caller.foreign_page {
@@ -124,7 +121,7 @@ pub(super) fn decide(class: Class, caller: Caller, rules: Rules) -> Result<(), R
     if rules.users {
         return Err(Refusal::UserNeeded);
     }
-    let here = caller.loopback && caller.host == AskedHost::Loopback && !rules.seen_from_elsewhere;
+    let here = caller.loopback && caller.host == HostClass::Loopback && !rules.seen_from_elsewhere;
     if class == Class::Changing && !here && !rules.anonymous_actions {
         return Err(Refusal::Elsewhere);
     }
@@ -152,7 +149,7 @@ impl std::fmt::Display for Who {
 
 enum Denied {
     Refused(Refusal),
-    /// Too many passwords are being tried.
+    /// Too many passwords are being verified.
     Busy,
 }
 
@@ -162,7 +159,7 @@ impl From<Refusal> for Denied {
     }
 }
 
-/// Lets pass who may, and says who it is.
+/// Middleware that rejects requests that are not allowed, and adds [`Who`] to the others.
 pub(super) async fn guard(State(served): State<Arc<Served>>, mut request: Request, next: Next) -> Response {
     let class = Class::of(request.method(), request.uri().path(), &served.process.options.telemetry_path);
     let connection = request.extensions().get::<Connection>().cloned();
@@ -186,30 +183,30 @@ async fn admitted(
     connection: &Connection,
     client: Client,
 ) -> Result<Who, Denied> {
-    let gate = &served.process.gate;
-    let posture = gate.current();
+    let security = &served.process.security;
+    let policy = security.current();
     let rules = Rules {
-        users: !posture.config.users.is_empty(),
-        certificates_demanded: posture.demands_certificates(),
+        users: !policy.config.users.is_empty(),
+        certificates_demanded: policy.demands_certificates(),
         anonymous_actions: served.process.options.anonymous_actions,
         seen_from_elsewhere: served.process.seen_from_elsewhere,
     };
     let mut caller = Caller {
         identity: Identity::Nobody,
         loopback: connection.peer.to_canonical().is_loopback() && !is_forwarded(headers),
-        host: asked_host(served, headers),
+        host: host_class(served, headers),
         foreign_page: served.is_foreign(headers),
     };
     let mut who = Who::Anonymous(client);
-    // What needs no proof is refused before a password is hashed.
+    // Rejections that do not depend on the user come first, because hashing a password is expensive.
     if let Err(refusal @ (Refusal::ForeignHost | Refusal::ForeignPage)) = decide(class, caller, rules) {
         return Err(refusal.into());
     }
-    if let Some(name) = certificate(&posture, connection, class, rules) {
+    if let Some(name) = certificate(&policy, connection, class, rules) {
         (caller.identity, who) = (Identity::Certificate, Who::Certificate(name));
     }
     if decide(class, caller, rules) == Err(Refusal::UserNeeded) {
-        match gate.users.admit(&posture.config.users, headers, client.address, gate.clock()).await {
+        match security.users.admit(&policy.config.users, headers, client.address, security.clock()).await {
             Ok(name) => (caller.identity, who) = (Identity::User, Who::User(name)),
             Err(Refused::Unknown) => {}
             Err(Refused::Busy) => return Err(Denied::Busy),
@@ -219,9 +216,10 @@ async fn admitted(
     Ok(who)
 }
 
-/// Whose certificate it is, where that matters. It is verified again: authorities change, and certificates expire, while a connection lasts.
+/// The owner of the client's certificate, where that matters. The certificate is verified for every request, because authorities change and
+/// certificates expire while a connection lasts.
 fn certificate(
-    posture: &ListenerPolicy,
+    policy: &ListenerPolicy,
     connection: &Connection,
     class: Class,
     rules: Rules,
@@ -229,15 +227,15 @@ fn certificate(
     if !rules.users && matches!(class, Class::Monitoring | Class::Reading) {
         return None;
     }
-    posture.certificates.as_ref()?.owner(connection.certificates.as_deref()?)
+    policy.certificates.as_ref()?.owner(connection.certificates.as_deref()?)
 }
 
-fn asked_host(served: &Served, headers: &HeaderMap) -> AskedHost {
-    match Asked::of(headers) {
-        Asked::Nothing => AskedHost::Unnamed,
-        Asked::Named(Authority { host, .. }) if host.is_loopback() => AskedHost::Loopback,
-        Asked::Named(Authority { host, .. }) if served.goes_by(&host) => AskedHost::Ours,
-        Asked::Named(_) | Asked::Nonsense => AskedHost::Foreign,
+fn host_class(served: &Served, headers: &HeaderMap) -> HostClass {
+    match RequestedHost::of(headers) {
+        RequestedHost::Missing => HostClass::Unnamed,
+        RequestedHost::Named(Authority { host, .. }) if host.is_loopback() => HostClass::Loopback,
+        RequestedHost::Named(Authority { host, .. }) if served.is_own_host(&host) => HostClass::Ours,
+        RequestedHost::Named(_) | RequestedHost::Invalid => HostClass::Foreign,
     }
 }
 
@@ -246,13 +244,13 @@ fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
         Denied::Busy => (
             StatusCode::TOO_MANY_REQUESTS,
             "Please wait a moment",
-            "too many passwords are being tried; wait a little".to_owned(),
+            "too many passwords are being verified; wait a moment".to_owned(),
         ),
         Denied::Refused(Refusal::UserNeeded) => {
-            (StatusCode::UNAUTHORIZED, "Who are you?", "a user's name and password are needed".to_owned())
+            (StatusCode::UNAUTHORIZED, "Please sign in", "a user name and password are required".to_owned())
         }
         Denied::Refused(Refusal::ForeignHost) => {
-            (StatusCode::FORBIDDEN, "Another name", unknown_host(headers))
+            (StatusCode::FORBIDDEN, "Unknown host name", unknown_host(headers))
         }
         Denied::Refused(Refusal::ForeignPage) => {
             let detail =
@@ -262,8 +260,8 @@ fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
             (StatusCode::FORBIDDEN, "The button was pressed on another site", detail)
         }
         Denied::Refused(Refusal::Elsewhere) => {
-            let detail = "no users are configured, so this is taken from the machine on which Consentry runs, without a proxy, and from \
-                          nowhere else; configure users with --web.config.file, or open it to everybody with --web.enable-anonymous-actions";
+            let detail = "no users are configured, so only the machine on which Consentry runs may do this, without a proxy; configure \
+                          users with --web.config.file, or allow it for everybody with --web.enable-anonymous-actions";
             (StatusCode::FORBIDDEN, "You may not do this from here", detail.to_owned())
         }
     };
@@ -289,14 +287,14 @@ fn sentence(detail: &str) -> String {
     letters.next().map(|first| format!("{}{}.", first.to_uppercase(), letters.as_str())).unwrap_or_default()
 }
 
-/// What to do about a name that is not known.
+/// The error text for an unknown or invalid host name.
 fn unknown_host(headers: &HeaderMap) -> String {
-    match Asked::of(headers) {
-        Asked::Named(Authority { host, .. }) => {
-            format!("Consentry does not know {host} as a name of its own; if it is one, start it with --web.allowed-host={host}")
+    match RequestedHost::of(headers) {
+        RequestedHost::Named(Authority { host, .. }) => {
+            format!("Consentry does not know {host} as a name of its own; if it is one, start Consentry with --web.allowed-host={host}")
         }
-        Asked::Nothing | Asked::Nonsense => {
-            "the request names no host that can be understood; names besides the machine's own are given with --web.allowed-host".to_owned()
+        RequestedHost::Missing | RequestedHost::Invalid => {
+            "the Host header of the request is invalid; names besides the machine's own are given with --web.allowed-host".to_owned()
         }
     }
 }
@@ -308,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_classed_by_what_they_can_change() {
+    fn requests_are_classified_by_method_and_path() {
         use Class::{Changing, Monitoring, Reading, Reloading};
         for (method, path, expected) in [
             ("GET", "/metrics", Monitoring),
@@ -339,7 +337,7 @@ mod tests {
     }
 
     const CALLER: Caller =
-        Caller { identity: Identity::Nobody, loopback: true, host: AskedHost::Loopback, foreign_page: false };
+        Caller { identity: Identity::Nobody, loopback: true, host: HostClass::Loopback, foreign_page: false };
     const RULES: Rules = Rules {
         users: false,
         certificates_demanded: false,
@@ -347,8 +345,8 @@ mod tests {
         seen_from_elsewhere: false,
     };
 
-    /// What becomes of Monitoring, Reading, Reloading and Changing: `.` passes, `h` is refused for the host, `p` for the page, `u` needs a
-    /// user, `e` comes from elsewhere.
+    /// The decisions for Monitoring, Reading, Reloading and Changing: `.` allowed; rejected because of `h` the host, `p` the page, `u` a
+    /// missing user, `e` another machine.
     fn outcome(caller: Caller, rules: Rules) -> String {
         let classes = [Class::Monitoring, Class::Reading, Class::Reloading, Class::Changing];
         let letter = |class| match decide(class, caller, rules) {
@@ -362,24 +360,24 @@ mod tests {
     }
 
     #[test]
-    fn without_users() {
+    fn without_users_only_this_machine_may_change_something() {
         for (sentence, caller, expected) in [
-            ("somebody on this machine", CALLER, "...."),
+            ("a client on this machine", CALLER, "...."),
             (
-                "somebody on this machine who asks its address",
-                Caller { host: AskedHost::Ours, ..CALLER },
+                "a client on this machine that uses its address",
+                Caller { host: HostClass::Ours, ..CALLER },
                 "...e",
             ),
             (
                 "a program on this machine that names no host",
-                Caller { host: AskedHost::Unnamed, ..CALLER },
+                Caller { host: HostClass::Unnamed, ..CALLER },
                 "...e",
             ),
-            ("somebody elsewhere", Caller { loopback: false, host: AskedHost::Ours, ..CALLER }, "...e"),
-            ("somebody elsewhere who says localhost", Caller { loopback: false, ..CALLER }, "...e"),
+            ("a client elsewhere", Caller { loopback: false, host: HostClass::Ours, ..CALLER }, "...e"),
+            ("a client elsewhere that names localhost", Caller { loopback: false, ..CALLER }, "...e"),
             (
-                "a page whose name was bent to this machine",
-                Caller { host: AskedHost::Foreign, foreign_page: false, ..CALLER },
+                "a page after DNS rebinding to this machine",
+                Caller { host: HostClass::Foreign, foreign_page: false, ..CALLER },
                 ".hhh",
             ),
             (
@@ -388,12 +386,12 @@ mod tests {
                 "..pp",
             ),
             (
-                "somebody elsewhere with a certificate",
+                "a client elsewhere with a certificate",
                 Caller { identity: Identity::Certificate, loopback: false, ..CALLER },
                 "....",
             ),
             (
-                "another site's page in the browser of somebody with a certificate",
+                "another site's page in a browser with a certificate",
                 Caller { identity: Identity::Certificate, foreign_page: true, ..CALLER },
                 "..pp",
             ),
@@ -401,17 +399,17 @@ mod tests {
             assert_eq!(outcome(caller, RULES), expected, "{sentence}");
         }
         let elsewhere = Rules { seen_from_elsewhere: true, ..RULES };
-        assert_eq!(outcome(CALLER, elsewhere), "...e", "what comes from here may be a proxy");
+        assert_eq!(outcome(CALLER, elsewhere), "...e", "a local client may be a proxy");
     }
 
     #[test]
-    fn with_anonymous_actions() {
+    fn with_anonymous_actions_every_machine_may_change_something() {
         let rules = Rules { anonymous_actions: true, seen_from_elsewhere: true, ..RULES };
         for (sentence, caller, expected) in [
-            ("somebody elsewhere", Caller { loopback: false, host: AskedHost::Ours, ..CALLER }, "...."),
+            ("a client elsewhere", Caller { loopback: false, host: HostClass::Ours, ..CALLER }, "...."),
             (
-                "a page whose name was bent to this machine",
-                Caller { host: AskedHost::Foreign, ..CALLER },
+                "a page after DNS rebinding to this machine",
+                Caller { host: HostClass::Foreign, ..CALLER },
                 ".hhh",
             ),
             ("a page of another site", Caller { foreign_page: true, ..CALLER }, "..pp"),
@@ -419,32 +417,32 @@ mod tests {
             assert_eq!(outcome(caller, rules), expected, "{sentence}");
         }
         let users = Rules { users: true, ..rules };
-        assert_eq!(outcome(CALLER, users), "uuuu", "users are asked, whatever nobody may do");
+        assert_eq!(outcome(CALLER, users), "uuuu", "users must sign in even with anonymous actions");
     }
 
     #[test]
-    fn with_users() {
+    fn with_users_everybody_must_sign_in() {
         let rules = Rules { users: true, ..RULES };
         for (sentence, caller, expected) in [
-            ("nobody, on this machine", CALLER, "uuuu"),
+            ("an anonymous client on this machine", CALLER, "uuuu"),
             (
                 "a user elsewhere",
-                Caller { identity: Identity::User, loopback: false, host: AskedHost::Ours, ..CALLER },
+                Caller { identity: Identity::User, loopback: false, host: HostClass::Ours, ..CALLER },
                 "....",
             ),
             (
-                "a certificate where it is not demanded",
+                "a certificate where none is required",
                 Caller { identity: Identity::Certificate, ..CALLER },
                 "....",
             ),
             (
-                "a user who was led here by another site",
+                "a user on another site's page",
                 Caller { identity: Identity::User, foreign_page: true, ..CALLER },
                 "..pp",
             ),
             (
-                "a user under a name that is not ours",
-                Caller { identity: Identity::User, host: AskedHost::Foreign, ..CALLER },
+                "a user under an unknown host name",
+                Caller { identity: Identity::User, host: HostClass::Foreign, ..CALLER },
                 ".hhh",
             ),
         ] {
@@ -454,13 +452,13 @@ mod tests {
         assert_eq!(
             outcome(Caller { identity: Identity::Certificate, ..CALLER }, both),
             "uuuu",
-            "where everybody has one, the user counts"
+            "where every client has a certificate, a user is required"
         );
         assert_eq!(outcome(Caller { identity: Identity::User, ..CALLER }, both), "....");
     }
 
     #[test]
-    fn who_it_was() {
+    fn senders_are_described_in_one_line() {
         let address = IpAddr::from([192, 0, 2, 7]);
         for (who, expected) in [
             (Who::User("alice".to_owned()), "alice"),

@@ -1,5 +1,5 @@
-//! Answers that are made for one request: so many at once, of these so many for one network, and so many being made. A client that does
-//! not take what it asked for keeps its place, and costs little more than that.
+//! Limits the responses that are generated for one request each: in total, per network, and how many are generated at the same time. A
+//! client that does not read its response keeps its place, but uses little memory.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use super::compression::compress_bytes;
 use crate::listener::client::Client;
 use crate::listener::limits::{Place, Places};
 
-/// Answers that are being made or taken at once.
+/// The number of responses that are being generated or sent at once.
 const AT_ONCE: usize = 128;
 
-/// So many of them may go to one network.
+/// The number of these that may go to one network.
 const OF_ONE: usize = 64;
 
-/// What is longer is kept compressed until it is taken.
+/// Longer bodies are held compressed until they are sent, in bytes.
 const LONG: usize = 16 * 1024;
 
-/// So many long answers are made at once: each looks at the whole fleet.
+/// The number of long responses that are generated at once. Each reads the whole fleet.
 const MADE_AT_ONCE: usize = 2;
 
-/// See the module.
+/// Limits responses; see the module.
 #[derive(Debug, Clone)]
 pub(super) struct Bodies {
     places: Arc<Places>,
@@ -43,18 +43,19 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// A place for an answer to whoever comes from this address.
+    /// A place for a response to this address.
     pub(super) fn place(&self, address: IpAddr) -> Option<Place> {
         self.places.take(address)
     }
 
-    /// Waits for a turn at making a long answer. It goes with the work: a client that has gone does not make room for more.
+    /// Waits for a permit to generate a long response. The permit must move into the task that does the work: a client that disconnects
+    /// does not allow more work at once.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.making).acquire_owned().await.ok()
     }
 }
 
-/// Takes a place before an answer is made, and holds it until the answer is taken.
+/// Takes a place before a response is generated, and holds it until the response is sent.
 pub(super) async fn admit(State(bodies): State<Bodies>, request: Request, next: Next) -> Response {
     let address =
         request.extensions().get::<Client>().map_or(IpAddr::from([0, 0, 0, 0]), |client| client.address);
@@ -67,7 +68,7 @@ pub(super) async fn admit(State(bodies): State<Bodies>, request: Request, next: 
     Response::from_parts(parts, Body::new(ChunkedBody::new(kept, place)))
 }
 
-/// Compressed, where that works.
+/// The body compressed; uncompressed if compression fails.
 async fn packed(whole: Bytes) -> Prepared {
     let length = whole.len();
     let text = whole.clone();
@@ -77,9 +78,9 @@ async fn packed(whole: Bytes) -> Prepared {
     }
 }
 
-/// There are too many answers under way.
+/// The response when all places are taken.
 pub(super) fn busy(path: &str) -> Response {
-    let detail = "too many requests are under way; try again in a moment";
+    let detail = "too many concurrent requests; try again in a moment";
     let mut response = if path.starts_with("/api/") {
         super::api::problem::problem(StatusCode::SERVICE_UNAVAILABLE, detail)
     } else {

@@ -1,5 +1,5 @@
-//! Bodies of answers that wait for their clients: handed over in pieces, and kept so that many that wait cost little. What is long is kept
-//! compressed and unpacked piece by piece; what many are given is there once.
+//! Bodies of responses that wait for slow clients. They are sent in pieces and use little memory while they wait: long bodies are held
+//! compressed and are decompressed piece by piece, and clients of the same body share it.
 
 use std::io::{self, Cursor, Read as _};
 use std::pin::Pin;
@@ -9,19 +9,19 @@ use axum::body::{Bytes, HttpBody};
 use flate2::bufread::GzDecoder;
 use http_body::{Frame, SizeHint};
 
-/// What a connection takes at once.
+/// Bytes that are passed to a connection at once.
 const PIECE: usize = 32 * 1024;
 
-/// A body, ready to be given to any number of clients.
+/// A body that any number of clients can share.
 #[derive(Debug, Clone)]
 pub(super) enum Prepared {
     /// As it is sent.
     Plain(Bytes),
-    /// Compressed (gzip), and sent as what it holds: so many bytes.
+    /// Compressed with gzip and sent uncompressed; the number is the uncompressed length in bytes.
     Packed(Bytes, usize),
 }
 
-/// A body on its way to one client. It holds something until its last piece is taken.
+/// A body that is being sent to one client. It holds a value, such as a permit, until it is dropped.
 pub(super) struct ChunkedBody<H> {
     rest: Rest,
     left: usize,
@@ -45,7 +45,7 @@ impl<H> ChunkedBody<H> {
         }
     }
 
-    /// A copy of the next bytes: a part of the whole would keep the whole in memory after the last piece is taken.
+    /// A copy of the next bytes: a slice would keep the whole body in memory after its last piece is sent.
     fn next(&mut self) -> io::Result<Bytes> {
         let size = self.left.min(PIECE);
         let piece = match &mut self.rest {
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_body_arrives_whole() {
+    async fn every_body_arrives_completely() {
         let text: String = (0..30_000).map(|number| format!("{number}\n")).collect();
         let packed = super::super::compression::compress(&text).expect("compressed");
         assert!(packed.len() < text.len() / 2);
@@ -110,7 +110,7 @@ mod tests {
             axum::body::to_bytes(axum::body::Body::new(ChunkedBody::new(damaged, ())), usize::MAX)
                 .await
                 .is_err(),
-            "cut short is an error"
+            "a truncated body is an error"
         );
         let empty = ChunkedBody::new(Prepared::Plain(Bytes::new()), ());
         assert!(empty.is_end_stream());

@@ -1,4 +1,4 @@
-//! What the routes ask of the rest of the process: of the monitor, of the database, of whoever can reload.
+//! The interfaces through which the routes use the rest of the process: the monitor, the database, and the reload.
 
 use std::pin::Pin;
 
@@ -6,40 +6,40 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::Timestamp;
 
-/// Something that takes a while.
+/// A boxed future, because the traits below are used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What the routes ask of the monitor.
+/// What the routes need from the monitor.
 pub trait Commands: Send + Sync {
-    /// Whether the fleet is being probed.
+    /// Whether the monitor's loop is running.
     fn is_alive(&self) -> bool;
 
-    /// When an integration is probed next.
+    /// When the next probe of an integration is due.
     fn next_probe(&self, name: &str) -> Option<Timestamp>;
 
-    /// Until when an integration waits because its tenant asked for a pause (`Retry-After`).
+    /// Until when an integration waits because Microsoft asked for a pause for its tenant (`Retry-After`).
     fn paused_until(&self, name: &str) -> Option<Timestamp>;
 
-    /// Whether a re-authentication of an integration is being verified, and if so whether a probe that began afterwards has ended.
+    /// `Some` while a re-authentication of an integration is being verified: whether a probe that began after it has ended.
     fn verification(&self, name: &str) -> Option<bool>;
 
-    /// Probes an integration soon, out of turn.
+    /// Schedules an extra probe of an integration as soon as possible.
     fn probe_soon(&self, name: &str);
 
-    /// Probes an integration, out of turn, and waits for the end.
+    /// Runs an extra probe of an integration and waits until it ends.
     fn probe_now<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
 
-    /// Probes an integration that was re-authenticated at this moment at once, and again while consent spreads.
+    /// Probes an integration that was re-authenticated at `began` immediately, and again while the consent propagates.
     fn verify_renewal(&self, name: &str, began: Timestamp);
 
-    /// The same for one of which somebody merely says so: what fails is held against it, as ever.
+    /// Like [`Self::verify_renewal`] for an unverified claim of a re-authentication: failures count as usual.
     fn verify_claim(&self, name: &str, began: Timestamp);
 }
 
-/// Something that happened to an integration, to be kept in its history.
+/// An event of an integration, to be saved in its history.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Whose history.
+    /// Name of the integration.
     pub integration: String,
     /// `link_made`, …
     pub kind: &'static str,
@@ -47,18 +47,18 @@ pub struct Record {
     pub detail: String,
 }
 
-/// What the database remembers of an integration.
+/// What the database has stored about an integration.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
-    /// What happened, newest first: kind, when, detail.
+    /// Events, newest first: kind, time, detail.
     pub events: Vec<(String, Timestamp, String)>,
-    /// Who was notified, newest first.
+    /// Mails, newest first.
     pub mails: Vec<MailRecord>,
-    /// Where the stored token came from, when it was last renewed, who consented.
+    /// The stored token: its source, when it was last renewed, who consented.
     pub token: Option<(String, Timestamp, Option<String>)>,
-    /// The file in which somebody else keeps the token.
+    /// The file of a token that another program maintains.
     pub token_file: Option<String>,
-    /// With what the application and its directory reader sign in.
+    /// The credentials of the application and its directory reader.
     pub credentials: Vec<CredentialRecord>,
 }
 
@@ -69,7 +69,7 @@ pub struct CredentialRecord {
     pub reader: Option<String>,
     /// `client secret`, `certificate`, `none`.
     pub kind: &'static str,
-    /// When it expires, as far as it says so itself.
+    /// When it expires; `None` where the credential does not contain that.
     pub expires: Option<Timestamp>,
 }
 
@@ -78,39 +78,39 @@ pub struct CredentialRecord {
 pub struct MailRecord {
     /// `alert`, `resolved`, …
     pub kind: String,
-    /// To whom.
+    /// Mail address.
     pub recipient: String,
-    /// When it was decided.
+    /// When it was put into the outbox.
     pub created: Timestamp,
-    /// When the mail server took it.
+    /// When the mail server accepted it.
     pub sent: Option<Timestamp>,
-    /// It was given up.
+    /// Whether Consentry no longer tries to send it.
     pub given_up: bool,
-    /// Why it waits, or was given up, in the mail server's words.
+    /// Why it is pending or was given up, in the mail server's words.
     pub problem: Option<String>,
 }
 
-/// What the routes ask of the database.
+/// What the routes need from the database.
 pub trait History: Send + Sync {
-    /// What is wrong with the database, in a sentence; nothing when all is well.
+    /// What is wrong with the database, in one sentence.
     fn problem(&self) -> Option<&'static str>;
 
-    /// What is remembered of an integration. What cannot be read now is empty.
+    /// What is stored about an integration. Parts that cannot be read now are empty.
     fn records<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Records>;
 
-    /// Keeps a record. Answers whether that has worked.
+    /// Saves an event. Returns whether that succeeded.
     fn keep(&self, record: Record) -> BoxFuture<'_, bool>;
 }
 
-/// Somebody asks for a reload, and waits for what is wrong with the configuration.
+/// A request for a reload. The result is sent back: what is wrong with the configuration, if anything.
 pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
-/// Hands requests for a reload to whoever can reload.
+/// Passes requests for a reload to the task that performs them.
 #[derive(Debug, Clone)]
 pub struct Reloads(mpsc::Sender<ReloadRequest>);
 
 impl Reloads {
-    /// Requests arrive at the other end.
+    /// The sending side, and the receiver of the requests.
     pub fn new() -> (Self, mpsc::Receiver<ReloadRequest>) {
         let (sender, receiver) = mpsc::channel(8);
         (Self(sender), receiver)
@@ -122,8 +122,8 @@ impl Reloads {
     /// What is wrong with the configuration, or that this process cannot reload it.
     pub async fn reload(&self) -> Result<(), String> {
         let unable = "this process cannot reload its configuration";
-        let (reply, answer) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         self.0.send(reply).await.map_err(|_| unable)?;
-        answer.await.map_err(|_| unable)?
+        result.await.map_err(|_| unable)?
     }
 }

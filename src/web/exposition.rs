@@ -1,5 +1,5 @@
-//! `/metrics`: made once for all who ask at the same time, given to so many at once, kept compressed for those who take it slowly. And
-//! `/probe`, the same for one integration.
+//! The exposition for `/metrics`: generated once for all requests that wait at the same time, for a limited number of clients at once, and
+//! held compressed in memory for clients that read slowly.
 
 use std::sync::Arc;
 
@@ -12,41 +12,41 @@ use super::compression::compress;
 use crate::listener::limits::Places;
 use crate::metrics::{Families, Format, Published, write};
 
-/// Small answers are not worth compressing.
+/// Smaller responses are not compressed, in bytes.
 const GZIP_FROM: usize = 1024;
 
-/// Kilobytes of expositions that are kept as they are, for those who do not take them compressed; more are kept compressed.
+/// Kilobytes of expositions that are held uncompressed for clients that do not accept gzip; beyond that, expositions are held compressed.
 const PLAIN: usize = 24 * 1024;
 
-/// So many are made at once.
+/// The number of expositions that are generated at the same time.
 const MADE_AT_ONCE: usize = 2;
 
-/// What was made for some clients.
+/// A generated exposition, shared by the clients that waited for it.
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) body: Prepared,
-    /// It is sent compressed.
+    /// Whether it is sent compressed.
     pub(super) gzipped: bool,
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// One that several wait for. `None` when it cannot be made.
+/// An exposition that several requests wait for. `None` when it cannot be generated.
 type Waited = Arc<OnceCell<Option<Arc<Made>>>>;
 
-/// See the module.
+/// Generates expositions and limits how many clients get one at the same time.
 #[derive(Debug)]
 pub(super) struct Exposition {
-    /// For so many at once; `None` means any number.
+    /// `None` allows any number of clients.
     pub(super) places: Option<Arc<Places>>,
     pub(super) most: usize,
     turns: Arc<Semaphore>,
     plain: Arc<Semaphore>,
-    /// Those that nobody has begun to make.
+    /// Expositions that are requested but not begun.
     waited: Mutex<Vec<((Format, bool), Waited)>>,
 }
 
 impl Exposition {
-    /// For so many clients at once, of which one network may be three quarters; 0 means any number.
+    /// For at most `most` clients at once, of which one network may have three quarters; 0 allows any number.
     pub(super) fn new(most: usize) -> Self {
         let places = (most > 0).then(|| Places::new(most, most.saturating_mul(3).div_ceil(4)));
         let [turns, plain] = [MADE_AT_ONCE, PLAIN].map(|permits| Arc::new(Semaphore::new(permits)));
@@ -57,7 +57,7 @@ impl Exposition {
         self.waited.lock()
     }
 
-    /// One that is made from now on; whoever asks before it is begun waits for the same.
+    /// An exposition whose generation begins after this call. All requests that arrive before it begins wait for the same one.
     pub(super) async fn made(
         &self,
         families: &Families,
@@ -80,8 +80,8 @@ impl Exposition {
             self.waited().retain(|(_, other)| !Arc::ptr_eq(other, &waited));
             let (families, published, plain) =
                 (families.clone(), Arc::clone(published), Arc::clone(&self.plain));
-            // A big fleet's exposition takes milliseconds, and compressing it more: not on a thread that others wait for. The turn goes
-            // with the work: clients that have gone do not make room for more.
+            // Generating the exposition of a large fleet takes milliseconds and compressing it takes longer, so this must not block an
+            // async thread. The permit moves into the task: a client that disconnects does not allow more work at once.
             let work = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 make(&write(&families, &published, format), gzip, &plain)
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_uncompressed_is_bounded() {
+    fn the_size_of_uncompressed_expositions_is_bounded() {
         let (text, room) = ("x".repeat(100 * 1024), Arc::new(Semaphore::new(150)));
         let first = make(&text, false, &room).expect("made");
         assert!(matches!(&first.body, Prepared::Plain(bytes) if bytes.len() == text.len()));

@@ -1,4 +1,4 @@
-//! Which integrations a page or an answer of the API lists, and in which order.
+//! Which integrations a page or a response of the API lists, and in which order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub(super) fn rows(served: &Served) -> Vec<Row> {
     served.process.fleet.all().into_iter().map(Row::of).collect()
 }
 
-/// An integration on the status page and in the API's list: what is known of it, and what follows from that.
+/// An integration on the status page and in the API's list, with its health and reason.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) entry: Arc<FleetEntry>,
@@ -38,7 +38,7 @@ impl Row {
     }
 }
 
-/// What is asked for.
+/// The query of the status page.
 #[derive(Debug, Default, Clone)]
 pub(super) struct StatusFilter {
     pub(super) q: String,
@@ -64,12 +64,12 @@ impl StatusFilter {
         }
     }
 
-    /// Whether more than words are searched for.
+    /// Whether the query contains more than search words.
     pub(super) fn narrows(&self) -> bool {
         [&self.state, &self.app, &self.reason, &self.sort].iter().any(|v| !v.is_empty())
     }
 
-    /// The address of another page of the same.
+    /// The relative URL of another page of the same query.
     pub(super) fn address(&self, page: usize) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         for (name, value) in [
@@ -95,7 +95,7 @@ impl StatusFilter {
             && row.matches(words)
     }
 
-    /// Rows come ordered by name, and these sorts are stable.
+    /// The rows are already sorted by name, and these sorts are stable.
     pub(super) fn sort(&self, rows: &mut [&Row]) {
         let severity = |row: &Row| match row.health {
             Health::Broken { .. } => 0,
@@ -117,10 +117,10 @@ impl StatusFilter {
     }
 }
 
-/// So many integrations in one answer of the API, unless more or fewer are asked for.
+/// The default number of integrations in one response of the API.
 const LIMIT: usize = 100;
 
-/// What the list is narrowed to.
+/// The query of the API's list.
 pub(super) struct ApiFilter {
     pub(super) state: Option<String>,
     pub(super) app: Option<String>,

@@ -1,4 +1,4 @@
-//! Names: those under which a request may ask for pages, and whether a page of ours or another site's sent it.
+//! Host names: parsing them, and those under which pages may be requested.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,12 +10,12 @@ use axum::http::header::HOST;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Host {
     Ip(IpAddr),
-    /// In lower case, without the dot that may end a name.
+    /// In lower case, without a trailing dot.
     Name(String),
 }
 
 impl Host {
-    /// Whether it is this machine and nothing but this machine: `*.localhost` never leaves it (RFC 6761 section 6.3).
+    /// Whether the host is always this machine: `*.localhost` resolves to loopback (RFC 6761 section 6.3).
     pub(super) fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(address) => address.is_loopback(),
@@ -33,7 +33,7 @@ impl std::fmt::Display for Host {
     }
 }
 
-/// Host and port. The port is `None` where it goes without saying.
+/// Host and port. The port is `None` where it is a default port (80 or 443).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Authority {
     pub(super) host: Host,
@@ -64,72 +64,69 @@ impl Authority {
         Some(Self { host, port: port.filter(|port| !matches!(port, 80 | 443)) })
     }
 
-    /// That of a URL or of an origin.
+    /// The authority of a URL or an origin.
     pub(super) fn of_url(url: &str) -> Option<Self> {
         let (_, rest) = url.split_once("://")?;
         Self::parse(rest.split(['/', '?', '#']).next().unwrap_or_default())
     }
 }
 
-/// A host name in lower case, without the dot that may end it.
+/// A host name in lower case, without a trailing dot.
 fn dotless(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (!name.is_empty() && name.len() <= 253 && name.chars().all(good)).then(|| name.to_ascii_lowercase())
 }
 
-/// A value of `--web.allowed-host`: a host name or address; a port is ignored.
-///
-/// # Errors
-/// It is none, for people.
+/// A value of `--web.allowed-host`: a host name or address; a port is ignored. The error is for people.
 pub fn allowed_host(text: &str) -> Result<String, String> {
-    let wrong = || format!("{text:?} is no host name; write it like status.example.com");
+    let wrong = || format!("{text:?} is not a host name; write it like status.example.com");
     if text.contains("://") || text.contains('*') {
         return Err(wrong());
     }
     if let Some(authority) = Authority::parse(text) {
         return Ok(authority.host.to_string());
     }
-    // Names with letters that are not ASCII travel in their ASCII form (RFC 5891).
+    // Names with letters beyond ASCII are sent in their ASCII form (RFC 5891).
     match url::Host::parse(text) {
         Ok(url::Host::Domain(name)) => dotless(&name).ok_or_else(wrong),
         _ => Err(wrong()),
     }
 }
 
-/// What a request says of the host that it asks.
+/// The host that a request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// Nothing, as HTTP/1.0 may. Browsers always say it.
-    Nothing,
-    /// One that can be understood.
+pub(super) enum RequestedHost {
+    /// None, which HTTP/1.0 allows. Browsers always send one.
+    Missing,
+    /// A valid host.
     Named(Authority),
-    /// Several, or nonsense.
-    Nonsense,
+    /// Several hosts, or an invalid one.
+    Invalid,
 }
 
-impl Asked {
-    /// The `Host` header; in HTTP/2, and where the request's target is a whole URL, the site has put the target's there.
+impl RequestedHost {
+    /// From the `Host` header. For HTTP/2, and where the request target is a whole URL, `Site` has copied the target's host into it.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(HOST).iter();
         match (values.next(), values.next()) {
-            (None, _) => Self::Nothing,
-            (Some(value), None) if value.is_empty() => Self::Nothing,
+            (None, _) => Self::Missing,
+            (Some(value), None) if value.is_empty() => Self::Missing,
             (Some(value), None) => {
-                value.to_str().ok().and_then(Authority::parse).map_or(Self::Nonsense, Self::Named)
+                value.to_str().ok().and_then(Authority::parse).map_or(Self::Invalid, Self::Named)
             }
-            (Some(_), Some(_)) => Self::Nonsense,
+            (Some(_), Some(_)) => Self::Invalid,
         }
     }
 }
 
-/// The names by which this machine may be asked for pages. Anybody can let a name of theirs point here, and a browser then takes what it
-/// gets for that site's own (DNS rebinding); only with an address, or a name that is ours, can that not happen.
+/// The host names under which pages may be requested. Anybody can make a name of theirs resolve to this machine, and a browser then treats
+/// the pages as that site's own (DNS rebinding). Addresses and this machine's own names are safe from that.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names(BTreeSet<String>);
 
 impl Names {
-    /// This machine's, and these.
+    /// This machine's names and the given ones.
     pub(super) fn with(others: impl IntoIterator<Item = String>) -> Self {
         let hostname = hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
@@ -146,8 +143,8 @@ impl Names {
     }
 }
 
-/// A machine's names with and without a domain: its own, that of its search domains (`resolv.conf(5)`), those that `hosts(5)` has beside it.
-/// Not every name that begins like the machine's: `web1.evil.example` is somebody else's.
+/// A machine's names with and without a domain: the host name, with its search domains (`resolv.conf(5)`), and the names next to it in
+/// `hosts(5)`. A name that only begins like the machine's is not included: `web1.evil.example` belongs to somebody else.
 fn names_of(hostname: &str, hosts: &str, resolver: &str) -> BTreeSet<String> {
     let Some(full) = dotless(hostname.trim()) else { return BTreeSet::new() };
     let short = full.split('.').next().unwrap_or_default().to_owned();
@@ -188,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_as_they_travel() {
+    fn host_headers_are_parsed_and_recognized() {
         let names = Names(names_of(
             "Web1",
             "127.0.1.1 web1.example.com web1\n10.0.0.9 other.example.com",
@@ -215,7 +212,7 @@ mod tests {
             let host = Authority::parse(text).unwrap_or_else(|| panic!("{text}")).host;
             assert_eq!((names.contain(&host), host.is_loopback()), (known, loopback), "{text}");
         }
-        for nonsense in [
+        for invalid in [
             "",
             ":80",
             "a b",
@@ -230,7 +227,7 @@ mod tests {
             "a,b",
             "wéb1",
         ] {
-            assert_eq!(Authority::parse(nonsense), None, "{nonsense}");
+            assert_eq!(Authority::parse(invalid), None, "{invalid}");
         }
         assert!(
             names_of("", "127.0.0.1 localhost", "search example.com").is_empty(),
@@ -239,13 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_asks_for() {
-        let named = |text: &str| Asked::Named(Authority::parse(text).expect("an authority"));
-        assert_eq!(Asked::of(&map(&[])), Asked::Nothing);
-        assert_eq!(Asked::of(&map(&[("host", "")])), Asked::Nothing);
-        assert_eq!(Asked::of(&map(&[("host", "a:1")])), named("A:1"));
-        assert_eq!(Asked::of(&map(&[("host", "a"), ("host", "b")])), Asked::Nonsense);
-        assert_eq!(Asked::of(&map(&[("host", "a@b")])), Asked::Nonsense);
+    fn the_requested_host_is_read_from_the_header() {
+        let named = |text: &str| RequestedHost::Named(Authority::parse(text).expect("an authority"));
+        assert_eq!(RequestedHost::of(&map(&[])), RequestedHost::Missing);
+        assert_eq!(RequestedHost::of(&map(&[("host", "")])), RequestedHost::Missing);
+        assert_eq!(RequestedHost::of(&map(&[("host", "a:1")])), named("A:1"));
+        assert_eq!(RequestedHost::of(&map(&[("host", "a"), ("host", "b")])), RequestedHost::Invalid);
+        assert_eq!(RequestedHost::of(&map(&[("host", "a@b")])), RequestedHost::Invalid);
     }
 
     #[test]

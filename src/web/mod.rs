@@ -1,5 +1,5 @@
-//! HTTP: `/metrics`, health, and the pages behind a mailed link. Reads what is published; waits for nobody but Entra, and for that only
-//! while a sign-in comes back.
+//! HTTP: `/metrics`, health, the API, and the pages, including those behind mailed links. The routes read published state; only the
+//! callback of a sign-in and `/probe` wait for Entra.
 
 mod access;
 mod api;

@@ -1,4 +1,4 @@
-//! What the pages and the API show of integrations.
+//! What the pages of re-authentication show of an integration.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use super::commands::Commands;
 use crate::domain::{Access, Check, ExternalSignIn, Health, IntegrationRecord, Outcome, Timestamp, one_line};
 use crate::fleet::FleetEntry;
 
-/// What the pages of re-authentication say of an integration.
+/// What the pages of re-authentication show of an integration.
 #[derive(Debug, Clone)]
 pub(super) struct IntegrationSummary {
     /// What the configuration says of it.
     pub(super) record: Arc<IntegrationRecord>,
-    /// Its display name, fit for a sentence.
+    /// Its display name on one line, truncated.
     pub(super) display_name: String,
-    /// Display name of the application, fit for a sentence.
+    /// Display name of the application on one line, truncated.
     pub(super) app: String,
-    /// Tenant as configured, fit for a sentence.
+    /// Tenant as configured, on one line, truncated.
     pub(super) tenant: String,
-    /// What is held to be true of it.
+    /// Its confirmed state.
     pub(super) health: Health,
-    /// What the last probe saw.
+    /// The results of the last probe.
     pub(super) checks: Vec<(Check, Outcome)>,
-    /// When the last probe ended; `None` while it says nothing of a sign-in that came later.
+    /// When the last probe ended; `None` when that probe began before the latest sign-in.
     pub(super) last_probe: Option<Timestamp>,
-    /// It was re-authenticated a moment ago, and further probes will verify that.
+    /// Whether a recent re-authentication is still being verified by further probes.
     pub(super) verifying: bool,
-    /// Until when the tenant has asked for a pause.
+    /// Until when Microsoft asked for a pause for the tenant.
     pub(super) waits_until: Option<Timestamp>,
 }
 
@@ -46,7 +46,7 @@ impl IntegrationSummary {
         }
     }
 
-    /// Whether the last probe saw enterprise app and consent as required; `None` when it could not, or when they are not checked.
+    /// Whether enterprise app and consent passed in the last probe; `None` when their result is unknown or they are not checked.
     pub(super) fn granted(&self) -> Option<bool> {
         let outcome =
             |check| self.checks.iter().find(|(known, _)| *known == check).map(|(_, outcome)| *outcome);
@@ -57,7 +57,7 @@ impl IntegrationSummary {
         }
     }
 
-    /// Nothing would change on the admin consent page: the whole organization has accepted everything already.
+    /// Whether the admin consent page would change nothing, because the whole organization has accepted everything already.
     pub(super) fn has_all_consent(&self) -> bool {
         let organization = self.record.access == Access::Application
             || matches!(self.record.external_sign_in, Some(ExternalSignIn::AdminConsent(_)));

@@ -1,4 +1,4 @@
-//! What operators and machines ask for: `/metrics`, `/probe`, `/-/*` and `/config`.
+//! The routes for operators and monitoring: `/metrics`, `/probe`, `/-/*` and `/config`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::domain::Timestamp;
 use crate::listener::client::Client;
 use crate::metrics::{negotiate, write_one};
 
-/// `/probe` answers from a result that is younger than this.
+/// `/probe` returns the last result without a new probe while it is younger than this.
 const YOUNG: Duration = Duration::from_secs(10);
 
 /// `/metrics`.
@@ -44,7 +44,7 @@ pub(super) async fn metrics(
     else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    // The place is taken until the last piece is on its way: a client that does not read keeps it, not the memory of many answers.
+    // The place is held until the last piece is sent, so that clients that do not read are limited in number.
     let gzipped = made.gzipped;
     let body = Body::new(ChunkedBody::new(made.body.clone(), (place, made)));
     let mut response = (
@@ -62,7 +62,7 @@ pub(super) async fn metrics(
     response
 }
 
-/// `/probe?target=NAME`: probes now and answers with this integration's metrics alone, for those who let Prometheus drive.
+/// `/probe?target=NAME`: probes now and returns the metrics of this integration alone, so that Prometheus can determine the interval.
 pub(super) async fn probe_metrics(
     State(served): State<Arc<Served>>,
     Query(query): Query<HashMap<String, String>>,
@@ -83,7 +83,7 @@ pub(super) async fn probe_metrics(
     ([(CONTENT_TYPE, format.content_type()), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-/// Whether a result may be given once more. One that comes from the future says that somebody has set the clock.
+/// Whether a result may be returned again. A result from the future means that the clock was set back, so it is not reused.
 fn is_young(at: Timestamp, now: Timestamp) -> bool {
     at <= now && now.since(at) < YOUNG
 }
@@ -99,7 +99,7 @@ fn accepts_gzip(header: &str) -> bool {
     })
 }
 
-/// Answers as Prometheus does.
+/// `/-/reload`, with the responses of Prometheus.
 pub(super) async fn reload(State(served): State<Arc<Served>>) -> Response {
     if !served.process.options.lifecycle {
         return (
@@ -121,11 +121,11 @@ pub(super) async fn healthy(State(served): State<Arc<Served>>) -> Response {
     health_of(served.process.commands.is_alive()).into_response()
 }
 
-/// A process whose loop stands still answers, and does nothing else; it has to be started again.
+/// A process whose monitor loop has stopped still serves HTTP but does not probe; it must be restarted.
 const fn health_of(alive: bool) -> (StatusCode, &'static str) {
     match alive {
         true => (StatusCode::OK, "Consentry is healthy.\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "Consentry does not probe any more; restart it.\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "Consentry no longer probes; restart it.\n"),
     }
 }
 
@@ -139,7 +139,7 @@ pub(super) async fn ready(State(served): State<Arc<Served>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "Consentry is starting.\n").into_response()
 }
 
-/// The effective configuration, secrets hidden. It is there once, compressed, for all who ask.
+/// The effective configuration, secrets hidden. All requests share one compressed copy.
 pub(super) async fn configuration(
     State(served): State<Arc<Served>>,
     Extension(client): Extension<Client>,
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_young_for_some_seconds() {
+    fn results_are_reused_for_ten_seconds() {
         let now = Timestamp::from_seconds(1_000);
         for (at, expected) in [(1_000, true), (991, true), (990, false), (1_001, false)] {
             assert_eq!(is_young(Timestamp::from_seconds(at), now), expected, "{at}");
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn health_is_that_of_the_loop() {
+    fn health_is_that_of_the_monitor_loop() {
         assert_eq!(health_of(true).0, StatusCode::OK);
         assert_eq!(health_of(false).0, StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -1,27 +1,27 @@
-//! Whether a page of ours or another site's page sent a request.
+//! Whether Consentry's own page or another site's page sent a request.
 
 use axum::http::HeaderMap;
 use axum::http::header::ORIGIN;
 
-use super::hosts::{Asked, Authority};
+use super::hosts::{Authority, RequestedHost};
 
-/// Whether another site's page sent a request. Browsers say so in `Origin` (RFC 6454, Fetch standard) and `Sec-Fetch-Site` (Fetch Metadata);
-/// what says neither is no browser's. `own` are URLs under which browsers see us, besides the host that was asked.
+/// Whether another site's page sent a request. Browsers send this in `Origin` (RFC 6454, Fetch standard) and `Sec-Fetch-Site` (Fetch
+/// Metadata); a request without both does not come from a browser. `own` are the URLs of Consentry's pages, besides the requested host.
 pub(super) fn is_foreign(headers: &HeaderMap, own: &[Option<&str>]) -> bool {
     let sites: Vec<_> = headers.get_all("sec-fetch-site").iter().map(|value| value.as_bytes()).collect();
     if sites.iter().any(|site| !matches!(*site, b"same-origin" | b"none")) {
         return true;
     }
-    let asked = match Asked::of(headers) {
-        Asked::Named(authority) => Some(authority),
-        Asked::Nothing | Asked::Nonsense => None,
+    let requested = match RequestedHost::of(headers) {
+        RequestedHost::Named(authority) => Some(authority),
+        RequestedHost::Missing | RequestedHost::Invalid => None,
     };
     headers.get_all(ORIGIN).iter().any(|origin| match origin.to_str() {
         Ok("null") => sites.is_empty() || sites.iter().any(|site| *site != b"same-origin"),
         Ok(origin) => {
             let origin = Authority::of_url(origin);
             let is_own = |authority: Option<Authority>| authority.is_some() && authority == origin;
-            !is_own(asked.clone()) && !own.iter().flatten().any(|url| is_own(Authority::of_url(url)))
+            !is_own(requested.clone()) && !own.iter().flatten().any(|url| is_own(Authority::of_url(url)))
         }
         Err(_) => true,
     })
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_other_sites_are_told_apart() {
+    fn requests_from_pages_of_other_sites_are_recognized() {
         let public = Some("https://consentry.example.com/base");
         for (sentence, headers, foreign) in [
             ("a script", vec![("host", "10.0.0.1")], false),
@@ -56,23 +56,23 @@ mod tests {
                 true,
             ),
             (
-                "a neighbour",
+                "a page of the same site with another origin",
                 vec![("host", "a"), ("sec-fetch-site", "same-site"), ("origin", "https://a")],
                 true,
             ),
             (
-                "two answers",
+                "contradicting headers",
                 vec![("host", "a"), ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
                 true,
             ),
-            ("a page that hides where it is from", vec![("host", "a"), ("origin", "null")], true),
+            ("a page that hides its origin", vec![("host", "a"), ("origin", "null")], true),
             (
-                "the same, typed by a person",
+                "a hidden origin and no site",
                 vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "none")],
                 true,
             ),
             (
-                "our own page that sends no referrer",
+                "our own page without referrer",
                 vec![("host", "a"), ("origin", "null"), ("sec-fetch-site", "same-origin")],
                 false,
             ),
@@ -97,20 +97,20 @@ mod tests {
                 vec![("host", "10.0.0.1:10143"), ("origin", "http://10.0.0.1:3000")],
                 true,
             ),
-            ("a proxy that ends TLS", vec![("host", "a:443"), ("origin", "https://a")], false),
+            ("a proxy that terminates TLS", vec![("host", "a:443"), ("origin", "https://a")], false),
             ("another site", vec![("host", "10.0.0.1:10143"), ("origin", "https://evil.example")], true),
             (
-                "another site, and our own page",
+                "another site and our own page",
                 vec![("host", "a"), ("origin", "https://a"), ("origin", "https://evil.example")],
                 true,
             ),
             (
-                "another site that a browser calls ours",
+                "another site with same-origin",
                 vec![("host", "a"), ("origin", "http://b"), ("sec-fetch-site", "same-origin")],
                 true,
             ),
-            ("an origin that is none", vec![("host", "a"), ("origin", "a")], true),
-            ("an origin and no host", vec![("origin", "http://a")], true),
+            ("an invalid origin", vec![("host", "a"), ("origin", "a")], true),
+            ("an origin without host", vec![("origin", "http://a")], true),
         ] {
             assert_eq!(is_foreign(&map(&headers), &[public, None]), foreign, "{sentence}");
         }

@@ -1,4 +1,4 @@
-//! The routes, and what they read.
+//! The routes, and which listener serves which of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::state::{Process, Served, path_of};
 use super::{access, api, bodies, uploads};
 use crate::listener::site::{Admission, Routes, Site};
 
-/// No request takes longer: not to arrive, not to be answered. A callback that waits for Entra is done within half of it.
+/// The timeout of a request, from its headers to the response. A callback that waits for Entra takes at most half of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the listeners serve.
@@ -27,19 +27,19 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Sites {
     /// Everything.
     pub all: Arc<Site>,
-    /// The pages of re-authentication and nothing else, so that they can face the internet while the rest stays inside.
+    /// Only the pages of re-authentication, so that they can be reachable from the internet while the rest is not.
     pub reauthentication: Arc<Site>,
-    /// Health and readiness and nothing else, for orchestrators.
+    /// Only health and readiness, for orchestrators.
     pub health: Arc<Site>,
 }
 
 impl Sites {
-    /// Sites that serve this.
+    /// Sites that serve this state.
     pub fn new(served: &Arc<Served>) -> Self {
-        let Process { gate, capacity, options, .. } = &*served.process;
+        let Process { security, capacity, options, .. } = &*served.process;
         let trusted: Arc<[IpNet]> = options.trusted_proxies.as_slice().into();
         let site = |routes, admission, connections| {
-            Arc::new(Site::new(routes, Arc::clone(gate), admission, connections, Arc::clone(&trusted)))
+            Arc::new(Site::new(routes, Arc::clone(security), admission, connections, Arc::clone(&trusted)))
         };
         Self {
             all: site(everything(served), Admission::Policy, capacity.all),
@@ -52,7 +52,7 @@ impl Sites {
         }
     }
 
-    /// From now on they serve this.
+    /// Makes the sites serve this state from now on.
     pub fn replace(&self, served: &Arc<Served>) {
         self.all.replace(everything(served));
         self.reauthentication.replace(alone(links(served), served));
@@ -60,7 +60,7 @@ impl Sites {
     }
 }
 
-/// As in Prometheus; neither depends on Entra or on mail.
+/// The paths are those of Prometheus. Neither route depends on Entra or on mail.
 fn health() -> Router<Arc<Served>> {
     Router::new().route("/-/healthy", get(healthy)).route("/-/ready", get(ready))
 }
@@ -70,7 +70,7 @@ fn links(served: &Served) -> Router<Arc<Served>> {
     reauth::routes().layer(from_fn_with_state(served.process.link_bodies.clone(), bodies::admit))
 }
 
-/// Users are asked for everything but the pages of re-authentication, where the link is the key.
+/// Every route. Users must sign in for all of them except the pages of re-authentication, which the link authorizes.
 fn everything(served: &Arc<Served>) -> Routes {
     let made = Router::new()
         .route("/", get(status::index))
@@ -100,13 +100,13 @@ fn everything(served: &Arc<Served>) -> Routes {
     }
 }
 
-/// Routes that stand wherever they are asked for.
+/// Routes that are the same with and without a path prefix.
 fn alone(routes: Router<Arc<Served>>, served: &Arc<Served>) -> Routes {
     let router = finished(routes.fallback(not_found), served);
     Routes { inside: router.clone(), outside: router, prefix: "".into(), public: public_path(served) }
 }
 
-/// The path of the public URL. Some proxies strip it and some do not.
+/// The path of the public URL. Requests may arrive with or without it, because only some proxies strip it.
 fn public_path(served: &Served) -> Arc<str> {
     served.public_url.as_deref().map(path_of).unwrap_or_default().into()
 }

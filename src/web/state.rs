@@ -1,4 +1,4 @@
-//! What the routes read: what lasts as long as the process, and what a configuration makes anew.
+//! The state of the routes: what lasts as long as the process, and what a reload replaces.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,24 +24,24 @@ use crate::listener::security::WebSecurity;
 use crate::metrics::{Families, Published};
 use crate::reauth::Reauthentication;
 
-/// What the command line says about the pages.
+/// The command line's settings for HTTP.
 #[derive(Debug, Clone)]
 pub struct WebOptions {
     /// Path of the exposition.
     pub telemetry_path: String,
-    /// Where browsers see the pages, when that is not where they are served; without trailing slash.
+    /// The URL under which browsers reach the pages, when it differs from the listener's; without trailing slash.
     pub external_url: Option<String>,
-    /// What all paths begin with: empty, or a path such as `/consentry`.
+    /// The prefix of all paths: empty, or a path such as `/consentry`.
     pub route_prefix: String,
-    /// Scrapes at once; more are refused. 0 means any number.
+    /// The number of scrapes at once; more are rejected. 0 allows any number.
     pub max_requests: usize,
-    /// `POST /-/reload` reloads.
+    /// Whether `POST /-/reload` is enabled.
     pub lifecycle: bool,
-    /// Without users, everybody may do what changes something, and not this machine alone.
+    /// Whether, without users, requests that change something are accepted from other machines, too.
     pub anonymous_actions: bool,
-    /// Names by which pages may be asked for, besides the machine's own.
+    /// Host names under which pages may be requested, besides the machine's own.
     pub allowed_hosts: Vec<String>,
-    /// Proxies whose `X-Forwarded-For` counts.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -60,21 +60,21 @@ impl Default for WebOptions {
     }
 }
 
-/// The rest of the process, as the routes see it.
+/// The parts of the process that the routes use.
 pub struct Backend {
     /// Counters of the process.
     pub families: Families,
     /// Series of the integrations.
     pub published: Arc<Published>,
-    /// What is known of the integrations.
+    /// The state of all integrations.
     pub fleet: Arc<Fleet>,
-    /// The present moment.
+    /// The current time.
     pub clock: Clock,
     /// The monitor.
     pub commands: Arc<dyn Commands>,
     /// The database.
     pub history: Arc<dyn History>,
-    /// Whoever can reload.
+    /// Requests for a reload go here.
     pub reloads: Reloads,
 }
 
@@ -90,34 +90,34 @@ pub struct Process {
     pub families: Families,
     /// Series of the integrations.
     pub published: Arc<Published>,
-    /// What is known of the integrations.
+    /// The state of all integrations.
     pub fleet: Arc<Fleet>,
-    /// For the expiry of links.
+    /// The current time.
     pub clock: Clock,
     pub(super) commands: Arc<dyn Commands>,
     pub(super) history: Arc<dyn History>,
     pub(super) reloads: Reloads,
-    /// Wrong links so far.
+    /// Counts invalid links per network.
     pub guesses: FailedAttemptLimiter,
-    /// Configuration, database and the first pass are there.
+    /// Whether configuration, database and the first pass are complete.
     pub ready: AtomicBool,
-    /// What the command line says.
+    /// The command line's settings.
     pub options: WebOptions,
-    /// What `--web.config.file` says.
-    pub gate: Arc<WebSecurity>,
-    /// How many connections are carried.
+    /// The settings of `--web.config.file`.
+    pub security: Arc<WebSecurity>,
+    /// The number of connections that may be open.
     pub capacity: Capacity,
-    /// By which names pages may be asked for, besides that of the public URL.
+    /// Host names under which pages may be requested, besides that of the public URL.
     names: Names,
-    /// `--web.external-url` names another machine than this one.
+    /// Whether `--web.external-url` names another machine than this one.
     pub(super) seen_from_elsewhere: bool,
     pub(super) exposition: Exposition,
-    /// Of the pages and the API.
+    /// Limits the responses of the pages and the API.
     pub(super) bodies: Bodies,
-    /// Of the pages behind mailed links: whoever holds up the one does not hold up the other.
+    /// Limits the responses of the pages behind mailed links, separately, so that clients of one kind do not block the other.
     pub(super) link_bodies: Bodies,
     pub(super) uploads: Arc<Places>,
-    /// What is wrong with files, so that what stands in them is not in effect.
+    /// Problems of configuration files that are therefore not in effect.
     trouble: Mutex<Vec<String>>,
 }
 
@@ -128,8 +128,13 @@ impl std::fmt::Debug for Process {
 }
 
 impl Process {
-    /// Puts the parts together.
-    pub fn new(backend: Backend, options: WebOptions, gate: Arc<WebSecurity>, capacity: Capacity) -> Self {
+    /// The state before the first configuration is served.
+    pub fn new(
+        backend: Backend,
+        options: WebOptions,
+        security: Arc<WebSecurity>,
+        capacity: Capacity,
+    ) -> Self {
         let Backend { families, published, fleet, clock, commands, history, reloads } = backend;
         let external =
             options.external_url.as_deref().and_then(Authority::of_url).map(|authority| authority.host);
@@ -137,7 +142,7 @@ impl Process {
             names: Names::with(
                 options.allowed_hosts.iter().cloned().chain(external.iter().map(ToString::to_string)),
             ),
-            // A name that cannot be read is no name of this machine.
+            // A host that cannot be parsed is not a name of this machine.
             seen_from_elsewhere: options.external_url.is_some()
                 && !external.as_ref().is_some_and(Host::is_loopback),
             exposition: Exposition::new(options.max_requests),
@@ -155,34 +160,34 @@ impl Process {
             history,
             reloads,
             options,
-            gate,
+            security,
             capacity,
         }
     }
 }
 
 impl Process {
-    /// The pages say from now on what is wrong with the files of the configuration.
+    /// Sets the problems of configuration files that the pages show.
     pub fn set_trouble(&self, trouble: Vec<String>) {
         *self.trouble.lock() = trouble;
     }
 
-    /// What is wrong with the files of the configuration.
+    /// The problems of configuration files.
     pub(super) fn trouble(&self) -> Vec<String> {
         self.trouble.lock().clone()
     }
 }
 
-/// What the routes read.
+/// The state of the routes for one configuration.
 #[derive(Debug)]
 pub struct Served {
-    /// What a reload leaves alone.
+    /// What a reload does not replace.
     pub process: Arc<Process>,
-    /// Opens mailed links, and renews consent and token.
+    /// Verifies mailed links and renews consent and token.
     pub reauthentication: Option<Reauthentication>,
-    /// What mailed links start with.
+    /// The base URL of mailed links.
     pub public_url: Option<String>,
-    /// Whom a reader of the pages may ask.
+    /// The contact for questions, shown on pages.
     pub support: Option<String>,
     /// Headers of the pages.
     pub security_headers: SecurityHeaders,
@@ -191,12 +196,12 @@ pub struct Served {
 }
 
 impl Served {
-    /// What is known of an integration.
+    /// The state of an integration.
     pub(super) fn entry(&self, name: &str) -> Option<Arc<FleetEntry>> {
         self.process.fleet.get(name)
     }
 
-    /// What the pages of re-authentication say of an integration.
+    /// What the pages of re-authentication show of an integration.
     pub(super) fn summary(&self, name: &str) -> Option<IntegrationSummary> {
         self.entry(name).map(|entry| IntegrationSummary::of(&entry, &*self.process.commands))
     }
@@ -206,21 +211,21 @@ impl Served {
         PageLayout { root: "../", support: self.support.clone() }
     }
 
-    /// Whether a request comes from a page that is not ours.
+    /// Whether a page of another site sent the request.
     pub(super) fn is_foreign(&self, headers: &HeaderMap) -> bool {
         let own = [self.public_url.as_deref(), self.process.options.external_url.as_deref()];
         is_foreign(headers, &own)
     }
 
-    /// Whether pages may be asked for by this name.
-    pub(super) fn goes_by(&self, host: &Host) -> bool {
+    /// Whether pages may be requested under this host name.
+    pub(super) fn is_own_host(&self, host: &Host) -> bool {
         let is_public = || {
             self.public_url.as_deref().and_then(Authority::of_url).is_some_and(|public| public.host == *host)
         };
         self.process.names.contain(host) || is_public()
     }
 
-    /// A cookie for the pages of re-authentication alone (RFC 6265bis).
+    /// A cookie that is limited to the pages of re-authentication (RFC 6265bis).
     pub(super) fn cookie(&self, name: &str, value: &str, seconds: u64) -> String {
         let public = self.public_url.as_deref().unwrap_or_default();
         let secure = if public.starts_with("https://") { "; Secure" } else { "" };

@@ -1,4 +1,4 @@
-//! Bodies of requests as they arrive: so many at once, so many from one network, and while places are scarce none that hardly moves.
+//! Bodies of requests while they arrive. Their number is limited, in total and per network; while places are scarce, slow ones are aborted.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -21,26 +21,26 @@ use crate::listener::client::Client;
 use crate::listener::connections::{Activity, Arriving};
 use crate::listener::limits::{Place, Places};
 
-/// Bodies on their way at once: they are forms of a few hundred bytes, and arrive with their headers.
+/// The number of bodies that may arrive at once. They are forms of a few hundred bytes, which usually arrive with their headers.
 const AT_ONCE: usize = 64;
 
-/// So many of them may come from one network.
+/// The number of these that may come from one network.
 const OF_ONE: usize = 16;
 
-/// While places are scarce, a body has to be here after so long, or come at [`LEAST_RATE`].
+/// While places are scarce, a body must be complete after this time, or arrive at [`LEAST_RATE`].
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes a second, on average.
+/// Bytes per second, on average.
 const LEAST_RATE: f64 = 500.0;
 
-/// So often the rate is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval at which the rate is checked.
+const RATE_CHECK: Duration = Duration::from_secs(1);
 
 pub(super) fn places() -> Arc<Places> {
     Places::new(AT_ONCE, OF_ONE)
 }
 
-/// Takes a place for a request that has a body, and cuts it off when it has to give way. The time for the whole request ends it in any case.
+/// Takes a place for a request that has a body, and aborts a slow one while places are scarce. The timeout of the request applies in any case.
 pub(super) async fn receive(State(places): State<Arc<Places>>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -55,7 +55,7 @@ pub(super) async fn receive(State(places): State<Arc<Places>>, request: Request,
         body,
         received: 0,
         begun: Instant::now(),
-        look: Box::pin(sleep(LOOK)),
+        rate_check: Box::pin(sleep(RATE_CHECK)),
         places,
         held: Some((place, arriving)),
         too_slow: Arc::clone(&too_slow),
@@ -63,14 +63,14 @@ pub(super) async fn receive(State(places): State<Arc<Places>>, request: Request,
     let response = next.run(Request::from_parts(parts, Body::new(upload))).await;
     if too_slow.load(Ordering::Relaxed) {
         return closing(
-            (StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly, and others were waiting.\n")
+            (StatusCode::REQUEST_TIMEOUT, "The request body arrived too slowly while others were waiting.\n")
                 .into_response(),
         );
     }
     response
 }
 
-/// The connection is of no use any more: the rest of the body may still be on its way.
+/// The connection cannot be used again, because the rest of the body may still arrive on it.
 fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
@@ -80,20 +80,20 @@ struct Upload {
     body: Body,
     received: usize,
     begun: Instant,
-    look: Pin<Box<Sleep>>,
+    rate_check: Pin<Box<Sleep>>,
     places: Arc<Places>,
-    /// Given back as soon as the body is here.
+    /// Released as soon as the body is complete.
     held: Option<(Place, Option<Arriving>)>,
     too_slow: Arc<AtomicBool>,
 }
 
 impl Upload {
     fn is_too_slow(&self) -> bool {
-        hardly_moves(self.begun.elapsed(), self.received) && self.places.is_scarce()
+        is_slow(self.begun.elapsed(), self.received) && self.places.is_scarce()
     }
 }
 
-fn hardly_moves(elapsed: Duration, received: usize) -> bool {
+fn is_slow(elapsed: Duration, received: usize) -> bool {
     elapsed > PATIENCE && (received as f64) < LEAST_RATE * elapsed.as_secs_f64()
 }
 
@@ -120,7 +120,7 @@ impl HttpBody for Upload {
             }
             Poll::Pending => {}
         }
-        while this.look.as_mut().poll(cx).is_ready() {
+        while this.rate_check.as_mut().poll(cx).is_ready() {
             if this.is_too_slow() {
                 this.too_slow.store(true, Ordering::Relaxed);
                 this.held = None;
@@ -128,7 +128,7 @@ impl HttpBody for Upload {
                     std::io::ErrorKind::TimedOut,
                 )))));
             }
-            this.look.as_mut().reset(Instant::now() + LOOK);
+            this.rate_check.as_mut().reset(Instant::now() + RATE_CHECK);
         }
         Poll::Pending
     }
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hardly_moves() {
+    fn slow_bodies_are_recognized() {
         for (sentence, seconds, received, expected) in [
             ("nothing yet", 4.9, 0, false),
             ("nothing for long", 5.1, 0, true),
@@ -155,7 +155,7 @@ mod tests {
             ("a modem", 10.0, 20_000, false),
             ("a modem that stopped", 50.0, 20_000, true),
         ] {
-            assert_eq!(hardly_moves(Duration::from_secs_f64(seconds), received), expected, "{sentence}");
+            assert_eq!(is_slow(Duration::from_secs_f64(seconds), received), expected, "{sentence}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What pages and API say of an integration in the same words.
+//! Wording that pages and API share.
 
 use crate::clock::{ago, moment, rfc3339};
 use crate::domain::{
@@ -11,8 +11,8 @@ pub(super) fn resolved_tenant(entry: &FleetEntry) -> Option<&str> {
     entry.tenant_guid.as_deref().filter(|guid| *guid != entry.record.tenant)
 }
 
-/// The enabled checks as they were seen last. A group that has another id than before passes, and is shown: the product's rules may be
-/// bound to the id.
+/// The last results of the enabled checks. A required group whose id has changed passes but gets a note, because the product's rules may
+/// use the id.
 pub(super) fn noted_checks(entry: &FleetEntry) -> Vec<CheckState> {
     let state = &entry.state;
     let mut checks: Vec<CheckState> =
@@ -20,7 +20,7 @@ pub(super) fn noted_checks(entry: &FleetEntry) -> Vec<CheckState> {
     let replaced = state.known_groups.iter().filter_map(|g| Some((g, g.replaced_by.as_ref()?)));
     let note = |(group, (id, since)): (&KnownGroup, &(String, Timestamp))| {
         let (name, since) = (one_line(&group.name, 80), moment(*since));
-        format!("the group {name:?} is another one since {since}: its id is {id}, and was {}", group.id)
+        format!("the group {name:?} is a different one since {since}: its id is {id}, and was {}", group.id)
     };
     let notes: Vec<String> = replaced.map(note).collect();
     for check in checks
@@ -33,7 +33,7 @@ pub(super) fn noted_checks(entry: &FleetEntry) -> Vec<CheckState> {
     checks
 }
 
-/// The word for a state, in addresses and classes.
+/// The word for a state in URLs, CSS classes and the API.
 pub(super) const fn state_word(health: Health) -> &'static str {
     match health {
         Health::Working => "healthy",
@@ -42,7 +42,7 @@ pub(super) const fn state_word(health: Health) -> &'static str {
     }
 }
 
-/// A moment with what people read and what programs read.
+/// A time: relative and exact for people, RFC 3339 for programs.
 pub(super) struct When {
     pub(super) relative: String,
     pub(super) exact: String,
@@ -55,7 +55,7 @@ impl When {
     }
 }
 
-/// One check as a pill: short name, mark, class, and the whole truth for screen readers.
+/// One check as a pill: short name, mark, CSS class, and the result in words for screen readers.
 pub(super) struct Pill {
     pub(super) label: &'static str,
     pub(super) mark: &'static str,
@@ -81,7 +81,7 @@ impl Pill {
     }
 }
 
-/// The last day as classes, and in words.
+/// The last day as CSS classes, and in words.
 pub(super) struct Strip {
     pub(super) cells: Vec<&'static str>,
     pub(super) words: String,
@@ -93,7 +93,7 @@ impl Strip {
         let count = |cell| cells.iter().filter(|c| **c == cell).count();
         let (failing, unknown, empty) = (count(Cell::Fail), count(Cell::Unknown), count(Cell::Empty));
         let words = format!(
-            "Last 24 hours: failures in {failing}, nothing learnt in {unknown}, no probe in {empty} of them"
+            "Last 24 hours: failures in {failing}, unknown results in {unknown}, no probe in {empty} of them"
         );
         let class = |cell: &Cell| match cell {
             Cell::Empty => "e",
@@ -105,7 +105,7 @@ impl Strip {
     }
 }
 
-/// What the reader can do about it: a customer's administrator cannot do what is the operators' business.
+/// What the reader of a mailed link's page can do. A customer's administrator cannot fix what only the operators can.
 pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
     match reason.audience() {
         Audience::Operators => {
@@ -115,7 +115,7 @@ pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
     }
 }
 
-/// What a check asks, as a statement to be confirmed.
+/// What a check verifies, as a statement.
 pub(super) const fn question(check: Check) -> &'static str {
     match check {
         Check::EnterpriseApp => "The enterprise application is present and enabled.",

@@ -128,7 +128,7 @@ async fn from_the_mail_back_to_green() {
     );
     let again = visitor.get(&callback).await;
     assert_eq!((again.status, again.body.contains("already been used")), (410, true));
-    assert!(again.body.contains("See how it went"), "the browser that did it is led to the result");
+    assert!(again.body.contains("See the result"), "the browser that did it is led to the result");
     assert_eq!(site.results(), counted(&[("success", 1), ("expired", 1)]));
 }
 
@@ -680,7 +680,7 @@ async fn callbacks_at_once_and_cut_off() {
         tokio::task::yield_now().await;
     }
     let again = visitor.get(&callback).await;
-    assert_eq!((again.status, again.body.contains("See how it went")), (410, true), "{}", again.body);
+    assert_eq!((again.status, again.body.contains("See the result")), (410, true), "{}", again.body);
     site.fleet.pass(Duration::from_secs(1)).await;
     assert_eq!(site.results(), counted(&[("expired", 2), ("success", 2)]));
 }

@@ -430,7 +430,7 @@ async fn links_die_by_generation() {
     let page = visitor.get(&callback).await;
     assert_eq!((page.status, page.body.contains("used meanwhile")), (410, true), "{}", page.body);
     assert_eq!(visitor.get(&site.fresh_link("northwind")).await.status, 200);
-    assert!(visitor.get(&ahead).await.body.contains("have ended all links"));
+    assert!(visitor.get(&ahead).await.body.contains("have ended all earlier links"));
 }
 
 /// A restart grants no grace to what was proved, and no more than the rest to what was not.

@@ -234,7 +234,7 @@ async fn a_group_that_was_replaced_under_its_name_is_shown() {
     site.fleet.pass(6 * MINUTE).await;
     assert_eq!(site.fleet.up("contoso").as_deref(), Some("1"));
     let shown = page().await;
-    assert!(shown.contains("is another one since") && shown.contains("its id is"), "{shown}");
+    assert!(shown.contains("is a different one since") && shown.contains("its id is"), "{shown}");
 }
 
 /// A directory reader that cannot read is in the metrics and on the page, besides the mail.

@@ -11,8 +11,8 @@ const USER: &str = "$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe
 /// A file's text, and what is said of it; nothing for a good one. `TLS` stands for a server's certificate and key.
 const CASES: &[(&str, &str)] = &[
     // Here the toolkit serves everybody. A file that nobody has written yet is no such wish; `{}` is one.
-    ("", "write {} if it is meant to protect nothing"),
-    ("# users come later\n", "write {} if it is meant to protect nothing"),
+    ("", "write {} if the listener is meant to be unprotected"),
+    ("# users come later\n", "write {} if the listener is meant to be unprotected"),
     ("{}", ""),
     ("hWkNKCp3fvIx3jKnsaBI\nTuEjdwNS8A2vYdFbiKqr\n", "must be a mapping"),
     ("tls_server_config: {cert_filse: server.crt}", "did you mean cert_file?"),
@@ -70,21 +70,21 @@ const CASES: &[(&str, &str)] = &[
     ("rate_limit: {interval: 1s, burst: 0}", ""),
     ("basic_auth_users: {alice: 'HASH', bob: 'HASH'}", ""),
     // Found by asking the toolkit itself.
-    ("tls_server_config:\n", "says nothing"),
+    ("tls_server_config:\n", "is empty"),
     ("tls_server_config: {min_version: TLS10}", ""),
     ("tls_server_config: {TLS, min_version: TLS10}", ""),
     ("tls_server_config: {TLS, cert_file: x}", "duplicate key"),
     ("tls_server_config: {TLS, cert: junk, key: junk}", ""),
     ("tls_server_config: {TLS, curve_preferences: CurveP256}", "must be a list"),
-    ("tls_server_config: {cert_file: server.crt, key_file: server.crt}", "holds no private key"),
+    ("tls_server_config: {cert_file: server.crt, key_file: server.crt}", "contains no private key"),
     ("tls_server_config: {cert_file: server.crt, key_file: other.key}", "cannot be used together"),
     ("http_server_config: {http2: off}", ""),
     ("http_server_config: {http2: maybe}", "must be true or false"),
     ("http_server_config: {headers: {x-frame-options: deny}}", "this header cannot be set here"),
-    ("basic_auth_users:\n", "says nothing"),
+    ("basic_auth_users:\n", "is empty"),
     ("rate_limit: {interval: 1m30s, burst: 3}", ""),
     // Here the toolkit accepts what nobody could mean: a listener to which nobody can speak, policies that protect nothing.
-    ("tls_server_config: {TLS, max_version: TLS11}", "leaves no version to speak"),
+    ("tls_server_config: {TLS, max_version: TLS11}", "allows no TLS version"),
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
     (
         "tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}",
@@ -92,7 +92,7 @@ const CASES: &[(&str, &str)] = &[
     ),
     (
         "basic_auth_users: {john: '$2y$15$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}",
-        "the highest is 14, and 10 will do",
+        "the highest cost is 14, and 10 is enough",
     ),
     ("basic_auth_users: {john: '$2y$14$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe'}", ""),
     (

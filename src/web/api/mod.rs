@@ -34,7 +34,7 @@ fn no_such_integration() -> Response {
 #[openapi(
     info(
         title = "Consentry",
-        description = "What Consentry knows of the integrations that it watches.",
+        description = "The state of the integrations that Consentry watches.",
         license(name = "Apache-2.0")
     ),
     paths(list, detail, events, probe, openapi)
@@ -44,10 +44,10 @@ struct Document;
 /// The routes below `/api/v1`.
 pub(super) fn routes() -> Router<Arc<Served>> {
     let unknown = || async {
-        problem(StatusCode::NOT_FOUND, "there is nothing here; /api/v1/openapi.json says what there is")
+        problem(StatusCode::NOT_FOUND, "no such resource; /api/v1/openapi.json describes the API")
     };
     let wrong = |method: Method| async move {
-        problem(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible here"))
+        problem(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed here"))
     };
     let api = Router::new()
         .route("/integrations", get(list))
@@ -65,9 +65,9 @@ pub(super) fn routes() -> Router<Arc<Served>> {
     get, path = "/api/v1/openapi.json",
     responses(
         (status = 200, description = "The OpenAPI document", body = Object),
-        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+        (status = 401, description = "A user name and password are required", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The requested host name is not one of Consentry's", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many concurrent requests", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn openapi(State(served): State<Arc<Served>>) -> Response {
@@ -83,7 +83,7 @@ async fn openapi(State(served): State<Arc<Served>>) -> Response {
     Json(document).into_response()
 }
 
-/// Where users are configured, they sign in with name and password.
+/// Declares Basic authentication, which is required where users are configured.
 fn name_users(document: &mut utoipa::openapi::OpenApi) {
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
     document.components.get_or_insert_default().add_security_scheme("basic", scheme);
@@ -91,7 +91,7 @@ fn name_users(document: &mut utoipa::openapi::OpenApi) {
         Some(vec![SecurityRequirement::default(), SecurityRequirement::new("basic", Vec::<String>::new())]);
 }
 
-/// Every reason by name, from the one list.
+/// Lists every reason in the schema of the `reason` parameter.
 fn name_reasons(document: &mut utoipa::openapi::OpenApi) {
     let reasons = ObjectBuilder::new()
         .schema_type(SchemaType::Type(Type::String))
@@ -116,38 +116,38 @@ fn name_reasons(document: &mut utoipa::openapi::OpenApi) {
         ("app" = Option<String>, Query, description = "Only those of this application (its name in the configuration)"),
         ("reason" = Option<String>, Query, description = "Only those with this reason, such as token_expired"),
         ("q" = Option<String>, Query, description = "Only those with these words in name, tenant or application"),
-        ("limit" = Option<u32>, Query, description = "So many at most", minimum = 1, maximum = 1000),
-        ("after" = Option<String>, Query, description = "Only names after this one: `next` of the page before")
+        ("limit" = Option<u32>, Query, description = "The highest number of integrations in the response", minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Only names after this one: `next` of the previous page")
     ),
     responses(
         (status = 200, description = "A page of integrations", body = IntegrationList),
-        (status = 400, description = "A parameter is not possible", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+        (status = 400, description = "A parameter is invalid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user name and password are required", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The requested host name is not one of Consentry's", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many concurrent requests", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let narrow = match ApiFilter::of(&query) {
-        Ok(narrow) => narrow,
+    let filter = match ApiFilter::of(&query) {
+        Ok(filter) => filter,
         Err(detail) => return problem(StatusCode::BAD_REQUEST, detail),
     };
     let turn = served.process.bodies.turn().await;
-    let answer = tokio::task::spawn_blocking(move || {
+    let response = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let rows: Vec<Row> = rows(&served).into_iter().filter(|row| narrow.admits(row)).collect();
+        let rows: Vec<Row> = rows(&served).into_iter().filter(|row| filter.admits(row)).collect();
         let total = rows.len();
-        let start = narrow
+        let start = filter
             .after
             .as_deref()
             .map_or(0, |after| rows.partition_point(|row| row.entry.record.name.as_str() <= after));
         let rest = &rows[start..];
         let items: Vec<IntegrationView> =
-            rest.iter().take(narrow.limit).map(|row| view(&served, row)).collect();
+            rest.iter().take(filter.limit).map(|row| view(&served, row)).collect();
         let next = (rest.len() > items.len()).then(|| items.last().map(|i| i.name.clone())).flatten();
         Json(IntegrationList { items, total, next }).into_response()
     });
-    answer.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    response.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 /// One integration with its evidence.
@@ -156,11 +156,11 @@ async fn list(State(served): State<Arc<Served>>, Query(query): Query<HashMap<Str
     params(("name" = String, Path, description = "Its name")),
     responses(
         (status = 200, description = "The integration", body = IntegrationDetail),
-        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The name is not valid UTF-8", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+        (status = 401, description = "A user name and password are required", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The requested host name is not one of Consentry's", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many concurrent requests", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn detail(State(served): State<Arc<Served>>, name: Named) -> Response {
@@ -182,11 +182,11 @@ fn not_text() -> Response {
     params(("name" = String, Path, description = "Its name")),
     responses(
         (status = 200, description = "Its events", body = EventList),
-        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The name is not valid UTF-8", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The host that was asked is none of ours", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+        (status = 401, description = "A user name and password are required", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The requested host name is not one of Consentry's", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many concurrent requests", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
@@ -200,17 +200,17 @@ async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
     Json(EventList { items }).into_response()
 }
 
-/// Probes an integration now, out of turn. The result is seen in the integration shortly afterwards.
+/// Schedules an extra probe of an integration as soon as possible. The integration shows the result shortly afterwards.
 #[utoipa::path(
     post, path = "/api/v1/integrations/{name}/probe",
     params(("name" = String, Path, description = "Its name")),
     responses(
-        (status = 202, description = "The probe begins", body = ProbeAccepted),
-        (status = 400, description = "The name is not text", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "A user's name and password are needed", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The host that was asked is none of ours, the request came from another site's page, or nobody may do this from there", body = Problem, content_type = "application/problem+json"),
+        (status = 202, description = "The probe is scheduled", body = ProbeAccepted),
+        (status = 400, description = "The name is not valid UTF-8", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user name and password are required", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The requested host name is not one of Consentry's, another site's page sent the request, or the client may not do this", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such integration", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many requests are under way", body = Problem, content_type = "application/problem+json")
+        (status = 503, description = "Too many concurrent requests", body = Problem, content_type = "application/problem+json")
     )
 )]
 async fn probe(State(served): State<Arc<Served>>, name: Named) -> Response {

@@ -1,4 +1,4 @@
-//! How the API says that something is wrong.
+//! The error responses of the API.
 
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 /// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// `about:blank`: the status says it all.
+    /// `about:blank`: the status describes the problem.
     r#type: &'static str,
     /// The status in words.
     title: &'static str,

@@ -1,4 +1,4 @@
-//! What the API says of an integration: the shapes, and how they are filled.
+//! The JSON objects of the API, and how they are filled.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +20,14 @@ pub(super) struct CheckView {
     check: &'static str,
     /// `pass`, `fail` or `unknown`.
     result: &'static str,
-    /// One of the closed list of reasons, while it does not pass.
+    /// The reason while it does not pass.
     reason: Option<&'static str>,
-    /// What fixes it.
+    /// The kind of fix while it does not pass.
     remedy: Option<&'static str>,
 }
 
 impl CheckView {
-    /// One that was never run: nothing is known of it, for no reason.
+    /// A check that was never run: its result is unknown, without a reason.
     pub(super) const fn never_run(check: Check) -> Self {
         Self { check: check.label(), result: "unknown", reason: None, remedy: None }
     }
@@ -48,7 +48,7 @@ impl CheckView {
 pub(super) struct IntegrationView {
     /// Unique name.
     pub(super) name: String,
-    /// Shown to people.
+    /// The name on pages and in mails.
     pub(super) display_name: String,
     /// Name of its application in the configuration.
     pub(super) app: String,
@@ -63,7 +63,7 @@ pub(super) struct IntegrationView {
     /// Since when it is broken (RFC 3339).
     #[schema(format = DateTime)]
     pub(super) since: Option<String>,
-    /// What the last probe saw.
+    /// The results of the last probe.
     pub(super) checks: Vec<CheckView>,
     /// When the last probe ended (RFC 3339).
     #[schema(format = DateTime)]
@@ -78,7 +78,7 @@ pub(super) struct IntegrationView {
 pub(super) struct IntegrationList {
     /// The integrations.
     pub(super) items: Vec<IntegrationView>,
-    /// How many match in all.
+    /// The number of integrations that match, on all pages.
     pub(super) total: usize,
     /// Give this as `after` for the next page; null on the last one.
     pub(super) next: Option<String>,
@@ -89,7 +89,7 @@ pub(super) struct IntegrationList {
 pub(super) struct CheckDetail {
     #[serde(flatten)]
     view: CheckView,
-    /// In one sentence, while it does not pass.
+    /// What is wrong, in one sentence, while it does not pass.
     sentence: Option<&'static str>,
     /// What to do, while it does not pass.
     advice: Option<&'static str>,
@@ -103,9 +103,9 @@ pub(super) struct CheckDetail {
     items: Vec<String>,
     /// `AADSTS…` or Graph's error code.
     code: Option<String>,
-    /// What Microsoft's support asks for.
+    /// The request id, for Microsoft's support.
     request_id: Option<String>,
-    /// One sentence for operators; also of a check that passes, where something is worth knowing.
+    /// A note for operators; also possible for a check that passes.
     note: Option<String>,
     /// Until when a deleted application can be restored (RFC 3339).
     #[schema(format = DateTime)]
@@ -121,11 +121,11 @@ pub(super) struct PermissionView {
     permission: String,
     /// `delegated` or `application`.
     grant: &'static str,
-    /// Null when it could not be learnt.
+    /// Null when it is unknown.
     granted: Option<bool>,
 }
 
-/// The stored refresh token's story; never the token.
+/// Information on the stored refresh token, without the token.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TokenView {
     /// `import` or `reauthentication`.
@@ -133,7 +133,7 @@ pub(super) struct TokenView {
     /// When it was last renewed (RFC 3339).
     #[schema(format = DateTime)]
     renewed: String,
-    /// User principal name of who consented, where known.
+    /// User principal name of the account that consented, where known.
     consented_by: Option<String>,
 }
 
@@ -142,7 +142,7 @@ pub(super) struct TokenView {
 pub(super) struct IntegrationDetail {
     /// Unique name.
     name: String,
-    /// Shown to people.
+    /// The name on pages and in mails.
     display_name: String,
     /// Display name of its application.
     app_display_name: String,
@@ -158,7 +158,7 @@ pub(super) struct IntegrationDetail {
     access: &'static str,
     /// Name of its directory reader.
     directory_reader: Option<String>,
-    /// Why the reader could not read at the last probe, if it could not.
+    /// Why the directory reader failed in the last probe, if it did.
     directory_reader_reason: Option<&'static str>,
     /// Configured labels.
     labels: BTreeMap<String, String>,
@@ -169,11 +169,11 @@ pub(super) struct IntegrationDetail {
     /// Since when it is broken (RFC 3339).
     #[schema(format = DateTime)]
     since: Option<String>,
-    /// What the last probe saw.
+    /// The results of the last probe.
     checks: Vec<CheckDetail>,
     /// Required permissions as last known.
     permissions: Vec<PermissionView>,
-    /// Groups seen last, counted up to 1000.
+    /// The number of visible groups, counted up to 1000.
     groups_visible: Option<u32>,
     /// When the last probe ended (RFC 3339).
     #[schema(format = DateTime)]
@@ -181,14 +181,14 @@ pub(super) struct IntegrationDetail {
     /// When the next probe is due (RFC 3339).
     #[schema(format = DateTime)]
     next_probe: Option<String>,
-    /// Length of the last probe.
+    /// Duration of the last probe.
     probe_duration_seconds: f64,
-    /// One letter an hour, the present one last: p pass, f fail, u unknown, - no probe.
+    /// One letter per hour, the current hour last: p pass, f fail, u unknown, - no probe.
     #[schema(min_length = 24, max_length = 24)]
     last_24_hours: String,
-    /// The stored refresh token's story.
+    /// The stored refresh token.
     token: Option<TokenView>,
-    /// With what the application and its directory reader sign in.
+    /// The credentials of the application and its directory reader.
     credentials: Vec<CredentialView>,
 }
 
@@ -199,7 +199,7 @@ pub(super) struct CredentialView {
     directory_reader: Option<String>,
     /// `client secret`, `certificate` or `none`.
     kind: &'static str,
-    /// When it expires, as far as it says so itself (RFC 3339): a client secret does not.
+    /// When it expires (RFC 3339); null for a client secret, which does not contain its expiry.
     #[schema(format = DateTime)]
     expires: Option<String>,
 }
@@ -210,7 +210,7 @@ impl CredentialView {
     }
 }
 
-/// Something that happened.
+/// An event of an integration.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EventView {
     /// `broken`, `changed`, `recovered`, `reauthenticated`, `token_stored`, …
@@ -218,21 +218,21 @@ pub(super) struct EventView {
     /// When (RFC 3339).
     #[schema(format = DateTime)]
     pub(super) at: String,
-    /// A reason, or a word about who or where from.
+    /// A reason, who did it, or where it came from.
     pub(super) detail: String,
 }
 
-/// What happened, newest first.
+/// Events, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EventList {
     /// The events.
     pub(super) items: Vec<EventView>,
 }
 
-/// A probe was brought forward.
+/// A probe was scheduled.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ProbeAccepted {
-    /// Which integration.
+    /// Name of the integration.
     pub(super) name: String,
 }
 
@@ -310,7 +310,7 @@ pub(super) fn in_full(served: &Served, entry: &FleetEntry, records: Records) -> 
     }
 }
 
-/// One check, as it was seen last or never.
+/// One check with its last result, or as never run.
 fn check_detail(check: Check, state: Option<&CheckState>) -> CheckDetail {
     let reason = state.and_then(|s| s.outcome.reason());
     let details = state.map(|s| s.details.clone()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A picture of an integration's state, for other people's pages.
+//! An SVG badge with an integration's state, for use on other pages.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) async fn badge(
         Health::Unknown { .. } => ("unknown", "#7a4b00"),
     };
     let label: String = entry.record.display_name.chars().filter(|c| !c.is_control()).take(40).collect();
-    // Wide enough for the letters of any common font at this size.
+    // Wide enough for any common font at this size, in pixels.
     let width = |text: &str| 12 + 7 * text.chars().count();
     let badge = Badge { left: width(&label), right: width(word), label: &label, word, colour };
     match askama::Template::render(&badge) {

@@ -1,4 +1,4 @@
-//! One integration: its checks with evidence and remedy, permissions, the token's story, what happened and who was told; and two buttons.
+//! The page of one integration: checks with evidence and advice, permissions, the token, events and mails; and two buttons.
 
 use std::sync::Arc;
 
@@ -149,7 +149,7 @@ fn page<'d>(
     }
 }
 
-/// What stands on top. Nothing is said to pass while a check is unknown.
+/// The headline. It never says that all checks pass while a check is unknown.
 fn headline(entry: &FleetEntry) -> String {
     let checks = || entry.record.checks.iter().filter_map(|c| entry.state.check(*c));
     let (unknown, failing): (Vec<&CheckState>, Vec<&CheckState>) = {
@@ -159,7 +159,7 @@ fn headline(entry: &FleetEntry) -> String {
     match (entry.health(), failing.first().and_then(|c| c.outcome.reason())) {
         (Health::Broken { reason, .. }, _) => reason.sentence().to_owned(),
         (_, Some(reason)) => {
-            format!("Seen in the last probe: {} It counts once it is seen again.", reason.sentence())
+            format!("Seen in the last probe: {} It is confirmed when it is seen again.", reason.sentence())
         }
         (Health::Working, None) => "All checks pass.".to_owned(),
         (Health::Unknown { .. }, None) if checks().next().is_none() => "Not probed yet.".to_owned(),
@@ -171,7 +171,7 @@ fn headline(entry: &FleetEntry) -> String {
     }
 }
 
-/// A reason beside its words: its label, as in the metrics, and its runbook.
+/// A reason: its texts, its label as in the metrics, and its runbook.
 struct ReasonLine {
     label: &'static str,
     sentence: &'static str,
@@ -191,16 +191,16 @@ impl ReasonLine {
     }
 }
 
-/// Where the runbooks are, as in `dashboards/rules.yml`.
+/// The base URL of the runbooks, as in `dashboards/rules.yml`.
 const RUNBOOKS: &str = "https://github.com/consentry/consentry/blob/main/docs/runbooks/";
 
-/// What became of the renewed token at the product that uses it.
+/// The delivery of the renewed token to the product.
 fn delivery_words(state: &DeliveryState, now: Timestamp) -> String {
     match (state.delivered, &state.failure) {
-        (Some(at), _) => format!("taken {}", ago(at, now)),
-        (None, None) => "on its way".to_owned(),
+        (Some(at), _) => format!("delivered {}", ago(at, now)),
+        (None, None) => "being delivered".to_owned(),
         (None, Some(failure)) => {
-            format!("not taken yet, attempts so far: {}. The last one: {failure}", state.attempts)
+            format!("not delivered yet, attempts so far: {}. The last one: {failure}", state.attempts)
         }
     }
 }
@@ -217,27 +217,27 @@ fn credential_line(credential: CredentialRecord, now: Timestamp) -> CredentialLi
     }
 }
 
-/// A check that fails for the reason of an earlier one says so once.
+/// The checks. The texts of a reason are shown once, at the first check that has it.
 fn check_lines(checks: &[CheckState], app: &str, now: Timestamp) -> Vec<CheckLine> {
-    let said = |index: usize| {
+    let repeated = |index: usize| {
         let reason = checks[index].outcome.reason();
         reason.is_some() && checks[..index].iter().any(|earlier| earlier.outcome.reason() == reason)
     };
-    checks.iter().enumerate().map(|(index, state)| check_line(state, said(index), app, now)).collect()
+    checks.iter().enumerate().map(|(index, state)| check_line(state, repeated(index), app, now)).collect()
 }
 
-fn check_line(state: &CheckState, said: bool, app: &str, now: Timestamp) -> CheckLine {
+fn check_line(state: &CheckState, repeated: bool, app: &str, now: Timestamp) -> CheckLine {
     let reason = state.outcome.reason();
     let details = &state.details;
     let mut evidence = Vec::new();
-    if !said {
+    if !repeated {
         evidence.extend((!details.items.is_empty()).then(|| ("About", details.items.join(", "))));
         evidence.extend(details.restorable_until.map(|until| ("Can be restored until", moment(until))));
     }
     evidence.extend(details.code.clone().map(|code| ("Code", code)));
     evidence.extend(details.request_id.clone().map(|id| ("Request id", id)));
     evidence.extend(details.note.clone().map(|note| ("Note", note)));
-    // On this page the operators read, too.
+    // Operators read this page, too, so it also shows advice for them.
     let what_to_do = |r: Reason| match r.audience() {
         Audience::Admins => advice(r, app).unwrap_or_else(|| r.advice().to_owned()),
         Audience::Operators => r.advice().to_owned(),
@@ -246,15 +246,15 @@ fn check_line(state: &CheckState, said: bool, app: &str, now: Timestamp) -> Chec
         pill: Pill::of(state.check, state.outcome),
         question: question(state.check),
         reason: reason.map(ReasonLine::of),
-        sentence: reason.map(|r| if said { "For the same reason." } else { r.sentence() }),
-        advice: reason.filter(|_| !said).map(what_to_do),
+        sentence: reason.map(|r| if repeated { "For the same reason." } else { r.sentence() }),
+        advice: reason.filter(|_| !repeated).map(what_to_do),
         evidence,
         since: When::of(state.since, now),
         last_success: state.last_success.map(|at| When::of(at, now)),
     }
 }
 
-/// What an event means, in words.
+/// An event in words.
 fn event_words(kind: &str, detail: &str) -> String {
     let sentence =
         |label: &str| Reason::from_label(label).map_or_else(|| label.to_owned(), |r| r.sentence().to_owned());
@@ -264,10 +264,10 @@ fn event_words(kind: &str, detail: &str) -> String {
         "recovered" => format!("Working again. It was: {}", sentence(detail)),
         "reauthenticated" if detail.is_empty() => "Re-authenticated by admin consent".to_owned(),
         "reauthenticated" => format!("Re-authenticated by {detail}"),
-        "links_revoked" => "All re-authentication links that were out were ended".to_owned(),
+        "links_revoked" => "All earlier re-authentication links were ended".to_owned(),
         "token_stored" if detail == "import" => "A refresh token was imported".to_owned(),
         "token_stored" => "A renewed refresh token was stored".to_owned(),
-        "token_delivered" => "The product has taken the renewed refresh token".to_owned(),
+        "token_delivered" => "The renewed refresh token was delivered to the product".to_owned(),
         "link_made" => format!("A re-authentication link was made by {detail}"),
         other => format!("{other} {detail}"),
     }
@@ -285,7 +285,7 @@ pub(crate) async fn probe(State(served): State<Arc<Served>>, Path(name): Path<St
     (StatusCode::SEE_OTHER, [(LOCATION, back)]).into_response()
 }
 
-/// The button that makes a fresh link to hand to somebody. Nobody gets one of which it cannot be said later who made it.
+/// The button that makes a new link. The link is shown only after the event has been saved, so that its maker is always known.
 pub(crate) async fn link(
     State(served): State<Arc<Served>>,
     Extension(who): Extension<Who>,
@@ -308,7 +308,7 @@ pub(crate) async fn link(
                 .await
             {
                 let paragraphs = vec![
-                    "The link could not be written down, so it was not made. Nothing has been changed."
+                    "The link could not be recorded, so it was not made. Nothing has been changed."
                         .to_owned(),
                 ];
                 let page = Notice { shell, title: "Please try again later", paragraphs, ..Notice::default() };
@@ -316,7 +316,7 @@ pub(crate) async fn link(
             }
             tracing::info!(integration = name, who, "a re-authentication link was made on the page");
             let paragraphs = vec![format!(
-                "Hand it to an administrator of {}. Whoever has it can begin a sign-in for {}, so send it to nobody else. It ends with the first success.",
+                "Give it to an administrator of {}. Whoever has it can start a sign-in for {}, so send it to nobody else. It ends with the first success.",
                 entry.record.tenant, entry.record.display_name
             )];
             let page =

@@ -1,4 +1,4 @@
-//! What all pages have in common: the layout, the headers, the pages that only say something.
+//! What all pages share: the layout, the headers, and a page with a short message.
 
 use askama::Template;
 use axum::http::header::{
@@ -11,16 +11,16 @@ use axum::response::{IntoResponse, Response};
 /// The style sheet of all pages.
 pub(crate) const STYLE: &str = include_str!("../assets/page.css");
 
-/// What the layout needs.
+/// The variables of the layout.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PageLayout {
-    /// From the page's address to the root: empty or `../`, so that any path prefix works.
+    /// The relative path from the page to the root: empty or `../`…, so that any path prefix works.
     pub(crate) root: &'static str,
-    /// Whom a reader may ask.
+    /// The contact for questions.
     pub(crate) support: Option<String>,
 }
 
-/// Headers of every answer that may hold or follow a link.
+/// Security headers of every response.
 #[derive(Debug, Clone)]
 pub struct SecurityHeaders {
     policy: HeaderValue,
@@ -28,8 +28,8 @@ pub struct SecurityHeaders {
 }
 
 impl SecurityHeaders {
-    /// Forms may lead to the login host: browsers hold redirects after a form against this policy, and organizations redirect on to
-    /// identity providers of their own. `tls` when browsers reach the pages over https.
+    /// `form-action` allows every https host: browsers apply it to redirects after a form, too, and organizations redirect from the login
+    /// host to their own identity providers. `tls` says whether browsers reach the pages over https.
     pub fn new(login_url: &str, tls: bool) -> Self {
         let plain = login_url.strip_prefix("http://").map(|_| format!(" {login_url}")).unwrap_or_default();
         let policy = format!(
@@ -58,7 +58,7 @@ impl SecurityHeaders {
     }
 }
 
-/// A page that only says something.
+/// A page with a short message.
 #[derive(Template, Default)]
 #[template(path = "notice.html")]
 pub(crate) struct Notice<'a> {
@@ -70,7 +70,7 @@ pub(crate) struct Notice<'a> {
     pub(crate) link_class: &'a str,
 }
 
-/// Answers with a page.
+/// Renders a page as a response.
 pub(crate) fn html(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
         Ok(body) => (status, [(CONTENT_TYPE, "text/html; charset=utf-8")], body).into_response(),

@@ -1,4 +1,4 @@
-//! The pages that people read.
+//! The HTML pages.
 
 pub(super) mod badge;
 pub(super) mod integration;

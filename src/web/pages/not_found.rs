@@ -1,4 +1,4 @@
-//! The page for what is not there.
+//! The page for unknown paths.
 
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
@@ -13,5 +13,5 @@ pub(crate) async fn not_found(uri: Uri) -> Response {
         _ => "../../../",
     };
     let shell = PageLayout { root, support: None };
-    html(StatusCode::NOT_FOUND, &Notice { shell, title: "There is nothing here", ..Notice::default() })
+    html(StatusCode::NOT_FOUND, &Notice { shell, title: "Page not found", ..Notice::default() })
 }

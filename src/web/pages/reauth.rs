@@ -1,4 +1,4 @@
-//! The pages of re-authentication: what the mailed link leads to, the way to Entra and back, and how it went. GET changes nothing.
+//! The pages of re-authentication: the page of the mailed link, the redirect to Entra, and the callback. GET of the link changes nothing.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,7 +22,9 @@ use crate::domain::{
 use crate::listener::client::{Client, Peer};
 use crate::listener::limits::network;
 use crate::reauth::callback::admin_consent_without_state;
-use crate::reauth::{Asked, Came, Completed, LinkError, Reauthentication, Refusal, SignInResult, Signed};
+use crate::reauth::{
+    CallbackRequest, Completed, LinkError, Reauthentication, Refusal, SignInContext, SignInResult, Signed,
+};
 use crate::secret::Secret;
 use crate::web::model::IntegrationSummary;
 use crate::web::state::Served;
@@ -40,11 +42,11 @@ pub(crate) fn routes() -> Router<Arc<Served>> {
         .route("/reauth/assets/page.css", get(style))
 }
 
-/// How the page leads on.
+/// What the button of the page does.
 enum NextStep {
-    /// By a sign-in that begins here.
+    /// It begins a sign-in here.
     SignIn { token: String, label: &'static str },
-    /// By a page that is not ours.
+    /// It leads to a page of Microsoft or of the vendor.
     ExternalSignIn { url: String, label: &'static str, about: String },
 }
 
@@ -64,7 +66,7 @@ struct Landing<'a> {
     summary: &'a IntegrationSummary,
 }
 
-/// What the mailed link leads to. An unknown name and a forged token look the same: no oracle.
+/// The page of the mailed link. An unknown name and a forged token get the same response, so that names cannot be guessed.
 async fn landing(
     State(served): Shared,
     Extension(Peer(peer)): Extension<Peer>,
@@ -79,7 +81,7 @@ async fn landing(
     html(StatusCode::OK, &landing_page(served.shell(), &name, token, &summary))
 }
 
-/// The link and what it is about.
+/// Verifies a link, and returns it with its integration.
 async fn opened<'s>(
     served: &'s Served,
     name: &str,
@@ -133,7 +135,7 @@ fn landing_page<'a>(
     }
     let (next_step, steps) = next_step(summary, token);
     let permissions =
-        asked(summary).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
+        requested_permissions(summary).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
     let (since, reason) = match summary.health {
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
@@ -154,7 +156,7 @@ fn landing_page<'a>(
     }
 }
 
-/// How the page leads on, and what will be seen there.
+/// What the button does, and what the administrator will see then.
 fn next_step(summary: &IntegrationSummary, token: &str) -> (NextStep, Vec<String>) {
     match &summary.record.external_sign_in {
         None => {
@@ -167,7 +169,7 @@ fn next_step(summary: &IntegrationSummary, token: &str) -> (NextStep, Vec<String
                 Health::Unknown { .. } => "Sign in",
                 _ => "Sign in again anyway",
             };
-            // Admin consent is the organization's; a delegated token is the person's.
+            // Admin consent belongs to the organization; a delegated token belongs to the account.
             let account = match summary.record.access {
                 Access::Delegated => {
                     "; a service account is best, because the connection lives as long as the account does"
@@ -211,31 +213,31 @@ fn next_step(summary: &IntegrationSummary, token: &str) -> (NextStep, Vec<String
     }
 }
 
-/// Everything that the consent page will show.
-fn asked(summary: &IntegrationSummary) -> Vec<String> {
-    let mut asked = summary.record.permissions.to_vec();
+/// Every permission that the consent page will show.
+fn requested_permissions(summary: &IntegrationSummary) -> Vec<String> {
+    let mut requested = summary.record.permissions.to_vec();
     if summary.record.access == Access::Delegated && summary.record.external_sign_in.is_none() {
         for always in SIGN_IN_SCOPES {
-            if !asked.iter().any(|a| same_permission(a, always)) {
-                asked.push(always.to_owned());
+            if !requested.iter().any(|r| same_permission(r, always)) {
+                requested.push(always.to_owned());
             }
         }
     }
-    asked
+    requested
 }
 
-/// The page for a link that opens nothing. Only what we signed once is told apart from what we never did.
+/// The page for an invalid link. Only links that Consentry signed get specific messages.
 fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
     let (status, title, text) = match error {
         LinkError::Expired => (
             StatusCode::GONE,
             "This link is too old",
-            "Links are good for some days only. The next mail about this integration brings a new one; or ask whoever sent it to you.",
+            "Links are valid for some days only. The next mail about this integration contains a new one; or ask whoever sent you this link.",
         ),
         LinkError::Used => (
             StatusCode::GONE,
             "This link has already been used",
-            "Either the integration has been re-authenticated since this link was made, or the people who run it have ended all links that were out. If it is still broken, wait for the next mail, or ask whoever sent you this link for a new one.",
+            "Either the integration has been re-authenticated since this link was made, or the people who run it have ended all earlier links. If it is still broken, wait for the next mail, or ask whoever sent you this link for a new one.",
         ),
         LinkError::Unavailable => return unavailable(served),
         LinkError::TooMany => return too_many_sign_ins(served),
@@ -245,7 +247,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
         LinkError::Forged => (
             StatusCode::FORBIDDEN,
             "This link is not valid",
-            "Open the link exactly as it stands in the mail; some mail programs cut long lines. If it was copied by hand, copy all of it.",
+            "Open the link exactly as it is in the mail; some mail programs cut long lines. If it was copied by hand, copy all of it.",
         ),
     };
     html(
@@ -268,7 +270,7 @@ fn unavailable(served: &Served) -> Response {
 
 fn too_many(served: &Served) -> Response {
     let text =
-        "Too many requests that lead nowhere have come from your network. Wait a minute, then open the link from the mail.".to_owned();
+        "Too many invalid requests have come from your network. Wait a minute, then open the link from the mail.".to_owned();
     let page = Notice {
         shell: served.shell(),
         title: "Please wait a moment",
@@ -280,10 +282,10 @@ fn too_many(served: &Served) -> Response {
     response
 }
 
-/// A quota of sign-ins under way is full. None of them is ended for a new one: it may be somebody else's.
+/// The limit of pending sign-ins is reached. None of them is ended for a new one, because they may belong to other people.
 fn too_many_sign_ins(served: &Served) -> Response {
     let paragraphs = vec![
-        "Too many sign-ins have been begun with this link, or from your network, and not completed yet. Complete one of them, or wait ten minutes and press the button again.".to_owned(),
+        "Too many sign-ins have been started with this link, or from your network, and not completed yet. Complete one of them, or wait ten minutes and press the button again.".to_owned(),
         "The link stays good, and nothing has been changed.".to_owned(),
     ];
     let page = Notice {
@@ -362,7 +364,7 @@ async fn begin(
     }
 }
 
-/// Where the account itself is the trouble, it is not proposed again.
+/// Whether the account of the last sign-in is proposed (`login_hint`). It is not where the account itself is the problem.
 const fn proposes_account(health: Health) -> bool {
     !matches!(
         health,
@@ -391,18 +393,18 @@ async fn callback(
     let Some(reauthentication) = served.reauthentication.clone() else {
         return unknown_sign_in(&served, peer);
     };
-    // In a task of its own: a browser that goes away half-way must not cut off what has begun, and the state is good only once.
+    // In its own task: a browser that disconnects must not abort the sign-in, because the state is valid only once.
     let task = Arc::clone(&served);
     let completed = tokio::spawn(async move {
         let origin = client.shown();
         let cookie = |name: &str| cookie(&headers, name);
-        let came = Came { query: &query, cookie: &cookie, origin: &origin };
-        let completed = reauthentication.complete(came).await;
+        let request = CallbackRequest { query: &query, cookie: &cookie, origin: &origin };
+        let completed = reauthentication.complete(request).await;
         match &completed {
             Completed::Accepted { integration, renewed: Some(at), .. } => {
                 task.process.commands.verify_renewal(integration, *at);
             }
-            // Unsigned: it causes probes, and spares nothing.
+            // The callback is unsigned, so it only causes probes; there is no grace period.
             Completed::Accepted { integration, renewed: None, .. } => {
                 task.process.commands.verify_claim(integration, task.process.clock.now());
             }
@@ -414,7 +416,7 @@ async fn callback(
         Ok(Completed::Unknown) => unknown_sign_in(&served, peer),
         Ok(Completed::Unavailable) | Err(_) => unavailable(&served),
         Ok(Completed::Accepted { integration, attempt, .. }) => {
-            // Relative, so that any path prefix works; without code and state, so that a reload repeats nothing.
+            // Relative, so that any path prefix works; without code and state, so that reloading the page repeats nothing.
             let location = format!("{integration}/result?attempt={attempt}");
             let Ok(location) = HeaderValue::from_str(&location) else {
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -450,7 +452,7 @@ fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
     html(StatusCode::BAD_REQUEST, &page)
 }
 
-/// The admin consent link of a mail or of `consentry setup` belongs to no sign-in, and returns here, too.
+/// The page after the admin consent link of a mail or of `consentry setup`, which returns to the same redirect URI without a sign-in.
 fn after_admin_consent(served: &Served, accepted: bool) -> Response {
     let (title, text) = match accepted {
         true => (
@@ -496,11 +498,12 @@ fn refused(
     if let (SignInResult::WrongTenant, Some(summary)) = (refusal.ending(), served.summary(integration)) {
         paragraphs.push(format!("The organization’s tenant is {}.", summary.tenant));
     }
-    let again = link
+    let retry = link
         .filter(|_| refusal.worth_another_try())
         .map(|token| ("Try again", format!("{integration}?token={token}")));
-    let seen = attempt.map(|attempt| ("See how it went", format!("{integration}/result?attempt={attempt}")));
-    let links = again.into_iter().chain(seen).collect();
+    let outcome =
+        attempt.map(|attempt| ("See the result", format!("{integration}/result?attempt={attempt}")));
+    let links = retry.into_iter().chain(outcome).collect();
     html(
         status,
         &Notice {

@@ -1,4 +1,4 @@
-//! How a sign-in went: the page follows the probes until everything is green, or says what is still wrong.
+//! The result of a sign-in: the page reloads until every check passes, or says what is still wrong.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::web::model::IntegrationSummary;
 use crate::web::state::Served;
 use crate::web::wording::{advice, question};
 
-/// The page looks again after so many seconds, by a header: that works without JavaScript, and screen readers are spared a `meta`.
-/// Whoever leaves it open for long is in no hurry.
-fn look_again(elapsed: Duration) -> Option<HeaderValue> {
+/// The `Refresh` header: the page reloads after so many seconds. A header works without JavaScript and is better for screen readers than a
+/// `meta` element. The interval grows with the time since the sign-in.
+fn refresh_after(elapsed: Duration) -> Option<HeaderValue> {
     match elapsed.as_secs() {
         0..300 => Some(HeaderValue::from_static("4")),
         300..3600 => Some(HeaderValue::from_static("60")),
@@ -58,16 +58,16 @@ pub(crate) async fn result(
     let shell = PageLayout { root: "../../", support: served.support.clone() };
     let sign_in = match &served.reauthentication {
         Some(reauthentication) => {
-            reauthentication.standing(&name, attempt).await.map(|s| (s, reauthentication))
+            reauthentication.sign_in_status(&name, attempt).await.map(|s| (s, reauthentication))
         }
         None => None,
     };
     let (Some(((sign_in, since), reauthentication)), Some(summary)) = (sign_in, served.summary(&name)) else {
         let text =
-            "Results are shown for a day after a sign-in. Should the integration break again, a new mail brings a new link.".to_owned();
+            "Results are shown for a day after a sign-in. If the integration breaks again, a new mail contains a new link.".to_owned();
         let page = Notice {
             shell,
-            title: "There is nothing to see here any more",
+            title: "This result is no longer available",
             paragraphs: vec![text],
             ..Notice::default()
         };
@@ -75,7 +75,7 @@ pub(crate) async fn result(
     };
     let delivery = reauthentication.delivery(&name).await.filter(|d| d.created >= since);
     let page = page(shell, &summary, sign_in, since, delivery.as_ref());
-    let again = look_again(served.process.clock.now().since(since)).filter(|_| page.again);
+    let again = refresh_after(served.process.clock.now().since(since)).filter(|_| page.again);
     let mut response = html(StatusCode::OK, &page);
     if let Some(again) = again {
         response.headers_mut().insert(REFRESH, again);
@@ -83,18 +83,18 @@ pub(crate) async fn result(
     response
 }
 
-/// The tenant had granted everything before.
-const UNCHANGED: &str = "All permissions had been granted already, so accepting them has changed nothing. Your link has not been used up by it: it stays good.";
+/// Shown when the tenant had granted everything before the sign-in.
+const UNCHANGED: &str = "All permissions had been granted already, so accepting them has changed nothing. Your link was not used up: it stays good.";
 
-/// What is waited for while the tenant has asked for a pause (Retry-After, RFC 9110 section 10.2.3).
+/// Shown while Microsoft has asked for a pause for the tenant (Retry-After, RFC 9110 section 10.2.3).
 fn pause(until: Timestamp) -> String {
     format!(
-        "Microsoft has asked for a pause until {}. It is asked again then, by itself; you need not wait for it here.",
+        "Microsoft has asked for a pause until {}. Consentry asks again automatically then; you need not wait here.",
         moment(until)
     )
 }
 
-/// What is known of the integration since the sign-in.
+/// The state of the integration since the sign-in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Waiting,
@@ -132,7 +132,7 @@ fn page(
             if matches!(summary.health, Health::Broken { .. }) {
                 page.paragraphs.push("It is watched a little longer before it counts as fixed.".to_owned());
             }
-            tell_delivery(&mut page, app, delivery);
+            add_delivery(&mut page, app, delivery);
         }
         Phase::Waiting => {
             page.heading = format!("{app} is being checked for {customer}");
@@ -141,7 +141,7 @@ fn page(
                     .to_owned(),
             );
             page.notes.push(
-                "This page follows by itself. You may also close it: a mail will tell you how it went."
+                "This page updates itself. You may also close it: you will get the result by mail."
                     .to_owned(),
             );
             page.paragraphs.extend(summary.waits_until.map(pause));
@@ -152,7 +152,7 @@ fn page(
     page
 }
 
-/// Nothing is called wrong while probes are still owed to the sign-in.
+/// Failures are not shown while probes that verify the sign-in are still pending.
 fn phase(summary: &IntegrationSummary, sign_in: SignInStatus, probed: bool) -> Phase {
     let green = probed && summary.checks.iter().all(|(_, outcome)| *outcome == Outcome::Pass);
     match sign_in {
@@ -167,27 +167,27 @@ fn phase(summary: &IntegrationSummary, sign_in: SignInStatus, probed: bool) -> P
     }
 }
 
-/// The integration works again for the product only when it has the new token.
-fn tell_delivery(page: &mut ResultPage, app: &str, delivery: Option<&DeliveryState>) {
+/// Adds the delivery of the token to the product. The integration works for the product only when the product has the new token.
+fn add_delivery(page: &mut ResultPage, app: &str, delivery: Option<&DeliveryState>) {
     if let Some(delivery) = delivery {
         if delivery.delivered.is_none() {
             (page.tone, page.again) = ("wait", true);
             page.heading = format!("Almost there: {app} has yet to take over the new sign-in");
             page.paragraphs = vec!["You are done, and Microsoft grants everything again.".to_owned()];
         }
-        page.paragraphs.push(handing_over(app, delivery));
+        page.paragraphs.push(delivery_sentence(app, delivery));
     }
     if !page.again {
         page.notes.push("You can close this page.".to_owned());
     }
 }
 
-fn handing_over(app: &str, delivery: &DeliveryState) -> String {
+fn delivery_sentence(app: &str, delivery: &DeliveryState) -> String {
     match (delivery.delivered, delivery.attempts) {
         (Some(at), _) => format!("{app} has taken over the new sign-in ({}).", moment(at)),
         (None, 0) => format!("The new sign-in is being handed to {app}."),
         (None, attempts) => format!(
-            "{app} could not take it yet (attempts so far: {attempts}, the next one: {}). It is tried again by itself until it does; nothing is lost, and you need not wait.",
+            "{app} could not take it yet (attempts so far: {attempts}, the next one: {}). Consentry tries again automatically until it succeeds; nothing is lost, and you need not wait.",
             moment(delivery.due)
         ),
     }
@@ -209,11 +209,11 @@ fn still_wrong(
         SignInStatus::Incomplete => "Microsoft does not show the permissions as granted, although they were accepted. Open the link from the mail again, and let an administrator accept all of them.".to_owned(),
         SignInStatus::Unclear => "Microsoft could not be asked whether the permissions are granted now. The integration is checked again by itself; if it stays broken, open the link from the mail again.".to_owned(),
         SignInStatus::Unchanged => UNCHANGED.to_owned(),
-        SignInStatus::Verifying | SignInStatus::Renewed => "Your sign-in came through, but not everything works yet.".to_owned(),
+        SignInStatus::Verifying | SignInStatus::Renewed => "Your sign-in succeeded, but not everything works yet.".to_owned(),
     });
     page.paragraphs.extend(summary.waits_until.map(pause));
     if let Some(delivery) = delivery {
-        page.paragraphs.push(handing_over(&summary.app, delivery));
+        page.paragraphs.push(delivery_sentence(&summary.app, delivery));
         page.again = delivery.delivered.is_none();
     }
     let reason = summary.checks.iter().find_map(|(_, outcome)| outcome.reason());
@@ -227,10 +227,10 @@ fn still_wrong(
             .push("Some of the permissions can only be accepted by an administrator on a second page of Microsoft’s:".to_owned());
         page.links.push(("Accept the permissions at Microsoft", url.clone()));
     }
-    // A link is never made for somebody who merely has this page: the one that began the sign-in has died with it, and with it the key.
+    // This page never contains a new link: its address proves nothing, and the link that began the sign-in is no longer valid.
     if sign_in == SignInStatus::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate) {
         page.paragraphs.push(
-            "Your link ended with this sign-in. For another try, with another account say, wait for the next mail about this integration, or ask whoever sent you the link for a new one.".to_owned(),
+            "Your link ended with this sign-in. For another try, for example with another account, wait for the next mail about this integration, or ask whoever sent you the link for a new one.".to_owned(),
         );
     }
 }
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
     use crate::domain::{IntegrationRecord, Reason};
 
-    fn standing(outcome: Outcome, probed: Option<i64>) -> IntegrationSummary {
+    fn summary_of(outcome: Outcome, probed: Option<i64>) -> IntegrationSummary {
         IntegrationSummary {
             display_name: "Contoso".to_owned(),
             app: "Sequr".to_owned(),
@@ -267,16 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn the_page_follows_until_it_is_green_or_says_what_is_wrong() {
+    fn the_page_reloads_until_all_checks_pass_or_a_failure_is_final() {
         let (pass, fail, group) =
             (Outcome::Pass, Outcome::Fail(Reason::ConsentMissing), Outcome::Fail(Reason::GroupMissing));
         for (sentence, outcome, probed, verifying, sign_in, again, heading) in [
             ("before the first probe", pass, None, true, SignInStatus::Renewed, true, "is being checked"),
             ("green", pass, Some(101), false, SignInStatus::Renewed, false, "works again"),
-            ("consent spreads", fail, Some(101), true, SignInStatus::Renewed, true, "is being checked"),
-            ("it never came", fail, Some(230), false, SignInStatus::Renewed, false, "still wrong"),
+            ("consent propagates", fail, Some(101), true, SignInStatus::Renewed, true, "is being checked"),
+            ("consent never arrived", fail, Some(230), false, SignInStatus::Renewed, false, "still wrong"),
             (
-                "another trouble, while probes are owed",
+                "another failure, while probes are pending",
                 group,
                 Some(101),
                 true,
@@ -284,9 +284,9 @@ mod tests {
                 true,
                 "is being checked",
             ),
-            ("another trouble", group, Some(230), false, SignInStatus::Renewed, false, "still wrong"),
+            ("another failure", group, Some(230), false, SignInStatus::Renewed, false, "still wrong"),
             (
-                "the tenant is looked at",
+                "the tenant is being verified",
                 pass,
                 Some(101),
                 true,
@@ -313,7 +313,7 @@ mod tests {
                 "still wrong",
             ),
             (
-                "fixed later all the same",
+                "fixed later",
                 pass,
                 Some(500),
                 false,
@@ -323,7 +323,7 @@ mod tests {
             ),
             ("all was granted before", pass, Some(101), false, SignInStatus::Unchanged, false, "works again"),
             (
-                "all was granted before, and the trouble is another",
+                "all was granted before, and another check fails",
                 group,
                 Some(101),
                 true,
@@ -332,7 +332,7 @@ mod tests {
                 "still wrong",
             ),
         ] {
-            let summary = IntegrationSummary { verifying, ..standing(outcome, probed) };
+            let summary = IntegrationSummary { verifying, ..summary_of(outcome, probed) };
             let page = page(PageLayout::default(), &summary, sign_in, Timestamp::from_seconds(100), None);
             assert_eq!(
                 (page.again, page.heading.contains(heading)),
@@ -341,13 +341,13 @@ mod tests {
                 page.heading
             );
             let ended = page.paragraphs.iter().any(|p| p.contains("Your link ended with this sign-in"));
-            assert_eq!(ended, sentence == "it never came", "{sentence}");
+            assert_eq!(ended, sentence == "consent never arrived", "{sentence}");
             let stays = page.paragraphs.iter().any(|p| p == UNCHANGED);
             assert_eq!(stays, sign_in == SignInStatus::Unchanged, "{sentence}");
-            assert!(page.links.is_empty(), "{sentence}: no link is made for a browser");
+            assert!(page.links.is_empty(), "{sentence}: the page contains no new link");
         }
         let waits_until = Some(Timestamp::from_seconds(4000));
-        let paused = IntegrationSummary { verifying: true, waits_until, ..standing(fail, Some(101)) };
+        let paused = IntegrationSummary { verifying: true, waits_until, ..summary_of(fail, Some(101)) };
         let page =
             page(PageLayout::default(), &paused, SignInStatus::Renewed, Timestamp::from_seconds(100), None);
         assert!(
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn the_product_comes_last() {
+    fn the_page_reloads_until_the_product_has_the_token() {
         let delivery = |delivered: Option<i64>, attempts| DeliveryState {
             created: Timestamp::from_seconds(100),
             delivered: delivered.map(Timestamp::from_seconds),
@@ -367,13 +367,13 @@ mod tests {
             failure: None,
         };
         for (sentence, delivery, again, words) in [
-            ("on its way", delivery(None, 0), true, "is being handed"),
-            ("refused so far", delivery(None, 3), true, "could not take it yet"),
-            ("taken", delivery(Some(105), 4), false, "has taken over"),
+            ("not attempted yet", delivery(None, 0), true, "is being handed"),
+            ("rejected so far", delivery(None, 3), true, "could not take it yet"),
+            ("delivered", delivery(Some(105), 4), false, "has taken over"),
         ] {
             let page = page(
                 PageLayout::default(),
-                &standing(Outcome::Pass, Some(101)),
+                &summary_of(Outcome::Pass, Some(101)),
                 SignInStatus::Renewed,
                 Timestamp::from_seconds(100),
                 Some(&delivery),

@@ -1,5 +1,5 @@
-//! The status page: every integration, what is wrong with it since when, and the last day. Searched, filtered, sorted and paged here,
-//! so that it works without JavaScript and opens quickly with ten thousand integrations.
+//! The status page: every integration, what is wrong with it and since when, and the last day. The server searches, filters, sorts and
+//! pages, so that the page works without JavaScript and opens quickly with ten thousand integrations.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::web::wording::{Pill, Strip, When, state_word};
 /// Integrations on one page.
 const PAGE: usize = 100;
 
-/// So many of the commonest reasons stand on top.
+/// The number of the most common reasons at the top of the page.
 const COMMONEST: usize = 5;
 
 /// The orders of the list: value and label.
@@ -80,7 +80,7 @@ pub(crate) async fn index(
     State(served): State<Arc<Served>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    // Ten thousand rows take some milliseconds: not on a thread that others wait for.
+    // Ten thousand rows take some milliseconds, which must not block an async thread.
     let turn = served.process.bodies.turn().await;
     let rendered = tokio::task::spawn_blocking(move || {
         let _turn = turn;
@@ -90,7 +90,7 @@ pub(crate) async fn index(
     rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-/// A page of ours with scripts of ours.
+/// Sets the policy of pages with Consentry's own scripts.
 pub(crate) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
@@ -175,7 +175,7 @@ fn counted(values: impl Iterator<Item = String>) -> impl Iterator<Item = (String
     counts.into_iter().map(|(value, count)| (value.clone(), value, count))
 }
 
-/// The commonest reasons of what is broken: label, sentence, how many.
+/// The most common reasons of broken integrations: label, sentence, number of integrations.
 fn commonest(rows: &[Row]) -> Vec<(String, String, usize)> {
     let broken = rows
         .iter()
@@ -201,7 +201,7 @@ fn choices(chosen: &str, all: impl IntoIterator<Item = (String, String, usize)>)
         .collect()
 }
 
-/// A dot in the colour of a state.
+/// A dot in the color of a state.
 pub(crate) async fn favicon(Query(query): Query<HashMap<String, String>>) -> Response {
     let colour = match query.get("state").map(String::as_str) {
         Some("broken") => "#d92d20",
