@@ -299,20 +299,19 @@ fn mail_host(text: &str) -> Result<String, String> {
         return Err(format!("contains spaces; {example}"));
     }
     if let Some((scheme, rest)) = text.split_once("://") {
-        let tls =
-            if matches!(scheme, "smtps" | "ssl" | "tls") { " and tls: implicit" } else { "" };
+        let tls = if matches!(scheme, "smtps" | "ssl" | "tls") { " and tls: implicit" } else { "" };
         let host =
             rest.rsplit('@').next().unwrap_or_default().split(['/', ':', '?']).next().unwrap_or_default();
         return Err(format!("is a URL; write host: {host}{tls}"));
     }
     if text.contains('@') {
-        return Err(format!("contains a user name or a mail address; {example}, and the user under username"));
+        return Err(format!(
+            "contains a user name or a mail address; {example}, and the user under username"
+        ));
     }
     if let Some(address) = text.strip_prefix('[') {
         let address = address.split(']').next().unwrap_or_default();
-        return Err(format!(
-            "has brackets; write host: \"{address}\", and a port under port"
-        ));
+        return Err(format!("has brackets; write host: \"{address}\", and a port under port"));
     }
     if text.contains([',', ';', '%']) || text.matches(':').count() > 1 {
         return Err(format!("is not a single host name or address; {example}"));
@@ -454,10 +453,7 @@ mod tests {
             ("[::1]", Err("has brackets")),
             ("smtp://smtp.example.com", Err("host: smtp.example.com")),
             ("smtp://smtp.example.com:587/", Err("host: smtp.example.com")),
-            (
-                "smtps://user:hunter@smtp.example.com:465",
-                Err("host: smtp.example.com and tls: implicit"),
-            ),
+            ("smtps://user:hunter@smtp.example.com:465", Err("host: smtp.example.com and tls: implicit")),
             ("https://smtp.example.com", Err("is a URL")),
             ("smtp.example.com ", Err("contains spaces")),
             (" smtp.example.com", Err("contains spaces")),

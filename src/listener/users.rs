@@ -349,7 +349,11 @@ mod tests {
         let mut many: Vec<(u8, u32)> = (1..=100).map(|last| (last, 2)).collect();
         many.push((200, 1));
         let served = order(&turns, &many).await;
-        assert_eq!((served.len(), served[0]), (WAITING, 200), "the last one with wrong passwords is displaced");
+        assert_eq!(
+            (served.len(), served[0]),
+            (WAITING, 200),
+            "the last one with wrong passwords is displaced"
+        );
         let own = order(&turns, &[(7, 1); 40]).await;
         assert_eq!(own.len(), WAITING_OF_ONE, "one network does not fill the queue");
     }

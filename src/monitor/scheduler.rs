@@ -197,8 +197,13 @@ impl Schedule {
         let place = place.clone();
         let before = self.backoff.interval_multiplier();
         self.backoff.record(&place.tenant, ended.trouble);
-        let mut due =
-            self.policy.next_due(name, &ended.history, self.backoff.interval_multiplier(), ended.started, now);
+        let mut due = self.policy.next_due(
+            name,
+            &ended.history,
+            self.backoff.interval_multiplier(),
+            ended.started,
+            now,
+        );
         if let Some(moments) = self.extra.get_mut(name) {
             moments.retain(|m| *m > ended.started);
             due = moments.first().map_or(due, |m| due.min(*m));

@@ -92,8 +92,8 @@ impl Reauthentication {
                 return Completed::Unavailable;
             }
         };
-        let bound = (came.cookie)(&cookie_name(&id)).is_some_and(|value| same(&hash(&value), &row.cookie));
-        let (refusal, mails, link) = match self.claim(&row, bound, came.origin).await {
+        let bound = (request.cookie)(&cookie_name(&id)).is_some_and(|value| same(&hash(&value), &row.cookie));
+        let (refusal, mails, link) = match self.claim(&row, bound, request.origin).await {
             Ok(pending) => {
                 request.origin.clone_into(&mut row.origin);
                 let subject = self.subject(&row.integration);
@@ -120,7 +120,7 @@ impl Reauthentication {
         subject: Option<&Subject<'_>>,
     ) -> Vec<Notification> {
         let now = self.inner.clock.now();
-        subject.map(|s| s.refusal(row, &turned.refusal, turned.by.as_deref(), now)).unwrap_or_default()
+        subject.map(|s| s.refusal(row, &rejection.refusal, rejection.by.as_deref(), now)).unwrap_or_default()
     }
 
     async fn refused(
@@ -242,8 +242,7 @@ impl Reauthentication {
         let person = self.person(client, pending, &granted).await?;
         let view = subject.and_then(|s| s.good_view()).filter(|_| !pending.accept_fewer);
         let known = subject.map_or(&[][..], |s| s.known_groups());
-        let tried =
-            self.try_out(Trial { client, registered, view, known, person: &person }, &granted).await;
+        let tried = self.try_out(Trial { client, registered, view, known, person: &person }, &granted).await;
         let by = person.username.or(person.object_id);
         let refresh_token = match tried {
             Ok(newest) => newest,

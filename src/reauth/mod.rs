@@ -202,7 +202,7 @@ impl Reauthentication {
             LinkError::Unavailable
         };
         let location = self
-            .location(registered, asked.hint, &state, &nonce, &verifier)
+            .location(registered, context.hint, &state, &nonce, &verifier)
             .await
             .map_err(|e| unavailable(&e))?;
         let (verifier, nonce) = (verifier.expose().to_owned(), nonce.expose().to_owned());
@@ -221,11 +221,7 @@ impl Reauthentication {
             expires: now.plus(SIGN_IN),
         };
         if let Some(quota) = self.inner.store.save_authorization(new).await.map_err(|e| unavailable(&e))? {
-            tracing::warn!(
-                integration,
-                quota = quota.label(),
-                "a sign-in is rejected: too many are pending"
-            );
+            tracing::warn!(integration, quota = quota.label(), "a sign-in is rejected: too many are pending");
             return Err(LinkError::TooMany);
         }
         // Entra is asked only after the quotas have admitted the sign-in.

@@ -404,7 +404,11 @@ mod tests {
             ("admin approval", redirect("access_denied", false, &[90094]), Refusal::AdminApproval),
             ("risky app", redirect("access_denied", true, &[900_941]), Refusal::AdminApproval),
             ("not assigned", redirect("access_denied", false, &[50105]), Refusal::NotAssigned),
-            ("an account outside the tenant", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
+            (
+                "an account outside the tenant",
+                redirect("access_denied", false, &[50020]),
+                Refusal::WrongTenant,
+            ),
             ("switched off", redirect("access_denied", false, &[7_000_112]), Refusal::AppDisabled),
             ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
             ("Conditional Access", redirect("access_denied", false, &[530_032]), Refusal::Blocked),

@@ -91,7 +91,8 @@ impl Reauthentication {
                         (first.as_ref() == Some(&scope))
                             .then(|| chain.first_scopes.clone().unwrap_or_else(|| wanted.clone()))
                     };
-                    refreshed.missing
+                    refreshed
+                        .missing
                         .extend(missing_of(&wanted, &granted.scopes.or_else(unsaid).unwrap_or_default()));
                     if scope == graph {
                         refreshed.access_token = Some(granted.access_token);

@@ -166,8 +166,8 @@ impl WebhookSender {
 impl Inner {
     async fn attempt(&self, waiting: &WaitingDelivery) -> Result<(), StoreError> {
         let name = &waiting.integration;
-        let hook = match (self.parts.webhooks)(name) {
-            Recipient::Webhook(hook) => hook,
+        let webhook = match (self.parts.webhooks)(name) {
+            Recipient::Webhook(webhook) => webhook,
             Recipient::Nobody => {
                 tracing::info!(integration = %name, "a renewed token is handed over no more: the configuration names no webhook for it");
                 return self.parts.store.forget_delivery(name).await;
@@ -250,7 +250,10 @@ mod tests {
         }
         let reference = standardwebhooks::Webhook::new(secret.expose()).expect("a secret");
         assert!(reference.verify(new.body.expose().as_bytes(), &headers).is_ok());
-        assert!(reference.verify(b"{}", &headers).is_err(), "the reference implementation rejects another body");
+        assert!(
+            reference.verify(b"{}", &headers).is_err(),
+            "the reference implementation rejects another body"
+        );
         assert!(sign(&Secret::new("plain"), "m", 0, "").is_err());
     }
 }

@@ -65,7 +65,12 @@ fn now() -> Vec<Item> {
         "Oldest result",
         "Time since the oldest last probe of an integration. The board shows no older results than that.",
     )
-    .now(&filled("max(time() - consentry_integration_last_probe_timestamp_seconds{FLEET, PATTERN} AND_CHOSEN)"), "oldest")
+    .now(
+        &filled(
+            "max(time() - consentry_integration_last_probe_timestamp_seconds{FLEET, PATTERN} AND_CHOSEN)",
+        ),
+        "oldest",
+    )
     .unit("dtdurations")
     .nothing("none");
     let over_time = Panel::lines(
@@ -225,16 +230,17 @@ fn repair() -> Vec<Item> {
 }
 
 fn probing() -> Vec<Item> {
-    let results = Panel::lines(
-        "Probes",
-        "Probes a second by result. An unknown probe gave no conclusive result.",
-    )
-    .over_time("sum by (result) (rate(consentry_probes_total{FLEET}[$__rate_interval]))", "{{result}}")
-    .unit("ops")
-    .stacked()
-    .color("pass", GOOD)
-    .color("fail", BAD)
-    .color("unknown", CAUTION);
+    let results =
+        Panel::lines("Probes", "Probes a second by result. An unknown probe gave no conclusive result.")
+            .over_time(
+                "sum by (result) (rate(consentry_probes_total{FLEET}[$__rate_interval]))",
+                "{{result}}",
+            )
+            .unit("ops")
+            .stacked()
+            .color("pass", GOOD)
+            .color("fail", BAD)
+            .color("unknown", CAUTION);
     let duration = Panel::lines("Length of probes", "From the first request of a probe to its verdict.")
         .unit("s")
         .percentiles("consentry_probe_duration_seconds");

@@ -15,11 +15,12 @@ pub fn dashboard() -> Value {
 }
 
 fn now() -> Vec<Item> {
-    let state = Panel::stat("State", "Whether all enabled checks pass; the worst result of several instances.")
-        .now(r#"min(consentry_integration_up{FLEET, integration="$integration"})"#, "state")
-        .mappings(&[("0", "broken", BAD), ("1", "healthy", GOOD)])
-        .thresholds(UNKNOWN, &[])
-        .nothing("unknown");
+    let state =
+        Panel::stat("State", "Whether all enabled checks pass; the worst result of several instances.")
+            .now(r#"min(consentry_integration_up{FLEET, integration="$integration"})"#, "state")
+            .mappings(&[("0", "broken", BAD), ("1", "healthy", GOOD)])
+            .thresholds(UNKNOWN, &[])
+            .nothing("unknown");
     let waiting = Panel::stat("Re-authentication", "Whether an administrator's sign-in would fix it.")
         .now(
             r#"max(consentry_integration_reauthentication_required{FLEET, integration="$integration"})"#,

@@ -134,8 +134,10 @@ fn landing_page<'a>(
         );
     }
     let (next_step, steps) = next_step(summary, token);
-    let permissions =
-        requested_permissions(summary).into_iter().map(|value| (value.clone(), permission_purpose(&value))).collect();
+    let permissions = requested_permissions(summary)
+        .into_iter()
+        .map(|value| (value.clone(), permission_purpose(&value)))
+        .collect();
     let (since, reason) = match summary.health {
         Health::Broken { since, reason, .. } => (Some(moment(since)), Some(reason)),
         _ => (None, None),
@@ -345,8 +347,9 @@ async fn begin(
         return html(StatusCode::OK, &landing_page(served.shell(), &name, &token, &summary));
     }
     let source = network(peer).to_string();
-    let asked = Asked { hint: proposes_account(summary.health), source: &source, granted: summary.granted() };
-    match reauthentication.begin(&link, &token, asked).await {
+    let context =
+        SignInContext { hint: proposes_account(summary.health), source: &source, granted: summary.granted() };
+    match reauthentication.begin(&link, &token, context).await {
         Ok(begun) => {
             let cookie = served.cookie(
                 &begun.cookie_name,

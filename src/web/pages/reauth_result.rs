@@ -312,15 +312,7 @@ mod tests {
                 false,
                 "still wrong",
             ),
-            (
-                "fixed later",
-                pass,
-                Some(500),
-                false,
-                SignInStatus::Incomplete,
-                false,
-                "works again",
-            ),
+            ("fixed later", pass, Some(500), false, SignInStatus::Incomplete, false, "works again"),
             ("all was granted before", pass, Some(101), false, SignInStatus::Unchanged, false, "works again"),
             (
                 "all was granted before, and another check fails",
