@@ -333,18 +333,16 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
         Action::InstallApp { tenant, app } => install(tenant_mut(world, &tenant)?, app),
         Action::Consent { tenant, app, user, resource, delegated, application } => {
             let user = user.map(|u| user_id(world, &tenant, &u)).transpose()?;
-            consent(
-                world,
-                &tenant,
-                app,
-                user,
-                resource.unwrap_or_else(graph_app_id),
-                &delegated,
-                &application,
-            )?;
+            let resource = resource.unwrap_or_else(graph_app_id);
+            let accepted = Accepted { user, resource, delegated: &delegated, application: &application };
+            consent(world, &tenant, app, accepted)?;
         }
         Action::EditConsent { tenant, app, resource, delegated, application } => {
-            edit_consent(world, &tenant, app, resource.unwrap_or_else(graph_app_id), delegated, application)?;
+            let roles = application
+                .map(|values| role_ids(world, resource.unwrap_or_else(graph_app_id), &values))
+                .transpose()?;
+            let edited = Edited { app, resource: resource.unwrap_or_else(graph_app_id), delegated, roles };
+            edit_consent(world, &tenant, edited)?;
         }
         Action::RevokeConsent { tenant, app } => {
             let tenant = tenant_mut(world, &tenant)?;
@@ -433,23 +431,28 @@ pub fn issue_refresh_token(world: &mut World, tenant: Uuid, app_id: Uuid, user: 
     text
 }
 
+/// What somebody has accepted on a consent page.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted<'a> {
+    /// The person for whom it counts; `None` for the whole organization.
+    pub user: Option<Uuid>,
+    /// Application id of the resource.
+    pub resource: Uuid,
+    /// Delegated permissions.
+    pub delegated: &'a [String],
+    /// Application permissions.
+    pub application: &'a [String],
+}
+
 /// What an accepted consent page does.
 ///
 /// # Errors
 /// The tenant, the app, or a permission value does not exist.
-pub fn consent(
-    world: &mut World,
-    tenant: &str,
-    app: Uuid,
-    user: Option<Uuid>,
-    resource: Uuid,
-    delegated: &[String],
-    application: &[String],
-) -> Result<(), String> {
+pub fn consent(world: &mut World, tenant: &str, app: Uuid, accepted: Accepted<'_>) -> Result<(), String> {
+    let Accepted { user, resource, delegated, application } = accepted;
     let now = world.now();
     let effective = now + SignedDuration::from_secs(world.consent_delay_seconds);
-    let roles =
-        application.iter().map(|value| role_id(world, resource, value)).collect::<Result<Vec<_>, _>>()?;
+    let roles = role_ids(world, resource, application)?;
     world.apps.get(&app).ok_or_else(|| format!("no app {app}"))?;
     let tenant = tenant_mut(world, tenant)?;
     install(tenant, app);
@@ -501,17 +504,20 @@ pub fn consent(
     Ok(())
 }
 
-fn edit_consent(
-    world: &mut World,
-    tenant: &str,
+/// What stands in a consent afterwards; `None` leaves it as it is.
+struct Edited {
     app: Uuid,
     resource: Uuid,
     delegated: Option<Vec<String>>,
-    application: Option<Vec<String>>,
-) -> Result<(), String> {
-    let roles = application
-        .map(|a| a.iter().map(|v| role_id(world, resource, v)).collect::<Result<Vec<_>, _>>())
-        .transpose()?;
+    roles: Option<Vec<Uuid>>,
+}
+
+fn role_ids(world: &World, resource: Uuid, values: &[String]) -> Result<Vec<Uuid>, String> {
+    values.iter().map(|value| role_id(world, resource, value)).collect()
+}
+
+fn edit_consent(world: &mut World, tenant: &str, edited: Edited) -> Result<(), String> {
+    let Edited { app, resource, delegated, roles } = edited;
     let now = world.now();
     let tenant = tenant_mut(world, tenant)?;
     let client = principal(tenant, app)?.id;

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use url::Url;
 use uuid::Uuid;
 
-use crate::actions::consent;
+use crate::actions::{Accepted, consent};
 use crate::model::{Account, Code, GRAPH_PERMISSIONS, Registration, Tenant, User, World, graph_app_id};
 use crate::reply::{Reply, escape};
 
@@ -212,30 +212,41 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     let key = directory.id.to_string();
     // What another organization's admin accepts changes nothing here.
     let here = account == Account::Own && !covered;
-    if let Err(message) =
-        if here { consent(world, &key, app.app_id, principal, graph_app_id(), &scopes, &[]) } else { Ok(()) }
-    {
+    let accepted =
+        Accepted { user: principal, resource: graph_app_id(), delegated: &scopes, application: &[] };
+    if here && let Err(message) = consent(world, &key, app.app_id, accepted) {
         return error_page(650_053, &message);
     }
+    let code = issue_code(world, parameters, directory.id, app.app_id, user.id, account);
+    back(&redirect, parameters, &[("code", &code), ("session_state", &Uuid::new_v4().to_string())])
+}
+
+/// An authorization code that remembers what was asked with it.
+fn issue_code(
+    world: &mut World,
+    parameters: &Parameters,
+    tenant: Uuid,
+    app_id: Uuid,
+    user: Uuid,
+    account: Account,
+) -> String {
     let code = format!("1.SIMCODE{}", Uuid::new_v4().simple());
     let get = |name: &str| parameters.get(name).cloned();
     let expires = world.now() + SignedDuration::from_secs(600);
-    world.codes.insert(
-        code.clone(),
-        Code {
-            tenant: directory.id,
-            app_id: app.app_id,
-            user: user.id,
-            redirect_uri: get("redirect_uri").unwrap_or_default(),
-            challenge: get("code_challenge"),
-            nonce: get("nonce"),
-            scope: get("scope").unwrap_or_default(),
-            expires,
-            used: false,
-            account,
-        },
-    );
-    back(&redirect, parameters, &[("code", &code), ("session_state", &Uuid::new_v4().to_string())])
+    let issued = Code {
+        tenant,
+        app_id,
+        user,
+        redirect_uri: get("redirect_uri").unwrap_or_default(),
+        challenge: get("code_challenge"),
+        nonce: get("nonce"),
+        scope: get("scope").unwrap_or_default(),
+        expires,
+        used: false,
+        account,
+    };
+    world.codes.insert(code.clone(), issued);
+    code
 }
 
 /// Whether standing grants cover what is asked for.
@@ -278,15 +289,13 @@ pub fn admin_consent_submit(world: &mut World, tenant: &str, parameters: &Parame
         return error_page(90094, "Need admin approval.");
     }
     for required in app.required.clone() {
-        if let Err(message) = consent(
-            world,
-            &id,
-            app.app_id,
-            None,
-            required.resource,
-            &required.delegated,
-            &required.application,
-        ) {
+        let accepted = Accepted {
+            user: None,
+            resource: required.resource,
+            delegated: &required.delegated,
+            application: &required.application,
+        };
+        if let Err(message) = consent(world, &id, app.app_id, accepted) {
             return error_page(650_053, &message);
         }
     }

@@ -80,33 +80,8 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
                     && v.as_str().is_some_and(|v| v.eq_ignore_ascii_case("eventual"))
             })
         });
-        let tenant = caller.tenant.to_string();
-        let honest = || {
-            single(world, caller, &GraphRequest { method, target: &target, eventual, graph: request.graph })
-        };
-        let reply = match faults.take(Endpoint::BatchItem, &[&tenant], &target) {
-            Some(FaultKind::Status { status, retry_after }) => {
-                let reply = fault_status(status);
-                match retry_after {
-                    Some(after) => reply.with("Retry-After", after),
-                    None => reply,
-                }
-            }
-            Some(FaultKind::Error { status, error, .. }) => {
-                Reply::graph_error(status, &error, "Simulated fault.")
-            }
-            Some(FaultKind::Body { text }) => {
-                Reply::raw(200, Vec::new(), "application/json".to_owned(), text)
-            }
-            Some(FaultKind::Html { status }) => {
-                Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned())
-            }
-            Some(FaultKind::Answer { status, headers, content_type, body }) => {
-                Reply::raw(status, headers, content_type, body)
-            }
-            Some(FaultKind::Rewrite { find, replace }) => honest().rewritten(&find, &replace),
-            _ => honest(),
-        };
+        let asked = GraphRequest { method, target: &target, eventual, graph: request.graph };
+        let reply = batch_item(world, faults, caller, &asked);
         let mut headers = json!({"Content-Type": reply.content_type});
         for (name, value) in &reply.headers {
             headers[&**name] = json!(value);
@@ -117,6 +92,33 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
     // Real answers come in any order.
     responses.reverse();
     Reply::json(200, &json!({ "responses": responses }))
+}
+
+/// The response to one request of a batch, or the fault that stands in its place.
+fn batch_item(world: &World, faults: &Faults, caller: &Caller, asked: &GraphRequest<'_>) -> Reply {
+    let tenant = caller.tenant.to_string();
+    let honest = || single(world, caller, asked);
+    match faults.take(Endpoint::BatchItem, &[&tenant], asked.target) {
+        Some(FaultKind::Status { status, retry_after }) => {
+            let reply = fault_status(status);
+            match retry_after {
+                Some(after) => reply.with("Retry-After", after),
+                None => reply,
+            }
+        }
+        Some(FaultKind::Error { status, error, .. }) => {
+            Reply::graph_error(status, &error, "Simulated fault.")
+        }
+        Some(FaultKind::Body { text }) => Reply::raw(200, Vec::new(), "application/json".to_owned(), text),
+        Some(FaultKind::Html { status }) => {
+            Reply::html(status, "<html><body><h1>Gateway</h1></body></html>".to_owned())
+        }
+        Some(FaultKind::Answer { status, headers, content_type, body }) => {
+            Reply::raw(status, headers, content_type, body)
+        }
+        Some(FaultKind::Rewrite { find, replace }) => honest().rewritten(&find, &replace),
+        _ => honest(),
+    }
 }
 
 /// The error body that goes with a status which a fault asks for.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::actions::issue_refresh_token;
 use crate::model::{Account, IdTokenFlaw, Registration, TokenDeath, World, graph_app_id};
-use crate::reply::Reply;
+use crate::reply::{EntraError, Reply};
 use crate::tokens::Keys;
 
 /// `GET /{tenant}/v2.0/.well-known/openid-configuration`.
@@ -46,7 +46,7 @@ pub fn no_tenant(world: &World, tenant: &str) -> Reply {
     let message = format!(
         "Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."
     );
-    Reply::entra_error(world, 400, "invalid_request", 90002, &message, None)
+    Reply::entra_error(world, EntraError::invalid_request(90002, &message))
 }
 
 /// What the token endpoint needs to know of a request.
@@ -85,15 +85,8 @@ pub fn token(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Repl
 
 type Refused<T> = Result<T, Box<Reply>>;
 
-fn refuse<T>(
-    world: &World,
-    status: u16,
-    error: &str,
-    aadsts: u32,
-    message: &str,
-    suberror: Option<&str>,
-) -> Refused<T> {
-    Err(Box::new(Reply::entra_error(world, status, error, aadsts, message, suberror)))
+fn refuse<T>(world: &World, error: EntraError<'_>) -> Refused<T> {
+    Err(Box::new(Reply::entra_error(world, error)))
 }
 
 fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<Reply> {
@@ -105,31 +98,30 @@ fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<
     let Ok(client) = Uuid::parse_str(field("client_id")) else {
         return refuse(
             world,
-            400,
-            "invalid_request",
-            900_144,
-            "The request body must contain the following parameter: 'client_id'.",
-            None,
+            EntraError::invalid_request(
+                900_144,
+                "The request body must contain the following parameter: 'client_id'.",
+            ),
         );
     };
     let Some(app) = world.apps.get(&client).cloned() else {
         let message =
             format!("Application with identifier '{client}' was not found in the directory '{tenant}'.");
-        return refuse(world, 400, "unauthorized_client", 700_016, &message, None);
+        return refuse(world, EntraError::new(400, "unauthorized_client", 700_016, &message));
     };
     if world.tenants.get(&tenant).is_none_or(|t| t.principal(client).is_none())
         && field("grant_type") != "authorization_code"
     {
         let message =
             format!("The client application {client} is missing service principal in the tenant {tenant}.");
-        return refuse(world, 401, "invalid_client", 7_000_229, &message, None);
+        return refuse(world, EntraError::invalid_client(7_000_229, &message));
     }
     authenticate(world, &app, request)?;
     let principal = world.tenants.get(&tenant).and_then(|t| t.principal(client));
     let disabled = principal.is_some_and(|p| !p.enabled || p.disabled_by_microsoft.is_some());
     if disabled || app.deactivated {
         let message = format!("Application '{client}'({}) is disabled.", app.name);
-        return refuse(world, 400, "unauthorized_client", 7_000_112, &message, None);
+        return refuse(world, EntraError::new(400, "unauthorized_client", 7_000_112, &message));
     }
     match field("grant_type") {
         "client_credentials" => client_credentials(world, keys, request, tenant, &app),
@@ -137,11 +129,12 @@ fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<
         "authorization_code" => redeem(world, keys, request, tenant, &app),
         other => refuse(
             world,
-            400,
-            "unsupported_grant_type",
-            70003,
-            &format!("The app requested an unsupported grant type '{other}'."),
-            None,
+            EntraError::new(
+                400,
+                "unsupported_grant_type",
+                70003,
+                &format!("The app requested an unsupported grant type '{other}'."),
+            ),
         ),
     }
 }
@@ -153,7 +146,7 @@ fn authenticate(world: &World, app: &Registration, request: &TokenRequest<'_>) -
     if let Some(assertion) = request.form.get("client_assertion") {
         return match verify_assertion(app, assertion, request, now.as_second()) {
             Ok(()) => Ok(()),
-            Err((aadsts, message)) => refuse(world, 401, "invalid_client", aadsts, &message, None),
+            Err((aadsts, message)) => refuse(world, EntraError::invalid_client(aadsts, &message)),
         };
     }
     if let Some(secret) = request.form.get("client_secret") {
@@ -161,48 +154,40 @@ fn authenticate(world: &World, app: &Registration, request: &TokenRequest<'_>) -
             Some(found) if found.expires > now => Ok(()),
             Some(_) => refuse(
                 world,
-                401,
-                "invalid_client",
-                7_000_222,
-                "The provided client secret keys for app are expired.",
-                None,
+                EntraError::invalid_client(7_000_222, "The provided client secret keys for app are expired."),
             ),
             None if !confidential => refuse(
                 world,
-                401,
-                "invalid_client",
-                700_025,
-                "Client is public so neither 'client_assertion' nor 'client_secret' should be presented.",
-                None,
+                EntraError::invalid_client(
+                    700_025,
+                    "Client is public so neither 'client_assertion' nor 'client_secret' should be presented.",
+                ),
             ),
             None => refuse(
                 world,
-                401,
-                "invalid_client",
-                7_000_215,
-                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.",
-                None,
+                EntraError::invalid_client(
+                    7_000_215,
+                    "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.",
+                ),
             ),
         };
     }
     if request.form.get("grant_type").is_some_and(|g| g == "client_credentials") {
         return refuse(
             world,
-            401,
-            "invalid_client",
-            7_000_216,
-            "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
-            None,
+            EntraError::invalid_client(
+                7_000_216,
+                "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
+            ),
         );
     }
     if confidential {
         return refuse(
             world,
-            401,
-            "invalid_client",
-            7_000_218,
-            "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
-            None,
+            EntraError::invalid_client(
+                7_000_218,
+                "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
+            ),
         );
     }
     Ok(())
@@ -286,21 +271,21 @@ fn parse_scope(world: &World, scope: &str, graph: &str) -> Refused<(Uuid, Option
         let Some(found) = found else {
             return refuse(
                 world,
-                400,
-                "invalid_resource",
-                500_011,
-                &format!("The resource principal named {name} was not found in the tenant."),
-                None,
+                EntraError::new(
+                    400,
+                    "invalid_resource",
+                    500_011,
+                    &format!("The resource principal named {name} was not found in the tenant."),
+                ),
             );
         };
         if resource.is_some_and(|r| r != found) {
             return refuse(
                 world,
-                400,
-                "invalid_request",
-                28000,
-                "Provided value for the input parameter scope is not valid because it contains more than one resource.",
-                None,
+                EntraError::invalid_request(
+                    28000,
+                    "Provided value for the input parameter scope is not valid because it contains more than one resource.",
+                ),
             );
         }
         resource = Some(found);
@@ -329,7 +314,7 @@ fn client_credentials(
         let message = format!(
             "The provided value for the input parameter 'scope' is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier. Scope {scope}"
         );
-        return refuse(world, 400, "invalid_scope", 1_002_012, &message, None);
+        return refuse(world, EntraError::new(400, "invalid_scope", 1_002_012, &message));
     }
     let Some(directory) = world.tenants.get(&tenant) else {
         return Err(Box::new(no_tenant(world, request.tenant)));
@@ -337,21 +322,19 @@ fn client_credentials(
     if directory.block_apps {
         return refuse(
             world,
-            400,
-            "invalid_grant",
-            53003,
-            "Access has been blocked by Conditional Access policies.",
-            Some("message_only"),
+            EntraError::invalid_grant(53003, "Access has been blocked by Conditional Access policies.")
+                .because("message_only"),
         );
     }
     let Some(resource_principal) = directory.principal(resource) else {
         return refuse(
             world,
-            400,
-            "invalid_resource",
-            500_011,
-            "The resource principal was not found in the tenant.",
-            None,
+            EntraError::new(
+                400,
+                "invalid_resource",
+                500_011,
+                "The resource principal was not found in the tenant.",
+            ),
         );
     };
     let client = directory.principal(app.app_id).map(|p| p.id).unwrap_or_default();
@@ -384,32 +367,20 @@ fn refresh(
     let Some(known) = world.refresh_tokens.get(&text).cloned() else {
         return refuse(
             world,
-            400,
-            "invalid_grant",
-            9_002_313,
-            "Invalid request. Request is malformed or invalid.",
-            None,
+            EntraError::invalid_grant(9_002_313, "Invalid request. Request is malformed or invalid."),
         );
     };
     if known.app_id != app.app_id {
         return refuse(
             world,
-            400,
-            "invalid_grant",
-            7_000_110,
-            "The refresh token was issued to another client.",
-            None,
+            EntraError::invalid_grant(7_000_110, "The refresh token was issued to another client."),
         );
     }
     match known.dead {
         Some(TokenDeath::Corrupted) => {
             return refuse(
                 world,
-                400,
-                "invalid_grant",
-                9_002_313,
-                "Invalid request. Request is malformed or invalid.",
-                None,
+                EntraError::invalid_grant(9_002_313, "Invalid request. Request is malformed or invalid."),
             );
         }
         Some(TokenDeath::Expired) => {
@@ -417,16 +388,16 @@ fn refresh(
                 "The refresh token has expired due to inactivity. The token was issued on {} and was inactive for 90.00:00:00.",
                 known.issued
             );
-            return refuse(world, 400, "invalid_grant", 700_082, &message, Some("bad_token"));
+            return refuse(world, EntraError::invalid_grant(700_082, &message).because("bad_token"));
         }
         Some(TokenDeath::Revoked) => return revoked(world, &known.issued.to_string()),
         None => {}
     }
     if known.tenant != tenant {
-        return refuse(world, 400, "invalid_grant", 70000, "Provided grant is invalid or malformed.", None);
+        return refuse(world, EntraError::invalid_grant(70000, "Provided grant is invalid or malformed."));
     }
     check_user(world, tenant, known.user, Some(known.issued))?;
-    let reply = tokens_for_user(world, keys, request, tenant, app, known.user, None)?;
+    let reply = tokens_for_user(world, keys, request, &Grant { tenant, app, user: known.user, code: None })?;
     // Only what was answered counts as used.
     if world.single_use_refresh_tokens
         && let Some(used) = world.refresh_tokens.get_mut(&text)
@@ -440,7 +411,7 @@ fn revoked<T>(world: &World, issued: &str) -> Refused<T> {
     let message = format!(
         "The provided grant has expired due to it being revoked, a fresh auth token is needed. The user might have changed or reset their password. The grant was issued on '{issued}'."
     );
-    refuse(world, 400, "invalid_grant", 50173, &message, Some("bad_token"))
+    refuse(world, EntraError::invalid_grant(50173, &message).because("bad_token"))
 }
 
 /// Whether this person may get tokens silently now.
@@ -449,25 +420,17 @@ fn check_user(world: &World, tenant: Uuid, user: Uuid, issued: Option<jiff::Time
     let Some(person) = directory.user(user) else {
         return refuse(
             world,
-            400,
-            "invalid_grant",
-            50034,
-            "The user account does not exist in the directory.",
-            None,
+            EntraError::invalid_grant(50034, "The user account does not exist in the directory."),
         );
     };
     if person.deleted {
         return refuse(
             world,
-            400,
-            "invalid_grant",
-            500_341,
-            "The user account has been deleted from the directory.",
-            None,
+            EntraError::invalid_grant(500_341, "The user account has been deleted from the directory."),
         );
     }
     if !person.enabled {
-        return refuse(world, 400, "invalid_grant", 50057, "The user account is disabled.", None);
+        return refuse(world, EntraError::invalid_grant(50057, "The user account is disabled."));
     }
     if let Some(issued) = issued {
         if issued < person.tokens_valid_from {
@@ -475,18 +438,14 @@ fn check_user(world: &World, tenant: Uuid, user: Uuid, issued: Option<jiff::Time
         }
         if directory.demand_mfa {
             let message = "Due to a configuration change made by your administrator, or because you moved to a new location, you must use multi-factor authentication to access the resource.";
-            return refuse(world, 400, "interaction_required", 50076, message, Some("basic_action"));
+            return refuse(
+                world,
+                EntraError::new(400, "interaction_required", 50076, message).because("basic_action"),
+            );
         }
     }
     if directory.block_users {
-        return refuse(
-            world,
-            400,
-            "invalid_grant",
-            53003,
-            "Access has been blocked by Conditional Access policies. The access policy does not allow token issuance.",
-            Some("message_only"),
-        );
+        return refuse(world, EntraError::invalid_grant(53003, "Access has been blocked by Conditional Access policies. The access policy does not allow token issuance.").because("message_only"));
     }
     Ok(())
 }
@@ -502,86 +461,124 @@ fn redeem(
     let Some(code) = world.codes.get(field("code")).cloned() else {
         return refuse(
             world,
-            400,
-            "invalid_grant",
-            9_002_313,
-            "Invalid request. Request is malformed or invalid.",
-            None,
+            EntraError::invalid_grant(9_002_313, "Invalid request. Request is malformed or invalid."),
         );
     };
-    if code.used {
-        return refuse(
-            world,
-            400,
-            "invalid_grant",
-            54005,
-            "OAuth2 Authorization code was already redeemed, please retry with a new valid code.",
-            None,
-        );
-    }
-    if code.expires < world.now() {
-        return refuse(
-            world,
-            400,
-            "invalid_grant",
-            70008,
-            "The provided authorization code or refresh token has expired.",
-            None,
-        );
-    }
-    if code.tenant != tenant {
-        return refuse(
-            world,
-            400,
-            "invalid_grant",
-            700_005,
-            "Provided Authorization Code is intended to use against other tenant.",
-            None,
-        );
-    }
-    if code.app_id != app.app_id {
-        return refuse(world, 400, "invalid_grant", 70000, "Provided grant is invalid or malformed.", None);
-    }
-    if code.redirect_uri != field("redirect_uri") {
-        return refuse(
-            world,
-            400,
-            "invalid_client",
-            500_112,
-            "The reply address does not match the reply address provided when requesting Authorization code.",
-            None,
-        );
-    }
-    if let Some(challenge) = &code.challenge {
-        let verifier = field("code_verifier");
-        let actual = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
-        if !(43..=128).contains(&verifier.len()) || actual != *challenge {
-            return refuse(
-                world,
-                400,
-                "invalid_grant",
-                501_481,
-                "The Code_Verifier does not match the code_challenge supplied in the authorization request.",
-                None,
-            );
-        }
+    if let Some(error) = code_error(world, &code, request, tenant, app) {
+        return refuse(world, error);
     }
     if let Some(stored) = world.codes.get_mut(field("code")) {
         stored.used = true;
     }
     check_user(world, tenant, code.user, None)?;
-    tokens_for_user(world, keys, request, tenant, app, code.user, Some(&code))
+    tokens_for_user(world, keys, request, &Grant { tenant, app, user: code.user, code: Some(&code) })
+}
+
+/// Why an authorization code is not redeemed.
+fn code_error(
+    world: &World,
+    code: &crate::model::Code,
+    request: &TokenRequest<'_>,
+    tenant: Uuid,
+    app: &Registration,
+) -> Option<EntraError<'static>> {
+    let field = |name: &str| request.form.get(name).map_or("", String::as_str);
+    if code.used {
+        return Some(EntraError::invalid_grant(
+            54005,
+            "OAuth2 Authorization code was already redeemed, please retry with a new valid code.",
+        ));
+    }
+    if code.expires < world.now() {
+        return Some(EntraError::invalid_grant(
+            70008,
+            "The provided authorization code or refresh token has expired.",
+        ));
+    }
+    if code.tenant != tenant {
+        return Some(EntraError::invalid_grant(
+            700_005,
+            "Provided Authorization Code is intended to use against other tenant.",
+        ));
+    }
+    if code.app_id != app.app_id {
+        return Some(EntraError::invalid_grant(70000, "Provided grant is invalid or malformed."));
+    }
+    if code.redirect_uri != field("redirect_uri") {
+        return Some(EntraError::new(
+            400,
+            "invalid_client",
+            500_112,
+            "The reply address does not match the reply address provided when requesting Authorization code.",
+        ));
+    }
+    if let Some(challenge) = &code.challenge {
+        let verifier = field("code_verifier");
+        let actual = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
+        if !(43..=128).contains(&verifier.len()) || actual != *challenge {
+            return Some(EntraError::invalid_grant(
+                501_481,
+                "The Code_Verifier does not match the code_challenge supplied in the authorization request.",
+            ));
+        }
+    }
+    None
+}
+
+/// For whom tokens are issued.
+struct Grant<'a> {
+    tenant: Uuid,
+    app: &'a Registration,
+    user: Uuid,
+    /// The authorization code that is redeemed; `None` for a refresh token.
+    code: Option<&'a crate::model::Code>,
+}
+
+/// Whom an ID token is about.
+struct Signed<'a> {
+    tenant: Uuid,
+    app_id: Uuid,
+    user: Uuid,
+    upn: &'a str,
+    name: &'a str,
+    guest: bool,
+    roles: &'a [String],
+}
+
+fn id_claims(
+    world: &World,
+    request: &TokenRequest<'_>,
+    about: &Signed<'_>,
+    code: Option<&crate::model::Code>,
+) -> Value {
+    let Signed { tenant, user, upn, name, guest, roles, .. } = *about;
+    let seconds = world.now().as_second();
+    let mut id_claims = json!({"aud": about.app_id, "iss": format!("{}/{tenant}/v2.0", request.login), "iat": seconds, "nbf": seconds, "exp": seconds + 3600,
+        "name": name, "oid": user, "preferred_username": upn, "sub": format!("sub-{user}"), "tid": tenant, "ver": "2.0"});
+    if let Some(nonce) = code.and_then(|c| c.nonce.clone()) {
+        id_claims["nonce"] = json!(nonce);
+    }
+    about_person(world, &mut id_claims, guest, roles);
+    // Signing costs a millisecond; Entra, too, adds an id_token only when `openid` is consented or asked for.
+    match code.map(|c| c.account) {
+        Some(Account::Foreign) => {
+            whose(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff");
+        }
+        Some(Account::Personal) => {
+            whose(&mut id_claims, request.login, "9188040d-6c67-4c5b-b112-36a304b66dad");
+        }
+        Some(Account::Own) | None => {}
+    }
+    id_claims
 }
 
 fn tokens_for_user(
     world: &mut World,
     keys: &Keys,
     request: &TokenRequest<'_>,
-    tenant: Uuid,
-    app: &Registration,
-    user: Uuid,
-    code: Option<&crate::model::Code>,
+    grant: &Grant<'_>,
 ) -> Refused<Reply> {
+    let Grant { tenant, app, user, code } = *grant;
     let asked = request.form.get("scope").filter(|s| !s.is_empty()).cloned();
     let asked = asked.or_else(|| code.map(|c| c.scope.clone())).unwrap_or_default();
     let (resource, wanted, _) = parse_scope(world, &asked, request.graph)?;
@@ -591,11 +588,12 @@ fn tokens_for_user(
     let Some(resource_principal) = directory.principal(resource).map(|p| p.id) else {
         return refuse(
             world,
-            400,
-            "invalid_resource",
-            500_011,
-            "The resource principal was not found in the tenant.",
-            None,
+            EntraError::new(
+                400,
+                "invalid_resource",
+                500_011,
+                "The resource principal was not found in the tenant.",
+            ),
         );
     };
     let granted = directory.granted_scopes(client, resource_principal, user, now);
@@ -609,7 +607,7 @@ fn tokens_for_user(
             "The user or administrator has not consented to use the application with ID '{}' named '{}'. Send an interactive authorization request for this user and resource.",
             app.app_id, app.name
         );
-        return refuse(world, 400, "invalid_grant", 65001, &message, Some("consent_required"));
+        return refuse(world, EntraError::invalid_grant(65001, &message).because("consent_required"));
     }
     let person = directory.user(user).cloned();
     let offered = |v: &String| matches!(v.as_str(), "openid" | "profile" | "email") || v != "offline_access";
@@ -625,27 +623,15 @@ fn tokens_for_user(
     }
     let mut body = json!({"token_type": "Bearer", "scope": scopes.join(" "), "expires_in": lifetime, "ext_expires_in": lifetime,
         "access_token": keys.access_token(&claims), "refresh_token": issue_refresh_token(world, tenant, app.app_id, user)});
-    let mut id_claims = json!({"aud": app.app_id, "iss": format!("{}/{tenant}/v2.0", request.login), "iat": seconds, "nbf": seconds, "exp": seconds + 3600,
-        "name": name, "oid": user, "preferred_username": upn, "sub": format!("sub-{user}"), "tid": tenant, "ver": "2.0"});
-    if let Some(nonce) = code.and_then(|c| c.nonce.clone()) {
-        id_claims["nonce"] = json!(nonce);
-    }
-    about_person(world, &mut id_claims, guest, &roles);
-    // Signing costs a millisecond; Entra, too, adds an id_token only when `openid` is consented or asked for.
-    match code.map(|c| c.account) {
-        Some(Account::Foreign) => {
-            whose(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff");
-        }
-        Some(Account::Personal) => {
-            whose(&mut id_claims, request.login, "9188040d-6c67-4c5b-b112-36a304b66dad");
-        }
-        Some(Account::Own) | None => {}
-    }
+    let about = Signed { tenant, app_id: app.app_id, user, upn: &upn, name: &name, guest, roles: &roles };
+    let id_claims = id_claims(world, request, &about, code);
     if code.is_some() || asked.split_whitespace().any(|s| s == "openid") {
         match id_token(world, keys, id_claims) {
             Ok(Some(token)) => body["id_token"] = json!(token),
             Ok(None) => {}
-            Err(error) => return refuse(world, 500, "server_error", 50000, &error.to_string(), None),
+            Err(error) => {
+                return refuse(world, EntraError::new(500, "server_error", 50000, &error.to_string()));
+            }
         }
     }
     if request.form.contains_key("client_info") {

@@ -83,14 +83,8 @@ impl Reply {
     }
 
     /// An error of the token endpoint, shaped as in Microsoft's reference.
-    pub fn entra_error(
-        world: &World,
-        status: u16,
-        error: &str,
-        aadsts: u32,
-        message: &str,
-        suberror: Option<&str>,
-    ) -> Self {
+    pub fn entra_error(world: &World, error: EntraError<'_>) -> Self {
+        let EntraError { status, error, aadsts, message, suberror } = error;
         let (trace, correlation) = (Uuid::new_v4(), Uuid::new_v4());
         let stamp = world.now().strftime("%Y-%m-%d %H:%M:%SZ").to_string();
         let description = format!(
@@ -102,6 +96,50 @@ impl Reply {
             body["suberror"] = json!(suberror);
         }
         Self::json(status, &body).with("x-ms-request-id", trace.to_string())
+    }
+}
+
+/// An error of the token endpoint (Microsoft, `reference-error-codes.md`).
+#[derive(Debug, Clone, Copy)]
+pub struct EntraError<'a> {
+    status: u16,
+    error: &'a str,
+    aadsts: u32,
+    message: &'a str,
+    suberror: Option<&'a str>,
+}
+
+impl<'a> EntraError<'a> {
+    /// One without suberror.
+    pub const fn new(status: u16, error: &'a str, aadsts: u32, message: &'a str) -> Self {
+        Self { status, error, aadsts, message, suberror: None }
+    }
+
+    /// 400 `invalid_grant`.
+    pub const fn invalid_grant(aadsts: u32, message: &'a str) -> Self {
+        Self::new(400, "invalid_grant", aadsts, message)
+    }
+
+    /// 400 `invalid_request`.
+    pub const fn invalid_request(aadsts: u32, message: &'a str) -> Self {
+        Self::new(400, "invalid_request", aadsts, message)
+    }
+
+    /// 401 `invalid_client`.
+    pub const fn invalid_client(aadsts: u32, message: &'a str) -> Self {
+        Self::new(401, "invalid_client", aadsts, message)
+    }
+
+    /// The same with a suberror.
+    #[must_use]
+    pub const fn because(self, suberror: &'a str) -> Self {
+        Self { suberror: Some(suberror), ..self }
+    }
+
+    /// The same with a suberror, if there is one.
+    #[must_use]
+    pub const fn with_suberror(self, suberror: Option<&'a str>) -> Self {
+        Self { suberror, ..self }
     }
 }
 

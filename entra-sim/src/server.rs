@@ -17,7 +17,7 @@ use crate::graph::{GraphRequest, answer, fault_status};
 use crate::login::{TokenRequest, merge_basic, no_tenant, openid_configuration, token};
 use crate::mailbox::{MailFaults, Mailbox};
 use crate::model::World;
-use crate::reply::{Reply, fields};
+use crate::reply::{EntraError, Reply, fields};
 use crate::tokens::Keys;
 
 /// One request that the login host or Graph received.
@@ -210,11 +210,7 @@ fn login(shared: &Shared, received: &Received) -> Reply {
         }
         "oauth2/v2.0/token" => Reply::entra_error(
             &world,
-            400,
-            "invalid_request",
-            900_561,
-            "The endpoint only accepts POST requests.",
-            None,
+            EntraError::new(400, "invalid_request", 900_561, "The endpoint only accepts POST requests."),
         ),
         "oauth2/v2.0/authorize" if post => authorize_submit(&mut world, tenant, &parameters),
         "oauth2/v2.0/authorize" => authorize_page(&world, tenant, &parameters),
@@ -238,11 +234,12 @@ async fn faulty(
             } else {
                 Reply::entra_error(
                     &shared.world(),
-                    status,
-                    "temporarily_unavailable",
-                    90033,
-                    "A transient error has occurred.",
-                    None,
+                    EntraError::new(
+                        status,
+                        "temporarily_unavailable",
+                        90033,
+                        "A transient error has occurred.",
+                    ),
                 )
             };
             respond(match retry_after {
@@ -281,11 +278,8 @@ async fn faulty(
         }
         FaultKind::Error { status, error, aadsts, suberror } => respond(Reply::entra_error(
             &shared.world(),
-            status,
-            &error,
-            aadsts.unwrap_or(0),
-            "Simulated fault.",
-            suberror.as_deref(),
+            EntraError::new(status, &error, aadsts.unwrap_or(0), "Simulated fault.")
+                .with_suberror(suberror.as_deref()),
         )),
     })
 }
