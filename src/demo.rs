@@ -303,9 +303,6 @@ pub fn configuration(simulator: &Simulator, public_url: &str, probe: &str) -> St
 }
 
 /// Gives every delegated integration the token of its tenant's administrator.
-///
-/// # Errors
-/// The database refuses.
 pub async fn sign_in(simulator: &Simulator, store: &Store) -> anyhow::Result<()> {
     for situation in SITUATIONS.iter().filter(|s| !s.application) {
         let answer = simulator.apply(Action::IssueRefreshToken {

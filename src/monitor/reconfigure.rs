@@ -15,9 +15,6 @@ type Entries = BTreeMap<String, Arc<FleetEntry>>;
 
 impl Evaluator {
     /// Loads and publishes what was saved about the integrations that are still configured.
-    ///
-    /// # Errors
-    /// The database cannot be read or written.
     pub async fn start(
         outputs: Outputs,
         policy: Policy,

@@ -203,9 +203,6 @@ impl Notifier {
     }
 
     /// Sends everything that is due now; answers when the next mail is.
-    ///
-    /// # Errors
-    /// The database refuses.
     pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
         let (_going_on, stop) = watch::channel(false);
         self.drain_while(stop).await
