@@ -5,7 +5,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::certificates::Authority;
-use crate::program::{Daemon, Place};
+use crate::daemon::Daemon;
+use crate::world::{World, eventually, replace, text};
 
 /// alice's password is `open sesame`.
 const ALICE: &str = "$2b$04$n7uUmE/3WGpLHuS4j1en6.YBWqv/r0OJD5DlwPZ2cHVvRRMGeHE.i";
@@ -13,37 +14,25 @@ const ALICE: &str = "$2b$04$n7uUmE/3WGpLHuS4j1en6.YBWqv/r0OJD5DlwPZ2cHVvRRMGeHE.
 /// As a browser sends it for alice.
 const AS_ALICE: &str = "Authorization: Basic YWxpY2U6b3BlbiBzZXNhbWU=";
 
-/// A running program, and where it listens.
+/// A world and the program that runs in it.
 struct Site {
-    place: Place,
-    _daemon: Daemon,
-    address: String,
+    world: World,
+    daemon: Daemon,
 }
 
 impl Site {
     async fn start(flags: &[&str]) -> Self {
-        Self::of(Place::new().await, flags).await
+        Self::of(World::live().await, flags)
     }
 
-    async fn of(place: Place, flags: &[&str]) -> Self {
-        let mut daemon = place.daemon(flags);
-        let address = daemon.url().await.replace("http://", "");
-        daemon.until(&["ready"]).await;
-        Self { place, _daemon: daemon, address }
-    }
-
-    /// Behind a `--web.config.file`.
-    async fn walled(web_config: &str, flags: &[&str]) -> Self {
-        let place = Place::new().await;
-        let file = place.folder.path().join("web.yml");
-        std::fs::write(&file, web_config).expect("written");
-        let flag = format!("--web.config.file={}", file.display());
-        Self::of(place, &[&[flag.as_str()], flags].concat()).await
+    fn of(world: World, flags: &[&str]) -> Self {
+        let daemon = world.daemon(flags);
+        Self { world, daemon }
     }
 
     /// Status and text of an answer to a request with these header lines.
     async fn ask(&self, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
-        ask(TcpStream::connect(&self.address).await.expect("connected"), method, path, headers).await
+        ask(TcpStream::connect(&self.daemon.address).await.expect("connected"), method, path, headers).await
     }
 
     /// Asks as a program on this machine does.
@@ -227,8 +216,8 @@ async fn pages_go_by_names_of_ours_and_monitoring_by_any() {
     // Where the external URL is another machine's, whoever comes from here may be the proxy of anybody.
     let (status, body) = site.locally("POST", LINK, &[]).await;
     assert!(status == 403 && body.contains("--web.enable-anonymous-actions"), "{status}: {body}");
-    let wrong = site.place.command(&["run", "--web.allowed-host=https://status.example.com"]).await;
-    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    let wrong = site.world.command(&["run", "--web.allowed-host=https://status.example.com"]).await;
+    let said = text(&wrong.stderr);
     assert!(wrong.status.code() == Some(2) && said.contains("--web.allowed-host"), "{said}");
 }
 
@@ -286,7 +275,7 @@ async fn a_trusted_proxy_says_for_whom_it_asks() {
     let expected =
         ["anonymous through 127.0.0.1", "anonymous from 198.51.100.8", "anonymous from 198.51.100.7"];
     assert_eq!(site.makers(&[]).await, expected);
-    let wrong = site.place.command(&["run", "--web.trusted-proxy=everybody"]).await;
+    let wrong = site.world.command(&["run", "--web.trusted-proxy=everybody"]).await;
     assert_eq!(wrong.status.code(), Some(2));
 }
 
@@ -303,7 +292,9 @@ async fn a_trusted_proxy_is_not_this_machine() {
 #[tokio::test]
 async fn users_are_asked_for_everything() {
     let users = format!("basic_auth_users: {{alice: '{ALICE}'}}");
-    let site = Site::walled(&users, &["--web.enable-anonymous-actions", "--web.enable-lifecycle"]).await;
+    let world = World::live().await;
+    let users = world.web_config(&users);
+    let site = Site::of(world, &[&users, "--web.enable-anonymous-actions", "--web.enable-lifecycle"]);
     for (path, fine) in CHANGES {
         assert_eq!(site.locally("POST", path, &[]).await.0, 401, "{path} by nobody");
         assert_eq!(site.locally("POST", path, &[AS_ALICE]).await.0, fine, "{path} by alice");
@@ -330,17 +321,15 @@ async fn users_are_asked_for_everything() {
 
 #[tokio::test]
 async fn a_certificate_counts_as_a_user() {
-    let (place, authority) = (Place::new().await, Authority::new("Clients"));
+    let (world, authority) = (World::live().await, Authority::new("Clients"));
     let (server, client) = (authority.pair(&["localhost", "127.0.0.1"]), authority.pair(&["prometheus"]));
-    let write =
-        |name: &str, text: &str| std::fs::write(place.folder.path().join(name), text).expect("written");
+    let write = |name: &str, text: &str| std::fs::write(world.path(name), text).expect("written");
     write("server.crt", &server.certificate);
     write("server.key", &server.key);
     write("ca.pem", &authority.certificate);
     let tls = "cert_file: server.crt, key_file: server.key, client_auth_type: VerifyClientCertIfGiven, client_ca_file: ca.pem";
-    write("web.yml", &format!("tls_server_config: {{{tls}}}\n"));
-    let flag = format!("--web.config.file={}", place.folder.path().join("web.yml").display());
-    let site = Site::of(place, &[&flag]).await;
+    let flag = world.web_config(&format!("tls_server_config: {{{tls}}}\n"));
+    let site = Site::of(world, &[&flag]);
     let root = reqwest::Certificate::from_pem(authority.certificate.as_bytes()).expect("a certificate");
     let identity = reqwest::Identity::from_pem((client.certificate.clone() + &client.key).as_bytes())
         .expect("an identity");
@@ -351,8 +340,9 @@ async fn a_certificate_counts_as_a_user() {
     let (known, unknown) =
         (builder().identity(identity).build().expect("a client"), builder().build().expect("a client"));
     let post = async |client: &reqwest::Client, path: &str| {
-        let request =
-            client.post(format!("https://{}{path}", site.address)).header("x-forwarded-for", "192.0.2.1");
+        let request = client
+            .post(format!("https://{}{path}", site.daemon.address))
+            .header("x-forwarded-for", "192.0.2.1");
         let answer = request.send().await.expect("an answer");
         let status = answer.status().as_u16();
         // Taken whole, so that the connection can be used again.
@@ -362,7 +352,7 @@ async fn a_certificate_counts_as_a_user() {
     for (path, fine) in CHANGES {
         assert_eq!((post(&known, path).await, post(&unknown, path).await), (fine, 403), "{path}");
     }
-    let events = format!("https://{}/api/v1/integrations/northwind/events", site.address);
+    let events = format!("https://{}/api/v1/integrations/northwind/events", site.daemon.address);
     let events = unknown.get(events).send().await.expect("an answer").text().await.expect("text");
     assert!(events.contains("\"detail\":\"certificate "), "{events}");
     // Whoever's authority is not ours any more is nobody, on the connection that is open, too.
@@ -371,21 +361,18 @@ async fn a_certificate_counts_as_a_user() {
         reqwest::Identity::from_pem((client.certificate + &client.key).as_bytes()).expect("an identity");
     let open = open.identity(identity).build().expect("a client");
     assert_eq!(post(&open, LINK).await, 200);
-    crate::certificates::replace(
-        &site.place.folder.path().join("ca.pem"),
-        &Authority::new("Others").certificate,
-    );
+    replace(&site.world.path("ca.pem"), &Authority::new("Others").certificate);
     assert_eq!(post(&open, LINK).await, 403);
 }
 
 /// Who may write to a socket's file is the file system's business.
 #[tokio::test]
 async fn a_socket_with_a_path_is_this_machine() {
-    let place = Place::new().await;
-    let path = place.folder.path().join("consentry.sock");
+    let world = World::live().await;
+    let path = world.path("consentry.sock");
     let flag = format!("--web.listen-address=unix:{}", path.display());
-    let mut daemon = place.daemon(&[&flag]);
-    daemon.until(&["ready"]).await;
+    let _daemon = world.daemon(&[&flag]);
+    eventually("the socket is there", async || UnixStream::connect(&path).await.ok()).await;
     for (headers, status) in [
         (vec!["Host: localhost"], 200),
         (vec!["Host: localhost", "X-Forwarded-For: 192.0.2.1"], 403),

@@ -3,7 +3,8 @@
 use consentry::demo;
 use entra_sim::{Endpoint, Fault, FaultKind, MailFaults, Options};
 
-use crate::harness::{Fleet, MINUTE, header, situation};
+use crate::fleet::Fleet;
+use crate::world::{MINUTE, World, header, situation};
 
 fn fault(endpoint: Endpoint, fault: FaultKind) -> Fault {
     Fault { endpoint, tenant: None, contains: None, times: None, fault }
@@ -151,12 +152,9 @@ async fn a_repeated_mail_is_recognisable() {
 /// One bad address harms nobody else; it is tried slowly, given up, and the operators are told.
 #[tokio::test]
 async fn a_refused_recipient_is_given_up() {
-    let simulator = crate::harness::tenants(Options::default()).await;
-    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
-    let text =
-        text.replace("admins: [it@contoso.example]", "admins: [it@contoso.example, gone@contoso.example]");
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    let mut world = World::demo().await;
+    world.set("integrations.contoso.admins", "[it@contoso.example, gone@contoso.example]");
+    let fleet = world.fleet().await;
     fleet
         .simulator
         .mailbox()
@@ -186,20 +184,16 @@ async fn every_way_to_reach_a_mail_server() {
     {
         let login = credentials.then(|| ("consentry".to_owned(), "geheim".to_owned()));
         let options = Options { smtp_implicit_tls: implicit, smtp_credentials: login, ..Options::default() };
-        let simulator = crate::harness::tenants(options).await;
-        let folder = tempfile::tempdir().expect("a folder");
-        let ca = folder.path().join("ca.pem");
-        std::fs::write(&ca, simulator.ca_pem()).expect("written");
-        let login = if credentials { ", username: consentry, password: geheim" } else { "" };
-        let smtp = format!(
-            "smtp: {{host: localhost, port: {}, tls: {tls}, tls_config: {{ca_file: {}}}{login}}}",
-            simulator.smtp.port(),
-            ca.display()
-        );
-        let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
-        let old = format!("smtp: {{host: 127.0.0.1, port: {}, tls: none}}", simulator.smtp.port());
-        let fleet = Fleet::with(simulator, &text.replace(&old, &smtp)).await;
-        demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+        let mut world = World::demo_with(options).await;
+        std::fs::write(world.path("ca.pem"), world.simulator.ca_pem()).expect("written");
+        world
+            .set("email.smtp.host", "localhost")
+            .set("email.smtp.tls", tls)
+            .add("email.smtp.tls_config", "{ca_file: ca.pem}");
+        if credentials {
+            world.add("email.smtp.username", "consentry").add("email.smtp.password", "geheim");
+        }
+        let fleet = world.fleet().await;
         fleet.act((situation("contoso").breaks)("contoso.example"));
         fleet.pass(12 * MINUTE).await;
         let mails = fleet.simulator.mailbox().all();
@@ -214,11 +208,9 @@ async fn every_way_to_reach_a_mail_server() {
 /// STARTTLS is never given up for plain text, and an unknown certificate is refused.
 #[tokio::test]
 async fn no_mail_without_the_protection_that_was_asked_for() {
-    let simulator = crate::harness::tenants(Options::default()).await;
-    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL)
-        .replace("tls: none", "tls: starttls");
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    let mut world = World::demo().await;
+    world.set("email.smtp.tls", "starttls");
+    let fleet = world.fleet().await;
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
     assert_eq!(fleet.told(), Vec::<String>::new());
@@ -262,13 +254,11 @@ async fn a_standing_reason_survives_transient_faults() {
 /// A token that somebody else keeps and that cannot be read is our trouble, not the admin's.
 #[tokio::test]
 async fn an_unreadable_token_file_invites_nobody() {
-    let simulator = crate::harness::tenants(Options::default()).await;
     let files = tempfile::tempdir().expect("a folder");
     let file = files.path().join("gone").join("token");
-    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL)
-        .replace("{name: contoso,", &format!("{{refresh_token_file: {}, name: contoso,", file.display()));
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    let mut world = World::demo().await;
+    world.add("integrations.contoso.refresh_token_file", &file.display().to_string());
+    let fleet = world.fleet().await;
     fleet.pass(20 * MINUTE).await;
     assert!(
         fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"),
@@ -285,11 +275,9 @@ async fn an_unreadable_token_file_invites_nobody() {
 /// Without admins the operators get the link, and hear of another reason, too.
 #[tokio::test]
 async fn without_admins_the_operators_get_the_link() {
-    let simulator = crate::harness::tenants(Options::default()).await;
-    let text = demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL)
-        .replace("admins: [it@contoso.example], ", "");
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    let mut world = World::demo().await;
+    world.remove("integrations.contoso.admins");
+    let fleet = world.fleet().await;
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
     assert!(fleet.mails()[0].1.text.contains("https://c.example.com/reauth/contoso?token="));
@@ -309,17 +297,12 @@ async fn a_cause_without_sufferers_swallows_no_alert() {
     fleet.act(vec![entra_sim::Action::ExpireSecrets { app: demo::APPLICATION_APP }]);
     fleet.pass(12 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator"]);
-    let Fleet { simulator, folder, config, clock, daemon } = fleet;
-    drop(daemon);
-    let renamed = std::fs::read_to_string(folder.path().join("consentry.yml")).expect("readable");
-    let renamed =
-        renamed.replace("{name: fabrikam,", "{name: fabrikam2,").replace("{name: adatum,", "{name: adatum2,");
-    drop(config);
-    let config = crate::harness::load(&folder, &renamed);
-    let daemon = consentry::app::Daemon::wire(&config, clock.clone(), consentry::app::Front::default())
-        .await
-        .expect("a daemon");
-    let fleet = Fleet { simulator, folder, config, clock, daemon };
+    let fleet = fleet
+        .restart_with(|configuration| {
+            configuration.set("integrations.fabrikam.name", "fabrikam2");
+            configuration.set("integrations.adatum.name", "adatum2");
+        })
+        .await;
     fleet.pass(12 * MINUTE).await;
     assert_eq!(
         fleet.kinds("operators@demo.example"),

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::harness::{MINUTE, situation};
 use crate::visitor::{Site, Visitor};
+use crate::world::{MINUTE, World, situation};
 
 async fn json(visitor: &mut Visitor, url: &str) -> Value {
     let page = visitor.get(url).await;
@@ -142,10 +142,9 @@ async fn the_openapi_document_is_in_step() {
 /// `/probe?target=NAME` in the running program: probes now, unless it has just been done, and answers with this integration alone.
 #[tokio::test]
 async fn prometheus_may_drive() {
-    let place = crate::program::Place::new().await;
-    let mut daemon = place.daemon(&[]);
-    let url = daemon.url().await;
-    daemon.until(&["ready"]).await;
+    let world = World::live().await;
+    let daemon = world.daemon(&[]);
+    let url = &daemon.url;
     let mut visitor = Visitor::new();
     for (query, status) in [("", 400), ("?target=", 400), ("?target=nobody", 404)] {
         assert_eq!(visitor.get(&format!("{url}/probe{query}")).await.status, status, "{query}");

@@ -1,22 +1,18 @@
 //! The way of an admin in a real browser: Chromium on a phone, driven by WebDriver. From the mail to green, and every refusal.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use entra_sim::Action;
 use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::harness::situation;
-use crate::program::{Daemon, Place, mails};
+use crate::daemon::{Daemon, up};
+use crate::world::{PATIENCE, World, eventually, free_address, replace};
 
 /// What checks pages for people who cannot see or point well (axe-core, MPL-2.0).
 const AXE: &str = include_str!("../fixtures/axe-core/axe.min.js");
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Browser {
     client: Client,
@@ -29,22 +25,22 @@ impl Browser {
         if !crate::tools::available("chromedriver") || !crate::tools::available("chromium") {
             return None;
         }
-        let mut driver = Command::new("chromedriver")
-            .args(["--port=0"])
+        let address = free_address();
+        let (_, port) = address.rsplit_once(':').expect("a port");
+        let driver = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
             // Far from UTC, so that a time in the reader's zone can be told from one that is not.
             .env("TZ", "Asia/Kathmandu")
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .expect("chromedriver");
-        let mut lines = BufReader::new(driver.stdout.take().expect("stdout")).lines();
-        let port = loop {
-            let line = lines.next_line().await.expect("output").expect("a port");
-            if let Some(port) = line.split("started successfully on port ").nth(1) {
-                break port.trim_end_matches('.').to_owned();
-            }
-        };
+        eventually("chromedriver is ready", async || {
+            let answer = reqwest::get(format!("http://{address}/status")).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
         let arguments = [
             "--headless=new",
             "--no-sandbox",
@@ -64,7 +60,7 @@ impl Browser {
         let connector = hyper_util::client::legacy::connect::HttpConnector::new();
         let client = ClientBuilder::new(connector)
             .capabilities(capabilities.into_iter().collect())
-            .connect(&format!("http://127.0.0.1:{port}"))
+            .connect(&format!("http://{address}"))
             .await
             .expect("a session");
         Some(Self { client, _driver: driver })
@@ -150,32 +146,22 @@ impl Browser {
 }
 
 /// A daemon whose links lead to itself.
-async fn site() -> (Place, Daemon, String) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .expect("a socket")
-        .local_addr()
-        .expect("an address")
-        .port();
-    let url = format!("http://127.0.0.1:{port}");
-    let place = Place::at(&url).await;
-    let mut daemon =
-        place.daemon(&[&format!("--web.listen-address=127.0.0.1:{port}"), "--web.enable-lifecycle"]);
-    daemon.until(&["ready"]).await;
-    (place, daemon, url)
+async fn site() -> (World, Daemon) {
+    let world = World::live_and_reachable().await;
+    let daemon = world.daemon(&["--web.enable-lifecycle"]);
+    daemon.ready().await;
+    (world, daemon)
 }
 
-async fn break_it(place: &Place, daemon: &mut Daemon, integration: &str) {
-    let situation = situation(integration);
-    (situation.breaks)(&situation.tenant())
-        .into_iter()
-        .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
-    daemon.until(&["integration is broken", &format!("integration={integration}")]).await;
+async fn break_it(world: &World, daemon: &Daemon, integration: &str) {
+    world.breaks(integration);
+    daemon.becomes(integration, "broken").await;
 }
 
 /// Opens the newest mail in the mailbox and presses its button.
-async fn follow_the_mail(browser: &Browser, place: &Place, count: usize) {
-    mails(place, count).await;
-    let address = format!("{}/mail/{}", place.simulator.url(), count - 1);
+async fn follow_the_mail(browser: &Browser, world: &World, count: usize) {
+    world.mails(count).await;
+    let address = format!("{}/mail/{}", world.simulator.url(), count - 1);
     browser.client.goto(&format!("{address}/html")).await.expect("the mail");
     browser.inspect(&format!("mail-{count}")).await;
     browser.client.goto(&address).await.expect("the mailbox");
@@ -196,21 +182,20 @@ async fn follow_the_mail(browser: &Browser, place: &Place, count: usize) {
 #[tokio::test]
 async fn from_the_mail_to_green_on_a_phone() {
     let Some(browser) = Browser::start("light").await else { return };
-    let (place, mut daemon, url) = site().await;
+    let (world, daemon) = site().await;
     for (step, integration) in ["proseware", "contoso", "litware", "adatum"].into_iter().enumerate() {
-        break_it(&place, &mut daemon, integration).await;
+        break_it(&world, &daemon, integration).await;
         // Each time an alert, the operators' mail about the sign-in, and the mail about the end.
-        follow_the_mail(&browser, &place, 3 * step + 1).await;
+        follow_the_mail(&browser, &world, 3 * step + 1).await;
         browser.inspect(&format!("landing-{integration}")).await;
         browser.press_by_keyboard().await;
         browser.click("#accept").await;
         browser.until_heading("works again").await;
         browser.inspect(&format!("green-{integration}")).await;
-        daemon.until(&["integration works again", &format!("integration={integration}")]).await;
-        mails(&place, 3 * step + 3).await;
-        let metrics =
-            reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
-        assert!(metrics.contains(&format!("consentry_integration_up{{integration=\"{integration}\"}} 1\n")));
+        daemon.becomes(integration, "healthy").await;
+        world.mails(3 * step + 3).await;
+        let metrics = daemon.metrics().await;
+        assert!(metrics.contains(&format!("{} 1\n", up(integration))));
         assert!(
             metrics
                 .contains(&format!("consentry_reauthentications_total{{result=\"success\"}} {}\n", step + 1))
@@ -223,11 +208,11 @@ async fn from_the_mail_to_green_on_a_phone() {
 #[tokio::test]
 async fn every_refusal_in_the_browser() {
     let Some(browser) = Browser::start("dark").await else { return };
-    let (place, mut daemon, url) = site().await;
-    break_it(&place, &mut daemon, "proseware").await;
+    let (world, daemon) = site().await;
+    break_it(&world, &daemon, "proseware").await;
     let tenant = "proseware.example".to_owned();
-    place.simulator.apply(Action::RevokeConsent { tenant, app: consentry::demo::APP }).expect("revoked");
-    follow_the_mail(&browser, &place, 1).await;
+    world.simulator.apply(Action::RevokeConsent { tenant, app: consentry::demo::APP }).expect("revoked");
+    follow_the_mail(&browser, &world, 1).await;
     let link = browser.client.current_url().await.expect("a URL").to_string();
     for (name, before, decision, words) in [
         ("declined", None, "#cancel", "The permissions were not accepted"),
@@ -262,7 +247,7 @@ async fn every_refusal_in_the_browser() {
         delegated,
         application: Vec::new(),
     };
-    place.simulator.apply(consent).expect("consented");
+    world.simulator.apply(consent).expect("consented");
     for (name, before, words) in [
         ("wrong-tenant", "#foreign", "That was another organization"),
         ("personal-account", "#personal", "That was a personal Microsoft account"),
@@ -272,14 +257,13 @@ async fn every_refusal_in_the_browser() {
     }
     for (name, address, words) in [
         ("forged-link", format!("{link}x"), "This link is not valid"),
-        ("no-sign-in", format!("{url}/reauth/callback?state=x&code=y"), "No sign-in is under way"),
+        ("no-sign-in", format!("{}/reauth/callback?state=x&code=y", daemon.url), "No sign-in is under way"),
     ] {
         browser.client.goto(&address).await.expect("a page");
         assert!(browser.heading().await.contains(words), "{name}");
         browser.inspect(name).await;
     }
-    let metrics =
-        reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+    let metrics = daemon.metrics().await;
     for (result, count) in [("denied", 2), ("incomplete", 1), ("wrong_tenant", 2), ("success", 0)] {
         assert!(
             metrics.contains(&format!("consentry_reauthentications_total{{result=\"{result}\"}} {count}\n")),
@@ -313,9 +297,9 @@ async fn refused(browser: &Browser, name: &str, before: Option<&str>, decision: 
 async fn the_status_pages_in_the_browser() {
     for scheme in ["light", "dark"] {
         let Some(browser) = Browser::start(scheme).await else { return };
-        let (place, mut daemon, url) = site().await;
-        break_it(&place, &mut daemon, "litware").await;
-        browser.client.goto(&url).await.expect("the status page");
+        let (world, daemon) = site().await;
+        break_it(&world, &daemon, "litware").await;
+        browser.client.goto(&daemon.url).await.expect("the status page");
         assert!(
             browser.heading().await.contains("1 of 10 integrations broken"),
             "{}",
@@ -338,7 +322,7 @@ async fn the_status_pages_in_the_browser() {
         browser.until_heading("A fresh link").await;
         browser.inspect(&format!("link-{scheme}")).await;
         // Search and filter without a script's help.
-        browser.client.goto(&format!("{url}/?q=northwind")).await.expect("the status page");
+        browser.client.goto(&format!("{}/?q=northwind", daemon.url)).await.expect("the status page");
         assert!(browser.text().await.contains("1–1 of 1"));
         let title = browser
             .client
@@ -350,10 +334,9 @@ async fn the_status_pages_in_the_browser() {
             "the exact time, in the reader's zone: {title}"
         );
         // A configuration that was not taken over is told on the page.
-        std::fs::write(place.file(), "a_key_that_nobody_knows: 1\n").expect("written");
-        let refused = reqwest::Client::new().post(format!("{url}/-/reload")).send().await.expect("an answer");
-        assert_eq!(refused.status(), 500);
-        browser.client.goto(&url).await.expect("the status page");
+        replace(&world.file(), "a_key_that_nobody_knows: 1\n");
+        assert_eq!(daemon.reload().await.0, 500);
+        browser.client.goto(&daemon.url).await.expect("the status page");
         assert!(browser.text().await.contains("a_key_that_nobody_knows"), "{}", browser.text().await);
         browser.inspect(&format!("trouble-{scheme}")).await;
         browser.end().await;

@@ -10,8 +10,9 @@ use consentry::fleet::FleetEntry;
 use serde_json::Value;
 use serde_yaml::from_str;
 
-use crate::harness::{Fleet, MINUTE, situation};
+use crate::fleet::Fleet;
 use crate::tools::available;
+use crate::world::{MINUTE, situation};
 
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()

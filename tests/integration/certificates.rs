@@ -1,7 +1,5 @@
 //! Certificates for tests: an authority of its own, and whom it vouches for.
 
-use std::path::Path;
-
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// A certificate and its private key, PEM.
@@ -45,11 +43,4 @@ pub fn self_signed(name: &str) -> Pair {
     // As `openssl req -x509` makes them.
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     Pair { certificate: params.self_signed(&key).expect("a certificate").pem(), key: key.serialize_pem() }
-}
-
-/// Writes as careful programs do: beside it, then over it.
-pub fn replace(path: &Path, text: &str) {
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, text).expect("written");
-    std::fs::rename(beside, path).expect("renamed");
 }

@@ -69,19 +69,15 @@ fn shipped_configurations_are_valid() {
             )
             .expect("written");
         }
-        std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
+        std::fs::write(
+            folder.path().join("corporate-ca.pem"),
+            crate::certificates::Authority::new("Corporate").certificate,
+        )
+        .expect("written");
         let loaded =
             read(&folder.path().join(name)).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
         assert_eq!(loaded.config.probe.interval, Duration::from_secs(300), "the example shows the defaults");
     }
-}
-
-/// Any certificate will do.
-fn rcgen_ca() -> String {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let simulator =
-        runtime.block_on(entra_sim::Simulator::start(entra_sim::Options::default())).expect("a simulator");
-    simulator.ca_pem().to_owned()
 }
 
 #[test]
@@ -152,7 +148,11 @@ fn the_effective_configuration_is_complete() {
         )
         .expect("written");
     }
-    std::fs::write(folder.path().join("corporate-ca.pem"), rcgen_ca()).expect("written");
+    std::fs::write(
+        folder.path().join("corporate-ca.pem"),
+        crate::certificates::Authority::new("Corporate").certificate,
+    )
+    .expect("written");
     let first = read(&folder.path().join("one.yml")).expect("valid").config;
     let shown = consentry::config::effective(&first);
     assert!(

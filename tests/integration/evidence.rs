@@ -1,17 +1,11 @@
 //! What counts as evidence: answers that Entra and Graph have not written, that contradict each other, or that are written in another way than
-//! documented; lists of groups with many pages; credentials that cannot be read; and what never goes through a proxy.
+//! documented.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use consentry::demo::APP;
+use entra_sim::{Action, Endpoint, Fault, FaultKind};
 
-use consentry::demo::{self, APP, APPLICATION_APP};
-use consentry::domain::{Cloud, GroupPolicy, GroupRef, Groups, Reason};
-use consentry::entra::{Client, ClientOptions, Endpoint as Upstream, Entra, HttpClient};
-use consentry::secret::{ClientCredential, Secret, SecretSource};
-use entra_sim::{Action, Endpoint, Fault, FaultKind, Options, Simulator};
-use uuid::Uuid;
-
-use crate::harness::{Fleet, MINUTE, USUAL, situation, tenants};
+use crate::fleet::Fleet;
+use crate::world::{MINUTE, situation};
 
 const PAGE: &str = "<!doctype html><title>Blocked</title><p>This site is blocked by your organization.</p>";
 
@@ -26,7 +20,7 @@ fn answer(status: u16, content_type: &str, body: &str) -> FaultKind {
 }
 
 /// Graph's own error.
-fn error(status: u16, code: &str) -> FaultKind {
+pub fn error(status: u16, code: &str) -> FaultKind {
     FaultKind::Error { status, error: code.to_owned(), aadsts: None, suberror: None }
 }
 
@@ -42,12 +36,12 @@ fn befalls(fleet: &Fleet, name: &str, endpoint: Endpoint, contains: &str, fault:
     fleet.simulator.fault(Fault { endpoint, tenant: Some(tenant), contains, times: None, fault });
 }
 
-fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+pub fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     expected.iter().map(|(check, reason)| ((*check).to_owned(), (*reason).to_owned())).collect()
 }
 
 /// Back to what is usual, and probed as good.
-async fn recovered(fleet: &Fleet, names: &[&str], sentence: &str) {
+pub async fn recovered(fleet: &Fleet, names: &[&str], sentence: &str) {
     fleet.simulator.clear_faults();
     fleet.pass(15 * MINUTE).await;
     for name in names {
@@ -352,334 +346,6 @@ async fn numbers_known_and_unknown() {
             let found = reasons.contains(&("group_access".to_owned(), (*expected).to_owned()));
             assert!(found, "AADSTS{aadsts} {suberror:?}: {reasons:?}");
         }
-    }
-}
-
-/// The demo's tenant of an application with access of its own, asked directly.
-struct Asked {
-    simulator: Simulator,
-    entra: Entra,
-    token: Secret,
-}
-
-const TENANT: &str = "adatum.example";
-
-impl Asked {
-    async fn new() -> Self {
-        let simulator = tenants(Options::default()).await;
-        simulator.apply(Action::FreezeClock { at: None }).expect("a clock that runs");
-        let url = simulator.url();
-        let observer = Arc::new(|_: Upstream, _: &str, _: Duration| {});
-        let door = HttpClient::new(&ClientOptions::default(), observer).expect("clients");
-        let entra = Entra::new(door, Cloud { login_url: url.clone(), graph_url: url }, Arc::default());
-        let credential = ClientCredential::Secret(SecretSource::Inline(Secret::new("demo-secret")));
-        let client_id = APPLICATION_APP.to_string();
-        let client = Client {
-            tenant: TENANT,
-            client_id: &client_id,
-            credential: &credential,
-            now_seconds: 0,
-            deadline: deadline(),
-        };
-        let granted = entra.client_credentials(client, &entra.graph_scope()).await.expect("a token");
-        Self { simulator, entra, token: granted.access_token }
-    }
-
-    fn group(&self, id: u128, name: &str) -> String {
-        let id = Uuid::from_u128(id);
-        self.simulator
-            .apply(Action::AddGroup { tenant: TENANT.to_owned(), name: name.to_owned(), id: Some(id) })
-            .expect("a group");
-        id.to_string()
-    }
-
-    fn pages_of(&self, size: usize) {
-        self.simulator
-            .apply(Action::LimitPages { tenant: TENANT.to_owned(), size: Some(size) })
-            .expect("a limit");
-    }
-
-    fn graph_fault(&self, contains: &str, fault: FaultKind) {
-        self.simulator.fault(Fault {
-            endpoint: Endpoint::Graph,
-            tenant: None,
-            contains: Some(contains.to_owned()),
-            times: None,
-            fault,
-        });
-    }
-
-    async fn groups(&self, minimum: u32, required: Vec<GroupRef>) -> Result<Groups, Reason> {
-        let policy = GroupPolicy { minimum, required };
-        self.entra.groups(self.token.expose(), &policy, deadline()).await.map_err(|fault| fault.reason)
-    }
-}
-
-fn deadline() -> Instant {
-    Instant::now() + Duration::from_secs(30)
-}
-
-fn ids(groups: &Groups) -> Vec<Vec<String>> {
-    let sorted = |ids: &Vec<String>| {
-        let mut ids = ids.clone();
-        ids.sort();
-        ids
-    };
-    groups.required.iter().map(|g| sorted(&g.ids)).collect()
-}
-
-/// The same groups are found whatever the pages: by id, by name, two of one name, and more of them than fit into a batch.
-#[tokio::test]
-async fn groups_are_found_on_whatever_page_they_stand() {
-    let asked = Asked::new().await;
-    let first = asked.group(1, "Door access - Lab");
-    let named_like_an_id = asked.group(2, "00000000-0000-0000-0000-000000000001");
-    let many: Vec<String> = (100..125).map(|n| asked.group(n, &format!("Team {n}"))).collect();
-    let second = asked.group(3, "door ACCESS - lab");
-    let mut required = vec![
-        GroupRef::Name("Door access - Lab".to_owned()),
-        GroupRef::Id(first.to_uppercase()),
-        GroupRef::Id(second.clone()),
-        GroupRef::Id(Uuid::from_u128(999).to_string()),
-        GroupRef::Name("Nobody".to_owned()),
-        GroupRef::Name("00000000-0000-0000-0000-000000000001".to_owned()),
-    ];
-    let mut expected = vec![
-        vec![first.clone(), second.clone()],
-        vec![first],
-        vec![second],
-        vec![],
-        vec![],
-        vec![named_like_an_id],
-    ];
-    for (index, id) in many.into_iter().enumerate() {
-        required.push(GroupRef::Name(format!("Team {}", 100 + index)));
-        expected.push(vec![id]);
-    }
-    for size in [999, 31, 30, 10, 4, 2] {
-        asked.pages_of(size);
-        let groups = asked.groups(1, required.clone()).await.expect("groups");
-        assert_eq!(ids(&groups), expected, "pages of {size}");
-        assert_eq!(groups.visible, 31, "pages of {size}");
-    }
-}
-
-/// A list that cannot be followed to its end is no fault where all that is required was seen.
-#[tokio::test]
-async fn lists_without_an_end_answer_with_what_was_seen() {
-    let asked = Asked::new().await;
-    let hq = || vec![GroupRef::Name("Door access - HQ".to_owned())];
-    (100..140).for_each(|n| drop(asked.group(n, &format!("Team {n}"))));
-    asked.pages_of(1);
-    let groups = asked.groups(1, hq()).await.expect("groups");
-    assert!(groups.required[0].visible() && groups.visible >= 20, "many small pages: {groups:?}");
-    assert_eq!(asked.groups(43, hq()).await, Err(Reason::InvalidResponse), "too few of them were seen");
-    let next = format!("{}/v1.0/groups?$skiptoken=SIM1", asked.simulator.url());
-    let page = |groups: &str| FaultKind::Body {
-        text: format!("{{\"value\":[{groups}],\"@odata.nextLink\":\"{next}\"}}"),
-    };
-    asked.graph_fault(
-        "/groups?",
-        page("{\"id\":\"a\",\"displayName\":\"x\"},{\"id\":\"b\",\"displayName\":\"y\"}"),
-    );
-    let groups = asked.groups(2, hq()).await.expect("groups");
-    assert_eq!(
-        (groups.visible >= 2, groups.required[0].visible()),
-        (true, true),
-        "a page that leads to itself"
-    );
-    assert_eq!(
-        asked.groups(1000, hq()).await,
-        Err(Reason::InvalidResponse),
-        "and does not show what is required"
-    );
-    assert!(
-        asked
-            .groups(2, vec![GroupRef::Name("Nobody".to_owned())])
-            .await
-            .is_ok_and(|g| !g.required[0].visible()),
-        "a look-up settles it"
-    );
-    asked.simulator.clear_faults();
-    asked.graph_fault("skiptoken", FaultKind::Status { status: 503, retry_after: None });
-    assert_eq!(
-        asked.groups(3, Vec::new()).await,
-        Err(Reason::UpstreamUnavailable),
-        "a page that fails is not the end of the list"
-    );
-}
-
-/// A required group whose look-up fails is not called missing.
-#[tokio::test]
-async fn a_look_up_that_fails_is_no_missing_group() {
-    let asked = Asked::new().await;
-    let lab = asked.group(7, "Door access - Lab");
-    asked.pages_of(2);
-    let by_id = || vec![GroupRef::Id(lab.clone())];
-    for (sentence, kind, expected) in [
-        (
-            "Graph's own 404, while a later page shows the group",
-            error(404, "Request_ResourceNotFound"),
-            Ok(true),
-        ),
-        ("another 404", error(404, "UnknownError"), Err(Reason::Unclassified)),
-        ("a page with 404", FaultKind::Html { status: 404 }, Err(Reason::InvalidResponse)),
-        ("a page with 403", FaultKind::Html { status: 403 }, Err(Reason::InvalidResponse)),
-        (
-            "throttled",
-            FaultKind::Status { status: 429, retry_after: Some("7".to_owned()) },
-            Err(Reason::Throttled),
-        ),
-        ("the dependency was throttled", error(424, "TooManyRequests"), Err(Reason::Throttled)),
-        (
-            "another group",
-            FaultKind::Body { text: "{\"id\":\"x\",\"displayName\":\"y\"}".to_owned() },
-            Err(Reason::InvalidResponse),
-        ),
-    ] {
-        let contains = Some(format!("/groups/{lab}"));
-        asked.simulator.fault(Fault {
-            endpoint: Endpoint::BatchItem,
-            tenant: None,
-            contains,
-            times: None,
-            fault: kind,
-        });
-        let seen = asked.groups(1, by_id()).await.map(|groups| groups.required[0].visible());
-        assert_eq!(seen, expected, "{sentence}");
-        asked.simulator.clear_faults();
-    }
-    assert_eq!(asked.groups(1, by_id()).await.map(|groups| ids(&groups)), Ok(vec![vec![lab.clone()]]));
-}
-
-/// Files of ours that cannot be read: Entra was not asked, and no admin is mailed.
-#[tokio::test]
-async fn credentials_that_cannot_be_read_are_ours() {
-    let simulator = tenants(Options::default()).await;
-    let files = tempfile::tempdir().expect("a folder");
-    let (secret, token) = (files.path().join("secret"), files.path().join("token"));
-    std::fs::write(&secret, "demo-secret\n").expect("written");
-    let answer = simulator.apply(Action::IssueRefreshToken {
-        tenant: "northwind.example".to_owned(),
-        app: APP,
-        user: None,
-    });
-    let good = answer.expect("a token")["refresh_token"].as_str().expect("a token").to_owned();
-    std::fs::write(&token, &good).expect("written");
-    let own = "    credential: {client_secret: demo-secret}\n    required_permissions: [{resource: microsoft_graph, delegated:";
-    let kept = "app: sequr, tenant_id: northwind.example,";
-    let text = demo::configuration(&simulator, "https://c.example.com", USUAL);
-    assert!(text.contains(own) && text.contains(kept));
-    let text = text
-        .replace(
-            own,
-            &own.replace("client_secret: demo-secret", &format!("client_secret_file: {}", secret.display())),
-        )
-        .replace(kept, &format!("{kept} refresh_token_file: {},", token.display()));
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
-    fleet.pass(6 * MINUTE).await;
-    assert_eq!((fleet.up("northwind").as_deref(), fleet.up("contoso").as_deref()), (Some("1"), Some("1")));
-
-    std::fs::write(&secret, "\n").expect("written");
-    fleet.simulator.take_requests();
-    fleet.pass(12 * MINUTE).await;
-    let all = pairs(&[
-        ("consent", "credential_unreadable"),
-        ("enterprise_app", "credential_unreadable"),
-        ("group_access", "credential_unreadable"),
-    ]);
-    let mut reasons = fleet.reasons("contoso");
-    reasons.sort();
-    assert_eq!((fleet.up("contoso").as_deref(), reasons), (Some("1"), all));
-    let asked =
-        fleet.simulator.take_requests().iter().filter(|r| r.target.starts_with("/contoso.example/")).count();
-    assert_eq!(asked, 0, "Entra was not asked");
-    std::fs::remove_file(&secret).expect("removed");
-    fleet.pass(12 * MINUTE).await;
-    assert!(
-        fleet.reasons("contoso").iter().all(|(_, r)| r == "credential_unreadable"),
-        "{:?}",
-        fleet.reasons("contoso")
-    );
-    std::fs::write(&secret, "demo-secret\n").expect("written");
-    recovered(&fleet, &["contoso", "northwind"], "the secret is back").await;
-
-    std::fs::write(&token, "").expect("written");
-    fleet.pass(6 * MINUTE).await;
-    assert!(
-        fleet.reasons("northwind").contains(&("group_access".to_owned(), "credential_unreadable".to_owned())),
-        "an empty token file"
-    );
-    std::fs::remove_file(&token).expect("removed");
-    std::fs::create_dir(&token).expect("a folder in its place");
-    fleet.pass(6 * MINUTE).await;
-    assert!(
-        fleet.reasons("northwind").contains(&("group_access".to_owned(), "credential_unreadable".to_owned())),
-        "a folder"
-    );
-    std::fs::remove_dir(&token).expect("removed");
-    std::fs::write(&token, &good).expect("written");
-    recovered(&fleet, &["northwind"], "the token is back").await;
-    let to_admins: Vec<String> = fleet.told().into_iter().filter(|mail| mail.contains("to it@")).collect();
-    assert_eq!(to_admins, Vec::<String>::new());
-}
-
-/// A row that another key has encrypted says so, and says nothing of Entra.
-#[tokio::test]
-async fn a_stored_token_that_does_not_decrypt_is_ours() {
-    let fleet = Fleet::start().await;
-    fleet.pass(6 * MINUTE).await;
-    let database =
-        rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
-    database.busy_timeout(Duration::from_secs(5)).expect("patience");
-    let changed = database
-        .execute("UPDATE tokens SET current = x'00' WHERE integration = 'northwind'", [])
-        .expect("changed");
-    assert_eq!(changed, 1);
-    fleet.pass(12 * MINUTE).await;
-    assert!(
-        fleet.reasons("northwind").contains(&("group_access".to_owned(), "credential_unreadable".to_owned())),
-        "{:?}",
-        fleet.reasons("northwind")
-    );
-    assert_eq!(fleet.kinds("it@northwind.example"), Vec::<String>::new());
-}
-
-/// Plain http is for loopback because nobody else reads it there. A proxy would.
-#[tokio::test]
-async fn loopback_never_goes_through_a_configured_proxy() {
-    let simulator = tenants(Options::default()).await;
-    let closed =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address");
-    let mut text = demo::configuration(&simulator, "https://c.example.com", USUAL);
-    text = text.replace(&simulator.url(), &format!("http://localhost:{}", simulator.http.port()));
-    text.push_str(&format!("upstream: {{proxy_url: \"http://{closed}\"}}\n"));
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
-    fleet.pass(6 * MINUTE).await;
-    for name in ["northwind", "fabrikam", "litware"] {
-        assert_eq!((fleet.up(name).as_deref(), fleet.reasons(name)), (Some("1"), vec![]), "{name}");
-    }
-}
-
-#[tokio::test]
-async fn loopback_never_goes_through_the_proxy_of_the_environment() {
-    let place = crate::program::Place::new().await;
-    let file = place.file();
-    let url = place.simulator.url();
-    let text = std::fs::read_to_string(&file).expect("readable");
-    let names = [url.clone(), format!("http://localhost:{}", place.simulator.http.port())];
-    for name in names {
-        std::fs::write(&file, text.replace(&url, &name)).expect("written");
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_consentry"));
-        command.args(["probe", "northwind", &format!("--config.file={}", file.display())]);
-        for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-            command.env(variable, "http://127.0.0.1:9");
-        }
-        command.env_remove("NO_PROXY").env_remove("no_proxy");
-        let output = command.output().await.expect("ended");
-        assert_eq!(output.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&output.stdout));
     }
 }
 

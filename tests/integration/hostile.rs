@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use consentry::demo;
-use entra_sim::{Action, Endpoint, Fault, FaultKind, Options};
+use entra_sim::{Action, Endpoint, Fault, FaultKind};
 
-use crate::harness::{Fleet, MINUTE, USUAL, tenants};
+use crate::fleet::Fleet;
+use crate::world::{MINUTE, World};
 
 /// One tenant's nonsense is `invalid_response` there, within time and memory, and nothing anywhere else.
 #[tokio::test]
@@ -61,10 +62,9 @@ async fn nonsense_from_upstream_stays_with_its_tenant() {
 
 #[tokio::test]
 async fn a_silent_upstream_ends_with_the_probe() {
-    let simulator = tenants(Options::default()).await;
-    let text = demo::configuration(&simulator, "https://c.example.com", "  interval: 5m\n  timeout: 300ms\n");
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    let mut world = World::demo().await;
+    world.add("probe.timeout", "300ms");
+    let fleet = world.fleet().await;
     fleet.pass(6 * MINUTE).await;
     fleet.simulator.fault(Fault {
         endpoint: Endpoint::Any,
@@ -108,26 +108,19 @@ async fn retry_after_is_obeyed() {
 
 #[tokio::test]
 async fn hostile_names_are_escaped_everywhere() {
-    let simulator = tenants(Options::default()).await;
+    let mut world = World::demo().await;
     let hostile = ["<script>alert(1)</script>", "a\"b\\c", "\u{202e}🚪", "O'Brien & sons"];
     let long = "x".repeat(10_000);
     for name in hostile.iter().copied().chain([long.as_str()]) {
-        simulator
-            .apply(Action::AddGroup { tenant: "contoso.example".to_owned(), name: name.to_owned(), id: None })
-            .expect("a group");
+        let (tenant, name) = ("contoso.example".to_owned(), name.to_owned());
+        world.act([Action::AddGroup { tenant, name, id: None }]);
     }
-    let required = hostile.iter().map(|n| serde_json::json!(n).to_string()).collect::<Vec<_>>().join(", ");
+    let required = serde_json::json!(hostile).to_string();
     let display = serde_json::json!(format!("Evil\r\nBcc: x@example.com <script>\"{long}")).to_string();
-    let text = demo::configuration(&simulator, "https://c.example.com", USUAL)
-        .replace("display_name: \"Contoso\"", &format!("display_name: {display}"))
-        .replacen("groups: {required: [\"Door access - HQ\"]}", "groups: {}", 2)
-        .replacen(
-            "groups: {required: [\"Door access - HQ\"]}",
-            &format!("groups: {{required: [{required}]}}"),
-            1,
-        );
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    world
+        .set("integrations.contoso.display_name", &display)
+        .set("integrations.contoso.groups", &format!("{{required: {required}}}"));
+    let fleet = world.fleet().await;
     fleet.pass(6 * MINUTE).await;
     assert_eq!(
         (fleet.up("contoso").as_deref(), fleet.reasons("contoso")),

@@ -10,8 +10,8 @@ use consentry::secret::{ClientCredential, SecretSource};
 use consentry::store::TokenId;
 use tempfile::TempDir;
 
-use crate::harness::situation;
-use crate::program::Place;
+use crate::configuration::Configuration;
+use crate::world::{World, eventually, situation};
 
 /// A whole configuration but for what a test is about.
 const HEAD: &str = "email: {from: c@example.com, operators: [o@example.com], smtp: {host: smtp.example.com}}\n\
@@ -292,7 +292,7 @@ fn addresses_that_no_mail_server_takes_are_refused_before_mail_is_sent() {
 #[test]
 fn reminders_within_the_hour_are_warned_of() {
     let folder = folder();
-    let text = HEAD.replace("smtp: {", "reminders: [59m, 1h, 1d], smtp: {");
+    let text = Configuration::parse(HEAD).add("email.reminders", "[59m, 1h, 1d]").text();
     let loaded = read(&written(&folder, "main.yml", text)).expect("valid");
     let about: Vec<&str> =
         loaded.warnings.iter().filter(|w| w.message.contains("reminder")).map(|w| w.path.as_str()).collect();
@@ -303,7 +303,9 @@ fn reminders_within_the_hour_are_warned_of() {
 #[test]
 fn zero_is_a_duration_where_it_means_off() {
     let folder = folder();
-    let text = HEAD.replace("smtp: {", "reminders: [], group_wait: 0s, brake: {hold: 0s}, smtp: {");
+    let mut configuration = Configuration::parse(HEAD);
+    configuration.add("email.reminders", "[]").add("email.group_wait", "0s").add("email.brake", "{hold: 0s}");
+    let text = configuration.text();
     assert!(read(&written(&folder, "main.yml", text)).is_ok());
 }
 
@@ -372,7 +374,7 @@ fn token_files_that_hold_something_else_are_warned_of() {
 
 #[tokio::test]
 async fn import_token_takes_refresh_tokens_and_nothing_else() {
-    let place = Place::new().await;
+    let world = World::live().await;
     for (input, code, expected) in [
         ("eyJ0eXAiOiJKV1QifQ.eyJodW50ZXIiOjF9.aHVudGVy", 1, "holds an access token"),
         ("{\"refresh_token\": \"1.hunter\"}", 1, "holds JSON"),
@@ -382,7 +384,7 @@ async fn import_token_takes_refresh_tokens_and_nothing_else() {
         ("\u{FEFF}", 1, "holds nothing"),
         ("\u{FEFF} 1.AXEA-hunter.AgABAwEA\t\r\n", 0, "is stored"),
     ] {
-        let output = place.command_with(&["import-token", "northwind"], input).await;
+        let output = world.command_with(&["import-token", "northwind"], input).await;
         let said =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{input}: {said}");
@@ -391,7 +393,7 @@ async fn import_token_takes_refresh_tokens_and_nothing_else() {
             "{input}: {said}"
         );
     }
-    let config = consentry::config::load(&place.file()).expect("valid").config;
+    let config = world.config();
     let northwind = situation("northwind");
     let id = TokenId {
         integration: "northwind".to_owned(),
@@ -416,8 +418,8 @@ fn texts_of_many_lines_are_read_where_they_are_meant() {
 /// The kernel gives the files under /proc of a process that may not be dumped to root (Linux, `proc(5)`): nobody else of the same user
 /// reads its memory or attaches to it.
 #[cfg(target_os = "linux")]
-#[test]
-fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
+#[tokio::test]
+async fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::os::unix::process::CommandExt as _;
     let folder = folder();
@@ -439,16 +441,17 @@ fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     // It waits for its standard input. Where nobody may run the program, there is nothing to see.
     let Ok(mut child) = command.spawn() else { return };
     let memory = PathBuf::from(format!("/proc/{}/mem", child.id()));
-    let until = Instant::now() + Duration::from_secs(10);
-    let closed = loop {
-        match std::fs::metadata(&memory).map(|m| m.uid()) {
-            Ok(0) => break true,
-            Ok(_) if Instant::now() < until && child.try_wait().expect("a child").is_none() => {
-                std::thread::yield_now();
-            }
-            _ => break false,
-        }
-    };
+    let closed =
+        eventually("the files of the process are root's, or it has ended", async || match std::fs::metadata(
+            &memory,
+        )
+        .map(|m| m.uid())
+        {
+            Ok(0) => Some(true),
+            Ok(_) if child.try_wait().expect("a child").is_none() => None,
+            _ => Some(false),
+        })
+        .await;
     child.kill().expect("killed");
     child.wait().expect("ended");
     assert!(closed);

@@ -1,4 +1,4 @@
-//! The listener: TLS, certificates of clients, users, limits, paths; and clients that mean no good.
+//! The listener: TLS, certificates of clients, users, headers and the rate limit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,60 +7,55 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::certificates::{Authority, Pair, replace, self_signed};
-use crate::program::{Daemon, Place};
+use crate::certificates::{Authority, Pair, self_signed};
+use crate::daemon::Daemon;
+use crate::requests::raw;
+use crate::world::{World, eventually, free_address, replace};
 
 /// alice's password is `open sesame`.
 const ALICE: &str = "$2b$04$n7uUmE/3WGpLHuS4j1en6.YBWqv/r0OJD5DlwPZ2cHVvRRMGeHE.i";
 
 /// A daemon behind `--web.config.file`.
 struct Walled {
-    place: Place,
+    world: World,
     daemon: Daemon,
     authority: Authority,
-    address: String,
 }
 
 impl Walled {
     async fn start(web_config: &str, flags: &[&str]) -> Self {
-        let (place, authority) = (Place::new().await, Authority::new("Servers"));
+        let (world, authority) = (World::live().await, Authority::new("Servers"));
         let server = authority.pair(&["localhost", "127.0.0.1"]);
-        let walled = |name: &str| place.folder.path().join(name);
-        std::fs::write(walled("server.crt"), &server.certificate).expect("written");
-        std::fs::write(walled("server.key"), &server.key).expect("written");
-        std::fs::write(
-            walled("web.yml"),
-            web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key"),
-        )
-        .expect("written");
-        let file = format!("--web.config.file={}", walled("web.yml").display());
-        let mut daemon = place.daemon(&[&[file.as_str()], flags].concat());
-        let address = daemon.url().await.replace("http://", "");
-        daemon.until(&["ready"]).await;
-        Self { place, daemon, authority, address }
+        std::fs::write(world.path("server.crt"), &server.certificate).expect("written");
+        std::fs::write(world.path("server.key"), &server.key).expect("written");
+        let file = world.web_config(&with_pair(web_config));
+        let daemon = world.daemon(&[&[file.as_str()], flags].concat());
+        Self { world, daemon, authority }
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.place.folder.path().join(name)
+        self.world.path(name)
     }
 
     /// Takes all protection away, on purpose.
     async fn open_up(&self) {
         self.configure("{}");
         assert_eq!(
-            reqwest::get(format!("http://{}/-/healthy", self.address)).await.expect("an answer").status(),
+            reqwest::get(format!("http://{}/-/healthy", self.daemon.address))
+                .await
+                .expect("an answer")
+                .status(),
             200
         );
     }
 
     /// As if it had been written some time ago.
     fn configure(&self, web_config: &str) {
-        let file = self.file("web.yml");
-        replace(&file, &web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key"));
+        self.world.web_config(&with_pair(web_config));
         let ago = std::time::SystemTime::now() - Duration::from_secs(60);
+        let file = self.file("web.yml");
         std::fs::File::options().write(true).open(file).and_then(|f| f.set_modified(ago)).expect("an age");
     }
 
@@ -81,7 +76,7 @@ impl Walled {
 
     /// The status of an address over TLS; 0 when there is no answer.
     async fn https(&self, path: &str, own: Option<&Pair>) -> u16 {
-        match self.client(own).get(format!("https://{}{path}", self.address)).send().await {
+        match self.client(own).get(format!("https://{}{path}", self.daemon.address)).send().await {
             Ok(answer) => answer.status().as_u16(),
             Err(_) => 0,
         }
@@ -111,7 +106,7 @@ impl Walled {
             .expect("versions");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        let stream = TcpStream::connect(&self.address).await.expect("connected");
+        let stream = TcpStream::connect(&self.daemon.address).await.expect("connected");
         let name = ServerName::try_from("localhost").expect("a name");
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
             .connect(name, stream)
@@ -127,11 +122,16 @@ impl Walled {
     }
 }
 
+/// The configuration with certificate and key of the server where it says PAIR.
+fn with_pair(web_config: &str) -> String {
+    web_config.replace("PAIR", "cert_file: server.crt, key_file: server.key")
+}
+
 #[tokio::test]
 async fn tls_and_its_files_that_change() {
     let mut walled = Walled::start("tls_server_config: {PAIR}", &[]).await;
     assert_eq!(walled.https("/-/healthy", None).await, 200);
-    let plain = reqwest::get(format!("http://{}/-/healthy", walled.address)).await.expect("an answer");
+    let plain = reqwest::get(format!("http://{}/-/healthy", walled.daemon.address)).await.expect("an answer");
     assert_eq!(plain.status(), 400);
     assert!(plain.text().await.expect("text").contains("HTTPS server"));
     let both: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -175,7 +175,7 @@ async fn tls_and_its_files_that_change() {
     );
     walled
         .daemon
-        .until(&["cannot read the protection of the listener again", "cannot be used together"])
+        .logged(&["cannot read the protection of the listener again", "cannot be used together"])
         .await;
     replace(&walled.file("server.crt"), &renewed.certificate);
     assert_eq!(walled.https("/-/healthy", None).await, 0, "another authority");
@@ -197,7 +197,7 @@ async fn http2_over_tls() {
         .expect("an authority");
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = TcpStream::connect(&walled.address).await.expect("connected");
+    let stream = TcpStream::connect(&walled.daemon.address).await.expect("connected");
     let name = ServerName::try_from("localhost").expect("a name");
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
     let io = hyper_util::rt::TokioIo::new(stream);
@@ -246,7 +246,7 @@ async fn every_curve_with_openssl() {
         ("X25519:P-521", "-tls1_3", true),
     ] {
         let output = tokio::process::Command::new("openssl")
-            .args(["s_client", "-connect", &walled.address, "-curves", curves, version, "-brief"])
+            .args(["s_client", "-connect", &walled.daemon.address, "-curves", curves, version, "-brief"])
             .stdin(std::process::Stdio::null())
             .output()
             .await
@@ -299,12 +299,16 @@ async fn certificates_of_clients() {
 #[tokio::test]
 async fn users_and_who_needs_none() {
     let users = format!("basic_auth_users: {{alice: '{ALICE}'}}");
-    let walled =
-        Walled::start(&users, &["--web.enable-lifecycle", "--health.listen-address=127.0.0.1:0"]).await;
-    let line =
-        walled.daemon.seen.iter().find(|l| l.contains("listening for health checks only")).expect("told");
-    let health = format!("http://{}", line.split("address=").nth(1).expect("an address").trim());
-    let url = format!("http://{}", walled.address);
+    let health = free_address();
+    let flag = format!("--health.listen-address={health}");
+    let mut walled = Walled::start(&users, &["--web.enable-lifecycle", &flag]).await;
+    let health = format!("http://{health}");
+    eventually("the daemon is ready", async || {
+        let answer = reqwest::get(format!("{health}/-/ready")).await.ok()?;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
+    let url = format!("http://{}", walled.daemon.address);
     let client = reqwest::Client::new();
     for (method, path, stranger, alice) in [
         ("GET", "/", 401, 200),
@@ -334,7 +338,7 @@ async fn users_and_who_needs_none() {
     ] {
         // Paths as they are: a URL library would tidy them.
         let status =
-            raw(&walled.address, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+            raw(&walled.daemon.address, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
                 .await;
         assert_eq!(
             status.split(' ').nth(1),
@@ -345,7 +349,7 @@ async fn users_and_who_needs_none() {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{credentials}Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
-        let status = raw(&walled.address, &request).await;
+        let status = raw(&walled.daemon.address, &request).await;
         assert_eq!(
             status.split(' ').nth(1),
             Some(alice.to_string().as_str()),
@@ -380,7 +384,8 @@ async fn users_and_who_needs_none() {
             .expect("an answer");
         assert_eq!(answer.status(), status, "{user}");
     }
-    let log = walled.daemon.seen.join("\n");
+    walled.daemon.terminate().await;
+    let log = walled.daemon.log().join("\n");
     assert!(!log.contains("sesame") && !log.contains("$2b$"), "{log}");
 }
 
@@ -389,7 +394,7 @@ async fn headers_and_rate_limit() {
     let headers =
         "http_server_config: {headers: {X-Frame-Options: sameorigin, Strict-Transport-Security: max-age=7}}";
     let walled = Walled::start(headers, &[]).await;
-    let url = format!("http://{}/-/healthy", walled.address);
+    let url = format!("http://{}/-/healthy", walled.daemon.address);
     let answer = reqwest::get(&url).await.expect("an answer");
     let header = |name: &str| {
         answer
@@ -423,265 +428,4 @@ async fn headers_and_rate_limit() {
     );
     walled.configure("{}");
     assert_eq!(reqwest::get(&url).await.expect("an answer").status(), 200);
-}
-
-#[tokio::test]
-async fn a_socket_with_a_path() {
-    let place = Place::new().await;
-    let path = place.folder.path().join("consentry.sock");
-    let flag = format!("--web.listen-address=unix:{}", path.display());
-    let mut first = place.daemon(&[&flag]);
-    first.until(&["listening", "unix:"]).await;
-    first.until(&["ready"]).await;
-    let get = async || {
-        let mut stream = tokio::net::UnixStream::connect(&path).await.expect("connected");
-        stream
-            .write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            .await
-            .expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
-        answer
-    };
-    assert!(get().await.starts_with("HTTP/1.1 200"));
-    first.kill().await;
-    assert!(path.exists(), "a killed process leaves its socket behind");
-    let mut second = place.daemon(&[&flag]);
-    second.until(&["ready"]).await;
-    assert!(get().await.starts_with("HTTP/1.1 200"), "taken over");
-    second.terminate().await;
-    assert!(!path.exists(), "one that ends takes it away");
-}
-
-/// A slip of the pen must not cost a file.
-#[tokio::test]
-async fn a_path_that_is_no_socket() {
-    let place = Place::new().await;
-    let precious = place.folder.path().join("precious.db");
-    std::fs::write(&precious, "years of work").expect("written");
-    let output = place.command(&["run", &format!("--web.listen-address=unix:{}", precious.display())]).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(std::fs::read_to_string(&precious).expect("still there"), "years of work");
-}
-
-#[tokio::test]
-async fn a_prefix_for_all_paths() {
-    let place = Place::at("https://c.example.com/consentry").await;
-    let mut daemon = place.daemon(&["--web.external-url=https://c.example.com/consentry/"]);
-    let url = daemon.url().await;
-    daemon.until(&["ready"]).await;
-    let client =
-        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
-    for (path, status) in [
-        ("/", 302),
-        ("/consentry", 302),
-        ("/consentry/", 200),
-        ("/consentry/metrics", 200),
-        ("/consentry/-/healthy", 200),
-        ("/consentry/integrations/northwind", 200),
-        ("/consentry/api/v1/integrations", 200),
-        ("/metrics", 404),
-        ("/-/healthy", 404),
-        ("/config", 404),
-        ("/api/v1/integrations", 404),
-        ("/consentryx/metrics", 404),
-        ("/consentry/reauth/northwind?token=x", 403),
-        ("/reauth/northwind?token=x", 403),
-    ] {
-        let answer = client.get(format!("{url}{path}")).send().await.expect("an answer");
-        assert_eq!(answer.status(), status, "{path}");
-        if status == 302 {
-            assert_eq!(answer.headers()["location"], "/consentry/", "{path}");
-        }
-    }
-    let document: serde_json::Value = serde_json::from_str(
-        &client
-            .get(format!("{url}/consentry/api/v1/openapi.json"))
-            .send()
-            .await
-            .expect("an answer")
-            .text()
-            .await
-            .expect("text"),
-    )
-    .expect("JSON");
-    assert_eq!(document["servers"][0]["url"], "https://c.example.com/consentry");
-    daemon.kill().await;
-    // A proxy that strips the prefix.
-    let mut daemon =
-        place.daemon(&["--web.external-url=https://c.example.com/consentry", "--web.route-prefix=/"]);
-    let url = daemon.url().await;
-    daemon.until(&["ready"]).await;
-    for (path, status) in
-        [("/metrics", 200), ("/consentry/metrics", 404), ("/consentry/reauth/northwind?token=x", 403)]
-    {
-        assert_eq!(
-            client.get(format!("{url}{path}")).send().await.expect("an answer").status(),
-            status,
-            "{path}"
-        );
-    }
-    // A path of which a router might make something else.
-    let odd = Place::at("https://c.example.com/:a/*b").await;
-    odd.daemon(&[]).until(&["ready"]).await;
-    for wrong in [
-        "--web.external-url=consentry.example.com",
-        "--web.route-prefix=/a b",
-        "--web.telemetry-path=/config",
-        "--web.telemetry-path=m",
-    ] {
-        let output = place.command(&["run", wrong]).await;
-        assert_eq!(output.status.code(), Some(1), "{wrong}");
-        assert!(
-            String::from_utf8_lossy(&output.stderr).contains(wrong.split('=').next().expect("a flag")),
-            "{wrong}"
-        );
-    }
-}
-
-/// Sends text as it is; what comes back until the connection ends.
-async fn raw(address: &str, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("connected");
-    // A server that has heard enough may answer and close before everything is sent.
-    let _ = stream.write_all(request.as_bytes()).await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-#[tokio::test]
-async fn requests_that_mean_no_good() {
-    let place = Place::new().await;
-    let mut daemon = place.daemon(&[]);
-    let address = daemon.url().await.replace("http://", "");
-    daemon.until(&["ready"]).await;
-    let headers = |count: usize, size: usize| {
-        (0..count).map(|i| format!("X-{i}: {}\r\n", "a".repeat(size))).collect::<String>()
-    };
-    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    for (name, request, expected) in [
-        ("many headers", format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", headers(2_000, 10)), "431"),
-        ("a huge header", format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", headers(1, 1_000_000)), "431"),
-        ("a long address", get(&format!("/{}", "a".repeat(70_000))), "414"),
-        (
-            "a huge body",
-            format!(
-                "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10000000\r\nConnection: close\r\n\r\n{}",
-                "a".repeat(200_000)
-            ),
-            "403",
-        ),
-        ("a wrong length", "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n".to_owned(), "400"),
-        ("two lengths", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na".to_owned(), "400"),
-        (
-            "length and chunks",
-            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
-                .to_owned(),
-            "405",
-        ),
-        ("no HTTP", "\x16\x03\x01 hello\r\n\r\n".to_owned(), "400"),
-        ("nothing in the path", get("/integrations/%00"), "404"),
-        ("not text in the path", get("/integrations/%ff%fe"), "400"),
-        ("up and away", get("/assets/../../../etc/passwd"), "404"),
-        ("encoded up and away", get("/assets/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), "404"),
-        ("a whole address as the target", get("http://evil.example/-/healthy"), "200"),
-        ("a wrong method", "DELETE /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "405"),
-        ("an invented method", "BREW /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "405"),
-        ("a tunnel", "CONNECT evil.example:443 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "403"),
-        ("another version", "GET / HTTP/3.7\r\nHost: localhost\r\n\r\n".to_owned(), "400"),
-        (
-            "a form that is none",
-            "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}".to_owned(),
-            "403",
-        ),
-    ] {
-        let answer = raw(&address, &request).await;
-        assert_eq!(answer.split(' ').nth(1), Some(expected), "{name}: {answer:.200}");
-    }
-    assert_eq!(reqwest::get(format!("http://{address}/-/healthy")).await.expect("an answer").status(), 200);
-    daemon.terminate().await;
-    assert!(daemon.seen.iter().all(|l| !l.contains("panic")), "{:#?}", daemon.seen);
-}
-
-/// Whoever connects and says nothing, or says it slowly, is cut off; then there is room again.
-#[tokio::test]
-async fn clients_that_never_finish() {
-    let place = Place::new().await;
-    let mut daemon = place.daemon(&[]);
-    let address = daemon.url().await.replace("http://", "");
-    daemon.until(&["ready"]).await;
-    let mut idle = Vec::new();
-    for index in 0..256 {
-        let mut stream = TcpStream::connect(&address).await.expect("connected");
-        if index % 2 == 0 {
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ").await.expect("sent");
-        }
-        idle.push(stream);
-    }
-    let mut end = Vec::new();
-    let cut = tokio::time::timeout(Duration::from_secs(40), idle[1].read_to_end(&mut end)).await;
-    assert!(cut.is_ok(), "the silent ones are cut off");
-    let cut = tokio::time::timeout(Duration::from_secs(40), idle[0].read_to_end(&mut end)).await;
-    assert!(cut.is_ok(), "and the slow ones");
-    let answer =
-        tokio::time::timeout(Duration::from_secs(40), reqwest::get(format!("http://{address}/-/healthy")))
-            .await;
-    assert_eq!(answer.expect("in time").expect("an answer").status(), 200);
-}
-
-/// One client that takes all the connections it can get does not keep others out.
-#[tokio::test]
-async fn a_client_with_too_many_connections() {
-    let place = Place::new().await;
-    let mut daemon = place.daemon(&[]);
-    let address = daemon.url().await.replace("http://", "");
-    daemon.until(&["ready"]).await;
-    let mut many = Vec::new();
-    for _ in 0..300 {
-        many.push(TcpStream::connect(&address).await.expect("connected"));
-    }
-    // The first ones give way to the last, not when they have been silent for too long.
-    let mut end = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(5), many[0].read_to_end(&mut end)).await;
-    assert!(closed.is_ok(), "too many from one address");
-    if std::net::TcpListener::bind("127.0.0.2:0").is_err() {
-        println!("left out: this machine has one loopback address only");
-        return;
-    }
-    let other = reqwest::Client::builder()
-        .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
-        .build()
-        .expect("a client");
-    let answer =
-        tokio::time::timeout(Duration::from_secs(5), other.get(format!("http://{address}/-/healthy")).send())
-            .await;
-    assert_eq!(answer.expect("at once").expect("an answer").status(), 200);
-}
-
-/// More scrapes at once than allowed are refused, as in the exporters.
-#[tokio::test]
-async fn scrapes_at_once() {
-    let place = Place::new().await;
-    let mut daemon = place.daemon(&["--web.max-requests=1"]);
-    let address = daemon.url().await.replace("http://", "");
-    daemon.until(&["ready"]).await;
-    // A client that asks again and again, and takes nothing: once all buffers are full, an answer is under way for good.
-    let mut rude = TcpStream::connect(&address).await.expect("connected");
-    rude.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000).as_bytes()).await.expect("sent");
-    let scrape =
-        async || raw(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-    let until = async |status: &str| loop {
-        let answer = scrape().await;
-        if answer.split(' ').nth(1) == Some(status) {
-            return answer;
-        }
-    };
-    let patience = Duration::from_secs(60);
-    let refused = tokio::time::timeout(patience, until("503")).await.expect("refused");
-    assert!(
-        refused.contains("retry-after: 1") && refused.contains("Limit of concurrent requests reached (1)"),
-        "{refused}"
-    );
-    drop(rude);
-    tokio::time::timeout(patience, until("200")).await.expect("room again");
 }

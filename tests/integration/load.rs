@@ -1,13 +1,14 @@
 //! Clients that hold up what they can: bodies that hardly come, answers that are not taken, all connections at once, few descriptors.
 
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::program::{Daemon, Place};
+use crate::daemon::Daemon;
+use crate::world::{World, eventually_within};
 
 /// Nobody who behaves waits longer than this, whatever others do.
 const AT_ONCE: Duration = Duration::from_secs(15);
@@ -44,37 +45,32 @@ async fn status(last: u8, address: &str, path: &str) -> u16 {
     tokio::time::timeout(AT_ONCE, asked).await.unwrap_or_else(|_| panic!("{path} is not answered"))
 }
 
-async fn started(place: &Place, flags: &[&str]) -> (Daemon, String) {
-    let mut daemon = place.daemon(flags);
-    let address = daemon.url().await.replace("http://", "");
-    daemon.until(&["ready"]).await;
-    (daemon, address)
-}
-
 /// 512 requests of three addresses whose bodies hardly come do not shut the others out.
 #[tokio::test]
 async fn slow_bodies_shut_nobody_out() {
-    let place = Place::new().await;
-    let (_daemon, address) = started(&place, &[]).await;
-    if from(2, &address, None).await.is_none() {
+    let world = World::live().await;
+    let daemon = world.daemon(&[]);
+    daemon.ready().await;
+    let address = &daemon.address;
+    if from(2, address, None).await.is_none() {
         println!("left out: this machine has one loopback address only");
         return;
     }
     let mut slow = Vec::new();
     for index in 0..512_u32 {
         let last = 1 + u8::try_from(index % 3).expect("small");
-        let mut stream = from(last, &address, None).await.expect("an address");
+        let mut stream = from(last, address, None).await.expect("an address");
         let head = "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\nt";
         // Some are turned away before they have said everything.
         let _ = stream.write_all(head.as_bytes()).await;
         slow.push(stream);
     }
     for path in ["/-/healthy", "/metrics", "/", "/config", "/api/v1/integrations"] {
-        assert_eq!(status(4, &address, path).await, 200, "{path}, from elsewhere");
-        assert_eq!(status(1, &address, path).await, 200, "{path}, from the same address");
+        assert_eq!(status(4, address, path).await, 200, "{path}, from elsewhere");
+        assert_eq!(status(1, address, path).await, 200, "{path}, from the same address");
     }
     // Somebody else's form is taken all the same: its link is forged, and that is what is wrong with it.
-    let mut stream = from(4, &address, None).await.expect("an address");
+    let mut stream = from(4, address, None).await.expect("an address");
     let form = "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntoken=x";
     stream.write_all(form.as_bytes()).await.expect("sent");
     let mut answer = String::new();
@@ -88,12 +84,14 @@ async fn slow_bodies_shut_nobody_out() {
 /// A body that comes in two parts is waited for, as long as nobody else needs the place.
 #[tokio::test]
 async fn a_body_in_two_parts_is_taken() {
-    let place = Place::new().await;
-    let (_daemon, address) = started(&place, &[]).await;
-    let mut stream = from(1, &address, None).await.expect("an address");
+    let world = World::live().await;
+    let daemon = world.daemon(&[]);
+    daemon.ready().await;
+    let address = &daemon.address;
+    let mut stream = from(1, address, None).await.expect("an address");
     let head = "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntok";
     stream.write_all(head.as_bytes()).await.expect("sent");
-    assert_eq!(status(1, &address, "/-/healthy").await, 200, "meanwhile");
+    assert_eq!(status(1, address, "/-/healthy").await, 200, "meanwhile");
     stream.write_all(b"en=x").await.expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
@@ -110,27 +108,26 @@ fn resident(daemon: &Daemon) -> Option<u64> {
 async fn settles(daemon: &Daemon, most: usize) {
     let folder = format!("/proc/{}/fd", daemon.child.id().expect("a process"));
     let open = || std::fs::read_dir(&folder).expect("a folder").count();
-    let settled = async {
-        while open() > most {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(AT_ONCE, settled).await.unwrap_or_else(|_| panic!("{} files are open", open()));
+    let few = format!("no more than {most} files are open");
+    eventually_within(AT_ONCE, &few, async || (open() <= most).then_some(())).await;
+}
+
+/// An integration that is not probed.
+fn more(name: &str) -> Value {
+    let (app, tenant) = ("sequr", "contoso.example");
+    json!({"name": name, "display_name": "More of them", "app": app, "tenant_id": tenant, "enabled": false})
 }
 
 /// 250 clients of a big fleet that take the first byte of an answer and nothing more: what they ask for is there once.
 #[tokio::test]
 async fn answers_that_are_not_taken_cost_little() {
-    let place = Place::new().await;
-    let mut text = std::fs::read_to_string(place.file()).expect("readable");
-    for index in 0..10_000 {
-        let _ = writeln!(
-            text,
-            "  - {{name: more-{index}, display_name: \"More of them\", app: sequr, tenant_id: contoso.example, enabled: false}}"
-        );
-    }
-    std::fs::write(place.file(), text).expect("written");
-    let (daemon, address) = started(&place, &["--web.max-requests=0"]).await;
+    let mut world = World::live().await;
+    world.change(|configuration| {
+        configuration.extend("integrations", (0..10_000).map(|index| more(&format!("more-{index}"))));
+    });
+    let daemon = world.daemon(&["--web.max-requests=0"]);
+    daemon.ready().await;
+    let address = &daemon.address;
     let Some(before) = resident(&daemon) else {
         println!("left out: this system does not say how much memory a process has");
         return;
@@ -138,7 +135,7 @@ async fn answers_that_are_not_taken_cost_little() {
     for path in ["/config", "/", "/metrics", "/api/v1/integrations?limit=1000", "/integrations/northwind"] {
         let (mut held, mut answered) = (Vec::new(), 0);
         for _ in 0..250 {
-            let mut stream = from(1, &address, Some(4096)).await.expect("an address");
+            let mut stream = from(1, address, Some(4096)).await.expect("an address");
             stream
                 .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
                 .await
@@ -158,9 +155,9 @@ async fn answers_that_are_not_taken_cost_little() {
         assert!(answered >= 30, "{path}: {answered} of 250 are given something");
         let more = resident(&daemon).expect("memory").saturating_sub(before) / 1024;
         assert!(more < 100, "{path}: 250 clients cost {more} MB");
-        assert_eq!(status(1, &address, "/-/healthy").await, 200, "{path}");
+        assert_eq!(status(1, address, "/-/healthy").await, 200, "{path}");
         if path != "/metrics" {
-            assert_eq!(status(1, &address, "/metrics").await, 200, "{path}");
+            assert_eq!(status(1, address, "/metrics").await, 200, "{path}");
         }
         drop(held);
         settles(&daemon, 100).await;
@@ -170,16 +167,12 @@ async fn answers_that_are_not_taken_cost_little() {
 /// What is sent in pieces is whole when it arrives.
 #[tokio::test]
 async fn long_answers_arrive_whole() {
-    let place = Place::new().await;
-    let mut text = std::fs::read_to_string(place.file()).expect("readable");
-    for index in 0..1_000 {
-        let _ = writeln!(
-            text,
-            "  - {{name: more-{index:04}, display_name: More, app: sequr, tenant_id: contoso.example, enabled: false}}"
-        );
-    }
-    std::fs::write(place.file(), text).expect("written");
-    let (_daemon, address) = started(&place, &[]).await;
+    let mut world = World::live().await;
+    world.change(|configuration| {
+        configuration.extend("integrations", (0..1_000).map(|index| more(&format!("more-{index:04}"))));
+    });
+    let daemon = world.daemon(&[]);
+    let address = &daemon.address;
     let answer = reqwest::get(format!("http://{address}/config")).await.expect("an answer");
     let length: usize = answer.headers()["content-length"].to_str().expect("text").parse().expect("a number");
     let shown = answer.text().await.expect("text");
@@ -196,18 +189,16 @@ async fn long_answers_arrive_whole() {
 /// With few descriptors there are fewer connections, and probes and mail go on.
 #[tokio::test]
 async fn connections_leave_descriptors_for_probes() {
-    let place = Place::new().await;
-    let mut daemon = place.daemon_with_descriptors(160, &[]);
-    let address = daemon.url().await.replace("http://", "");
-    daemon.until(&["ready"]).await;
+    let world = World::live().await;
+    let daemon = world.daemon_with_descriptors(160, &[]);
+    daemon.ready().await;
+    let address = &daemon.address;
     let mut idle = Vec::new();
     for _ in 0..400 {
-        idle.push(TcpStream::connect(&address).await.expect("connected"));
+        idle.push(TcpStream::connect(address).await.expect("connected"));
     }
-    (crate::harness::situation("contoso").breaks)("contoso.example")
-        .into_iter()
-        .for_each(|a| drop(place.simulator.apply(a).expect("broken")));
-    crate::program::mails(&place, 1).await;
+    world.breaks("contoso");
+    world.mails(1).await;
     let metrics = tokio::time::timeout(AT_ONCE, reqwest::get(format!("http://{address}/metrics")))
         .await
         .expect("in time")

@@ -1,21 +1,16 @@
 //! `/metrics` over a real socket.
 
 use std::io::Read as _;
-use std::sync::Arc;
 
 use consentry::domain::{Check, Reason};
-use consentry::listener;
-use tokio::sync::watch;
 
-use crate::harness::{Fleet, MINUTE, situation};
+use crate::fleet::Fleet;
+use crate::visitor::Site;
+use crate::world::{MINUTE, World, situation};
 
-/// Serves a fleet; the sender ends it.
-async fn served(fleet: &Fleet) -> (String, watch::Sender<bool>) {
-    let listener = listener::bind("127.0.0.1:0").await.expect("a socket");
-    let url = format!("http://{listener}");
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(listener::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
-    (url, stop)
+/// The demo's fleet, served. Its links lead elsewhere.
+async fn served() -> Site {
+    World::demo().await.site().await
 }
 
 async fn get(url: &str, headers: &[(&str, &str)]) -> reqwest::Response {
@@ -28,9 +23,9 @@ async fn get(url: &str, headers: &[(&str, &str)]) -> reqwest::Response {
 
 #[tokio::test]
 async fn formats_and_compression() {
-    let fleet = Fleet::start().await;
+    let site = served().await;
+    let (fleet, url) = (&site.fleet, &site.url);
     fleet.pass(6 * MINUTE).await;
-    let (url, _stop) = served(&fleet).await;
     let metrics = format!("{url}/metrics");
     let plain = get(&metrics, &[]).await;
     assert_eq!(plain.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
@@ -101,8 +96,8 @@ async fn every_family_has_its_type() {
 /// A scrape waits for nobody: the upstream hangs, the answer comes.
 #[tokio::test]
 async fn health_readiness_and_pages() {
-    let fleet = Fleet::start().await;
-    let (url, _stop) = served(&fleet).await;
+    let site = served().await;
+    let (fleet, url) = (&site.fleet, &site.url);
     assert_eq!(get(&format!("{url}/-/healthy"), &[]).await.status(), 200);
     assert_eq!(get(&format!("{url}/-/ready"), &[]).await.status(), 503, "not before it runs");
     assert_eq!(get(&format!("{url}/nowhere"), &[]).await.status(), 404);
@@ -110,12 +105,8 @@ async fn health_readiness_and_pages() {
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
     let mail = fleet.mails().remove(0).1;
-    let path = mail
-        .text
-        .lines()
-        .find_map(|l| l.strip_prefix("https://consentry.example.com"))
-        .expect("a link")
-        .to_owned();
+    let path =
+        mail.text.lines().find_map(|l| l.strip_prefix("https://c.example.com")).expect("a link").to_owned();
     let page = get(&format!("{url}{path}"), &[]).await;
     assert_eq!(
         (page.status().as_u16(), page.headers()["referrer-policy"].to_str().expect("text")),

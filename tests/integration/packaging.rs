@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_yaml::from_str;
 
 use crate::catalogue::root;
+use crate::configuration::Configuration;
 use crate::tools::available;
 
 fn read(name: &str) -> String {
@@ -50,12 +51,9 @@ fn the_packaged_configuration_is_valid_as_it_is_and_with_its_examples() {
         .map(|l| if l.starts_with("  sequr:") { format!("apps:\n{l}\n") } else { format!("{l}\n") })
         .collect();
     assert!(all.contains("\nemail:") && all.contains("\n    client_id:"), "{all}");
-    let integration =
-        read("config/integration.example.yml").lines().map(|l| format!("  {l}\n")).collect::<String>();
-    valid(&format!(
-        "{}integrations:\n{integration}",
-        all.replace("integration_files: [\"integrations.d/*.yml\"]\n", "")
-    ));
+    let mut configuration = Configuration::parse(&all);
+    configuration.remove("integration_files").add("integrations", &read("config/integration.example.yml"));
+    valid(&configuration.text());
 }
 
 #[test]
@@ -69,11 +67,9 @@ fn the_kubernetes_example_configures_a_valid_daemon() {
         of("ConfigMap", "consentry")["data"]["consentry.yml"].as_str().expect("a configuration").to_owned();
     let list =
         of("ConfigMap", "consentry-integrations")["data"]["acme.yml"].as_str().expect("a list").to_owned();
-    let list = list.lines().map(|l| format!("  {l}\n")).collect::<String>();
-    valid(&format!(
-        "{}integrations:\n{list}",
-        configuration.replace("integration_files: [\"/etc/consentry-integrations/*.yml\"]\n", "")
-    ));
+    let mut whole = Configuration::parse(&configuration);
+    whole.remove("integration_files").add("integrations", &list);
+    valid(&whole.text());
     let pod = of("StatefulSet", "consentry")["spec"]["template"]["spec"].clone();
     let container = &pod["containers"][0];
     let mounted: Vec<&str> = container["volumeMounts"]

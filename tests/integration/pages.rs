@@ -1,7 +1,7 @@
 //! The status pages over real sockets: what is shown, found, filtered; the two buttons.
 
-use crate::harness::{MINUTE, situation};
 use crate::visitor::{Site, Visitor};
+use crate::world::{MINUTE, World, situation};
 
 #[tokio::test]
 async fn the_status_page_says_what_is_wrong_since_when() {
@@ -137,11 +137,11 @@ async fn one_integration_in_full() {
 /// Names from the configuration and from the directory are text, whatever they hold.
 #[tokio::test]
 async fn hostile_names_stay_text() {
-    let site = Site::with("", |text| {
-        text.replace("display_name: \"Contoso\"", "display_name: \"<script>alert(1)</script>\"")
-            .replace("display_name: Sequr", "display_name: \"<b>&amp;\\\"'\"")
-    })
-    .await;
+    let mut world = World::reachable("").await;
+    world
+        .set("integrations.contoso.display_name", "\"<script>alert(1)</script>\"")
+        .set("apps.sequr.display_name", "\"<b>&amp;\\\"'\"");
+    let site = world.site().await;
     site.fleet.pass(6 * MINUTE).await;
     let mut visitor = Visitor::new();
     for path in ["", "integrations/contoso", "?app=%3Cb%3E%26amp%3B%22%27"] {

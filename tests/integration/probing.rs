@@ -4,7 +4,9 @@ use consentry::demo::SITUATIONS;
 use consentry::domain::Reason;
 use entra_sim::{Action, TokenDeath};
 
-use crate::harness::{Fleet, MINUTE, header, situation};
+use crate::configuration::Configuration;
+use crate::fleet::Fleet;
+use crate::world::{MINUTE, World, header, situation};
 
 #[tokio::test]
 async fn a_healthy_fleet_is_green_and_quiet() {
@@ -99,7 +101,7 @@ async fn a_mail_carries_both_parts_and_a_link() {
     assert_eq!(to, "it@contoso.example");
     assert_eq!(mail.parts, ["multipart/alternative", "text/plain", "text/html"]);
     for part in [&mail.text, &mail.html] {
-        assert!(part.contains("https://consentry.example.com/reauth/contoso?token="), "{part}");
+        assert!(part.contains("https://c.example.com/reauth/contoso?token="), "{part}");
         assert!(
             part.contains("Group.Read.All") && part.contains("SCIM") && part.contains("Demo Support"),
             "{part}"
@@ -219,15 +221,9 @@ async fn states_survive_a_restart() {
 /// A week in seconds: a probe at once and 2,016 in its slots, nobody notified, nothing lost.
 #[tokio::test]
 async fn a_simulated_week() {
-    let simulator = crate::harness::tenants(entra_sim::Options::default()).await;
-    let whole = consentry::demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
-    let kept: String = whole
-        .lines()
-        .filter(|l| !l.contains("- {name:") || l.contains("northwind"))
-        .map(|l| format!("{l}\n"))
-        .collect();
-    let fleet = Fleet::with(simulator, &kept).await;
-    fleet.import_token("northwind").await;
+    let mut world = World::demo().await;
+    world.only(&["northwind"]);
+    let fleet = world.fleet().await;
     for _ in 0..7 {
         fleet.pass(24 * 60 * MINUTE).await;
     }
@@ -252,7 +248,7 @@ const VAULT: uuid::Uuid = uuid::Uuid::from_u128(0x88);
 /// Certificate, public client, a token kept by somebody else, and permissions on another resource than Graph.
 #[tokio::test]
 async fn other_credentials_and_resources() {
-    let simulator = crate::harness::tenants(entra_sim::Options::default()).await;
+    let mut world = World::demo().await;
     let (pem, key) = certificate();
     let files = tempfile::tempdir().expect("a folder");
     std::fs::write(files.path().join("app.pem"), &pem).expect("written");
@@ -291,9 +287,10 @@ async fn other_credentials_and_resources() {
         consent(public, None, &["User.Read", "Group.Read.All"], &[]),
         consent(public, Some(VAULT), &["Doors.Read"], &[]),
     ] {
-        simulator.apply(action).expect("a possible change");
+        world.act([action]);
     }
-    let answer = simulator
+    let answer = world
+        .simulator
         .apply(Action::IssueRefreshToken { tenant: tenant.clone(), app: public, user: None })
         .expect("a token");
     let foreign = files.path().join("token");
@@ -307,12 +304,13 @@ async fn other_credentials_and_resources() {
          - {{name: cert, app: cert, tenant_id: {tenant}}}\n  - {{name: cert-read, app: cert, tenant_id: {tenant}, directory_reader: r}}\n  \
          - {{name: public, app: public, tenant_id: {tenant}, refresh_token_file: {dir}/token}}\n  \
          - {{name: nobody, app: public, tenant_id: {tenant}}}\n",
-        url = simulator.url(),
+        url = world.simulator.url(),
         dir = files.path().display(),
         reader = consentry::demo::READER,
     );
-    simulator.apply(consent(consentry::demo::READER, None, &[], &["Directory.Read.All"])).expect("a reader");
-    let fleet = Fleet::with(simulator, &text).await;
+    world.act([consent(consentry::demo::READER, None, &[], &["Directory.Read.All"])]);
+    world.change(|configuration| *configuration = Configuration::parse(&text));
+    let fleet = world.fleet().await;
     fleet.pass(6 * MINUTE).await;
     for name in ["cert", "cert-read", "public"] {
         assert_eq!((fleet.up(name).as_deref(), fleet.reasons(name)), (Some("1"), vec![]), "{name}");
@@ -363,18 +361,14 @@ async fn other_credentials_and_resources() {
 #[tokio::test]
 async fn a_corporate_authority_is_trusted_when_it_is_named() {
     for (named, expected) in [(true, None), (false, Some("network_error"))] {
-        let simulator = crate::harness::tenants(entra_sim::Options::default()).await;
-        let files = tempfile::tempdir().expect("a folder");
-        let ca = files.path().join("ca.pem");
-        std::fs::write(&ca, simulator.ca_pem()).expect("written");
-        let mut text =
-            consentry::demo::configuration(&simulator, "https://c.example.com", crate::harness::USUAL);
-        text = text.replace(&simulator.url(), &simulator.https_url());
+        let mut world = World::demo().await;
+        std::fs::write(world.path("ca.pem"), world.simulator.ca_pem()).expect("written");
+        let url = world.simulator.https_url();
+        world.set("cloud.login_url", &url).set("cloud.graph_url", &url);
         if named {
-            text.push_str(&format!("upstream: {{tls_config: {{ca_file: {}}}}}\n", ca.display()));
+            world.add("upstream", "{tls_config: {ca_file: ca.pem}}");
         }
-        let fleet = Fleet::with(simulator, &text).await;
-        consentry::demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+        let fleet = world.fleet().await;
         fleet.pass(6 * MINUTE).await;
         for name in ["northwind", "fabrikam", "litware"] {
             let reasons = fleet.reasons(name);

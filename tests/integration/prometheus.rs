@@ -1,8 +1,6 @@
 //! A real Prometheus scrapes the program, evaluates the rules and tells a real Alertmanager; every question of every panel is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,18 +8,16 @@ use std::time::Duration;
 use axum::routing::post;
 use axum::{Json, Router};
 use consentry::demo::APPLICATION_APP;
+use entra_sim::Action;
 use entra_sim::faults::{Endpoint, Fault, FaultKind};
 use entra_sim::mailbox::MailFaults;
-use entra_sim::{Action, Simulator};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::catalogue::{catalogue, expressions_of_dashboard, root, rules};
-use crate::harness::situation;
-use crate::program::Place;
 use crate::tools::available;
+use crate::world::{World, eventually_within, free_address, situation};
 
 /// Nothing here takes as long; it only ends a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -49,40 +45,25 @@ const SEEN: &[&str] = &[
 const CERTIFIED_APP: uuid::Uuid = uuid::Uuid::from_u128(0x0ce7);
 
 /// Asks until the answer is yes.
-async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
-    let asked = async {
-        while !ask().await {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    eventually_within(PATIENCE, what, async || ask().await.then_some(())).await;
 }
 
-/// A program of the Prometheus family, once it says where it listens and is ready: before, it answers with 503.
+/// A program of the Prometheus family, once it is ready: before, it answers with 503.
 async fn listening(program: &str, arguments: &[String]) -> (Child, String) {
-    let mut child = Command::new(program)
+    let address = free_address();
+    let child = Command::new(program)
         .args(arguments)
-        .arg("--web.listen-address=127.0.0.1:0")
-        .stderr(Stdio::piped())
+        .arg(format!("--web.listen-address={address}"))
+        .stderr(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .expect(program);
-    let mut log = BufReader::new(child.stderr.take().expect("stderr")).lines();
-    let mut seen = Vec::new();
-    let url = loop {
-        let line = tokio::time::timeout(PATIENCE, log.next_line()).await.expect("in time").expect("a log");
-        let line = line.unwrap_or_else(|| panic!("{program} ended: {seen:#?}"));
-        if let (true, Some(address)) = (line.contains("Listening on"), line.split("address=").nth(1)) {
-            break format!("http://{}", address.trim_matches('"'));
-        }
-        seen.push(line);
-    };
-    // Its log goes on; a full pipe would stop it.
-    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    let url = format!("http://{address}");
     let ready = format!("{url}/-/ready");
-    eventually(&format!("{program} is ready"), || async {
-        reqwest::get(&ready).await.is_ok_and(|a| a.status().is_success())
+    until(&format!("{program} is ready"), async || {
+        reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success())
     })
     .await;
     (child, url)
@@ -201,33 +182,20 @@ impl Watch {
     async fn firing(&self, alerts: &[&str]) {
         for alert in alerts {
             let expression = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}");
-            eventually(&format!("{alert} fires"), || self.holds(&expression)).await;
+            until(&format!("{alert} fires"), async || self.holds(&expression).await).await;
         }
     }
 
     /// No alert fires.
     async fn quiet(&self) {
-        let all = "ALERTS{alertstate=\"firing\"}";
-        let last = Mutex::default();
-        let silent = async || {
-            let firing = self.query(all).await;
-            let silent = firing.is_empty();
-            *last.lock().expect("a lock") = firing;
-            silent
-        };
-        let waited = tokio::time::timeout(PATIENCE, async {
-            while !silent().await {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        });
-        assert!(waited.await.is_ok(), "still firing: {:#?}", last.lock());
+        until("no alert fires", async || self.query("ALERTS{alertstate=\"firing\"}").await.is_empty()).await;
     }
 
     /// Alertmanager has told all of these.
     async fn told(&self, status: &str, alerts: &[&str]) {
         for alert in alerts {
             let pair = ((*alert).to_owned(), status.to_owned());
-            eventually(&format!("Alertmanager tells {alert} {status}"), || async {
+            until(&format!("Alertmanager tells {alert} {status}"), async || {
                 self.told.lock().expect("a lock").contains(&pair)
             })
             .await;
@@ -256,10 +224,7 @@ impl Watch {
     /// Boards say what is the case while the customers of [`BREAKING`] are broken, and fabrikam with adatum because of their application.
     async fn boards_tell_the_truth(&self) {
         let all = ("", ".+");
-        eventually("eight are broken", || async {
-            self.panel(0, "Broken", all, "").await.values().eq([&8.0])
-        })
-        .await;
+        until("eight are broken", async || self.panel(0, "Broken", all, "").await.values().eq([&8.0])).await;
         for (board, title, chosen, expected) in [
             (0, "Healthy", all, 3.0),
             (0, "Unknown", all, 0.0),
@@ -289,7 +254,7 @@ impl Watch {
         );
         // Recording rules follow with the next evaluation.
         let apps = BTreeMap::from([("sequr".to_owned(), 6.0), ("rota".to_owned(), 2.0)]);
-        eventually("six of one application and two of the other", || async {
+        until("six of one application and two of the other", async || {
             self.panel(0, "By application", all, "app").await == apps
         })
         .await;
@@ -373,9 +338,9 @@ fn certificate(days: u64) -> (String, String) {
 }
 
 /// Registers the application with this certificate, and puts the files where the configuration looks for them.
-fn certify(simulator: &Simulator, folder: &Path, days: u64) {
+fn certify(world: &World, days: u64) {
     let (certificate, key) = certificate(days);
-    let app = Action::AddApp {
+    world.act([Action::AddApp {
         id: CERTIFIED_APP,
         name: "Certified".to_owned(),
         secret: None,
@@ -383,47 +348,39 @@ fn certify(simulator: &Simulator, folder: &Path, days: u64) {
         redirect_uris: Vec::new(),
         delegated: Vec::new(),
         application: Vec::new(),
-    };
-    simulator.apply(app).expect("registered");
-    std::fs::write(folder.join("app.key"), key).expect("written");
-    std::fs::write(folder.join("app.crt"), certificate).expect("written");
+    }]);
+    std::fs::write(world.path("app.key"), key).expect("written");
+    std::fs::write(world.path("app.crt"), certificate).expect("written");
 }
 
 /// The demo's fleet, and an integration with a certificate that expires in two days.
-async fn fleet() -> Place {
-    let place = Place::new().await;
-    certify(&place.simulator, place.folder.path(), 2);
+async fn fleet() -> World {
+    let mut world = World::live().await;
+    certify(&world, 2);
     let application = vec!["Group.Read.All".to_owned()];
-    let consent = Action::Consent {
+    world.act([Action::Consent {
         tenant: "northwind.example".to_owned(),
         app: CERTIFIED_APP,
         user: None,
         resource: None,
         delegated: Vec::new(),
         application,
-    };
-    place.simulator.apply(consent).expect("consented");
+    }]);
     let app = format!(
-        "apps:\n  certified: {{client_id: {CERTIFIED_APP}, access: application, credential: {{certificate_file: app.crt, private_key_file: app.key}}, \
-         required_permissions: [{{resource: microsoft_graph, application: [Group.Read.All]}}]}}\n"
+        "{{client_id: {CERTIFIED_APP}, access: application, \
+          credential: {{certificate_file: app.crt, private_key_file: app.key}}, \
+          required_permissions: [{{resource: microsoft_graph, application: [Group.Read.All]}}]}}"
     );
-    let text = std::fs::read_to_string(place.file()).expect("a configuration").replace("apps:\n", &app);
-    std::fs::write(
-        place.file(),
-        format!("{text}  - {{name: certified, app: certified, tenant_id: northwind.example}}\n"),
-    )
-    .expect("written");
-    place
+    world
+        .add("apps.certified", &app)
+        .add("integrations.certified", "{app: certified, tenant_id: northwind.example}");
+    world
 }
 
 const BREAKING: &[&str] = &["contoso", "litware", "tailspin", "wingtip", "adatum", "lucerne", "alpine"];
 
-fn everybody(place: &Place, act: impl Fn(&consentry::demo::Situation) -> Vec<Action>) {
-    for name in BREAKING {
-        for action in act(situation(name)) {
-            place.simulator.apply(action).expect("a possible change");
-        }
-    }
+fn everybody(world: &World, act: impl Fn(&consentry::demo::Situation) -> Vec<Action>) {
+    BREAKING.iter().for_each(|name| world.act(act(situation(name))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -431,24 +388,20 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     if !["prometheus", "prometheus-alertmanager"].into_iter().all(available) {
         return;
     }
-    let place = fleet().await;
-    let mut daemon =
-        place.daemon(&["--web.external-url=https://consentry.example.com", "--web.route-prefix=/"]);
-    let url = daemon.url().await;
-    let watch = Watch::start(&url).await;
-    eventually("all are healthy", || watch.holds("sum(consentry_integration_up) == 11")).await;
+    let world = fleet().await;
+    let flags = ["--web.external-url=https://consentry.example.com", "--web.route-prefix=/"];
+    let mut daemon = world.daemon(&flags);
+    let watch = Watch::start(&daemon.url).await;
+    until("all are healthy", async || watch.holds("sum(consentry_integration_up) == 11").await).await;
     watch.firing(&["ConsentryCredentialExpiring", "ConsentryCredentialExpiringSoon"]).await;
 
     // Seven customers break things, the owner switches an application off, the mail server is ill, the configuration is broken.
-    place.simulator.mailbox().set_faults(MailFaults { temporary: true, ..MailFaults::default() });
-    everybody(&place, |s| (s.breaks)(&s.tenant()));
-    place.simulator.apply(Action::DeactivateApp { app: APPLICATION_APP, value: true }).expect("switched off");
-    let good = std::fs::read_to_string(place.file()).expect("a configuration");
-    std::fs::write(place.file(), good.replace("apps:", "aps:")).expect("written");
-    let pid = daemon.child.id().expect("a process").to_string();
-    let hang_up =
-        || assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
-    hang_up();
+    world.simulator.mailbox().set_faults(MailFaults { temporary: true, ..MailFaults::default() });
+    everybody(&world, |s| (s.breaks)(&s.tenant()));
+    world.simulator.apply(Action::DeactivateApp { app: APPLICATION_APP, value: true }).expect("switched off");
+    let mut wrong = world.configuration.clone();
+    wrong.remove("apps").add("aps", "{}").write(&world.file());
+    daemon.signal("-HUP");
     let first =
         [&SEEN[..4], &["ConsentryReloadFailed", "ConsentryEmailFailing", "ConsentryEmailQueueGrowing"]]
             .concat();
@@ -458,17 +411,17 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     let mut answered = watch.ask_everything().await;
 
     // All of it works again.
-    place.simulator.mailbox().set_faults(MailFaults::default());
-    everybody(&place, |s| (s.fix)(&s.tenant()));
-    place.simulator.apply(Action::DeactivateApp { app: APPLICATION_APP, value: false }).expect("switched on");
-    certify(&place.simulator, place.folder.path(), 300);
-    std::fs::write(place.file(), &good).expect("written");
-    hang_up();
+    world.simulator.mailbox().set_faults(MailFaults::default());
+    everybody(&world, |s| (s.fix)(&s.tenant()));
+    world.simulator.apply(Action::DeactivateApp { app: APPLICATION_APP, value: false }).expect("switched on");
+    certify(&world, 300);
+    world.configuration.write(&world.file());
+    daemon.signal("-HUP");
     watch.quiet().await;
     answered.extend(watch.ask_everything().await);
 
     // Microsoft has a bad day, and so has the vendor: the secret of an application has expired.
-    place.simulator.apply(Action::ExpireSecrets { app: APPLICATION_APP }).expect("expired");
+    world.simulator.apply(Action::ExpireSecrets { app: APPLICATION_APP }).expect("expired");
     let fault = |endpoint, tenant: Option<&str>, fault| Fault {
         endpoint,
         tenant: tenant.map(str::to_owned),
@@ -482,34 +435,33 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
         aadsts: Some(999_999),
         suberror: None,
     };
-    place.simulator.fault(fault(Endpoint::Token, Some("alpine.example"), strange));
+    world.simulator.fault(fault(Endpoint::Token, Some("alpine.example"), strange));
     for name in &BREAKING[..4] {
         let throttled = FaultKind::Status { status: 429, retry_after: Some("1".to_owned()) };
-        place.simulator.fault(fault(Endpoint::Token, Some(&situation(name).tenant()), throttled));
+        world.simulator.fault(fault(Endpoint::Token, Some(&situation(name).tenant()), throttled));
     }
     let unavailable = || fault(Endpoint::Graph, None, FaultKind::Status { status: 503, retry_after: None });
-    place.simulator.fault(unavailable());
+    world.simulator.fault(unavailable());
     watch.firing(&["ConsentryUnclassifiedError", "ConsentryThrottled", "ConsentryUpstreamFailing"]).await;
     let operators =
         "ALERTS{alertname=\"ConsentryOperatorActionRequired\", severity=\"critical\", alertstate=\"firing\"}";
-    eventually("the operators hear of the secret", || watch.holds(operators)).await;
+    until("the operators hear of the secret", async || watch.holds(operators).await).await;
     answered.extend(watch.ask_everything().await);
-    place.simulator.clear_faults();
-    place.simulator.fault(unavailable());
+    world.simulator.clear_faults();
+    world.simulator.fault(unavailable());
     watch.firing(&["ConsentryBlind"]).await;
     answered.extend(watch.ask_everything().await);
-    place.simulator.clear_faults();
+    world.simulator.clear_faults();
     let secret = "demo-secret".to_owned();
-    place.simulator.apply(Action::RemoveSecrets { app: APPLICATION_APP }).expect("removed");
-    place
+    world.simulator.apply(Action::RemoveSecrets { app: APPLICATION_APP }).expect("removed");
+    world
         .simulator
         .apply(Action::AddSecret { app: APPLICATION_APP, secret, expires_in_seconds: 86_400 })
         .expect("renewed");
     watch.quiet().await;
 
     // Somebody else holds on to the database, so that it takes nothing.
-    let database =
-        rusqlite::Connection::open(place.folder.path().join("consentry.db")).expect("the database");
+    let database = rusqlite::Connection::open(world.path("consentry.db")).expect("the database");
     database.execute_batch("PRAGMA busy_timeout = 60000; BEGIN IMMEDIATE").expect("held");
     watch.firing(&["ConsentryStorageFailing"]).await;
     answered.extend(watch.ask_everything().await);
@@ -519,9 +471,8 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     // The daemon is gone, and comes back.
     daemon.terminate().await;
     watch.firing(&["ConsentryDown", "ConsentryAbsent"]).await;
-    let address = format!("--web.listen-address={}", url.trim_start_matches("http://"));
-    let mut daemon = place.daemon(&[&address]);
-    daemon.until(&["ready"]).await;
+    let daemon = world.daemon(&flags);
+    daemon.ready().await;
     watch.quiet().await;
     watch.told("firing", SEEN).await;
     watch.told("resolved", SEEN).await;

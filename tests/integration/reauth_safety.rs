@@ -10,8 +10,8 @@ use consentry::store::TokenId;
 use entra_sim::{Action, Endpoint, Fault, FaultKind};
 use uuid::Uuid;
 
-use crate::harness::{MINUTE, situation};
 use crate::visitor::{Page, Site, Visitor};
+use crate::world::{MINUTE, World, situation};
 
 const OPERATORS: &str = "operators@demo.example";
 
@@ -175,10 +175,9 @@ async fn guests_are_refused() {
 /// `reauthenticators: admins`: a directory role is asked for, in the tokens or of Graph; where nothing says so, it is not so.
 #[tokio::test]
 async fn only_administrators_where_it_is_asked_for() {
-    let site = Site::with("", |text| {
-        text.replace("    display_name: Sequr\n", "    display_name: Sequr\n    reauthenticators: admins\n")
-    })
-    .await;
+    let mut world = World::reachable("").await;
+    world.add("apps.sequr.reauthenticators", "admins");
+    let site = world.site().await;
     let roles = |roles: &[&str]| {
         let roles = roles.iter().map(|r| (*r).to_owned()).collect();
         vec![Action::AssignRoles { tenant: tenant("northwind"), user: "user".to_owned(), roles }]
@@ -222,9 +221,13 @@ async fn only_administrators_where_it_is_asked_for() {
 #[tokio::test]
 async fn the_newest_token_of_the_line_is_stored() {
     const DOORS: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00dd);
-    let graph = "{resource: microsoft_graph, delegated: [User.Read, Group.Read.All]}";
-    let both = format!("{graph}, {{resource: \"api://doors\", delegated: [Door.Open]}}");
-    let site = Site::with("", |text| text.replace(graph, &both)).await;
+    let mut world = World::reachable("").await;
+    world.set(
+        "apps.sequr.required_permissions",
+        "[{resource: microsoft_graph, delegated: [User.Read, Group.Read.All]}, \
+          {resource: \"api://doors\", delegated: [Door.Open]}]",
+    );
+    let site = world.site().await;
     site.fleet.act(vec![
         Action::AddApp {
             id: DOORS,
@@ -358,10 +361,9 @@ async fn every_replacement_is_told() {
         (true, true, vec!["alert", "resolved"], vec!["reauthenticated"]),
         (false, true, vec!["alert", "reauthenticated"], vec!["reauthenticated"]),
     ] {
-        let site = Site::with("", |text| {
-            text.replace("email:\n", &format!("email:\n  send_resolved: {send_resolved}\n"))
-        })
-        .await;
+        let mut world = World::reachable("").await;
+        world.add("email.send_resolved", &send_resolved.to_string());
+        let site = world.site().await;
         if broken {
             site.fleet.act((situation("proseware").breaks)("proseware.example"));
         }
@@ -467,18 +469,16 @@ async fn a_restart_begins_no_grace_anew() {
 /// `reauth-link` with its flags, beside a running daemon.
 #[tokio::test]
 async fn links_are_revoked_from_the_command_line() {
-    let place = crate::program::Place::new().await;
-    let mut daemon = place.daemon(&[]);
-    let url = daemon.url().await;
-    daemon.until(&["ready"]).await;
+    let world = World::live().await;
+    let daemon = world.daemon(&[]);
     let command = async |flags: &[&str]| {
-        let output = place.command(&[&["reauth-link", "northwind"][..], flags].concat()).await;
+        let output = world.command(&[&["reauth-link", "northwind"][..], flags].concat()).await;
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
     let status = async |link: &str| {
         let (_, path) = link.split_once("/reauth/").expect("a link");
-        reqwest::get(format!("{url}/reauth/{path}")).await.expect("an answer").status().as_u16()
+        daemon.get(&format!("/reauth/{path}")).await.0
     };
     let (plain, fewer) = (command(&[]).await, command(&["--accept-fewer"]).await);
     assert_ne!(plain, fewer);
@@ -486,7 +486,7 @@ async fn links_are_revoked_from_the_command_line() {
     assert!(command(&["--revoke"]).await.contains("are dead"));
     assert_eq!((status(&plain).await, status(&fewer).await), (410, 410));
     assert_eq!(status(&command(&[]).await).await, 200);
-    let both = place.command(&["reauth-link", "northwind", "--revoke", "--accept-fewer"]).await;
+    let both = world.command(&["reauth-link", "northwind", "--revoke", "--accept-fewer"]).await;
     assert_eq!(both.status.code(), Some(2), "one or the other");
     daemon.kill().await;
 }
@@ -535,13 +535,9 @@ async fn another_group_of_the_same_name_is_no_substitute() {
 /// What consent was worth is looked at to the end, also where nothing else asks for it.
 #[tokio::test]
 async fn admin_consent_is_verified_where_consent_is_not_checked() {
-    let site = Site::with("", |text| {
-        let (old, new) =
-            ("tenant_id: fabrikam.example,", "tenant_id: fabrikam.example, checks: [enterprise_app],");
-        assert!(text.contains(old));
-        text.replace(old, new)
-    })
-    .await;
+    let mut world = World::reachable("").await;
+    world.add("integrations.fabrikam.checks", "[enterprise_app]");
+    let site = world.site().await;
     site.fleet.act(vec![Action::RevokeConsent { tenant: tenant("fabrikam"), app: demo::APPLICATION_APP }]);
     site.fleet.pass(6 * MINUTE).await;
     let mut holder = Visitor::new();
@@ -564,15 +560,9 @@ async fn admin_consent_is_verified_where_consent_is_not_checked() {
 /// Fewer permissions than the stored token had are the operators' business, also where no groups are checked.
 #[tokio::test]
 async fn fewer_permissions_are_told_where_no_groups_are_checked() {
-    let site = Site::with("", |text| {
-        let (old, new) = (
-            "tenant_id: northwind.example,",
-            "tenant_id: northwind.example, checks: [enterprise_app, consent],",
-        );
-        assert!(text.contains(old));
-        text.replace(old, new)
-    })
-    .await;
+    let mut world = World::reachable("").await;
+    world.add("integrations.northwind.checks", "[enterprise_app, consent]");
+    let site = world.site().await;
     site.fleet.pass(6 * MINUTE).await;
     let mut visitor = Visitor::new();
     let entra = visitor.press(&site.fresh_link("northwind")).await;

@@ -3,25 +3,19 @@
 use std::time::Duration;
 
 use consentry::demo;
-use entra_sim::{Action, Endpoint, Fault, FaultKind, Options, TokenDeath};
+use entra_sim::{Action, Endpoint, Fault, FaultKind, TokenDeath};
 
-use crate::harness::{Fleet, MINUTE, PUBLIC_URL, USUAL, header, tenants};
+use crate::fleet::Fleet;
 use crate::visitor::{Site, Visitor};
+use crate::world::{MINUTE, World, header};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The demo's fleet with another text in its configuration.
-async fn fleet(old: &str, new: &str) -> Fleet {
-    let simulator = tenants(Options::default()).await;
-    let text = demo::configuration(&simulator, PUBLIC_URL, USUAL);
-    assert!(text.contains(old), "{old:?} is not in the configuration");
-    let fleet = Fleet::with(simulator, &text.replace(old, new)).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
-    fleet
-}
-
-fn checks(name: &str, checks: &str) -> (String, String) {
-    (format!("{{name: {name},"), format!("{{checks: {checks}, name: {name},"))
+/// The demo's fleet, which runs these checks of Contoso and no others.
+async fn checked(checks: &str) -> Fleet {
+    let mut world = World::demo().await;
+    world.add("integrations.contoso.checks", checks);
+    world.fleet().await
 }
 
 fn kill_token(tenant: &str) -> Action {
@@ -36,8 +30,7 @@ fn away(tenant: Option<&str>) -> Fault {
 /// A dead token leaves consent unknown. Only the admins can end that, so after twelve intervals they are notified of it.
 #[tokio::test]
 async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_intervals() {
-    let (old, new) = checks("contoso", "[enterprise_app, consent]");
-    let fleet = fleet(&old, &new).await;
+    let fleet = checked("[enterprise_app, consent]").await;
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![kill_token("contoso.example")]);
     fleet.pass(50 * MINUTE).await;
@@ -49,7 +42,7 @@ async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_interv
         (fleet.up("contoso").as_deref(), fleet.told()),
         (Some("0"), vec!["alert to it@contoso.example".to_owned()])
     );
-    assert!(fleet.mails()[0].1.text.contains("https://consentry.example.com/reauth/contoso?token="));
+    assert!(fleet.mails()[0].1.text.contains("https://c.example.com/reauth/contoso?token="));
     let required = fleet.series("consentry_integration_reauthentication_required", "contoso");
     assert!(required[0].ends_with(" 1"), "{required:?}");
     fleet.pass(3 * HOUR).await;
@@ -161,8 +154,9 @@ async fn one_deletion_is_one_mail() {
 #[tokio::test]
 async fn a_check_that_is_not_run_passes_nothing() {
     for list in ["[credential]", "[enterprise_app, provisioning]"] {
-        let (old, new) = checks("contoso", list);
-        let site = Site::with("", |text| text.replace(&old, &new)).await;
+        let mut world = World::reachable("").await;
+        world.add("integrations.contoso.checks", list);
+        let site = world.site().await;
         site.fleet.pass(6 * MINUTE).await;
         assert_eq!(site.fleet.up("contoso"), None, "{list}");
         assert!(!site.fleet.reasons("contoso").is_empty(), "{list}");
@@ -178,8 +172,7 @@ async fn a_check_that_is_not_run_passes_nothing() {
 #[tokio::test]
 async fn a_clock_that_is_set_disturbs_nothing() {
     for hours in [-1, 24 * 365, -24] {
-        let (old, new) = checks("contoso", "[enterprise_app, consent]");
-        let fleet = fleet(&old, &new).await;
+        let fleet = checked("[enterprise_app, consent]").await;
         fleet.act(vec![kill_token("contoso.example")]);
         fleet.pass(12 * MINUTE).await;
         let probes = |fleet: &Fleet| {
@@ -303,8 +296,7 @@ async fn a_persons_act_may_ask_once_in_spite_of_a_pause() {
 /// What a check that nobody runs leaves unknown is not held against the rest: a failure that is over is over.
 #[tokio::test]
 async fn a_check_that_is_not_run_keeps_no_alert_open() {
-    let (old, new) = checks("contoso", "[enterprise_app, consent, group_access, credential]");
-    let fleet = fleet(&old, &new).await;
+    let fleet = checked("[enterprise_app, consent, group_access, credential]").await;
     let (tenant, name) = ("contoso.example".to_owned(), "Door access - HQ".to_owned());
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![Action::DeleteGroup { tenant: tenant.clone(), name: name.clone() }]);
@@ -324,8 +316,7 @@ async fn a_check_that_is_not_run_keeps_no_alert_open() {
 /// A check that is not run mails nobody, and hides nothing that lasts.
 #[tokio::test]
 async fn a_check_that_is_not_run_hides_no_outage() {
-    let (old, new) = checks("contoso", "[enterprise_app, consent, group_access, credential]");
-    let fleet = fleet(&old, &new).await;
+    let fleet = checked("[enterprise_app, consent, group_access, credential]").await;
     fleet.pass(2 * HOUR).await;
     assert_eq!(fleet.told(), Vec::<String>::new());
     fleet.simulator.fault(away(Some("contoso.example")));
@@ -336,34 +327,24 @@ async fn a_check_that_is_not_run_hides_no_outage() {
 }
 
 /// Demo integrations whose tokens are in files, and the files.
-async fn with_token_files(names: &[&str]) -> (Fleet, Vec<std::path::PathBuf>, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let simulator = tenants(Options::default()).await;
-    let mut text = demo::configuration(&simulator, PUBLIC_URL, USUAL);
+async fn with_token_files(names: &[&str]) -> (Fleet, Vec<std::path::PathBuf>) {
+    let mut world = World::demo().await;
     let mut files = Vec::new();
     for name in names {
-        let situation = crate::harness::situation(name);
-        let token =
-            Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None };
-        let answer = simulator.apply(token).expect("a token");
-        let file = folder.path().join(name);
-        std::fs::write(&file, answer["refresh_token"].as_str().expect("a token")).expect("written");
-        text = text.replace(
-            &format!("{{name: {name},"),
-            &format!("{{refresh_token_file: {}, name: {name},", file.display()),
-        );
+        let file = world.path(name);
+        std::fs::write(&file, world.refresh_token(name)).expect("written");
+        world.add(&format!("integrations.{name}.refresh_token_file"), &file.display().to_string());
         files.push(file);
     }
-    let fleet = Fleet::with(simulator, &text).await;
-    demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
+    let fleet = world.fleet().await;
     fleet.pass(6 * MINUTE).await;
-    (fleet, files, folder)
+    (fleet, files)
 }
 
 /// What of ours cannot be read is told with its path, also where something else is wrong; two files are two things, and many are one.
 #[tokio::test]
 async fn unreadable_tokens_are_told_by_their_files() {
-    let (fleet, files, _folder) = with_token_files(&["litware", "contoso", "northwind", "tailspin"]).await;
+    let (fleet, files) = with_token_files(&["litware", "contoso", "northwind", "tailspin"]).await;
     fleet.act(vec![Action::EnableApp { tenant: "litware.example".to_owned(), app: demo::APP, value: false }]);
     fleet.pass(20 * MINUTE).await;
     assert_eq!(fleet.told(), ["alert to it@litware.example"]);

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use consentry::app::Terms;
-use consentry::demo;
-use consentry::listener;
+use consentry::listener::{self, Listener};
 use consentry::store::TokenId;
-use entra_sim::{Options, Simulator};
 use tokio::sync::watch;
 
-use crate::harness::{Fleet, START, USUAL, freeze};
+use crate::fleet::Fleet;
+use crate::world::World;
 
 /// A fleet whose links lead to a real listener.
 pub struct Site {
@@ -20,21 +19,19 @@ pub struct Site {
 }
 
 impl Site {
+    /// The demo's fleet.
     pub async fn start() -> Self {
-        Self::with("", |text| text).await
+        World::reachable("").await.site().await
     }
 
-    /// `prefix` is the path that a reverse proxy would add; `edit` changes the demo's configuration.
-    pub async fn with(prefix: &str, edit: impl FnOnce(String) -> String) -> Self {
-        let listener = listener::bind("127.0.0.1:0").await.expect("a socket");
-        let url = format!("http://{listener}{prefix}");
-        let simulator = Simulator::start(Options::default()).await.expect("a simulator");
-        freeze(&simulator, START);
-        demo::populate(&simulator, &url).expect("tenants");
-        let text = edit(demo::configuration(&simulator, &url, USUAL));
-        let fleet = Fleet::with(simulator, &text).await;
-        demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
-        let stop = serve(listener, &fleet);
+    /// The fleet of a world, served on the world's socket.
+    pub async fn of(world: World) -> Self {
+        let socket = world.listener.try_clone().expect("a socket");
+        let listener = Listener::inherited_tcp(socket).expect("a listener");
+        let url = world.url.clone();
+        let fleet = Fleet::of(world).await;
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(listener::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
         Self { fleet, url, _stop: stop }
     }
 
@@ -86,12 +83,6 @@ impl Site {
             .filter(|(_, count)| *count > 0)
             .collect()
     }
-}
-
-fn serve(listener: listener::Listener, fleet: &Fleet) -> watch::Sender<bool> {
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(listener::serve(listener, Arc::clone(&fleet.daemon.sites.all), stopped));
-    stop
 }
 
 /// What came back.

@@ -10,8 +10,8 @@ use axum::routing::post;
 use entra_sim::Action;
 use serde_json::Value;
 
-use crate::harness::{MINUTE, situation};
 use crate::visitor::{Site, Visitor};
+use crate::world::{MINUTE, World, situation};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -54,12 +54,11 @@ async fn axum_serve(listener: tokio::net::TcpListener, router: axum::Router) {
     }
 }
 
-async fn site(product: &Product) -> Site {
-    let hook = format!("    token_webhook: {{url: \"{}\", secret: {SECRET}}}\n", product.url);
-    Site::with("", |text| {
-        text.replace("    display_name: Sequr\n", &format!("    display_name: Sequr\n{hook}"))
-    })
-    .await
+/// A world whose application hands its tokens to a product.
+async fn world(product: &Product) -> World {
+    let mut world = World::reachable("").await;
+    world.add("apps.sequr.token_webhook", &format!("{{url: \"{}\", secret: {SECRET}}}", product.url));
+    world
 }
 
 async fn reauthenticate(site: &Site, integration: &str) -> (Visitor, String) {
@@ -75,7 +74,7 @@ async fn reauthenticate(site: &Site, integration: &str) -> (Visitor, String) {
 #[tokio::test]
 async fn a_renewed_token_is_handed_over_until_it_is_taken() {
     let product = Product::start().await;
-    let site = site(&product).await;
+    let site = world(&product).await.site().await;
     site.fleet.act((situation("proseware").breaks)("proseware.example"));
     site.fleet.pass(12 * MINUTE).await;
     product.answers.lock().expect("a list").extend([500, 301, 429]);
@@ -140,7 +139,7 @@ async fn a_renewed_token_is_handed_over_until_it_is_taken() {
 #[tokio::test]
 async fn the_newest_token_survives_and_wins() {
     let product = Product::start().await;
-    let site = site(&product).await;
+    let site = world(&product).await.site().await;
     product.answers.lock().expect("a list").extend([500, 500]);
     reauthenticate(&site, "northwind").await;
     site.fleet.daemon.webhook.drain().await.expect("the database");
@@ -212,12 +211,9 @@ async fn an_imported_token_and_a_renewed_one_meet() {
 #[tokio::test]
 async fn somebody_elses_token_is_left_alone() {
     let product = Product::start().await;
-    let hook = format!("    token_webhook: {{url: \"{}\", secret: {SECRET}}}\n", product.url);
-    let site = Site::with("", |text| {
-        let text = text.replace("    display_name: Sequr\n", &format!("    display_name: Sequr\n{hook}"));
-        text.replace("{name: northwind,", "{name: northwind, refresh_token_file: northwind.token,")
-    })
-    .await;
+    let mut world = world(&product).await;
+    world.add("integrations.northwind.refresh_token_file", "northwind.token");
+    let site = world.site().await;
     let file = site.fleet.folder.path().join("northwind.token");
     let issue = || {
         let (tenant, app) = ("northwind.example".to_owned(), consentry::demo::APP);
@@ -283,7 +279,7 @@ async fn a_listener_of_its_own_serves_nothing_else() {
 #[tokio::test]
 async fn a_refused_token_waits_for_its_own_next_attempt() {
     let product = Product::start().await;
-    let site = site(&product).await;
+    let site = world(&product).await.site().await;
     reauthenticate(&site, "northwind").await;
     product.answers.lock().expect("a list").push_back(500);
     site.fleet.daemon.webhook.drain().await.expect("the database");

@@ -4,71 +4,56 @@ use std::time::Duration;
 
 use consentry::app::{Daemon, Front};
 use consentry::clock::Clock;
-use consentry::config::{self, Config};
-use consentry::demo::{self, SITUATIONS, Situation};
-use consentry::domain::Timestamp;
+use consentry::config::Config;
 use consentry::metrics::{Format, write};
 use consentry::secret::Secret;
 use consentry::store::TokenId;
 use entra_sim::mailbox::Parsed;
-use entra_sim::{Action, Options, Simulator};
+use entra_sim::{Action, Simulator};
 use tempfile::TempDir;
 
-pub const MINUTE: Duration = Duration::from_secs(60);
-pub const START: Timestamp = Timestamp::from_seconds(1_790_000_000);
-
-/// Five minutes, and everything else as a vendor would leave it.
-pub const USUAL: &str = "  interval: 5m\n";
-
-/// What links start with where nobody follows them.
-pub const PUBLIC_URL: &str = "https://consentry.example.com";
+use crate::configuration::Configuration;
+use crate::world::{MINUTE, START, World, freeze, header, refresh_token, situation};
 
 pub struct Fleet {
     pub simulator: Simulator,
     pub folder: TempDir,
+    pub configuration: Configuration,
     pub config: Config,
     pub clock: Clock,
     pub daemon: Daemon,
 }
 
-/// A simulator with the demo's tenants, its clock at the start.
-pub async fn tenants(options: Options) -> Simulator {
-    let simulator = Simulator::start(options).await.expect("a simulator");
-    freeze(&simulator, START);
-    demo::populate(&simulator, PUBLIC_URL).expect("tenants");
-    simulator
-}
-
-pub fn situation(name: &str) -> &'static Situation {
-    SITUATIONS.iter().find(|s| s.name == name).expect("a known situation")
-}
-
 impl Fleet {
     /// The demo's fleet, signed in and healthy, not probed yet.
     pub async fn start() -> Self {
-        let simulator = tenants(Options::default()).await;
-        let text = demo::configuration(&simulator, PUBLIC_URL, USUAL);
-        let fleet = Self::with(simulator, &text).await;
-        demo::sign_in(&fleet.simulator, &fleet.daemon.store).await.expect("tokens");
-        fleet
+        World::demo().await.fleet().await
     }
 
-    /// A daemon with a configuration of its own.
-    pub async fn with(simulator: Simulator, configuration: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+    /// The daemon of a world whose clock stands still.
+    pub async fn of(world: World) -> Self {
+        let config = world.config();
+        let World { simulator, folder, configuration, .. } = world;
         let clock = Clock::manual(START);
-        freeze(&simulator, START);
-        let config = load(&folder, configuration);
         let daemon = Daemon::wire(&config, clock.clone(), Front::default()).await.expect("a daemon");
-        Self { simulator, folder, config, clock, daemon }
+        Self { simulator, folder, configuration, config, clock, daemon }
     }
 
     /// The same database and clock, another process.
     pub async fn restart(self) -> Self {
-        let Self { simulator, folder, config, clock, daemon } = self;
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same with another configuration.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Configuration)) -> Self {
+        let Self { simulator, folder, mut configuration, clock, daemon, .. } = self;
         drop(daemon);
+        change(&mut configuration);
+        let file = folder.path().join("consentry.yml");
+        configuration.write(&file);
+        let config = consentry::config::load(&file).expect("valid").config;
         let daemon = Daemon::wire(&config, clock.clone(), Front::default()).await.expect("a daemon");
-        Self { simulator, folder, config, clock, daemon }
+        Self { simulator, folder, configuration, config, clock, daemon }
     }
 
     /// Lives through some time: probes that fall due, then mails that are waiting.
@@ -148,30 +133,12 @@ impl Fleet {
     /// A new sign-in, as `import-token` would bring it.
     pub async fn import_token(&self, integration: &str) {
         let situation = situation(integration);
-        let answer = self
-            .simulator
-            .apply(Action::IssueRefreshToken { tenant: situation.tenant(), app: situation.app(), user: None })
-            .expect("a token");
         let id = TokenId {
             integration: integration.to_owned(),
             client_id: situation.app().to_string(),
             tenant: situation.tenant(),
         };
-        let token = Secret::new(answer["refresh_token"].as_str().expect("a token"));
+        let token = Secret::new(refresh_token(&self.simulator, integration));
         self.daemon.store.put_token(&id, &token, "import", self.clock.now()).await.expect("stored");
     }
-}
-
-pub fn header(mail: &Parsed, name: &str) -> Option<String> {
-    mail.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone())
-}
-
-pub fn load(folder: &TempDir, configuration: &str) -> Config {
-    let file = folder.path().join("consentry.yml");
-    std::fs::write(&file, configuration).expect("written");
-    config::load(&file).map_or_else(|problems| panic!("{problems:#?}"), |l| l.config)
-}
-
-pub fn freeze(simulator: &Simulator, at: Timestamp) {
-    simulator.apply(Action::FreezeClock { at: Some(at.0 / 1000) }).expect("a frozen clock");
 }
