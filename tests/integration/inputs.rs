@@ -443,17 +443,13 @@ async fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     // It waits for its standard input. Where nobody may run the program, there is nothing to see.
     let Ok(mut child) = command.spawn() else { return };
     let memory = PathBuf::from(format!("/proc/{}/mem", child.id()));
-    let closed =
-        eventually("the files of the process are root's, or it has ended", async || match std::fs::metadata(
-            &memory,
-        )
-        .map(|m| m.uid())
-        {
-            Ok(0) => Some(true),
-            Ok(_) if child.try_wait().expect("a child").is_none() => None,
-            _ => Some(false),
-        })
-        .await;
+    let owner = || std::fs::metadata(&memory).map(|file| file.uid());
+    let closed = eventually("the files of the process are root's, or it has ended", async || match owner() {
+        Ok(0) => Some(true),
+        Ok(_) if child.try_wait().expect("a child").is_none() => None,
+        _ => Some(false),
+    })
+    .await;
     child.kill().expect("killed");
     child.wait().expect("ended");
     assert!(closed);
