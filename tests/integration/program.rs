@@ -224,7 +224,8 @@ async fn setup_prints_text_and_a_script() {
     );
 }
 
-/// The listener of the re-authentication pages, as the daemon starts it from the configuration, and the one for orchestrators.
+/// The listener of the re-authentication pages, as the daemon starts it from the configuration, and the one
+/// for orchestrators.
 #[tokio::test]
 async fn the_reauthentication_listener_of_the_configuration() {
     let mut world = World::live().await;
@@ -343,7 +344,8 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
     for (url, code, said) in [
         (format!("{health}/-/healthy"), 0, ""),
         (format!("{health}/-/ready"), 0, ""),
-        // Its own certificate vouches for another name, and that is no sickness; a user is asked for, and none is known here.
+        // Its own certificate vouches for another name, and that is no sickness; a user is asked for, and
+        // none is known here.
         (format!("{guarded}/-/healthy"), 1, "--health.listen-address"),
         (format!("{as_somebody}/-/healthy"), 1, "401"),
         ("http://somebody:hidden@127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
