@@ -299,8 +299,7 @@ fn mail_host(text: &str) -> Result<String, String> {
         return Err(format!("contains spaces; {example}"));
     }
     if let Some((scheme, rest)) = text.split_once("://") {
-        let tls =
-            if matches!(scheme, "smtps" | "ssl" | "tls") { " and tls: implicit" } else { "" };
+        let tls = if matches!(scheme, "smtps" | "ssl" | "tls") { " and tls: implicit" } else { "" };
         let host =
             rest.rsplit('@').next().unwrap_or_default().split(['/', ':', '?']).next().unwrap_or_default();
         return Err(format!("is a URL; write host: {host}{tls}"));
@@ -310,9 +309,7 @@ fn mail_host(text: &str) -> Result<String, String> {
     }
     if let Some(address) = text.strip_prefix('[') {
         let address = address.split(']').next().unwrap_or_default();
-        return Err(format!(
-            "has brackets; write host: \"{address}\", and a port under port"
-        ));
+        return Err(format!("has brackets; write host: \"{address}\", and a port under port"));
     }
     if text.contains([',', ';', '%']) || text.matches(':').count() > 1 {
         return Err(format!("is not a single host name or address; {example}"));
@@ -321,8 +318,8 @@ fn mail_host(text: &str) -> Result<String, String> {
         let port = if port.is_empty() { "587" } else { port };
         return Err(format!("names a port; write host: {host} and port: {port}"));
     }
-    // The rules of URLs, which are also those of server names in certificates. A name with letters beyond ASCII is used in its ASCII
-    // form (RFC 5891).
+    // The rules of URLs, which are also those of server names in certificates. A name with letters beyond
+    // ASCII is used in its ASCII form (RFC 5891).
     let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     match Host::parse(text) {
         Ok(Host::Domain(name)) if plain(&name) => Ok(if text.is_ascii() { text.to_owned() } else { name }),

@@ -92,7 +92,7 @@ mod tests {
                 vec![("x-forwarded-for", "198.51.100.1")],
                 "through 192.0.2.7",
             ),
-            ("an unknown client with another header", "192.0.2.7", vec![("via", "1.1 proxy")], "through 192.0.2.7"),
+            ("an unknown client, another header", "192.0.2.7", vec![("via", "1.1 proxy")], "through 192.0.2.7"),
             ("a trusted proxy", "10.0.0.1", vec![("x-forwarded-for", "198.51.100.1")], "198.51.100.1"),
             (
                 "an IPv4 address on an IPv6 socket",

@@ -176,7 +176,7 @@ mod tests {
         let neighbour: IpAddr = "2001:db8::2".parse().expect("an address");
         assert_eq!((0..1000).filter(|_| guesses.wrong(source, now)).count(), 150);
         assert!(!guesses.wrong(neighbour, now), "a network shares one limit");
-        assert!(guesses.wrong("127.0.0.1".parse().expect("an address"), now), "other networks are not affected");
+        assert!(guesses.wrong("127.0.0.1".parse().expect("an address"), now), "others are not affected");
         assert!(guesses.wrong(source, now.plus(Duration::from_secs(4))), "after a while");
         for i in 0..u32::try_from(SOURCES).unwrap_or_default() * 2 {
             guesses.wrong(IpAddr::V4(i.into()), now);

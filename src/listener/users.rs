@@ -116,7 +116,8 @@ impl Users {
         if !self.guesses.has_more(peer, clock.steady()) {
             return Err(Refused::Busy);
         }
-        // The turn moves into the task, so that it lasts until the hash is computed even if the client disconnects.
+        // The turn moves into the task, so that it lasts until the hash is computed even if the client
+        // disconnects.
         let check = tokio::task::spawn_blocking(move || {
             let _held = turn;
             bcrypt::verify(&password, &hash).unwrap_or(false)
@@ -349,7 +350,7 @@ mod tests {
         let mut many: Vec<(u8, u32)> = (1..=100).map(|last| (last, 2)).collect();
         many.push((200, 1));
         let served = order(&turns, &many).await;
-        assert_eq!((served.len(), served[0]), (WAITING, 200), "the last one with wrong passwords is displaced");
+        assert_eq!((served.len(), served[0]), (WAITING, 200), "the last one is displaced");
         let own = order(&turns, &[(7, 1); 40]).await;
         assert_eq!(own.len(), WAITING_OF_ONE, "one network does not fill the queue");
     }

@@ -250,7 +250,7 @@ mod tests {
         let tampered = String::from_utf8(tampered).unwrap_or_default();
         for (sentence, name, token, at, expected) in [
             ("valid", "acme", token.as_str(), now, Ok(())),
-            ("valid to the last millisecond", "acme", &token, now.plus(Duration::from_millis(59_999)), Ok(())),
+            ("valid to the end", "acme", &token, now.plus(Duration::from_millis(59_999)), Ok(())),
             (
                 "made an hour in the future, because the clock was ahead",
                 "acme",

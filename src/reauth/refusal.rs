@@ -279,7 +279,8 @@ impl Refusal {
         }
         match refused.error.as_str() {
             "access_denied" if refused.cancelled => Self::Cancelled,
-            // The cause is an unknown number. Only numbers about consent mean that the permissions were not accepted.
+            // The cause is an unknown number. Only numbers about consent mean that the permissions were not
+            // accepted.
             "access_denied"
                 if refused.codes.iter().any(|code| !matches!(code, 65_000..=65_999 | 650_000..=659_999)) =>
             {
@@ -403,7 +404,7 @@ mod tests {
             ("admin approval", redirect("access_denied", false, &[90094]), Refusal::AdminApproval),
             ("risky app", redirect("access_denied", true, &[900_941]), Refusal::AdminApproval),
             ("not assigned", redirect("access_denied", false, &[50105]), Refusal::NotAssigned),
-            ("an account outside the tenant", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
+            ("outside the tenant", redirect("access_denied", false, &[50020]), Refusal::WrongTenant),
             ("switched off", redirect("access_denied", false, &[7_000_112]), Refusal::AppDisabled),
             ("an unknown number", redirect("server_error", false, &[99999]), Refusal::Upstream),
             ("Conditional Access", redirect("access_denied", false, &[530_032]), Refusal::Blocked),

@@ -139,7 +139,8 @@ impl WebhookSender {
             let due = self.inner.store.due_deliveries(self.inner.clock.now()).await?;
             if due.is_empty() {
                 let waiting = self.inner.store.waiting_deliveries().await?;
-                // Deliveries of integrations that are no longer configured are not counted, because nobody has to act on them.
+                // Deliveries of integrations that are no longer configured are not counted, because nobody
+                // has to act on them.
                 let pending = waiting
                     .iter()
                     .filter(|(name, _)| !matches!((self.inner.find_recipient)(name), Recipient::Unknown))
@@ -244,7 +245,7 @@ mod tests {
         }
         let reference = standardwebhooks::Webhook::new(secret.expose()).expect("a secret");
         assert!(reference.verify(new.body.expose().as_bytes(), &headers).is_ok());
-        assert!(reference.verify(b"{}", &headers).is_err(), "the reference implementation rejects another body");
+        assert!(reference.verify(b"{}", &headers).is_err(), "another body is rejected");
         assert!(sign(&Secret::new("plain"), "m", 0, "").is_err());
     }
 }

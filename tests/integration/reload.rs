@@ -470,7 +470,7 @@ async fn watched_files() {
     changing.probed("contoso").await;
     // In place, and in pieces.
     std::fs::write(file("one.yml"), &both[..both.len() - 30]).expect("half");
-    changing.daemon.until(&["a watched file is not taken over; its last good list stays", "one.yml"]).await;
+    changing.daemon.until(&["a watched file is not used; its last good list stays in effect", "one.yml"]).await;
     assert_eq!(
         (changing.metric(valid).await.as_deref(), changing.metric(broken).await.as_deref()),
         (Some("0"), Some("1"))
