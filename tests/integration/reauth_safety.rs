@@ -490,7 +490,7 @@ async fn links_are_revoked_from_the_command_line() {
     let (plain, fewer) = (command(&[]).await, command(&["--accept-fewer"]).await);
     assert_ne!(plain, fewer);
     assert_eq!((status(&plain).await, status(&fewer).await), (200, 200));
-    assert!(command(&["--revoke"]).await.contains("are dead"));
+    assert!(command(&["--revoke"]).await.contains("are ended"));
     assert_eq!((status(&plain).await, status(&fewer).await), (410, 410));
     assert_eq!(status(&command(&[]).await).await, 200);
     let both = world.command(&["reauth-link", "northwind", "--revoke", "--accept-fewer"]).await;
@@ -531,7 +531,7 @@ async fn another_group_of_the_same_name_is_no_substitute() {
     ]);
     let link = site.fresh_link("northwind");
     let page = sign_in_as(&site, &link, "northwind", "user").await;
-    assert_eq!((page.status, page.body.contains("another one bears its name")), (403, true), "{}", page.body);
+    assert_eq!((page.status, page.body.contains("another group has its name")), (403, true), "{}", page.body);
     assert_eq!(
         sign_in_as(&site, &link, "northwind", "admin").await.status,
         303,
