@@ -91,8 +91,7 @@ impl Reloader {
 
     async fn all(&mut self, running: &mut Running) -> Result<(), Vec<String>> {
         let main = self.sources().main().to_owned();
-        let read =
-            blocking(move || Sources::load(&main, &environment).map_err(|problems| lines(&problems)));
+        let read = blocking(move || Sources::load(&main, &environment).map_err(|problems| lines(&problems)));
         let (loaded, sources) = read.await?;
         if loaded.config.storage != self.storage {
             return Err(vec!["storage: cannot change while Consentry runs; restart it".to_owned()]);
@@ -218,7 +217,11 @@ impl Watcher {
                 let _ = sender.try_send(());
             }
         });
-        let inner = inner.inspect_err(|error| tracing::warn!(%error, "cannot watch files; they are polled every {POLL:?} instead")).ok();
+        let inner = inner
+            .inspect_err(
+                |error| tracing::warn!(%error, "cannot watch files; they are polled every {POLL:?} instead"),
+            )
+            .ok();
         let mut watcher =
             Self { inner, events, folders: Vec::new(), watched: Vec::new(), pending: None, again: None };
         watcher.watch(folders);

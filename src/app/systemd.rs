@@ -29,7 +29,9 @@ pub(super) fn sockets() -> anyhow::Result<Listeners> {
             }
         };
         if place.replace(listener).is_some() {
-            bail!("systemd passes two sockets with the same name; only those that serve everything may share one");
+            bail!(
+                "systemd passes two sockets with the same name; only those that serve everything may share one"
+            );
         }
     }
     Ok(listeners)

@@ -36,12 +36,8 @@ pub(super) fn count(number: usize, what: &str) -> String {
 }
 
 pub(super) fn unbuilt_warning(keys: &[String]) -> Option<String> {
-    (!keys.is_empty()).then(|| {
-        format!(
-            "these keys are accepted, but have no effect in this version: {}",
-            keys.join(", ")
-        )
-    })
+    (!keys.is_empty())
+        .then(|| format!("these keys are accepted, but have no effect in this version: {}", keys.join(", ")))
 }
 
 pub(super) fn integration<'c>(config: &'c Config, name: &str) -> anyhow::Result<&'c Integration> {

@@ -93,7 +93,7 @@ impl Reauthentication {
                     };
                     refreshed
                         .missing
-                        .extend(missing_of(&wanted, &granted.scopes.or_else(unsaid).unwrap_or_default()));
+                        .extend(missing_of(&wanted, &granted.scopes.or_else(implied).unwrap_or_default()));
                     if scope == graph {
                         refreshed.access_token = Some(granted.access_token);
                     }
