@@ -1,6 +1,6 @@
 //! `consentry demo`: a simulated Entra with a small fleet, a mailbox, and the daemon, all on loopback in one process.
 //!
-//! [`SITUATIONS`] is the one list of ways in which an integration breaks; the tests run from it, too.
+//! [`SITUATIONS`] lists the ways in which an integration breaks; the tests use it, too.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -18,33 +18,33 @@ use crate::store::{Store, TokenId};
 
 /// App id of the demo's multi-tenant application.
 pub const APP: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00aa);
-/// App id of an application with access of its own.
+/// App id of an application with application access.
 pub const APPLICATION_APP: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00bb);
 /// App id of the directory reader.
 pub const READER: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00cc);
 
 const SECRET: &str = "demo-secret";
 
-/// A customer of the demo: a tenant, an integration, and what befalls it.
+/// A customer of the demo: a tenant, an integration, and how it breaks.
 #[derive(Clone, Copy)]
 pub struct Situation {
     /// Name of the integration; its tenant is `NAME.example`.
     pub name: &'static str,
     /// Display name.
     pub display_name: &'static str,
-    /// Whether a directory reader looks, too.
+    /// Whether it has a directory reader.
     pub reader: bool,
-    /// Whether the integration has access of its own.
+    /// Whether it has application access; otherwise delegated.
     pub application: bool,
     /// Seconds after the start at which it breaks, in the demo.
     pub breaks_after: Option<u64>,
-    /// What befalls it.
+    /// The actions that break it, by its tenant's domain.
     pub breaks: fn(&str) -> Vec<Action>,
-    /// What fixes it.
+    /// The actions that fix it, by its tenant's domain.
     pub fix: fn(&str) -> Vec<Action>,
     /// The primary reason while it is broken.
     pub reason: Option<Reason>,
-    /// In words.
+    /// A description for people.
     pub story: &'static str,
 }
 
@@ -83,7 +83,7 @@ fn delegated() -> Vec<String> {
     own(&["User.Read", "Group.Read.All"])
 }
 
-/// Everything that befalls the demo's fleet. The functions take the tenant's domain.
+/// The customers of the demo.
 pub const SITUATIONS: &[Situation] = &[
     Situation {
         name: "northwind",
@@ -105,7 +105,7 @@ pub const SITUATIONS: &[Situation] = &[
         breaks: |_| Vec::new(),
         fix: |_| Vec::new(),
         reason: None,
-        story: "stays healthy, with access of its own and a directory reader",
+        story: "stays healthy, with application access and a directory reader",
     },
     Situation {
         name: "contoso",
@@ -228,10 +228,7 @@ pub const SITUATIONS: &[Situation] = &[
     },
 ];
 
-/// Builds the fleet's tenants in the simulator, healthy. Sign-ins return to `public_url`.
-///
-/// # Errors
-/// The simulator refuses, which a test would show.
+/// Creates the fleet's tenants in the simulator, all healthy. Sign-ins return to `public_url`.
 pub fn populate(simulator: &Simulator, public_url: &str) -> anyhow::Result<()> {
     let app = |id, name: &str, delegated, application| Action::AddApp {
         id,
@@ -276,7 +273,7 @@ pub fn populate(simulator: &Simulator, public_url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The fleet's configuration. `probe` holds the lines of that section.
+/// The fleet's configuration. `probe` contains the lines of that section.
 pub fn configuration(simulator: &Simulator, public_url: &str, probe: &str) -> String {
     let mut text = format!(
         "cloud: {{login_url: \"{url}\", graph_url: \"{url}\"}}\nprobe:\n{probe}\
@@ -305,12 +302,12 @@ pub fn configuration(simulator: &Simulator, public_url: &str, probe: &str) -> St
 /// Gives every delegated integration the token of its tenant's administrator.
 pub async fn sign_in(simulator: &Simulator, store: &Store) -> anyhow::Result<()> {
     for situation in SITUATIONS.iter().filter(|s| !s.application) {
-        let answer = simulator.apply(Action::IssueRefreshToken {
+        let response = simulator.apply(Action::IssueRefreshToken {
             tenant: situation.tenant(),
             app: APP,
             user: None,
         })?;
-        let token = answer["refresh_token"].as_str().context("the simulator gave no token")?;
+        let token = response["refresh_token"].as_str().context("the simulator returned no token")?;
         let id = TokenId {
             integration: situation.name.to_owned(),
             client_id: APP.to_string(),
@@ -324,7 +321,7 @@ pub async fn sign_in(simulator: &Simulator, store: &Store) -> anyhow::Result<()>
 /// Runs the demo until a signal.
 ///
 /// # Errors
-/// An address is taken, or the temporary folder cannot be written.
+/// An address is in use, or the temporary folder cannot be written.
 pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     let fixed = Options { http: simulated, ..Options::default() };
     let simulator = match Simulator::start(fixed).await {
@@ -344,7 +341,7 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     drop(store);
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
-    let fate = tokio::spawn(run_scenario(Arc::clone(&simulator)));
+    let scenario = tokio::spawn(run_scenario(Arc::clone(&simulator)));
     let options = crate::web::WebOptions {
         lifecycle: true,
         anonymous_actions: true,
@@ -359,11 +356,11 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
         front,
     )
     .await;
-    fate.abort();
+    scenario.abort();
     result
 }
 
-/// Where this machine's browsers find an address: one that listens everywhere is found on loopback.
+/// The address for browsers on this machine: loopback for a socket on all interfaces.
 fn browsers(listen: &str) -> String {
     match listen.rsplit_once(':') {
         Some(("" | "0.0.0.0" | "[::]", port)) => format!("127.0.0.1:{port}"),
@@ -373,7 +370,7 @@ fn browsers(listen: &str) -> String {
 
 fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
     println!(
-        "Consentry demo: {} integrations with a simulated Microsoft Entra ID. End it with Ctrl-C.\n",
+        "Consentry demo: {} integrations with a simulated Microsoft Entra ID. Stop it with Ctrl-C.\n",
         SITUATIONS.len()
     );
     println!(
@@ -390,17 +387,17 @@ fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
         let when = situation.breaks_after.map_or_else(|| "     ".to_owned(), |s| format!("{s:>3} s"));
         println!("  {when}  {:<10} {}", situation.name, situation.story);
     }
-    println!("   90 s  wingtip    is enabled again: what a sign-in cannot fix, an admin did\n");
+    println!("   90 s  wingtip    is enabled again: an admin fixes what a sign-in cannot fix\n");
 }
 
-/// Breaks the fleet, one integration after the other, and fixes one that no sign-in can fix.
+/// Breaks the integrations one after the other, and fixes the one that no sign-in can fix.
 async fn run_scenario(simulator: Arc<Simulator>) {
     let mut elapsed = 0;
     for situation in SITUATIONS {
         let Some(at) = situation.breaks_after else { continue };
         tokio::time::sleep(Duration::from_secs(at.saturating_sub(elapsed))).await;
         if elapsed == 0 {
-            tokio::spawn(point_at_the_first_mail(Arc::clone(&simulator)));
+            tokio::spawn(announce_first_mail(Arc::clone(&simulator)));
         }
         elapsed = at;
         apply(&simulator, situation.name, situation.story, (situation.breaks)(&situation.tenant()));
@@ -411,7 +408,7 @@ async fn run_scenario(simulator: Arc<Simulator>) {
     }
 }
 
-async fn point_at_the_first_mail(simulator: Arc<Simulator>) {
+async fn announce_first_mail(simulator: Arc<Simulator>) {
     simulator.mailbox().wait_for(1).await;
     println!(">> The first mail has arrived. Click this: {}/mail/0", simulator.url());
 }
@@ -419,7 +416,7 @@ async fn point_at_the_first_mail(simulator: Arc<Simulator>) {
 fn apply(simulator: &Simulator, name: &str, story: &str, actions: Vec<Action>) {
     for action in actions {
         if let Err(error) = simulator.apply(action) {
-            tracing::error!(%error, integration = name, "the simulator refuses");
+            tracing::error!(%error, integration = name, "the simulator rejects an action");
         }
     }
     println!(">> {name}: {story}");

@@ -1,9 +1,9 @@
 //! Consentry watches integrations with Microsoft Entra ID: it probes consent, enterprise application and group access of every
 //! configured integration, exports what it finds to Prometheus, and mails the person who can fix it.
 //!
-//! Start reading in [`domain`]: the rules are there, without I/O. ARCHITECTURE.md is the map.
+//! Start reading in [`domain`], which contains the rules, without I/O. ARCHITECTURE.md describes the structure.
 
-// A table of cases is as long as the rule that it shows has cases.
+// Tests with tables of cases are long.
 #![cfg_attr(test, allow(clippy::too_many_lines))]
 
 pub mod app;

@@ -28,8 +28,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Every command holds secrets in memory: no core file of it is written, and no other process of the same user may attach to it or read
-/// its memory (Linux, `PR_SET_DUMPABLE(2const)`). A kernel or sandbox that refuses is no reason not to run.
+/// Every command has secrets in memory, so no core file is written, and no other process of the same user may attach to the process or read
+/// its memory (Linux, `PR_SET_DUMPABLE(2const)`). If the kernel or a sandbox does not allow this, the program runs nevertheless.
 #[cfg(target_os = "linux")]
 fn hide_memory() {
     if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

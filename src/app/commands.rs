@@ -1,4 +1,4 @@
-//! What the pages ask of monitor and database.
+//! Implements the interfaces of the pages to monitor and database.
 
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -41,7 +41,7 @@ impl Commands for Monitor {
     }
 }
 
-/// The database, and what the configuration knows besides of tokens and credentials.
+/// The database, and the configured tokens and credentials.
 pub(super) struct Database {
     pub(super) store: Store,
     pub(super) monitor: Monitor,
@@ -50,7 +50,7 @@ pub(super) struct Database {
 
 impl Database {
     async fn read(&self, name: &str) -> Records {
-        // A database that cannot answer now leaves its part of the page empty; the rest is in memory.
+        // If the database cannot be read now, its part of the page is empty; the rest is in memory.
         let events = self.store.events(name).await.unwrap_or_default();
         let mails = self.store.mails_about(name).await.unwrap_or_default();
         let targets = self.monitor.targets();

@@ -1,4 +1,4 @@
-//! What a configuration makes of the things that last: at the start, and again with every reload.
+//! The parts that are built from a configuration, at the start and with every reload.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::reauth::{Reauthentication, Terms, WebhookParts, WebhookSender};
 use crate::store::Store;
 use crate::web::{self, Process, SecurityHeaders, Served};
 
-/// Not knowing for so many intervals counts: operators are notified, and what the admins alone can end is a failure.
+/// After this many intervals with an unknown result, operators are notified, and what only the admins can fix counts as a failure.
 const LASTING_INTERVALS: u32 = 12;
 
-/// What no reload replaces.
+/// The parts that a reload does not replace.
 #[derive(Debug, Clone)]
 pub(super) struct SharedServices {
     pub(super) store: Store,
@@ -30,21 +30,21 @@ pub(super) struct SharedServices {
     pub(super) fleet: Arc<Fleet>,
     pub(super) clock: Clock,
     pub(super) outbox: Outbox,
-    /// Nudged when a renewed token waits to be handed over.
+    /// Notified when a renewed token is ready for delivery.
     pub(super) handed_over: Arc<Notify>,
-    /// Connections and tokens outlive a reload that leaves alone what they depend on.
-    pub(super) upstream: Arc<Mutex<Option<Reached>>>,
+    /// Connections and cached tokens survive a reload that does not change what they depend on.
+    pub(super) upstream: Arc<Mutex<Option<UpstreamCache>>>,
 }
 
-/// Connections to Entra and Graph, and what was learnt through them.
+/// Connections to Entra and Graph, and the data cached with them.
 #[derive(Debug)]
-pub(super) struct Reached {
-    reach: UpstreamKey,
+pub(super) struct UpstreamCache {
+    key: UpstreamKey,
     entra: Entra,
     prober: Arc<Prober>,
 }
 
-/// What connections to Entra and Graph depend on.
+/// The settings that connections to Entra and Graph depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamKey {
     cloud: Cloud,
@@ -55,8 +55,8 @@ pub(super) struct UpstreamKey {
 }
 
 impl SharedServices {
-    fn reach(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {
-        let reach = UpstreamKey {
+    fn upstream(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {
+        let key = UpstreamKey {
             cloud: config.cloud.clone(),
             upstream: config.upstream.clone(),
             authorities: config.upstream.ca_file.as_ref().and_then(|file| std::fs::read(file).ok()),
@@ -64,17 +64,17 @@ impl SharedServices {
             overrides: config.reason_overrides.clone(),
         };
         let mut kept = self.upstream.lock();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.reach == reach) {
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.key == key) {
             return Ok((kept.entra.clone(), Arc::clone(&kept.prober)));
         }
         let entra = entra(config, Some(self.families.clone()))?;
         let prober = Arc::new(Prober::new(entra.clone(), self.store.clone(), self.clock.clone()));
-        *kept = Some(Reached { reach, entra: entra.clone(), prober: Arc::clone(&prober) });
+        *kept = Some(UpstreamCache { key, entra: entra.clone(), prober: Arc::clone(&prober) });
         Ok((entra, prober))
     }
 }
 
-/// What every reload makes anew.
+/// The parts that every reload replaces.
 pub(super) struct Components {
     pub(super) setup: Setup,
     pub(super) change: Change,
@@ -83,7 +83,7 @@ pub(super) struct Components {
     pub(super) pages: Pages,
 }
 
-/// What becomes of the pages, once there is a monitor.
+/// What the pages need from the configuration.
 pub(super) struct Pages {
     pub(super) reauthentication: Option<Reauthentication>,
 }
@@ -98,7 +98,7 @@ impl Components {
         let texts: HashMap<&str, SharedTexts> =
             config.apps.iter().map(|(name, app)| (name.as_str(), shared_texts(app))).collect();
         let records = enabled.iter().filter_map(|i| record(config, &texts, i)).collect();
-        let (entra, prober) = services.reach(config)?;
+        let (entra, prober) = services.upstream(config)?;
         let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
         let reauthentication = reauthentication::reauthentication(config, services, entra, &targets);
@@ -129,7 +129,7 @@ impl Components {
 }
 
 impl Pages {
-    /// What the listeners serve.
+    /// The state of the routes.
     pub(super) fn served(self, config: &Config, process: &Arc<Process>) -> anyhow::Result<Arc<Served>> {
         let public_url = config.reauthentication.public_url.clone();
         Ok(Arc::new(Served {
@@ -167,7 +167,7 @@ fn schedule_policy(config: &Config) -> SchedulePolicy {
     }
 }
 
-/// Makes the links of mails, each in the generation of its moment: a mail that waited for long still brings a good one.
+/// Makes the links of mails when they are sent, with the generation of that moment, so that a delayed mail contains a valid link.
 fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
     let (links, targets, store) = (links(config, store), Arc::clone(targets), store.clone());
     Arc::new(move |integration, now| {

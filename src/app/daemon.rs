@@ -1,4 +1,4 @@
-//! The daemon: its parts at rest, its parts at work, and the change from one configuration to another.
+//! The daemon: wiring its parts, running them, and changing from one configuration to another.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::reauth::{Unverified, WebhookSender};
 use crate::store::Store;
 use crate::web::{Backend, Process, ReloadRequest, Reloads, Sites, WebOptions};
 
-/// The parts of a daemon, wired together and at rest.
+/// The parts of a daemon, wired together but not running.
 pub struct Daemon {
     /// Probes the fleet.
     pub monitor: Monitor,
     /// Sends mail, when it is configured.
     pub notifier: Option<Notifier>,
-    /// Hands renewed tokens to the products that use them.
+    /// Delivers renewed tokens to the products that use them.
     pub webhook: WebhookSender,
     /// What the listeners serve.
     pub sites: Sites,
@@ -45,21 +45,21 @@ impl std::fmt::Debug for Daemon {
     }
 }
 
-/// Where the daemon is reached.
+/// The sockets of the daemon.
 #[derive(Debug, Default)]
 pub struct Listeners {
     /// Serve everything.
     pub all: Vec<Listener>,
-    /// Serves the pages of re-authentication and nothing else.
+    /// Serves only the pages of re-authentication.
     pub reauthentication: Option<Listener>,
-    /// Serves health and readiness and nothing else.
+    /// Serves only health and readiness.
     pub health: Option<Listener>,
 }
 
-/// What the command line says of the listeners, besides their addresses.
+/// The command line's settings of the listeners, besides their addresses.
 #[derive(Debug, Default)]
 pub struct Front {
-    /// About the pages.
+    /// Settings of HTTP.
     pub options: WebOptions,
     /// The file of `--web.config.file`.
     pub web_config_file: Option<PathBuf>,
@@ -68,8 +68,8 @@ pub struct Front {
 /// Reads `--web.config.file`, if there is one.
 ///
 /// # Errors
-/// Everything that is wrong with it, a line each.
-pub fn gate(file: Option<&Path>, clock: Clock) -> anyhow::Result<WebSecurity> {
+/// Every problem, one line each.
+pub fn web_security(file: Option<&Path>, clock: Clock) -> anyhow::Result<WebSecurity> {
     WebSecurity::load(file, clock).map_err(|problems| anyhow::anyhow!("{}", problems.join("\n")))
 }
 
@@ -83,7 +83,7 @@ impl Daemon {
         families.configuration_read(clock.now());
         families.configuration_state(true, 0);
         families.set_interval(config.probe.interval);
-        let gate = Arc::new(gate(front.web_config_file.as_deref(), clock.clone())?);
+        let security = Arc::new(web_security(front.web_config_file.as_deref(), clock.clone())?);
         let counted = families.clone();
         let store = Store::open(&config.storage.path, &config.storage.encryption_key_file)?;
         let store = store.observed(Arc::new(move || counted.storage_failed()));
@@ -110,7 +110,7 @@ impl Daemon {
         let schedule = Schedule::new(change.schedule, queue, &fleet.never_probed(), clock.steady());
         let monitor = Monitor::new(schedule, setup, evaluator, families.clone(), clock.clone());
         if let Some(reauthentication) = &pages.reauthentication {
-            reauthentication.unverified().await?.iter().for_each(|unverified| go_on(&monitor, unverified));
+            reauthentication.unverified().await?.iter().for_each(|u| resume_verification(&monitor, u));
         }
         let (reloads, requests) = Reloads::new();
         let capacity = Capacity::within(
@@ -127,12 +127,12 @@ impl Daemon {
             history: Arc::new(history),
             reloads,
         };
-        let process = Arc::new(Process::new(backend, front.options, gate, capacity));
+        let process = Arc::new(Process::new(backend, front.options, security, capacity));
         let sites = Sites::new(&pages.served(config, &process)?);
         Ok(Self { monitor, notifier, webhook, sites, process, store, services, requests })
     }
 
-    /// Starts to work. Whoever calls this has to [`Running::finish`] it.
+    /// Starts the daemon. The caller must call [`Running::finish`] in the end.
     pub fn start(self, listeners: Listeners) -> Running {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -168,25 +168,25 @@ impl Daemon {
     }
 }
 
-/// Goes on with a proof that an earlier process, or an earlier configuration, has begun: what is left of its time.
-fn go_on(monitor: &Monitor, unverified: &Unverified) {
+/// Resumes a verification that an earlier process or an earlier configuration has begun, for the rest of its time.
+fn resume_verification(monitor: &Monitor, unverified: &Unverified) {
     match unverified.renewed {
         true => monitor.verify_renewal(&unverified.integration, unverified.began),
         false => monitor.verify_claim(&unverified.integration, unverified.began),
     }
 }
 
-/// What becomes of the listener of the re-authentication pages.
-pub(super) enum Move {
+/// How a reload changes the listener of the re-authentication pages.
+pub(super) enum ListenerChange {
     /// Its address is the same.
-    Stays,
+    Keep,
     /// It has another address.
-    To(Listener),
-    /// It has no address any more.
-    Ends,
+    Replace(Listener),
+    /// It is no longer configured.
+    Close,
 }
 
-/// Work that goes on until it is told to stop.
+/// A task that runs until it is stopped.
 struct Worker {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -198,7 +198,7 @@ impl Worker {
         Self { stop, task: tokio::spawn(work(stopped)) }
     }
 
-    /// Takes over once the earlier one has finished what it is at; nobody waits for that.
+    /// Starts a task that begins its work after the earlier one has finished. Does not block the caller.
     fn after<F: Future<Output = ()> + Send + 'static>(
         earlier: Option<Self>,
         work: impl FnOnce(watch::Receiver<bool>) -> F + Send + 'static,
@@ -217,7 +217,7 @@ impl Worker {
     }
 }
 
-/// A daemon at work.
+/// A running daemon.
 pub struct Running {
     pub(super) process: Arc<Process>,
     pub(super) requests: mpsc::Receiver<ReloadRequest>,
@@ -238,22 +238,27 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
-    /// Goes on with another configuration. Answers how the fleet has changed.
+    /// Applies another configuration. Returns how the fleet has changed.
     ///
     /// # Errors
     /// Proxy, certificate file or database cannot be used; then nothing has changed.
-    pub(super) async fn apply(&mut self, config: &Config, listener: Move) -> anyhow::Result<ConfigDiff> {
+    pub(super) async fn apply(
+        &mut self,
+        config: &Config,
+        listener: ListenerChange,
+    ) -> anyhow::Result<ConfigDiff> {
         let Components { setup, change, notifier, webhook, pages } = Components::new(config, &self.services)?;
         let served = pages.served(config, &self.process)?;
-        let shift = self.monitor.reconfigure(setup, change).await?;
+        let diff = self.monitor.reconfigure(setup, change).await?;
         self.services.families.set_interval(config.probe.interval);
         if let Some(reauthentication) = &served.reauthentication {
-            // One that comes back while it is being proved goes on with that; whoever was here all the time has had its proof.
+            // Added integrations resume their verification; it was never interrupted for those that were
+            // configured before.
             let unverified = reauthentication.unverified().await.unwrap_or_default();
             unverified
                 .iter()
-                .filter(|u| shift.added.contains(&u.integration))
-                .for_each(|u| go_on(&self.monitor, u));
+                .filter(|u| diff.added.contains(&u.integration))
+                .for_each(|u| resume_verification(&self.monitor, u));
         }
         self.sites.replace(&served);
         let earlier = self.notifier.take();
@@ -261,37 +266,37 @@ impl Running {
             (None, None) => None,
             (earlier, Some(notifier)) => Some(Worker::after(earlier, |stop| notifier.run(stop))),
             (earlier @ Some(_), None) => {
-                // Whatever is left in the outbox waits for nothing while there is no mail.
+                // Without mail, what is left in the outbox does not count as pending.
                 let families = self.services.families.clone();
                 Some(Worker::after(earlier, move |_| async move { families.set_queue(0) }))
             }
         };
         self.webhook = Some(Worker::after(self.webhook.take(), |stop| webhook.run(stop)));
         match listener {
-            Move::Stays => {}
-            Move::To(listener) => {
+            ListenerChange::Keep => {}
+            ListenerChange::Replace(listener) => {
                 let site = Arc::clone(&self.sites.reauthentication);
-                self.part_from_listener();
+                self.close_listener();
                 self.reauthentication = Some(Worker::start(|stop| listener::serve(listener, site, stop)));
             }
-            Move::Ends => self.part_from_listener(),
+            ListenerChange::Close => self.close_listener(),
         }
-        Ok(shift)
+        Ok(diff)
     }
 
-    /// Answers under way are finished; nobody waits for that.
-    fn part_from_listener(&mut self) {
+    /// Closes the listener. Pending responses are finished in the background.
+    fn close_listener(&mut self) {
         if let Some(earlier) = self.reauthentication.take() {
             self.tasks.spawn(earlier.finish());
         }
     }
 
-    /// The database, to be closed in the end.
+    /// The database, for closing it in the end.
     pub(super) fn store(&self) -> Store {
         self.services.store.clone()
     }
 
-    /// Stops, and waits until everything that is under way is done.
+    /// Stops, and waits until all pending work is done.
     pub async fn finish(mut self) {
         self.stop.send_replace(true);
         for worker in [self.reauthentication, self.notifier, self.webhook].into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! From start to end: sockets, signals, reloads.
+//! The life of the daemon process: sockets, signals, reloads, shutdown.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use crate::web::Process;
 /// Addresses to listen on, as the command line gives them.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses<'a> {
-    /// Serve everything; with none, the sockets that systemd hands over, and `:10143` without those.
+    /// Serve everything. If empty, the sockets that systemd passes are used, or `:10143` without those.
     pub all: &'a [String],
-    /// Serves health and readiness and nothing else.
+    /// Serves only health and readiness.
     pub health: Option<&'a str>,
 }
 
-/// Where everything is served when nobody says otherwise.
+/// The default address.
 pub const DEFAULT: &str = ":10143";
 
-/// Whatever is under way when the end comes has so long to finish; a service manager gives up soon afterwards.
+/// How long pending work may take at the shutdown. Some service managers kill the process soon afterwards.
 const END: Duration = Duration::from_secs(8);
 
-/// The database has so long to fold its log in.
+/// How long the checkpoint of the database's write-ahead log may take.
 const CLOSE: Duration = Duration::from_millis(1500);
 
 struct Signals {
@@ -55,26 +55,26 @@ pub async fn run(
     addresses: &Addresses<'_>,
     front: Front,
 ) -> anyhow::Result<()> {
-    // First of all: it changes the environment.
+    // This must come first, because it changes the environment.
     let handed = systemd::sockets()?;
     descriptors::raise();
     let signals = Signals::new()?;
     let lock = DaemonLock::take(&config.storage.path)?;
     let listeners = listeners(&config, addresses, handed).await?;
     let daemon = Daemon::wire(&config, Clock::system(), front).await?;
-    // Held to the end; the store sees to it that it goes on keeping others out.
+    // The lock is held to the end; the store ensures that it stays effective.
     daemon.store.guard(lock.clone());
     let reloader = Reloader::new(sources, &config);
-    // Everything else that is needed of it lives in the parts now.
+    // The parts have their own copies of what they need.
     drop(config);
-    tell(&listeners);
+    log_addresses(&listeners);
     let capacity = daemon.process.capacity;
     if capacity.is_reduced() {
         let (limit, connections) = (super::descriptors().unwrap_or_default(), capacity.all);
         tracing::warn!(
             limit,
             connections,
-            "few files may be open at once (RLIMIT_NOFILE), so fewer connections are taken"
+            "few files may be open at once (RLIMIT_NOFILE), so fewer connections are accepted"
         );
     }
     if let Some(url) = status_page(&daemon.process, &listeners) {
@@ -82,7 +82,7 @@ pub async fn run(
     }
     let mut running = daemon.start(listeners);
     systemd::ready(running.monitor.size());
-    // On its own: a long reload is no reason to be shot.
+    // In its own task, so that a long reload does not trigger the watchdog.
     let watchdog = tokio::spawn(systemd::watchdog(running.monitor.clone()));
     let Signals { mut terminate, mut interrupt, hangup } = signals;
     tokio::select! {
@@ -93,13 +93,13 @@ pub async fn run(
     watchdog.abort();
     systemd::stopping();
     tracing::info!("stopping");
-    // What is not finished by then is picked up after the next start; nothing is lost.
+    // Work that is not finished by then is resumed after the next start; nothing is lost.
     let store = running.store();
     if tokio::time::timeout(END, running.finish()).await.is_err() {
-        tracing::warn!("some probes or mails were still under way");
+        tracing::warn!("some probes or mails were not finished");
     }
     if tokio::time::timeout(CLOSE, store.close()).await.is_err() {
-        tracing::warn!("the database could not be closed in time; its log stays beside it");
+        tracing::warn!("the database could not be closed in time; its write-ahead log stays next to it");
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ async fn listeners(
     Ok(listeners)
 }
 
-/// Where browsers find the status page: as the command line says, otherwise this machine's name and the first port.
+/// The URL of the status page: from the command line, otherwise from this machine's name and the first port.
 fn status_page(process: &Process, listeners: &Listeners) -> Option<String> {
     if let Some(url) = &process.options.external_url {
         return Some(url.clone());
@@ -137,7 +137,7 @@ fn status_page(process: &Process, listeners: &Listeners) -> Option<String> {
     Some(format!("{scheme}://{host}{}", process.options.route_prefix))
 }
 
-fn tell(listeners: &Listeners) {
+fn log_addresses(listeners: &Listeners) {
     for listener in &listeners.all {
         tracing::info!(address = %listener, "listening");
     }
@@ -149,15 +149,15 @@ fn tell(listeners: &Listeners) {
     }
 }
 
-/// Reloads when asked to. Never ends.
+/// Reloads when requested and when watched files change. Never ends.
 async fn serve(running: &mut Running, mut reloader: Reloader, mut hangup: Signal) {
     loop {
         tokio::select! {
             _ = hangup.recv() => drop(reload(running, &mut reloader).await),
-            request = reloader.occasion(&mut running.requests) => match request {
+            request = reloader.next_event(&mut running.requests) => match request {
                 Some(reply) => {
                     let outcome = reload(running, &mut reloader).await;
-                    // Whoever asked may have gone.
+                    // The client may have disconnected.
                     drop(reply.send(outcome));
                 }
                 None => reloader.follow(running).await,

@@ -27,12 +27,12 @@ mod reauthentication;
 mod reload;
 mod systemd;
 
-pub use daemon::{Daemon, Front, Listeners, Running, gate};
+pub use daemon::{Daemon, Front, Listeners, Running, web_security};
 pub use lifecycle::{Addresses, run};
 
 use descriptors::descriptors;
 
-/// Entra and Graph as configured. `families` counts the requests, where they are to be counted.
+/// Entra and Graph as configured. With `families`, the requests are counted.
 ///
 /// # Errors
 /// Proxy or certificate file cannot be used.
@@ -47,30 +47,30 @@ pub fn entra(config: &Config, families: Option<Families>) -> anyhow::Result<Entr
             families.upstream(endpoint.label(), code, duration);
         }
     });
-    let door = HttpClient::new(&options, observer).context("cannot set up the connection to Entra")?;
-    Ok(Entra::new(door, config.cloud.clone(), Arc::new(config.reason_overrides.clone())))
+    let client = HttpClient::new(&options, observer).context("cannot set up the connection to Entra")?;
+    Ok(Entra::new(client, config.cloud.clone(), Arc::new(config.reason_overrides.clone())))
 }
 
-/// Opens the configured database for a command, which may work beside a daemon.
+/// Opens the configured database for a command, which may run at the same time as a daemon.
 ///
 /// # Errors
-/// It cannot be used; the text says how to go on.
+/// It cannot be used; the text says what to do.
 pub fn store(config: &Config) -> anyhow::Result<Store> {
     Ok(Store::open_for_command(&config.storage.path, &config.storage.encryption_key_file)?)
 }
 
-/// Copies the configured database, while a daemon may be at work on it.
+/// Copies the configured database, which a daemon may be using.
 ///
 /// # Errors
-/// It cannot be read, or the file is there already or cannot be written.
+/// It cannot be read, or the file exists already or cannot be written.
 pub fn backup(config: &Config, copy: &Path) -> anyhow::Result<()> {
     Ok(store::backup(&config.storage.path, copy)?)
 }
 
-/// The same, written to a stream.
+/// Like [`backup`], written to a stream.
 ///
 /// # Errors
-/// It cannot be read, there is no room for a copy beside it, or the stream takes no more.
+/// The database cannot be read, there is no space for a copy in its folder, or the stream cannot be written.
 pub fn write_backup(config: &Config, stream: &mut impl std::io::Write) -> anyhow::Result<()> {
     Ok(store::write_backup(&config.storage.path, stream)?)
 }
@@ -78,12 +78,12 @@ pub fn write_backup(config: &Config, stream: &mut impl std::io::Write) -> anyhow
 /// Encrypts everything in the configured database with a new key.
 ///
 /// # Errors
-/// A daemon or a command has it open, or database or key cannot be used; then the old key still counts.
+/// A daemon or a command has the database open, or database or key cannot be used; then the old key stays valid.
 pub fn rotate_key(config: &Config) -> anyhow::Result<Rotated> {
     Ok(store::rotate_key(&config.storage.path, &config.storage.encryption_key_file)?)
 }
 
-/// The maker of re-authentication links, when there is a URL for them to start with.
+/// The maker of re-authentication links, where a public URL is configured.
 pub fn links(config: &Config, store: &Store) -> Option<Links> {
     let url = config.reauthentication.public_url.as_deref()?;
     Some(Links::new(
@@ -93,7 +93,7 @@ pub fn links(config: &Config, store: &Store) -> Option<Links> {
     ))
 }
 
-/// The integrations as the prober sees them, in the order of the configuration; disabled ones included.
+/// The integrations for the prober, in the order of the configuration, including disabled ones.
 pub fn targets(config: &Config) -> Vec<Target> {
     let credentials: HashMap<&str, Arc<ClientCredential>> =
         config.apps.iter().map(|(name, app)| (name.as_str(), Arc::new(app.credential.clone()))).collect();
@@ -129,17 +129,17 @@ pub fn targets(config: &Config) -> Vec<Target> {
     config.integrations.iter().filter_map(target).collect()
 }
 
-/// Where Entra sends browsers back to, when there are pages for them.
+/// The redirect URI, where a public URL is configured.
 pub fn redirect_uri(config: &Config) -> Option<String> {
     config.reauthentication.public_url.as_deref().map(reauth::redirect_uri)
 }
 
-/// Entra's page on which an administrator accepts everything that a registration lists. It belongs to no sign-in of ours.
+/// The URL of Entra's page on which an administrator accepts all permissions of a registration. It has no state, so it belongs to no sign-in.
 pub fn admin_consent(config: &Config, tenant: &str, client_id: &str) -> String {
     admin_consent_url(&config.cloud, tenant, client_id, redirect_uri(config).as_deref(), None)
 }
 
-/// Where an integration is fixed, when not on our own pages.
+/// Where an integration is re-authenticated, where not on Consentry's own pages.
 fn external_sign_in(config: &Config, app: &App, integration: &Integration) -> Option<ExternalSignIn> {
     match &app.reauthentication {
         ReauthenticationMode::Builtin => None,
@@ -211,13 +211,13 @@ fn record(
     })
 }
 
-/// The mail server as configured, when it is one that can be used.
+/// The configured mail server; `None` where another transport is configured.
 pub fn smtp(email: &Email) -> Option<SmtpSettings> {
     let server = email.smtp.clone()?;
     Some(SmtpSettings { from: email.from.clone(), reply_to: email.reply_to.clone(), server })
 }
 
-/// What every mail has in common.
+/// What all mails share.
 pub fn branding(email: &Email) -> MailBranding {
     MailBranding {
         domain: email.from.email.domain().to_owned(),

@@ -1,4 +1,4 @@
-//! Wiring of re-authentication: who can be re-authenticated, where, and what the pages say of them.
+//! Wiring of re-authentication: which integrations can be re-authenticated here, and where their renewed tokens are delivered to.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::reauth::{
     Dependencies, Mailing, Observation, Reauthentication, Recipient, Registered, Registry, Webhooks,
 };
 
-/// Applications whose renewed tokens are handed over, and where.
+/// The webhooks of the applications whose renewed tokens are delivered.
 fn webhooks(config: &Config) -> HashMap<String, Arc<TokenWebhook>> {
-    let hook = |(name, app): (&String, &App)| {
+    let webhook = |(name, app): (&String, &App)| {
         let webhook = app.token_webhook.as_ref().filter(|_| app.access == Access::Delegated)?;
         Some((name.clone(), Arc::new(webhook.clone())))
     };
-    config.apps.iter().filter_map(hook).collect()
+    config.apps.iter().filter_map(webhook).collect()
 }
 
-/// `None` without a public URL: then there are no links.
+/// `None` without a public URL, because then there are no links.
 pub(super) fn reauthentication(
     config: &Config,
     services: &SharedServices,
@@ -79,16 +79,16 @@ fn mailing(config: &Config) -> Mailing {
 /// Where an integration's renewed token is handed to. One that is switched off for a while keeps what waits for its product.
 pub(super) fn webhooks_by_integration(config: &Config) -> Webhooks {
     let webhooks = webhooks(config);
-    let hooked = config.integrations.iter().map(|i| (i.name.clone(), webhooks.get(&i.app).cloned()));
-    let hooks: HashMap<String, Option<Arc<TokenWebhook>>> = hooked.collect();
-    Box::new(move |name| match hooks.get(name) {
-        Some(Some(hook)) => Recipient::Webhook(Arc::clone(hook)),
+    let found = config.integrations.iter().map(|i| (i.name.clone(), webhooks.get(&i.app).cloned()));
+    let by_name: HashMap<String, Option<Arc<TokenWebhook>>> = found.collect();
+    Box::new(move |name| match by_name.get(name) {
+        Some(Some(webhook)) => Recipient::Webhook(Arc::clone(webhook)),
         Some(None) => Recipient::Nobody,
         None => Recipient::Unknown,
     })
 }
 
-/// What admin consent was worth is seen by probes.
+/// Passes the results of probes to the verification of admin consents.
 pub(super) fn listener(reauthentication: Option<Reauthentication>) -> VerificationListener {
     Arc::new(move |verification: Verification| {
         let reauthentication = reauthentication.clone();

@@ -1,4 +1,4 @@
-//! Reading the configuration again: when somebody asks for it, and when watched files change. All of it comes into effect, or nothing.
+//! Reading the configuration again, when a reload is requested and when watched files change. Either all of it takes effect, or nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,40 +9,40 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::daemon::{Move, Running};
+use super::daemon::{ListenerChange, Running};
 use crate::config::{ABSENCE, Config, Problem, Sources, Storage};
 use crate::listener;
 use crate::web::ReloadRequest;
 
-/// Files are read once nothing has happened to them for so long: whoever writes several, or one in pieces, is done by then.
+/// Files are read when nothing has happened to them for this time, so that a program can finish writing several files or one in pieces.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Whoever never stops writing does not keep others waiting for longer.
+/// The longest wait for [`QUIET`], so that continuous writing to one file does not delay the others forever.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Files are looked at so often even if nobody says that they have changed: network file systems do not.
+/// The interval of polling, because network file systems do not report changes.
 const POLL: Duration = Duration::from_secs(15);
 
-/// So many problems are told in the log.
-const TOLD: usize = 20;
+/// The number of problems that are logged.
+const LOGGED: usize = 20;
 
-/// What was said of the configuration last.
+/// The problems that were reported last.
 #[derive(Debug, Default)]
-struct Said {
-    /// The last reload that somebody asked for failed, for these reasons.
-    refused: Vec<String>,
-    /// Watched files are broken, or cannot be followed.
-    broken: Vec<String>,
+struct Reported {
+    /// Problems of the last requested reload, if it failed.
+    reload: Vec<String>,
+    /// Problems of watched files.
+    watched: Vec<String>,
 }
 
-/// See the module.
+/// Reads the configuration again; see the module.
 pub(super) struct Reloader {
     sources: Arc<Mutex<Sources>>,
     /// What cannot change while the process runs.
     storage: Storage,
     listen_address: Option<String>,
     watcher: Watcher,
-    said: Said,
+    reported: Reported,
 }
 
 impl Reloader {
@@ -54,12 +54,12 @@ impl Reloader {
             storage: config.storage.clone(),
             listen_address,
             watcher,
-            said: Said::default(),
+            reported: Reported::default(),
         }
     }
 
-    /// Waits for the next occasion: somebody asks, or files have changed.
-    pub(super) async fn occasion(
+    /// Waits for a request, or for changed files (`None`).
+    pub(super) async fn next_event(
         &mut self,
         requests: &mut mpsc::Receiver<ReloadRequest>,
     ) -> Option<ReloadRequest> {
@@ -73,36 +73,36 @@ impl Reloader {
     pub(super) async fn reload(&mut self, running: &mut Running) -> Result<(), String> {
         let outcome = self.all(running).await;
         match &outcome {
-            Ok(()) => self.said = Said::default(),
+            Ok(()) => self.reported = Reported::default(),
             Err(problems) => {
-                for problem in problems.iter().take(TOLD) {
+                for problem in problems.iter().take(LOGGED) {
                     tracing::error!(%problem, "configuration");
                 }
                 tracing::error!(
                     problems = problems.len(),
                     "the configuration is not reloaded; the old one stays"
                 );
-                self.said.refused.clone_from(problems);
+                self.reported.reload.clone_from(problems);
             }
         }
-        self.tell(running);
+        self.publish(running);
         outcome.map_err(|problems| problems.join("\n"))
     }
 
     async fn all(&mut self, running: &mut Running) -> Result<(), Vec<String>> {
         let main = self.sources().main().to_owned();
         let read =
-            off_the_runtime(move || Sources::load(&main, &environment).map_err(|problems| lines(&problems)));
+            blocking(move || Sources::load(&main, &environment).map_err(|problems| lines(&problems)));
         let (loaded, sources) = read.await?;
         if loaded.config.storage != self.storage {
             return Err(vec!["storage: cannot change while Consentry runs; restart it".to_owned()]);
         }
-        let gate = running.process.security.prepare()?;
-        for warning in loaded.warnings.iter().take(TOLD) {
+        let security = running.process.security.prepare()?;
+        for warning in loaded.warnings.iter().take(LOGGED) {
             tracing::warn!(%warning, "configuration");
         }
         self.swap(running, &loaded.config).await?;
-        running.process.security.swap(gate);
+        running.process.security.swap(security);
         self.watcher.watch(sources.folders());
         *self.sources() = sources;
         Ok(())
@@ -114,12 +114,12 @@ impl Reloader {
 
     /// Reads the watched files again.
     pub(super) async fn follow(&mut self, running: &mut Running) {
-        // A folder may be there now that was not there before.
+        // A folder that did not exist may exist now.
         let folders = self.sources().folders();
         self.watcher.watch(folders);
         let sources = Arc::clone(&self.sources);
         let follow = move || sources.lock().follow(&environment, std::time::Instant::now());
-        let outcome = off_the_runtime(follow).await;
+        let outcome = blocking(follow).await;
         if self.sources().waits() {
             self.watcher.again_in(ABSENCE);
         }
@@ -141,42 +141,42 @@ impl Reloader {
             }
             Err(problems) => lines(&problems),
         };
-        if broken != self.said.broken {
-            for problem in broken.iter().take(TOLD) {
-                tracing::error!(%problem, "a watched file is not taken over; its last good list stays");
+        if broken != self.reported.watched {
+            for problem in broken.iter().take(LOGGED) {
+                tracing::error!(%problem, "a watched file is not used; its last good list stays in effect");
             }
-            self.said.broken = broken;
+            self.reported.watched = broken;
         }
-        self.tell(running);
+        self.publish(running);
     }
 
-    /// Puts a configuration into effect.
+    /// Applies a configuration.
     async fn swap(&mut self, running: &mut Running, config: &Config) -> Result<(), Vec<String>> {
         let wrong = |error: anyhow::Error| vec![format!("{error:#}")];
         let address = &config.reauthentication.listen_address;
         let listener = match address {
-            same if *same == self.listen_address => Move::Stays,
-            Some(address) => Move::To(listener::bind(address).await.map_err(wrong)?),
-            None => Move::Ends,
+            same if *same == self.listen_address => ListenerChange::Keep,
+            Some(address) => ListenerChange::Replace(listener::bind(address).await.map_err(wrong)?),
+            None => ListenerChange::Close,
         };
-        if let Move::To(listener) = &listener {
+        if let ListenerChange::Replace(listener) = &listener {
             tracing::info!(address = %listener, "listening for re-authentication only");
         }
-        let shift = running.apply(config, listener).await.map_err(wrong)?;
+        let diff = running.apply(config, listener).await.map_err(wrong)?;
         self.listen_address.clone_from(address);
         running.process.families.configuration_read(running.process.clock.now());
-        let (added, removed, changed) = (shift.added.len(), shift.removed, shift.changed);
+        let (added, removed, changed) = (diff.added.len(), diff.removed, diff.changed);
         let integrations = config.integrations.iter().filter(|i| i.enabled).count();
         tracing::info!(integrations, added, removed, changed, "configuration reloaded");
         Ok(())
     }
 
-    /// In the metric and on the page.
-    fn tell(&self, running: &Running) {
-        let files = self.sources().broken_files().max(usize::from(!self.said.broken.is_empty()));
-        running.process.families.configuration_state(self.said.refused.is_empty(), files);
-        let trouble = self.said.refused.iter().chain(&self.said.broken).cloned().collect();
-        running.process.set_trouble(trouble);
+    /// Updates the metrics and the pages.
+    fn publish(&self, running: &Running) {
+        let files = self.sources().broken_files().max(usize::from(!self.reported.watched.is_empty()));
+        running.process.families.configuration_state(self.reported.reload.is_empty(), files);
+        let problems = self.reported.reload.iter().chain(&self.reported.watched).cloned().collect();
+        running.process.set_trouble(problems);
     }
 }
 
@@ -184,8 +184,8 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Reading a big fleet takes seconds: not on a thread that others wait for.
-async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs blocking work in its own thread. Reading the configuration of a large fleet takes seconds.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
@@ -196,15 +196,15 @@ fn lines(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-/// Says when something has happened in folders.
+/// Reports changes in folders.
 struct Watcher {
     inner: Option<RecommendedWatcher>,
     events: mpsc::Receiver<()>,
     folders: Vec<(PathBuf, bool)>,
     watched: Vec<(PathBuf, bool)>,
-    /// When something happened first and last.
+    /// The times of the first and the last unreported change.
     pending: Option<(Instant, Instant)>,
-    /// When to look anyway.
+    /// The time of the next poll, if it is earlier than usual.
     again: Option<Instant>,
 }
 
@@ -212,20 +212,20 @@ impl Watcher {
     fn new(folders: Vec<(PathBuf, bool)>) -> Self {
         let (sender, events) = mpsc::channel(1);
         let inner = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is no change of it, and we read them ourselves.
+            // Reading a file is not a change, and Consentry itself reads the files.
             if !matches!(event.map(|e| e.kind), Ok(EventKind::Access(_))) {
-                // One that waits already says enough.
+                // If the channel is full, a change is already reported.
                 let _ = sender.try_send(());
             }
         });
-        let inner = inner.inspect_err(|error| tracing::warn!(%error, "cannot watch files; they are looked at every {POLL:?} instead")).ok();
+        let inner = inner.inspect_err(|error| tracing::warn!(%error, "cannot watch files; they are polled every {POLL:?} instead")).ok();
         let mut watcher =
             Self { inner, events, folders: Vec::new(), watched: Vec::new(), pending: None, again: None };
         watcher.watch(folders);
         watcher
     }
 
-    /// Watches these folders and no others. One that is not there is tried again next time.
+    /// Watches only these folders. A folder that does not exist is tried again at the next call.
     fn watch(&mut self, folders: Vec<(PathBuf, bool)>) {
         self.folders = folders;
         let Some(inner) = &mut self.inner else { return };
@@ -244,12 +244,12 @@ impl Watcher {
         }
     }
 
-    /// Says after so long that something has happened, whether it has or not.
+    /// Reports a change after this time, whether there was one or not.
     fn again_in(&mut self, pause: Duration) {
         self.again = Some(Instant::now() + pause);
     }
 
-    /// Waits until something has happened and nothing more does, or until it is time to look anyway.
+    /// Waits until something has changed and nothing has changed since for [`QUIET`], or until the next poll.
     async fn changed(&mut self) {
         if self.folders.is_empty() {
             return std::future::pending().await;

@@ -1,4 +1,4 @@
-//! systemd: the sockets that it hands over (`sd_listen_fds(3)`), what it wants to be told (`sd_notify(3)`), and its watchdog.
+//! systemd: socket activation (`sd_listen_fds(3)`), status notifications (`sd_notify(3)`), and the watchdog.
 
 use anyhow::{Context as _, bail};
 use listenfd::ListenFd;
@@ -8,11 +8,11 @@ use super::daemon::Listeners;
 use crate::listener::Listener;
 use crate::monitor::Monitor;
 
-/// Takes the sockets that were handed over. `FileDescriptorName=` of the socket unit says what each is for: `health`,
-/// `reauthentication`, or anything else for everything.
+/// Takes the sockets that systemd passes. `FileDescriptorName=` of the socket unit determines what each serves: `health`,
+/// `reauthentication`, or everything for any other name.
 ///
 /// # Errors
-/// One of them is no listening stream socket.
+/// One of them is not a listening stream socket.
 pub(super) fn sockets() -> anyhow::Result<Listeners> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut handed = ListenFd::from_env();
@@ -29,7 +29,7 @@ pub(super) fn sockets() -> anyhow::Result<Listeners> {
             }
         };
         if place.replace(listener).is_some() {
-            bail!("systemd hands over two sockets of one name; only those for everything may be several");
+            bail!("systemd passes two sockets with the same name; only those that serve everything may share one");
         }
     }
     Ok(listeners)
@@ -43,31 +43,31 @@ fn listener(handed: &mut ListenFd, index: usize) -> anyhow::Result<Listener> {
     Ok(Listener::inherited_unix(unix)?)
 }
 
-/// Tells the service manager, if there is one. One that does not listen is its own business.
-fn tell(states: &[NotifyState<'_>]) {
+/// Notifies the service manager, if there is one. A failure is not an error for the daemon.
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "cannot tell the service manager");
+        tracing::debug!(%error, "cannot notify the service manager");
     }
 }
 
 pub(super) fn ready(integrations: usize) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&format!("watching {integrations} integrations"))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("watching {integrations} integrations"))]);
 }
 
-/// To be followed by [`ready`], whether the reload succeeds or not.
+/// Must be followed by [`ready`], whether the reload succeeds or not.
 pub(super) fn reloading() {
-    // `Type=notify-reload` wants to know when, so that an older message is not taken for this one.
+    // `Type=notify-reload` requires the time, so that an older message is not taken for this one.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
     }
 }
 
 pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Tells the watchdog that all is well for as long as the fleet is being probed. Never ends.
+/// Notifies the watchdog for as long as the monitor's loop is running. Never ends.
 pub(super) async fn watchdog(monitor: Monitor) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
         return std::future::pending().await;
@@ -76,7 +76,7 @@ pub(super) async fn watchdog(monitor: Monitor) {
     loop {
         ticks.tick().await;
         if monitor.is_alive() {
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
     }
 }

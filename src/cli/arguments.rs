@@ -1,4 +1,4 @@
-//! Arguments that several commands take.
+//! Arguments that several commands share.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub(super) struct Configured {
     pub(super) file: PathBuf,
 }
 
-/// `consentry.yml` here; where there is none, the one of a package or a container.
+/// `consentry.yml` in the current folder; if there is none, that of a package or a container.
 fn default_file() -> PathBuf {
     let (here, installed) = (Path::new("consentry.yml"), Path::new("/etc/consentry/consentry.yml"));
     if !here.exists() && installed.exists() { installed } else { here }.to_owned()
@@ -21,10 +21,10 @@ fn default_file() -> PathBuf {
 
 #[derive(Debug, Args)]
 pub(super) struct Logging {
-    /// Log lines of this level and above.
+    /// The lowest level of log lines that are written.
     #[arg(long = "log.level", value_enum, default_value = "info")]
     pub(super) level: LogLevel,
-    /// How log lines are written.
+    /// The format of log lines.
     #[arg(long = "log.format", value_enum, default_value = "logfmt")]
     pub(super) format: LogFormat,
 }

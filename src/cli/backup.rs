@@ -12,7 +12,7 @@ use crate::app;
 
 #[derive(Debug, Args)]
 pub(super) struct Backup {
-    /// Where the copy goes; a file that is there is not overwritten. `-` is standard output, for containers.
+    /// The file of the copy; an existing file is not overwritten. `-` is standard output, for containers.
     copy: PathBuf,
     #[command(flatten)]
     config: Configured,
@@ -23,7 +23,7 @@ pub(super) fn run(backup: &Backup) -> anyhow::Result<u8> {
     if backup.copy.as_os_str() == "-" {
         let mut output = std::io::stdout().lock();
         if output.is_terminal() {
-            bail!("the copy is no text for a terminal; write consentry backup - > FILE");
+            bail!("the copy is binary and cannot be written to a terminal; write consentry backup - > FILE");
         }
         app::write_backup(&config, &mut output)?;
         return Ok(0);
@@ -31,7 +31,7 @@ pub(super) fn run(backup: &Backup) -> anyhow::Result<u8> {
     app::backup(&config, &backup.copy)?;
     let key = config.storage.encryption_key_file.display();
     say(format_args!(
-        "{} holds the whole database. Without {key} its tokens cannot be read: keep that elsewhere.",
+        "{} contains the whole database. Its tokens cannot be decrypted without {key}: keep a copy of that in another place.",
         backup.copy.display()
     ));
     Ok(0)

@@ -1,4 +1,4 @@
-//! `consentry check-config`: what is wrong with a configuration, and a summary of one that is valid.
+//! `consentry check-config`: prints the problems of a configuration, or a summary of a valid one.
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +14,14 @@ pub(super) struct CheckConfig {
     /// The configuration file; the same as --config.file.
     #[arg(id = "path", value_name = "FILE")]
     path: Option<PathBuf>,
-    /// Also resolves every tenant, tries every credential and greets the mail server. Sends no mail.
+    /// Also resolves every tenant, tries every credential and connects to the mail server. Sends no mail.
     #[arg(long)]
     online: bool,
     #[command(flatten)]
     config: Configured,
 }
 
-/// Validates and prints; the configuration when it is valid.
+/// Validates and prints. Returns the configuration if it is valid.
 pub(super) fn check_config(file: &Path) -> Option<Config> {
     match load(file) {
         Ok(Loaded { config, warnings, not_implemented }) => {
@@ -74,7 +74,7 @@ fn print_summary(file: &Path, config: &Config) {
     }
 }
 
-/// Validates, and asks those whom the configuration names where that is wanted.
+/// Validates, and with `--online` also checks the services that the configuration names.
 pub(super) async fn run(check: CheckConfig) -> anyhow::Result<u8> {
     let file = check.path.unwrap_or(check.config.file);
     match check_config(&file) {

@@ -1,4 +1,4 @@
-//! `consentry demo`: everything on loopback.
+//! `consentry demo`: simulated Entra, mailbox and daemon on loopback.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! `consentry healthcheck`: asks a running daemon whether it is well, for containers that hold no other program.
+//! `consentry healthcheck`: checks the health of a running daemon, for containers that contain no other program.
 
 use std::time::Duration;
 
@@ -8,29 +8,30 @@ use url::Url;
 
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
-    /// What to ask: /-/healthy, or /-/ready, of the daemon or of its --health.listen-address.
+    /// The URL of /-/healthy or /-/ready, of the daemon or of its --health.listen-address.
     // Not parsed by clap, which would print one that is wrong, with the password that may stand in it.
     #[arg(long, default_value = "http://127.0.0.1:10143/-/healthy", value_name = "URL")]
     url: String,
-    /// How long to wait for the answer.
+    /// How long to wait for the response.
     #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
-    /// Taken like everywhere, and not needed.
+    /// Accepted as for every command, but not used.
     #[arg(long = "config.file", hide = true)]
     _config: Option<std::path::PathBuf>,
 }
 
-/// Says nothing when all is well. Answers the exit status: 2 for wrong usage.
+/// Prints nothing if the daemon is healthy. Returns the exit status: 2 for wrong usage.
 ///
 /// # Errors
-/// There is no daemon, or it is not well.
+/// There is no daemon, or it is not healthy.
 pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<u8> {
     let Healthcheck { url, timeout, .. } = check;
     let Some(url) = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")) else {
         eprintln!("consentry: --url must be an http or https URL, such as http://127.0.0.1:10143/-/healthy");
         return Ok(2);
     };
-    // A certificate is made out to the name that others use, not to loopback; and nothing secret is said here.
+    // A certificate is made out to the name that others use, not to loopback; and nothing secret is said
+    // here.
     let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -39,24 +40,24 @@ pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<u8> {
         .build()
         .context("cannot set up the request")?;
     let shown = without_user(&url);
-    let answer = client
+    let response = client
         .get(url.clone())
         .send()
         .await
         .map_err(|e| e.without_url())
-        .with_context(|| format!("{shown} does not answer"))?;
-    match answer.status() {
+        .with_context(|| format!("{shown} does not respond"))?;
+    match response.status() {
         status if status.is_success() => Ok(0),
         status @ reqwest::StatusCode::UNAUTHORIZED => {
             bail!(
-                "{shown} answers {status}: give the daemon a --health.listen-address, which asks for no user, and ask there"
+                "{shown} returns {status}: start the daemon with --health.listen-address, which requires no user, and use that address"
             )
         }
-        status => bail!("{shown} answers {status}"),
+        status => bail!("{shown} returns {status}"),
     }
 }
 
-/// A user of `--web.config.file` may stand in the URL; the password belongs into no message.
+/// The URL without user information: it may contain a user of `--web.config.file`, whose password must not appear in messages.
 fn without_user(url: &Url) -> Url {
     let mut shown = url.clone();
     // Both fail only for URLs that cannot have a user.
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificates_count_everywhere_but_on_loopback() {
+    fn certificates_are_verified_except_on_loopback() {
         for (url, expected) in [
             ("https://127.0.0.1:10143/-/healthy", true),
             ("https://[::1]:10143/-/healthy", true),

@@ -1,4 +1,4 @@
-//! `consentry import-token`: a refresh token from standard input, stored encrypted.
+//! `consentry import-token`: stores a refresh token from standard input, encrypted.
 
 use std::io::Read as _;
 
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::domain::Access;
 use crate::secret::refresh_token;
 
-/// Entra's refresh tokens have one to three thousand bytes.
+/// The highest length of a refresh token in bytes. Entra's have one to three thousand bytes.
 const LONGEST_TOKEN: usize = 64 * 1024;
 
 pub(super) async fn run(named: &Named) -> anyhow::Result<u8> {
@@ -23,7 +23,7 @@ pub(super) async fn run(named: &Named) -> anyhow::Result<u8> {
     }
     if let Some(path) = &integration.refresh_token_file {
         bail!(
-            "the refresh token of {} is kept by somebody else in {}; put it there, or remove refresh_token_file",
+            "the refresh token of {} is maintained by another program in {}; put it there, or remove refresh_token_file",
             named.name,
             path.display()
         );
@@ -34,10 +34,10 @@ pub(super) async fn run(named: &Named) -> anyhow::Result<u8> {
         .read_to_end(&mut input)
         .context("cannot read standard input")?;
     if input.len() > LONGEST_TOKEN {
-        bail!("standard input is longer than any refresh token; it must hold one and nothing else");
+        bail!("standard input is longer than any refresh token; it must contain one and nothing else");
     }
     let token = refresh_token(&input).map_err(|fault| {
-        anyhow::anyhow!("standard input {fault}; it must hold one refresh token and nothing else")
+        anyhow::anyhow!("standard input {fault}; it must contain one refresh token and nothing else")
     })?;
     let target = app::targets(&config)
         .into_iter()

@@ -1,4 +1,5 @@
-//! The command line: flags in the Prometheus style, one file a command. Exit statuses: 0 fine, 1 not, 2 wrong usage or could not run.
+//! The command line: flags in the Prometheus style, one file per command. Exit statuses: 0 success, 1 failure, 2 wrong usage or could not
+//! run.
 
 use clap::{Parser, Subcommand};
 
@@ -50,25 +51,25 @@ enum Command {
     TestEmail(TestEmail),
     /// Reads a refresh token on standard input and stores it encrypted.
     ImportToken(Named),
-    /// Prints a fresh signed re-authentication link.
+    /// Prints a new signed re-authentication link.
     ReauthLink(ReauthLink),
     /// Prints what has to be registered and granted once for an integration, as text and as a script for Azure CLI.
     Setup(Setup),
-    /// Copies the database, whole, beside a running daemon. The encryption key is not in it.
+    /// Copies the whole database, also while the daemon is running. The encryption key is not in the copy.
     Backup(Backup),
-    /// Encrypts the stored tokens with a new key. The daemon must be stopped; links that were mailed before open nothing any more.
+    /// Encrypts the stored tokens with a new key. The daemon must be stopped; links that were mailed before are no longer valid.
     RotateKey(Configured),
-    /// Asks a running daemon whether it is well, for containers and supervisors. Exit status 0 or 1.
+    /// Checks the health of a running daemon, for containers and supervisors. Exit status 0 or 1.
     Healthcheck(Healthcheck),
-    /// Starts everything on loopback with nothing to configure: a simulated tenant, a mailbox, the daemon.
+    /// Starts a simulated tenant, a mailbox and the daemon on loopback, without any configuration.
     #[cfg(feature = "demo")]
     Demo(Demo),
 }
 
-/// Runs a command; answers the exit status.
+/// Runs a command. Returns the exit status.
 ///
 /// # Errors
-/// The command failed; the chain of causes is the one line to print.
+/// The command failed; the caller prints the chain of causes on one line.
 pub async fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Run(arguments) => run::run(arguments).await,

@@ -1,5 +1,5 @@
-//! `consentry check-config --online`: what the configuration means out there. Every tenant is resolved, every credential tried, the mail
-//! server greeted; for everything that fails: expected, seen, what to change.
+//! `consentry check-config --online`: checks the services that the configuration names. It resolves every tenant, tries every credential and
+//! connects to the mail server. For every failure it prints what was expected, what was seen, and what to change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::monitor::Target;
 use crate::notify::test_connection;
 use crate::secret::ClientCredential;
 
-/// Tenants are asked after so many at a time.
+/// The number of tenants that are resolved at the same time.
 const AT_ONCE: usize = 16;
 
-/// One question is given up after this.
+/// The time for one request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A credential is tried in so many tenants at most, until one says something about it.
+/// The number of tenants in which a credential is tried, until one accepts or rejects it.
 const TRIES: usize = 5;
 
-/// Something that is not as it should be.
+/// A failed check.
 struct Finding {
     about: String,
     expected: String,
@@ -35,7 +35,7 @@ struct Finding {
     change: String,
 }
 
-/// Checks everything that the configuration refers to; answers how much is wrong.
+/// Checks everything that the configuration refers to. Returns the number of failures.
 ///
 /// # Errors
 /// The connection to Entra cannot be set up.
@@ -62,24 +62,24 @@ fn seen(fault: &Fault) -> String {
     format!("{}{code}", fault.detail)
 }
 
-/// Every tenant once; its OpenID configuration needs no credential.
+/// Resolves every tenant once, by its OpenID configuration, which needs no credential.
 async fn tenants(config: &Config, entra: &Entra) -> Vec<Finding> {
     let mut users: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for integration in enabled(config) {
         users.entry(integration.tenant.clone()).or_default().push(&integration.name);
     }
-    let (room, mut questions) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
+    let (permits, mut requests) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     for tenant in users.keys().cloned() {
-        let (entra, room) = (entra.clone(), Arc::clone(&room));
-        questions.spawn(async move {
-            let _permit = room.acquire_owned().await;
-            let answer = entra.tenant_guid(&tenant, Instant::now() + PATIENCE).await;
-            (tenant, answer)
+        let (entra, permits) = (entra.clone(), Arc::clone(&permits));
+        requests.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let resolved = entra.tenant_guid(&tenant, Instant::now() + PATIENCE).await;
+            (tenant, resolved)
         });
     }
     let mut findings = BTreeMap::new();
-    while let Some(Ok((tenant, answer))) = questions.join_next().await {
-        let Err(fault) = answer else { continue };
+    while let Some(Ok((tenant, resolved))) = requests.join_next().await {
+        let Err(fault) = resolved else { continue };
         let names = users.get(&tenant).map(|n| n.join(", ")).unwrap_or_default();
         let change = match fault.reason {
             Reason::TenantMissing => {
@@ -99,15 +99,15 @@ async fn tenants(config: &Config, entra: &Entra) -> Vec<Finding> {
     findings.into_values().collect()
 }
 
-/// What became of trying a credential.
+/// The result of trying a credential.
 enum Tried {
     Accepted(String),
     Refused(Finding),
-    /// No tenant said anything about it.
+    /// No tenant accepted or rejected it.
     Untried(String),
 }
 
-/// Every credential in a tenant where it is used.
+/// Tries every credential in a tenant where it is used.
 async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
     let targets = app::targets(config);
     let used: Vec<&Target> = targets.iter().filter(|t| enabled(config).any(|i| i.name == t.name)).collect();
@@ -120,7 +120,7 @@ async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
             continue;
         }
         let tenants = mine.iter().map(|t| t.tenant.as_str());
-        findings.extend(tell(
+        findings.extend(report(
             &format!("app {name}"),
             attempt(entra, &app.client_id, &first.credential, tenants).await,
         ));
@@ -130,7 +130,7 @@ async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
             used.iter().copied().filter(|t| t.reader.as_ref().is_some_and(|r| r.name == *name)).collect();
         let Some(reader) = mine.first().and_then(|t| t.reader.clone()) else { continue };
         let tenants = mine.iter().map(|t| t.tenant.as_str());
-        findings.extend(tell(
+        findings.extend(report(
             &format!("directory reader {name}"),
             attempt(entra, &reader.client_id, &reader.credential, tenants).await,
         ));
@@ -138,7 +138,7 @@ async fn credentials(config: &Config, entra: &Entra) -> Vec<Finding> {
     findings
 }
 
-fn tell(who: &str, tried: Tried) -> Option<Finding> {
+fn report(who: &str, tried: Tried) -> Option<Finding> {
     match tried {
         Tried::Accepted(tenant) => say(format_args!("  credential    {who}: accepted in {tenant}")),
         Tried::Untried(why) => {
@@ -146,7 +146,7 @@ fn tell(who: &str, tried: Tried) -> Option<Finding> {
                 about: format!("credential of {who}"),
                 expected: "a token in one of the tenants where it is used".to_owned(),
                 seen: format!("it could not be tried: {why}"),
-                change: "what the answer names: the tenant's consent, the network, the proxy or the cloud"
+                change: "what the error names: the tenant's consent, the network, the proxy or the cloud"
                     .to_owned(),
             });
         }
@@ -181,7 +181,7 @@ async fn attempt(
                 change: fault.reason.advice().to_owned(),
             });
         }
-        // The tenant's own trouble, or the network's: it says nothing about the credential.
+        // A fault of the tenant or the network says nothing about the credential.
         untried = format!("{tenant}: {}", seen(&fault));
     }
     Tried::Untried(untried)
@@ -193,10 +193,10 @@ async fn mail(config: &Config) -> Option<Finding> {
     let greeting = test_connection(&settings).await;
     let Err(failure) = greeting.outcome else {
         say(format_args!(
-            "  mail          {}:{} greets us{}",
+            "  mail          {}:{} accepts the connection{}",
             settings.server.host,
             settings.server.port,
-            if settings.server.credentials.is_some() { " and accepts the login" } else { "" }
+            if settings.server.credentials.is_some() { " and the login" } else { "" }
         ));
         return None;
     };
@@ -214,8 +214,8 @@ async fn mail(config: &Config) -> Option<Finding> {
 /// The last line.
 pub(super) fn verdict(wrong: usize) -> String {
     if wrong == 0 {
-        "everything answers as configured".to_owned()
+        "every service works as configured".to_owned()
     } else {
-        format!("{} out there", count(wrong, "problem"))
+        format!("{} found online", count(wrong, "problem"))
     }
 }

@@ -1,4 +1,4 @@
-//! What several commands print.
+//! Output that several commands share.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use crate::config::{Config, Integration, Loaded, Problem, load};
 
-/// Prints to standard output. A reader that has gone (`| head`) is no error of ours.
+/// Prints to standard output. A closed pipe (`| head`) is not an error.
 pub(super) fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -17,7 +17,7 @@ pub(super) fn loaded(file: &Path) -> anyhow::Result<Loaded> {
     valid(load(file))
 }
 
-/// What was read, or its problems on standard error.
+/// A valid configuration; otherwise prints its problems to standard error.
 pub(super) fn valid<T>(read: Result<T, Vec<Problem>>) -> anyhow::Result<T> {
     read.map_err(|problems| {
         print_problems(&problems);
@@ -38,7 +38,7 @@ pub(super) fn count(number: usize, what: &str) -> String {
 pub(super) fn unbuilt_warning(keys: &[String]) -> Option<String> {
     (!keys.is_empty()).then(|| {
         format!(
-            "these keys are accepted, but this version does not do what they ask for: {}",
+            "these keys are accepted, but have no effect in this version: {}",
             keys.join(", ")
         )
     })

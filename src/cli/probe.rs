@@ -1,4 +1,4 @@
-//! `consentry probe`: one probe in the terminal, for a tired person or for a script.
+//! `consentry probe`: runs one probe and prints the result, for people or for scripts.
 
 use serde_json::{Value, json};
 
@@ -17,14 +17,14 @@ use super::output::{integration, loaded, say};
 pub(super) struct Probe {
     /// Name of the integration.
     name: String,
-    /// How the result is written.
+    /// The format of the result.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
     #[command(flatten)]
     config: Configured,
 }
 
-/// Probes one integration. 2 tells scripts that nothing was probed, and 1 that something is wrong.
+/// Probes one integration. Returns the exit status: 1 if a check does not pass, 2 if nothing was probed.
 pub(super) async fn run(probe: &Probe) -> u8 {
     match probe_now(probe).await {
         Ok(code) => code,
@@ -35,7 +35,7 @@ pub(super) async fn run(probe: &Probe) -> u8 {
     }
 }
 
-/// How the result is written.
+/// The format of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Output {
     /// A table.
@@ -60,7 +60,8 @@ async fn probe_now(probe: &Probe) -> anyhow::Result<u8> {
         Output::Text => say(text(integration, &diagnosis).trim_end()),
         Output::Json => say(format_args!("{:#}", json(integration, &diagnosis))),
     }
-    // A rotated token that could not be saved is tried once more: this process is the only one that has it.
+    // Closing tries once more to save a rotated token that could not be saved, because only this process has
+    // it.
     store.close().await;
     Ok(u8::from(diagnosis.overall() != Outcome::Pass))
 }
@@ -95,7 +96,7 @@ fn text(integration: &Integration, diagnosis: &Diagnosis) -> String {
     out
 }
 
-/// Why, evidence, and what to do, line by line; empty while it passes.
+/// Reason, evidence and advice, one line each; only the note while the check passes.
 fn explanation(result: &CheckResult) -> Vec<String> {
     let details = &result.details;
     let Some(reason) = result.outcome.reason() else { return details.note.iter().cloned().collect() };

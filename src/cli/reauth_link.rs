@@ -1,4 +1,4 @@
-//! `consentry reauth-link`: a fresh link, or the end of all links that are out.
+//! `consentry reauth-link`: makes a new link, or ends all earlier links.
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -12,30 +12,30 @@ use crate::clock::Clock;
 pub(super) struct ReauthLink {
     #[command(flatten)]
     named: Named,
-    /// A sign-in through this link is measured by the configuration alone, not by what the stored token saw: for groups that are gone for
-    /// good, and nobody with an administrator's role to say so.
+    /// A sign-in through this link must only satisfy the configuration, and may see less than the stored token did. For groups that were
+    /// deleted permanently, when nobody with an administrator's role can sign in.
     #[arg(long, conflicts_with = "revoke")]
     accept_fewer: bool,
-    /// Ends all links that are out, and the sign-ins that they began, instead of making one.
+    /// Ends all earlier links, and the sign-ins begun with them, instead of making one.
     #[arg(long)]
     revoke: bool,
 }
 
-pub(super) async fn run(asked: &ReauthLink) -> anyhow::Result<u8> {
-    let named = &asked.named;
+pub(super) async fn run(arguments: &ReauthLink) -> anyhow::Result<u8> {
+    let named = &arguments.named;
     let config = loaded(&named.config.file)?.config;
     let integration = integration(&config, &named.name)?;
     let (store, now) = (app::store(&config)?, Clock::system().now());
-    if asked.revoke {
+    if arguments.revoke {
         store.revoke_links(&named.name, "command", now).await?;
         say(format_args!(
-            "All links of {} that were out are dead, and so are the sign-ins that they began.",
+            "All earlier links of {} are ended, and so are the sign-ins that were begun with them.",
             named.name
         ));
         return Ok(0);
     }
     if !integration.enabled {
-        bail!("{} is not enabled, so no link to it opens anything", named.name);
+        bail!("{} is not enabled, so no link to it is valid", named.name);
     }
     let links =
         app::links(&config, &store).context("reauthentication.public_url is missing; links start with it")?;
@@ -45,12 +45,12 @@ pub(super) async fn run(asked: &ReauthLink) -> anyhow::Result<u8> {
         .context("the integration has no application")?;
     let terms = app::Terms {
         generation: store.links(&named.name).await?.generation,
-        accept_fewer: asked.accept_fewer,
+        accept_fewer: arguments.accept_fewer,
     };
     store
         .link_made(
             &named.name,
-            if asked.accept_fewer {
+            if arguments.accept_fewer {
                 "the command reauth-link, with --accept-fewer"
             } else {
                 "the command reauth-link"

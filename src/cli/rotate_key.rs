@@ -1,4 +1,4 @@
-//! `consentry rotate-key`: another key for everything that is stored encrypted.
+//! `consentry rotate-key`: encrypts everything that is stored encrypted with a new key.
 
 use super::arguments::Configured;
 use super::output::{count, loaded, say};
@@ -16,7 +16,7 @@ pub(super) fn run(configured: &Configured) -> anyhow::Result<u8> {
         say(format_args!("{} could not be decrypted and stay as they were.", count(damaged, "row")));
     }
     say(
-        "Links that were mailed before open nothing any more; consentry reauth-link NAME makes others. Copies of the old key still open old copies of the database.",
+        "Links that were mailed before are no longer valid; consentry reauth-link NAME makes new ones. Copies of the old key still decrypt old copies of the database.",
     );
     Ok(0)
 }

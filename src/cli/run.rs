@@ -21,8 +21,8 @@ pub(super) struct Run {
     /// Only validates the configuration, then exits.
     #[arg(long = "config.check")]
     check: bool,
-    /// Address to listen on: HOST:PORT, :PORT or unix:PATH (no TLS on that one); repeatable. Default: the sockets that systemd hands
-    /// over, otherwise :10143.
+    /// Address to listen on: HOST:PORT, :PORT or unix:PATH (without TLS); repeatable. Default: the sockets that systemd passes, otherwise
+    /// :10143.
     #[arg(long = "web.listen-address", value_name = "ADDRESS")]
     listen: Vec<String>,
     /// TLS, users, headers and rate limit of the listener, in the format of Prometheus' exporter-toolkit.
@@ -30,51 +30,51 @@ pub(super) struct Run {
     web_config: Option<PathBuf>,
     #[command(flatten)]
     paths: Paths,
-    /// Scrapes at once; more are answered with 503. 0 means any number.
+    /// The number of concurrent scrapes; more are rejected with 503. 0 allows any number.
     #[arg(long = "web.max-requests", default_value_t = 40, value_name = "NUMBER")]
     max_requests: usize,
-    /// Lets POST /-/reload reload the configuration.
+    /// Enables POST /-/reload.
     #[arg(long = "web.enable-lifecycle")]
     lifecycle: bool,
     #[command(flatten)]
     callers: Callers,
-    /// Address for health and readiness alone, for orchestrators.
+    /// Address that serves only health and readiness, for orchestrators.
     #[arg(long = "health.listen-address", value_name = "ADDRESS")]
     health: Option<String>,
     #[command(flatten)]
     logging: Logging,
 }
 
-/// Where browsers and scrapers find what is served.
+/// Paths and URLs.
 #[derive(Debug, Args)]
 struct Paths {
     /// Path of the metrics.
     #[arg(long = "web.telemetry-path", default_value = "/metrics", value_name = "PATH")]
     telemetry: String,
-    /// Where browsers see Consentry, when a reverse proxy stands before it.
+    /// The URL under which browsers reach Consentry, when it is behind a reverse proxy.
     #[arg(long = "web.external-url", value_name = "URL")]
     external_url: Option<String>,
-    /// What all paths begin with. Default: the path of --web.external-url.
+    /// The prefix of all paths. Default: the path of --web.external-url.
     #[arg(long = "web.route-prefix", value_name = "PATH")]
     route_prefix: Option<String>,
 }
 
-/// Who may do what.
+/// Which clients may do what.
 #[derive(Debug, Args)]
 struct Callers {
-    /// Without users, lets everybody who reaches the pages probe and make links, and not this machine alone.
+    /// Without users, allows everybody who reaches the pages, not only this machine, to probe and to make links.
     #[arg(long = "web.enable-anonymous-actions")]
     anonymous_actions: bool,
-    /// A name under which browsers and programs reach the pages and the API, besides this machine's name and those of
+    /// A host name under which browsers and programs may reach the pages and the API, besides this machine's name and those of
     /// --web.external-url and public_url; repeatable.
     #[arg(long = "web.allowed-host", value_name = "HOST", value_parser = crate::web::allowed_host)]
     allowed_hosts: Vec<String>,
-    /// Address or network (CIDR) of a reverse proxy whose X-Forwarded-For counts; repeatable.
+    /// Address or network (CIDR) of a reverse proxy whose X-Forwarded-For is trusted; repeatable.
     #[arg(long = "web.trusted-proxy", value_name = "NETWORK", value_parser = network)]
     trusted_proxies: Vec<ipnet::IpNet>,
 }
 
-/// A network, or an address alone.
+/// A network, or a single address.
 fn network(text: &str) -> Result<ipnet::IpNet, String> {
     let network = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from));
     network.map_err(|_| "write it like 10.0.0.0/8, 192.0.2.7 or fd00::/8".to_owned())
@@ -83,11 +83,11 @@ fn network(text: &str) -> Result<ipnet::IpNet, String> {
 pub(super) async fn run(run: Run) -> anyhow::Result<u8> {
     let options = web_options(&run)?;
     if run.check {
-        let gate = app::gate(run.web_config.as_deref(), Clock::system());
-        if let Err(error) = &gate {
+        let security = app::web_security(run.web_config.as_deref(), Clock::system());
+        if let Err(error) = &security {
             eprintln!("{error}");
         }
-        return Ok(u8::from(check_config(&run.config.file).is_none() || gate.is_err()));
+        return Ok(u8::from(check_config(&run.config.file).is_none() || security.is_err()));
     }
     telemetry::start(run.logging.level, run.logging.format);
     let (Loaded { config, warnings, not_implemented }, sources) =
@@ -110,14 +110,14 @@ pub(super) async fn run(run: Run) -> anyhow::Result<u8> {
     app::run(config, sources, &addresses, front).await.map(|()| 0)
 }
 
-/// The flags about paths, checked.
+/// Validates the flags.
 fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
     let Paths { telemetry, external_url, route_prefix } = &run.paths;
     let taken = ["/", "/-/healthy", "/-/ready", "/-/reload", "/config", "/probe", "/favicon.svg"]
         .contains(&telemetry.as_str())
-        || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|room| telemetry.starts_with(room));
+        || ["/reauth/", "/integrations/", "/assets/", "/api/"].iter().any(|part| telemetry.starts_with(part));
     if taken || !is_path(telemetry) {
-        bail!("--web.telemetry-path must be a path of its own, such as /metrics");
+        bail!("--web.telemetry-path must be a path that is not used otherwise, such as /metrics");
     }
     let external_url = external_url.as_deref().map(outside_url).transpose()?;
     let prefix = route_prefix
@@ -140,9 +140,9 @@ fn web_options(run: &Run) -> anyhow::Result<WebOptions> {
     })
 }
 
-/// A URL as browsers write it: with the ASCII form of its name, which is what they send as Host and Origin.
+/// A URL in the form that browsers use: with the ASCII form of its host, which they send as Host and Origin.
 fn outside_url(text: &str) -> anyhow::Result<String> {
-    let good = |url: &url::Url| {
+    let valid = |url: &url::Url| {
         let bare = url.username().is_empty()
             && url.password().is_none()
             && url.query().is_none()
@@ -150,14 +150,14 @@ fn outside_url(text: &str) -> anyhow::Result<String> {
         matches!(url.scheme(), "http" | "https") && url.has_host() && bare
     };
     match url::Url::parse(text) {
-        Ok(url) if good(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        Ok(url) if valid(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
         _ => bail!(
             "--web.external-url must be an http or https URL without user, query or fragment, such as https://monitoring.example.com/consentry"
         ),
     }
 }
 
-/// A path that means itself.
+/// Whether a text is a plain, normalized path.
 fn is_path(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
     text.starts_with('/')
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outside_urls_are_what_browsers_send() {
+    fn external_urls_are_normalized_as_by_browsers() {
         for (text, expected) in [
             ("https://m\u{fc}nchen.example/", "https://xn--mnchen-3ya.example"),
             ("https:c.example", "https://c.example"),

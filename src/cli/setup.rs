@@ -1,6 +1,6 @@
-//! `consentry setup`: what has to be registered and granted once, for people and for Azure CLI.
+//! `consentry setup`: prints what has to be registered and granted once, as text and as a script for Azure CLI.
 //!
-//! The text stands as comments above the script, so that the output as a whole is a script.
+//! The text is written as comments above the script, so that the whole output is a script.
 
 use std::fmt::Write as _;
 
@@ -34,7 +34,7 @@ pub(super) fn run(setup: &Setup) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// How it is written.
+/// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Output {
     /// A script with the text in its comments.
@@ -45,7 +45,7 @@ pub(super) enum Output {
 
 const MICROSOFT_GRAPH: &str = "00000003-0000-0000-c000-000000000000";
 
-/// Everything that has to be known.
+/// The data of the text and the script.
 struct Plan<'c> {
     integration: &'c Integration,
     app: &'c App,
@@ -58,10 +58,7 @@ struct Plan<'c> {
     reader_link: Option<String>,
 }
 
-/// Writes the plan of an integration.
-///
-/// # Errors
-/// The configuration does not know the application.
+/// Renders the text or the script for an integration.
 fn render(config: &Config, integration: &Integration, output: Output) -> anyhow::Result<String> {
     let app = config.apps.get(&integration.app).context("the integration has no application")?;
     let reader = integration.reader.as_deref().and_then(|name| Some((name, config.readers.get(name)?)));
@@ -91,7 +88,7 @@ fn checks(integration: &Integration) -> impl Iterator<Item = Check> {
     integration.requirements.checks.iter().copied()
 }
 
-/// What the application asks for: a sign-in needs the scopes of OpenID Connect besides its own.
+/// The permissions of the registration: a sign-in needs the scopes of OpenID Connect besides the configured ones.
 fn required(app: &App, builtin: bool) -> Vec<RequiredPermissions> {
     let mut required = app.required.to_vec();
     if app.access == Access::Delegated && builtin {
@@ -109,7 +106,7 @@ fn required(app: &App, builtin: bool) -> Vec<RequiredPermissions> {
     required
 }
 
-/// The least that lets a reader answer the enabled checks (Microsoft Graph, `oauth2permissiongrant-list.md`,
+/// The least permissions that a directory reader needs for the enabled checks (Microsoft Graph, `oauth2permissiongrant-list.md`,
 /// `serviceprincipal-get.md`, `synchronization-synchronizationjob-get.md`).
 fn reader_permissions(integration: &Integration) -> Vec<&'static str> {
     let mut permissions = Vec::new();
@@ -125,7 +122,7 @@ fn reader_permissions(integration: &Integration) -> Vec<&'static str> {
     permissions
 }
 
-/// What a check needs at least, and of whom.
+/// The least permission for a check, and which application needs it.
 fn least(check: Check, plan: &Plan<'_>) -> String {
     let reader = plan.reader.is_some();
     let own = match plan.app.access {
@@ -201,7 +198,7 @@ fn application_text(out: &mut String, plan: &Plan<'_>) {
             let _ = writeln!(out, "   Redirect URI: {uri}");
             let _ = writeln!(
                 out,
-                "   Its platform must be Web, never SPA: refresh tokens of SPA redirect URIs die after 24 hours."
+                "   Its platform must be Web, never SPA: refresh tokens of SPA redirect URIs expire after 24 hours."
             );
         }
         None => out.push_str(
@@ -262,16 +259,16 @@ fn consent_text(out: &mut String, plan: &Plan<'_>) {
     }
 }
 
-/// What tells guests and administrators apart where Graph may not be asked (Microsoft, `optional-claims-reference.md` for `acct`,
-/// `reference-microsoft-graph-app-manifest.md` for `groupMembershipClaims`, which brings `wids`).
+/// The claims that identify guests and administrators where Graph does not permit the request (Microsoft, `optional-claims-reference.md` for
+/// `acct`, `reference-microsoft-graph-app-manifest.md` for `groupMembershipClaims`, which adds `wids`).
 const fn claims(reauthenticators: Reauthenticators) -> &'static str {
     match reauthenticators {
         Reauthenticators::Members => {
-            "   Optional claims (Token configuration), so that guests are told apart where User.Read is not granted: acct in the ID token.\n   \
-             And wids, so that administrators are known: in the manifest, groupMembershipClaims: DirectoryRole.\n"
+            "   Optional claims (Token configuration), so that guests are recognized where User.Read is not granted: acct in the ID token.\n   \
+             And wids, so that administrators are recognized: in the manifest, groupMembershipClaims: DirectoryRole.\n"
         }
         Reauthenticators::Admins => {
-            "   Optional claims (Token configuration): acct in the ID token, so that guests are told apart.\n   \
+            "   Optional claims (Token configuration): acct in the ID token, so that guests are recognized.\n   \
              And wids, without which no sign-in is accepted unless User.Read is granted (reauthenticators: admins): in the manifest,\n   \
              groupMembershipClaims: DirectoryRole.\n"
         }
@@ -294,7 +291,7 @@ fn script(plan: &Plan<'_>, text: &str) -> String {
             if required.resource == "microsoft_graph" { MICROSOFT_GRAPH } else { &required.resource };
         for (kind, values) in [("Scope", &required.delegated), ("Role", &required.application)] {
             for value in values {
-                // `email` and the like are offered by Microsoft Graph alone.
+                // Only Microsoft Graph offers `email` and the other scopes of OpenID Connect.
                 let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
                 let resource = if openid { MICROSOFT_GRAPH } else { resource };
                 let _ =
@@ -367,12 +364,12 @@ add_permission() {
 }
 "#;
 
-/// One line: a name from the configuration must not break out of a comment.
+/// The text on one line, so that a name from the configuration cannot end a comment.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A word for the shell.
+/// The text as one quoted word for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
@@ -382,7 +379,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_for_the_shell() {
+    fn texts_are_quoted_for_the_shell() {
         for (text, expected) in [("a b", "'a b'"), ("it's", "'it'\\''s'"), ("$(rm)", "'$(rm)'")] {
             assert_eq!(quoted(text), expected);
         }

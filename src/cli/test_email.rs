@@ -1,4 +1,4 @@
-//! `consentry test-email`: a sample of the real alert through the configured mail server.
+//! `consentry test-email`: sends a sample of the real alert through the configured mail server.
 
 use anyhow::Context as _;
 use clap::Args;
@@ -12,7 +12,7 @@ use crate::notify::{deliver, render, sample_incident};
 
 #[derive(Debug, Args)]
 pub(super) struct TestEmail {
-    /// Who gets it.
+    /// The recipient.
     address: String,
     #[command(flatten)]
     config: Configured,
@@ -37,7 +37,7 @@ pub(super) async fn run(test: &TestEmail) -> anyhow::Result<u8> {
     match delivery.outcome {
         Ok(()) => {
             say(format_args!(
-                "{}:{} has taken the mail to {}.",
+                "{}:{} has accepted the mail to {}.",
                 settings.server.host, settings.server.port, test.address
             ));
             Ok(0)

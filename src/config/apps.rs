@@ -48,7 +48,8 @@ pub(super) fn tenant(at: &Cursor<'_, '_>) -> Option<String> {
 
 fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
     let mut section = at.section();
-    // Problems are recorded. The values returned for them are never used, because a configuration with problems is rejected.
+    // Problems are recorded. The values returned for them are never used, because a configuration with
+    // problems is rejected.
     let client_id = section.required("client_id").and_then(|at| at.guid()).unwrap_or_default();
     let display_name = section.or("display_name", name.to_owned(), Cursor::non_empty);
     let access = section.or("access", Access::Delegated, |at| {
@@ -242,7 +243,8 @@ fn permissions(at: &Cursor<'_, '_>, graph_url: &str) -> Option<RequiredPermissio
         .and_then(|at| at.checked(|text| resource(text, graph_url)));
     let mut values = |key| {
         let items = section.get(key).map(|at| at.items()).unwrap_or_default();
-        // Which spellings are valid depends on the resource, so nothing is checked while the resource is wrong.
+        // Which spellings are valid depends on the resource, so nothing is checked while the resource is
+        // wrong.
         let Some(of) = named.as_deref() else { return Vec::new() };
         items.iter().filter_map(|at| at.checked(|text| permission(text, of, graph_url))).collect::<Vec<_>>()
     };

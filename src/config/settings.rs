@@ -320,8 +320,8 @@ fn mail_host(text: &str) -> Result<String, String> {
         let port = if port.is_empty() { "587" } else { port };
         return Err(format!("names a port; write host: {host} and port: {port}"));
     }
-    // The rules of URLs, which are also those of server names in certificates. A name with letters beyond ASCII is used in its ASCII
-    // form (RFC 5891).
+    // The rules of URLs, which are also those of server names in certificates. A name with letters beyond
+    // ASCII is used in its ASCII form (RFC 5891).
     let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     match Host::parse(text) {
         Ok(Host::Domain(name)) if plain(&name) => Ok(if text.is_ascii() { text.to_owned() } else { name }),

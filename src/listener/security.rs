@@ -151,7 +151,8 @@ impl State {
                 .transpose()
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
-        // The metadata are read before the contents that are used, so that a change in between is noticed next time.
+        // The metadata are read before the contents that are used, so that a change in between is noticed
+        // next time.
         let seen = FileStamps::at(&load()?.unwrap_or_default().files);
         let config = load()?.unwrap_or_default();
         let in_file = |problem| vec![format!("{}: {problem}", path.unwrap_or(Path::new("")).display())];

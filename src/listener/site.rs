@@ -113,8 +113,8 @@ impl Site {
         if policy.as_ref().is_some_and(|policy| !self.has_room(policy.config.rate_limit)) {
             return (StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n").into_response();
         }
-        // HTTP/2 has the host in the request target only (RFC 9113 section 8.3.1), and a host in the request target takes precedence
-        // (RFC 9112 section 3.2.2).
+        // HTTP/2 has the host in the request target only (RFC 9113 section 8.3.1), and a host in the request
+        // target takes precedence (RFC 9112 section 3.2.2).
         if let Some(host) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
             request.headers_mut().insert(HOST, host);
         }

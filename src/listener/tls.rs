@@ -44,7 +44,8 @@ pub(crate) fn server_config(
         format!("tls_server_config: certificate ({certificate}) and private key ({key}) cannot be used together: {error}")
     })?;
     if tls.client_auth != ClientAuth::None && client_certificates {
-        // A resumed session does not send the certificate again, so it would remain valid after the certificate has expired.
+        // A resumed session does not send the certificate again, so it would remain valid after the
+        // certificate has expired.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }

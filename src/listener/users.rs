@@ -116,7 +116,8 @@ impl Users {
         if !self.guesses.has_more(peer, clock.steady()) {
             return Err(Refused::Busy);
         }
-        // The turn moves into the task, so that it lasts until the hash is computed even if the client disconnects.
+        // The turn moves into the task, so that it lasts until the hash is computed even if the client
+        // disconnects.
         let check = tokio::task::spawn_blocking(move || {
             let _held = turn;
             bcrypt::verify(&password, &hash).unwrap_or(false)

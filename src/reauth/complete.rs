@@ -308,7 +308,8 @@ impl Reauthentication {
                 Err(fault) => fault,
             };
             let pause = pauses.next().filter(|_| fault.code.as_deref() == Some("AADSTS65001"));
-            // The first error may have used the code up; then the second error only reports that, and the first one is returned.
+            // The first error may have used the code up; then the second error only reports that, and the
+            // first one is returned.
             let used_up = matches!(Refusal::of_fault(&fault), Refusal::Invalid | Refusal::Expired);
             let fault = first.take().filter(|_| used_up).unwrap_or(fault);
             let Some(pause) = pause else {

@@ -280,7 +280,8 @@ impl Refusal {
         }
         match refused.error.as_str() {
             "access_denied" if refused.cancelled => Self::Cancelled,
-            // The cause is an unknown number. Only numbers about consent mean that the permissions were not accepted.
+            // The cause is an unknown number. Only numbers about consent mean that the permissions were not
+            // accepted.
             "access_denied"
                 if refused.codes.iter().any(|code| !matches!(code, 65_000..=65_999 | 650_000..=659_999)) =>
             {

@@ -1,8 +1,8 @@
-//! Trying a new token before it counts. It must be good for everything that a probe will ask of it, and it must see no less than the
-//! stored one saw when it was well last: whoever holds a link could otherwise put a powerless account in an administrator's place.
+//! Tries a new token before it is stored. It must work for everything that a probe requests, and it must see no less than the stored token
+//! saw in its last successful probe: otherwise anybody with a link could replace an administrator's token by that of a weaker account.
 //!
-//! Every refresh may answer a successor, and with single-use rotation kills the token that was used. So the chain is followed without a
-//! gap, and its newest token is what is stored.
+//! Every refresh may return a new refresh token, and with single-use rotation invalidates the used one. So every returned token replaces the
+//! one before, and the newest is stored.
 
 use std::time::Duration;
 
@@ -12,37 +12,36 @@ use crate::domain::{GoodView, Groups, KnownGroup, OPENID_SCOPES, foreign, same_p
 use crate::entra::{Client, Granted, Person, ResourceKey, claims_about_person};
 use crate::secret::Secret;
 
-/// A consent that was given a moment ago may not be known everywhere yet: asked again after these pauses before permissions or groups
-/// count as missing.
+/// A new consent may not have propagated yet. Requests are repeated after these pauses before permissions or groups count as missing.
 pub(super) const SPREADING: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
 
-/// A token to be tried, and what it is measured by.
+/// What a new token is compared with.
 #[derive(Clone, Copy)]
 pub(super) struct Trial<'a> {
     pub(super) client: Client<'a>,
     pub(super) registered: &'a Registered,
-    /// What the stored token saw; `None` when the configuration alone counts.
+    /// What the stored token saw; `None` when the token must only satisfy the configuration.
     pub(super) view: Option<&'a GoodView>,
-    /// With which ids the groups that are required by name were seen.
+    /// The groups that are required by name, with their last seen ids.
     pub(super) known: &'a [KnownGroup],
     pub(super) person: &'a Person,
 }
 
-/// The tokens that came of one sign-in, as far as they are needed.
+/// The refresh tokens of one sign-in: each refresh may return a new one.
 struct TokenChain {
     newest: Secret,
-    /// What the answer to the code said was granted.
+    /// The granted scopes in the token response to the code.
     first_scopes: Option<Vec<String>>,
 }
 
-/// What one refreshed with the new token has shown.
+/// The result of refreshing the new token once for every resource.
 struct Refreshed {
     missing: Vec<String>,
     access_token: Option<Secret>,
 }
 
 impl Reauthentication {
-    /// Tries the token that a code brought; answers the newest of its chain.
+    /// Tries the token of a redeemed code. Returns the newest refresh token.
     pub(super) async fn try_out(&self, trial: Trial<'_>, granted: &Granted) -> Result<Secret, Refusal> {
         let first = granted
             .refresh_token
@@ -50,10 +49,10 @@ impl Reauthentication {
             .ok_or_else(|| Refusal::FewerPermissions(vec!["offline_access".to_owned()]))?;
         let mut chain = TokenChain { newest: first, first_scopes: granted.scopes.clone() };
         let mut pauses = SPREADING.iter();
-        // Whether Graph could be asked who it is.
+        // Whether the account was verified with an access token for Graph.
         let mut known = false;
         loop {
-            let refreshed = self.refreshed(trial, &mut chain).await?;
+            let refreshed = self.refresh_all(trial, &mut chain).await?;
             if !known && (refreshed.access_token.is_some() || refreshed.missing.is_empty()) {
                 self.check_person(trial, refreshed.access_token.as_ref()).await?;
                 known = refreshed.access_token.is_some();
@@ -68,8 +67,8 @@ impl Reauthentication {
         }
     }
 
-    /// Refreshes the token for Graph and for every other resource, as a probe does, and notes which required scopes are not granted.
-    async fn refreshed(&self, trial: Trial<'_>, chain: &mut TokenChain) -> Result<Refreshed, Refusal> {
+    /// Refreshes the token for Graph and for every other resource, as a probe does, and collects the required scopes that are not granted.
+    async fn refresh_all(&self, trial: Trial<'_>, chain: &mut TokenChain) -> Result<Refreshed, Refusal> {
         let entra = &self.inner.entra;
         let graph = entra.graph_scope();
         let required = || trial.registered.required.iter().filter(|r| !r.delegated.is_empty());
@@ -86,8 +85,9 @@ impl Reauthentication {
             match entra.refresh(trial.client, &chain.newest, &scope).await {
                 Ok(granted) => {
                     chain.newest = granted.refresh_token.unwrap_or_else(|| chain.newest.clone());
-                    // An answer that names no scopes grants what was asked for (RFC 6749 section 5.1): then the code's answer counts.
-                    let unsaid = || {
+                    // A response without scopes grants the requested ones (RFC 6749 section 5.1); then the
+                    // response to the code is used.
+                    let implied = || {
                         (first.as_ref() == Some(&scope))
                             .then(|| chain.first_scopes.clone().unwrap_or_else(|| wanted.clone()))
                     };
@@ -115,22 +115,23 @@ impl Reauthentication {
         Ok(refreshed)
     }
 
-    /// Guests are refused, and where only administrators may re-authenticate, so is everybody else.
+    /// Refuses guests, and where only administrators may re-authenticate, everybody else.
     async fn check_person(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Result<(), Refusal> {
         let mut user_type = None;
         if let Some(token) = access_token {
-            // Asked twice: a passing fault must not make the weaker evidence count.
+            // Up to two requests, so that a temporary fault does not leave only the weaker evidence of the
+            // claims.
             for _ in 0..2 {
                 match self.inner.entra.user_type(token.expose(), trial.client.deadline).await {
-                    Ok(said) => user_type = said,
+                    Ok(found) => user_type = found,
                     Err(fault) if fault.reason.is_inconclusive() => continue,
                     Err(_) => {}
                 }
                 break;
             }
         }
-        let carried = access_token.map(claims_about_person).unwrap_or_default();
-        if is_guest(user_type.as_deref(), &trial.person.claims, &carried) {
+        let claims = access_token.map(claims_about_person).unwrap_or_default();
+        if is_guest(user_type.as_deref(), &trial.person.claims, &claims) {
             return Err(Refusal::Guest);
         }
         if !trial.registered.admins_only {
@@ -143,12 +144,12 @@ impl Reauthentication {
         }
     }
 
-    /// Whether the person holds one of the roles that see all groups: as the tokens say, or else Graph. `None` when Graph cannot say it
-    /// now; what nothing says is not so.
+    /// Whether the account has one of the roles that see all groups, according to the tokens, otherwise to Graph. `None` when Graph cannot be
+    /// asked now; without evidence the account has none.
     async fn administers(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Option<bool> {
-        let carried = access_token.map(claims_about_person).unwrap_or_default();
-        let said = [&trial.person.claims.roles, &carried.roles];
-        if said.into_iter().flatten().any(|roles| is_administrator(roles)) {
+        let claims = access_token.map(claims_about_person).unwrap_or_default();
+        let roles = [&trial.person.claims.roles, &claims.roles];
+        if roles.into_iter().flatten().any(|roles| is_administrator(roles)) {
             return Some(true);
         }
         let Some(token) = access_token else { return Some(false) };
@@ -159,8 +160,8 @@ impl Reauthentication {
         }
     }
 
-    /// Why the token does not replace the stored one, if it sees fewer groups. Where groups are not checked, or the stored one never saw
-    /// any, there is nothing to compare.
+    /// Refuses a token that sees fewer groups than the stored one. Where groups are not checked, or the stored token never saw any, there is
+    /// nothing to compare.
     async fn sees_less(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Option<Refusal> {
         let policy = trial.registered.groups.as_ref()?;
         let view = trial.view?;
@@ -175,7 +176,7 @@ impl Reauthentication {
             Err(fault) if fault.reason.is_inconclusive() => return Some(Refusal::Upstream),
             Err(_) => return nothing(),
         };
-        // Whoever sees all groups there are sees that some are gone.
+        // An administrator sees all groups, so the groups that are missing were deleted.
         if less.is_empty() || self.administers(trial, Some(token)).await == Some(true) {
             return None;
         }
@@ -183,13 +184,14 @@ impl Reauthentication {
     }
 }
 
-/// What a token sees less of than the stored one did, in words. Groups that were not required then, or are not any more, do not count.
+/// What a token sees less than the stored one did, one sentence each. Groups that were not required then, or are no longer, do not count.
 fn less(view: &GoodView, known: &[KnownGroup], groups: &Groups) -> Vec<String> {
     let mut less = Vec::new();
     if groups.visible < view.groups {
         less.push(format!("Groups that can be seen: {}; before: {}.", groups.visible, view.groups));
     }
-    // The product's rules may be bound to the id of the group that the stored token saw: any member can make another one of its name.
+    // The product's rules may use the id of the group that the stored token saw, and any member can create
+    // another group of that name.
     let seen = |name: &str| {
         known.iter().find(|k| k.name == name).map(|k| k.replaced_by.as_ref().map_or(&k.id, |(id, _)| id))
     };
@@ -198,13 +200,13 @@ fn less(view: &GoodView, known: &[KnownGroup], groups: &Groups) -> Vec<String> {
         if !group.visible() {
             less.push(format!("Required group that cannot be seen: {name}"));
         } else if seen(&group.name).is_some_and(|id| !group.ids.iter().any(|i| i.eq_ignore_ascii_case(id))) {
-            less.push(format!("Required group that cannot be seen: {name}; another one bears its name"));
+            less.push(format!("Required group that cannot be seen: {name}; another group has its name"));
         }
     }
     less
 }
 
-/// Required values that are not among the granted ones.
+/// The required values that are not among the granted ones, except the scopes of OpenID Connect.
 fn missing_of(required: &[String], granted: &[String]) -> Vec<String> {
     let openid = |value: &str| OPENID_SCOPES.iter().any(|o| same_permission(o, value));
     required
@@ -220,7 +222,7 @@ mod tests {
     use crate::domain::RequiredGroup;
 
     #[test]
-    fn a_token_that_sees_less_is_told() {
+    fn a_token_that_sees_less_is_recognized() {
         let required = |name: &str, visible: bool| RequiredGroup {
             name: name.to_owned(),
             ids: if visible { vec!["1".to_owned()] } else { Vec::new() },
@@ -240,31 +242,31 @@ mod tests {
                 1,
             ),
             (
-                "without a required one",
+                "without a required group",
                 view(3, &["HQ"]),
                 Groups { visible: 3, required: vec![required("HQ", false)] },
                 1,
             ),
             (
-                "another group of its name",
+                "another group of the same name",
                 view(3, &["Roof"]),
                 Groups { visible: 3, required: vec![required("Roof", true)] },
                 1,
             ),
             ("both", view(3, &["HQ"]), Groups { visible: 1, required: vec![required("HQ", false)] }, 2),
             (
-                "one that the stored token did not see either",
+                "a group that the stored token did not see either",
                 view(3, &[]),
                 Groups { visible: 3, required: vec![required("New", false)] },
                 0,
             ),
             (
-                "one that is not required any more",
+                "a group that is no longer required",
                 view(3, &["Old"]),
                 Groups { visible: 3, required: vec![] },
                 0,
             ),
-            ("more than are counted", view(1000, &[]), Groups { visible: 1000, required: vec![] }, 0),
+            ("as many as are counted", view(1000, &[]), Groups { visible: 1000, required: vec![] }, 0),
         ] {
             assert_eq!(less(&view, &known, &groups).len(), expected, "{sentence}");
         }

@@ -60,7 +60,8 @@ impl Reauthentication {
             return None;
         }
         let now = self.ask_roles(registered).await;
-        // The application's own tokens do not contain delegated permissions; for those, the last probe's result is used.
+        // The application's own tokens do not contain delegated permissions; for those, the last probe's
+        // result is used.
         let delegated = registered.required.iter().any(|r| !r.delegated.is_empty());
         if now == Some(true) && delegated { last } else { now.or(last) }
     }

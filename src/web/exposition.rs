@@ -80,8 +80,9 @@ impl Exposition {
             self.waited().retain(|(_, other)| !Arc::ptr_eq(other, &waited));
             let (families, published, plain) =
                 (families.clone(), Arc::clone(published), Arc::clone(&self.plain));
-            // Generating the exposition of a large fleet takes milliseconds and compressing it takes longer, so this must not block an
-            // async thread. The permit moves into the task: a client that disconnects does not allow more work at once.
+            // Generating the exposition of a large fleet takes milliseconds and compressing it takes longer,
+            // so this must not block an async thread. The permit moves into the task: a client that
+            // disconnects does not allow more work at once.
             let work = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 make(&write(&families, &published, format), gzip, &plain)

@@ -1,4 +1,5 @@
-//! Who may do what: with users and without, from this machine and from elsewhere, by which name, from whose page.
+//! Who may do what: with users and without, from this machine and from elsewhere, by which name, from whose
+//! page.
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};

@@ -88,7 +88,7 @@ async fn a_prefix_for_all_paths() {
     assert_eq!(document["servers"][0]["url"], "https://c.example.com/consentry");
     daemon.kill().await;
     // A proxy that strips the prefix.
-    let daemon =
+    let _daemon =
         world.daemon(&["--web.external-url=https://c.example.com/consentry", "--web.route-prefix=/"]);
     for (path, status) in
         [("/metrics", 200), ("/consentry/metrics", 404), ("/consentry/reauth/northwind?token=x", 403)]

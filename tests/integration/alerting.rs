@@ -14,7 +14,8 @@ fn status(status: u16, retry_after: Option<&str>) -> FaultKind {
     FaultKind::Status { status, retry_after: retry_after.map(str::to_owned) }
 }
 
-/// No transient fault of the upstream turns a gauge or mails an admin, however long it lasts; the operators hear of one that does.
+/// No transient fault of the upstream turns a gauge or mails an admin, however long it lasts; the operators
+/// hear of one that does.
 #[tokio::test]
 async fn transient_faults_mail_no_admin() {
     let kinds = [
@@ -223,7 +224,8 @@ async fn no_mail_without_the_protection_that_was_asked_for() {
     );
 }
 
-/// What the directory said stands until it speaks again: a transient fault neither changes the reason nor tells anybody.
+/// What the directory said stands until it speaks again: a transient fault neither changes the reason nor
+/// tells anybody.
 #[tokio::test]
 async fn a_standing_reason_survives_transient_faults() {
     let fleet = Fleet::start().await;

@@ -1,4 +1,5 @@
-//! The API over real sockets: lists in a stable order, evidence, problem details, and what Prometheus may drive by itself.
+//! The API over real sockets: lists in a stable order, evidence, problem details, and what Prometheus may
+//! drive by itself.
 
 use std::collections::BTreeSet;
 
@@ -139,7 +140,8 @@ async fn the_openapi_document_is_in_step() {
     assert_eq!(named, consentry::domain::Reason::ALL.iter().map(|r| r.label()).collect());
 }
 
-/// `/probe?target=NAME` in the running program: probes now, unless it has just been done, and answers with this integration alone.
+/// `/probe?target=NAME` in the running program: probes now, unless it has just been done, and answers with
+/// this integration alone.
 #[tokio::test]
 async fn prometheus_may_drive() {
     let world = World::live().await;

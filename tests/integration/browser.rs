@@ -1,4 +1,5 @@
-//! The way of an admin in a real browser: Chromium on a phone, driven by WebDriver. From the mail to green, and every refusal.
+//! The way of an admin in a real browser: Chromium on a phone, driven by WebDriver. From the mail to green,
+//! and every refusal.
 
 use std::process::Stdio;
 
@@ -82,7 +83,8 @@ impl Browser {
         self.client.find(Locator::Css("body")).await.expect("a body").text().await.expect("text")
     }
 
-    /// Clicks once it is there. A page that is just being replaced by the next takes its elements along; then the next one's counts.
+    /// Clicks once it is there. A page that is just being replaced by the next takes its elements along; then
+    /// the next one's counts.
     async fn click(&self, css: &str) {
         for _ in 0..10 {
             let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
@@ -117,7 +119,8 @@ impl Browser {
         self.client.perform_actions(stroke).await.expect("a key");
     }
 
-    /// The page is usable by everybody (axe-core finds nothing serious), fits the phone, and is kept as a picture where asked for.
+    /// The page is usable by everybody (axe-core finds nothing serious), fits the phone, and is kept as a
+    /// picture where asked for.
     async fn inspect(&self, name: &str) {
         let script = format!(
             "{AXE}; const done = arguments[arguments.length - 1]; axe.run(document).then(found => done(found.violations), e => done(String(e)));"

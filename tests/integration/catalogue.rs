@@ -262,8 +262,8 @@ fn fifty_at_once_are_many_in_any_fleet() {
     );
 }
 
-/// Five thousand single alerts are as many as anybody can do something with; beyond, one stands for all. promtool holds no such fleet, so
-/// three stand for thousands.
+/// Five thousand single alerts are as many as anybody can do something with; beyond, one stands for all.
+/// promtool holds no such fleet, so three stand for thousands.
 #[test]
 fn thousands_of_broken_integrations_are_one_alert() {
     if !available("promtool") {

@@ -163,7 +163,8 @@ fn the_effective_configuration_is_complete() {
     let second = read(&folder.path().join("two.yml"))
         .unwrap_or_else(|problems| panic!("{problems:#?}\n{shown}"))
         .config;
-    // The proxy's URL is written as a parser does, without its login; a webhook's without its path, which may be a key.
+    // The proxy's URL is written as a parser does, without its login; a webhook's without its path, which may
+    // be a key.
     let mut first = first;
     assert!(shown.contains("https://app.example.com/<secret>") && !shown.contains("azure-token"), "{shown}");
     first.upstream.proxy_url.clone_from(&second.upstream.proxy_url);

@@ -1,4 +1,5 @@
-//! A configuration whose keys a test changes by their paths. A path that is not there ends the test instead of changing nothing.
+//! A configuration whose keys a test changes by their paths. A path that is not there ends the test instead
+//! of changing nothing.
 
 use std::path::Path;
 
@@ -8,8 +9,8 @@ use serde_json::Value;
 
 use crate::world::replace;
 
-/// Paths are dotted: `probe.interval`, `apps.sequr.display_name`, `integrations.contoso.admins`. An element of a list is chosen by
-/// its `name`.
+/// Paths are dotted: `probe.interval`, `apps.sequr.display_name`, `integrations.contoso.admins`. An element
+/// of a list is chosen by its `name`.
 #[derive(Clone)]
 pub struct Configuration(Value);
 

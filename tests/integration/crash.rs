@@ -51,7 +51,8 @@ fn check_integrity(world: &World) {
     assert_eq!(check, "ok");
 }
 
-/// The probe's verdict, event and mail are one transaction: after a crash there is never one without the others.
+/// The probe's verdict, event and mail are one transaction: after a crash there is never one without the
+/// others.
 #[tokio::test]
 async fn verdict_event_and_mail_are_one() {
     let world = World::live().await;
@@ -71,8 +72,8 @@ async fn verdict_event_and_mail_are_one() {
     assert_eq!(store.outbox().await.expect("outbox").1, 1);
 }
 
-/// The admin is on Entra's page while the daemon is killed: the sign-in ends well with the next process. Killed once more right after the
-/// success, the token and the end of the link are there.
+/// The admin is on Entra's page while the daemon is killed: the sign-in ends well with the next process.
+/// Killed once more right after the success, the token and the end of the link are there.
 #[tokio::test]
 async fn a_sign_in_survives_kill() {
     let world = World::live_and_reachable().await;

@@ -1,5 +1,7 @@
 //! Credentials of ours that cannot be read, and what never goes through a proxy.
 
+use std::time::Duration;
+
 use tokio::process::Command;
 
 use crate::evidence::{pairs, recovered};

@@ -138,8 +138,8 @@ impl Daemon {
         .await;
     }
 
-    /// Waits until a probe of each of these integrations that has begun after this call has ended. One may be under way at the time of the
-    /// call, so its end does not count.
+    /// Waits until a probe of each of these integrations that has begun after this call has ended. One may be
+    /// under way at the time of the call, so its end does not count.
     pub async fn probed(&self, names: &[&str]) {
         for _ in 0..2 {
             let before = probe_ends(&self.metrics().await, names);
@@ -199,7 +199,8 @@ impl Daemon {
         self.lines.lock().iter().any(|line| words.iter().all(|word| line.contains(word)))
     }
 
-    /// Waits for such a line and answers it. For tests about the log alone: what else a test waits for, it asks for.
+    /// Waits for such a line and answers it. For tests about the log alone: what else a test waits for, it
+    /// asks for.
     pub async fn logged(&self, words: &[&str]) -> String {
         eventually(&format!("a line with {words:?}"), async || {
             let lines = self.lines.lock();

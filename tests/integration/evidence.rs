@@ -1,5 +1,5 @@
-//! What counts as evidence: answers that Entra and Graph have not written, that contradict each other, or that are written in another way than
-//! documented.
+//! What counts as evidence: answers that Entra and Graph have not written, that contradict each other, or
+//! that are written in another way than documented.
 
 use consentry::demo::APP;
 use entra_sim::{Action, Endpoint, Fault, FaultKind};
@@ -53,7 +53,8 @@ pub async fn recovered(fleet: &Fleet, names: &[&str], sentence: &str) {
     }
 }
 
-/// A proxy that inspects TLS refuses, too. Nobody in the tenant can do anything about it, and nobody is mailed.
+/// A proxy that inspects TLS refuses, too. Nobody in the tenant can do anything about it, and nobody is
+/// mailed.
 #[tokio::test]
 async fn refusals_that_graph_did_not_write_blame_nobody() {
     let fleet = Fleet::start().await;
@@ -349,7 +350,8 @@ async fn numbers_known_and_unknown() {
     }
 }
 
-/// Microsoft Graph is in every tenant: a directory that does not show it is not believed, and consent is judged by the token.
+/// Microsoft Graph is in every tenant: a directory that does not show it is not believed, and consent is
+/// judged by the token.
 #[tokio::test]
 async fn microsoft_graph_is_in_every_tenant() {
     let fleet = Fleet::start().await;

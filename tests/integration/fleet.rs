@@ -59,7 +59,8 @@ impl Fleet {
     /// Lives through some time: probes that fall due, then mails that are waiting.
     pub async fn pass(&self, duration: Duration) {
         let until = self.clock.steady().plus(duration);
-        // The simulator's clock follows in steps that are shorter than any tolerance of clocks. Nobody sets that one.
+        // The simulator's clock follows in steps that are shorter than any tolerance of clocks. Nobody sets
+        // that one.
         while self.clock.steady() < until {
             let step = self.clock.steady().plus(2 * MINUTE).min(until);
             self.daemon.monitor.run_until(step).await;

@@ -1,4 +1,5 @@
-//! Lists of groups with many pages, and look-ups that fail: a group is missing where Graph says so, and nowhere else.
+//! Lists of groups with many pages, and look-ups that fail: a group is missing where Graph says so, and
+//! nowhere else.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,7 +85,8 @@ fn ids(groups: &Groups) -> Vec<Vec<String>> {
     groups.required.iter().map(|g| sorted(&g.ids)).collect()
 }
 
-/// The same groups are found whatever the pages: by id, by name, two of one name, and more of them than fit into a batch.
+/// The same groups are found whatever the pages: by id, by name, two of one name, and more of them than fit
+/// into a batch.
 #[tokio::test]
 async fn groups_are_found_on_whatever_page_they_stand() {
     let asked = Asked::new().await;

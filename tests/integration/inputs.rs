@@ -1,5 +1,5 @@
-//! Configuration, secret and token files as editors, shells, portals and clipboards leave them: read as they were meant, or refused with
-//! the place and what to do. No message holds a secret.
+//! Configuration, secret and token files as editors, shells, portals and clipboards leave them: read as they
+//! were meant, or refused with the place and what to do. No message holds a secret.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -40,7 +40,8 @@ fn utf16(text: &str, mark: bool, big: bool) -> Vec<u8> {
     units.flat_map(|unit: u16| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
 }
 
-/// One file that cannot be read, as the main file, as one of `integration_files`, and as the file of `--web.config.file`.
+/// One file that cannot be read, as the main file, as one of `integration_files`, and as the file of
+/// `--web.config.file`.
 #[test]
 fn files_that_are_no_yaml_are_explained_wherever_they_stand() {
     let bomb = format!("a: &a {}\nb: [{}]\n", "hunter2".repeat(10_000), "*a, ".repeat(2000));
@@ -98,7 +99,8 @@ fn a_byte_order_mark_is_no_part_of_a_file() {
     assert!(load_web(&written(&folder, "web.yml", "\u{FEFF}basic_auth_users: {}\n")).is_ok());
 }
 
-/// A file that is saved in another encoding under a running daemon: its last list stays, and the log says what to do.
+/// A file that is saved in another encoding under a running daemon: its last list stays, and the log says
+/// what to do.
 #[test]
 fn a_watched_file_in_another_encoding_keeps_its_last_list() {
     let folder = folder();
@@ -415,8 +417,8 @@ fn texts_of_many_lines_are_read_where_they_are_meant() {
     assert!(source.read_text().expect("text").expose().starts_with("-----BEGIN"));
 }
 
-/// The kernel gives the files under /proc of a process that may not be dumped to root (Linux, `proc(5)`): nobody else of the same user
-/// reads its memory or attaches to it.
+/// The kernel gives the files under /proc of a process that may not be dumped to root (Linux, `proc(5)`):
+/// nobody else of the same user reads its memory or attaches to it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
@@ -441,17 +443,13 @@ async fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     // It waits for its standard input. Where nobody may run the program, there is nothing to see.
     let Ok(mut child) = command.spawn() else { return };
     let memory = PathBuf::from(format!("/proc/{}/mem", child.id()));
-    let closed =
-        eventually("the files of the process are root's, or it has ended", async || match std::fs::metadata(
-            &memory,
-        )
-        .map(|m| m.uid())
-        {
-            Ok(0) => Some(true),
-            Ok(_) if child.try_wait().expect("a child").is_none() => None,
-            _ => Some(false),
-        })
-        .await;
+    let owner = || std::fs::metadata(&memory).map(|file| file.uid());
+    let closed = eventually("the files of the process are root's, or it has ended", async || match owner() {
+        Ok(0) => Some(true),
+        Ok(_) if child.try_wait().expect("a child").is_none() => None,
+        _ => Some(false),
+    })
+    .await;
     child.kill().expect("killed");
     child.wait().expect("ended");
     assert!(closed);

@@ -1,4 +1,5 @@
-//! Clients that hold up what they can: bodies that hardly come, answers that are not taken, all connections at once, few descriptors.
+//! Clients that hold up what they can: bodies that hardly come, answers that are not taken, all connections
+//! at once, few descriptors.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -118,7 +119,8 @@ fn more(name: &str) -> Value {
     json!({"name": name, "display_name": "More of them", "app": app, "tenant_id": tenant, "enabled": false})
 }
 
-/// 250 clients of a big fleet that take the first byte of an answer and nothing more: what they ask for is there once.
+/// 250 clients of a big fleet that take the first byte of an answer and nothing more: what they ask for is
+/// there once.
 #[tokio::test]
 async fn answers_that_are_not_taken_cost_little() {
     let mut world = World::live().await;

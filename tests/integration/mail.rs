@@ -1,4 +1,5 @@
-//! Mail of the running program: what is under way when it ends, when its configuration changes, and what `test-email` shows.
+//! Mail of the running program: what is under way when it ends, when its configuration changes, and what
+//! `test-email` shows.
 
 use consentry::config::load;
 use entra_sim::MailFaults;
@@ -10,7 +11,8 @@ const ADMIN: &str = "it@contoso.example";
 /// How many mails are sent.
 const SENT: &str = "SELECT count(*) FROM notifications WHERE sent_at IS NOT NULL";
 
-/// What is waited for when the process ends is known to have been handed over, and is neither repeated at once nor taken for sent.
+/// What is waited for when the process ends is known to have been handed over, and is neither repeated at
+/// once nor taken for sent.
 #[tokio::test]
 async fn an_answer_that_is_cut_off_is_remembered() {
     for violent in [true, false] {
@@ -37,8 +39,8 @@ async fn an_answer_that_is_cut_off_is_remembered() {
     }
 }
 
-/// The number of connections holds for the process: what an earlier configuration has under way counts. And while all of them hang, those who
-/// wait are counted.
+/// The number of connections holds for the process: what an earlier configuration has under way counts. And
+/// while all of them hang, those who wait are counted.
 #[tokio::test]
 async fn connections_are_limited_across_reloads() {
     let world = World::live().await;
@@ -64,7 +66,8 @@ async fn connections_are_limited_across_reloads() {
     daemon.kill().await;
 }
 
-/// A server that never says goodbye delays neither the note that the mail was sent, nor the next mail for long, nor the end.
+/// A server that never says goodbye delays neither the note that the mail was sent, nor the next mail for
+/// long, nor the end.
 #[tokio::test]
 async fn a_farewell_that_hangs_repeats_no_mail() {
     let world = World::live().await;

@@ -33,7 +33,8 @@ async fn a_healthy_fleet_is_green_and_quiet() {
     assert_eq!(fleet.told(), Vec::<String>::new());
 }
 
-/// Every situation of the demo's list: broken with its reason, one mail, silence, fixed, one resolved mail in the same thread.
+/// Every situation of the demo's list: broken with its reason, one mail, silence, fixed, one resolved mail in
+/// the same thread.
 #[tokio::test]
 async fn every_situation_from_green_to_mail_to_green() {
     let fleet = Fleet::start().await;

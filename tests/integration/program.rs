@@ -224,7 +224,8 @@ async fn setup_prints_text_and_a_script() {
     );
 }
 
-/// The listener of the re-authentication pages, as the daemon starts it from the configuration, and the one for orchestrators.
+/// The listener of the re-authentication pages, as the daemon starts it from the configuration, and the one
+/// for orchestrators.
 #[tokio::test]
 async fn the_reauthentication_listener_of_the_configuration() {
     let mut world = World::live().await;
@@ -266,8 +267,8 @@ async fn check_config_online() {
         "10 of 10 found",
         "app sequr: accepted in",
         "directory reader reader: accepted in",
-        "greets us",
-        "everything answers",
+        "accepts the connection",
+        "every service works",
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
@@ -290,7 +291,7 @@ async fn check_config_online() {
         "AADSTS7000215",
         "mail server 127.0.0.1:",
         "change    ",
-        "3 problems out there",
+        "3 problems found online",
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
@@ -343,12 +344,13 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
     for (url, code, said) in [
         (format!("{health}/-/healthy"), 0, ""),
         (format!("{health}/-/ready"), 0, ""),
-        // Its own certificate vouches for another name, and that is no sickness; a user is asked for, and none is known here.
+        // Its own certificate vouches for another name, and that is no sickness; a user is asked for, and
+        // none is known here.
         (format!("{guarded}/-/healthy"), 1, "--health.listen-address"),
         (format!("{as_somebody}/-/healthy"), 1, "401"),
-        ("http://somebody:hidden@127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
+        ("http://somebody:hidden@127.0.0.1:1/-/healthy".to_owned(), 1, "does not respond"),
         (format!("{health}/metrics"), 1, "404"),
-        ("http://127.0.0.1:1/-/healthy".to_owned(), 1, "does not answer"),
+        ("http://127.0.0.1:1/-/healthy".to_owned(), 1, "does not respond"),
         ("ftp://127.0.0.1/".to_owned(), 2, "http or https"),
         ("http://somebody:hidden@127.0.0.1:99999/".to_owned(), 2, "--url"),
         ("nonsense".to_owned(), 2, "--url"),

@@ -1,4 +1,5 @@
-//! A real Prometheus scrapes the program, evaluates the rules and tells a real Alertmanager; every question of every panel is asked.
+//! A real Prometheus scrapes the program, evaluates the rules and tells a real Alertmanager; every question
+//! of every panel is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -22,7 +23,8 @@ use crate::world::{World, eventually_within, free_address, situation};
 /// Nothing here takes as long; it only ends a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Alerts that this test sees firing and resolved. The others need hours or a daemon that is ill; promtool tests those.
+/// Alerts that this test sees firing and resolved. The others need hours or a daemon that is ill; promtool
+/// tests those.
 const SEEN: &[&str] = &[
     "ConsentryIntegrationBroken",
     "ConsentryReauthenticationOverdue",
@@ -221,7 +223,8 @@ impl Watch {
         series.iter().map(one).collect()
     }
 
-    /// Boards say what is the case while the customers of [`BREAKING`] are broken, and fabrikam with adatum because of their application.
+    /// Boards say what is the case while the customers of [`BREAKING`] are broken, and fabrikam with adatum
+    /// because of their application.
     async fn boards_tell_the_truth(&self) {
         let all = ("", ".+");
         until("eight are broken", async || self.panel(0, "Broken", all, "").await.values().eq([&8.0])).await;
@@ -293,7 +296,8 @@ impl Watch {
 
 const BOARDS: [&str; 2] = ["dashboards/fleet.json", "dashboards/integration.json"];
 
-/// An expression of a board with its variables filled in. `integration` is a part of names on the fleet's board and a name on the other.
+/// An expression of a board with its variables filled in. `integration` is a part of names on the fleet's
+/// board and a name on the other.
 fn filled(expression: &str, integration: &str, app: &str) -> String {
     let values = [
         ("$integration", integration),
@@ -337,7 +341,8 @@ fn certificate(days: u64) -> (String, String) {
     (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
 }
 
-/// Registers the application with this certificate, and puts the files where the configuration looks for them.
+/// Registers the application with this certificate, and puts the files where the configuration looks for
+/// them.
 fn certify(world: &World, days: u64) {
     let (certificate, key) = certificate(days);
     world.act([Action::AddApp {
@@ -395,7 +400,8 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     until("all are healthy", async || watch.holds("sum(consentry_integration_up) == 11").await).await;
     watch.firing(&["ConsentryCredentialExpiring", "ConsentryCredentialExpiringSoon"]).await;
 
-    // Seven customers break things, the owner switches an application off, the mail server is ill, the configuration is broken.
+    // Seven customers break things, the owner switches an application off, the mail server is ill, the
+    // configuration is broken.
     world.simulator.mailbox().set_faults(MailFaults { temporary: true, ..MailFaults::default() });
     everybody(&world, |s| (s.breaks)(&s.tenant()));
     world.simulator.apply(Action::DeactivateApp { app: APPLICATION_APP, value: true }).expect("switched off");
@@ -485,8 +491,9 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     assert!(unexpected.is_empty(), "nothing was answered: {unexpected:#?}");
 }
 
-/// What has no answer here: alerts that do not fire in this test, or not without hurry (`up == 0` is asked while the daemon runs), and
-/// what happens only when somebody signs in, a product has a webhook, or a directory reader cannot read.
+/// What has no answer here: alerts that do not fire in this test, or not without hurry (`up == 0` is asked
+/// while the daemon runs), and what happens only when somebody signs in, a product has a webhook, or a
+/// directory reader cannot read.
 fn silent() -> Vec<String> {
     let all = rules().into_iter().map(|(name, _)| name).filter(|n| !n.contains(':'));
     let patient = [

@@ -360,7 +360,8 @@ async fn rotated_signing_keys_do_no_harm() {
     }
 }
 
-/// Consent takes a while to spread: what fails meanwhile is not held against anybody, and the page follows to the end.
+/// Consent takes a while to spread: what fails meanwhile is not held against anybody, and the page follows to
+/// the end.
 #[tokio::test]
 async fn consent_spreads_slowly() {
     let site = Site::start().await;
@@ -389,7 +390,8 @@ async fn consent_spreads_slowly() {
     assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert", "resolved"]);
 }
 
-/// The same callback twice at once is one sign-in; one whose browser goes away half-way is completed all the same.
+/// The same callback twice at once is one sign-in; one whose browser goes away half-way is completed all the
+/// same.
 #[tokio::test]
 async fn callbacks_at_once_and_cut_off() {
     use tokio::io::AsyncWriteExt as _;
@@ -457,8 +459,8 @@ async fn what_is_not_known_is_not_claimed() {
     assert!(page.body.contains("Everything works at the moment"), "{}", page.body);
 }
 
-/// The sign-in came through and the account sees no groups: the page says so, and that the link has ended. No link is ever made for whoever
-/// merely has the page, whatever cookies they have.
+/// The sign-in came through and the account sees no groups: the page says so, and that the link has ended. No
+/// link is ever made for whoever merely has the page, whatever cookies they have.
 #[tokio::test]
 async fn a_success_that_mends_nothing_is_no_dead_end() {
     let site = Site::start().await;

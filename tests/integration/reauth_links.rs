@@ -1,4 +1,5 @@
-//! Links and ways of re-authentication: how long a link lives, to which browser a sign-in belongs, and where the pages are.
+//! Links and ways of re-authentication: how long a link lives, to which browser a sign-in belongs, and where
+//! the pages are.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,7 +53,8 @@ async fn a_sign_in_is_bound_to_browser_time_and_one_use() {
     );
 }
 
-/// Two links, two tabs: a later link does not kill an earlier one; the first success kills all that were made before it.
+/// Two links, two tabs: a later link does not kill an earlier one; the first success kills all that were made
+/// before it.
 #[tokio::test]
 async fn links_live_and_die_together() {
     let site = Site::start().await;
@@ -154,7 +156,8 @@ async fn guessing_is_slowed_down_and_good_links_are_not() {
     assert_eq!(visitor.get(&format!("{}/reauth/callback?state=guess&code=x", site.url)).await.status, 429);
 }
 
-/// Two ways in front of the same pages: a proxy that strips the path of the public URL, and one that does not.
+/// Two ways in front of the same pages: a proxy that strips the path of the public URL, and one that does
+/// not.
 #[tokio::test]
 async fn it_works_below_a_path() {
     let site = World::reachable("/watch/dogs").await.site().await;

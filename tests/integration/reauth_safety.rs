@@ -1,5 +1,6 @@
-//! Re-authentication under attack: a link in the wrong hands, powerless accounts, forged callbacks, clocks that jump. Nothing healthy is
-//! replaced by something worse, nobody is shut out, nothing broken is silenced, and every replacement is told.
+//! Re-authentication under attack: a link in the wrong hands, powerless accounts, forged callbacks, clocks
+//! that jump. Nothing healthy is replaced by something worse, nobody is shut out, nothing broken is silenced,
+//! and every replacement is told.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,7 +75,8 @@ fn state(entra: &str) -> String {
         .into_owned()
 }
 
-/// A member who sees less cannot take the administrator's place; an administrator can, and so can a link that says so.
+/// A member who sees less cannot take the administrator's place; an administrator can, and so can a link that
+/// says so.
 #[tokio::test]
 async fn a_token_that_sees_less_replaces_nothing() {
     let site = Site::start().await;
@@ -172,7 +174,8 @@ async fn guests_are_refused() {
     assert_eq!(page.status, 303, "{}", page.body);
 }
 
-/// `reauthenticators: admins`: a directory role is asked for, in the tokens or of Graph; where nothing says so, it is not so.
+/// `reauthenticators: admins`: a directory role is asked for, in the tokens or of Graph; where nothing says
+/// so, it is not so.
 #[tokio::test]
 async fn only_administrators_where_it_is_asked_for() {
     let mut world = World::reachable("").await;
@@ -217,7 +220,8 @@ async fn only_administrators_where_it_is_asked_for() {
     assert_eq!(site.results(), counted(&[("denied", 3), ("success", 3)]));
 }
 
-/// Every refresh kills the token that was used: what is stored is the one that lives, with several resources, too.
+/// Every refresh kills the token that was used: what is stored is the one that lives, with several resources,
+/// too.
 #[tokio::test]
 async fn the_newest_token_of_the_line_is_stored() {
     const DOORS: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00dd);
@@ -268,7 +272,8 @@ async fn the_newest_token_of_the_line_is_stored() {
     assert!(dead.is_none(), "the stored token has been used up");
 }
 
-/// One link holder begins as many sign-ins as they can. The administrator's own is neither ended nor shut out.
+/// One link holder begins as many sign-ins as they can. The administrator's own is neither ended nor shut
+/// out.
 #[tokio::test]
 async fn begun_sign_ins_evict_nobody() {
     let site = Site::start().await;
@@ -329,7 +334,8 @@ async fn forged_admin_consent_silences_nothing() {
     assert_eq!(site.fleet.kinds("it@fabrikam.example"), ["alert", "resolved"]);
 }
 
-/// Where everything is granted already the page says so; accepting once more counts nothing, spares nothing, and uses up no link.
+/// Where everything is granted already the page says so; accepting once more counts nothing, spares nothing,
+/// and uses up no link.
 #[tokio::test]
 async fn admin_consent_where_all_is_granted_changes_nothing() {
     let site = Site::start().await;
@@ -399,7 +405,8 @@ async fn a_proxy_is_told_from_a_client() {
     assert!(events(&site, "northwind").await.contains(&said), "{:?}", events(&site, "northwind").await);
 }
 
-/// The clock is ahead during a re-authentication, and healed afterwards: the links that come later are good, the earlier ones are dead.
+/// The clock is ahead during a re-authentication, and healed afterwards: the links that come later are good,
+/// the earlier ones are dead.
 #[tokio::test]
 async fn links_die_by_generation() {
     let site = Site::start().await;
@@ -483,7 +490,7 @@ async fn links_are_revoked_from_the_command_line() {
     let (plain, fewer) = (command(&[]).await, command(&["--accept-fewer"]).await);
     assert_ne!(plain, fewer);
     assert_eq!((status(&plain).await, status(&fewer).await), (200, 200));
-    assert!(command(&["--revoke"]).await.contains("are dead"));
+    assert!(command(&["--revoke"]).await.contains("are ended"));
     assert_eq!((status(&plain).await, status(&fewer).await), (410, 410));
     assert_eq!(status(&command(&[]).await).await, 200);
     let both = world.command(&["reauth-link", "northwind", "--revoke", "--accept-fewer"]).await;
@@ -524,7 +531,7 @@ async fn another_group_of_the_same_name_is_no_substitute() {
     ]);
     let link = site.fresh_link("northwind");
     let page = sign_in_as(&site, &link, "northwind", "user").await;
-    assert_eq!((page.status, page.body.contains("another one bears its name")), (403, true), "{}", page.body);
+    assert_eq!((page.status, page.body.contains("another group has its name")), (403, true), "{}", page.body);
     assert_eq!(
         sign_in_as(&site, &link, "northwind", "admin").await.status,
         303,

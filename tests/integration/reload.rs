@@ -208,7 +208,8 @@ async fn everything_else_follows_too() {
     assert!(daemon.has_logged(&["configuration reloaded", "changed=1"]), "{:#?}", daemon.log());
 }
 
-/// What the operators were told of ends with the configuration that was wrong, and is told again when it comes again.
+/// What the operators were told of ends with the configuration that was wrong, and is told again when it
+/// comes again.
 #[tokio::test]
 async fn a_cause_ends_with_the_mistake_behind_it() {
     let world = World::live().await;
@@ -234,7 +235,8 @@ async fn a_cause_ends_with_the_mistake_behind_it() {
     daemon.terminate().await;
 }
 
-/// An integration that leaves before anybody has heard of its failure: nobody hears of it, until it comes back.
+/// An integration that leaves before anybody has heard of its failure: nobody hears of it, until it comes
+/// back.
 #[tokio::test]
 async fn an_alert_that_nobody_has_heard_of_leaves_with_its_integration() {
     let (world, mut daemon) = started(&["northwind", "litware"]).await;
@@ -274,7 +276,8 @@ async fn a_probe_in_flight_does_not_judge_by_what_is_gone() {
     strict.write(&world.file());
     world.simulator.take_requests();
     assert_eq!(daemon.reload().await.0, 200);
-    // It has its token and waits for the groups: its probe by the strict rules is under way when they are taken back.
+    // It has its token and waits for the groups: its probe by the strict rules is under way when they are
+    // taken back.
     eventually("a token is asked for", async || {
         let asked = world.simulator.take_requests();
         asked.iter().any(|request| request.target.ends_with("/token")).then_some(())
@@ -286,7 +289,8 @@ async fn a_probe_in_flight_does_not_judge_by_what_is_gone() {
     assert!(!daemon.has_logged(&["group_missing"]), "{:#?}", daemon.log());
 }
 
-/// A fleet that changes all the time while it is probed and scraped: nobody is lost, nobody is told nonsense, nothing breaks.
+/// A fleet that changes all the time while it is probed and scraped: nobody is lost, nobody is told nonsense,
+/// nothing breaks.
 #[tokio::test]
 async fn a_hundred_reloads_under_load() {
     let all: Vec<&str> = demo::SITUATIONS.iter().map(|s| s.name).filter(|n| *n != "adatum").collect();
@@ -334,7 +338,8 @@ async fn a_hundred_reloads_under_load() {
     assert!(world.simulator.mailbox().all().is_empty());
 }
 
-/// Files that are dropped, changed, half written, swapped by links, and taken away; the main file does not count meanwhile.
+/// Files that are dropped, changed, half written, swapped by links, and taken away; the main file does not
+/// count meanwhile.
 #[tokio::test]
 async fn watched_files() {
     let world = World::live().await;
@@ -399,7 +404,8 @@ async fn watched_files() {
     assert!(daemon.has_logged(&[kept, "one.yml"]), "{:#?}", daemon.log());
 }
 
-/// A process that begins with a broken integration file does not begin: nothing is known of what it should hold.
+/// A process that begins with a broken integration file does not begin: nothing is known of what it should
+/// hold.
 #[tokio::test]
 async fn a_start_with_a_broken_file_is_refused() {
     let mut world = World::live().await;

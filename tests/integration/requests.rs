@@ -131,7 +131,8 @@ async fn scrapes_at_once() {
     let world = World::live().await;
     let daemon = world.daemon(&["--web.max-requests=1"]);
     let address = &daemon.address;
-    // A client that asks again and again, and takes nothing: once all buffers are full, an answer is under way for good.
+    // A client that asks again and again, and takes nothing: once all buffers are full, an answer is under
+    // way for good.
     let mut rude = TcpStream::connect(address).await.expect("connected");
     rude.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000).as_bytes()).await.expect("sent");
     let scraped = async |status: &str| {

@@ -4,7 +4,8 @@ use entra_sim::{Action, TokenDeath};
 
 use crate::world::{World, text};
 
-/// Everything that must not be seen: the client secret, and every refresh token that the simulator ever issued.
+/// Everything that must not be seen: the client secret, and every refresh token that the simulator ever
+/// issued.
 fn secrets(world: &World) -> Vec<String> {
     let mut all: Vec<String> = world.simulator.with_world(|w| w.refresh_tokens.keys().cloned().collect());
     all.extend(["demo-secret".to_owned(), "smtp-geheim".to_owned(), "eyJ".to_owned()]);
@@ -65,7 +66,8 @@ async fn nothing_shows_a_secret() {
     world.simulator.apply(death).expect("expired");
 }
 
-/// A sign-in from begin to end, and one that is refused: neither link, state, code, cookie nor token is seen anywhere but where it must be.
+/// A sign-in from begin to end, and one that is refused: neither link, state, code, cookie nor token is seen
+/// anywhere but where it must be.
 #[tokio::test]
 async fn a_sign_in_shows_no_secret() {
     let mut world = World::live_and_reachable().await;

@@ -1,4 +1,5 @@
-//! Mail servers as they are: how they answer, whom they blame, where they fall silent. Over real sockets, with the whole outbox behind it.
+//! Mail servers as they are: how they answer, whom they blame, where they fall silent. Over real sockets,
+//! with the whole outbox behind it.
 
 use std::time::Duration;
 
@@ -158,7 +159,8 @@ async fn a_login_answers_whatever_is_asked() {
     }
 }
 
-/// A refusal that is about us waits for its repair, however long that takes, and says nothing of the recipient.
+/// A refusal that is about us waits for its repair, however long that takes, and says nothing of the
+/// recipient.
 #[tokio::test]
 async fn what_is_about_us_waits_until_it_is_repaired() {
     for (sentence, command, reply, reason) in [
@@ -219,7 +221,8 @@ async fn a_refused_sender_waits() {
     }
 }
 
-/// A mailbox that does not exist, and a mail that is refused after DATA: eight attempts within five days, and the operators hear of it.
+/// A mailbox that does not exist, and a mail that is refused after DATA: eight attempts within five days, and
+/// the operators hear of it.
 #[tokio::test]
 async fn what_is_refused_for_good_is_tried_eight_times() {
     for (sentence, command, reply, word) in [
@@ -277,7 +280,8 @@ async fn a_server_that_refuses_everybody_loses_no_mail() {
     assert_eq!(waiting(&fleet).await, 0);
 }
 
-/// Bad addresses alone, in a fleet that has had no mail for long: the operators' mail shows that it is not the server, and they are given up.
+/// Bad addresses alone, in a fleet that has had no mail for long: the operators' mail shows that it is not
+/// the server, and they are given up.
 #[tokio::test]
 async fn several_bad_addresses_are_given_up() {
     let fleet = with_an_alert(Options::default(), "none", &[]).await;
@@ -323,7 +327,8 @@ async fn many_mails_go_out_once_each() {
     assert_eq!((ids.len(), once.len()), (1001, 1001));
 }
 
-/// An answer that never comes: perhaps the mail has arrived. An hour between the attempts, three at most, one `Message-ID`.
+/// An answer that never comes: perhaps the mail has arrived. An hour between the attempts, three at most, one
+/// `Message-ID`.
 #[tokio::test]
 async fn a_mail_without_an_answer_is_handed_over_three_times() {
     let fleet = with_an_alert(Options::default(), "none", &[]).await;

@@ -39,7 +39,8 @@ async fn assert_tokens(world: &World, what: &str) {
     }
 }
 
-/// Deleted, moved away, replaced by a file of somebody else: noticed, not ready, restored, ready, and nothing of it is lost.
+/// Deleted, moved away, replaced by a file of somebody else: noticed, not ready, restored, ready, and nothing
+/// of it is lost.
 #[tokio::test]
 async fn a_database_that_is_lost_under_the_daemon_is_restored() {
     type Deed = fn(&Path);
@@ -88,7 +89,8 @@ async fn a_database_that_is_lost_under_the_daemon_is_restored() {
     daemon.kill().await;
 }
 
-/// Another process keeps the database locked: pages and metrics answer, the waiting is counted, and all goes on afterwards.
+/// Another process keeps the database locked: pages and metrics answer, the waiting is counted, and all goes
+/// on afterwards.
 #[tokio::test]
 async fn a_locked_database_holds_up_no_page() {
     let world = World::live().await;
@@ -162,7 +164,8 @@ async fn a_rotation_that_is_killed_leaves_the_right_key() {
     assert_tokens(&world, "after all of them").await;
 }
 
-/// Commands beside a rotation wait for it, or it waits for them; either may give up and say so, and neither breaks anything.
+/// Commands beside a rotation wait for it, or it waits for them; either may give up and say so, and neither
+/// breaks anything.
 #[tokio::test]
 async fn commands_beside_a_rotation_break_nothing() {
     let world = World::live().await;
@@ -181,7 +184,8 @@ async fn commands_beside_a_rotation_break_nothing() {
     }
 }
 
-/// Without its key, a database takes no token from a command; with another key it would be of no use to the daemon.
+/// Without its key, a database takes no token from a command; with another key it would be of no use to the
+/// daemon.
 #[tokio::test]
 async fn a_command_beside_a_daemon_makes_no_key() {
     let world = World::live().await;

@@ -1,4 +1,5 @@
-//! What systemd hands over and wants to hear. There is no systemd here, only its protocols: sockets and datagrams.
+//! What systemd hands over and wants to hear. There is no systemd here, only its protocols: sockets and
+//! datagrams.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;

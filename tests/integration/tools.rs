@@ -1,5 +1,5 @@
-//! Programs that some tests need besides Rust: a browser, shellcheck. Continuous integration installs them and demands them; on
-//! another machine a test says what it leaves out.
+//! Programs that some tests need besides Rust: a browser, shellcheck. Continuous integration installs them
+//! and demands them; on another machine a test says what it leaves out.
 
 /// Whether a program is there. With `CONSENTRY_TEST_TOOLS=required` it must be.
 pub fn available(program: &str) -> bool {

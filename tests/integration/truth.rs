@@ -1,4 +1,5 @@
-//! Nothing that is broken is called healthy, nothing of ours is held against a customer, and a clock that is set disturbs nothing.
+//! Nothing that is broken is called healthy, nothing of ours is held against a customer, and a clock that is
+//! set disturbs nothing.
 
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ fn away(tenant: Option<&str>) -> Fault {
     Fault { endpoint: Endpoint::Any, tenant: tenant.map(str::to_owned), contains: None, times: None, fault }
 }
 
-/// A dead token leaves consent unknown. Only the admins can end that, so after twelve intervals they are notified of it.
+/// A dead token leaves consent unknown. Only the admins can end that, so after twelve intervals they are
+/// notified of it.
 #[tokio::test]
 async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_intervals() {
     let fleet = checked("[enterprise_app, consent]").await;
@@ -110,7 +112,8 @@ async fn each_tenant_in_trouble_is_notified_of_until_it_is_the_whole_fleet() {
     assert_eq!(fleet.mails().len(), 5, "everybody: one mail");
 }
 
-/// The probe that confirms a deletion cannot ask the directory, and the next one can: one alert, no `changed`.
+/// The probe that confirms a deletion cannot ask the directory, and the next one can: one alert, no
+/// `changed`.
 #[tokio::test]
 async fn one_deletion_is_one_mail() {
     for first in ["deleted", "missing"] {
@@ -168,7 +171,8 @@ async fn a_check_that_is_not_run_passes_nothing() {
     }
 }
 
-/// The wall clock is set back and ahead: probes go on, nobody is notified, and nothing is remembered from the future.
+/// The wall clock is set back and ahead: probes go on, nobody is notified, and nothing is remembered from the
+/// future.
 #[tokio::test]
 async fn a_clock_that_is_set_disturbs_nothing() {
     for hours in [-1, 24 * 365, -24] {
@@ -204,7 +208,8 @@ async fn a_clock_that_is_set_disturbs_nothing() {
     }
 }
 
-/// A required name is borne by another group than before: it passes, and says so; two groups of one name are said, too.
+/// A required name is borne by another group than before: it passes, and says so; two groups of one name are
+/// said, too.
 #[tokio::test]
 async fn a_group_that_was_replaced_under_its_name_is_shown() {
     let site = Site::start().await;
@@ -268,7 +273,8 @@ async fn a_new_integration_is_probed_at_once() {
     );
 }
 
-/// One 429 with a long Retry-After: what a person asks for is done once all the same, and the page says what is waited for.
+/// One 429 with a long Retry-After: what a person asks for is done once all the same, and the page says what
+/// is waited for.
 #[tokio::test]
 async fn a_persons_act_may_ask_once_in_spite_of_a_pause() {
     let site = Site::start().await;
@@ -341,7 +347,8 @@ async fn with_token_files(names: &[&str]) -> (Fleet, Vec<std::path::PathBuf>) {
     (fleet, files)
 }
 
-/// What of ours cannot be read is told with its path, also where something else is wrong; two files are two things, and many are one.
+/// What of ours cannot be read is told with its path, also where something else is wrong; two files are two
+/// things, and many are one.
 #[tokio::test]
 async fn unreadable_tokens_are_told_by_their_files() {
     let (fleet, files) = with_token_files(&["litware", "contoso", "northwind", "tailspin"]).await;

@@ -1,4 +1,5 @@
-//! A browser as far as HTTP goes: cookies, forms, no redirects but those that a test follows. And a daemon that it can reach.
+//! A browser as far as HTTP goes: cookies, forms, no redirects but those that a test follows. And a daemon
+//! that it can reach.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! `--web.config.file`: what Prometheus' exporter-toolkit accepts is accepted, what it refuses is refused. The cases are those of its
-//! own tests (`web/tls_config_test.go`), with files of our own; then some that it has no test for.
+//! `--web.config.file`: what Prometheus' exporter-toolkit accepts is accepted, what it refuses is refused.
+//! The cases are those of its own tests (`web/tls_config_test.go`), with files of our own; then some that it
+//! has no test for.
 
 use consentry::clock::Clock;
 use consentry::listener::WebSecurity;
@@ -8,7 +9,8 @@ use crate::certificates::{Authority, self_signed};
 
 const USER: &str = "$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe";
 
-/// A file's text, and what is said of it; nothing for a good one. `TLS` stands for a server's certificate and key.
+/// A file's text, and what is said of it; nothing for a good one. `TLS` stands for a server's certificate and
+/// key.
 const CASES: &[(&str, &str)] = &[
     // Here the toolkit serves everybody. A file that nobody has written yet is no such wish; `{}` is one.
     ("", "write {} if the listener is meant to be unprotected"),
@@ -83,8 +85,9 @@ const CASES: &[(&str, &str)] = &[
     ("http_server_config: {headers: {x-frame-options: deny}}", "this header cannot be set here"),
     ("basic_auth_users:\n", "is empty"),
     ("rate_limit: {interval: 1m30s, burst: 3}", ""),
-    // Here the toolkit accepts what nobody could mean: a listener to which nobody can speak, policies that protect nothing.
-    ("tls_server_config: {TLS, max_version: TLS11}", "allows no TLS version"),
+    // Here the toolkit accepts what nobody could mean: a listener to which nobody can speak, policies that
+    // protect nothing.
+    ("tls_server_config: {TLS, max_version: TLS11}", "leaves no version to speak"),
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
     (
         "tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}",

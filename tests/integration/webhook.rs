@@ -1,4 +1,5 @@
-//! Where the token lives: whichever came last wins, somebody else's is never touched, and a product gets its renewed one.
+//! Where the token lives: whichever came last wins, somebody else's is never touched, and a product gets its
+//! renewed one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,6 @@
-//! The world of a test: a simulator with the demo's tenants, a folder with a configuration and a database, and a socket. A test turns it
-//! into a fleet in this process, into a site that serves one, or starts the program in it.
+//! The world of a test: a simulator with the demo's tenants, a folder with a configuration and a database,
+//! and a socket. A test turns it into a fleet in this process, into a site that serves one, or starts the
+//! program in it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;

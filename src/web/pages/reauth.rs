@@ -396,7 +396,8 @@ async fn callback(
     let Some(reauthentication) = served.reauthentication.clone() else {
         return unknown_sign_in(&served, peer);
     };
-    // In its own task: a browser that disconnects must not abort the sign-in, because the state is valid only once.
+    // In its own task: a browser that disconnects must not abort the sign-in, because the state is valid only
+    // once.
     let task = Arc::clone(&served);
     let completed = tokio::spawn(async move {
         let origin = client.shown();
@@ -419,7 +420,8 @@ async fn callback(
         Ok(Completed::Unknown) => unknown_sign_in(&served, peer),
         Ok(Completed::Unavailable) | Err(_) => unavailable(&served),
         Ok(Completed::Accepted { integration, attempt, .. }) => {
-            // Relative, so that any path prefix works; without code and state, so that reloading the page repeats nothing.
+            // Relative, so that any path prefix works; without code and state, so that reloading the page
+            // repeats nothing.
             let location = format!("{integration}/result?attempt={attempt}");
             let Ok(location) = HeaderValue::from_str(&location) else {
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -227,7 +227,8 @@ fn still_wrong(
             .push("Some of the permissions can only be accepted by an administrator on a second page of Microsoft’s:".to_owned());
         page.links.push(("Accept the permissions at Microsoft", url.clone()));
     }
-    // This page never contains a new link: its address proves nothing, and the link that began the sign-in is no longer valid.
+    // This page never contains a new link: its address proves nothing, and the link that began the sign-in is
+    // no longer valid.
     if sign_in == SignInStatus::Renewed && reason.is_some_and(|r| r.remedy() == Remedy::Reauthenticate) {
         page.paragraphs.push(
             "Your link ended with this sign-in. For another try, for example with another account, wait for the next mail about this integration, or ask whoever sent you the link for a new one.".to_owned(),
