@@ -1,5 +1,4 @@
-//! Every change that can be made to the simulated world, as one enumeration: the HTTP control API deserialises it,
-//! Rust callers construct it. `apply` is the only place that mutates tenants from outside.
+//! All changes of the simulated world as one enumeration: the HTTP control API deserialises it, Rust callers construct it.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -25,7 +24,7 @@ pub enum Action {
         #[serde(default)]
         name: Option<String>,
     },
-    /// The tenant is gone: AADSTS90002.
+    /// Removes the tenant: AADSTS90002.
     RemoveTenant {
         tenant: String,
     },
@@ -44,7 +43,7 @@ pub enum Action {
         #[serde(default)]
         application: Vec<String>,
     },
-    /// Lets an app be a resource of its own, with scopes and roles named alike.
+    /// Makes an app a resource with these scopes and roles. `names` are further service principal names.
     OfferPermissions {
         app: Uuid,
         #[serde(default)]
@@ -54,7 +53,7 @@ pub enum Action {
         #[serde(default)]
         roles: Vec<String>,
     },
-    /// The registration itself is deleted: AADSTS700016 everywhere.
+    /// Deletes the registration itself: AADSTS700016 in every tenant.
     RemoveApp {
         app: Uuid,
     },
@@ -70,11 +69,11 @@ pub enum Action {
         #[serde(default = "year")]
         expires_in_seconds: i64,
     },
-    /// Every secret of the app expires now: AADSTS7000222.
+    /// Lets all secrets of the app expire now: AADSTS7000222.
     ExpireSecrets {
         app: Uuid,
     },
-    /// Every secret of the app is removed: AADSTS7000215 for whoever still uses one.
+    /// Removes all secrets of the app: AADSTS7000215 for requests that still use one.
     RemoveSecrets {
         app: Uuid,
     },
@@ -83,7 +82,7 @@ pub enum Action {
         tenant: String,
         app: Uuid,
     },
-    /// What an accepted consent does: enterprise application, grant, role assignments. Without `user` for the whole organisation.
+    /// An accepted consent: creates enterprise application, grant and role assignments. Without `user` it is for the whole organisation.
     Consent {
         tenant: String,
         app: Uuid,
@@ -96,7 +95,7 @@ pub enum Action {
         #[serde(default)]
         application: Vec<String>,
     },
-    /// An admin edits the permissions: replaces delegated scopes and app roles on one resource.
+    /// Replaces delegated scopes and app roles for one resource, as an admin can do.
     EditConsent {
         tenant: String,
         app: Uuid,
@@ -107,47 +106,47 @@ pub enum Action {
         #[serde(default)]
         application: Option<Vec<String>>,
     },
-    /// All grants and role assignments of the app in the tenant vanish.
+    /// Removes all grants and role assignments of the app in the tenant.
     RevokeConsent {
         tenant: String,
         app: Uuid,
     },
-    /// The enterprise application goes to the deleted items.
+    /// Moves the enterprise application to the deleted items.
     DeleteApp {
         tenant: String,
         app: Uuid,
     },
-    /// And comes back, under the same object id.
+    /// Restores the deleted enterprise application with the same object id.
     RestoreApp {
         tenant: String,
         app: Uuid,
     },
-    /// The deleted items are emptied.
+    /// Removes the app from the deleted items.
     PurgeApp {
         tenant: String,
         app: Uuid,
     },
-    /// `accountEnabled`.
+    /// Sets `accountEnabled` of the enterprise application.
     EnableApp {
         tenant: String,
         app: Uuid,
         value: bool,
     },
-    /// `disabledByMicrosoftStatus`.
+    /// Sets `disabledByMicrosoftStatus` of the enterprise application.
     BlockApp {
         tenant: String,
         app: Uuid,
         #[serde(default)]
         status: Option<String>,
     },
-    /// A sign-in that ended well: answers `{"refresh_token": …}`.
+    /// A successful sign-in: returns `{"refresh_token": …}`.
     IssueRefreshToken {
         tenant: String,
         app: Uuid,
         #[serde(default)]
         user: Option<String>,
     },
-    /// Every refresh token of the app in the tenant stops working.
+    /// Invalidates all refresh tokens of the app in the tenant.
     KillRefreshTokens {
         tenant: String,
         app: Uuid,
@@ -159,12 +158,12 @@ pub enum Action {
         user: String,
         value: bool,
     },
-    /// AADSTS500341.
+    /// Deletes a user: AADSTS500341.
     DeleteUser {
         tenant: String,
         user: String,
     },
-    /// Adds an account, `NAME@domain`: answers `{"id": …}`. A guest is managed by another organization.
+    /// Adds an account, `NAME@domain`: returns `{"id": …}`. Another organization manages a guest.
     AddUser {
         tenant: String,
         name: String,
@@ -182,13 +181,13 @@ pub enum Action {
         user: String,
         roles: Vec<String>,
     },
-    /// An account does not see these groups any more.
+    /// Hides these groups from an account.
     BlindUser {
         tenant: String,
         user: String,
         groups: Vec<String>,
     },
-    /// Which optional claims tokens carry from now on.
+    /// Sets the optional claims of tokens.
     OptionalClaims {
         #[serde(default)]
         acct: bool,
@@ -197,21 +196,21 @@ pub enum Action {
         #[serde(default)]
         access_wids: bool,
     },
-    /// From now on a refresh token works once, or as often as one likes.
+    /// Whether a refresh token can be used only once.
     SingleUseRefreshTokens {
         value: bool,
     },
-    /// AADSTS50173 for all tokens of the user issued until now.
+    /// Revokes all tokens of the user that were issued until now: AADSTS50173.
     RevokeSessions {
         tenant: String,
         user: String,
     },
-    /// AADSTS50076 on silent refreshes.
+    /// Whether refreshes require MFA: AADSTS50076.
     DemandMfa {
         tenant: String,
         value: bool,
     },
-    /// AADSTS53003, for users, for workloads, or for both.
+    /// Blocks users, app-only tokens, or both, by Conditional Access: AADSTS53003.
     BlockByPolicy {
         tenant: String,
         #[serde(default)]
@@ -219,7 +218,7 @@ pub enum Action {
         #[serde(default)]
         apps: bool,
     },
-    /// Only administrators may consent.
+    /// Whether only administrators may consent.
     UserConsentOff {
         tenant: String,
         value: bool,
@@ -234,12 +233,12 @@ pub enum Action {
         tenant: String,
         name: String,
     },
-    /// All groups become invisible, or visible again.
+    /// Hides or shows all groups.
     HideGroups {
         tenant: String,
         value: bool,
     },
-    /// Lists come in pages of so many items at most, or as they are asked for.
+    /// Limits the items on a page of a list; without `size` the request decides.
     LimitPages {
         tenant: String,
         #[serde(default)]
@@ -251,19 +250,19 @@ pub enum Action {
         app: Uuid,
         jobs: Vec<Value>,
     },
-    /// Moves the simulator's clock.
+    /// Advances the simulator's clock.
     AdvanceClock {
         seconds: i64,
     },
-    /// Freezes the clock at a moment (seconds since the epoch), or thaws it.
+    /// Freezes the clock at a time (seconds since the epoch); `None` lets it run again.
     FreezeClock {
         at: Option<i64>,
     },
-    /// A fresh consent takes so long to reach the token endpoint.
+    /// How long a new consent takes to reach the token endpoint.
     ConsentDelay {
         seconds: i64,
     },
-    /// From now on id_tokens are issued with this flaw, or without.
+    /// Issues id_tokens with this flaw; `None` issues valid ones.
     FlawIdTokens {
         flaw: Option<IdTokenFlaw>,
     },
@@ -276,7 +275,7 @@ fn year() -> i64 {
 /// Applies one change.
 ///
 /// # Errors
-/// A sentence that names the object that does not exist.
+/// A message that names the object that does not exist.
 #[allow(clippy::too_many_lines)] // One arm a change; splitting the list would hide it.
 pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
     let now = world.now();
@@ -423,7 +422,7 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
     Ok(json!({}))
 }
 
-/// A fresh refresh token for a person, client and tenant.
+/// Issues a refresh token for a user, client and tenant.
 pub fn issue_refresh_token(world: &mut World, tenant: Uuid, app_id: Uuid, user: Uuid) -> String {
     let text = format!("1.SIM{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let issued = world.now();
@@ -469,7 +468,7 @@ pub fn consent(world: &mut World, tenant: &str, app: Uuid, accepted: Accepted<'_
             .map(|g| g.scope.split_whitespace().map(str::to_owned).collect())
             .unwrap_or_default();
         let added = delegated.iter().filter(|d| !old.iter().any(|o| o.eq_ignore_ascii_case(d)));
-        // Real grants begin with a blank.
+        // Entra's grants begin with a space.
         let scope = old.iter().chain(added).fold(String::new(), |text, value| text + " " + value);
         match existing {
             Some(grant) if grant.scope == scope => {}
@@ -547,7 +546,7 @@ fn edit_consent(world: &mut World, tenant: &str, edited: Edited) -> Result<(), S
     Ok(())
 }
 
-/// A member without any role.
+/// A member without roles.
 fn person(upn: String, name: String) -> User {
     User {
         id: Uuid::new_v4(),

@@ -1,7 +1,7 @@
-//! What a browser sees of the login host: `/authorize` with its consent page, and `/adminconsent`.
+//! The pages of the login host: `/authorize` with its consent page, and `/adminconsent`.
 //!
-//! One page does for sign-in and consent: pick an account, then Accept or Cancel. The form carries the request's
-//! parameters along, so the simulator keeps nothing between the two requests.
+//! Sign-in and consent are one page: choose an account, then Accept or Cancel. The form contains the parameters of the
+//! request, so the simulator stores nothing between the two requests.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ fn context<'w>(
     let Some(app) = client.and_then(|c| world.apps.get(&c)) else {
         return stop(700_016, "Application was not found in the directory.".to_owned());
     };
-    // Entra returns to the first registered one when the request names none.
+    // Entra redirects to the first registered URI if the request names none.
     let first = app.redirect_uris.first().map_or("", String::as_str);
     let redirect = parameters.get("redirect_uri").map_or(first, String::as_str);
     let Some(url) = Url::parse(redirect).ok().filter(|_| app.redirect_uris.iter().any(|r| r == redirect))
@@ -148,7 +148,7 @@ fn page(
     )
 }
 
-/// A permission with a box to leave it out, which Entra does not offer: a consent may turn out smaller than what was asked.
+/// A permission with a checkbox to leave it out. Entra has no such checkbox, but a consent may grant less than was requested.
 fn asked_for(scope: &str) -> String {
     let value = escape(scope);
     format!(
@@ -191,7 +191,7 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     }
     let mut scopes = wanted_scopes(&app, parameters);
     scopes.retain(|s| !parameters.contains_key(&format!("sim_without_{s}")));
-    // Without `prompt=consent` nobody is asked for what the organization has accepted already.
+    // Without `prompt=consent` the page does not request again what the organization has accepted.
     let prompted = parameters.get("prompt").is_some_and(|p| p == "consent");
     let covered =
         !prompted && account == Account::Own && has_consented(world, &directory, &app, &user, &scopes);
@@ -210,7 +210,7 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     }
     let principal = (!parameters.contains_key("sim_organization")).then_some(user.id);
     let key = directory.id.to_string();
-    // What another organization's admin accepts changes nothing here.
+    // A consent of another organization's admin changes nothing in this tenant.
     let here = account == Account::Own && !covered;
     let accepted =
         Accepted { user: principal, resource: graph_app_id(), delegated: &scopes, application: &[] };
@@ -221,7 +221,7 @@ pub fn authorize_submit(world: &mut World, tenant: &str, parameters: &Parameters
     back(&redirect, parameters, &[("code", &code), ("session_state", &Uuid::new_v4().to_string())])
 }
 
-/// An authorization code that remembers what was asked with it.
+/// Issues an authorization code and stores the request with it.
 fn issue_code(
     world: &mut World,
     parameters: &Parameters,
@@ -249,7 +249,7 @@ fn issue_code(
     code
 }
 
-/// Whether standing grants cover what is asked for.
+/// Whether existing grants cover the requested scopes.
 fn has_consented(
     world: &World,
     directory: &Tenant,

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-/// Which requests a fault meets.
+/// The endpoint that a fault applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
@@ -14,13 +14,13 @@ pub enum Endpoint {
     Token,
     /// OpenID configuration and keys.
     Openid,
-    /// Graph, whole answers (a `$batch` request as a whole).
+    /// Graph, whole responses (a `$batch` request as a whole).
     Graph,
     /// Graph, single requests inside a `$batch`.
     BatchItem,
 }
 
-/// What happens instead of the answer.
+/// What happens instead of the regular response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaultKind {
@@ -28,26 +28,26 @@ pub enum FaultKind {
     Status {
         /// HTTP status.
         status: u16,
-        /// Value of `Retry-After`, written as given (tests send nonsense too).
+        /// Value of `Retry-After`, written as given (tests also send invalid values).
         #[serde(default)]
         retry_after: Option<String>,
     },
-    /// The right answer, late.
+    /// The regular response after a delay.
     Latency {
         /// Milliseconds.
         milliseconds: u64,
     },
-    /// No answer at all; the connection stays open.
+    /// No response; the connection stays open.
     Hang,
-    /// The connection is closed without an answer.
+    /// The connection is closed without a response.
     Reset,
     /// 200 with a body that ends in the middle.
     BrokenJson,
     /// 200 with a body that never ends.
     EndlessBody,
-    /// 200 with well-formed JSON of so many bytes.
+    /// 200 with valid JSON of this size.
     HugeJson {
-        /// Size of the body.
+        /// Size of the body in bytes.
         bytes: usize,
     },
     /// A gateway's HTML page.
@@ -65,7 +65,7 @@ pub enum FaultKind {
         /// Sent as `application/json`.
         text: String,
     },
-    /// This answer, as it stands: what a proxy, a gateway or another version of the service would send.
+    /// Exactly this response: what a proxy, a gateway or another version of the service would send.
     Answer {
         /// HTTP status.
         status: u16,
@@ -75,15 +75,15 @@ pub enum FaultKind {
         /// Value of `Content-Type`.
         #[serde(default = "json_type")]
         content_type: String,
-        /// The body. Inside a batch it is embedded as JSON where it is JSON, and as a text where it is not.
+        /// The body. Inside a batch it is embedded as JSON if it is JSON, otherwise as a string.
         #[serde(default)]
         body: String,
     },
-    /// The right answer, with the first occurrence of a text in its body replaced.
+    /// The regular response, with the first occurrence of a text in its body replaced.
     Rewrite {
-        /// What is replaced; an empty text puts the other one in front.
+        /// The text that is replaced; if it is empty, the other one is inserted at the beginning.
         find: String,
-        /// What stands there instead.
+        /// The replacement.
         replace: String,
     },
     /// The token endpoint's error with this AADSTS code, or Graph's error with this code.
@@ -105,7 +105,7 @@ fn json_type() -> String {
     "application/json".to_owned()
 }
 
-/// A fault and the requests that it meets.
+/// A fault and the requests that it applies to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
@@ -117,14 +117,14 @@ pub struct Fault {
     /// Only requests whose path and query contain this text.
     #[serde(default)]
     pub contains: Option<String>,
-    /// Only so many times; without it until the faults are cleared.
+    /// How often it happens; without it until the faults are cleared.
     #[serde(default)]
     pub times: Option<u32>,
     /// What happens.
     pub fault: FaultKind,
 }
 
-/// The faults that are switched on.
+/// The active faults.
 #[derive(Debug, Default)]
 pub struct Faults(Mutex<Vec<Fault>>);
 
@@ -139,7 +139,7 @@ impl Faults {
         self.lock().clear();
     }
 
-    /// The fault that meets this request, counted down. `tenants` are the names by which the request's tenant is known.
+    /// The first fault that applies to this request; its `times` is decreased. `tenants` are the names of the request's tenant.
     pub fn take(&self, endpoint: Endpoint, tenants: &[&str], target: &str) -> Option<FaultKind> {
         let mut faults = self.lock();
         let index = faults.iter().position(|f| {

@@ -1,4 +1,4 @@
-//! Microsoft Graph v1.0, as far as it is read by clients that look at consent, enterprise apps and groups.
+//! The part of Microsoft Graph v1.0 that clients need to check consent, enterprise apps and groups.
 
 use std::collections::HashMap;
 
@@ -40,7 +40,7 @@ pub struct GraphRequest<'a> {
     pub graph: &'a str,
 }
 
-/// Answers one request, or each request of a `$batch`.
+/// The response to one request, or to each request of a `$batch`.
 pub fn answer(
     world: &World,
     faults: &Faults,
@@ -89,15 +89,15 @@ fn batch(world: &World, faults: &Faults, caller: &Caller, request: &GraphRequest
         let body = serde_json::from_str(&reply.body).unwrap_or(Value::String(reply.body));
         responses.push(json!({"id": id, "status": reply.status, "headers": headers, "body": body}));
     }
-    // Real answers come in any order.
+    // Graph returns the responses in any order.
     responses.reverse();
     Reply::json(200, &json!({ "responses": responses }))
 }
 
-/// The response to one request of a batch, or the fault that stands in its place.
+/// The response to one request of a batch, or its fault.
 fn batch_item(world: &World, faults: &Faults, caller: &Caller, asked: &GraphRequest<'_>) -> Reply {
     let tenant = caller.tenant.to_string();
-    let honest = || single(world, caller, asked);
+    let regular = || single(world, caller, asked);
     match faults.take(Endpoint::BatchItem, &[&tenant], asked.target) {
         Some(FaultKind::Status { status, retry_after }) => {
             let reply = fault_status(status);
@@ -116,12 +116,12 @@ fn batch_item(world: &World, faults: &Faults, caller: &Caller, asked: &GraphRequ
         Some(FaultKind::Answer { status, headers, content_type, body }) => {
             Reply::raw(status, headers, content_type, body)
         }
-        Some(FaultKind::Rewrite { find, replace }) => honest().rewritten(&find, &replace),
-        _ => honest(),
+        Some(FaultKind::Rewrite { find, replace }) => regular().rewritten(&find, &replace),
+        _ => regular(),
     }
 }
 
-/// The error body that goes with a status which a fault asks for.
+/// Graph's error response for a status that a fault requests.
 pub fn fault_status(status: u16) -> Reply {
     match status {
         429 => Reply::graph_error(429, "TooManyRequests", "Please retry again later."),
@@ -197,7 +197,7 @@ fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
 }
 
 fn percent_decode(path: &str) -> String {
-    // A path's plus sign is a plus sign, unlike a form's.
+    // A plus sign in a path is a plus sign; in a form it is a space.
     fields(&format!("p={}", path.replace('+', "%2B").replace('&', "%26"))).remove("p").unwrap_or_default()
 }
 
@@ -390,7 +390,7 @@ impl Context<'_> {
     }
 
     fn may_read_groups(&self) -> bool {
-        // Guests may not list groups, whatever was consented to.
+        // Guests may not list groups, whatever permissions are granted.
         let person_may = self
             .caller
             .user
@@ -398,7 +398,7 @@ impl Context<'_> {
         person_may && self.caller.may(&READ_GROUPS)
     }
 
-    /// Groups that the caller sees.
+    /// Groups that the caller can see.
     fn visible_groups(&self) -> impl Iterator<Item = &Group> {
         let person = self.caller.user.and_then(|u| self.tenant.user(u));
         self.tenant

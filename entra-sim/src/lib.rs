@@ -1,8 +1,8 @@
 //! A simulated Microsoft Entra login host, Microsoft Graph and mailbox, on loopback, for any number of tenants.
 //!
-//! It answers the requests of real clients with the real shapes and error codes, so that programs which watch consent,
-//! enterprise applications and group access can be tried without a tenant. State changes while it runs, from Rust
-//! ([`Simulator::apply`]) or over HTTP. It deliberately knows nothing of the programs that use it.
+//! It responds to real clients with the shapes and error codes of Entra and Graph, so that programs which check consent,
+//! enterprise applications and group access can be tested without a tenant. Its state can be changed while it runs, from Rust
+//! ([`Simulator::apply`]) or over HTTP. It deliberately does not depend on the programs that use it.
 //!
 //! HTTP control API: `POST /_sim/actions` ([`Action`]), `POST` and `DELETE /_sim/faults` ([`Fault`]), `POST /_sim/mail-faults`
 //! ([`MailFaults`]), `GET` and `DELETE /_sim/requests`, `GET /_sim/mails`, `POST /_sim/rotate-keys`, `GET /_sim/ca.pem`.
@@ -53,7 +53,7 @@ pub struct Options {
     pub smtp: SocketAddr,
     /// TLS from the first byte on the SMTP sink.
     pub smtp_implicit_tls: bool,
-    /// User name and password that the SMTP sink asks for.
+    /// User name and password that the SMTP sink requires.
     pub smtp_credentials: Option<(String, String)>,
 }
 
@@ -64,7 +64,7 @@ impl Default for Options {
     }
 }
 
-/// A running simulator. Dropping it ends its listeners.
+/// A running simulator. Dropping it stops its listeners.
 #[derive(Debug)]
 pub struct Simulator {
     shared: Arc<server::Shared>,
@@ -81,7 +81,7 @@ impl Simulator {
     /// Starts the listeners.
     ///
     /// # Errors
-    /// An address cannot be bound, or no keys can be made.
+    /// An address cannot be bound, or no keys can be generated.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let (tls, ca_pem) = certificates()?;
         let mailbox = Arc::new(Mailbox::default());
@@ -112,7 +112,7 @@ impl Simulator {
 
     /// Base URL of login host and Graph.
     pub fn url(&self) -> String {
-        // Whoever listens everywhere is found on loopback, too; a link cannot lead to 0.0.0.0.
+        // A listener on all addresses is reachable on loopback, too; a link cannot lead to 0.0.0.0.
         let host = if self.http.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { self.http.ip() };
         format!("http://{}", SocketAddr::new(host, self.http.port()))
     }
@@ -122,20 +122,20 @@ impl Simulator {
         format!("https://localhost:{}", self.https.port())
     }
 
-    /// The authority behind HTTPS, STARTTLS and implicit TLS, for `localhost` and `127.0.0.1`.
+    /// PEM of the certificate authority of HTTPS, STARTTLS and implicit TLS, whose certificate is for `localhost` and `127.0.0.1`.
     pub fn ca_pem(&self) -> &str {
         &self.shared.ca_pem
     }
 
-    /// Changes the world.
+    /// Applies a change to the world.
     ///
     /// # Errors
-    /// What the change names does not exist.
+    /// An object that the change names does not exist.
     pub fn apply(&self, action: Action) -> anyhow::Result<serde_json::Value> {
         actions::apply(&mut self.shared.world(), action).map_err(anyhow::Error::msg)
     }
 
-    /// Looks at the world, or changes what no [`Action`] changes.
+    /// Reads the world, or changes what no [`Action`] changes.
     pub fn with_world<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
         look(&mut self.shared.world())
     }
@@ -155,7 +155,7 @@ impl Simulator {
         &self.shared.mailbox
     }
 
-    /// Requests that login host and Graph have received since the last call.
+    /// Requests that login host and Graph have received since the previous call.
     pub fn take_requests(&self) -> Vec<LogEntry> {
         self.shared.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..).collect()
     }
@@ -197,14 +197,14 @@ async fn connection<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'stat
     scheme: &'static str,
 ) {
     let service = service_fn(move |request| server::handle(Arc::clone(&shared), request, scheme));
-    // A connection that ends early is the client's business, or a fault that was asked for.
+    // A connection ends early because the client closed it, or because of a requested fault.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(io, service)
         .await;
 }
 
-/// A certificate authority made for this run, and a server certificate signed by it: strict clients refuse a self-signed one.
+/// A certificate authority for this run, and a server certificate signed by it: strict clients reject a self-signed one.
 fn certificates() -> anyhow::Result<(Arc<rustls::ServerConfig>, String)> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

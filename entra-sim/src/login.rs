@@ -49,7 +49,7 @@ pub fn no_tenant(world: &World, tenant: &str) -> Reply {
     Reply::entra_error(world, EntraError::invalid_request(90002, &message))
 }
 
-/// What the token endpoint needs to know of a request.
+/// A request to the token endpoint.
 #[derive(Debug)]
 pub struct TokenRequest<'a> {
     /// `{tenant}` of the path.
@@ -252,7 +252,7 @@ fn verify_assertion(
     Ok(())
 }
 
-/// The resource of a scope parameter and the permissions asked of it; `None` permissions for `.default`.
+/// The resource of a scope parameter, the requested permissions (`None` for `.default`), and whether `offline_access` is requested.
 fn parse_scope(world: &World, scope: &str, graph: &str) -> Refused<(Uuid, Option<Vec<String>>, bool)> {
     let mut resource = None;
     let mut wanted = Vec::new();
@@ -398,7 +398,7 @@ fn refresh(
     }
     check_user(world, tenant, known.user, Some(known.issued))?;
     let reply = tokens_for_user(world, keys, request, &Grant { tenant, app, user: known.user, code: None })?;
-    // Only what was answered counts as used.
+    // The token counts as used only after a successful response.
     if world.single_use_refresh_tokens
         && let Some(used) = world.refresh_tokens.get_mut(&text)
     {
@@ -414,7 +414,7 @@ fn revoked<T>(world: &World, issued: &str) -> Refused<T> {
     refuse(world, EntraError::invalid_grant(50173, &message).because("bad_token"))
 }
 
-/// Whether this person may get tokens silently now.
+/// Whether tokens may be issued for this user without interaction.
 fn check_user(world: &World, tenant: Uuid, user: Uuid, issued: Option<jiff::Timestamp>) -> Refused<()> {
     let Some(directory) = world.tenants.get(&tenant) else { return Ok(()) };
     let Some(person) = directory.user(user) else {
@@ -474,7 +474,7 @@ fn redeem(
     tokens_for_user(world, keys, request, &Grant { tenant, app, user: code.user, code: Some(&code) })
 }
 
-/// Why an authorization code is not redeemed.
+/// Why an authorization code is rejected.
 fn code_error(
     world: &World,
     code: &crate::model::Code,
@@ -525,7 +525,7 @@ fn code_error(
     None
 }
 
-/// For whom tokens are issued.
+/// The recipient of tokens.
 struct Grant<'a> {
     tenant: Uuid,
     app: &'a Registration,
@@ -534,7 +534,7 @@ struct Grant<'a> {
     code: Option<&'a crate::model::Code>,
 }
 
-/// Whom an ID token is about.
+/// The subject of an ID token.
 struct Signed<'a> {
     tenant: Uuid,
     app_id: Uuid,
@@ -558,14 +558,14 @@ fn id_claims(
     if let Some(nonce) = code.and_then(|c| c.nonce.clone()) {
         id_claims["nonce"] = json!(nonce);
     }
-    about_person(world, &mut id_claims, guest, roles);
-    // Signing costs a millisecond; Entra, too, adds an id_token only when `openid` is consented or asked for.
+    add_account_claims(world, &mut id_claims, guest, roles);
+    // Signing costs a millisecond; Entra also adds an id_token only if `openid` is consented or requested.
     match code.map(|c| c.account) {
         Some(Account::Foreign) => {
-            whose(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff");
+            set_tenant(&mut id_claims, request.login, "22222222-0000-0000-0000-0000000000ff");
         }
         Some(Account::Personal) => {
-            whose(&mut id_claims, request.login, "9188040d-6c67-4c5b-b112-36a304b66dad");
+            set_tenant(&mut id_claims, request.login, "9188040d-6c67-4c5b-b112-36a304b66dad");
         }
         Some(Account::Own) | None => {}
     }
@@ -597,7 +597,7 @@ fn tokens_for_user(
         );
     };
     let granted = directory.granted_scopes(client, resource_principal, user, now);
-    // A code may bring fewer permissions than were asked for; a refresh that names one too many is refused.
+    // A code may grant fewer permissions than requested; a refresh that requests one too many is rejected.
     let missing = code.is_none()
         && wanted
             .as_ref()
@@ -640,8 +640,8 @@ fn tokens_for_user(
     Ok(Reply::json(200, &body))
 }
 
-/// What an id_token says of an account, as far as the registration asks for it. A guest's names the provider at home in any case.
-fn about_person(world: &World, claims: &mut Value, guest: bool, roles: &[String]) {
+/// Adds the optional claims about an account. A guest's id_token always has `idp`, the identity provider of the home tenant.
+fn add_account_claims(world: &World, claims: &mut Value, guest: bool, roles: &[String]) {
     if world.optional_claims.acct {
         claims["acct"] = json!(u8::from(guest));
     }
@@ -653,13 +653,13 @@ fn about_person(world: &World, claims: &mut Value, guest: bool, roles: &[String]
     }
 }
 
-/// An account of another tenant: Entra signs for all tenants with the same keys.
-fn whose(claims: &mut Value, login: &str, tenant: &str) {
+/// Replaces the tenant of an id_token: Entra signs for all tenants with the same keys.
+fn set_tenant(claims: &mut Value, login: &str, tenant: &str) {
     claims["tid"] = json!(tenant);
     claims["iss"] = json!(format!("{login}/{tenant}/v2.0"));
 }
 
-/// The id_token, or what a flaw makes of it.
+/// The id_token with the configured flaw; `None` if the flaw is that there is none.
 fn id_token(world: &World, keys: &Keys, mut claims: Value) -> anyhow::Result<Option<String>> {
     let Some(flaw) = world.id_token_flaw else { return keys.sign(&claims).map(Some) };
     match flaw {

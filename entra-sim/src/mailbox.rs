@@ -1,4 +1,4 @@
-//! The mailbox behind the SMTP sink: every mail that arrived, and pages to read them.
+//! The mailbox of the SMTP sink: all mails that arrived, and pages to read them.
 
 use std::sync::Mutex;
 
@@ -16,15 +16,15 @@ pub struct Mail {
     pub from: String,
     /// Envelope recipients.
     pub to: Vec<String>,
-    /// The message as sent, dot-stuffing removed.
+    /// The message as sent, without dot-stuffing.
     pub raw: Vec<u8>,
-    /// Whether it came over TLS.
+    /// Whether it was received over TLS.
     pub tls: bool,
-    /// User name, when the session authenticated.
+    /// User name, if the session was authenticated.
     pub user: Option<String>,
 }
 
-/// The parts of a mail that people and tests look at.
+/// The parts of a mail that pages and tests use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Parsed {
     /// `Subject`, decoded.
@@ -66,50 +66,50 @@ impl Mail {
     }
 }
 
-/// How the sink misbehaves.
+/// Faults of the sink.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MailFaults {
-    /// Close every connection at once.
+    /// Close every connection immediately.
     pub refuse: bool,
-    /// Answer 451 to `DATA`'s end.
+    /// Reply 451 to the end of `DATA`.
     pub temporary: bool,
-    /// Answer 550 to these recipients.
+    /// Reply 550 to these recipients.
     pub reject: Vec<String>,
-    /// Take the mail, but close the connection before saying so.
+    /// Accept the mail, but close the connection before the reply.
     pub drop_after_data: bool,
-    /// Say nothing at all.
+    /// Send nothing.
     pub hang: bool,
-    /// Greet after so many milliseconds.
+    /// Greet after this number of milliseconds.
     pub greets_after_ms: u64,
-    /// Take the mail, and never say so.
+    /// Accept the mail, and never reply.
     pub hang_after_data: bool,
-    /// Never answer QUIT.
+    /// Never reply to QUIT.
     pub hang_at_quit: bool,
-    /// Say this right behind the 220 to STARTTLS, without TLS, as somebody in between would.
+    /// Send this right after the 220 reply to STARTTLS, without TLS, as an attacker in between would.
     pub behind_starttls: Option<String>,
-    /// Say everything byte by byte.
+    /// Send everything byte by byte.
     pub split: bool,
-    /// What AUTH LOGIN asks with, before base64.
+    /// The challenges of AUTH LOGIN, before base64.
     pub challenges: Option<[String; 2]>,
-    /// Answers of one's own choice. The first that fits counts.
+    /// Scripted replies. The first that matches is used.
     pub replies: Vec<ScriptedReply>,
 }
 
-/// An answer in place of the usual one. Where it is as positive as that, what was asked for is done.
+/// A reply that replaces the usual one. If both begin with the same digit, the command is executed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScriptedReply {
     /// `GREETING`, a command's first word, or `.` for the end of a mail.
     pub command: String,
-    /// Only for these recipients; empty: for all.
+    /// Only for these recipients; if it is empty, for all.
     pub recipients: Vec<String>,
-    /// The whole reply without its last line end. Each character is one byte (Latin-1).
+    /// The complete reply without its last line end. Each character is one byte (Latin-1).
     pub reply: String,
 }
 
 impl MailFaults {
-    /// Answers in place of the usual ones: command and reply.
+    /// Faults with scripted replies: command and reply.
     pub fn replying(replies: &[(&str, &str)]) -> Self {
         let scripted = |(command, reply): &(&str, &str)| ScriptedReply {
             command: (*command).to_owned(),
@@ -119,7 +119,7 @@ impl MailFaults {
         Self { replies: replies.iter().map(scripted).collect(), ..Self::default() }
     }
 
-    /// The answer to a command, if it is not the usual one.
+    /// The scripted reply to a command, if there is one.
     pub(crate) fn reply(&self, command: &str, recipients: &[String]) -> Option<&str> {
         let fits = |r: &&ScriptedReply| {
             r.command == command
@@ -146,7 +146,7 @@ struct Connections {
     most: usize,
 }
 
-/// A connection that is open for as long as this lives.
+/// Counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenConnection<'a>(&'a Mailbox);
 
@@ -169,7 +169,7 @@ impl Default for Mailbox {
 }
 
 impl Mailbox {
-    /// Keeps a mail.
+    /// Stores a mail.
     pub fn add(&self, mail: Mail) {
         let mut mails = lock(&self.mails);
         mails.push(mail);
@@ -188,12 +188,12 @@ impl Mailbox {
         let _ = watch.wait_for(|have| *have >= count).await;
     }
 
-    /// Every command so far, of all connections.
+    /// All commands so far, of all connections.
     pub fn commands(&self) -> Vec<String> {
         lock(&self.commands).clone()
     }
 
-    pub(crate) fn hear(&self, command: &str) {
+    pub(crate) fn record_command(&self, command: &str) {
         lock(&self.commands).push(command.to_owned());
     }
 
@@ -209,12 +209,12 @@ impl Mailbox {
         OpenConnection(self)
     }
 
-    /// The present misbehaviour.
+    /// The present faults.
     pub fn faults(&self) -> MailFaults {
         lock(&self.faults).clone()
     }
 
-    /// Changes the misbehaviour.
+    /// Replaces the faults.
     pub fn set_faults(&self, faults: MailFaults) {
         *lock(&self.faults) = faults;
     }
@@ -270,7 +270,7 @@ impl Mailbox {
         )
     }
 
-    /// The HTML part alone. Links open in the whole window.
+    /// The HTML part only. Links open in the whole window.
     pub fn mail_html(&self, index: usize) -> Reply {
         match self.all().into_iter().nth(index) {
             Some(mail) => {

@@ -1,4 +1,4 @@
-//! The simulator as a program: an empty world on fixed addresses, to be filled through the control API.
+//! The simulator as a program: an empty world on fixed addresses, which is filled through the control API.
 
 use std::net::SocketAddr;
 

@@ -1,7 +1,6 @@
 //! What the simulated cloud holds: app registrations, tenants, and the objects inside them.
 //!
-//! Plain data and look-ups. Nothing here knows HTTP; [`crate::actions`] changes it, [`crate::login`] and
-//! [`crate::graph`] answer from it.
+//! Plain data and look-ups without HTTP. [`crate::actions`] changes it; [`crate::login`] and [`crate::graph`] respond from it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -84,7 +83,7 @@ pub struct Registration {
     pub certificates: Vec<Vec<u8>>,
     /// Redirect URIs of platform "web".
     pub redirect_uris: Vec<String>,
-    /// `requiredResourceAccess`: per resource app id, the delegated and the application permissions that `.default` consents to.
+    /// `requiredResourceAccess`: for each resource app id, the delegated and the application permissions that `.default` consents to.
     pub required: Vec<RequiredAccess>,
     /// The owner deactivated the registration for every tenant (`isDisabled`).
     pub deactivated: bool,
@@ -94,7 +93,7 @@ pub struct Registration {
     pub names: Vec<String>,
 }
 
-/// What a registration declares to need of one resource.
+/// The permissions for one resource that a registration declares.
 #[derive(Debug, Clone)]
 pub struct RequiredAccess {
     /// App id of the resource.
@@ -108,7 +107,7 @@ pub struct RequiredAccess {
 /// A service principal ("enterprise application") in one tenant.
 #[derive(Debug, Clone)]
 pub struct ServicePrincipal {
-    /// Object id, new after every deletion for good.
+    /// Object id; a new one is used after a permanent deletion.
     pub id: Uuid,
     /// The registration behind it.
     pub app_id: Uuid,
@@ -116,7 +115,7 @@ pub struct ServicePrincipal {
     pub enabled: bool,
     /// `disabledByMicrosoftStatus`.
     pub disabled_by_microsoft: Option<String>,
-    /// Set while it lies among the deleted items.
+    /// Set while it is among the deleted items.
     pub deleted: Option<Timestamp>,
 }
 
@@ -131,9 +130,9 @@ pub struct Grant {
     pub resource: Uuid,
     /// `None` for an `AllPrincipals` grant.
     pub principal: Option<Uuid>,
-    /// Space separated, written with the leading blank that real grants have.
+    /// Separated by spaces, with the leading space that Entra's grants have.
     pub scope: String,
-    /// Before this moment the token endpoint does not know the grant yet.
+    /// Before this time the token endpoint does not know the grant yet.
     pub effective: Timestamp,
 }
 
@@ -167,7 +166,7 @@ pub struct User {
     pub enabled: bool,
     /// Deleted from the directory.
     pub deleted: bool,
-    /// Refresh tokens issued before this moment are revoked.
+    /// Refresh tokens issued before this time are revoked.
     pub tokens_valid_from: Timestamp,
     /// `userType` is `Guest`: an account that another organization manages.
     pub guest: bool,
@@ -180,7 +179,7 @@ pub struct User {
 /// Template id of Global Administrator, as published in Microsoft's list of built-in roles.
 pub const GLOBAL_ADMINISTRATOR: &str = "62e90394-69f5-4237-9190-012177145e10";
 
-/// Which claims tokens carry that a registration may ask for.
+/// Which optional claims tokens contain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OptionalClaims {
     /// `acct` in id_tokens.
@@ -209,11 +208,11 @@ pub struct RefreshToken {
     pub tenant: Uuid,
     /// Client it was issued to.
     pub app_id: Uuid,
-    /// Person who consented.
+    /// User who consented.
     pub user: Uuid,
-    /// Moment of issue.
+    /// Time of issue.
     pub issued: Timestamp,
-    /// The token no longer works and why.
+    /// Why the token does not work any more.
     pub dead: Option<TokenDeath>,
 }
 
@@ -229,7 +228,7 @@ pub enum TokenDeath {
     Revoked,
 }
 
-/// An authorization code waiting to be redeemed.
+/// An authorization code.
 #[derive(Debug, Clone)]
 pub struct Code {
     /// Tenant of the request.
@@ -246,21 +245,21 @@ pub struct Code {
     pub nonce: Option<String>,
     /// Requested scopes.
     pub scope: String,
-    /// Codes live ten minutes.
+    /// Codes are valid for ten minutes.
     pub expires: Timestamp,
-    /// Codes work once.
+    /// Codes can be redeemed once.
     pub used: bool,
-    /// Whose account it really was.
+    /// To whom the account belongs.
     pub account: Account,
 }
 
-/// Whose account somebody signed in with.
+/// To whom an account belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Account {
-    /// Of the tenant itself.
+    /// To the tenant itself.
     #[default]
     Own,
-    /// Of another organization.
+    /// To another organization.
     Foreign,
     /// A personal Microsoft account.
     Personal,
@@ -270,21 +269,21 @@ pub enum Account {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IdTokenFlaw {
-    /// There is none.
+    /// There is no id_token.
     Missing,
     /// Another nonce.
     Nonce,
-    /// For another client.
+    /// The audience is another client.
     Audience,
-    /// Of another issuer.
+    /// Another issuer.
     Issuer,
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// The signature does not belong to it.
+    /// The signature does not match.
     Signature,
     /// `alg` is `none`.
     Unsigned,
-    /// Signed with a key that is not published.
+    /// It is signed with a key that is not published.
     UnknownKey,
 }
 
@@ -307,7 +306,7 @@ pub struct Tenant {
     pub users: Vec<User>,
     /// Groups.
     pub groups: Vec<Group>,
-    /// Every silent refresh by a user needs MFA (AADSTS50076).
+    /// Every refresh for a user requires MFA (AADSTS50076).
     pub demand_mfa: bool,
     /// Conditional Access blocks token issuance for users (AADSTS53003).
     pub block_users: bool,
@@ -315,14 +314,14 @@ pub struct Tenant {
     pub block_apps: bool,
     /// User consent is switched off: only administrators consent (AADSTS90094).
     pub user_consent_off: bool,
-    /// Lists come in pages of so many items at most, whatever `$top` asks for.
+    /// Maximum number of items on a page of a list, whatever `$top` requests.
     pub page_size: Option<usize>,
     /// `synchronization/jobs` by service principal app id, as raw Graph JSON.
     pub jobs: HashMap<Uuid, Vec<serde_json::Value>>,
 }
 
 impl Tenant {
-    /// The live service principal of an application.
+    /// The service principal of an application, unless it is deleted.
     pub fn principal(&self, app_id: Uuid) -> Option<&ServicePrincipal> {
         self.principals.iter().find(|p| p.app_id == app_id && p.deleted.is_none())
     }
@@ -332,7 +331,7 @@ impl Tenant {
         self.principals.iter_mut().find(|p| p.app_id == app_id && p.deleted.is_none())
     }
 
-    /// The live service principal with this object id.
+    /// The service principal with this object id, unless it is deleted.
     pub fn principal_by_id(&self, id: Uuid) -> Option<&ServicePrincipal> {
         self.principals.iter().find(|p| p.id == id && p.deleted.is_none())
     }
@@ -373,17 +372,17 @@ pub struct World {
     pub refresh_tokens: HashMap<String, RefreshToken>,
     /// Authorization codes by their text.
     pub codes: HashMap<String, Code>,
-    /// Seconds added to the machine's clock.
+    /// Seconds that are added to the machine's clock.
     pub clock_offset_seconds: i64,
-    /// Frozen time in seconds since the epoch, for tests that own the clock.
+    /// Frozen time in seconds since the epoch, for tests that control the clock.
     pub frozen_at: Option<i64>,
     /// What is wrong with the id_tokens that are issued.
     pub id_token_flaw: Option<IdTokenFlaw>,
-    /// How long a fresh consent stays unknown to the token endpoint, in seconds.
+    /// Seconds until the token endpoint knows a new consent.
     pub consent_delay_seconds: i64,
-    /// Which optional claims tokens carry.
+    /// Optional claims of the issued tokens.
     pub optional_claims: OptionalClaims,
-    /// A refresh token works once: its use kills it.
+    /// A refresh token can be used once.
     pub single_use_refresh_tokens: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The OData that Graph's directory objects understand: `$filter`, `$select`, `$top`, `$count`, `$search`, paging.
+//! The part of OData that Graph supports for directory objects: `$filter`, `$select`, `$top`, `$count`, `$search`, paging.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ impl Filter {
     /// Parses `a eq 'x' and startswith(b,'y') and c/any(v:v eq 'z')`.
     ///
     /// # Errors
-    /// The text of Graph's 400.
+    /// The message of Graph's 400 response.
     pub fn parse(text: &str) -> Result<Self, String> {
         split_outside_quotes(text, " and ")
             .iter()
@@ -130,15 +130,15 @@ pub struct Page<'a> {
     pub graph: &'a str,
     /// Path and query of the request, for the next link.
     pub target: &'a str,
-    /// The service may answer with fewer items than were asked for.
+    /// Maximum number of items: the service may return fewer than were requested.
     pub most: Option<usize>,
 }
 
 impl Page<'_> {
-    /// The page of these (already filtered) items.
+    /// The response with one page of these (already filtered) items.
     ///
     /// # Errors
-    /// Graph's 400 for what is not supported.
+    /// Graph's 400 response for unsupported parameters.
     pub fn answer(&self, mut items: Vec<Value>) -> Result<Reply, Box<Reply>> {
         let bad = |code: &str, message: &str| Err(Box::new(Reply::graph_error(400, code, message)));
         let count = self.query.get("$count").is_some_and(|c| c == "true");

@@ -1,4 +1,4 @@
-//! What an endpoint answers, before HTTP: status, headers, text.
+//! The response of an endpoint, independent of HTTP: status, headers, text.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::model::World;
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// HTTP status.
@@ -21,7 +21,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A JSON answer.
+    /// A JSON response.
     pub fn json(status: u16, body: &Value) -> Self {
         Self {
             status,
@@ -41,7 +41,7 @@ impl Reply {
         Self { status, headers: Vec::new(), content_type: "text/plain; charset=utf-8".into(), body }
     }
 
-    /// 302.
+    /// A redirect (302).
     pub fn redirect(location: String) -> Self {
         Self {
             status: 302,
@@ -51,27 +51,27 @@ impl Reply {
         }
     }
 
-    /// With one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// An answer that somebody else has written.
+    /// A response with the given content, such as one of a proxy.
     pub fn raw(status: u16, headers: Vec<(String, String)>, content_type: String, body: String) -> Self {
         let headers = headers.into_iter().map(|(name, value)| (Cow::Owned(name), value)).collect();
         Self { status, headers, content_type: Cow::Owned(content_type), body }
     }
 
-    /// The same with the first occurrence of a text in its body replaced.
+    /// Replaces the first occurrence of a text in the body.
     #[must_use]
     pub fn rewritten(mut self, find: &str, replace: &str) -> Self {
         self.body = self.body.replacen(find, replace, 1);
         self
     }
 
-    /// An error of Graph, shaped as in Microsoft's `concepts/errors.md`.
+    /// An error of Graph, in the form of Microsoft's `concepts/errors.md`.
     pub fn graph_error(status: u16, code: &str, message: &str) -> Self {
         let id = Uuid::new_v4();
         Self::json(
@@ -82,7 +82,7 @@ impl Reply {
         .with("request-id", id.to_string())
     }
 
-    /// An error of the token endpoint, shaped as in Microsoft's reference.
+    /// An error of the token endpoint, in the form of Microsoft's reference.
     pub fn entra_error(world: &World, error: EntraError<'_>) -> Self {
         let EntraError { status, error, aadsts, message, suberror } = error;
         let (trace, correlation) = (Uuid::new_v4(), Uuid::new_v4());
@@ -110,7 +110,7 @@ pub struct EntraError<'a> {
 }
 
 impl<'a> EntraError<'a> {
-    /// One without suberror.
+    /// An error without suberror.
     pub const fn new(status: u16, error: &'a str, aadsts: u32, message: &'a str) -> Self {
         Self { status, error, aadsts, message, suberror: None }
     }
@@ -158,7 +158,7 @@ pub fn escape(text: &str) -> String {
     })
 }
 
-/// The fields of a form or query, last one wins as in most servers.
+/// The fields of a form or query; of several values of a field the last one counts, as in most servers.
 pub fn fields(encoded: &str) -> std::collections::HashMap<String, String> {
     url::form_urlencoded::parse(encoded.as_bytes()).into_owned().collect()
 }

@@ -1,4 +1,4 @@
-//! HTTP in front of the world: routing by path, faults, the request log, the control API.
+//! The HTTP server: routing by path, faults, the request log, the control API.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -35,16 +35,16 @@ pub struct LogEntry {
     pub scope: Option<String>,
     /// URLs inside a `$batch`.
     pub batch: Vec<String>,
-    /// HTTP status of the answer; 0 when there was none.
+    /// HTTP status of the response; 0 if there was none.
     pub status: u16,
-    /// Names and values of the request headers, `Authorization` left out.
+    /// Names and values of the request headers, without `Authorization`.
     pub headers: Vec<(String, String)>,
 }
 
 const LOG_LIMIT: usize = 20_000;
 const BODY_LIMIT: usize = 1024 * 1024;
 
-/// Everything that the listeners share.
+/// The state that the listeners share.
 #[derive(Debug)]
 pub struct Shared {
     pub(crate) world: Mutex<World>,
@@ -73,7 +73,7 @@ impl Shared {
     }
 }
 
-/// A request, read whole.
+/// A request with its complete body.
 struct Received {
     method: Method,
     target: String,
@@ -82,10 +82,10 @@ struct Received {
     base: String,
 }
 
-/// Answers one request; an error closes the connection without an answer.
+/// Handles one request; an error closes the connection without a response.
 ///
 /// # Errors
-/// Only when a fault asks for a reset.
+/// A fault requests a reset, or the body cannot be read.
 pub(crate) async fn handle(
     shared: Arc<Shared>,
     request: Request<hyper::body::Incoming>,
@@ -112,8 +112,8 @@ pub(crate) async fn handle(
     let (mut entry, endpoint, tenants) = describe(&shared, &received, graph);
     let names: Vec<&str> = tenants.iter().map(String::as_str).collect();
     let outcome = match shared.faults.take(endpoint, &names, &received.target) {
-        Some(fault) => faulty(&shared, &received, graph, fault).await,
-        None => Ok(respond(honest(&shared, &received, graph))),
+        Some(fault) => faulty_response(&shared, &received, graph, fault).await,
+        None => Ok(respond(regular_response(&shared, &received, graph))),
     };
     entry.status = outcome.as_ref().map_or(0, |r| r.status().as_u16());
     shared.record(entry);
@@ -166,7 +166,7 @@ fn caller(shared: &Shared, received: &Received) -> Result<crate::tokens::Caller,
     shared.keys().caller(token, now, &received.base)
 }
 
-fn honest(shared: &Shared, received: &Received, graph: bool) -> Reply {
+fn regular_response(shared: &Shared, received: &Received, graph: bool) -> Reply {
     if graph {
         let caller = match caller(shared, received) {
             Ok(caller) => caller,
@@ -220,7 +220,7 @@ fn login(shared: &Shared, received: &Received) -> Reply {
     }
 }
 
-async fn faulty(
+async fn faulty_response(
     shared: &Shared,
     received: &Received,
     graph: bool,
@@ -249,7 +249,7 @@ async fn faulty(
         }
         FaultKind::Latency { milliseconds } => {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            respond(honest(shared, received, graph))
+            respond(regular_response(shared, received, graph))
         }
         FaultKind::Hang => {
             std::future::pending::<()>().await;
@@ -271,7 +271,7 @@ async fn faulty(
             respond(Reply::raw(status, headers, content_type, body))
         }
         FaultKind::Rewrite { find, replace } => {
-            respond(honest(shared, received, graph).rewritten(&find, &replace))
+            respond(regular_response(shared, received, graph).rewritten(&find, &replace))
         }
         FaultKind::Error { status, error, .. } if graph => {
             respond(Reply::graph_error(status, &error, "Simulated fault."))
@@ -308,7 +308,7 @@ fn mail_pages(shared: &Shared, target: &str) -> Reply {
     }
 }
 
-/// `/_sim/…`: see the crate's documentation.
+/// The control API below `/_sim/`; see the documentation of the crate.
 fn control(shared: &Shared, received: &Received, rest: &str) -> Reply {
     let wrong = |message: String| Reply::json(400, &json!({ "error": message }));
     match (received.method.as_str(), rest) {

@@ -1,5 +1,5 @@
 //! A small SMTP server (RFC 5321) that accepts everything into the [`Mailbox`], with STARTTLS (RFC 3207), implicit TLS,
-//! and AUTH PLAIN and LOGIN (RFC 4954). [`MailFaults`] makes it misbehave.
+//! and AUTH PLAIN and LOGIN (RFC 4954). [`MailFaults`] are its faults.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct SmtpOptions {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// TLS from the first byte.
     pub implicit_tls: bool,
-    /// User name and password that must be given before mail is taken.
+    /// User name and password that are required before mail is accepted.
     pub credentials: Option<(String, String)>,
 }
 
@@ -54,7 +54,7 @@ pub async fn serve(listener: TcpListener, mailbox: Arc<Mailbox>, options: SmtpOp
                     Err(error) => Err(error),
                 },
             };
-            // A client that goes away ends its session; nobody needs to hear of it.
+            // A client that closes the connection ends its session; that is not reported.
             drop(result);
         });
     }
@@ -76,7 +76,7 @@ struct Envelope {
     to: Vec<String>,
 }
 
-/// What a session goes on with.
+/// What follows a command.
 enum Next {
     Command,
     Tls,
@@ -92,7 +92,7 @@ struct Session<'a, S> {
     envelope: Envelope,
 }
 
-/// One session; hands the stream back when the client asked for STARTTLS.
+/// One session; returns the stream if the client requested STARTTLS.
 async fn session<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     mailbox: &Mailbox,
@@ -119,7 +119,7 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     while let Some(line) = read_line(&mut session.stream).await? {
-        mailbox.hear(&line);
+        mailbox.record_command(&line);
         match session.command(&line).await? {
             Next::Command => {}
             Next::Tls => return Ok(Some(session.stream.into_inner())),
@@ -130,7 +130,7 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
-    /// Gives the usual answer, or the one that is scripted. Answers whether it was as positive as the usual one.
+    /// Sends the usual reply or the scripted one. Returns whether it begins with the same digit as the usual one.
     async fn answer(&mut self, command: &str, usual: &str) -> std::io::Result<bool> {
         let faults = self.mailbox.faults();
         let reply = faults.reply(command, &self.envelope.to).unwrap_or(usual);

@@ -1,7 +1,7 @@
-//! Keys and tokens: the RSA signing keys behind `id_token`s and JWKS, and the access tokens for Graph.
+//! Keys and tokens: the RSA signing keys of `id_token`s and JWKS, and the access tokens for Graph.
 //!
-//! Access tokens look like Entra's (three base64url parts, an RS256 header with a `nonce`), and like Entra's they can
-//! be verified by nobody but Graph: the last part is a keyed hash.
+//! Access tokens have the form of Entra's (three base64url parts, an RS256 header with a `nonce`). Like Entra's, only Graph can
+//! verify them: the last part is a keyed hash.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// The signing keys, newest last, and the secret behind the access tokens.
+/// The signing keys, newest last, and the key of the access tokens.
 pub struct Keys {
     signing: Vec<(String, RsaKeyPair)>,
     access: hmac::Key,
@@ -24,21 +24,21 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// Who calls Graph, read from an access token.
+/// The caller of Graph, read from an access token.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// Tenant of the token.
     pub tenant: Uuid,
     /// Client of the token.
     pub app_id: Uuid,
-    /// The person, for delegated tokens.
+    /// The user, for delegated tokens.
     pub user: Option<Uuid>,
     /// Scopes or roles.
     pub permissions: Vec<String>,
 }
 
 impl Caller {
-    /// Whether the token carries one of these permissions.
+    /// Whether the token has one of these permissions.
     pub fn may(&self, any_of: &[&str]) -> bool {
         self.permissions.iter().any(|p| any_of.iter().any(|a| a.eq_ignore_ascii_case(p)))
     }
@@ -48,7 +48,7 @@ impl Keys {
     /// Fresh keys.
     ///
     /// # Errors
-    /// The platform has no randomness.
+    /// The platform provides no random numbers.
     pub fn generate() -> anyhow::Result<Self> {
         let mut keys = Self {
             signing: Vec::new(),
@@ -58,10 +58,10 @@ impl Keys {
         Ok(keys)
     }
 
-    /// A new signing key; the one before stays published.
+    /// Adds a signing key; the previous one stays published.
     ///
     /// # Errors
-    /// The platform has no randomness.
+    /// The platform provides no random numbers.
     pub fn rotate(&mut self) -> anyhow::Result<()> {
         self.signing.push((Uuid::new_v4().simple().to_string(), RsaKeyPair::generate(KeySize::Rsa2048)?));
         if self.signing.len() > 2 {
@@ -86,7 +86,7 @@ impl Keys {
     /// A JWT signed with the newest key (RS256).
     ///
     /// # Errors
-    /// The platform has no randomness.
+    /// The platform provides no random numbers.
     pub fn sign(&self, claims: &Value) -> anyhow::Result<String> {
         let (kid, pair) = self.signing.last().ok_or_else(|| anyhow::anyhow!("no signing key"))?;
         let signed =
@@ -104,7 +104,7 @@ impl Keys {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
     }
 
-    /// The caller behind an access token for `audience`, or the text of Graph's 401.
+    /// The caller of an access token for `audience`.
     ///
     /// # Errors
     /// One of Graph's 401 messages.
