@@ -131,7 +131,7 @@ impl<'k> Integrations<'k> {
             |t| is_name(t).then(|| t.to_owned()),
         )?;
         if name == "callback" {
-            at.problem("callback is a path of its own (/reauth/callback); choose another name");
+            at.problem("callback is reserved for the path /reauth/callback; choose another name");
         }
         self.claim(&name, at);
         Some(name)

@@ -138,7 +138,7 @@ async fn an_end_while_everything_hangs() {
     })
     .await;
     daemon.terminate().await;
-    assert!(daemon.has_logged(&["still under way"]), "{:#?}", daemon.log());
+    assert!(daemon.has_logged(&["were not finished"]), "{:#?}", daemon.log());
 }
 
 #[tokio::test]

@@ -400,7 +400,7 @@ async fn watched_files() {
     for words in ["added=1 removed=0", "added=0 removed=2", "added=1 removed=1"] {
         assert!(daemon.has_logged(&["configuration reloaded", words]), "{words}: {:#?}", daemon.log());
     }
-    let kept = "a watched file is not taken over; its last good list stays";
+    let kept = "a watched file is not used; its last good list stays in effect";
     assert!(daemon.has_logged(&[kept, "one.yml"]), "{:#?}", daemon.log());
 }
 

@@ -87,7 +87,7 @@ const CASES: &[(&str, &str)] = &[
     ("rate_limit: {interval: 1m30s, burst: 3}", ""),
     // Here the toolkit accepts what nobody could mean: a listener to which nobody can speak, policies that
     // protect nothing.
-    ("tls_server_config: {TLS, max_version: TLS11}", "leaves no version to speak"),
+    ("tls_server_config: {TLS, max_version: TLS11}", "allows no TLS version"),
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
     (
         "tls_server_config: {TLS, client_auth_type: RequireAndVerifyClientCert, client_ca_file: /dev/null}",
