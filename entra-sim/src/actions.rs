@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::consent::{Accepted, Edited, consent, edit_consent, role_ids};
+use crate::lookup::{app_mut, install, principal, tenant_id, tenant_mut, user_id, user_mut};
 use crate::model::{
-    Assignment, GLOBAL_ADMINISTRATOR, GRAPH_PERMISSIONS, Grant, Group, IdTokenFlaw, OptionalClaims,
-    RefreshToken, Registration, RequiredAccess, Secret, ServicePrincipal, Tenant, TokenDeath, User, World,
-    graph_app_id,
+    GLOBAL_ADMINISTRATOR, GRAPH_PERMISSIONS, Group, IdTokenFlaw, OptionalClaims, RefreshToken, Registration,
+    RequiredAccess, Secret, Tenant, TokenDeath, User, World, graph_app_id,
 };
 
 /// A change. JSON form: `{"action": "disable_app", "tenant": "contoso.example", "app": "<client id>"}`.
@@ -430,122 +431,6 @@ pub fn issue_refresh_token(world: &mut World, tenant: Uuid, app_id: Uuid, user: 
     text
 }
 
-/// What somebody has accepted on a consent page.
-#[derive(Debug, Clone, Copy)]
-pub struct Accepted<'a> {
-    /// The person for whom it counts; `None` for the whole organization.
-    pub user: Option<Uuid>,
-    /// Application id of the resource.
-    pub resource: Uuid,
-    /// Delegated permissions.
-    pub delegated: &'a [String],
-    /// Application permissions.
-    pub application: &'a [String],
-}
-
-/// What an accepted consent page does.
-///
-/// # Errors
-/// The tenant, the app, or a permission value does not exist.
-pub fn consent(world: &mut World, tenant: &str, app: Uuid, accepted: Accepted<'_>) -> Result<(), String> {
-    let Accepted { user, resource, delegated, application } = accepted;
-    let now = world.now();
-    let effective = now + SignedDuration::from_secs(world.consent_delay_seconds);
-    let roles = role_ids(world, resource, application)?;
-    world.apps.get(&app).ok_or_else(|| format!("no app {app}"))?;
-    let tenant = tenant_mut(world, tenant)?;
-    install(tenant, app);
-    install(tenant, resource);
-    let client = principal(tenant, app)?.id;
-    let resource = principal(tenant, resource)?.id;
-    if !delegated.is_empty() {
-        let existing = tenant
-            .grants
-            .iter_mut()
-            .find(|g| g.client == client && g.resource == resource && g.principal == user);
-        let old: Vec<String> = existing
-            .as_ref()
-            .map(|g| g.scope.split_whitespace().map(str::to_owned).collect())
-            .unwrap_or_default();
-        let added = delegated.iter().filter(|d| !old.iter().any(|o| o.eq_ignore_ascii_case(d)));
-        // Entra's grants begin with a space.
-        let scope = old.iter().chain(added).fold(String::new(), |text, value| text + " " + value);
-        match existing {
-            Some(grant) if grant.scope == scope => {}
-            Some(grant) => (grant.scope, grant.effective) = (scope, effective),
-            None => {
-                tenant.grants.push(Grant {
-                    id: Uuid::new_v4().simple().to_string(),
-                    client,
-                    resource,
-                    principal: user,
-                    scope,
-                    effective,
-                });
-            }
-        }
-    }
-    for role in roles {
-        if !tenant
-            .assignments
-            .iter()
-            .any(|a| a.principal == client && a.resource == resource && a.role == role)
-        {
-            tenant.assignments.push(Assignment {
-                id: Uuid::new_v4().simple().to_string(),
-                principal: client,
-                resource,
-                role,
-                created: now,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// What stands in a consent afterwards; `None` leaves it as it is.
-struct Edited {
-    app: Uuid,
-    resource: Uuid,
-    delegated: Option<Vec<String>>,
-    roles: Option<Vec<Uuid>>,
-}
-
-fn role_ids(world: &World, resource: Uuid, values: &[String]) -> Result<Vec<Uuid>, String> {
-    values.iter().map(|value| role_id(world, resource, value)).collect()
-}
-
-fn edit_consent(world: &mut World, tenant: &str, edited: Edited) -> Result<(), String> {
-    let Edited { app, resource, delegated, roles } = edited;
-    let now = world.now();
-    let tenant = tenant_mut(world, tenant)?;
-    let client = principal(tenant, app)?.id;
-    let resource = principal(tenant, resource)?.id;
-    if let Some(values) = delegated {
-        let scope = values.iter().fold(String::new(), |text, value| text + " " + value);
-        tenant
-            .grants
-            .iter_mut()
-            .filter(|g| g.client == client && g.resource == resource)
-            .for_each(|g| g.scope.clone_from(&scope));
-        if values.is_empty() {
-            tenant.grants.retain(|g| g.client != client || g.resource != resource);
-        }
-    }
-    if let Some(roles) = roles {
-        tenant.assignments.retain(|a| a.principal != client || a.resource != resource);
-        let made = roles.into_iter().map(|role| Assignment {
-            id: Uuid::new_v4().simple().to_string(),
-            principal: client,
-            resource,
-            role,
-            created: now,
-        });
-        tenant.assignments.extend(made);
-    }
-    Ok(())
-}
-
 /// A member without roles.
 fn person(upn: String, name: String) -> User {
     User {
@@ -602,61 +487,6 @@ fn microsoft_graph() -> Registration {
             "https://graph.microsoft.us".to_owned(),
         ],
     }
-}
-
-fn install(tenant: &mut Tenant, app_id: Uuid) {
-    if tenant.principal(app_id).is_none() {
-        let id = Uuid::new_v4();
-        tenant.principals.push(ServicePrincipal {
-            id,
-            app_id,
-            enabled: true,
-            disabled_by_microsoft: None,
-            deleted: None,
-        });
-    }
-}
-
-fn role_id(world: &World, resource: Uuid, value: &str) -> Result<Uuid, String> {
-    let registration = world.apps.get(&resource).ok_or_else(|| format!("no resource app {resource}"))?;
-    let offered =
-        registration.offers.iter().find(|(name, role, _)| name.eq_ignore_ascii_case(value) && role.is_some());
-    offered
-        .and_then(|(_, role, _)| *role)
-        .ok_or_else(|| format!("{} offers no app role {value}", registration.name))
-}
-
-fn tenant_id(world: &World, key: &str) -> Result<Uuid, String> {
-    world.tenant_id(key).ok_or_else(|| format!("no tenant {key}"))
-}
-
-fn tenant_mut<'w>(world: &'w mut World, key: &str) -> Result<&'w mut Tenant, String> {
-    let id = tenant_id(world, key)?;
-    world.tenants.get_mut(&id).ok_or_else(|| format!("no tenant {key}"))
-}
-
-fn app_mut(world: &mut World, app: Uuid) -> Result<&mut Registration, String> {
-    world.apps.get_mut(&app).ok_or_else(|| format!("no app {app}"))
-}
-
-fn principal(tenant: &mut Tenant, app: Uuid) -> Result<&mut ServicePrincipal, String> {
-    let domain = tenant.domain.clone();
-    tenant.principal_mut(app).ok_or_else(|| format!("no enterprise application {app} in {domain}"))
-}
-
-fn user_id(world: &World, tenant: &str, key: &str) -> Result<Uuid, String> {
-    let tenant = world.tenant(tenant).ok_or_else(|| format!("no tenant {tenant}"))?;
-    let found = tenant
-        .users
-        .iter()
-        .find(|u| u.upn == key || u.id.to_string() == key || u.upn.split('@').next() == Some(key));
-    found.map(|u| u.id).ok_or_else(|| format!("no user {key} in {}", tenant.domain))
-}
-
-fn user_mut<'w>(world: &'w mut World, tenant: &str, key: &str) -> Result<&'w mut User, String> {
-    let id = user_id(world, tenant, key)?;
-    let tenant = tenant_mut(world, tenant)?;
-    tenant.users.iter_mut().find(|u| u.id == id).ok_or_else(|| format!("no user {key}"))
 }
 
 fn certificate_der(pem: &str) -> Result<Vec<u8>, String> {

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use url::Url;
 use uuid::Uuid;
 
-use crate::actions::{Accepted, consent};
+use crate::consent::{Accepted, consent};
 use crate::model::{Account, Code, GRAPH_PERMISSIONS, Registration, Tenant, User, World, graph_app_id};
 use crate::reply::{Reply, escape};
 

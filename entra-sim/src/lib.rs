@@ -24,15 +24,19 @@ use tokio_rustls::TlsAcceptor;
 
 pub mod actions;
 pub mod authorize;
+mod consent;
 pub mod faults;
 pub mod graph;
 pub mod login;
+mod lookup;
 pub mod mailbox;
 pub mod model;
 pub mod odata;
+mod redeem;
 pub mod reply;
 pub mod server;
 pub mod smtp;
+mod token_request;
 pub mod tokens;
 
 pub use actions::Action;

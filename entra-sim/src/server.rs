@@ -14,10 +14,11 @@ use crate::actions::{Action, apply};
 use crate::authorize::{admin_consent_page, admin_consent_submit, authorize_page, authorize_submit};
 use crate::faults::{Endpoint, Fault, FaultKind, Faults};
 use crate::graph::{GraphRequest, answer, fault_status};
-use crate::login::{TokenRequest, merge_basic, no_tenant, openid_configuration, token};
+use crate::login::{merge_basic, no_tenant, openid_configuration, token};
 use crate::mailbox::{MailFaults, Mailbox};
 use crate::model::World;
 use crate::reply::{EntraError, Reply, fields};
+use crate::token_request::TokenRequest;
 use crate::tokens::Keys;
 
 /// One request that the login host or Graph received.

@@ -351,7 +351,7 @@ fn resolved(words: &Phrases<'_>) -> Body {
     }
 }
 
-/// What operators are told was one cause for many integrations; its end says nothing of other causes.
+/// What operators are notified of was one cause for many integrations; its end says nothing of other causes.
 fn cause_over(words: &Phrases<'_>) -> Body {
     let sentence = words.incident.reason.sentence();
     let mut facts = words.facts();

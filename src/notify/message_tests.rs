@@ -104,7 +104,7 @@ fn a_mail_promises_no_provisioning_that_is_gone() {
         assert_eq!(text.contains("restore that one instead"), gone, "{reason:?}");
         assert!(broken || text.contains("SCIM token") && text.contains("need not"), "{reason:?}");
         let (warning, button) = (text.find("restore that one instead"), text.find(LINK));
-        assert!(!gone || warning < button, "{reason:?}: told after the button that it leads away from");
+        assert!(!gone || warning < button, "{reason:?}: stands after the button that it leads away from");
         let operators = render(&notification(MailKind::Operator, *reason), 0, Some(LINK), &branding()).text;
         assert_eq!(
             operators.contains("restore that one instead"),

@@ -178,7 +178,7 @@ impl Notifier {
         Self { settings: Arc::new(settings), store, families, clock, outbox, connections }
     }
 
-    /// Runs until told to stop; a mail that is being handed over is finished first, as far as that takes seconds.
+    /// Runs until it is stopped; a mail that is being handed over is finished first, as far as that takes seconds.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         if let Ok(Some(at)) = self.store.last_mail().await {
             // Noted while the wall clock was ahead, it would hide for years that no mail goes through.
@@ -400,9 +400,9 @@ impl Notifier {
             first_rejection: queued.first_rejection,
             unanswered: queued.unanswered + 1,
         };
-        let (pause, told) = match next(failure.blame, history, others, now) {
+        let (pause, reported) = match next(failure.blame, history, others, now) {
             Next::Again(pause) => (pause, None),
-            Next::AgainAndTell(pause, obstacle) => (pause, Some(obstacle)),
+            Next::AgainAndReport(pause, obstacle) => (pause, Some(obstacle)),
             Next::GiveUp(obstacle) => return self.give_up(queued, obstacle, &problem).await,
         };
         let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
@@ -410,9 +410,10 @@ impl Notifier {
         tracing::warn!(%integration, kind, %to, reason, error = problem, "mail not sent; it stays queued");
         let rejected = matches!(failure.blame, Blame::Recipient | Blame::Content);
         let answered = noted && failure.blame != Blame::Unanswered;
-        let tell = told.map(|obstacle| self.tell_operators(notification, obstacle)).unwrap_or_default();
+        let reports =
+            reported.map(|obstacle| self.operator_mails(notification, obstacle)).unwrap_or_default();
         self.store
-            .mark_failed(queued.id, FailedAttempt { at: now, pause, rejected, answered, problem }, tell)
+            .mark_failed(queued.id, FailedAttempt { at: now, pause, rejected, answered, problem }, reports)
             .await
     }
 
@@ -421,8 +422,8 @@ impl Notifier {
         let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
         let (kind, obstacle_label) = (notification.kind.label(), obstacle.label());
         tracing::error!(%integration, kind, %to, obstacle = obstacle_label, error = problem, "mail given up");
-        let tell = self.tell_operators(notification, obstacle);
-        self.store.give_up(queued.id, self.clock.now(), problem.to_owned(), tell).await?;
+        let reports = self.operator_mails(notification, obstacle);
+        self.store.give_up(queued.id, self.clock.now(), problem.to_owned(), reports).await?;
         self.families.mail_left_queue();
         Ok(())
     }
@@ -440,8 +441,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// The operators hear that a mail is not delivered; that of an operator tells the others, once.
-    fn tell_operators(&self, undelivered: &Notification, obstacle: Obstacle) -> Vec<Notification> {
+    /// The operators are notified of a mail that is not delivered. A mail to an operator is reported to the others, once.
+    fn operator_mails(&self, undelivered: &Notification, obstacle: Obstacle) -> Vec<Notification> {
         if undelivered.incident.undeliverable.is_some() {
             return Vec::new();
         }

@@ -28,7 +28,7 @@ pub(super) enum Next {
     /// The mail is tried again after this pause.
     Again(Duration),
     /// The same, and the operators are notified now: whether that mail goes through says whom the refusals are about.
-    AgainAndTell(Duration, Obstacle),
+    AgainAndReport(Duration, Obstacle),
     /// The mail is given up, and the operators are notified.
     GiveUp(Obstacle),
 }
@@ -75,11 +75,11 @@ pub(super) fn next(blame: Blame, history: History, others: OtherMails, now: Time
         // With nobody else to compare with, the refusal is believed.
         Blame::Recipient if !others.failing && spent(history, now) => Next::GiveUp(Obstacle::Recipient),
         Blame::Recipient if spent(history, now) => {
-            Next::AgainAndTell(WHILE_ALL_ARE_REFUSED, Obstacle::Recipient)
+            Next::AgainAndReport(WHILE_ALL_ARE_REFUSED, Obstacle::Recipient)
         }
         // The last attempt but one: early enough for the operators' mail to show whether the server takes mails.
         Blame::Recipient if !others.taken && others.failing && history.rejections + 2 >= REJECTIONS => {
-            Next::AgainAndTell(after_rejection(history), Obstacle::Recipient)
+            Next::AgainAndReport(after_rejection(history), Obstacle::Recipient)
         }
         Blame::Content | Blame::Recipient => Next::Again(after_rejection(history)),
     }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_follows_from_a_failure() {
-        use Next::{Again, AgainAndTell, GiveUp};
+        use Next::{Again, AgainAndReport, GiveUp};
         let silent = |unanswered| History { unanswered, ..History::default() };
         let waiting = |attempts| History { attempts, ..History::default() };
         for (sentence, blame, history, others, expected) in [
@@ -163,21 +163,21 @@ mod tests {
                 Blame::Recipient,
                 refused(6, 2),
                 NOBODY,
-                AgainAndTell(48 * HOUR, Obstacle::Recipient),
+                AgainAndReport(48 * HOUR, Obstacle::Recipient),
             ),
             (
                 "where everybody is refused nothing is given up",
                 Blame::Recipient,
                 refused(7, 4),
                 NOBODY,
-                AgainAndTell(HOUR, Obstacle::Recipient),
+                AgainAndReport(HOUR, Obstacle::Recipient),
             ),
             (
                 "nor after weeks",
                 Blame::Recipient,
                 refused(100, 60),
                 NOBODY,
-                AgainAndTell(HOUR, Obstacle::Recipient),
+                AgainAndReport(HOUR, Obstacle::Recipient),
             ),
             (
                 "a mail that is refused ends the same way",

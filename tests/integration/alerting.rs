@@ -1,4 +1,4 @@
-//! Who is told, how often, and what the mail server does to it.
+//! Who is notified, how often, and what the mail server does to it.
 
 use consentry::demo;
 use entra_sim::{Endpoint, Fault, FaultKind, MailFaults, Options};
@@ -32,7 +32,7 @@ async fn transient_faults_mail_no_admin() {
         fleet.pass(6 * MINUTE).await;
         fleet.simulator.fault(fault(endpoint, kind.clone()));
         fleet.pass(40 * MINUTE).await;
-        assert_eq!(fleet.told(), Vec::<String>::new(), "{kind:?}");
+        assert_eq!(fleet.notified(), Vec::<String>::new(), "{kind:?}");
         // The reader's integration with access of its own sees every endpoint.
         let reasons = fleet.reasons("fabrikam");
         if endpoint != Endpoint::BatchItem {
@@ -118,7 +118,7 @@ async fn a_mail_server_that_is_away_loses_nothing() {
         fleet.pass(12 * MINUTE).await;
         fleet.pass(12 * MINUTE).await;
     }
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
     let text = fleet.exposition();
     let value = |line: &str| {
         text.lines()
@@ -144,7 +144,7 @@ async fn a_repeated_mail_is_recognisable() {
     fleet.pass(12 * MINUTE).await;
     fleet.simulator.mailbox().set_faults(MailFaults::default());
     fleet.pass(6 * MINUTE).await;
-    assert_eq!(fleet.told(), ["alert to it@contoso.example"], "perhaps it has arrived");
+    assert_eq!(fleet.notified(), ["alert to it@contoso.example"], "perhaps it has arrived");
     fleet.pass(60 * MINUTE).await;
     let ids: Vec<String> = fleet.mails().into_iter().map(|(_, m)| m.message_id).collect();
     assert!(ids.len() == 2 && ids[0] == ids[1], "{ids:?}");
@@ -214,7 +214,7 @@ async fn no_mail_without_the_protection_that_was_asked_for() {
     let fleet = world.fleet().await;
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
     assert!(
         fleet
             .exposition()
@@ -231,7 +231,7 @@ async fn a_standing_reason_survives_transient_faults() {
     let fleet = Fleet::start().await;
     fleet.act((situation("litware").breaks)("litware.example"));
     fleet.pass(12 * MINUTE).await;
-    assert_eq!(fleet.told(), ["alert to it@litware.example"]);
+    assert_eq!(fleet.notified(), ["alert to it@litware.example"]);
     for contains in [Some("deletedItems".to_owned()), None] {
         let tenant = Some("litware.example".to_owned());
         fleet.simulator.fault(Fault {
@@ -245,7 +245,7 @@ async fn a_standing_reason_survives_transient_faults() {
         fleet.simulator.clear_faults();
         fleet.pass(30 * MINUTE).await;
     }
-    assert_eq!(fleet.told(), ["alert to it@litware.example"]);
+    assert_eq!(fleet.notified(), ["alert to it@litware.example"]);
     assert!(
         fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"),
         "{:?}",
@@ -267,7 +267,7 @@ async fn an_unreadable_token_file_invites_nobody() {
         "{:?}",
         fleet.reasons("contoso")
     );
-    assert_eq!(fleet.told(), ["operator to operators@demo.example"], "ours, once");
+    assert_eq!(fleet.notified(), ["operator to operators@demo.example"], "ours, once");
     std::fs::create_dir(files.path().join("gone")).expect("the mount is back");
     fleet.pass(20 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "resolved"]);
@@ -329,8 +329,8 @@ async fn a_mail_that_cannot_be_marked_is_not_repeated() {
     for _ in 0..3 {
         assert!(notifier.drain().await.is_err(), "the mark was refused");
     }
-    assert_eq!(fleet.told(), ["alert to it@contoso.example"]);
+    assert_eq!(fleet.notified(), ["alert to it@contoso.example"]);
     database.execute_batch("DROP TRIGGER refuse").expect("room again");
     assert_eq!(notifier.drain().await.expect("marked"), None);
-    assert_eq!((fleet.told().len(), fleet.daemon.store.outbox().await.expect("outbox").1), (1, 0));
+    assert_eq!((fleet.notified().len(), fleet.daemon.store.outbox().await.expect("outbox").1), (1, 0));
 }

@@ -30,7 +30,7 @@ impl Browser {
         let (_, port) = address.rsplit_once(':').expect("a port");
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
-            // Far from UTC, so that a time in the reader's zone can be told from one that is not.
+            // Far from UTC, so that a time in the reader's zone can be told apart from one that is not.
             .env("TZ", "Asia/Kathmandu")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -336,7 +336,7 @@ async fn the_status_pages_in_the_browser() {
             title.as_str().is_some_and(|t| t.contains("GMT+5:45")),
             "the exact time, in the reader's zone: {title}"
         );
-        // A configuration that was not taken over is told on the page.
+        // A configuration that was not taken over is named on the page.
         replace(&world.file(), "a_key_that_nobody_knows: 1\n");
         assert_eq!(daemon.reload().await.0, 500);
         browser.client.goto(&daemon.url).await.expect("the status page");

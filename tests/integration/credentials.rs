@@ -63,7 +63,8 @@ async fn credentials_that_cannot_be_read_are_ours() {
     std::fs::remove_dir(&token).expect("removed");
     std::fs::write(&token, &good).expect("written");
     recovered(&fleet, &["northwind"], "the token is back").await;
-    let to_admins: Vec<String> = fleet.told().into_iter().filter(|mail| mail.contains("to it@")).collect();
+    let to_admins: Vec<String> =
+        fleet.notified().into_iter().filter(|mail| mail.contains("to it@")).collect();
     assert_eq!(to_admins, Vec::<String>::new());
 }
 

@@ -99,7 +99,7 @@ async fn refusals_that_graph_did_not_write_blame_nobody() {
         }
         recovered(&fleet, &names, sentence).await;
     }
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
 /// Absence is believed from Graph's own 404 and an empty list, and only where nothing else says the opposite.
@@ -173,7 +173,7 @@ async fn a_directory_that_contradicts_itself_or_the_token_breaks_nothing() {
         );
         recovered(&fleet, &["litware"], sentence).await;
     }
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
 /// The other side of it: what is really gone, with every source agreeing, is said.
@@ -358,7 +358,7 @@ async fn microsoft_graph_is_in_every_tenant() {
     befalls(&fleet, "litware", Endpoint::BatchItem, "appRoles", error(404, "Request_ResourceNotFound"));
     fleet.pass(12 * MINUTE).await;
     assert_eq!(
-        (fleet.up("litware").as_deref(), fleet.told()),
+        (fleet.up("litware").as_deref(), fleet.notified()),
         (Some("1"), vec![]),
         "{:?}",
         fleet.reasons("litware")

@@ -118,7 +118,7 @@ impl Fleet {
     }
 
     /// All mails so far as "kind to recipient".
-    pub fn told(&self) -> Vec<String> {
+    pub fn notified(&self) -> Vec<String> {
         self.mails()
             .iter()
             .map(|(to, m)| format!("{} to {to}", header(m, "X-Consentry-Event").expect("an event header")))

@@ -57,7 +57,7 @@ async fn nonsense_from_upstream_stays_with_its_tenant() {
         fleet.pass(12 * MINUTE).await;
         assert_eq!((fleet.reasons("northwind"), fleet.reasons("litware")), (vec![], vec![]), "{kind:?}");
     }
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -342,7 +342,7 @@ fn checks_that_are_not_run_yet_are_asked_for_all_the_same() {
     assert!(shown.contains("provisioning") && shown.contains("credential"), "{shown}");
 }
 
-/// A token file that cannot be used is told without stopping everybody else.
+/// A token file that cannot be used is named without stopping everybody else.
 #[test]
 fn token_files_that_hold_something_else_are_warned_of() {
     let folder = folder();

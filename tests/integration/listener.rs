@@ -164,7 +164,7 @@ async fn tls_and_its_files_that_change() {
     }
     walled.configure("tls_server_config: {PAIR, min_version: TLS13}");
     assert!(walled.handshake(&[&rustls::version::TLS12], &[], &[]).await.is_err(), "too old");
-    // A renewed certificate counts from the next connection on; a wrong one changes nothing, and is told
+    // A renewed certificate counts from the next connection on; a wrong one changes nothing, and is logged
     // once.
     let other = Authority::new("Others");
     let renewed = other.pair(&["localhost", "127.0.0.1"]);

@@ -25,6 +25,7 @@ mod layers;
 mod listener;
 mod load;
 mod mail;
+mod mail_sessions;
 mod metrics;
 mod packaging;
 mod pages;

@@ -30,7 +30,7 @@ async fn a_healthy_fleet_is_green_and_quiet() {
         fleet.series("consentry_integration_info", "contoso")[0].contains(&format!("tenant_id=\"{guid}\"")),
         "the domain was resolved"
     );
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
 /// Every situation of the demo's list: broken with its reason, one mail, silence, fixed, one resolved mail in
@@ -192,7 +192,7 @@ async fn rotation_loses_nothing() {
     let stored = fleet.daemon.store.token(&id).await.expect("read").expect("a token");
     assert_eq!(stored.previous.map(|p| p.expose().to_owned()), Some(previous), "the one that worked is kept");
     assert_ne!(stored.current.expose(), current);
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn a_simulated_week() {
     for _ in 0..7 {
         fleet.pass(24 * 60 * MINUTE).await;
     }
-    assert_eq!((fleet.up("northwind").as_deref(), fleet.told()), (Some("1"), vec![]));
+    assert_eq!((fleet.up("northwind").as_deref(), fleet.notified()), (Some("1"), vec![]));
     let passed = "consentry_probes_total{result=\"pass\"} 2017";
     assert!(fleet.exposition().lines().any(|l| l == passed), "{passed}");
 }

@@ -194,7 +194,7 @@ impl Watch {
     }
 
     /// Alertmanager has told all of these.
-    async fn told(&self, status: &str, alerts: &[&str]) {
+    async fn notified(&self, status: &str, alerts: &[&str]) {
         for alert in alerts {
             let pair = ((*alert).to_owned(), status.to_owned());
             until(&format!("Alertmanager tells {alert} {status}"), async || {
@@ -412,7 +412,7 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
         [&SEEN[..4], &["ConsentryReloadFailed", "ConsentryEmailFailing", "ConsentryEmailQueueGrowing"]]
             .concat();
     watch.firing(&first).await;
-    watch.told("firing", &first).await;
+    watch.notified("firing", &first).await;
     watch.boards_tell_the_truth().await;
     let mut answered = watch.ask_everything().await;
 
@@ -480,8 +480,8 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     let daemon = world.daemon(&flags);
     daemon.ready().await;
     watch.quiet().await;
-    watch.told("firing", SEEN).await;
-    watch.told("resolved", SEEN).await;
+    watch.notified("firing", SEEN).await;
+    watch.notified("resolved", SEEN).await;
 
     let silent = silent();
     let unanswered: Vec<String> =

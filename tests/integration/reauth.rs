@@ -195,7 +195,7 @@ async fn admin_consent_counts_when_the_tenant_grants_it() {
         (site.results(), site.fleet.up("adatum").as_deref()),
         (counted(&[("incomplete", 1)]), Some("0"))
     );
-    // The same for another tenant is told as that.
+    // The same for another tenant is named as that.
     let entra = visitor.press(&link).await;
     let state = url::Url::parse(&entra)
         .expect("a URL")

@@ -355,7 +355,7 @@ async fn admin_consent_where_all_is_granted_changes_nothing() {
     );
     assert_eq!((site.results(), admin.get(&link).await.status), (BTreeMap::new(), 200));
     site.fleet.pass(MINUTE).await;
-    assert_eq!(site.fleet.told(), Vec::<String>::new());
+    assert_eq!(site.fleet.notified(), Vec::<String>::new());
     assert!(!events(&site, "fabrikam").await.iter().any(|e| e.starts_with("reauthenticated")));
 }
 
@@ -586,5 +586,5 @@ async fn fewer_permissions_are_told_where_no_groups_are_checked() {
     assert_eq!(visitor.get(&callback).await.status, 403);
     site.fleet.simulator.clear_faults();
     site.fleet.pass(MINUTE).await;
-    assert!(site.fleet.kinds(OPERATORS).contains(&"operator".to_owned()), "{:?}", site.fleet.told());
+    assert!(site.fleet.kinds(OPERATORS).contains(&"operator".to_owned()), "{:?}", site.fleet.notified());
 }

@@ -30,14 +30,14 @@ async fn fleet(options: Options, tls: &str, keys: &[(&str, &str)]) -> Fleet {
 }
 
 /// One where a mail waits for Contoso's admin.
-async fn with_an_alert(options: Options, tls: &str, keys: &[(&str, &str)]) -> Fleet {
+pub async fn with_an_alert(options: Options, tls: &str, keys: &[(&str, &str)]) -> Fleet {
     let fleet = fleet(options, tls, keys).await;
     breaks(&fleet, "contoso").await;
     fleet
 }
 
 /// An integration breaks, and its mail is saved and not sent yet.
-async fn breaks(fleet: &Fleet, name: &str) {
+pub async fn breaks(fleet: &Fleet, name: &str) {
     fleet.act((situation(name).breaks)(&situation(name).tenant()));
     let before = fleet.daemon.store.outbox().await.expect("outbox").1;
     for _ in 0..6 {
@@ -49,7 +49,7 @@ async fn breaks(fleet: &Fleet, name: &str) {
 }
 
 /// Time passes for the outbox alone, from one due mail to the next.
-async fn post(fleet: &Fleet, duration: Duration) {
+pub async fn post(fleet: &Fleet, duration: Duration) {
     let notifier = fleet.daemon.notifier.as_ref().expect("mail is configured");
     let until = fleet.clock.steady().plus(duration);
     loop {
@@ -128,7 +128,7 @@ async fn replies_are_read_as_the_standard_allows_them() {
         fleet.simulator.mailbox().set_faults(faults);
         post(&fleet, MINUTE).await;
         assert_eq!(
-            (fleet.told(), waiting(&fleet).await),
+            (fleet.notified(), waiting(&fleet).await),
             (vec![format!("alert to {ADMIN}")], 0),
             "{sentence}"
         );
@@ -186,12 +186,12 @@ async fn what_is_about_us_waits_until_it_is_repaired() {
             fleet.daemon.notifier.as_ref().expect("mail").drain().await.expect("the outbox");
             fleet.clock.set(fleet.clock.steady().plus(12 * HOUR));
         }
-        assert_eq!((fleet.told(), waiting(&fleet).await), (vec![], 1), "{sentence}: it waits");
+        assert_eq!((fleet.notified(), waiting(&fleet).await), (vec![], 1), "{sentence}: it waits");
         assert_eq!(counted(&fleet, reason), 20, "{sentence}");
         fleet.simulator.mailbox().set_faults(MailFaults::default());
         post(&fleet, 10 * MINUTE).await;
         assert_eq!(
-            (fleet.told(), waiting(&fleet).await),
+            (fleet.notified(), waiting(&fleet).await),
             (vec![format!("alert to {ADMIN}")], 0),
             "{sentence}: it goes out"
         );
@@ -214,10 +214,10 @@ async fn a_refused_sender_waits() {
             fleet.daemon.notifier.as_ref().expect("mail").drain().await.expect("the outbox");
             fleet.clock.set(fleet.clock.steady().plus(12 * HOUR));
         }
-        assert_eq!((fleet.told(), waiting(&fleet).await), (vec![], 1), "{reply}");
+        assert_eq!((fleet.notified(), waiting(&fleet).await), (vec![], 1), "{reply}");
         fleet.simulator.mailbox().set_faults(MailFaults::default());
         post(&fleet, 10 * MINUTE).await;
-        assert_eq!(fleet.told(), [format!("alert to {ADMIN}")], "{reply}");
+        assert_eq!(fleet.notified(), [format!("alert to {ADMIN}")], "{reply}");
     }
 }
 
@@ -250,7 +250,7 @@ async fn what_is_refused_for_good_is_tried_eight_times() {
         fleet.simulator.mailbox().set_faults(to_the_admin(command, reply));
         post(&fleet, 5 * DAY).await;
         assert_eq!((counted(&fleet, "rejected"), waiting(&fleet).await), (8, 0), "{sentence}");
-        assert_eq!(fleet.told(), [format!("operator to {OPERATORS}")], "{sentence}");
+        assert_eq!(fleet.notified(), [format!("operator to {OPERATORS}")], "{sentence}");
         let text = fleet.mails()[0].1.text.clone();
         assert!(text.contains(word), "{sentence}: {text}");
         let records = fleet.daemon.store.mails_about("contoso").await.expect("mails");
@@ -269,7 +269,7 @@ async fn a_server_that_refuses_everybody_loses_no_mail() {
     breaks(&fleet, "litware").await;
     fleet.simulator.mailbox().set_faults(MailFaults::replying(&[("RCPT", "550 5.1.1 No such user")]));
     post(&fleet, 8 * DAY).await;
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
     fleet.simulator.mailbox().set_faults(MailFaults::default());
     post(&fleet, 2 * HOUR).await;
     assert_eq!(
@@ -351,7 +351,7 @@ async fn a_mail_without_an_answer_is_handed_over_three_times() {
     assert!(
         mails.iter().any(|(to, m)| to == OPERATORS && m.text.contains("It may have arrived")),
         "{:?}",
-        fleet.told()
+        fleet.notified()
     );
     assert_eq!(waiting(&fleet).await, 0);
 }
@@ -368,7 +368,7 @@ async fn a_clock_that_was_ahead_delays_no_mail() {
     fleet.clock.step(-ten_years);
     fleet.simulator.mailbox().set_faults(MailFaults::default());
     post(&fleet, 10 * MINUTE).await;
-    assert_eq!((fleet.told(), waiting(&fleet).await), (vec![format!("alert to {ADMIN}")], 0));
+    assert_eq!((fleet.notified(), waiting(&fleet).await), (vec![format!("alert to {ADMIN}")], 0));
 }
 
 /// Somebody in between appends answers to the 220, which would be read as those of the TLS server.
@@ -386,11 +386,14 @@ async fn nothing_said_before_tls_is_believed_after_it() {
             .mailbox()
             .set_faults(MailFaults { behind_starttls: Some(text.to_owned()), ..MailFaults::default() });
         post(&fleet, MINUTE).await;
-        assert_eq!((fleet.told(), waiting(&fleet).await), (vec![], 1), "{text:?}");
+        assert_eq!((fleet.notified(), waiting(&fleet).await), (vec![], 1), "{text:?}");
         assert!(counted(&fleet, "tls") > 0, "{text:?}");
         fleet.simulator.mailbox().set_faults(MailFaults::default());
         post(&fleet, 10 * MINUTE).await;
-        assert!(fleet.simulator.mailbox().all().iter().all(|m| m.tls) && fleet.told().len() == 1, "{text:?}");
+        assert!(
+            fleet.simulator.mailbox().all().iter().all(|m| m.tls) && fleet.notified().len() == 1,
+            "{text:?}"
+        );
     }
 }
 
@@ -478,7 +481,7 @@ async fn connections_are_limited() {
             breaks(&fleet, name).await;
         }
         post(&fleet, MINUTE).await;
-        assert_eq!(fleet.told().len(), 3);
+        assert_eq!(fleet.notified().len(), 3);
         assert!(fleet.simulator.mailbox().most_connections() <= most, "{keys:?}");
     }
 }

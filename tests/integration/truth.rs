@@ -36,19 +36,19 @@ async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_interv
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![kill_token("contoso.example")]);
     fleet.pass(50 * MINUTE).await;
-    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("1"), vec![]), "not yet");
+    assert_eq!((fleet.up("contoso").as_deref(), fleet.notified()), (Some("1"), vec![]), "not yet");
     assert_eq!(fleet.reasons("contoso"), [("consent".to_owned(), "token_revoked".to_owned())]);
     let fleet = fleet.restart().await;
     fleet.pass(25 * MINUTE).await;
     assert_eq!(
-        (fleet.up("contoso").as_deref(), fleet.told()),
+        (fleet.up("contoso").as_deref(), fleet.notified()),
         (Some("0"), vec!["alert to it@contoso.example".to_owned()])
     );
     assert!(fleet.mails()[0].1.text.contains("https://c.example.com/reauth/contoso?token="));
     let required = fleet.series("consentry_integration_reauthentication_required", "contoso");
     assert!(required[0].ends_with(" 1"), "{required:?}");
     fleet.pass(3 * HOUR).await;
-    assert_eq!(fleet.told().len(), 1, "once");
+    assert_eq!(fleet.notified().len(), 1, "once");
     fleet.import_token("contoso").await;
     fleet.pass(10 * MINUTE).await;
     assert_eq!(
@@ -76,10 +76,10 @@ async fn flapping_is_broken() {
         fleet.pass(Duration::from_secs(1)).await;
     };
     flap(4).await;
-    assert_eq!((fleet.up("contoso").as_deref(), fleet.told()), (Some("1"), vec![]), "four failures");
+    assert_eq!((fleet.up("contoso").as_deref(), fleet.notified()), (Some("1"), vec![]), "four failures");
     flap(1).await;
     assert_eq!(
-        (fleet.up("contoso").as_deref(), fleet.told()),
+        (fleet.up("contoso").as_deref(), fleet.notified()),
         (Some("0"), vec!["alert to it@contoso.example".to_owned()])
     );
     fleet.pass(20 * MINUTE).await;
@@ -141,10 +141,10 @@ async fn one_deletion_is_one_mail() {
         }
         fleet.daemon.monitor.run_until(next()).await;
         fleet.pass(Duration::from_secs(1)).await;
-        assert_eq!(fleet.told(), ["alert to it@litware.example"], "{first}");
+        assert_eq!(fleet.notified(), ["alert to it@litware.example"], "{first}");
         fleet.simulator.clear_faults();
         fleet.pass(30 * MINUTE).await;
-        assert_eq!(fleet.told(), ["alert to it@litware.example"], "{first}");
+        assert_eq!(fleet.notified(), ["alert to it@litware.example"], "{first}");
         assert!(
             fleet.reasons("litware").iter().all(|(_, r)| r == "app_deleted"),
             "{first}: {:?}",
@@ -190,7 +190,7 @@ async fn a_clock_that_is_set_disturbs_nothing() {
         fleet.pass(12 * MINUTE).await;
         let size = demo::SITUATIONS.len() as f64;
         assert!(probes(&fleet) >= before + 2.0 * size - 2.0, "{hours} h: probed on");
-        assert_eq!(fleet.told(), Vec::<String>::new(), "{hours} h: twelve intervals are not over");
+        assert_eq!(fleet.notified(), Vec::<String>::new(), "{hours} h: twelve intervals are not over");
         let now = fleet.clock.now().seconds();
         let text = fleet.exposition();
         let moments = text
@@ -324,11 +324,11 @@ async fn a_check_that_is_not_run_keeps_no_alert_open() {
 async fn a_check_that_is_not_run_hides_no_outage() {
     let fleet = checked("[enterprise_app, consent, group_access, credential]").await;
     fleet.pass(2 * HOUR).await;
-    assert_eq!(fleet.told(), Vec::<String>::new());
+    assert_eq!(fleet.notified(), Vec::<String>::new());
     fleet.simulator.fault(away(Some("contoso.example")));
     fleet.pass(2 * HOUR).await;
     let subjects: Vec<String> = fleet.mails().iter().filter_map(|(_, m)| header(m, "Subject")).collect();
-    assert_eq!(fleet.told(), ["operator to operators@demo.example"], "{subjects:?}");
+    assert_eq!(fleet.notified(), ["operator to operators@demo.example"], "{subjects:?}");
     assert!(fleet.mails()[0].1.text.contains("passing fault"), "{}", fleet.mails()[0].1.text);
 }
 
@@ -347,15 +347,15 @@ async fn with_token_files(names: &[&str]) -> (Fleet, Vec<std::path::PathBuf>) {
     (fleet, files)
 }
 
-/// What of ours cannot be read is told with its path, also where something else is wrong; two files are two
+/// What of ours cannot be read is named with its path, also where something else is wrong; two files are two
 /// things, and many are one.
 #[tokio::test]
 async fn unreadable_tokens_are_told_by_their_files() {
     let (fleet, files) = with_token_files(&["litware", "contoso", "northwind", "tailspin"]).await;
     fleet.act(vec![Action::EnableApp { tenant: "litware.example".to_owned(), app: demo::APP, value: false }]);
     fleet.pass(20 * MINUTE).await;
-    assert_eq!(fleet.told(), ["alert to it@litware.example"]);
-    let told = |fleet: &Fleet| {
+    assert_eq!(fleet.notified(), ["alert to it@litware.example"]);
+    let texts = |fleet: &Fleet| {
         fleet
             .mails()
             .into_iter()
@@ -366,14 +366,14 @@ async fn unreadable_tokens_are_told_by_their_files() {
     for (broken, mails) in [(0, 1), (1, 2), (2, 3), (3, 3)] {
         std::fs::write(&files[broken], "").expect("emptied");
         fleet.pass(20 * MINUTE).await;
-        let told = told(&fleet);
-        assert_eq!(told.len(), mails, "{told:#?}");
+        let texts = texts(&fleet);
+        assert_eq!(texts.len(), mails, "{texts:#?}");
         let path = files[broken].display().to_string();
         assert!(
             broken == 3
-                || told[broken].contains(&format!("What cannot be read: {path}"))
-                || told[broken].contains(&path),
-            "{told:#?}"
+                || texts[broken].contains(&format!("What cannot be read: {path}"))
+                || texts[broken].contains(&path),
+            "{texts:#?}"
         );
     }
 }

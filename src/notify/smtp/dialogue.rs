@@ -30,7 +30,7 @@ impl SmtpDialogue {
         self.lines.push(line.into());
     }
 
-    /// A server may repeat what it was told.
+    /// A server may repeat what it was sent.
     fn hide(&mut self, secret: &str) {
         // A secret of a letter or two would take words apart and hide nothing.
         if secret.len() >= 4 {
