@@ -69,6 +69,7 @@ fn fleet(size: usize) -> Published {
             labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
             checks: requirements().checks,
             admins: Vec::new(),
+            notify: consentry::domain::Notify::Admins,
             permissions: Vec::new().into(),
             external_sign_in: None,
             admin_consent: None,

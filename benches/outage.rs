@@ -36,6 +36,7 @@ async fn outage(size: usize) {
         mail: true,
         operators: vec!["sre@example.com".to_owned()],
         send_resolved: true,
+        reminders: Vec::new(),
     };
     let outputs = Outputs {
         store,
@@ -106,6 +107,7 @@ fn record(index: usize) -> IntegrationRecord {
         reader: None,
         labels: BTreeMap::new(),
         checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
+        notify: consentry::domain::Notify::Admins,
         admins: vec![format!("it@t{index}.example")],
         permissions: vec!["User.Read".to_owned()].into(),
         external_sign_in: None,

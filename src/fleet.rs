@@ -73,7 +73,7 @@ impl FleetEntry {
     }
 }
 
-/// The fleet, ordered by name. The lock is held only to exchange or copy pointers: no reader copies an entry under it.
+/// The fleet, ordered by name. The lock is held only to exchange or copy pointers: no entry is copied or dropped under it.
 #[derive(Debug, Default)]
 pub struct Fleet(RwLock<BTreeMap<String, Arc<FleetEntry>>>);
 
@@ -101,14 +101,15 @@ impl Fleet {
     }
 
     /// Replaces the entry of an integration, unless it has left the fleet. Only the evaluator calls this.
-    pub fn replace(&self, entry: Arc<FleetEntry>) {
-        if let Some(known) = self.0.write().get_mut(&entry.record.name) {
-            *known = entry;
-        }
+    pub(crate) fn replace(&self, entry: Arc<FleetEntry>) {
+        let replaced =
+            self.0.write().get_mut(&entry.record.name).map(|known| std::mem::replace(known, entry.clone()));
+        drop(replaced);
     }
 
     /// Replaces the whole fleet. Only the evaluator calls this.
-    pub fn replace_all(&self, entries: BTreeMap<String, Arc<FleetEntry>>) {
-        *self.0.write() = entries;
+    pub(crate) fn replace_all(&self, entries: BTreeMap<String, Arc<FleetEntry>>) {
+        let replaced = std::mem::replace(&mut *self.0.write(), entries);
+        drop(replaced);
     }
 }

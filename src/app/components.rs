@@ -3,76 +3,18 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-
-use super::{SharedTexts, branding, entra, links, reauthentication, record, shared_texts, smtp, targets};
-use crate::clock::Clock;
-use crate::config::{Config, Integration, Upstream, effective};
-use crate::domain::{Cloud, Reason, SchedulePolicy, Thresholds};
-use crate::entra::Entra;
-use crate::fleet::Fleet;
-use crate::metrics::Families;
-use crate::monitor::{Change, Policy, ProbeLimits, Prober, Setup, Target, Targets};
-use crate::notify::{LinkMaker, Notifier, NotifierSettings, Outbox};
+use super::services::SharedServices;
+use super::{SharedTexts, branding, links, reauthentication, record, shared_texts, smtp, targets};
+use crate::config::{Config, Integration, effective};
+use crate::domain::{SchedulePolicy, Thresholds};
+use crate::monitor::{Change, Policy, ProbeLimits, Setup, Target, Targets};
+use crate::notify::{LinkMaker, Notifier, NotifierSettings};
 use crate::reauth::{Reauthentication, Terms, WebhookParts, WebhookSender};
 use crate::store::Store;
 use crate::web::{self, Process, SecurityHeaders, Served};
 
 /// After this many intervals with an unknown result, operators are notified, and what only the admins can fix counts as a failure.
 const LASTING_INTERVALS: u32 = 12;
-
-/// The parts that a reload does not replace.
-#[derive(Debug, Clone)]
-pub(super) struct SharedServices {
-    pub(super) store: Store,
-    pub(super) families: Families,
-    pub(super) fleet: Arc<Fleet>,
-    pub(super) clock: Clock,
-    pub(super) outbox: Outbox,
-    /// Notified when a renewed token is ready for delivery.
-    pub(super) handed_over: Arc<Notify>,
-    /// Connections and cached tokens survive a reload that does not change what they depend on.
-    pub(super) upstream: Arc<Mutex<Option<UpstreamCache>>>,
-}
-
-/// Connections to Entra and Graph, and the data cached with them.
-#[derive(Debug)]
-pub(super) struct UpstreamCache {
-    key: UpstreamKey,
-    entra: Entra,
-    prober: Arc<Prober>,
-}
-
-/// The settings that connections to Entra and Graph depend on.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct UpstreamKey {
-    cloud: Cloud,
-    upstream: Upstream,
-    authorities: Option<Vec<u8>>,
-    connections: usize,
-    overrides: HashMap<u32, Reason>,
-}
-
-impl SharedServices {
-    fn upstream(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {
-        let key = UpstreamKey {
-            cloud: config.cloud.clone(),
-            upstream: config.upstream.clone(),
-            authorities: config.upstream.ca_file.as_ref().and_then(|file| std::fs::read(file).ok()),
-            connections: config.probe.concurrency,
-            overrides: config.reason_overrides.clone(),
-        };
-        let mut kept = self.upstream.lock();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.key == key) {
-            return Ok((kept.entra.clone(), Arc::clone(&kept.prober)));
-        }
-        let entra = entra(config, Some(self.families.clone()))?;
-        let prober = Arc::new(Prober::new(entra.clone(), self.store.clone(), self.clock.clone()));
-        *kept = Some(UpstreamCache { key, entra: entra.clone(), prober: Arc::clone(&prober) });
-        Ok((entra, prober))
-    }
-}
 
 /// The parts that every reload replaces.
 pub(super) struct Components {
@@ -156,6 +98,7 @@ fn policy(config: &Config) -> Policy {
         mail: config.email.is_some(),
         operators: config.email.as_ref().map(|e| e.operators.clone()).unwrap_or_default(),
         send_resolved: config.email.as_ref().is_some_and(|e| e.send_resolved),
+        reminders: config.email.as_ref().map(|e| e.reminders.clone()).unwrap_or_default(),
     }
 }
 

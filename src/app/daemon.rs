@@ -9,7 +9,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::commands::Database;
-use super::components::{Components, SharedServices};
+use super::components::Components;
+use super::services::SharedServices;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fleet::Fleet;

@@ -25,6 +25,7 @@ mod descriptors;
 mod lifecycle;
 mod reauthentication;
 mod reload;
+mod services;
 mod systemd;
 
 pub use daemon::{Daemon, Front, Listeners, Running, web_security};
@@ -205,6 +206,11 @@ fn record(
         labels: integration.labels.clone(),
         checks: integration.requirements.checks.clone(),
         admins: integration.admins.clone(),
+        notify: integration
+            .notify
+            .or(app.notify)
+            .or(config.email.as_ref().map(|email| email.notify))
+            .unwrap_or_default(),
         permissions: Arc::clone(&texts.permissions),
         external_sign_in: external_sign_in(config, app, integration),
         admin_consent: two_pages.then(|| admin_consent(config, &integration.tenant, &app.client_id)),

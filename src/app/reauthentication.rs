@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::components::SharedServices;
 use super::links;
+use super::services::SharedServices;
 use crate::config::{App, Config, Reauthenticators, TokenWebhook};
 use crate::domain::{Access, Check};
 use crate::entra::Entra;
@@ -76,7 +76,7 @@ fn mailing(config: &Config) -> Mailing {
     }
 }
 
-/// Where an integration's renewed token is handed to. One that is switched off for a while keeps what waits for its product.
+/// Where an integration's renewed token is delivered to. The pending delivery of a disabled integration is kept.
 pub(super) fn webhooks_by_integration(config: &Config) -> Webhooks {
     let webhooks = webhooks(config);
     let found = config.integrations.iter().map(|i| (i.name.clone(), webhooks.get(&i.app).cloned()));

@@ -9,7 +9,7 @@ use url::Url;
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
     /// The URL of /-/healthy or /-/ready, of the daemon or of its --health.listen-address.
-    // Not parsed by clap, which would print one that is wrong, with the password that may stand in it.
+    // Not parsed by clap, which would print an invalid URL with the password that it may contain.
     #[arg(long, default_value = "http://127.0.0.1:10143/-/healthy", value_name = "URL")]
     url: String,
     /// How long to wait for the response.
@@ -30,8 +30,8 @@ pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<u8> {
         eprintln!("consentry: --url must be an http or https URL, such as http://127.0.0.1:10143/-/healthy");
         return Ok(2);
     };
-    // A certificate is made out to the name that others use, not to loopback; and nothing secret is said
-    // here.
+    // The certificate is issued for the name that others use, not for loopback; and the request contains no
+    // secret.
     let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::cursor::{Cursor, Section};
-use super::fields::is_loopback;
+use super::fields::{is_loopback, notify};
 use super::permissions::{permission, resource};
 use super::values::{hidden_path, is_no_tenant, parse_tenant, shown_url};
 use super::{App, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook};
@@ -62,6 +62,7 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
         }
         at.not_implemented();
     }
+    let notify = section.get("notify").and_then(|at| notify(&at));
     let required = section.get("required_permissions").map(|at| at.items()).unwrap_or_default();
     let required: Vec<RequiredPermissions> =
         required.iter().filter_map(|at| permissions(at, graph_url)).collect();
@@ -91,6 +92,7 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
         access,
         required: merged(required).into(),
         unexpected_fails,
+        notify,
         token_webhook,
     }
 }

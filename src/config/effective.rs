@@ -50,7 +50,7 @@ pub fn effective(config: &Config) -> String {
     serde_yaml::to_string(&without_nulls(value)).unwrap_or_default()
 }
 
-/// A URL without user name and password and without its query: each may be a key.
+/// A URL without user name, password and query, because each may contain a secret.
 fn without_keys(url: &str) -> String {
     let Ok(mut parsed) = url::Url::parse(url) else { return HIDDEN.to_owned() };
     if parsed.set_username("").and_then(|()| parsed.set_password(None)).is_err() {
@@ -105,6 +105,8 @@ fn email(email: &Email) -> Value {
         "support_contact": email.support_contact,
         "smtp": email.smtp.as_ref().map(smtp),
         "send_resolved": email.send_resolved,
+        "notify": email.notify.label(),
+        "reminders": email.reminders.iter().map(|pause| format_duration(*pause)).collect::<Vec<_>>(),
     }))
 }
 
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_shown_without_their_keys() {
+    fn urls_are_shown_without_secrets() {
         for (url, expected) in [
             ("http://user:geheim@proxy.example.com:3128", "http://proxy.example.com:3128/"),
             ("http://proxy.example.com:3128/", "http://proxy.example.com:3128/"),

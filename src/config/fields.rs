@@ -3,7 +3,7 @@
 use url::{Host, Url};
 
 use super::cursor::Cursor;
-use crate::domain::parse_mail_address;
+use crate::domain::{Notify, parse_mail_address};
 
 /// Whether a URL's host is a loopback name (`localhost`, `*.localhost`) or address.
 pub(super) fn is_loopback(url: &Url) -> bool {
@@ -35,6 +35,11 @@ pub(super) fn can_go_out(address: &str) -> Result<(), String> {
     } else {
         Err("is not a mail address: its domain has a character that no domain has; type it again".to_owned())
     }
+}
+
+/// Who gets the mails for administrators.
+pub(super) fn notify(at: &Cursor<'_, '_>) -> Option<Notify> {
+    at.one_of(&Notify::ALL.map(|setting| (setting.label(), setting)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::apps::{Known, tenant};
 use super::cursor::{Cursor, Section};
-use super::fields::mail_address;
+use super::fields::{mail_address, notify};
 use super::problem::Diagnostics;
 use super::values::{is_label_name, is_name, nearest, parse_guid};
 use super::{App, Integration, Reader, ReauthenticationMode, read_tree};
@@ -79,6 +79,7 @@ impl<'k> Integrations<'k> {
             .get("admins")
             .map(|at| at.items().iter().filter_map(mail_address).collect())
             .unwrap_or_default();
+        let notify = section.get("notify").and_then(|at| notify(&at));
         if admins.is_empty() {
             at.warn("admins is empty: the operators get the link instead");
         }
@@ -117,6 +118,7 @@ impl<'k> Integrations<'k> {
             tenant: tenant?,
             reader,
             admins,
+            notify,
             refresh_token_file,
             labels,
             enabled,
@@ -209,7 +211,7 @@ fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
             item.problem("is listed twice");
             continue;
         }
-        if matches!(check, Check::Provisioning | Check::Credential) {
+        if !check.is_run() {
             let mut named = item.clone();
             named.path = format!("{} ({})", at.path, check.label());
             named.not_implemented();

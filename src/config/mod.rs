@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::domain::{Cloud, Reason, Requirements};
+use crate::domain::{Cloud, Notify, Reason, Requirements};
 use crate::secret::{ClientCredential, Secret, SecretSource};
 
 mod apps;
@@ -106,6 +106,10 @@ pub struct Email {
     pub smtp: Option<Smtp>,
     /// Whether recipients are notified when an integration works again.
     pub send_resolved: bool,
+    /// Who gets the mails for administrators, where application and integration name nobody.
+    pub notify: Notify,
+    /// Pauses between the mails about a failure that lasts; none after the last one.
+    pub reminders: Vec<Duration>,
 }
 
 /// How the mail server's connection is protected.
@@ -201,6 +205,8 @@ pub struct App {
     pub unexpected_fails: bool,
     /// Where the product receives renewed refresh tokens.
     pub token_webhook: Option<TokenWebhook>,
+    /// Who gets the mails for administrators.
+    pub notify: Option<Notify>,
 }
 
 /// Where a product receives renewed refresh tokens (Standard Webhooks).
@@ -227,6 +233,8 @@ pub struct Integration {
     pub reader: Option<String>,
     /// Mail addresses of those who get the link.
     pub admins: Vec<String>,
+    /// Who gets the mails for its administrators.
+    pub notify: Option<Notify>,
     /// A file with a refresh token that another program maintains.
     pub refresh_token_file: Option<PathBuf>,
     /// Labels for `consentry_integration_info`.

@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use super::apps;
 use super::cursor::{Cursor, Section};
-use super::fields::{can_go_out, is_loopback, mail_address};
+use super::fields::{can_go_out, is_loopback, mail_address, notify};
 use super::integrations::Integrations;
 use super::problem::Diagnostics;
 use super::tree::Node;
@@ -17,7 +17,7 @@ use super::values::shown_url;
 use super::{
     Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream,
 };
-use crate::domain::{Reason, parse_hello, parse_mailbox};
+use crate::domain::{Notify, Reason, parse_hello, parse_mailbox};
 use crate::secret::Secret;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -223,6 +223,8 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
         .unwrap_or_default();
     let support_contact = section.get("support_contact").and_then(|at| at.non_empty());
     let send_resolved = section.or("send_resolved", true, Cursor::boolean);
+    let setting = section.or("notify", Notify::Admins, notify);
+    let reminders = section.get("reminders").map_or_else(usual_reminders, |at| reminders(&at));
     not_implemented_mail_keys(&mut section);
     let (smtp_at, graph_at) = (section.get("smtp"), section.get("graph"));
     let smtp = match (smtp_at, graph_at) {
@@ -245,7 +247,16 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
         section.at.warn("operators is empty: nobody is notified of failures that only operators can fix");
     }
     section.finish();
-    Some(Email { from: from?, reply_to, operators, support_contact, smtp: smtp?, send_resolved })
+    Some(Email {
+        from: from?,
+        reply_to,
+        operators,
+        support_contact,
+        smtp: smtp?,
+        send_resolved,
+        notify: setting,
+        reminders,
+    })
 }
 
 /// Graph's `sendMail`: validated, but not implemented yet.
@@ -259,20 +270,28 @@ fn graph_mail(at: &Cursor<'_, '_>) {
     at.not_implemented();
 }
 
-/// Keys of grouping, reminders and the brake: validated, but not implemented yet.
+/// Three reminders a day apart, four three days apart, three a week apart.
+fn usual_reminders() -> Vec<Duration> {
+    [[1; 3].as_slice(), &[3; 4], &[7; 3]].concat().into_iter().map(|days| SECONDS(days * 86_400)).collect()
+}
+
+fn reminders(at: &Cursor<'_, '_>) -> Vec<Duration> {
+    let pause = |item: &Cursor<'_, '_>| {
+        let pause = item.duration()?;
+        if pause < SECONDS(3600) {
+            item.warn(
+                "a reminder within an hour of the last mail leaves too little time to act; 1d is usual",
+            );
+        }
+        Some(pause)
+    };
+    at.items().iter().filter_map(pause).collect()
+}
+
+/// Keys of grouping and the brake: validated, but not implemented yet.
 fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
     if let Some(at) = section.get("group_wait") {
         at.duration_or_zero();
-        at.not_implemented();
-    }
-    if let Some(at) = section.get("reminders") {
-        for item in at.items() {
-            if item.duration().is_some_and(|pause| pause < SECONDS(3600)) {
-                item.warn(
-                    "a reminder within an hour of the last mail leaves too little time to act; 1d is usual",
-                );
-            }
-        }
         at.not_implemented();
     }
     if let Some(at) = section.get("brake") {

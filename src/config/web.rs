@@ -368,7 +368,7 @@ fn tls(at: &Cursor<'_, '_>, http2: bool, files: &mut Vec<PathBuf>) -> Option<Web
     })
 }
 
-/// What is asked of client certificates must fit whether they are asked for.
+/// `client_ca` and the allowed names need a policy that verifies client certificates.
 fn check_client_auth(at: &Cursor<'_, '_>, client_auth: ClientAuth, has_authority: bool, has_sans: bool) {
     if has_authority && client_auth == ClientAuth::None {
         at.problem(

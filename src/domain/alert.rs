@@ -2,6 +2,7 @@
 //! Grouping, reminders, rate limiting and snoozing belong here, too, with the open alert, the policy and `now` as arguments.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::fold::refines;
 use super::notification::{Incident, MailKind, Notification};
@@ -14,22 +15,77 @@ use super::verdict::{Named, Verdict};
 pub struct OpenAlert {
     /// Stable for one episode of failure.
     pub id: String,
-    /// The reason in the last notice.
+    /// The reason of the last notice.
     pub reason: Reason,
-    /// Whether the reason was seen in the directory.
+    /// The directory said so.
     pub exact: bool,
     /// When it was opened.
     pub since: Timestamp,
-    /// Number of notices so far, which is the number of the next one.
+    /// Notices so far: the next one has this number.
     pub notices: u32,
-    /// Addresses that were notified of it.
+    /// Who was notified of it.
     pub notified: BTreeSet<String>,
+    /// The last notice, and what has followed it.
+    pub progress: AlertProgress,
+}
+
+/// What decides when an open alert is notified again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AlertProgress {
+    /// The setting under which the last notice went out.
+    pub notify: Notify,
+    /// When it was decided.
+    pub noticed: Timestamp,
+    /// Reminders so far.
+    pub reminders: u32,
 }
 
 impl OpenAlert {
-    /// The reason in the last notice, and whether it was seen in the directory.
+    /// Whether a time that it remembers lies after `now`: it was noted while the wall clock was ahead.
+    pub fn is_ahead_of(&self, now: Timestamp) -> bool {
+        self.since > now || self.progress.noticed > now
+    }
+
+    /// Moves remembered times that lie after `now` to `now`.
+    pub fn cap(&mut self, now: Timestamp) {
+        self.since = self.since.min(now);
+        self.progress.noticed = self.progress.noticed.min(now);
+    }
+
+    /// What the last notice called the failure, and how good its source was.
     const fn named(&self) -> Named {
         Named { reason: self.reason, exact: self.exact }
+    }
+}
+
+/// Who gets the mails that are meant for administrators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Notify {
+    /// The administrators; without any, the operators.
+    #[default]
+    Admins,
+    /// The operators, in place of the administrators.
+    Operators,
+    /// Nobody.
+    Nobody,
+}
+
+impl Notify {
+    /// Every setting.
+    pub const ALL: [Self; 3] = [Self::Admins, Self::Operators, Self::Nobody];
+
+    /// The word in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Admins => "admins",
+            Self::Operators => "operators",
+            Self::Nobody => "nobody",
+        }
+    }
+
+    /// The setting with this label.
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|n| n.label() == label)
     }
 }
 
@@ -38,37 +94,46 @@ impl OpenAlert {
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
-    /// Whether its reason was seen in the directory.
+    /// Its reason was seen in the directory.
     pub exact: bool,
 }
 
-/// Who is notified of an integration's alerts.
+/// Who is notified of an integration's alerts, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AlertPolicy<'a> {
-    /// Administrators of the integration's tenant.
+    /// Who gets the mails for administrators.
+    pub notify: Notify,
+    /// The administrators of its tenant.
     pub admins: &'a [String],
     /// Whoever runs Consentry.
     pub operators: &'a [String],
-    /// Whether mail is configured.
+    /// Mail is configured at all.
     pub mail: bool,
-    /// Whether the end of an alert is mailed, too.
+    /// The end of an alert is a mail, too.
     pub send_resolved: bool,
+    /// Pauses between the notices of a failure that lasts.
+    pub reminders: &'a [Duration],
 }
 
 impl<'a> AlertPolicy<'a> {
-    /// Who gets the integration's own mails: its admins, or the operators if it has none. Nobody, if the audience of the reason is the
-    /// operators: they are notified of the cause.
+    /// Who gets the integration's own mails. Nobody, where the reason is that of a cause, of which the operators are notified as one thing.
     pub fn recipients(&self, reason: Reason) -> &'a [String] {
-        match reason.audience() {
+        match (reason.audience(), self.notify) {
             _ if !self.mail => &[],
-            Audience::Operators => &[],
-            Audience::Admins if self.admins.is_empty() => self.operators,
-            Audience::Admins => self.admins,
+            (Audience::Operators, _) | (_, Notify::Nobody) => &[],
+            (Audience::Admins, Notify::Operators) => self.operators,
+            (Audience::Admins, Notify::Admins) if self.admins.is_empty() => self.operators,
+            (Audience::Admins, Notify::Admins) => self.admins,
         }
     }
 
-    /// The kind of a mail about a failure. Mails to operators in place of admins have their own kind; somebody who knows of the alert
-    /// already gets the change of its reason.
+    /// The administrators in whose place the operators get a mail.
+    pub fn instead_of(&self) -> &'a [String] {
+        if self.notify == Notify::Operators { self.admins } else { &[] }
+    }
+
+    /// The kind of a mail about a failure. Operators' mails are of their own kind where there are no admins; whoever knows of the alert
+    /// already learns that its reason has changed.
     fn kind(&self, person: &str, notified: &BTreeSet<String>) -> MailKind {
         match () {
             () if self.admins.is_empty() => MailKind::Operator,
@@ -76,6 +141,44 @@ impl<'a> AlertPolicy<'a> {
             () => MailKind::Alert,
         }
     }
+
+    /// Who learns that an alert is over: by the setting of that moment, and nobody where nobody was notified.
+    fn resolved_recipients(&self, notified: &'a BTreeSet<String>) -> BTreeSet<&'a String> {
+        match self.notify {
+            _ if !self.mail || !self.send_resolved || notified.is_empty() => BTreeSet::new(),
+            Notify::Nobody => BTreeSet::new(),
+            Notify::Operators => self.operators.iter().collect(),
+            Notify::Admins => {
+                // Operators who had a mail in the admins' place are not meant any more.
+                let meant = |person: &String| self.admins.contains(person) || self.admins.is_empty();
+                notified.iter().filter(|person| meant(person) || !self.operators.contains(*person)).collect()
+            }
+        }
+    }
+
+    /// Whether a failure that lasts has to be notified again, and why.
+    fn another_notice(&self, open: &OpenAlert, now: Timestamp) -> Option<Notice> {
+        let AlertProgress { notify, noticed, reminders } = open.progress;
+        if self.recipients(open.reason).is_empty() {
+            return None;
+        }
+        let turned_to_admins = self.notify == Notify::Admins && notify != Notify::Admins;
+        let has_new = self.recipients(open.reason).iter().any(|person| !open.notified.contains(person));
+        // Nobody was to be notified, or mail was not configured.
+        if has_new && (open.notified.is_empty() || turned_to_admins) {
+            return Some(Notice::First);
+        }
+        let pause = usize::try_from(reminders).ok().and_then(|index| self.reminders.get(index))?;
+        (now.since(noticed) >= *pause).then_some(Notice::Reminder)
+    }
+}
+
+/// A notice of a failure that is known already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Notice {
+    /// Its recipients were not notified before.
+    First,
+    Reminder,
 }
 
 /// Something that happened to an integration.
@@ -110,6 +213,8 @@ impl AlertEvent {
 /// A mail to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
+    /// The alert that it belongs to.
+    pub alert: String,
     /// To whom.
     pub recipient: String,
     /// Its kind.
@@ -120,9 +225,9 @@ pub struct Mail {
 
 impl Mail {
     /// The whole mail.
-    pub fn about(self, alert: &str, incident: &Incident) -> Notification {
-        let Self { recipient, kind, sequence } = self;
-        Notification { alert: alert.to_owned(), sequence, kind, recipient, incident: incident.clone() }
+    pub fn about(self, incident: &Incident) -> Notification {
+        let Self { alert, recipient, kind, sequence } = self;
+        Notification { alert, sequence, kind, recipient, incident: incident.clone() }
     }
 }
 
@@ -131,13 +236,15 @@ impl Mail {
 pub struct AlertChange {
     /// The alert from now on.
     pub alert: Option<OpenAlert>,
-    /// What happened, and the alert that it is about.
-    pub event: Option<(AlertEvent, String)>,
-    /// Who is notified.
+    /// What happened.
+    pub event: Option<AlertEvent>,
+    /// The mails to be sent.
     pub mails: Vec<Mail>,
+    /// The mails say once more what is known already.
+    pub reminds: bool,
 }
 
-/// The alert that follows from a judgement. `id` makes the id of a new alert. A second decision with the same judgement changes nothing.
+/// The alert that follows from a judgement. `id` makes the name of a new alert. Deciding twice changes nothing.
 pub fn change_alert(
     open: Option<&OpenAlert>,
     judgement: Judgement,
@@ -145,212 +252,94 @@ pub fn change_alert(
     id: impl FnOnce() -> String,
     now: Timestamp,
 ) -> AlertChange {
-    let unchanged = |alert: Option<OpenAlert>| AlertChange { alert, event: None, mails: Vec::new() };
+    let unchanged =
+        |alert: Option<OpenAlert>| AlertChange { alert, event: None, mails: Vec::new(), reminds: false };
     let Judgement { verdict, exact } = judgement;
     match (open, verdict) {
-        // An unknown verdict changes nothing: a broken network must neither alarm nor reassure.
+        // Not knowing is no news: a broken network must neither alarm nor reassure.
         (open, Verdict::Unknown) => unchanged(open.cloned()),
         (None, Verdict::Healthy) => unchanged(None),
         (None, Verdict::Broken { reason, .. }) => {
-            let alert =
-                OpenAlert { id: id(), reason, exact, since: now, notices: 0, notified: BTreeSet::new() };
-            notified(&alert, AlertEvent::Broken(reason), policy)
+            let progress = AlertProgress { notify: policy.notify, noticed: now, reminders: 0 };
+            let notified = BTreeSet::new();
+            let alert = OpenAlert { id: id(), reason, exact, since: now, notices: 0, notified, progress };
+            noticed(alert, Some(AlertEvent::Broken(reason)), policy, now)
         }
         (Some(open), Verdict::Healthy) => resolved(open, policy),
         (Some(open), Verdict::Broken { reason, .. }) if open.reason == reason => {
-            unchanged(Some(OpenAlert { exact: open.exact || exact, ..open.clone() }))
+            lasting(OpenAlert { exact: open.exact || exact, ..open.clone() }, policy, now)
         }
-        // The same reason from a better source is not a change.
+        // The same said more exactly is no change.
         (Some(open), Verdict::Broken { reason, .. }) if refines(open.named(), Named { reason, exact }) => {
-            unchanged(Some(OpenAlert { reason, exact, ..open.clone() }))
+            lasting(OpenAlert { reason, exact, ..open.clone() }, policy, now)
         }
         (Some(open), Verdict::Broken { reason, .. }) => {
             let alert = OpenAlert { reason, exact, ..open.clone() };
-            notified(&alert, AlertEvent::Changed(reason), policy)
+            noticed(alert, Some(AlertEvent::Changed(reason)), policy, now)
         }
     }
 }
 
-/// One more notice, to each recipient once.
-fn notified(alert: &OpenAlert, event: AlertEvent, policy: AlertPolicy<'_>) -> AlertChange {
-    let people: BTreeSet<&String> = policy.recipients(alert.reason).iter().collect();
-    let mail = |person: &&String| Mail {
-        recipient: (*person).clone(),
-        kind: policy.kind(person, &alert.notified),
-        sequence: alert.notices,
-    };
-    let mails = people.iter().map(mail).collect();
-    let everybody = alert.notified.iter().chain(people.iter().copied()).cloned().collect();
-    let after = OpenAlert { notices: alert.notices + 1, notified: everybody, ..alert.clone() };
-    AlertChange { event: Some((event, after.id.clone())), alert: Some(after), mails }
+/// One more notice: each person once.
+fn noticed(
+    alert: OpenAlert,
+    event: Option<AlertEvent>,
+    policy: AlertPolicy<'_>,
+    now: Timestamp,
+) -> AlertChange {
+    let mails = mails(&alert, policy, |person| policy.kind(person, &alert.notified));
+    AlertChange { alert: Some(after_notice(alert, policy, now)), event, mails, reminds: false }
 }
 
-/// Everybody who was notified of the alert is notified of its end.
+/// A failure that is known already.
+fn lasting(alert: OpenAlert, policy: AlertPolicy<'_>, now: Timestamp) -> AlertChange {
+    match policy.another_notice(&alert, now) {
+        None => AlertChange { alert: Some(alert), event: None, mails: Vec::new(), reminds: false },
+        Some(Notice::First) => {
+            let known = alert.notified.clone();
+            let mut change = noticed(alert, None, policy, now);
+            change.mails.retain(|mail| !known.contains(&mail.recipient));
+            change
+        }
+        Some(Notice::Reminder) => {
+            let kind = if policy.admins.is_empty() { MailKind::Operator } else { MailKind::Reminder };
+            let mails = mails(&alert, policy, |_| kind);
+            let mut after = after_notice(alert, policy, now);
+            after.progress.reminders += 1;
+            AlertChange { alert: Some(after), event: None, mails, reminds: true }
+        }
+    }
+}
+
+fn mails(alert: &OpenAlert, policy: AlertPolicy<'_>, kind: impl Fn(&str) -> MailKind) -> Vec<Mail> {
+    let people: BTreeSet<&String> = policy.recipients(alert.reason).iter().collect();
+    let mail = |person: &String| Mail {
+        alert: alert.id.clone(),
+        recipient: person.clone(),
+        kind: kind(person),
+        sequence: alert.notices,
+    };
+    people.into_iter().map(mail).collect()
+}
+
+fn after_notice(alert: OpenAlert, policy: AlertPolicy<'_>, now: Timestamp) -> OpenAlert {
+    let notified = alert.notified.iter().chain(policy.recipients(alert.reason)).cloned().collect();
+    let progress = AlertProgress { notify: policy.notify, noticed: now, ..alert.progress };
+    OpenAlert { notices: alert.notices + 1, notified, progress, ..alert }
+}
+
+/// Everybody who was notified of it learns that it is over.
 fn resolved(open: &OpenAlert, policy: AlertPolicy<'_>) -> AlertChange {
     let mail = |person: &String| Mail {
+        alert: open.id.clone(),
         recipient: person.clone(),
         kind: MailKind::Resolved,
         sequence: open.notices,
     };
-    let mails = if policy.mail && policy.send_resolved {
-        open.notified.iter().map(mail).collect()
-    } else {
-        Vec::new()
-    };
-    AlertChange { alert: None, event: Some((AlertEvent::Recovered(open.reason), open.id.clone())), mails }
+    let mails = policy.resolved_recipients(&open.notified).into_iter().map(mail).collect();
+    AlertChange { alert: None, event: Some(AlertEvent::Recovered(open.reason)), mails, reminds: false }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_seconds(100);
-
-    fn firing(reason: Reason, exact: bool, people: &[&str]) -> OpenAlert {
-        let notified = people.iter().map(|p| (*p).to_owned()).collect();
-        OpenAlert { id: "a".to_owned(), reason, exact, since: Timestamp::default(), notices: 1, notified }
-    }
-
-    fn broken(reason: Reason) -> Verdict {
-        Verdict::Broken { reason, since: Timestamp::default() }
-    }
-
-    #[test]
-    fn every_change_is_notified_once() {
-        use Reason::{AppDeleted, AppMissing, ClientCredentialExpired, TokenRevoked};
-        let (admins, operators) = (["it".to_owned(), "it".to_owned(), "boss".to_owned()], ["sre".to_owned()]);
-        let policy = AlertPolicy { admins: &admins, operators: &operators, mail: true, send_resolved: true };
-        let nobody = AlertPolicy { admins: &[], ..policy };
-        let silent = AlertPolicy { send_resolved: false, ..policy };
-        let off = AlertPolicy { mail: false, ..policy };
-        let open = |reason| Some(firing(reason, false, &["it"]));
-        for (sentence, alert, verdict, exact, policy, expected) in [
-            (
-                "a failure is notified, to each person once",
-                None,
-                broken(TokenRevoked),
-                false,
-                policy,
-                "broken: alert 0 to boss, alert 0 to it",
-            ),
-            (
-                "without admins the operators are notified",
-                None,
-                broken(TokenRevoked),
-                false,
-                nobody,
-                "broken: operator 0 to sre",
-            ),
-            (
-                "operators are notified of the cause instead",
-                None,
-                broken(ClientCredentialExpired),
-                false,
-                policy,
-                "broken:",
-            ),
-            ("without mail nobody is notified", None, broken(TokenRevoked), false, off, "broken:"),
-            ("the same failure is not", open(TokenRevoked), broken(TokenRevoked), false, policy, ""),
-            (
-                "another reason is notified; to a new recipient, it is the first notice",
-                open(TokenRevoked),
-                broken(AppMissing),
-                false,
-                policy,
-                "changed: alert 1 to boss, changed 1 to it",
-            ),
-            (
-                "recovery is notified to whoever was notified before",
-                open(TokenRevoked),
-                Verdict::Healthy,
-                false,
-                policy,
-                "recovered: resolved 1 to it",
-            ),
-            (
-                "no mail about recovery if it is switched off",
-                open(TokenRevoked),
-                Verdict::Healthy,
-                false,
-                silent,
-                "recovered:",
-            ),
-            ("health is not notified", None, Verdict::Healthy, false, policy, ""),
-            ("an unknown verdict is not notified", open(TokenRevoked), Verdict::Unknown, false, policy, ""),
-            ("a more exact reason is not", open(AppMissing), broken(AppDeleted), true, policy, ""),
-            ("the same from the directory is not", open(AppDeleted), broken(AppDeleted), true, policy, ""),
-            (
-                "found among the deleted items later is not notified",
-                Some(firing(AppMissing, true, &["it"])),
-                broken(AppDeleted),
-                true,
-                policy,
-                "",
-            ),
-            (
-                "another reason from the directory is notified",
-                Some(firing(AppDeleted, true, &["it"])),
-                broken(AppMissing),
-                true,
-                policy,
-                "changed: alert 1 to boss, changed 1 to it",
-            ),
-        ] {
-            let change =
-                change_alert(alert.as_ref(), Judgement { verdict, exact }, policy, || "new".to_owned(), NOW);
-            let mails: Vec<String> = change
-                .mails
-                .iter()
-                .map(|m| format!("{} {} to {}", m.kind.label(), m.sequence, m.recipient))
-                .collect();
-            let actual = change
-                .event
-                .as_ref()
-                .map(|(event, _)| format!("{}: {}", event.label(), mails.join(", ")))
-                .unwrap_or_default();
-            assert_eq!(actual.trim_end(), expected, "{sentence}");
-            let again = change_alert(
-                change.alert.as_ref(),
-                Judgement { verdict, exact },
-                policy,
-                || "another".to_owned(),
-                NOW,
-            );
-            assert_eq!(
-                again,
-                AlertChange { event: None, mails: vec![], ..change },
-                "{sentence}, decided twice"
-            );
-        }
-    }
-
-    #[test]
-    fn an_alert_keeps_its_id_and_start() {
-        let people = ["it".to_owned()];
-        let policy = AlertPolicy { admins: &people, operators: &[], mail: true, send_resolved: true };
-        let opened = change_alert(
-            None,
-            Judgement { verdict: broken(Reason::AppMissing), exact: false },
-            policy,
-            || "new".to_owned(),
-            NOW,
-        )
-        .alert
-        .expect("open");
-        let later = NOW.plus(std::time::Duration::from_secs(60));
-        let refined = change_alert(
-            Some(&opened),
-            Judgement { verdict: broken(Reason::AppDeleted), exact: true },
-            policy,
-            String::new,
-            later,
-        )
-        .alert
-        .expect("open");
-        assert_eq!(
-            (refined.id.as_str(), refined.since, refined.notices, refined.reason),
-            ("new", NOW, 1, Reason::AppDeleted)
-        );
-        assert!(refined.exact && refined.notified.contains("it"));
-    }
-}
+#[path = "alert_tests.rs"]
+mod tests;

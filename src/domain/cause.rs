@@ -19,7 +19,7 @@ pub struct Cause {
     pub alert: String,
     /// What is wrong.
     pub reason: Reason,
-    /// What the last mail says, about one integration that is affected.
+    /// The content of the last mail, about one affected integration.
     pub incident: Incident,
     /// Since when.
     pub since: Timestamp,
@@ -374,14 +374,22 @@ impl Causes {
         (change, mails)
     }
 
-    /// Reverts what a probe has changed if it could not be saved: the causes are as they were for this integration.
-    pub fn revert(&mut self, Member { name: integration, own, wanted }: Member<'_>, before: &[Cause]) {
+    /// Reverts what a probe has changed if it could not be saved: the causes are as they were for this integration. `changed` is what the
+    /// probe has made of them; what other members have changed since stays, because it was saved.
+    pub fn revert(
+        &mut self,
+        Member { name: integration, own, wanted }: Member<'_>,
+        before: &[Cause],
+        changed: &[Cause],
+    ) {
         for cause in before {
             let current = self
                 .0
                 .entry(cause.key.clone())
                 .or_insert_with(|| Cause { members: HashSet::new(), ..cause.clone() });
-            if current.alert == cause.alert {
+            let made = changed.iter().find(|made| made.key == cause.key);
+            let is_as_made = made.is_none_or(|made| made.progress == current.progress);
+            if current.alert == cause.alert && is_as_made {
                 current.progress = cause.progress.clone();
                 current.incident = cause.incident.clone();
                 current.notified.clone_from(&cause.notified);
@@ -610,6 +618,8 @@ mod tests {
             by: None,
             origin: None,
             affected: None,
+            reminds: false,
+            instead_of: Vec::new(),
             renewed: None,
         }
     }
@@ -628,7 +638,7 @@ mod tests {
             causes.change(member, policy, |_| incident(member.name), Timestamp(5)).mails.len()
         };
         assert_eq!((sent(&mut causes, a), sent(&mut causes, b)), (1, 0), "one mail about both");
-        causes.revert(a, &[]);
+        causes.revert(a, &[], &[]);
         let own = BTreeSet::from(["k".to_owned()]);
         let again = Member { own: &own, ..b };
         assert!(!causes.are_as_wanted(again, policy), "the mail was in the transaction that failed");

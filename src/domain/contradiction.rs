@@ -1,9 +1,9 @@
 //! Evidence that contradicts itself: the directory against a token that was issued a moment ago. Neither counts where it would make a check
 //! fail; the result says that they disagree.
 //!
-//! A positive answer is not a contradiction: a service principal among the deleted items is deleted, although Entra issues tokens for it
-//! for some more minutes, and one that is shown as disabled is disabled. Only "not there" and "nothing granted" are doubted, because a
-//! replica that is behind, a cache or a filtering proxy says the same.
+//! A positive response is not a contradiction: a service principal among the deleted items is deleted, although Entra issues tokens for it for some
+//! more minutes, and one that is shown as disabled is disabled. Only "not there" and "nothing granted" are doubted, because a replica that is behind,
+//! a cache or a filtering proxy returns the same.
 
 use super::evidence::{Evidence, Fault, OwnToken, Presence};
 use super::integration::{OPENID_SCOPES, RequiredPermissions, same_permission};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::reason::Reason;
 use super::time::Timestamp;
 
-/// A request that was answered with an error, or not answered.
+/// A request that failed: with an error response, or without any response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// What the error means.
@@ -87,7 +87,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory that could not be asked at all.
+    /// A directory that could not be read at all: every part has this fault.
     pub fn failed(fault: Fault) -> Self {
         Self { presence: Err(fault.clone()), delegated: Err(fault.clone()), application: Err(fault) }
     }

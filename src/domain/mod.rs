@@ -24,7 +24,9 @@ mod text;
 mod time;
 mod verdict;
 
-pub use alert::{AlertChange, AlertEvent, AlertPolicy, Judgement, Mail, OpenAlert, change_alert};
+pub use alert::{
+    AlertChange, AlertEvent, AlertPolicy, AlertProgress, Judgement, Mail, Notify, OpenAlert, change_alert,
+};
 pub use cause::{
     Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
     affected_by, wanted_causes,

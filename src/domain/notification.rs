@@ -141,6 +141,10 @@ pub struct Incident {
     pub undeliverable: Option<Undeliverable>,
     /// Number of integrations that are affected, if operators are notified of a cause again.
     pub affected: Option<u32>,
+    /// The mail says once more what its recipients know already.
+    pub reminds: bool,
+    /// The administrators in whose place its recipients get it.
+    pub instead_of: Vec<String>,
     /// When it was re-authenticated, if that has ended the alert.
     pub renewed: Option<Timestamp>,
     /// Who re-authenticated, for [`MailKind::Reauthenticated`].

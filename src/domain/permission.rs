@@ -1,4 +1,4 @@
-//! What permissions are for, in words for somebody who has never heard of scopes.
+//! The purposes of permissions, in words for somebody who has never heard of scopes.
 
 use super::integration::same_permission;
 
@@ -24,7 +24,7 @@ const PURPOSES: &[(&str, &str)] = &[
     ("AuditLog.Read.All", "Reads the sign-in and audit logs. Changes nothing."),
 ];
 
-/// What a permission is for. An unknown one is explained by what its name says of reading and writing.
+/// The purpose of a permission. For an unknown one, its name shows whether it reads or writes.
 pub fn permission_purpose(value: &str) -> &'static str {
     let known = PURPOSES.iter().find(|(name, _)| same_permission(name, value)).map(|(_, purpose)| *purpose);
     known.unwrap_or_else(|| {

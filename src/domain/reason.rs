@@ -46,7 +46,18 @@ impl Check {
 
     /// Whether this version runs it.
     pub const fn is_run(self) -> bool {
-        !matches!(self, Self::Provisioning | Self::Credential)
+        match self {
+            Self::EnterpriseApp | Self::Consent | Self::GroupAccess => true,
+            Self::Provisioning | Self::Credential => false,
+        }
+    }
+
+    /// Whether it needs a token of the integration, so that what prevents a token prevents this check.
+    const fn needs_token(self) -> bool {
+        match self {
+            Self::EnterpriseApp | Self::Consent | Self::GroupAccess => true,
+            Self::Provisioning | Self::Credential => false,
+        }
     }
 
     /// The check with this label.
@@ -315,7 +326,7 @@ impl Reason {
         }
     }
 
-    /// Whether [`PROVISIONING_STAYS`] is true: not if provisioning was deleted with the application, nor if it is itself what fails.
+    /// Whether [`PROVISIONING_STAYS`] is true: not if provisioning was deleted with the application, and not if it is itself what fails.
     pub fn leaves_provisioning(self) -> bool {
         self.before_accepting().is_none() && self.remedy() != Remedy::ReviewProvisioning
     }
@@ -383,9 +394,9 @@ impl Reason {
             return true;
         }
         match self.scope() {
-            Scope::Anywhere => self.is_shared() || check <= Check::GroupAccess,
+            Scope::Anywhere => self.is_shared() || check.needs_token(),
             Scope::Only(only) => only == check,
-            Scope::From(first) => first <= check && check <= Check::GroupAccess,
+            Scope::From(first) => first <= check && check.needs_token(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::alert::Notify;
 use super::integration::Access;
 use super::notification::{Incident, LinkTarget};
 use super::reason::{Check, Reason, Remedy};
@@ -35,6 +36,8 @@ pub struct IntegrationRecord {
     pub checks: Vec<Check>,
     /// Who gets the link.
     pub admins: Vec<String>,
+    /// Who gets the mails for its administrators.
+    pub notify: Notify,
     /// Permissions that re-authentication asks for.
     pub permissions: Arc<[String]>,
     /// Where it is fixed, if not on Consentry's pages.
@@ -68,6 +71,7 @@ impl IntegrationRecord {
             labels: BTreeMap::new(),
             checks: vec![Check::EnterpriseApp, Check::Consent, Check::GroupAccess],
             admins: Vec::new(),
+            notify: Notify::Admins,
             permissions: Vec::new().into(),
             external_sign_in: None,
             admin_consent: None,
@@ -111,6 +115,8 @@ impl IntegrationRecord {
             by: None,
             origin: None,
             affected: None,
+            reminds: false,
+            instead_of: Vec::new(),
             renewed: None,
         }
     }

@@ -75,7 +75,7 @@ impl SchedulePolicy {
         next_slot(name, self.interval, now)
     }
 
-    /// When to probe again after a probe that started at `started` and ended at `now`. `interval_multiplier` slows everybody down
+    /// When to probe again after a probe that started at `started` and ended at `now`. `interval_multiplier` lengthens all intervals
     /// while the upstream fails; see [`Backoff`].
     pub fn next_due(
         &self,
@@ -89,7 +89,7 @@ impl SchedulePolicy {
         let retry = self.retry_interval.min(self.interval);
         if history.unknowns > 0 {
             let doubled = retry.saturating_mul(1u32 << (history.unknowns - 1).min(16));
-            // The first retry comes as soon as ever: most faults are over by then.
+            // The first retry is never slowed down: most faults are over by then.
             return now.plus(if history.unknowns == 1 {
                 doubled
             } else {
@@ -99,7 +99,7 @@ impl SchedulePolicy {
         if history.failing && !history.broken || history.recovering {
             return now.plus(retry);
         }
-        // A failure that stands is asked after more rarely: identical requests that fail cost the tenant's quota.
+        // A lasting failure is probed less often: identical requests that fail use up the tenant's quota.
         let confirmed = history.failures.saturating_sub(self.failure_threshold);
         let factor = match confirmed {
             0..12 => 1,
@@ -197,7 +197,7 @@ mod tests {
             ("unknown again, doubled", History { unknowns: 3, ..h }, 1, 120..=120),
             ("unknown for long, at most the interval", History { unknowns: 200, ..h }, 1, 300..=300),
             ("unknown while the upstream fails", History { unknowns: 200, ..h }, 4, 1200..=1200),
-            ("the first retry is never stretched", History { unknowns: 1, ..h }, 4, 30..=30),
+            ("the first retry is never slowed down", History { unknowns: 1, ..h }, 4, 30..=30),
             (
                 "never more than four intervals",
                 History { failures: 60, failing: true, broken: true, ..h },

@@ -304,7 +304,7 @@ fn mentions(value: &Value, depth: usize, wanted: &dyn Fn(&str) -> bool) -> bool 
     }
 }
 
-/// The status or code of a throttled request, as the error of another one names it.
+/// The status or code of a throttled request, which the error of another request contains.
 fn is_throttling(text: &str) -> bool {
     text == "429"
         || text.eq_ignore_ascii_case("TooManyRequests")

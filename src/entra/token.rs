@@ -328,7 +328,7 @@ struct Seen {
     retry_after: Option<Duration>,
 }
 
-/// Sends one request of the `oauth2` crate through our own HTTP client, and keeps what the crate does not pass on.
+/// Sends one request of the `oauth2` crate through our own HTTP client, and keeps the values that the crate does not pass on.
 #[derive(Clone)]
 struct OauthTransport<'a> {
     entra: &'a Entra,

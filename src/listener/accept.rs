@@ -328,7 +328,7 @@ struct Carried<'a> {
     activity: &'a Arc<Activity>,
 }
 
-/// HTTP, until one side has enough.
+/// Serves HTTP until one side closes the connection.
 async fn run_http<S>(stream: S, http2: bool, carried: Carried<'_>, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::families::Families;
-use super::published::{FAMILIES, Published, escape};
+use super::published::{FAMILIES, Family, Published, escape};
 use crate::domain::{Check, Reason};
 
 const READER_FAULTS: (&str, &str) = (
@@ -51,7 +51,7 @@ pub fn negotiate(accept: Option<&str>) -> Format {
 pub fn write(families: &Families, published: &Published, format: Format) -> String {
     let (entries, counts, faults) = published.read();
     let mut out = String::with_capacity(32 * 1024 + entries.len() * 2600);
-    for (index, (name, help)) in FAMILIES.iter().enumerate() {
+    for (index, Family { name, help, .. }) in FAMILIES.iter().enumerate() {
         header(&mut out, name, help, "gauge");
         for entry in &entries {
             out.push_str(entry.family(index));
@@ -100,7 +100,7 @@ pub fn write(families: &Families, published: &Published, format: Format) -> Stri
 pub fn write_one(published: &Published, integration: &str, format: Format) -> String {
     let mut out = String::new();
     if let Some(entry) = published.one(integration) {
-        for (index, (name, help)) in FAMILIES.iter().enumerate() {
+        for (index, Family { name, help, .. }) in FAMILIES.iter().enumerate() {
             header(&mut out, name, help, "gauge");
             out.push_str(entry.family(index));
         }

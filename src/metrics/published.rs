@@ -9,44 +9,85 @@ use parking_lot::RwLock;
 use crate::domain::{Check, CredentialExpiry, IntegrationState, Outcome, Reason, Remedy, Verdict};
 use crate::fleet::FleetEntry;
 
-/// Families with a series for each integration, in the order of the exposition: name and help.
-pub(super) const FAMILIES: [(&str, &str); 12] = [
-    (
-        "consentry_integration_up",
-        "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
-    ),
-    (
-        "consentry_integration_reauthentication_required",
-        "1 while re-authenticating fixes a confirmed failure. Cached from the last probe.",
-    ),
-    (
-        "consentry_integration_broken_since_timestamp_seconds",
-        "Since when the integration is confirmed broken; absent while it is not. Cached from the last probe.",
-    ),
-    ("consentry_integration_info", "1, labelled with the integration's properties."),
-    (
-        "consentry_check_success",
-        "Result of the last conclusive probe: 1 pass, 0 fail. Cached from that probe.",
-    ),
-    (
-        "consentry_check_reason",
-        "1 for each check that fails or is unknown, labelled with the reason. Cached from the last probe.",
-    ),
-    ("consentry_check_last_success_timestamp_seconds", "When the check last passed."),
-    ("consentry_integration_last_probe_timestamp_seconds", "End of the last probe."),
-    ("consentry_integration_probe_duration_seconds", "Length of the last probe."),
-    (
-        "consentry_permission_granted",
-        "Each required permission: 1 granted, 0 not. Cached from the last probe that had a result.",
-    ),
-    (
-        "consentry_groups_visible",
-        "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that had a result.",
-    ),
-    (
-        "consentry_credential_expiry_timestamp_seconds",
-        "When a credential of the integration's application or reader expires, if that is known. Cached from the last probe.",
-    ),
+/// A family with series for each integration.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    series: Series,
+}
+
+/// How the series of one integration are written.
+enum Series {
+    /// One at most: its value, if there is one.
+    One(fn(&IntegrationState) -> Option<f64>),
+    /// As many as the entry has: each a line that begins with the family's name.
+    Many(fn(&mut String, &str, &FleetEntry)),
+}
+
+use Series::{Many, One};
+
+/// In the order of the exposition.
+pub(super) const FAMILIES: [Family; 12] = [
+    Family {
+        name: "consentry_integration_up",
+        help: "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
+        series: One(up),
+    },
+    Family {
+        name: "consentry_integration_reauthentication_required",
+        help: "1 while re-authenticating fixes a confirmed failure. Cached from the last probe.",
+        series: One(reauthentication_required),
+    },
+    Family {
+        name: "consentry_integration_broken_since_timestamp_seconds",
+        help: "Since when the integration is confirmed broken; absent while it is not. Cached from the last probe.",
+        series: One(broken_since),
+    },
+    Family {
+        name: "consentry_integration_info",
+        help: "1, labelled with the integration's properties.",
+        series: Many(write_info),
+    },
+    Family {
+        name: "consentry_check_success",
+        help: "Result of the last conclusive probe: 1 pass, 0 fail. Cached from that probe.",
+        series: Many(write_success),
+    },
+    Family {
+        name: "consentry_check_reason",
+        help: "1 for each check that fails or is unknown, labelled with the reason. Cached from the last probe.",
+        series: Many(write_reasons),
+    },
+    Family {
+        name: "consentry_check_last_success_timestamp_seconds",
+        help: "When the check last passed.",
+        series: Many(write_last_success),
+    },
+    Family {
+        name: "consentry_integration_last_probe_timestamp_seconds",
+        help: "End of the last probe.",
+        series: One(last_probe),
+    },
+    Family {
+        name: "consentry_integration_probe_duration_seconds",
+        help: "Length of the last probe.",
+        series: One(probe_duration),
+    },
+    Family {
+        name: "consentry_permission_granted",
+        help: "Each required permission: 1 granted, 0 not. Cached from the last probe that had a result.",
+        series: Many(write_permissions),
+    },
+    Family {
+        name: "consentry_groups_visible",
+        help: "Groups that the integration's own token sees, counted up to 1000. Cached from the last probe that had a result.",
+        series: One(groups_visible),
+    },
+    Family {
+        name: "consentry_credential_expiry_timestamp_seconds",
+        help: "When a credential of the integration's application or reader expires, if that is known. Cached from the last probe.",
+        series: Many(write_credentials),
+    },
 ];
 
 /// Longer label values are cut, because names in a directory come from outside.
@@ -83,7 +124,7 @@ pub(super) type Counts = BTreeMap<(Check, Option<Reason>), i64>;
 pub(super) type Faults = Vec<(Arc<str>, Reason, usize)>;
 
 #[derive(Debug, Default)]
-struct Series {
+struct AllSeries {
     entries: BTreeMap<String, Arc<Entry>>,
     counts: Counts,
     /// Number of integrations by tenant, for each reader and reason.
@@ -92,7 +133,7 @@ struct Series {
 
 /// Series that the evaluator writes and all others read.
 #[derive(Debug, Default)]
-pub struct Published(RwLock<Series>);
+pub struct Published(RwLock<AllSeries>);
 
 impl Published {
     /// Replaces the series of an integration.
@@ -134,7 +175,7 @@ impl Published {
     }
 }
 
-fn forget(series: &mut Series, old: &Entry) {
+fn forget(series: &mut AllSeries, old: &Entry) {
     for key in &old.outcomes {
         *series.counts.entry(*key).or_default() -= 1;
     }
@@ -178,7 +219,7 @@ macro_rules! line {
 fn render(known: &FleetEntry) -> Entry {
     let mut text = String::with_capacity(2048);
     let mut ends = [0; FAMILIES.len()];
-    for (index, (family, _)) in FAMILIES.iter().enumerate() {
+    for (index, family) in FAMILIES.iter().enumerate() {
         write_family(&mut text, family, known);
         ends[index] = u32::try_from(text.len()).unwrap_or(u32::MAX);
     }
@@ -193,69 +234,83 @@ fn render(known: &FleetEntry) -> Entry {
     Entry { text: text.into_boxed_str(), ends, outcomes, fault }
 }
 
-fn write_family(out: &mut String, family: &str, known: &FleetEntry) {
-    match family {
-        "consentry_integration_info" => write_info(out, family, known),
-        "consentry_permission_granted" => write_permissions(out, family, known),
-        "consentry_credential_expiry_timestamp_seconds" => write_credentials(out, family, known),
-        of_checks if of_checks.starts_with("consentry_check_") => write_checks(out, family, known),
-        _ => {
-            if let Some(value) = value(family, &known.state) {
+fn write_family(out: &mut String, family: &Family, known: &FleetEntry) {
+    match family.series {
+        Many(write) => write(out, family.name, known),
+        One(value) => {
+            if let Some(value) = value(&known.state) {
                 // Names are checked by the configuration; they need no escaping.
-                line!(out, "{family}{{integration=\"{}\"}} {value}", known.record.name);
+                line!(out, "{}{{integration=\"{}\"}} {value}", family.name, known.record.name);
             }
         }
     }
 }
 
-/// The value of a family that has one series for an integration; `None` where there is nothing to say.
-fn value(family: &str, state: &IntegrationState) -> Option<f64> {
-    let broken = match state.verdict {
-        Verdict::Broken { since, reason } => Some((since, reason)),
-        Verdict::Healthy | Verdict::Unknown => None,
-    };
-    let known = state.verdict != Verdict::Unknown;
-    match family {
-        "consentry_integration_up" => known.then(|| f64::from(u8::from(broken.is_none()))),
-        "consentry_integration_reauthentication_required" => {
-            let required = broken.is_some_and(|(_, reason)| reason.remedy() == Remedy::Reauthenticate);
-            known.then(|| f64::from(u8::from(required)))
-        }
-        "consentry_integration_broken_since_timestamp_seconds" => broken.map(|(since, _)| since.seconds()),
-        "consentry_integration_last_probe_timestamp_seconds" => state.last_probe.map(|at| at.seconds()),
-        "consentry_integration_probe_duration_seconds" => {
-            state.last_probe.map(|_| state.duration.as_secs_f64())
-        }
-        "consentry_groups_visible" => state.groups_visible.map(f64::from),
-        _ => None,
+fn up(state: &IntegrationState) -> Option<f64> {
+    match state.verdict {
+        Verdict::Unknown => None,
+        Verdict::Healthy => Some(1.0),
+        Verdict::Broken { .. } => Some(0.0),
     }
 }
 
-fn write_checks(out: &mut String, family: &str, known: &FleetEntry) {
+fn reauthentication_required(state: &IntegrationState) -> Option<f64> {
+    match state.verdict {
+        Verdict::Unknown => None,
+        Verdict::Healthy => Some(0.0),
+        Verdict::Broken { reason, .. } => {
+            Some(f64::from(u8::from(reason.remedy() == Remedy::Reauthenticate)))
+        }
+    }
+}
+
+fn broken_since(state: &IntegrationState) -> Option<f64> {
+    match state.verdict {
+        Verdict::Broken { since, .. } => Some(since.seconds()),
+        Verdict::Unknown | Verdict::Healthy => None,
+    }
+}
+
+fn last_probe(state: &IntegrationState) -> Option<f64> {
+    state.last_probe.map(|at| at.seconds())
+}
+
+fn probe_duration(state: &IntegrationState) -> Option<f64> {
+    state.last_probe.map(|_| state.duration.as_secs_f64())
+}
+
+fn groups_visible(state: &IntegrationState) -> Option<f64> {
+    state.groups_visible.map(f64::from)
+}
+
+fn write_success(out: &mut String, family: &str, known: &FleetEntry) {
     let name = &known.record.name;
     for state in &known.state.checks {
-        let check = state.check.label();
-        match family {
-            "consentry_check_success" => {
-                if let Some(success) = state.success {
-                    let value = u8::from(success);
-                    line!(out, "{family}{{integration=\"{name}\",check=\"{check}\"}} {value}");
-                }
-            }
-            "consentry_check_reason" => {
-                if let Some(reason) = state.outcome.reason() {
-                    let (reason, remedy) = (reason.label(), reason.remedy().label());
-                    line!(
-                        out,
-                        "{family}{{integration=\"{name}\",check=\"{check}\",reason=\"{reason}\",remedy=\"{remedy}\"}} 1"
-                    );
-                }
-            }
-            _ => {
-                if let Some(at) = state.last_success {
-                    line!(out, "{family}{{integration=\"{name}\",check=\"{check}\"}} {}", at.seconds());
-                }
-            }
+        if let Some(success) = state.success.map(u8::from) {
+            line!(out, "{family}{{integration=\"{name}\",check=\"{}\"}} {success}", state.check.label());
+        }
+    }
+}
+
+fn write_reasons(out: &mut String, family: &str, known: &FleetEntry) {
+    let name = &known.record.name;
+    for state in &known.state.checks {
+        if let Some(reason) = state.outcome.reason() {
+            let (check, remedy, reason) = (state.check.label(), reason.remedy().label(), reason.label());
+            line!(
+                out,
+                "{family}{{integration=\"{name}\",check=\"{check}\",reason=\"{reason}\",remedy=\"{remedy}\"}} 1"
+            );
+        }
+    }
+}
+
+fn write_last_success(out: &mut String, family: &str, known: &FleetEntry) {
+    let name = &known.record.name;
+    for state in &known.state.checks {
+        if let Some(at) = state.last_success {
+            let check = state.check.label();
+            line!(out, "{family}{{integration=\"{name}\",check=\"{check}\"}} {}", at.seconds());
         }
     }
 }

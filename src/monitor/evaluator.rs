@@ -90,17 +90,19 @@ impl Evaluator {
         entry.is_some_and(|e| e.tenant_guid.is_none() && Uuid::try_parse(&e.record.tenant).is_err())
     }
 
-    /// The wall clock was set: moves remembered times that lie in the future to `now`.
-    pub fn correct_times(&self, now: Timestamp) {
+    /// The wall clock was set: moves remembered times that lie in the future to `now`. Waits until no result is being folded in, which
+    /// would be overwritten.
+    pub async fn correct_times(&self, now: Timestamp) {
+        let _alone = self.steady.write().await;
         for known in self.outputs.fleet.all() {
-            let alert_is_ahead = known.alert.as_ref().is_some_and(|alert| alert.since > now);
+            let alert_is_ahead = known.alert.as_ref().is_some_and(|alert| alert.is_ahead_of(now));
             let state_is_ahead = known.state.is_ahead_of(now);
             if !alert_is_ahead && !state_is_ahead {
                 continue;
             }
             let mut entry = FleetEntry::clone(&known);
             if let Some(alert) = &mut entry.alert {
-                alert.since = alert.since.min(now);
+                alert.cap(now);
             }
             if state_is_ahead {
                 entry.state.cap(now);
@@ -184,8 +186,10 @@ impl Evaluator {
             verdict => verdict,
         };
         let judgement = Judgement { verdict, exact: after.state.exact };
-        let AlertChange { alert, event, mails } =
-            change_alert(before.alert.as_ref(), judgement, policy.alerts(&after.record), new_id, now);
+        let alert_policy = policy.alerts(&after.record);
+        let AlertChange { alert, event, mails, reminds } =
+            change_alert(before.alert.as_ref(), judgement, alert_policy, new_id, now);
+        let instead_of = alert_policy.instead_of().to_vec();
         after.alert = alert;
         let mut record = Record {
             integration: saved(after),
@@ -194,14 +198,14 @@ impl Evaluator {
             notifications: Vec::new(),
             at: now,
         };
-        if let Some((event, id)) = event {
+        if let Some(event) = event {
+            let (kind, detail) = (event.label().to_owned(), event.reason().label().to_owned());
+            record.events.push(Event { kind, at: now, detail });
+        }
+        if !mails.is_empty() {
             let incident = self.incident(before, after, event, now).await;
-            record.notifications = mails.into_iter().map(|mail| mail.about(&id, &incident)).collect();
-            record.events.push(Event {
-                kind: event.label().to_owned(),
-                at: now,
-                detail: event.reason().label().to_owned(),
-            });
+            let incident = Incident { reminds, instead_of, ..incident };
+            record.notifications = mails.into_iter().map(|mail| mail.about(&incident)).collect();
         }
         let name = &after.record.name;
         let wanted = self.wanted_causes(before, after, policy.thresholds);
@@ -211,25 +215,20 @@ impl Evaluator {
         }
         // No lock is held during the commit: in an outage the whole fleet joins one cause.
         let keys = || wanted.keys().chain(&before.causes);
-        let (outlines, changes) = {
+        let (outlines, changes, changed) = {
             let mut causes = self.lock_causes();
             let outlines = causes.outlines(keys());
-            (
-                outlines,
-                causes.change(
-                    member,
-                    policy.causes(),
-                    |reason| after.record.incident(&after.state, reason, now),
-                    now,
-                ),
-            )
+            let incident = |reason| after.record.incident(&after.state, reason, now);
+            let changes = causes.change(member, policy.causes(), incident, now);
+            let changed = causes.outlines(keys());
+            (outlines, changes, changed)
         };
         after.causes = keys().filter(|key| wanted.contains_key(*key)).cloned().collect();
         record.causes = changes.changes;
         record.notifications.extend(changes.mails);
         let saved = self.save(record).await;
         if saved.is_err() {
-            self.lock_causes().revert(member, &outlines);
+            self.lock_causes().revert(member, &outlines, &changed);
         }
         saved
     }
@@ -240,11 +239,12 @@ impl Evaluator {
         &self,
         before: &FleetEntry,
         after: &FleetEntry,
-        event: AlertEvent,
+        event: Option<AlertEvent>,
         now: Timestamp,
     ) -> Incident {
-        let AlertEvent::Recovered(reason) = event else {
-            return after.record.incident(&after.state, event.reason(), now);
+        let Some(AlertEvent::Recovered(reason)) = event else {
+            let reason = after.alert.as_ref().map_or(Reason::Unclassified, |alert| alert.reason);
+            return after.record.incident(&after.state, reason, now);
         };
         let (incident, since) = (
             before.record.incident(&before.state, reason, now),

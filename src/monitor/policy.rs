@@ -1,5 +1,7 @@
 //! Who is notified, and when a failure counts.
 
+use std::time::Duration;
+
 use crate::domain::{AlertPolicy, CausePolicy, IntegrationRecord, Thresholds};
 
 /// Who is notified, and when a failure counts.
@@ -13,12 +15,16 @@ pub struct Policy {
     pub operators: Vec<String>,
     /// Whether the end of an alert is mailed.
     pub send_resolved: bool,
+    /// Pauses between the notices of a failure that lasts.
+    pub reminders: Vec<Duration>,
 }
 
 impl Policy {
     /// Who is notified of an integration's alerts.
     pub(super) fn alerts<'a>(&'a self, record: &'a IntegrationRecord) -> AlertPolicy<'a> {
         AlertPolicy {
+            notify: record.notify,
+            reminders: &self.reminders,
             admins: &record.admins,
             operators: &self.operators,
             mail: self.mail,

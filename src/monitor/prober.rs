@@ -117,7 +117,7 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Puts the parts together.
+    /// A prober with these dependencies.
     pub fn new(entra: Entra, store: Store, clock: Clock) -> Self {
         Self { entra, store, clock, resources: ResourceCache::default(), reader_tokens: Mutex::default() }
     }
@@ -434,7 +434,7 @@ const fn is_about_the_token(reason: Reason) -> bool {
     matches!(reason, Reason::TokenInvalid | Reason::TokenExpired | Reason::TokenRevoked)
 }
 
-/// Why a stored token cannot be read. A row that does not decrypt needs the right key or a new sign-in, and is not about Entra; a database
+/// Why a stored token cannot be read. A row that does not decrypt needs the right key or a new sign-in, and has nothing to do with Entra. A database
 /// error is reported elsewhere, and is transient.
 fn store_fault(error: &StoreError) -> Fault {
     match error {

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::evaluator::{Evaluator, Outputs, affected_place};
 use super::policy::Policy;
-use crate::domain::{Affected, Causes, IntegrationRecord, OpenAlert, Timestamp};
+use crate::domain::{Affected, Causes, IntegrationRecord, Timestamp};
 use crate::fleet::FleetEntry;
 use crate::store::{SavedIntegration, StoreError};
 
@@ -138,15 +138,8 @@ fn affected(entries: &Entries) -> Affected {
     affected
 }
 
-/// Removes alerts and causes that were opened while there was nobody to notify: the next probe opens them again and notifies.
+/// Removes causes that were opened while there was nobody to notify: the next probe opens them again and notifies.
 fn forget_unnotified(policy: &Policy, entries: &mut Entries, causes: &mut Causes) {
-    for entry in entries.values_mut() {
-        let recipients = |alert: &OpenAlert| policy.alerts(&entry.record).recipients(alert.reason);
-        let is_unnotified = |alert: &OpenAlert| alert.notified.is_empty() && !recipients(alert).is_empty();
-        if entry.alert.as_ref().is_some_and(is_unnotified) {
-            Arc::make_mut(entry).alert = None;
-        }
-    }
     if policy.mail && !policy.operators.is_empty() {
         let forgotten = causes.forget_unnotified();
         let members = entries.values_mut().filter(|e| e.causes.iter().any(|key| forgotten.contains(key)));

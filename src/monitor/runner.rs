@@ -311,16 +311,17 @@ impl Monitor {
 
     /// Detects that the wall clock was set. Nothing that waits is affected, because it uses the steady clock; remembered times are
     /// corrected.
-    fn notice_step(&self) {
+    /// Returns the corrected time, if it was set.
+    fn notice_step(&self) -> Option<Timestamp> {
         let offset = self.inner.clock.now().0 - self.inner.clock.steady().0;
         let before = std::mem::replace(&mut *self.inner.offset.lock(), offset);
         let step = offset - before;
         if step.abs() < STEP_MS {
-            return;
+            return None;
         }
         let direction = if step > 0 { "ahead" } else { "back" };
         tracing::warn!(seconds = step.abs() / 1000, direction, "the clock of this machine was set");
-        self.inner.evaluator.correct_times(self.inner.clock.now());
+        Some(self.inner.clock.now())
     }
 
     /// Whether the loop is running.
@@ -347,8 +348,8 @@ impl Monitor {
         self.inner.verifications.lock()
     }
 
-    /// What a probe that began afterwards has brought: passing ends a proof, and so does the last probe. Answers whether consent has
-    /// turned out to be renewed just now.
+    /// Applies a probe that began after the re-authentication. The verification ends when everything passes, or with the last probe. Returns whether
+    /// this probe has shown that consent is renewed.
     async fn verified(&self, setup: &Setup, seen: Verification, since: Timestamp) -> bool {
         let name = seen.integration.clone();
         let passed = seen.passed;
@@ -361,7 +362,7 @@ impl Monitor {
             };
             pending.seen = true;
             began = pending.began;
-            // Where consent is not an enabled check, that everything passes says nothing of it.
+            // If consent is not an enabled check, passing checks say nothing about it.
             let verified = passed && (pending.grace.is_some() || seen.consent_holds == Some(true));
             if seen.last || verified {
                 verifications.remove(&name);
@@ -369,7 +370,7 @@ impl Monitor {
             }
         }
         let renewed = (setup.listener)(Verification { since: began, ..seen }).await;
-        // Now it is known that something has changed, and Entra's replicas may still disagree about it for a while.
+        // The change is confirmed now, and Entra's replicas may still disagree about it for a while.
         if renewed && !passed {
             self.verify_renewal(&name, self.inner.clock.now());
         }
@@ -381,7 +382,11 @@ impl Monitor {
         let mut probes = JoinSet::new();
         loop {
             *self.inner.last_loop.lock() = Instant::now();
-            self.notice_step();
+            if let Some(now) = self.notice_step() {
+                // In a task of its own: a database that does not answer must not stop the loop.
+                let inner = Arc::clone(&self.inner);
+                probes.spawn(async move { inner.evaluator.correct_times(now).await });
+            }
             let now = self.inner.clock.steady();
             let concurrency = self.setup().limits.concurrency;
             let started = self.schedule().start(concurrency, now);
@@ -411,7 +416,9 @@ impl Monitor {
     pub async fn run_until(&self, end: Timestamp) {
         let clock = &self.inner.clock;
         loop {
-            self.notice_step();
+            if let Some(now) = self.notice_step() {
+                self.inner.evaluator.correct_times(now).await;
+            }
             let next = self.schedule().next().filter(|next| *next <= end);
             let Some(next) = next else { break };
             clock.set(next.max(clock.steady()));
@@ -445,7 +452,7 @@ impl Monitor {
         let pending = self.verifications().get(name).copied();
         let due_verification = pending.filter(|p| p.since <= started);
         let passed = diagnosis.overall() == Outcome::Pass;
-        // Before the verdict: the mail about the end of an alert says what has ended it.
+        // Before the verdict, because the mail about the end of an alert names the sign-in that ended it.
         let renewed = match due_verification {
             Some(pending) => {
                 let seen = Verification {
@@ -459,8 +466,8 @@ impl Monitor {
             }
             None => false,
         };
-        // While consent spreads, a failure means nothing yet; nor does one that a probe with the old token
-        // has seen.
+        // While consent spreads, a failure does not count, and neither does one that a probe with the old
+        // token has seen.
         let grace = renewed || pending.and_then(|p| p.grace).is_some_and(|until| started < until);
         let seen = ProbeMeta {
             tenant_guid: probed.tenant_guid,

@@ -17,18 +17,18 @@ use crate::domain::{
 pub struct MailBranding {
     /// Domain of the sender, for `Message-ID`.
     pub domain: String,
-    /// Whom a recipient may ask.
+    /// The contact for questions.
     pub support_contact: Option<String>,
 }
 
 /// A mail, ready for its headers to be encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// Without control characters, of a length that a list of mails can show.
+    /// Without control characters, and at most 150 characters long.
     pub subject: String,
     /// `Message-ID` with angle brackets: the same for every attempt.
     pub message_id: String,
-    /// `Message-ID` of the first mail of this alert to this person, when this is a later one.
+    /// `Message-ID` of the first mail of this alert to this recipient; `None` if this mail is the first.
     pub thread: Option<String>,
     /// The text part.
     pub text: String,
@@ -44,7 +44,7 @@ struct HtmlMail<'a>(&'a Body);
 #[template(path = "mail.txt", escape = "none")]
 struct TextMail<'a>(&'a Body);
 
-/// What both parts say.
+/// The content of both parts.
 #[derive(Debug, Default)]
 struct Body {
     subject: String,
@@ -58,7 +58,7 @@ struct Body {
     contact: String,
 }
 
-/// Renders a mail. `link` is where the button leads, `first_sequence` the notice with which the alert's thread began.
+/// Renders a mail. `link` is the URL of the button, `first_sequence` the number of the notice that began the alert's thread.
 pub fn render(
     notification: &Notification,
     first_sequence: u32,
@@ -71,18 +71,18 @@ pub fn render(
         subject: body.subject.clone(),
         message_id: id(notification.sequence),
         thread: (notification.sequence != first_sequence).then(|| id(first_sequence)),
-        // Rendering into a string fails only where a template's own filter does; there are none.
+        // Rendering into a string fails only if a filter defined by the program fails; there are none.
         text: TextMail(&body).render().unwrap_or_default(),
         html: HtmlMail(&body).render().unwrap_or_default(),
     }
 }
 
-/// Stable for one notice to one person, and no way back to the address.
+/// The same for every attempt of one notice to one recipient. It does not show the address.
 fn message_id(alert: &str, sequence: u32, recipient: &str, domain: &str) -> String {
     format!("<{alert}.{sequence}.{}@{domain}>", fingerprint(recipient))
 }
 
-/// Tells addresses apart without showing them.
+/// Distinguishes addresses without showing them.
 pub(super) fn fingerprint(recipient: &str) -> String {
     let hash = digest::digest(&digest::SHA256, recipient.as_bytes());
     hash.as_ref()[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -103,6 +103,12 @@ fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding
             admin(&incident, notification.kind, link)
         }
     };
+    let instead_of = &notification.incident.instead_of;
+    if !instead_of.is_empty() {
+        let people: Vec<String> = instead_of.iter().map(|address| one_line(address, 120)).collect();
+        body.lead
+            .insert(0, format!("You get this mail in place of {} (notify: operators).", people.join(", ")));
+    }
     body.subject = one_line(&body.subject, 150);
     body.contact = match &branding.support_contact {
         Some(contact) => format!("Questions? Ask {}.", one_line(contact, 300)),
@@ -111,7 +117,7 @@ fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding
     body
 }
 
-/// The story's names, made fit to be read: they come from configuration and directories, and may be hostile.
+/// The texts of an incident, made safe to show: they come from configuration and directories, and may be hostile.
 struct Phrases<'a> {
     incident: &'a Incident,
     name: String,
@@ -145,7 +151,7 @@ impl<'a> Phrases<'a> {
                 Reason::PermissionUnexpected => "Permissions that are not needed",
                 _ => "Missing permissions",
             };
-            // An error of ours is one sentence, and no name that a tenant chose.
+            // This item is an error message of ours, not a name that a tenant has chosen.
             let ours = incident.reason == Reason::CredentialUnreadable;
             let shown = |item: &String| if ours { one_line(item, 300) } else { foreign(item, 80) };
             facts.push((what, incident.items.iter().map(shown).collect::<Vec<_>>().join(", ")));
@@ -159,19 +165,19 @@ impl<'a> Phrases<'a> {
         facts
     }
 
-    /// Who signed in. A tenant gives its accounts their names; one that is a plain address is shown as it is, because it is what the
-    /// reader knows the person by.
+    /// The person who signed in. The tenant chooses the names of its accounts, so they are made safe. A plain address is shown unchanged, because the
+    /// reader knows the person by it.
     fn person(&self) -> Option<String> {
         let by = one_line(self.incident.by.as_deref()?, 120);
         Some(if is_plain_address(&by) { by } else { foreign(&by, 120) })
     }
 
-    /// From which address, as far as it is known.
+    /// The address from which the person signed in; `None` if unknown.
     fn origin(&self) -> Option<String> {
         self.incident.origin.as_deref().map(|origin| one_line(origin, 80)).filter(|origin| !origin.is_empty())
     }
 
-    /// Names without those of the failure: when it was, by whom, from where.
+    /// The facts about a sign-in: those of the integration without the time of the failure, then when, who and from where.
     fn sign_in(&self) -> Vec<(&'static str, String)> {
         let mut facts: Vec<_> = self.facts().into_iter().filter(|(label, _)| *label != "Since").collect();
         facts.push(("When", moment(self.incident.at)));
@@ -180,7 +186,7 @@ impl<'a> Phrases<'a> {
         facts
     }
 
-    /// For whoever looks it up or asks Microsoft.
+    /// Error code and request id, for Microsoft's support.
     fn reference(&self) -> Option<String> {
         let code = self.incident.code.as_deref()?;
         let request =
@@ -273,8 +279,8 @@ fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
     }
 }
 
-/// A name with one `@` between letters, digits and the marks that user principal names may hold (Microsoft, `userprincipalname` of the
-/// resource `user`): nothing that leads anywhere but to a mailbox.
+/// Whether a name is one `@` between letters, digits and the special characters of user principal names (Microsoft, `userprincipalname` of the
+/// resource `user`): mail programs make at most a mail link of it.
 fn is_plain_address(text: &str) -> bool {
     let plain = |part: &str, marks: &str| {
         !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
@@ -283,7 +289,7 @@ fn is_plain_address(text: &str) -> bool {
         .is_some_and(|(local, domain)| plain(local, "._-+'#") && plain(domain, ".-") && domain.contains('.'))
 }
 
-/// Somebody has renewed consent or token. Whoever knows nothing of it must learn what to do.
+/// Somebody renewed consent or token. The mail also explains what to do if this was not expected.
 fn reauthenticated(words: &Phrases<'_>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let who = words.person().unwrap_or_else(|| "An administrator".to_owned());
@@ -314,7 +320,7 @@ fn refused_sign_in(words: &Phrases<'_>) -> Body {
         color: "#b54708",
         lead: vec![
             "Somebody signed in through a re-authentication link, and the new token would see less than the stored one saw at its last good probe. It was not stored; the old one stays, and the link is still good.".to_owned(),
-            "A new consent takes a minute or two to spread: another try may succeed. If groups are gone for good, an administrator's sign-in is accepted, and so is one through a link of consentry reauth-link NAME --accept-fewer. If nobody should be doing this, consentry reauth-link NAME --revoke ends all links.".to_owned(),
+            "A new consent takes a minute or two to spread: another try may succeed. If groups were deleted permanently, an administrator's sign-in is accepted, and so is one through a link of consentry reauth-link NAME --accept-fewer. If nobody should be doing this, consentry reauth-link NAME --revoke ends all links.".to_owned(),
         ],
         facts: words.sign_in(),
         notes: vec!["This mail comes once for each link.".to_owned()],
@@ -326,7 +332,7 @@ fn resolved(words: &Phrases<'_>) -> Body {
     let (name, app) = (&words.name, &words.app);
     let mut facts = words.facts();
     facts.push(("Working again since", moment(words.incident.at)));
-    // Whoever reads this gets no mail of its own about the sign-in.
+    // The recipient gets no separate mail about the sign-in.
     let renewed = words.person().map(|by| {
         let from = match words.origin() {
             Some(through) if through.starts_with("through ") => format!(" {through}"),
@@ -351,7 +357,7 @@ fn resolved(words: &Phrases<'_>) -> Body {
     }
 }
 
-/// What operators are notified of was one cause for many integrations; its end says nothing of other causes.
+/// The end of a cause that many integrations shared. It says nothing about their other causes.
 fn cause_over(words: &Phrases<'_>) -> Body {
     let sentence = words.incident.reason.sentence();
     let mut facts = words.facts();
@@ -360,7 +366,7 @@ fn cause_over(words: &Phrases<'_>) -> Body {
         subject: format!("[Consentry] Over: {} ({})", sentence.trim_end_matches('.'), words.app),
         heading: format!("Over: {sentence}"),
         color: "#067647",
-        lead: vec!["No integration suffers from this cause any more.".to_owned()],
+        lead: vec!["No integration is affected by this cause any more.".to_owned()],
         facts,
         ..Body::default()
     }
@@ -376,14 +382,15 @@ fn operator(words: &Phrases<'_>, link: Option<&str>) -> Body {
         match reason.audience() {
             Audience::Admins => "This integration has no admins in the configuration, so this mail comes to you.",
             Audience::Operators => {
-                "This is one mail for everything that suffers from the same cause; consentry_check_reason shows which integrations do."
+                "This is one mail for all integrations with the same cause; consentry_check_reason shows which ones they are."
             }
         }
         .to_owned(),
     );
     Body {
         subject: format!(
-            "[Consentry] {} ({}, first seen at {})",
+            "[Consentry] {}{} ({}, first seen at {})",
+            if words.incident.reminds { "Reminder: " } else { "" },
             reason.sentence().trim_end_matches('.'),
             words.app,
             words.name
@@ -403,18 +410,18 @@ fn undeliverable(words: &Phrases<'_>, undelivered: &Undeliverable) -> Body {
     let (heading, lead) = match undelivered.obstacle {
         Obstacle::Recipient => (
             format!("The mail server refuses {address}"),
-            "A mail to this address was refused for good again and again; after eight refusals it is given up. Correct the address in the \
+            "A mail to this address was rejected permanently several times; after eight rejections it is given up. Correct the address in the \
              configuration.",
         ),
         Obstacle::Content => (
             format!("The mail server refuses a mail to {address}"),
-            "The mail server read the mail to the end and refused it for good; after eight refusals it is given up. The log of the mail \
+            "The mail server read the whole mail and rejected it permanently; after eight rejections it is given up. The log of the mail \
              server says why: a filter for spam or links, or a policy about its size.",
         ),
         Obstacle::Silence => (
-            format!("Nobody knows whether a mail to {address} has arrived"),
-            "Three times the mail server took the whole mail and did not say whether it accepts it, so it is not sent again. It may have \
-             arrived; ask the recipient, and look into the log of the mail server.",
+            format!("It is unknown whether a mail to {address} has arrived"),
+            "The mail server received the whole mail three times and never responded, so it is not sent again. It may have \
+             arrived; ask the recipient, and check the log of the mail server.",
         ),
     };
     Body {
@@ -427,7 +434,7 @@ fn undeliverable(words: &Phrases<'_>, undelivered: &Undeliverable) -> Body {
     }
 }
 
-/// A story for `test-email`: what an admin would read.
+/// A sample incident for `test-email`, with the texts that an admin would read.
 pub fn sample_incident(now: Timestamp) -> Incident {
     Incident {
         integration: "sample".to_owned(),
@@ -449,6 +456,8 @@ pub fn sample_incident(now: Timestamp) -> Incident {
         by: None,
         origin: None,
         affected: None,
+        reminds: false,
+        instead_of: Vec::new(),
         renewed: None,
     }
 }

@@ -1,4 +1,4 @@
-//! What people read, compared where it matters.
+//! The texts of mails.
 
 use super::*;
 
@@ -93,9 +93,9 @@ fn only_reauthentication_gets_a_button() {
     }
 }
 
-/// A deleted application has lost its provisioning job; promising that it stays would cost the reader the days in which it can be restored.
+/// The provisioning job was deleted with its application. A mail that says it stays would make the reader miss the days in which it can be restored.
 #[test]
-fn a_mail_promises_no_provisioning_that_is_gone() {
+fn a_mail_does_not_say_that_deleted_provisioning_stays() {
     for reason in Reason::ALL.iter().filter(|r| r.audience() == Audience::Admins) {
         let gone = matches!(reason, Reason::AppDeleted | Reason::AppMissing);
         let text = render(&notification(MailKind::Alert, *reason), 0, Some(LINK), &branding()).text;
@@ -104,18 +104,18 @@ fn a_mail_promises_no_provisioning_that_is_gone() {
         assert_eq!(text.contains("restore that one instead"), gone, "{reason:?}");
         assert!(broken || text.contains("SCIM token") && text.contains("need not"), "{reason:?}");
         let (warning, button) = (text.find("restore that one instead"), text.find(LINK));
-        assert!(!gone || warning < button, "{reason:?}: stands after the button that it leads away from");
+        assert!(!gone || warning < button, "{reason:?}: the warning comes before the button");
         let operators = render(&notification(MailKind::Operator, *reason), 0, Some(LINK), &branding()).text;
         assert_eq!(
             operators.contains("restore that one instead"),
             gone,
-            "{reason:?}: operators stand in where there are no admins"
+            "{reason:?}: operators get the mail if there are no admins"
         );
     }
 }
 
 #[test]
-fn whoever_is_to_accept_learns_what() {
+fn a_mail_lists_the_permissions_to_accept() {
     for access in [Access::Delegated, Access::Application] {
         let mut asking = notification(MailKind::Alert, Reason::ConsentMissing);
         asking.incident.access = access;
@@ -174,12 +174,12 @@ fn message_ids_are_stable_and_thread() {
     );
 }
 
-/// Operators learn what stood in a mail's way, because each obstacle asks for something else.
+/// The mail to the operators names the obstacle, because each one needs another fix.
 #[test]
-fn an_undelivered_mail_says_what_is_in_its_way() {
+fn the_mail_about_an_undelivered_mail_names_the_obstacle() {
     for (obstacle, word) in [
         (Obstacle::Recipient, "Correct the address"),
-        (Obstacle::Content, "refused it for good"),
+        (Obstacle::Content, "rejected it permanently"),
         (Obstacle::Silence, "It may have arrived"),
     ] {
         let mut n = notification(MailKind::Operator, Reason::TokenRevoked);
@@ -194,7 +194,7 @@ fn an_undelivered_mail_says_what_is_in_its_way() {
 }
 
 #[test]
-fn a_re_authentication_says_who_when_and_from_where() {
+fn the_mail_about_a_reauthentication_names_person_time_and_origin() {
     let mut success = notification(MailKind::Reauthenticated, Reason::TokenMissing);
     (success.incident.by, success.incident.origin) =
         (Some("ada@contoso.com".to_owned()), Some("through 192.0.2.7".to_owned()));
@@ -212,7 +212,7 @@ fn a_re_authentication_says_who_when_and_from_where() {
         "nothing is wrong: {}",
         mail.text
     );
-    assert!(!mail.text.contains(LINK), "and nothing to press");
+    assert!(!mail.text.contains(LINK), "there is no button");
 
     let mut resolved = notification(MailKind::Resolved, Reason::TokenRevoked);
     assert!(!render(&resolved, 0, None, &branding()).text.contains("re-authenticated by"), "nobody did");
@@ -244,7 +244,7 @@ fn a_re_authentication_says_who_when_and_from_where() {
 }
 
 #[test]
-fn the_name_of_whoever_signed_in_is_no_link() {
+fn the_name_of_the_person_is_never_a_link() {
     for (name, shown) in [
         ("ada.admin@contoso.com", "ada.admin@contoso.com"),
         ("ada_contoso.com#EXT#@fabrikam.onmicrosoft.com", "ada_contoso.com#EXT#@fabrikam.onmicrosoft.com"),

@@ -8,7 +8,7 @@ use lettre::{Address, Message};
 use url::Host;
 
 use super::message::Rendered;
-use super::smtp::SmtpSettings;
+use super::settings::SmtpSettings;
 use crate::domain::{Notification, Timestamp, parse_mail_address};
 
 /// A mail with its envelope.
@@ -23,16 +23,16 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    /// An address that is not ASCII: its local part, because domains are A-labels. RFC 6531.
+    /// Whether an address is not ASCII, so that the server must support SMTPUTF8 (RFC 6531). Only local parts can be, because domains are A-labels.
     pub(super) fn needs_utf8(&self) -> bool {
         !(self.from.is_ascii() && self.to.is_ascii())
     }
 }
 
-/// The message with its headers (contract: stable `Message-ID`, thread, `Auto-Submitted` of RFC 3834, Consentry's own).
+/// The message with its headers: a stable `Message-ID`, the thread, `Auto-Submitted` (RFC 3834) and Consentry's own.
 ///
 /// # Errors
-/// The message cannot be built, for people.
+/// The message cannot be built; the text is for people.
 pub(super) fn compose(
     settings: &SmtpSettings,
     to: Address,
@@ -68,33 +68,33 @@ pub(super) fn compose(
     Ok(Letter { from: envelope.0, to: envelope.1, bytes: stuffed(&message.formatted()) })
 }
 
-/// A recipient as an SMTP command may name it.
+/// A recipient in the form that SMTP commands use.
 ///
 /// # Errors
-/// It is no address, for people.
+/// It is not a mail address; the text is for people.
 pub(super) fn recipient(text: &str) -> Result<Address, String> {
     let address = parse_mail_address(text).map_err(|problem| format!("the recipient's address {problem}"))?;
     let (local, domain) = address.split_once('@').unwrap_or_default();
-    Address::new(local, a_label(domain)?).map_err(|e| format!("the recipient is no mail address: {e}"))
+    Address::new(local, a_label(domain)?).map_err(|e| format!("the recipient is not a mail address: {e}"))
 }
 
 /// A mailbox of the configuration, its domain as A-labels.
 fn sendable(mailbox: &Mailbox) -> Result<Mailbox, String> {
     let email = &mailbox.email;
     let address = Address::new(email.user(), a_label(email.domain())?)
-        .map_err(|e| format!("{email} is no mail address: {e}"))?;
+        .map_err(|e| format!("{email} is not a mail address: {e}"))?;
     Ok(Mailbox::new(mailbox.name.clone(), address))
 }
 
-/// An internationalised domain as A-labels (RFC 5890 section 2.3.2.1), which every server knows.
+/// An internationalised domain as A-labels (RFC 5890 section 2.3.2.1), which every server accepts.
 pub(super) fn a_label(domain: &str) -> Result<String, String> {
     if domain.is_ascii() {
         return Ok(domain.to_owned());
     }
     match Host::parse(domain) {
         Ok(Host::Domain(ascii)) => Ok(ascii),
-        Ok(Host::Ipv4(_) | Host::Ipv6(_)) => Err(format!("{domain} is no domain")),
-        Err(error) => Err(format!("{domain} is no domain: {error}")),
+        Ok(Host::Ipv4(_) | Host::Ipv6(_)) => Err(format!("{domain} is not a domain")),
+        Err(error) => Err(format!("{domain} is not a domain: {error}")),
     }
 }
 
@@ -107,8 +107,8 @@ fn ascii_id(id: &str) -> String {
     ascii().unwrap_or_else(|| id.to_owned())
 }
 
-/// Every line with CRLF at its end and no line with a single dot (RFC 5321 section 4.5.2). Bare carriage returns and line feeds become line ends:
-/// servers that take them for such could otherwise be made to see an end where there is none.
+/// Ends every line with CRLF, and doubles a dot at the beginning of a line (RFC 5321 section 4.5.2). Bare carriage returns and line feeds become
+/// CRLF, because some servers accept them as line ends and could see the end of the mail too early.
 fn stuffed(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(message.len() + message.len() / 50 + 2);
     let mut rest = message.iter().copied().peekable();
@@ -147,7 +147,7 @@ mod tests {
             ("a dot at the very beginning", ".a\r\n", "..a\r\n"),
             ("dots elsewhere", "a.\r\n b.c\r\n", "a.\r\n b.c\r\n"),
             (
-                "an end for servers that take bare line feeds",
+                "an end for servers that accept bare line feeds",
                 "a\n.\nMAIL FROM:<x>\n",
                 "a\r\n..\r\nMAIL FROM:<x>\r\n",
             ),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn recipients_as_commands_name_them() {
+    fn recipients_are_converted_for_commands() {
         for (text, expected) in [
             ("it@example.com", Some("it@example.com")),
             ("it@münchen.example", Some("it@xn--mnchen-3ya.example")),

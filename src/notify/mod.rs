@@ -1,11 +1,13 @@
-//! Telling people: rendering (pure), the SMTP dialogue, what follows from a failed attempt (pure), and the notifier that drains the outbox.
+//! Mail: rendering (pure), the SMTP dialogue, what follows from a failed attempt (pure), and the notifier, which sends the mails of the outbox.
 
 mod message;
 mod mime;
 mod notifier;
 mod retry;
+mod settings;
 mod smtp;
 
 pub use message::{MailBranding, Rendered, render, sample_incident};
 pub use notifier::{LinkMade, LinkMaker, Notifier, NotifierSettings, Outbox};
-pub use smtp::{Blame, Delivery, Failure, SmtpSettings, deliver, test_connection};
+pub use settings::SmtpSettings;
+pub use smtp::{Blame, Delivery, Failure, deliver, test_connection};

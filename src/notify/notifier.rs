@@ -1,11 +1,13 @@
-//! Draining the outbox: oldest first, growing pauses while the mail server is away, nothing lost, nothing sent twice.
+//! Sends the mails of the outbox, oldest first, with growing pauses while the mail server cannot be reached. No mail is lost, and no mail is sent
+//! again once the server has accepted it.
 //!
-//! That a mail is being handed over is saved before the dot that ends it, and that it was taken before the farewell. So a crash, a server that
-//! breaks off, or one that never answers leaves a mail of which it is known that it may have arrived: it is tried again after an hour, with the
-//! same `Message-ID`, and three times at most. What follows from a failure is decided in [`super::retry`].
+//! Before the final dot it is saved that the mail is being handed over, and before QUIT that the server accepted it. So after a crash, a broken
+//! connection or a missing response it is known that the mail may have arrived. It is then sent again after an hour, with the same `Message-ID`, and
+//! at most three times in total. [`super::retry`] decides what follows from a failure.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -14,7 +16,8 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::message::{MailBranding, fingerprint, render};
 use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
-use super::smtp::{Blame, Connection, Dictated, Failure, SmtpSettings, Undelivered, on_the_wire};
+use super::settings::SmtpSettings;
+use super::smtp::{Blame, Connection, Dictated, Failure, Undelivered, on_the_wire};
 use crate::clock::Clock;
 use crate::domain::{
     Incident, LinkTarget, MailKind, Notification, Obstacle, Timestamp, Undeliverable, one_line,
@@ -22,16 +25,16 @@ use crate::domain::{
 use crate::metrics::Families;
 use crate::store::{FailedAttempt, OtherMails, Queued, Store, StoreError};
 
-/// What becomes of mails, whoever sends them. Cheap to clone.
+/// The state of mails that are being sent, shared by successive notifiers. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Outbox {
-    /// Nudged when mails were saved.
+    /// Notified when mails were saved.
     pub nudge: Arc<Notify>,
-    /// What has become of mails and the database could not save yet: it is saved before anything else is done with them.
+    /// Results that the database could not save yet. They are saved before the same mail is processed again.
     unsaved: Arc<Mutex<HashMap<i64, Unsaved>>>,
-    /// Mails that are being sent, by this notifier or by one that has been replaced meanwhile.
+    /// Mails that are being sent, by this notifier or by a replaced one.
     under_way: Arc<Mutex<HashSet<i64>>>,
-    /// The mail server, and how many connections to it are open: attempts of a notifier that has been replaced count, too.
+    /// The mail server and its open connections; those of a replaced notifier count, too.
     server: Arc<Mutex<Option<ServerConnections>>>,
 }
 
@@ -44,12 +47,12 @@ struct ServerConnections {
     open: Arc<Semaphore>,
 }
 
-/// What the database does not know yet.
+/// A result that is not saved yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unsaved {
-    /// The server has taken the mail.
+    /// The server accepted the mail.
     Sent,
-    /// The mail was handed over and no answer came.
+    /// The mail was handed over, and there was no response.
     HandedOver,
 }
 
@@ -62,7 +65,7 @@ impl Outbox {
         self.under_way.lock()
     }
 
-    /// The connections to a mail server, which are the same as long as server and number are.
+    /// The connections to a mail server. Notifiers share them as long as host, port and maximum are the same.
     fn connections(&self, smtp: &SmtpSettings) -> Arc<Semaphore> {
         let most = smtp.server.connections.max(1);
         let mut server = self.server.lock();
@@ -82,13 +85,13 @@ impl Outbox {
         open
     }
 
-    /// Takes a mail, unless it is under way already.
+    /// Claims a mail, unless it is being sent already.
     fn claim(&self, id: i64) -> Option<Claim> {
         self.under_way().insert(id).then(|| Claim { outbox: self.clone(), id })
     }
 }
 
-/// A mail that is under way for as long as this lives.
+/// A mail that is being sent, until this is dropped.
 struct Claim {
     outbox: Outbox,
     id: i64,
@@ -100,10 +103,10 @@ impl Drop for Claim {
     }
 }
 
-/// A signed link that is being made; `None` where there is none to make.
+/// A signed link that is being made; `None` for an integration without links.
 pub type LinkMade = std::pin::Pin<Box<dyn Future<Output = Result<Option<String>, StoreError>> + Send>>;
 
-/// Makes the signed link of an integration, good from now on.
+/// Makes the signed link of an integration, valid from the given time on.
 pub type LinkMaker = Arc<dyn Fn(&str, Timestamp) -> LinkMade + Send + Sync>;
 
 /// How mail is sent.
@@ -125,35 +128,37 @@ impl std::fmt::Debug for NotifierSettings {
     }
 }
 
-/// So many waiting mails are looked at together; how many are sent at once is configured.
+/// The number of waiting mails that are read together. How many are sent at once is configured.
 const LOOKED_AT: u32 = 64;
 
-/// After the order to stop, a mail has so long to come to the point from which on it may have arrived; then it stays in the queue.
+/// After the stop signal, a mail must reach its final dot within this time; otherwise it stays in the queue.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// After the order to stop, an answer is waited for so long. It is less than what the end of the process allows; after a reload the mail goes on
-/// by itself.
+/// After the stop signal, the drain waits this long for responses, which is less than the shutdown of the process allows. After a reload, a mail that
+/// takes longer is finished in the background.
 const LAST_ANSWER: Duration = Duration::from_secs(6);
 
-/// While mails are under way, others are looked for this often.
+/// The interval of reading the outbox while mails are being sent.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Nobody sleeps longer than this, whatever the next mail's time is.
+/// The longest sleep, whenever the next mail is due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// So much of a mail server's words is kept.
+/// The highest number of characters that are kept of a server's error text.
 const PROBLEM: usize = 300;
 
-/// Nothing is older than this and still kept, once it was delivered.
+/// Delivered mails are deleted after this time.
 const KEEP: Duration = Duration::from_secs(90 * 86_400);
 
-/// Mails that were read from the outbox together, for all connections.
+/// Mails that were read from the outbox together, for all connections. A mail is claimed when a connection takes it.
 struct Drain {
-    claimed: tokio::sync::Mutex<VecDeque<(Claim, Queued)>>,
+    read: tokio::sync::Mutex<VecDeque<Queued>>,
+    /// The database failed: nothing new is begun, and everything is tried again later.
+    failed: AtomicBool,
     stop: watch::Receiver<bool>,
 }
 
-/// See the module. Cheap to clone.
+/// Sends the mails of the outbox; see the module. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Notifier {
     settings: Arc<NotifierSettings>,
@@ -161,12 +166,12 @@ pub struct Notifier {
     families: Families,
     clock: Clock,
     outbox: Outbox,
-    /// One for each connection that is open or ending.
+    /// One permit for each connection that is open or being closed.
     connections: Arc<Semaphore>,
 }
 
 impl Notifier {
-    /// Puts the parts together.
+    /// A notifier with these settings. Nothing runs yet.
     pub fn new(
         settings: NotifierSettings,
         store: Store,
@@ -178,10 +183,11 @@ impl Notifier {
         Self { settings: Arc::new(settings), store, families, clock, outbox, connections }
     }
 
-    /// Runs until it is stopped; a mail that is being handed over is finished first, as far as that takes seconds.
+    /// Runs until `stop` becomes true. A mail that is being handed over is finished first if that takes a few seconds at most.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         if let Ok(Some(at)) = self.store.last_mail().await {
-            // Noted while the wall clock was ahead, it would hide for years that no mail goes through.
+            // A time that was saved while the wall clock was ahead would hide for years that no mail is
+            // delivered.
             self.families.set_last_email(at.min(self.clock.now()));
         }
         loop {
@@ -202,13 +208,13 @@ impl Notifier {
         }
     }
 
-    /// Sends everything that is due now; answers when the next mail is.
+    /// Sends everything that is due now. Returns when the next mail is due.
     pub async fn drain(&self) -> Result<Option<Timestamp>, StoreError> {
         let (_going_on, stop) = watch::channel(false);
         self.drain_while(stop).await
     }
 
-    /// The same, until it should stop. As many mails are under way as connections are allowed; a slow one holds up its connection only.
+    /// Like [`Self::drain`], until `stop` becomes true. One mail per allowed connection is sent at once; a slow one delays only its own connection.
     async fn drain_while(&self, stop: watch::Receiver<bool>) -> Result<Option<Timestamp>, StoreError> {
         let now = self.clock.now();
         self.store.prune_notifications(now.minus(KEEP)).await?;
@@ -216,15 +222,17 @@ impl Notifier {
         if healed > 0 {
             tracing::info!(
                 mails = healed,
-                "the wall clock was set; times of mails that lay too far ahead are corrected"
+                "the wall clock was set; times of mails that were too far in the future are corrected"
             );
         }
-        let drain = Arc::new(Drain { claimed: tokio::sync::Mutex::default(), stop });
+        let drain =
+            Arc::new(Drain { read: tokio::sync::Mutex::default(), failed: AtomicBool::new(false), stop });
         let (mut workers, mut outcome) = (JoinSet::new(), Ok(()));
         let last_answer = stopped(drain.stop.clone(), LAST_ANSWER);
         tokio::pin!(last_answer);
         loop {
-            // Every worker is waited for before an error is returned: dropping one would leave a mail sent and not marked.
+            // Waits for all workers before it returns an error: a mail of a dropped worker would be sent, but
+            // not marked as sent.
             if outcome.is_ok() {
                 outcome = self.start_workers(&mut workers, &drain).await;
             }
@@ -248,7 +256,7 @@ impl Notifier {
         Ok(next)
     }
 
-    /// Starts a worker for each connection that is allowed, as long as there are mails for it.
+    /// Starts a worker for each allowed connection, as long as there are mails for it.
     async fn start_workers(
         &self,
         workers: &mut JoinSet<Result<(), StoreError>>,
@@ -262,24 +270,30 @@ impl Notifier {
         Ok(())
     }
 
-    /// The next mail that is due, oldest first. The outbox is read again when all that was read is taken.
+    /// The next due mail, oldest first. The outbox is read again when all mails that were read are taken.
     async fn next_mail(&self, drain: &Drain) -> Result<Option<(Claim, Queued)>, StoreError> {
-        if *drain.stop.borrow() {
+        if *drain.stop.borrow() || drain.failed.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let mut claimed = drain.claimed.lock().await;
-        if claimed.is_empty() {
+        let mut read = drain.read.lock().await;
+        if read.is_empty() {
             let busy = u32::try_from(self.outbox.under_way().len()).unwrap_or(u32::MAX);
-            let due = self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?;
-            let free = due.into_iter().filter_map(|queued| Some((self.outbox.claim(queued.id)?, queued)));
-            claimed.extend(free);
+            read.extend(
+                self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?,
+            );
         }
-        Ok(claimed.pop_front())
+        while let Some(queued) = read.pop_front() {
+            if let Some(claim) = self.outbox.claim(queued.id) {
+                return Ok(Some((claim, queued)));
+            }
+        }
+        Ok(None)
     }
 
     /// Sends mails through one connection until none is due.
     async fn work(self, drain: Arc<Drain>, first: (Claim, Queued)) -> Result<(), StoreError> {
-        // It waits for sessions that are ending, or for what an earlier configuration has under way. Nobody closes it.
+        // Waits while ending sessions or a replaced notifier use the connections. The semaphore is never
+        // closed.
         let permit = tokio::select! {
             permit = Arc::clone(&self.connections).acquire_owned() => permit,
             () = stopped(drain.stop.clone(), Duration::ZERO) => return Ok(()),
@@ -289,15 +303,18 @@ impl Notifier {
         while let Some((claim, queued)) = next.take() {
             outcome = self.send(&queued, &mut connection, drain.stop.clone()).await;
             drop(claim);
-            if outcome.is_err() {
-                break;
+            if outcome.is_ok() {
+                match self.next_mail(&drain).await {
+                    Ok(mail) => next = mail,
+                    Err(error) => outcome = Err(error),
+                }
             }
-            match self.next_mail(&drain).await {
-                Ok(mail) => next = mail,
-                Err(error) => outcome = Err(error),
+            if let Err(error) = &outcome {
+                tracing::error!(%error, "cannot save what became of a mail, or read the next one");
+                drain.failed.store(true, Ordering::Relaxed);
             }
         }
-        // The end of a session takes seconds, and neither the drain nor the end of the process waits for it.
+        // Ending a session takes seconds, and neither the drain nor the shutdown waits for it.
         tokio::spawn(async move {
             connection.quit().await;
             drop(permit);
@@ -319,13 +336,13 @@ impl Notifier {
             Some(Unsaved::HandedOver) => return self.mark_handed_over(queued.id, now).await,
             None => {}
         }
-        // Between the reading of what is due and the claim, an earlier attempt may have ended.
+        // An earlier attempt may have ended after the outbox was read and before this mail was claimed.
         if !self.store.is_as_read(queued).await? {
             return Ok(());
         }
         if queued.unanswered >= SILENCES {
-            // The last time this process ended while it waited for the answer.
-            return self.give_up(queued, Obstacle::Silence, "no answer came when it was handed over").await;
+            // In the last attempt, the process ended while it waited for the response.
+            return self.give_up(queued, Obstacle::Silence, "no response came when it was handed over").await;
         }
         let link = match &notification.incident.link {
             LinkTarget::Builtin => (self.settings.link)(&notification.incident.integration, now).await?,
@@ -335,7 +352,7 @@ impl Notifier {
         let mail = render(notification, queued.first_sequence, link.as_deref(), &self.settings.branding);
         let dictated = tokio::select! {
             dictated = connection.dictate(&self.settings.smtp, notification, &mail, now) => dictated,
-            // Nothing has arrived yet, and the mail stays in the queue.
+            // The server has not received the mail, which stays in the queue.
             () = stopped(stop, GRACE) => return Ok(()),
         };
         match dictated {
@@ -344,9 +361,10 @@ impl Notifier {
         }
     }
 
-    /// From the dot that ends the mail to the note of what became of it.
+    /// From the final dot to saving the result.
     async fn send_message(&self, queued: &Queued, dictated: Dictated<'_>) -> Result<(), StoreError> {
-        // A database that is full must silence nobody: the mail is sent, and this process remembers what it could not save.
+        // A full database must not prevent mails: the mail is sent, and this process remembers what it could
+        // not save.
         let noted = self.store.mark_handed_over(queued.id, self.clock.now(), AFTER_SILENCE).await;
         let delivery = dictated.end().await;
         let notification = &queued.notification;
@@ -372,7 +390,7 @@ impl Notifier {
         }
     }
 
-    /// Counts and saves a failure, and decides what follows. `noted` says that the mail is saved as being handed over.
+    /// Counts and saves a failure, and decides what follows. `noted` is true if it is saved that the mail was being handed over.
     async fn failed(
         &self,
         queued: &Queued,
@@ -386,7 +404,8 @@ impl Notifier {
         let now = self.clock.now();
         let others = match failure.blame {
             Blame::Recipient => {
-                // What was taken before this recipient was refused for the first time does not show whether the server takes mails now.
+                // A mail that was accepted before the first rejection of this recipient does not show whether
+                // the server accepts mails now.
                 let since = queued.first_rejection.map_or(now, |first| first.min(now));
                 self.store.other_mails(&notification.recipient, since).await?
             }
@@ -441,7 +460,7 @@ impl Notifier {
         Ok(())
     }
 
-    /// The operators are notified of a mail that is not delivered. A mail to an operator is reported to the others, once.
+    /// The mails that report an undelivered mail to the operators. An undelivered mail to an operator is reported to the others, once.
     fn operator_mails(&self, undelivered: &Notification, obstacle: Obstacle) -> Vec<Notification> {
         if undelivered.incident.undeliverable.is_some() {
             return Vec::new();
@@ -462,14 +481,14 @@ impl Notifier {
     }
 }
 
-/// Ends so long after the order to stop.
+/// Returns this long after the stop signal.
 async fn stopped(mut stop: watch::Receiver<bool>, grace: Duration) {
-    // Whoever could give the order and has gone has given it.
+    // A dropped sender counts as the signal.
     let _ = stop.wait_for(|stopped| *stopped).await.map(drop);
     tokio::time::sleep(grace).await;
 }
 
-/// A task that ends by itself has answered; one that was ended has left its mail in the queue.
+/// The result of a worker. A worker that was aborted has left its mail in the queue.
 fn flattened(result: Result<Result<(), StoreError>, JoinError>) -> Result<(), StoreError> {
     result.map_err(|e| StoreError::Database(e.to_string())).and_then(|sent| sent)
 }

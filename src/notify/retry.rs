@@ -1,7 +1,7 @@
-//! What follows from a failed attempt to send a mail. Pure: the failure and what went before, nothing else.
+//! Decides what follows from a failed attempt to send a mail. Pure: it depends on the failure and the mail's history only.
 //!
-//! A mail is given up in three cases only: the server refuses its recipient for good while it takes other mails; it refuses the mail itself for
-//! good; or it took the mail three times without an answer. Everything else waits for as long as it takes.
+//! A mail is given up in three cases only: the server rejects its recipient permanently while it accepts other mails; it rejects the mail itself
+//! permanently; or it received the mail three times and did not respond. In all other cases the mail waits as long as necessary.
 
 use std::time::Duration;
 
@@ -9,32 +9,32 @@ use super::smtp::Blame;
 use crate::domain::{Obstacle, Timestamp};
 use crate::store::OtherMails;
 
-/// What went before.
+/// The history of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct History {
     /// Attempts before this one.
     pub(super) attempts: u32,
-    /// Refusals for good before this one.
+    /// Permanent rejections before this one.
     pub(super) rejections: u32,
     /// When the first of them was.
     pub(super) first_rejection: Option<Timestamp>,
-    /// How often the mail was handed over without an answer, this time included.
+    /// How often the mail was handed over without a response, including this time.
     pub(super) unanswered: u32,
 }
 
-/// What comes next.
+/// What follows from a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// The mail is tried again after this pause.
     Again(Duration),
-    /// The same, and the operators are notified now: whether that mail goes through says whom the refusals are about.
+    /// The same, and the operators are notified now: whether their mail is accepted shows whom the rejections are about.
     AgainAndReport(Duration, Obstacle),
     /// The mail is given up, and the operators are notified.
     GiveUp(Obstacle),
 }
 
-/// The pauses between eight refusals for good: quick at first, because directories and greylists are slow to learn of a new address, and
-/// three days and nineteen hours in all.
+/// The pauses between eight permanent rejections, three days and nineteen hours in total. The first ones are short, because a new address may be
+/// unknown to directories and greylists for some minutes.
 const AFTER_REJECTION: [Duration; 7] = [
     Duration::from_secs(60),
     Duration::from_secs(600),
@@ -45,26 +45,26 @@ const AFTER_REJECTION: [Duration; 7] = [
     Duration::from_secs(48 * 3600),
 ];
 
-/// A recipient or mail that is refused for good is tried so many times.
+/// A mail is given up after this many permanent rejections.
 const REJECTIONS: u32 = 8;
 
-/// A mail that is refused for good is tried for so long: where the machine sleeps or stands still in between, fewer attempts have to do.
+/// A permanently rejected mail is tried for at most this time. There are fewer attempts if the machine sleeps in between.
 const REJECTED_FOR: Duration = Duration::from_secs(5 * 86_400);
 
-/// Fewer refusals than this never end a mail, however long ago the first was: the wall clock may have been set.
+/// A mail is never given up after fewer rejections than this, however long ago the first one was: the wall clock may have been set.
 const LEAST_REJECTIONS: u32 = 4;
 
-/// The pause after a mail that was handed over without an answer: a server that is slow today has found its way back by then, and the reader
-/// does not get one copy after the other.
+/// The pause after a mail was handed over without a response. A slow server has usually recovered by then, and the recipient does not get several
+/// copies at once.
 pub(super) const AFTER_SILENCE: Duration = Duration::from_secs(3600);
 
-/// A mail is handed over so many times without an answer.
+/// A mail is given up after it was handed over this many times without a response.
 pub(super) const SILENCES: u32 = 3;
 
-/// A mail that waits for the server to take any mail at all is tried so often.
+/// The interval of attempts while the server rejects every recipient.
 const WHILE_ALL_ARE_REFUSED: Duration = Duration::from_secs(3600);
 
-/// What follows from a failed attempt.
+/// Decides what follows from a failed attempt.
 pub(super) fn next(blame: Blame, history: History, others: OtherMails, now: Timestamp) -> Next {
     match blame {
         Blame::Transport => Next::Again(backoff(history.attempts)),
@@ -72,12 +72,13 @@ pub(super) fn next(blame: Blame, history: History, others: OtherMails, now: Time
         Blame::Unanswered => Next::Again(AFTER_SILENCE),
         Blame::Content if spent(history, now) => Next::GiveUp(Obstacle::Content),
         Blame::Recipient if others.taken && spent(history, now) => Next::GiveUp(Obstacle::Recipient),
-        // With nobody else to compare with, the refusal is believed.
+        // There is no other mail to compare with, so the rejection is believed.
         Blame::Recipient if !others.failing && spent(history, now) => Next::GiveUp(Obstacle::Recipient),
         Blame::Recipient if spent(history, now) => {
             Next::AgainAndReport(WHILE_ALL_ARE_REFUSED, Obstacle::Recipient)
         }
-        // The last attempt but one: early enough for the operators' mail to show whether the server takes mails.
+        // The second last attempt: early enough for the operators' mail to show whether the server accepts
+        // mails.
         Blame::Recipient if !others.taken && others.failing && history.rejections + 2 >= REJECTIONS => {
             Next::AgainAndReport(after_rejection(history), Obstacle::Recipient)
         }
@@ -85,10 +86,10 @@ pub(super) fn next(blame: Blame, history: History, others: OtherMails, now: Time
     }
 }
 
-/// Whether this was the last refusal that is waited for.
+/// Whether the mail is given up after this rejection.
 fn spent(history: History, now: Timestamp) -> bool {
     let count = history.rejections + 1;
-    // A first refusal in the future was noted under another wall clock.
+    // A first rejection in the future was saved while the wall clock was ahead.
     let first = history.first_rejection.filter(|first| *first <= now).unwrap_or(now);
     let too_late = now.plus(after_rejection(history)).since(first) > REJECTED_FOR;
     count >= REJECTIONS || (count >= LEAST_REJECTIONS && too_late)
@@ -99,7 +100,7 @@ fn after_rejection(history: History) -> Duration {
     AFTER_REJECTION.get(index).copied().unwrap_or(AFTER_REJECTION[AFTER_REJECTION.len() - 1])
 }
 
-/// The pause after the attempt that came after `before` others: doubling from five seconds to five minutes.
+/// The pause after an attempt that followed `before` others. It doubles from five seconds to five minutes.
 fn backoff(before: u32) -> Duration {
     let factor = 2_u64.saturating_pow(before.min(10));
     Duration::from_secs(5 * factor).min(Duration::from_secs(300))
@@ -121,19 +122,19 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_a_failure() {
+    fn failed_attempts_are_repeated_or_given_up() {
         use Next::{Again, AgainAndReport, GiveUp};
         let silent = |unanswered| History { unanswered, ..History::default() };
         let waiting = |attempts| History { attempts, ..History::default() };
         for (sentence, blame, history, others, expected) in [
             (
-                "a server that is away is tried soon",
+                "an unreachable server is tried soon",
                 Blame::Transport,
                 waiting(0),
                 WELL,
                 Again(Duration::from_secs(5)),
             ),
-            ("and for ever", Blame::Transport, waiting(1_000_000), WELL, Again(Duration::from_secs(300))),
+            ("and without end", Blame::Transport, waiting(1_000_000), WELL, Again(Duration::from_secs(300))),
             (
                 "an address is tried soon at first",
                 Blame::Recipient,
@@ -159,37 +160,37 @@ mod tests {
                 GiveUp(Obstacle::Recipient),
             ),
             (
-                "where everybody is refused the operators hear of it in time",
+                "if everybody is rejected, the operators are notified in time",
                 Blame::Recipient,
                 refused(6, 2),
                 NOBODY,
                 AgainAndReport(48 * HOUR, Obstacle::Recipient),
             ),
             (
-                "where everybody is refused nothing is given up",
+                "if everybody is rejected, nothing is given up",
                 Blame::Recipient,
                 refused(7, 4),
                 NOBODY,
                 AgainAndReport(HOUR, Obstacle::Recipient),
             ),
             (
-                "nor after weeks",
+                "not even after weeks",
                 Blame::Recipient,
                 refused(100, 60),
                 NOBODY,
                 AgainAndReport(HOUR, Obstacle::Recipient),
             ),
             (
-                "a mail that is refused ends the same way",
+                "a rejected mail is given up after as many rejections",
                 Blame::Content,
                 refused(7, 4),
                 NOBODY,
                 GiveUp(Obstacle::Content),
             ),
-            ("and is tried before", Blame::Content, refused(3, 0), WELL, Again(6 * HOUR)),
-            ("no answer: an hour", Blame::Unanswered, silent(1), WELL, Again(HOUR)),
-            ("no answer again", Blame::Unanswered, silent(2), WELL, Again(HOUR)),
-            ("no answer three times", Blame::Unanswered, silent(3), WELL, GiveUp(Obstacle::Silence)),
+            ("and is repeated until then", Blame::Content, refused(3, 0), WELL, Again(6 * HOUR)),
+            ("no response: an hour", Blame::Unanswered, silent(1), WELL, Again(HOUR)),
+            ("no response again", Blame::Unanswered, silent(2), WELL, Again(HOUR)),
+            ("no response three times", Blame::Unanswered, silent(3), WELL, GiveUp(Obstacle::Silence)),
         ] {
             assert_eq!(next(blame, history, others, NOW), expected, "{sentence}");
         }

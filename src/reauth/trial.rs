@@ -115,7 +115,7 @@ impl Reauthentication {
         Ok(refreshed)
     }
 
-    /// Refuses guests, and where only administrators may re-authenticate, everybody else.
+    /// Rejects guests, and everybody who is not an administrator if only administrators may re-authenticate.
     async fn check_person(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Result<(), Refusal> {
         let mut user_type = None;
         if let Some(token) = access_token {
@@ -160,8 +160,8 @@ impl Reauthentication {
         }
     }
 
-    /// Refuses a token that sees fewer groups than the stored one. Where groups are not checked, or the stored token never saw any, there is
-    /// nothing to compare.
+    /// Rejects a token that sees fewer groups than the stored one. If groups are not checked, or the stored token never saw any, there is nothing to
+    /// compare.
     async fn sees_less(&self, trial: Trial<'_>, access_token: Option<&Secret>) -> Option<Refusal> {
         let policy = trial.registered.groups.as_ref()?;
         let view = trial.view?;
@@ -184,7 +184,7 @@ impl Reauthentication {
     }
 }
 
-/// What a token sees less than the stored one did, one sentence each. Groups that were not required then, or are no longer, do not count.
+/// What a token sees less than the stored one did, one sentence each. Groups that were not required then, or are not required now, do not count.
 fn less(view: &GoodView, known: &[KnownGroup], groups: &Groups) -> Vec<String> {
     let mut less = Vec::new();
     if groups.visible < view.groups {

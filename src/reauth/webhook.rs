@@ -30,7 +30,7 @@ pub enum Recipient {
     Unknown,
 }
 
-/// Finds where an integration's renewed token is handed to, by name.
+/// Finds where an integration's renewed token is delivered to, by name.
 pub type Webhooks = Box<dyn Fn(&str) -> Recipient + Send + Sync>;
 
 /// The time for the product's response.
@@ -77,18 +77,18 @@ pub struct WebhookSender {
     inner: Arc<Inner>,
 }
 
-/// What a [`WebhookSender`] works with.
-#[allow(missing_debug_implementations)] // Holds a closure; nobody prints it.
+/// The dependencies of [`WebhookSender`].
+#[allow(missing_debug_implementations)] // Contains a closure.
 pub struct WebhookParts {
-    /// The deliveries that wait.
+    /// The pending deliveries.
     pub store: Store,
     /// Counts attempts.
     pub families: Families,
-    /// The present moment.
+    /// The current time.
     pub clock: Clock,
-    /// Where a token goes.
+    /// Finds where a token is delivered to.
     pub webhooks: Webhooks,
-    /// Nudged when a renewed token waits.
+    /// Notified when a renewed token is ready for delivery.
     pub wake: Arc<Notify>,
 }
 
@@ -123,7 +123,7 @@ impl WebhookSender {
                 () = &mut stopped => return,
             };
             let next = drained.unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot look up tokens to hand over");
+                tracing::error!(%error, "cannot look up tokens to deliver");
                 Some(self.inner.parts.clock.now().plus(PAUSES[1]))
             });
             let pause = next
@@ -143,7 +143,8 @@ impl WebhookSender {
             let due = self.inner.parts.store.due_deliveries(self.inner.parts.clock.now()).await?;
             if due.is_empty() {
                 let waiting = self.inner.parts.store.waiting_deliveries().await?;
-                // Those of integrations that have left wait for their return; nobody has to do anything about them.
+                // Deliveries of removed integrations wait until the integration is added again; nobody has to
+                // act.
                 let owed = waiting
                     .iter()
                     .filter(|(name, _)| !matches!((self.inner.parts.webhooks)(name), Recipient::Unknown))
@@ -169,7 +170,7 @@ impl Inner {
         let webhook = match (self.parts.webhooks)(name) {
             Recipient::Webhook(webhook) => webhook,
             Recipient::Nobody => {
-                tracing::info!(integration = %name, "a renewed token is handed over no more: the configuration names no webhook for it");
+                tracing::info!(integration = %name, "a renewed token is no longer delivered: the configuration has no webhook for it");
                 return self.parts.store.forget_delivery(name).await;
             }
             Recipient::Unknown => {
@@ -184,14 +185,14 @@ impl Inner {
         match self.post(&webhook, waiting).await {
             Ok(()) => {
                 self.parts.families.token_delivery("success");
-                tracing::info!(integration = %name, attempts = waiting.attempts + 1, "the product has taken the renewed token");
+                tracing::info!(integration = %name, attempts = waiting.attempts + 1, "the product has accepted the renewed token");
                 self.parts.store.delivered(name, &waiting.message, self.parts.clock.now()).await
             }
             Err(failure) => {
                 self.parts.families.token_delivery("error");
                 let pause = PAUSES[(waiting.attempts as usize).min(PAUSES.len() - 1)];
                 let attempts = waiting.attempts + 1;
-                tracing::warn!(integration = %name, attempts, failure, retry_in = ?pause, "the product has not taken the renewed token");
+                tracing::warn!(integration = %name, attempts, failure, retry_in = ?pause, "the product has not accepted the renewed token");
                 self.parts
                     .store
                     .delivery_failed(name, &waiting.message, failure, self.parts.clock.now().plus(pause))

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::files::IMPRINT;
 use super::locks::CommandLock;
 use super::{StoreError, beside};
 
 fn unusable(what: &str, e: &dyn std::fmt::Display) -> StoreError {
     StoreError::Unusable(format!("{what}: {e}"))
 }
+
+/// The key in the table `meta` of the mark by which the files of an open database are recognised. No copy has it.
+pub(super) const IMPRINT: &str = "imprint";
 
 /// Writes everything that a connection sees into a new file, readable for its owner only. A copy that fails is removed.
 pub(super) fn copy(connection: &Connection, copy: &Path) -> Result<(), StoreError> {

@@ -10,11 +10,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 use uuid::Uuid;
 
-use super::{StoreError, backup, beside, sync_folder};
+use super::backup::{self, IMPRINT};
+use super::{StoreError, beside, sync_folder};
 use crate::clock::{Clock, rfc3339};
-
-/// The key of the mark in the table `meta`.
-pub(super) const IMPRINT: &str = "imprint";
 
 /// The database, its log, and the index of the log.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];

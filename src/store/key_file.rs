@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::key::{Key, LENGTH, fingerprint};
-use super::{Rights, StoreError, beside, rotation, sync_folder};
+use super::{Rights, StoreError, beside, sync_folder};
 
 /// Another process may be writing the key file at this moment.
 const WRITING: Duration = Duration::from_secs(1);
@@ -47,10 +47,10 @@ pub(super) fn load_or_create(c: &Connection, path: &Path, rights: Rights) -> Res
 /// Runs in an exclusive transaction: finds the key with which the database was written, or creates the first one.
 fn choose(c: &Connection, path: &Path, rights: Rights) -> Result<Key, StoreError> {
     let mark = mark(c)?;
-    if let Some(key) = rotation::finish(mark.as_deref(), path) {
+    if let Some(key) = finish(mark.as_deref(), path) {
         return Ok(key);
     }
-    let sealed = rotation::count(c)?;
+    let sealed = count(c)?;
     let key = match read_whole(path)? {
         KeyFile::Whole(key) => key,
         missing if sealed == 0 && (rights == Rights::Daemon || rights == Rights::Alone && mark.is_none()) => {
@@ -123,7 +123,7 @@ fn wrong(
             "{shown} is not the key that this database was created with; {advice}"
         )));
     }
-    Ok(StoreError::Unusable(if rotation::replaced(c, &fingerprint(key))? {
+    Ok(StoreError::Unusable(if replaced(c, &fingerprint(key))? {
         format!(
             "{shown} is not the key that encrypted the {sealed} refresh tokens in the database: it is an older one, which \
              consentry rotate-key has replaced; replace it by the newer key"
@@ -143,7 +143,7 @@ pub(super) enum KeyFile {
     Missing,
     /// The file is empty.
     Empty,
-    /// The file contains a key.
+    /// The file contains this key.
     Whole(Key),
 }
 
@@ -229,4 +229,56 @@ pub(super) fn warn_if_open(path: &Path, what: &str) {
     if mode & 0o077 != 0 {
         tracing::warn!(file = %path.display(), mode = format!("{mode:o}"), "{what} is readable by other users; run chmod 600 on it");
     }
+}
+
+/// Where a new key is kept until the database is saved: beside the key file, links followed.
+pub(super) fn successor(key_file: &Path) -> PathBuf {
+    beside(&itself(key_file), ".new")
+}
+
+pub(super) fn itself(key_file: &Path) -> PathBuf {
+    std::fs::canonicalize(key_file).unwrap_or_else(|_| key_file.to_owned())
+}
+
+pub(super) fn put_in_place(new: &Path, key_file: &Path) -> Result<(), StoreError> {
+    let place = itself(key_file);
+    let moved = std::fs::rename(new, &place).and_then(|()| sync_folder(&place));
+    moved.map_err(|e| {
+        StoreError::Unusable(format!(
+            "the database is encrypted with the new key, but {} cannot be moved to {}: {e}; move it by hand",
+            new.display(),
+            place.display()
+        ))
+    })
+}
+
+/// After a crash: if the database was saved with the new key, that key replaces the old one, and counts even if it cannot be moved.
+/// Otherwise it is left alone, because a rotation may be running.
+pub(super) fn finish(mark: Option<&str>, key_file: &Path) -> Option<Key> {
+    let waiting = successor(key_file);
+    let Ok(KeyFile::Whole(new)) = read(&waiting) else { return None };
+    if mark != Some(fingerprint(&new).as_str()) {
+        return None;
+    }
+    match put_in_place(&waiting, key_file) {
+        Ok(()) => {
+            tracing::warn!(file = %key_file.display(), "the encryption key is replaced: a rotation was interrupted");
+        }
+        Err(error) => tracing::warn!(%error, "a rotation was interrupted"),
+    }
+    Some(new)
+}
+
+/// Number of rows that only the key can decrypt and that cannot be replaced: refresh tokens, stored or waiting for delivery.
+pub(super) fn count(c: &Connection) -> Result<i64, StoreError> {
+    let sql =
+        "SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM deliveries WHERE delivered_at IS NULL)";
+    Ok(c.query_row(sql, [], |row| row.get(0))?)
+}
+
+/// Whether a key, given by its fingerprint, was replaced by a rotation.
+pub(super) fn replaced(c: &Connection, fingerprint: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT value FROM meta WHERE key = 'key_checks_before'";
+    let before: Option<String> = c.query_row(sql, [], |row| row.get(0)).optional()?;
+    Ok(before.is_some_and(|all| all.lines().any(|one| one == fingerprint)))
 }

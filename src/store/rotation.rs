@@ -3,18 +3,16 @@
 //! The new key is written beside the old one before anything changes, and replaces it after the database is saved. After a crash in
 //! between, the database decides which of the two is right: it contains a fingerprint of its key.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
 use super::files::remove_beside;
 use super::key::{Key, fingerprint};
-use super::key_file::{KeyFile, create, load_or_create, read};
+use super::key_file::{KeyFile, create, itself, load_or_create, put_in_place, read, successor};
 use super::locks::ExclusiveLock;
-use super::{
-    Rights, StoreError, authorizations, beside, connect_writer, deliveries, migrate, sync_folder, tokens,
-};
+use super::{Rights, StoreError, authorizations, connect_writer, deliveries, migrate, tokens};
 
 /// Every encrypted column; all are of type BLOB, and no other column is. Each is handled in [`seal_again`].
 #[cfg(test)]
@@ -99,58 +97,6 @@ fn leave_nothing(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// Where a new key is kept until the database is saved: beside the key file, links followed.
-fn successor(key_file: &Path) -> PathBuf {
-    beside(&itself(key_file), ".new")
-}
-
-fn itself(key_file: &Path) -> PathBuf {
-    std::fs::canonicalize(key_file).unwrap_or_else(|_| key_file.to_owned())
-}
-
-fn put_in_place(new: &Path, key_file: &Path) -> Result<(), StoreError> {
-    let place = itself(key_file);
-    let moved = std::fs::rename(new, &place).and_then(|()| sync_folder(&place));
-    moved.map_err(|e| {
-        StoreError::Unusable(format!(
-            "the database is encrypted with the new key, but {} cannot be moved to {}: {e}; move it by hand",
-            new.display(),
-            place.display()
-        ))
-    })
-}
-
-/// After a crash: if the database was saved with the new key, that key replaces the old one, and counts even if it cannot be moved.
-/// Otherwise it is left alone, because a rotation may be running.
-pub(super) fn finish(mark: Option<&str>, key_file: &Path) -> Option<Key> {
-    let waiting = successor(key_file);
-    let Ok(KeyFile::Whole(new)) = read(&waiting) else { return None };
-    if mark != Some(fingerprint(&new).as_str()) {
-        return None;
-    }
-    match put_in_place(&waiting, key_file) {
-        Ok(()) => {
-            tracing::warn!(file = %key_file.display(), "the encryption key is replaced: a rotation was interrupted");
-        }
-        Err(error) => tracing::warn!(%error, "a rotation was interrupted"),
-    }
-    Some(new)
-}
-
-/// Number of rows that only the key can decrypt and that cannot be replaced: refresh tokens, stored or waiting for delivery.
-pub(super) fn count(c: &Connection) -> Result<i64, StoreError> {
-    let sql =
-        "SELECT (SELECT count(*) FROM tokens) + (SELECT count(*) FROM deliveries WHERE delivered_at IS NULL)";
-    Ok(c.query_row(sql, [], |row| row.get(0))?)
-}
-
-/// Whether a key, given by its fingerprint, was replaced by a rotation.
-pub(super) fn replaced(c: &Connection, fingerprint: &str) -> Result<bool, StoreError> {
-    let sql = "SELECT value FROM meta WHERE key = 'key_checks_before'";
-    let before: Option<String> = c.query_row(sql, [], |row| row.get(0)).optional()?;
-    Ok(before.is_some_and(|all| all.lines().any(|one| one == fingerprint)))
-}
-
 /// Encrypts everything again. Every new table with encrypted columns has to be added here.
 fn seal_again(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreError> {
     let mut rotated = Rotated { tokens: 0, damaged: 0 };
@@ -190,6 +136,8 @@ fn seal_again(c: &Connection, old: &Key, new: &Key) -> Result<Rotated, StoreErro
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::domain::Timestamp;
     use crate::secret::Secret;

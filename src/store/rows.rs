@@ -1,13 +1,13 @@
-//! JSON rows: the format of the state and story columns. New fields need a default; no field changes its meaning.
+//! JSON rows: the format of the columns `state` and `story`. New fields need a default; no field changes its meaning.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, Incident, IntegrationState,
-    KnownGroup, LinkTarget, Named, Obstacle, Outcome, PermissionState, Reason, Recent, Timestamp,
-    Undeliverable, Verdict,
+    Access, AlertProgress, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, Incident,
+    IntegrationState, KnownGroup, LinkTarget, Named, Notify, Obstacle, OpenAlert, Outcome, PermissionState,
+    Reason, Recent, Timestamp, Undeliverable, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub(super) struct StateRow {
     exact: bool,
     #[serde(default)]
     alert_exact: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    alert_progress: Option<AlertProgressRow>,
     #[serde(default)]
     recent: String,
     #[serde(default)]
@@ -97,15 +99,31 @@ struct PermissionRow {
     granted: Option<bool>,
 }
 
-/// The content of a row: a state, and whether the reason of the open alert was seen in the directory.
+/// When an alert was last notified, under which setting (`admins`, …), and how many reminders there were.
+#[derive(Serialize, Deserialize)]
+struct AlertProgressRow {
+    notify: String,
+    noticed: i64,
+    reminders: u32,
+}
+
+/// The content of a row: a state, and what is known of the open alert besides its columns.
 #[derive(Default)]
 pub(super) struct Saved {
     pub(super) state: IntegrationState,
+    /// The reason of the open alert was seen in the directory.
     pub(super) alert_exact: bool,
+    /// `None` in rows of older versions.
+    pub(super) alert_progress: Option<AlertProgress>,
 }
 
 /// A state as JSON.
-pub(super) fn state_to_json(state: &IntegrationState, alert_exact: bool) -> String {
+pub(super) fn state_to_json(state: &IntegrationState, alert: Option<&OpenAlert>) -> String {
+    let progress = |alert: &OpenAlert| AlertProgressRow {
+        notify: alert.progress.notify.label().to_owned(),
+        noticed: alert.progress.noticed.0,
+        reminders: alert.progress.reminders,
+    };
     let (verdict, verdict_reason, verdict_since) = match state.verdict {
         Verdict::Unknown => ("unknown", None, None),
         Verdict::Healthy => ("healthy", None, None),
@@ -134,7 +152,8 @@ pub(super) fn state_to_json(state: &IntegrationState, alert_exact: bool) -> Stri
             .map(|v| GoodViewRow { groups: v.groups, required: v.required.clone() }),
         named: state.named.map(|n| (n.reason.label().to_owned(), n.exact)),
         exact: state.exact,
-        alert_exact,
+        alert_exact: alert.is_some_and(|a| a.exact),
+        alert_progress: alert.map(progress),
         recent: state.recent.to_text(),
         flapping: state.flapping,
         renewed: state.renewed,
@@ -180,7 +199,12 @@ pub(super) fn state_from_json(json: &str) -> Option<Saved> {
         renewed: row.renewed,
         known_groups: row.known_groups.into_iter().map(known_group).collect(),
     };
-    Some(Saved { state, alert_exact: row.alert_exact })
+    let progress = |row: AlertProgressRow| AlertProgress {
+        notify: Notify::from_label(&row.notify).unwrap_or_default(),
+        noticed: Timestamp(row.noticed),
+        reminders: row.reminders,
+    };
+    Some(Saved { state, alert_exact: row.alert_exact, alert_progress: row.alert_progress.map(progress) })
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -289,6 +313,10 @@ struct IncidentRow {
     affected: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     renewed: Option<i64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reminds: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    instead_of: Vec<String>,
 }
 
 /// The incident of a mail as JSON.
@@ -320,6 +348,8 @@ pub(super) fn incident_to_json(incident: &Incident) -> String {
         origin: incident.origin.clone(),
         affected: incident.affected,
         renewed: incident.renewed.map(|t| t.0),
+        reminds: incident.reminds,
+        instead_of: incident.instead_of.clone(),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -354,6 +384,8 @@ pub(super) fn incident_from_json(json: &str) -> Option<Incident> {
         by: row.by,
         origin: row.origin,
         affected: row.affected,
+        reminds: row.reminds,
+        instead_of: row.instead_of,
         renewed: row.renewed.map(Timestamp),
     })
 }

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::rows::{Saved, incident_from_json, incident_to_json, state_from_json, state_to_json};
 use super::{Kind, Store, StoreError, notifications};
 use crate::domain::{
-    Cause, CauseChange, Incident, IntegrationState, MailKind, Notification, OpenAlert, Progress, Reason,
-    Timestamp,
+    AlertProgress, Cause, CauseChange, Incident, IntegrationState, MailKind, Notification, Notify, OpenAlert,
+    Progress, Reason, Timestamp,
 };
 
 /// An integration as it was saved.
@@ -227,15 +227,25 @@ fn saved_integration(row: &rusqlite::Row<'_>, now: Timestamp) -> rusqlite::Resul
     let (alert, reason): (Option<String>, Option<String>) = (row.get(4)?, row.get(5)?);
     let (since, notices): (Option<i64>, u32) = (row.get(6)?, row.get(7)?);
     let alert = alert.zip(reason.as_deref().and_then(Reason::from_label)).zip(since);
-    let Saved { state, alert_exact: exact } = state_from_json(&row.get::<_, String>(2)?).unwrap_or_default();
-    let alert = alert.map(|((id, reason), since)| OpenAlert {
+    let saved = state_from_json(&row.get::<_, String>(2)?).unwrap_or_default();
+    let Saved { state, alert_exact: exact, alert_progress } = saved;
+    let mut alert = alert.map(|((id, reason), since)| OpenAlert {
         id,
         reason,
         exact,
-        since: Timestamp(since).min(now),
+        since: Timestamp(since),
         notices,
         notified: BTreeSet::new(),
+        // An alert of an older version was notified when it was opened.
+        progress: alert_progress.unwrap_or(AlertProgress {
+            notify: Notify::Admins,
+            noticed: Timestamp(since),
+            reminders: 0,
+        }),
     });
+    if let Some(alert) = &mut alert {
+        alert.cap(now);
+    }
     Ok(SavedIntegration {
         name: row.get(0)?,
         identity: row.get(1)?,
@@ -261,7 +271,7 @@ fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), Stor
     .execute(params![
         saved.name,
         saved.identity,
-        state_to_json(&saved.state, alert.is_some_and(|a| a.exact)),
+        state_to_json(&saved.state, alert),
         saved.tenant_guid,
         alert.map(|a| &a.id),
         alert.map(|a| a.reason.label()),

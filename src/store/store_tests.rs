@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{
-    Access, Cause, CauseChange, Incident, IntegrationState, LinkTarget, MailKind, Notification, OpenAlert,
-    Progress, Reason, Timestamp, Verdict,
+    Access, AlertProgress, Cause, CauseChange, Incident, IntegrationState, LinkTarget, MailKind,
+    Notification, Notify, OpenAlert, Progress, Reason, Timestamp, Verdict,
 };
 use crate::secret::Secret;
 
@@ -55,6 +55,8 @@ fn incident() -> Incident {
         by: None,
         origin: None,
         affected: None,
+        reminds: false,
+        instead_of: Vec::new(),
         renewed: None,
     }
 }
@@ -77,6 +79,7 @@ fn open_alert(id: &str, since: Timestamp) -> OpenAlert {
         since,
         notices: 1,
         notified: BTreeSet::new(),
+        progress: AlertProgress { notify: Notify::Admins, noticed: since, reminders: 0 },
     }
 }
 

@@ -199,13 +199,13 @@ pub(super) fn sealed(key: &Key, id: &TokenId, token: &Secret) -> Result<Vec<u8>,
 /// Where a token comes from.
 #[derive(Clone, Copy)]
 pub(super) struct TokenOrigin<'a> {
-    /// `import`, `reauthentication`.
+    /// `import` or `reauthentication`.
     pub(super) source: &'static str,
-    /// User principal name of who consented, where that is known.
+    /// User principal name of the person who consented, if known.
     pub(super) consented_by: Option<&'a str>,
 }
 
-/// Whichever comes last wins, and both are events.
+/// Stores a token; it replaces any other. The change is saved as an event, too.
 pub(super) fn put(
     c: &Connection,
     id: &TokenId,

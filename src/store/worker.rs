@@ -65,7 +65,7 @@ pub(super) struct Job {
     pub(super) kind: Kind,
     pub(super) work: Work,
     pub(super) asked: Instant,
-    #[expect(dead_code, reason = "held for its place, which is given back with it")]
+    #[expect(dead_code, reason = "held for its place, which is released with it")]
     pub(super) place: OwnedSemaphorePermit,
 }
 

@@ -115,7 +115,7 @@ fn finished(router: Router<Arc<Served>>, served: &Arc<Served>) -> Router {
     let mut router = router
         .layer(DefaultBodyLimit::max(64 * 1024))
         .layer(from_fn_with_state(Arc::clone(&served.process.uploads), uploads::receive))
-        // A client that sends its body a byte a minute does not hold a connection for ever.
+        // A client that sends its body at one byte per minute does not hold a connection forever.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT));
     for (name, value) in served.security_headers.iter() {
         router = router.layer(SetResponseHeaderLayer::if_not_present(name, value));

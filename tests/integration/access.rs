@@ -1,5 +1,5 @@
-//! Who may do what: with users and without, from this machine and from elsewhere, by which name, from whose
-//! page.
+//! Who may do what: with and without users, from this machine and from others, under which host names, and
+//! from the pages of which sites.
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -12,7 +12,7 @@ use crate::world::{World, eventually, replace, text};
 /// alice's password is `open sesame`.
 const ALICE: &str = "$2b$04$n7uUmE/3WGpLHuS4j1en6.YBWqv/r0OJD5DlwPZ2cHVvRRMGeHE.i";
 
-/// As a browser sends it for alice.
+/// The header that a browser sends for alice.
 const AS_ALICE: &str = "Authorization: Basic YWxpY2U6b3BlbiBzZXNhbWU=";
 
 /// A world and the program that runs in it.
@@ -31,12 +31,12 @@ impl Site {
         Self { world, daemon }
     }
 
-    /// Status and text of an answer to a request with these header lines.
+    /// Status and body of the response to a request with these header lines.
     async fn ask(&self, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
         ask(TcpStream::connect(&self.daemon.address).await.expect("connected"), method, path, headers).await
     }
 
-    /// Asks as a program on this machine does.
+    /// Sends a request as a program on this machine does.
     async fn locally(&self, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
         self.ask(method, path, &[&["Host: localhost"], headers].concat()).await
     }
@@ -77,7 +77,7 @@ async fn ask(
 
 const LINK: &str = "/integrations/northwind/link";
 
-/// Everything that changes something, and what it answers when it may.
+/// The requests that change something, with their status if they are allowed.
 const CHANGES: [(&str, u16); 3] =
     [("/integrations/northwind/probe", 303), (LINK, 200), ("/api/v1/integrations/northwind/probe", 202)];
 
@@ -87,15 +87,15 @@ async fn without_users_only_this_machine_changes_anything() {
     let elsewhere = "--web.enable-anonymous-actions";
     for (sentence, headers, words) in [
         ("a program on this machine", vec!["Host: 127.0.0.1:10143"], None),
-        ("the same by another name of this machine", vec!["Host: demo.localhost"], None),
+        ("a program that uses another name of this machine", vec!["Host: demo.localhost"], None),
         ("a proxy on this machine", vec!["Host: localhost", "X-Forwarded-For: 192.0.2.1"], Some(elsewhere)),
         (
-            "a proxy that says only how it was asked",
+            "a proxy that sends only the protocol",
             vec!["Host: localhost", "X-Forwarded-Proto: https"],
             Some(elsewhere),
         ),
         (
-            "a proxy that follows the standard",
+            "a proxy that sends the standard header",
             vec!["Host: localhost", "Forwarded: for=192.0.2.1"],
             Some(elsewhere),
         ),
@@ -106,18 +106,18 @@ async fn without_users_only_this_machine_changes_anything() {
             Some(elsewhere),
         ),
         (
-            "a proxy that claims to speak for this machine",
+            "a proxy that claims that the client is this machine",
             vec!["Host: localhost", "X-Forwarded-For: 127.0.0.1"],
             Some(elsewhere),
         ),
         (
-            "somebody who asks an address that others reach, too",
+            "a client that uses an address that others reach, too",
             vec!["Host: 192.0.2.1:10143"],
             Some(elsewhere),
         ),
-        ("somebody who names no host", vec![], Some(elsewhere)),
+        ("a client that names no host", vec![], Some(elsewhere)),
         (
-            "a page whose name was bent to this machine",
+            "a page after DNS rebinding to this machine",
             vec!["Host: evil.example:10143"],
             Some("--web.allowed-host=evil.example"),
         ),
@@ -132,7 +132,7 @@ async fn without_users_only_this_machine_changes_anything() {
             vec!["Host: localhost:10143", "Origin: http://localhost:3000"],
             Some("another site"),
         ),
-        ("a page that hides where it is from", vec!["Host: localhost", "Origin: null"], Some("another site")),
+        ("a page that hides its origin", vec!["Host: localhost", "Origin: null"], Some("another site")),
         ("a neighbour's page", vec!["Host: localhost", "Sec-Fetch-Site: same-site"], Some("another site")),
         (
             "our page",
@@ -140,12 +140,12 @@ async fn without_users_only_this_machine_changes_anything() {
             None,
         ),
         (
-            "our page behind a proxy that speaks TLS",
+            "our page behind a proxy that terminates TLS",
             vec!["Host: localhost", "Origin: https://localhost"],
             None,
         ),
         (
-            "our page in a browser that hides where it is from",
+            "our page in a browser that hides the origin",
             vec!["Host: localhost", "Origin: null", "Sec-Fetch-Site: same-origin"],
             None,
         ),
@@ -171,7 +171,7 @@ async fn without_users_only_this_machine_changes_anything() {
 }
 
 #[tokio::test]
-async fn pages_go_by_names_of_ours_and_monitoring_by_any() {
+async fn pages_need_a_known_host_name_and_monitoring_accepts_any() {
     let site = Site::start(&[
         "--web.allowed-host=Status.example.com:8443",
         "--web.external-url=https://c.example.com",
@@ -210,11 +210,11 @@ async fn pages_go_by_names_of_ours_and_monitoring_by_any() {
         for path in ["/metrics", "/probe?target=northwind", "/-/healthy", "/-/ready"] {
             assert_eq!(site.ask("GET", path, &[&header]).await.0, 200, "{host}{path}");
         }
-        // The link is the key, whatever name a proxy passes on.
+        // The link authorizes the request, whatever host name a proxy passes on.
         assert_eq!(site.ask("GET", "/reauth/assets/page.css", &[&header]).await.0, 200, "{host}");
     }
     assert_eq!(site.ask("GET", "/", &[]).await.0, 200, "no browser leaves out the host");
-    // Where the external URL is another machine's, whoever comes from here may be the proxy of anybody.
+    // If the external URL names another machine, a local client may be a proxy for anybody.
     let (status, body) = site.locally("POST", LINK, &[]).await;
     assert!(status == 403 && body.contains("--web.enable-anonymous-actions"), "{status}: {body}");
     let wrong = site.world.command(&["run", "--web.allowed-host=https://status.example.com"]).await;
@@ -223,7 +223,7 @@ async fn pages_go_by_names_of_ours_and_monitoring_by_any() {
 }
 
 #[tokio::test]
-async fn everybody_may_where_that_was_said() {
+async fn anonymous_actions_are_allowed_if_they_are_enabled() {
     let flags = [
         "--web.enable-anonymous-actions",
         "--web.external-url=https://status.example.com",
@@ -249,9 +249,9 @@ async fn everybody_may_where_that_was_said() {
     assert_eq!(
         site.makers(&[]).await,
         ["anonymous through 127.0.0.1"],
-        "a proxy that nobody trusts to say for whom"
+        "a proxy that is not trusted to report the client"
     );
-    // The public URL's pages are ours, too.
+    // The pages of the public URL are our own pages, too.
     assert_eq!(site.locally("POST", LINK, &["Origin: https://c.example.com"]).await.0, 200);
     assert_eq!(site.locally("POST", "/-/reload", &["Origin: https://evil.example"]).await.0, 403);
     assert_eq!(site.ask("POST", "/-/reload", &["Host: evil.example"]).await.0, 403);
@@ -259,7 +259,7 @@ async fn everybody_may_where_that_was_said() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_says_for_whom_it_asks() {
+async fn a_trusted_proxy_reports_the_client() {
     let flags = [
         "--web.enable-anonymous-actions",
         "--web.trusted-proxy=127.0.0.0/8",
@@ -280,7 +280,7 @@ async fn a_trusted_proxy_says_for_whom_it_asks() {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
-/// A proxy that is trusted to name the client makes nobody a local one.
+/// A client that a trusted proxy reports is not a local client.
 #[tokio::test]
 async fn a_trusted_proxy_is_not_this_machine() {
     let site = Site::start(&["--web.trusted-proxy=127.0.0.1"]).await;
@@ -291,7 +291,7 @@ async fn a_trusted_proxy_is_not_this_machine() {
 }
 
 #[tokio::test]
-async fn users_are_asked_for_everything() {
+async fn users_must_sign_in_for_everything() {
     let users = format!("basic_auth_users: {{alice: '{ALICE}'}}");
     let world = World::live().await;
     let users = world.web_config(&users);
@@ -346,7 +346,7 @@ async fn a_certificate_counts_as_a_user() {
             .header("x-forwarded-for", "192.0.2.1");
         let answer = request.send().await.expect("an answer");
         let status = answer.status().as_u16();
-        // Taken whole, so that the connection can be used again.
+        // Read completely, so that the connection can be used again.
         answer.bytes().await.expect("a body");
         status
     };
@@ -356,7 +356,7 @@ async fn a_certificate_counts_as_a_user() {
     let events = format!("https://{}/api/v1/integrations/northwind/events", site.daemon.address);
     let events = unknown.get(events).send().await.expect("an answer").text().await.expect("text");
     assert!(events.contains("\"detail\":\"certificate "), "{events}");
-    // Whoever's authority is not ours any more is nobody, on the connection that is open, too.
+    // Certificates of a removed authority are rejected, on an open connection, too.
     let open = builder().pool_max_idle_per_host(1);
     let identity =
         reqwest::Identity::from_pem((client.certificate + &client.key).as_bytes()).expect("an identity");
@@ -366,7 +366,7 @@ async fn a_certificate_counts_as_a_user() {
     assert_eq!(post(&open, LINK).await, 403);
 }
 
-/// Who may write to a socket's file is the file system's business.
+/// The permissions of a socket's file decide who may connect.
 #[tokio::test]
 async fn a_socket_with_a_path_is_this_machine() {
     let world = World::live().await;

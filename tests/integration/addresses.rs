@@ -1,4 +1,4 @@
-//! Where the program is reached: a socket with a path, and a prefix for all paths.
+//! The addresses of the program: a socket with a path, and a prefix for all paths.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -30,10 +30,10 @@ async fn a_socket_with_a_path() {
     eventually("the socket is taken over", async || UnixStream::connect(&path).await.ok()).await;
     assert!(get().await.starts_with("HTTP/1.1 200"), "taken over");
     second.terminate().await;
-    assert!(!path.exists(), "one that ends takes it away");
+    assert!(!path.exists(), "a process that ends removes its socket");
 }
 
-/// A slip of the pen must not cost a file.
+/// A mistyped path must not delete a file.
 #[tokio::test]
 async fn a_path_that_is_no_socket() {
     let world = World::live().await;
@@ -99,7 +99,7 @@ async fn a_prefix_for_all_paths() {
             "{path}"
         );
     }
-    // A path of which a router might make something else.
+    // A path that a router may interpret in another way.
     let odd = World::live_at("https://c.example.com/:a/*b").await;
     odd.daemon(&[]).ready().await;
     for wrong in [

@@ -1,4 +1,4 @@
-//! Who is notified, how often, and what the mail server does to it.
+//! Who is notified, how often, and what happens if the mail server fails.
 
 use consentry::demo;
 use entra_sim::{Endpoint, Fault, FaultKind, MailFaults, Options};
@@ -14,8 +14,8 @@ fn status(status: u16, retry_after: Option<&str>) -> FaultKind {
     FaultKind::Status { status, retry_after: retry_after.map(str::to_owned) }
 }
 
-/// No transient fault of the upstream turns a gauge or mails an admin, however long it lasts; the operators
-/// hear of one that does.
+/// No transient fault of the upstream changes a gauge or mails an admin, however long it lasts. The operators
+/// are notified of a lasting one.
 #[tokio::test]
 async fn transient_faults_mail_no_admin() {
     let kinds = [
@@ -56,7 +56,8 @@ async fn transient_faults_mail_no_admin() {
     }
 }
 
-/// The operators' own failure: one mail for everything that shares the cause, none to the customers' admins.
+/// A failure that the operators must fix: one mail for everything with the same cause, and none to the
+/// customers' admins.
 #[tokio::test]
 async fn one_cause_one_mail_to_the_operators() {
     let fleet = Fleet::start().await;
@@ -75,7 +76,7 @@ async fn one_cause_one_mail_to_the_operators() {
         expires_in_seconds: 86_400,
     }]);
     fleet.pass(30 * MINUTE).await;
-    assert_eq!(fleet.mails().len(), 1, "a secret nobody uses fixes nothing");
+    assert_eq!(fleet.mails().len(), 1, "a secret that nobody uses fixes nothing");
     fleet.simulator.with_world(|w| {
         w.apps
             .get_mut(&demo::APP)
@@ -89,9 +90,9 @@ async fn one_cause_one_mail_to_the_operators() {
     assert!(broken.clone().all(|s| fleet.up(s.name).as_deref() == Some("1")));
 }
 
-/// A reader that may not read breaks nothing, and the operators hear of it once.
+/// A reader that may not read breaks no integration, and the operators are notified of it once.
 #[tokio::test]
-async fn a_powerless_reader_is_the_operators_business() {
+async fn a_reader_without_permission_is_reported_to_the_operators() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![entra_sim::Action::RevokeConsent {
@@ -106,7 +107,7 @@ async fn a_powerless_reader_is_the_operators_business() {
 }
 
 #[tokio::test]
-async fn a_mail_server_that_is_away_loses_nothing() {
+async fn no_mail_is_lost_while_the_mail_server_is_unreachable() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     for faults in [
@@ -135,7 +136,8 @@ async fn a_mail_server_that_is_away_loses_nothing() {
     assert_eq!(fleet.kinds("it@contoso.example"), ["alert"]);
 }
 
-/// A connection that breaks after the mail was taken repeats it an hour later, with the same `Message-ID`.
+/// If the connection breaks after the mail was accepted, the mail is sent again an hour later, with the same
+/// `Message-ID`.
 #[tokio::test]
 async fn a_repeated_mail_is_recognisable() {
     let fleet = Fleet::start().await;
@@ -144,15 +146,16 @@ async fn a_repeated_mail_is_recognisable() {
     fleet.pass(12 * MINUTE).await;
     fleet.simulator.mailbox().set_faults(MailFaults::default());
     fleet.pass(6 * MINUTE).await;
-    assert_eq!(fleet.notified(), ["alert to it@contoso.example"], "perhaps it has arrived");
+    assert_eq!(fleet.notified(), ["alert to it@contoso.example"], "it may have arrived");
     fleet.pass(60 * MINUTE).await;
     let ids: Vec<String> = fleet.mails().into_iter().map(|(_, m)| m.message_id).collect();
     assert!(ids.len() == 2 && ids[0] == ids[1], "{ids:?}");
 }
 
-/// One bad address harms nobody else; it is tried slowly, given up, and the operators are told.
+/// An invalid address affects no other recipient. Its mail is tried with growing pauses and given up, and the
+/// operators are notified.
 #[tokio::test]
-async fn a_refused_recipient_is_given_up() {
+async fn a_rejected_recipient_is_given_up() {
     let mut world = World::demo().await;
     world.set("integrations.contoso.admins", "[it@contoso.example, gone@contoso.example]");
     let fleet = world.fleet().await;
@@ -163,7 +166,7 @@ async fn a_refused_recipient_is_given_up() {
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
     assert_eq!(fleet.kinds("it@contoso.example"), ["alert"]);
-    // For the outbox alone: what the probes would find is told elsewhere.
+    // Only the outbox runs here, because other tests cover the probes.
     let notifier = fleet.daemon.notifier.as_ref().expect("mail is configured");
     while let Some(next) = notifier.drain().await.expect("the outbox") {
         fleet.clock.set(next);
@@ -179,7 +182,7 @@ async fn a_refused_recipient_is_given_up() {
 }
 
 #[tokio::test]
-async fn every_way_to_reach_a_mail_server() {
+async fn mail_is_sent_with_every_kind_of_tls() {
     for (implicit, tls, credentials) in
         [(false, "starttls", true), (true, "implicit", true), (false, "none", false)]
     {
@@ -206,9 +209,9 @@ async fn every_way_to_reach_a_mail_server() {
     }
 }
 
-/// STARTTLS is never given up for plain text, and an unknown certificate is refused.
+/// A missing STARTTLS never leads to plain text, and an unknown certificate is rejected.
 #[tokio::test]
-async fn no_mail_without_the_protection_that_was_asked_for() {
+async fn no_mail_is_sent_without_the_configured_protection() {
     let mut world = World::demo().await;
     world.set("email.smtp.tls", "starttls");
     let fleet = world.fleet().await;
@@ -224,10 +227,10 @@ async fn no_mail_without_the_protection_that_was_asked_for() {
     );
 }
 
-/// What the directory said stands until it speaks again: a transient fault neither changes the reason nor
-/// tells anybody.
+/// A reason from the directory stays until the directory responds again: a transient fault neither changes it
+/// nor notifies anybody.
 #[tokio::test]
-async fn a_standing_reason_survives_transient_faults() {
+async fn a_confirmed_reason_survives_transient_faults() {
     let fleet = Fleet::start().await;
     fleet.act((situation("litware").breaks)("litware.example"));
     fleet.pass(12 * MINUTE).await;
@@ -253,9 +256,9 @@ async fn a_standing_reason_survives_transient_faults() {
     );
 }
 
-/// A token that somebody else keeps and that cannot be read is our trouble, not the admin's.
+/// If the token file of another program cannot be read, the operators must fix that, not the admin.
 #[tokio::test]
-async fn an_unreadable_token_file_invites_nobody() {
+async fn an_unreadable_token_file_is_reported_to_the_operators() {
     let files = tempfile::tempdir().expect("a folder");
     let file = files.path().join("gone").join("token");
     let mut world = World::demo().await;
@@ -267,14 +270,14 @@ async fn an_unreadable_token_file_invites_nobody() {
         "{:?}",
         fleet.reasons("contoso")
     );
-    assert_eq!(fleet.notified(), ["operator to operators@demo.example"], "ours, once");
+    assert_eq!(fleet.notified(), ["operator to operators@demo.example"], "the operators, once");
     std::fs::create_dir(files.path().join("gone")).expect("the mount is back");
     fleet.pass(20 * MINUTE).await;
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "resolved"]);
     assert_eq!(fleet.kinds("it@contoso.example"), ["alert"], "there is no token: the invitation");
 }
 
-/// Without admins the operators get the link, and hear of another reason, too.
+/// Without admins the operators get the link, and are notified of another reason, too.
 #[tokio::test]
 async fn without_admins_the_operators_get_the_link() {
     let mut world = World::demo().await;
@@ -291,9 +294,9 @@ async fn without_admins_the_operators_get_the_link() {
     assert_eq!(fleet.kinds("operators@demo.example"), ["operator", "operator", "resolved"]);
 }
 
-/// A cause closes with its last member, also when that one leaves the configuration.
+/// A cause ends with its last member, even if that member leaves the configuration.
 #[tokio::test]
-async fn a_cause_without_sufferers_swallows_no_alert() {
+async fn a_cause_without_members_suppresses_no_alert() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![entra_sim::Action::ExpireSecrets { app: demo::APPLICATION_APP }]);
@@ -311,10 +314,10 @@ async fn a_cause_without_sufferers_swallows_no_alert() {
         ["operator", "operator"],
         "the same cause, and news for the new ones"
     );
-    assert_eq!(fleet.up("fabrikam"), None, "who leaves the configuration leaves at once");
+    assert_eq!(fleet.up("fabrikam"), None, "a removed integration disappears at once");
 }
 
-/// A mail that the server has taken is never sent again, also when the database cannot say so for a while.
+/// A mail that the server accepted is never sent again, even if the database cannot save that for a while.
 #[tokio::test]
 async fn a_mail_that_cannot_be_marked_is_not_repeated() {
     let fleet = Fleet::start().await;
@@ -327,7 +330,7 @@ async fn a_mail_that_cannot_be_marked_is_not_repeated() {
     database.execute_batch(refuse).expect("a database that refuses");
     let notifier = fleet.daemon.notifier.as_ref().expect("mail is configured");
     for _ in 0..3 {
-        assert!(notifier.drain().await.is_err(), "the mark was refused");
+        assert!(notifier.drain().await.is_err(), "the mark was not saved");
     }
     assert_eq!(fleet.notified(), ["alert to it@contoso.example"]);
     database.execute_batch("DROP TRIGGER refuse").expect("room again");

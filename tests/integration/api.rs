@@ -1,5 +1,5 @@
-//! The API over real sockets: lists in a stable order, evidence, problem details, and what Prometheus may
-//! drive by itself.
+//! The API over real sockets: lists in a stable order, evidence, problem details, and probes that Prometheus
+//! triggers.
 
 use std::collections::BTreeSet;
 
@@ -124,7 +124,7 @@ async fn errors_are_problem_details() {
 
 /// The document names every path and every reason that there is.
 #[tokio::test]
-async fn the_openapi_document_is_in_step() {
+async fn the_openapi_document_matches_the_api() {
     let site = Site::start().await;
     let document = json(&mut Visitor::new(), &format!("{}/api/v1/openapi.json", site.url)).await;
     assert!(document["openapi"].as_str().is_some_and(|v| v.starts_with("3.1")));
@@ -140,10 +140,10 @@ async fn the_openapi_document_is_in_step() {
     assert_eq!(named, consentry::domain::Reason::ALL.iter().map(|r| r.label()).collect());
 }
 
-/// `/probe?target=NAME` in the running program: probes now, unless it has just been done, and answers with
-/// this integration alone.
+/// `/probe?target=NAME` in the running program: probes now, unless the last result is very recent, and
+/// returns the metrics of this integration only.
 #[tokio::test]
-async fn prometheus_may_drive() {
+async fn prometheus_can_trigger_probes() {
     let world = World::live().await;
     let daemon = world.daemon(&[]);
     let url = &daemon.url;

@@ -1,5 +1,5 @@
-//! The way of an admin in a real browser: Chromium on a phone, driven by WebDriver. From the mail to green,
-//! and every refusal.
+//! Re-authentication in a real browser: Chromium with the screen of a phone, driven by WebDriver. From the
+//! mail to the green page, and every refusal.
 
 use std::process::Stdio;
 
@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use crate::daemon::{Daemon, up};
 use crate::world::{PATIENCE, World, eventually, free_address, replace};
 
-/// What checks pages for people who cannot see or point well (axe-core, MPL-2.0).
+/// The accessibility checks (axe-core, MPL-2.0).
 const AXE: &str = include_str!("../fixtures/axe-core/axe.min.js");
 
 struct Browser {
@@ -21,7 +21,7 @@ struct Browser {
 }
 
 impl Browser {
-    /// A phone's browser, or nothing where there is none. `scheme` is `light` or `dark`.
+    /// A browser with the screen of a phone; `None` if none is installed. `scheme` is `light` or `dark`.
     async fn start(scheme: &str) -> Option<Self> {
         if !crate::tools::available("chromedriver") || !crate::tools::available("chromium") {
             return None;
@@ -30,7 +30,7 @@ impl Browser {
         let (_, port) = address.rsplit_once(':').expect("a port");
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
-            // Far from UTC, so that a time in the reader's zone can be told apart from one that is not.
+            // Far from UTC, so that a time in the reader's zone differs from one in UTC.
             .env("TZ", "Asia/Kathmandu")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -83,8 +83,8 @@ impl Browser {
         self.client.find(Locator::Css("body")).await.expect("a body").text().await.expect("text")
     }
 
-    /// Clicks once it is there. A page that is just being replaced by the next takes its elements along; then
-    /// the next one's counts.
+    /// Clicks an element as soon as it exists. If the page is replaced by the next one at that moment, the
+    /// element of the next page is clicked.
     async fn click(&self, css: &str) {
         for _ in 0..10 {
             let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
@@ -119,8 +119,8 @@ impl Browser {
         self.client.perform_actions(stroke).await.expect("a key");
     }
 
-    /// The page is usable by everybody (axe-core finds nothing serious), fits the phone, and is kept as a
-    /// picture where asked for.
+    /// The page is accessible (axe-core finds nothing serious) and fits the phone. A screenshot is saved on
+    /// request.
     async fn inspect(&self, name: &str) {
         let script = format!(
             "{AXE}; const done = arguments[arguments.length - 1]; axe.run(document).then(found => done(found.violations), e => done(String(e)));"
@@ -171,7 +171,9 @@ async fn follow_the_mail(browser: &Browser, world: &World, count: usize) {
     browser.client.enter_frame(0).await.expect("the mail");
     browser
         .client
-        .find(Locator::LinkText("Re-authenticate"))
+        .wait()
+        // The frame may still be loading.
+        .for_element(Locator::LinkText("Re-authenticate"))
         .await
         .expect("a button")
         .click()
@@ -336,7 +338,7 @@ async fn the_status_pages_in_the_browser() {
             title.as_str().is_some_and(|t| t.contains("GMT+5:45")),
             "the exact time, in the reader's zone: {title}"
         );
-        // A configuration that was not taken over is named on the page.
+        // A configuration that is not in effect is named on the page.
         replace(&world.file(), "a_key_that_nobody_knows: 1\n");
         assert_eq!(daemon.reload().await.0, 500);
         browser.client.goto(&daemon.url).await.expect("the status page");

@@ -1,4 +1,4 @@
-//! `dashboards/metrics.md`, the exposition, the dashboards and the rules say the same.
+//! `dashboards/metrics.md`, the exposition, the dashboards and the rules agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ fn exposed(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
     families
 }
 
-/// Everything that can be exported, is.
+/// An exposition that contains every family.
 async fn full_exposition() -> String {
     let fleet = Fleet::start().await;
     fleet.act((situation("contoso").breaks)("contoso.example"));
@@ -165,7 +165,7 @@ async fn the_catalogue_describes_what_is_exported_and_nothing_else() {
 }
 
 #[test]
-fn dashboards_and_rules_ask_for_nothing_else() {
+fn dashboards_and_rules_use_only_documented_metrics() {
     let catalogue = catalogue();
     let files = ["dashboards/fleet.json", "dashboards/integration.json"];
     let asked = files.iter().flat_map(|file| expressions_of_dashboard(file)).chain(rules());
@@ -205,7 +205,7 @@ fn expectations(tests: &Value) -> Vec<(String, bool)> {
     tests.iter().flat_map(both).collect()
 }
 
-/// promtool knows no loops, and fleets of thousands have as many series.
+/// promtool has no loops, and a fleet of thousands needs as many series.
 fn promtool_agrees(rules: &str, series: &[(String, &str)], expectations: &[(&str, &str, Option<&str>)]) {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("rules.yml"), rules).expect("written");
@@ -262,8 +262,8 @@ fn fifty_at_once_are_many_in_any_fleet() {
     );
 }
 
-/// Five thousand single alerts are as many as anybody can do something with; beyond, one stands for all.
-/// promtool holds no such fleet, so three stand for thousands.
+/// More than five thousand single alerts are of no use, so one alert replaces them. promtool cannot simulate
+/// such a fleet, so three integrations stand for thousands.
 #[test]
 fn thousands_of_broken_integrations_are_one_alert() {
     if !available("promtool") {
@@ -289,7 +289,7 @@ fn thousands_of_broken_integrations_are_one_alert() {
     }
 }
 
-/// What on-call people need at night: how bad it is, what it means, and where it says what to do.
+/// What people on call need: how bad it is, what it means, and where to read what to do.
 #[test]
 fn every_alert_is_complete() {
     let rules: Value = from_str(&read("dashboards/rules.yml")).expect("YAML");
@@ -356,7 +356,7 @@ fn every_reason_has_a_runbook() {
         let name = entry.file_name().to_string_lossy().trim_end_matches(".md").to_owned();
         let known =
             name == "README" || alerts.contains(&name) || Reason::ALL.iter().any(|r| r.label() == name);
-        assert!(known, "docs/runbooks/{name}.md is about nothing");
+        assert!(known, "docs/runbooks/{name}.md belongs to no alert and no reason");
         assert!(
             name == "README" || read("docs/runbooks/README.md").contains(&format!("({name}.md)")),
             "{name} is not in the list"

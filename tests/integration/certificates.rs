@@ -1,4 +1,4 @@
-//! Certificates for tests: an authority of its own, and whom it vouches for.
+//! Certificates for tests: an authority, and the certificates that it issues.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
@@ -8,7 +8,7 @@ pub struct Pair {
     pub key: String,
 }
 
-/// Vouches for servers and clients.
+/// Issues certificates for servers and clients.
 pub struct Authority {
     pub certificate: String,
     issuer: Issuer<'static, KeyPair>,
@@ -24,7 +24,7 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// Vouches for names: DNS names and addresses.
+    /// A certificate for these names: DNS names and addresses.
     pub fn pair(&self, names: &[&str]) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
@@ -36,7 +36,7 @@ impl Authority {
     }
 }
 
-/// Vouches for itself.
+/// A self-signed certificate.
 pub fn self_signed(name: &str) -> Pair {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");

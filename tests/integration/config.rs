@@ -1,4 +1,5 @@
-//! Configurations as people write them: good ones are read, bad ones are explained, all problems at once.
+//! Configurations as people write them: valid ones are read, and all problems of invalid ones are reported at
+//! once.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -107,16 +108,15 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.apps["sequr"].credential, ClientCredential::None);
 }
 
-/// Keys whose feature is not built yet are named once, not silently ignored.
+/// Keys without effect in this version are reported once, not silently ignored.
 #[test]
-fn unbuilt_keys_are_named() {
+fn keys_without_effect_are_reported() {
     let loaded = read(&fixtures("valid").join("unbuilt.yml")).expect("valid");
     assert_eq!(
         loaded.not_implemented,
         [
             "email.brake",
             "email.group_wait",
-            "email.reminders",
             "integrations[].checks (credential)",
             "integrations[].credential_expiry_warning",
         ]
@@ -135,7 +135,7 @@ fn a_big_fleet_is_read() {
     assert_eq!(read(&file).expect("valid").config.integrations.len(), 20_000);
 }
 
-/// What `/config` shows is a configuration again, and the same one but for the secrets.
+/// The output of `/config` is a valid configuration, the same as the original except for the secrets.
 #[test]
 fn the_effective_configuration_is_complete() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -157,7 +157,7 @@ fn the_effective_configuration_is_complete() {
     let shown = consentry::config::effective(&first);
     assert!(
         !shown.contains("whsec_bm9") && shown.contains("smtp-password"),
-        "files are named, what is in them is not: {shown}"
+        "files are named, but their contents are not shown: {shown}"
     );
     std::fs::write(folder.path().join("two.yml"), &shown).expect("written");
     let second = read(&folder.path().join("two.yml"))
@@ -171,7 +171,7 @@ fn the_effective_configuration_is_complete() {
     for (name, app) in &mut first.apps {
         app.token_webhook.clone_from(&second.apps[name].token_webhook);
     }
-    // What files hold is shown with the rest, so the files are not named again.
+    // Integrations from files are shown with the others, so the files are not named again.
     first.integration_files.clear();
     assert_eq!(second, first);
     for inline in ["unbuilt.yml", "smallest.yml"] {

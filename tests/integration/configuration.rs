@@ -85,7 +85,7 @@ impl Configuration {
         json(&self.0)
     }
 
-    /// Writes it as careful programs do.
+    /// Writes it to a file atomically.
     pub fn write(&self, file: &Path) {
         replace(file, &self.text());
     }

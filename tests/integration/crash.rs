@@ -1,11 +1,12 @@
-//! `kill -9` at awkward moments: no mail lost, none doubled, no token lost.
+//! `kill -9` at bad moments: no mail is lost or sent twice, and no token is lost.
 
 use consentry::app;
 use entra_sim::MailFaults;
 
 use crate::world::World;
 
-/// Decided while the mail server was away, killed, delivered by the next process; killed again, not repeated.
+/// A mail is decided while the mail server is unreachable, and the daemon is killed. The next process sends
+/// the mail and is killed, and the mail is not sent again.
 #[tokio::test]
 async fn a_decided_mail_survives_kill_and_is_sent_once() {
     let world = World::live().await;
@@ -28,7 +29,7 @@ async fn a_decided_mail_survives_kill_and_is_sent_once() {
     assert_eq!(world.simulator.mailbox().all().len(), 1);
 }
 
-/// Killed in the middle of probing, again and again: every integration still has a token that works.
+/// The daemon is killed during probes, several times: every integration still has a valid token.
 #[tokio::test]
 async fn tokens_survive_kill() {
     let world = World::live().await;
@@ -72,8 +73,8 @@ async fn verdict_event_and_mail_are_one() {
     assert_eq!(store.outbox().await.expect("outbox").1, 1);
 }
 
-/// The admin is on Entra's page while the daemon is killed: the sign-in ends well with the next process.
-/// Killed once more right after the success, the token and the end of the link are there.
+/// The daemon is killed while the admin is on Entra's page, and the next process completes the sign-in. That
+/// one is killed right after the success; the token and the end of the link are saved.
 #[tokio::test]
 async fn a_sign_in_survives_kill() {
     let world = World::live_and_reachable().await;

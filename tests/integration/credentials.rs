@@ -1,4 +1,4 @@
-//! Credentials of ours that cannot be read, and what never goes through a proxy.
+//! Our own credentials that cannot be read, and requests that must not go through a proxy.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::evidence::{pairs, recovered};
 use crate::fleet::Fleet;
 use crate::world::{MINUTE, World, text};
 
-/// Files of ours that cannot be read: Entra was not asked, and no admin is mailed.
+/// Our own files cannot be read: Entra is not asked, and no admin is mailed.
 #[tokio::test]
-async fn credentials_that_cannot_be_read_are_ours() {
+async fn unreadable_credentials_are_reported_to_the_operators() {
     let mut world = World::demo().await;
     let (secret, token) = (world.path("secret"), world.path("token"));
     std::fs::write(&secret, "demo-secret\n").expect("written");
@@ -68,9 +68,9 @@ async fn credentials_that_cannot_be_read_are_ours() {
     assert_eq!(to_admins, Vec::<String>::new());
 }
 
-/// A row that another key has encrypted says so, and says nothing of Entra.
+/// A row that another key has encrypted is reported as such, and not as a fault of Entra.
 #[tokio::test]
-async fn a_stored_token_that_does_not_decrypt_is_ours() {
+async fn a_stored_token_that_does_not_decrypt_is_reported_to_the_operators() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let database =
@@ -89,7 +89,7 @@ async fn a_stored_token_that_does_not_decrypt_is_ours() {
     assert_eq!(fleet.kinds("it@northwind.example"), Vec::<String>::new());
 }
 
-/// Plain http is for loopback because nobody else reads it there. A proxy would.
+/// Plain http is allowed on loopback because nobody else can read it there. A proxy could.
 #[tokio::test]
 async fn loopback_never_goes_through_a_configured_proxy() {
     let closed =

@@ -1,4 +1,4 @@
-//! The program as a running daemon, asked over HTTP what it knows.
+//! The program as a running daemon, whose state is requested over HTTP.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Daemon {
         let mut log = BufReader::new(child.stderr.take().expect("stderr")).lines();
         let lines = Arc::<Mutex<Vec<String>>>::default();
         let kept = Arc::clone(&lines);
-        // A full pipe would stop it.
+        // The program would stop at a full pipe.
         let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = log.next_line().await {
                 kept.lock().push(line);
@@ -39,18 +39,18 @@ impl Daemon {
         Self { child, address, url, lines, reader: Some(reader) }
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it is ready.
     pub async fn ready(&self) {
         self.ready_at("/-/ready").await;
     }
 
-    /// The same where another path says so.
+    /// The same, with another path that reports it.
     pub async fn ready_at(&self, path: &str) {
         eventually("the daemon is ready", async || self.ask(path).await.filter(|(status, _)| *status == 200))
             .await;
     }
 
-    /// An answer, if there is one soon.
+    /// A response; `None` if there is none soon.
     async fn ask(&self, path: &str) -> Option<(u16, String)> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(8)).build().expect("a client");
         let answer = client.get(format!("{}{path}", self.url)).send().await.ok()?;
@@ -120,7 +120,7 @@ impl Daemon {
         .await;
     }
 
-    /// What the API says of an integration.
+    /// The state of an integration in the API.
     pub async fn integration(&self, name: &str) -> Option<Value> {
         let (status, text) = self.ask(&format!("/api/v1/integrations/{name}")).await?;
         (status == 200).then(|| serde_json::from_str(&text).expect("JSON"))
@@ -152,7 +152,8 @@ impl Daemon {
         }
     }
 
-    /// When its configuration was read last, in seconds. To be asked before [`Daemon::reloaded_since`].
+    /// The time when its configuration was last read, in seconds. To be called before
+    /// [`Daemon::reloaded_since`].
     pub async fn last_reload(&self) -> f64 {
         reload_time(&self.metrics().await).expect("a time")
     }
@@ -199,8 +200,8 @@ impl Daemon {
         self.lines.lock().iter().any(|line| words.iter().all(|word| line.contains(word)))
     }
 
-    /// Waits for such a line and answers it. For tests about the log alone: what else a test waits for, it
-    /// asks for.
+    /// Waits for such a line and returns it. Only for tests of the log; other tests wait for the state
+    /// itself.
     pub async fn logged(&self, words: &[&str]) -> String {
         eventually(&format!("a line with {words:?}"), async || {
             let lines = self.lines.lock();

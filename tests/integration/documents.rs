@@ -1,4 +1,4 @@
-//! Documents that must keep up with the code.
+//! Documents that must match the code.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn every_dependency_is_justified() {
                 let name = if name == "webpki" { "rustls-webpki" } else { name };
                 // The simulator shares most of the daemon's.
                 let known = text.contains(name);
-                assert!(known, "{name} earns no place in docs/dependencies.md");
+                assert!(known, "{name} is not justified in docs/dependencies.md");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What counts as evidence: answers that Entra and Graph have not written, that contradict each other, or
-//! that are written in another way than documented.
+//! What counts as evidence: responses that Entra and Graph did not write, that contradict each other, or
+//! whose format differs from the documentation.
 
 use consentry::demo::APP;
 use entra_sim::{Action, Endpoint, Fault, FaultKind};
@@ -9,7 +9,7 @@ use crate::world::{MINUTE, situation};
 
 const PAGE: &str = "<!doctype html><title>Blocked</title><p>This site is blocked by your organization.</p>";
 
-/// An answer that somebody has put in the place of the right one.
+/// A response that replaces the right one.
 fn answer(status: u16, content_type: &str, body: &str) -> FaultKind {
     FaultKind::Answer {
         status,
@@ -30,7 +30,7 @@ fn rewrite(find: &str, replace: &str) -> FaultKind {
 
 /// Faults for one tenant's requests that contain a text.
 fn befalls(fleet: &Fleet, name: &str, endpoint: Endpoint, contains: &str, fault: FaultKind) {
-    // Items of a batch know their tenant by its GUID only.
+    // The items of a batch contain the tenant's GUID only.
     let tenant = situation(name).tenant_id().to_string();
     let contains = (!contains.is_empty()).then(|| contains.to_owned());
     fleet.simulator.fault(Fault { endpoint, tenant: Some(tenant), contains, times: None, fault });
@@ -40,7 +40,7 @@ pub fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     expected.iter().map(|(check, reason)| ((*check).to_owned(), (*reason).to_owned())).collect()
 }
 
-/// Back to what is usual, and probed as good.
+/// Removes all faults, and asserts that the integrations are healthy afterwards.
 pub async fn recovered(fleet: &Fleet, names: &[&str], sentence: &str) {
     fleet.simulator.clear_faults();
     fleet.pass(15 * MINUTE).await;
@@ -53,10 +53,9 @@ pub async fn recovered(fleet: &Fleet, names: &[&str], sentence: &str) {
     }
 }
 
-/// A proxy that inspects TLS refuses, too. Nobody in the tenant can do anything about it, and nobody is
-/// mailed.
+/// A proxy that inspects TLS returns errors, too. Nobody in the tenant can fix that, so nobody is mailed.
 #[tokio::test]
-async fn refusals_that_graph_did_not_write_blame_nobody() {
+async fn errors_that_graph_did_not_write_notify_nobody() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let names = ["northwind", "litware"];
@@ -102,7 +101,8 @@ async fn refusals_that_graph_did_not_write_blame_nobody() {
     assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
-/// Absence is believed from Graph's own 404 and an empty list, and only where nothing else says the opposite.
+/// An object is absent only after Graph's own 404 or an empty list, and only if nothing else contradicts
+/// that.
 #[tokio::test]
 async fn a_directory_that_contradicts_itself_or_the_token_breaks_nothing() {
     let fleet = Fleet::start().await;
@@ -176,9 +176,9 @@ async fn a_directory_that_contradicts_itself_or_the_token_breaks_nothing() {
     assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
-/// The other side of it: what is really gone, with every source agreeing, is said.
+/// The opposite case: an application that is really gone, with every source agreeing, is reported.
 #[tokio::test]
-async fn an_application_that_is_gone_is_still_missed() {
+async fn an_application_that_is_gone_is_reported() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let tenant = "litware.example".to_owned();
@@ -250,9 +250,9 @@ async fn the_longest_pause_of_a_batch_is_kept() {
     assert!(fleet.reasons("litware").iter().all(|(_, r)| r == "throttled"), "{:?}", fleet.reasons("litware"));
 }
 
-/// Numbers as texts, a byte order mark, other letters: read, and nothing is said about it.
+/// Numbers as texts, a byte order mark, another case: all are read, and nothing is reported.
 #[tokio::test]
-async fn answers_are_read_as_microsoft_writes_them() {
+async fn all_observed_forms_of_responses_are_read() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let names = ["northwind", "litware", "fabrikam", "adatum"];
@@ -288,7 +288,7 @@ async fn answers_are_read_as_microsoft_writes_them() {
         }
         fleet.simulator.clear_faults();
     }
-    // A dead token, described in a loose way, is a dead token.
+    // A rejected token is rejected, even if the error body has an unusual format.
     let loose = [
         ("northwind", "\"error\":", "\"suberror\":7,\"error\":"),
         ("contoso", "", "\u{feff}"),
@@ -310,7 +310,7 @@ async fn answers_are_read_as_microsoft_writes_them() {
     }
 }
 
-/// Numbers that Microsoft's page does not list, and numbers that nobody knows.
+/// Numbers that Microsoft's page does not list, and unknown numbers.
 #[tokio::test]
 async fn numbers_known_and_unknown() {
     let names = ["northwind", "contoso", "proseware", "tailspin", "lucerne", "alpine"];
@@ -350,7 +350,7 @@ async fn numbers_known_and_unknown() {
     }
 }
 
-/// Microsoft Graph is in every tenant: a directory that does not show it is not believed, and consent is
+/// Microsoft Graph is in every tenant: a directory that does not show it is not trusted, and consent is
 /// judged by the token.
 #[tokio::test]
 async fn microsoft_graph_is_in_every_tenant() {

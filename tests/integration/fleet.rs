@@ -1,4 +1,5 @@
-//! A daemon on a manual clock, wired to a simulator. Time passes when a test says so; nothing sleeps.
+//! A daemon on a manual clock, connected to a simulator. Time passes only when a test moves it, and nothing
+//! sleeps.
 
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ impl Fleet {
         Self { simulator, folder, configuration, config, clock, daemon }
     }
 
-    /// The same database and clock, another process.
+    /// Another process with the same database and clock.
     pub async fn restart(self) -> Self {
         self.restart_with(|_| {}).await
     }
@@ -56,11 +57,11 @@ impl Fleet {
         Self { simulator, folder, configuration, config, clock, daemon }
     }
 
-    /// Lives through some time: probes that fall due, then mails that are waiting.
+    /// Lets time pass: runs the probes that are due, then sends the waiting mails.
     pub async fn pass(&self, duration: Duration) {
         let until = self.clock.steady().plus(duration);
-        // The simulator's clock follows in steps that are shorter than any tolerance of clocks. Nobody sets
-        // that one.
+        // The simulator's clock follows in steps that are shorter than any allowed clock difference, because
+        // no test sets that clock.
         while self.clock.steady() < until {
             let step = self.clock.steady().plus(2 * MINUTE).min(until);
             self.daemon.monitor.run_until(step).await;

@@ -1,5 +1,4 @@
-//! Lists of groups with many pages, and look-ups that fail: a group is missing where Graph says so, and
-//! nowhere else.
+//! Lists of groups with many pages, and look-ups that fail: a group is missing only if Graph says so.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use uuid::Uuid;
 use crate::evidence::error;
 use crate::world::World;
 
-/// The demo's tenant of an application with access of its own, asked directly.
+/// The demo's tenant of an application with application access, requested directly.
 struct Asked {
     world: World,
     entra: Entra,
@@ -85,10 +84,10 @@ fn ids(groups: &Groups) -> Vec<Vec<String>> {
     groups.required.iter().map(|g| sorted(&g.ids)).collect()
 }
 
-/// The same groups are found whatever the pages: by id, by name, two of one name, and more of them than fit
-/// into a batch.
+/// The same groups are found with every page size: by id, by name, two with one name, and more of them than
+/// fit into a batch.
 #[tokio::test]
-async fn groups_are_found_on_whatever_page_they_stand() {
+async fn groups_are_found_on_every_page() {
     let asked = Asked::new().await;
     let first = asked.group(1, "Door access - Lab");
     let named_like_an_id = asked.group(2, "00000000-0000-0000-0000-000000000001");
@@ -122,9 +121,9 @@ async fn groups_are_found_on_whatever_page_they_stand() {
     }
 }
 
-/// A list that cannot be followed to its end is no fault where all that is required was seen.
+/// A list that cannot be followed to its end is not a fault if everything required was seen.
 #[tokio::test]
-async fn lists_without_an_end_answer_with_what_was_seen() {
+async fn unending_lists_return_the_groups_that_were_seen() {
     let asked = Asked::new().await;
     let hq = || vec![GroupRef::Name("Door access - HQ".to_owned())];
     (100..140).for_each(|n| drop(asked.group(n, &format!("Team {n}"))));
@@ -167,9 +166,9 @@ async fn lists_without_an_end_answer_with_what_was_seen() {
     );
 }
 
-/// A required group whose look-up fails is not called missing.
+/// A required group whose look-up fails is not reported as missing.
 #[tokio::test]
-async fn a_look_up_that_fails_is_no_missing_group() {
+async fn a_failed_look_up_does_not_mean_a_missing_group() {
     let asked = Asked::new().await;
     let lab = asked.group(7, "Door access - Lab");
     asked.pages_of(2);

@@ -1,4 +1,4 @@
-//! Hostile upstreams and hostile names: bounded, escaped, and nobody else's problem.
+//! Hostile upstreams and hostile names: limited, escaped, and without effect on other tenants.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use entra_sim::{Action, Endpoint, Fault, FaultKind};
 use crate::fleet::Fleet;
 use crate::world::{MINUTE, World};
 
-/// One tenant's nonsense is `invalid_response` there, within time and memory, and nothing anywhere else.
+/// Invalid responses of one tenant are `invalid_response` there, within time and memory, and have no effect
+/// elsewhere.
 #[tokio::test]
-async fn nonsense_from_upstream_stays_with_its_tenant() {
+async fn invalid_responses_affect_only_their_tenant() {
     let body = |text: &str| FaultKind::Body { text: text.to_owned() };
     let kinds = [
         (Endpoint::Graph, FaultKind::EndlessBody),
@@ -83,9 +84,10 @@ async fn a_silent_upstream_ends_with_the_probe() {
     assert_eq!(fleet.reasons("contoso"), vec![]);
 }
 
-/// A pause that a tenant asks for is kept, whatever its form; nonsense and negative values are no pause.
+/// A pause that a tenant asks for is kept, whatever its form; invalid and negative values do not cause a
+/// pause.
 #[tokio::test]
-async fn retry_after_is_obeyed() {
+async fn retry_after_is_respected() {
     for (value, quiet) in [("1200", true), ("-5", false), ("soon", false)] {
         let fleet = Fleet::start().await;
         fleet.pass(6 * MINUTE).await;
@@ -149,9 +151,9 @@ async fn hostile_names_are_escaped_everywhere() {
     );
 }
 
-/// A failing upstream slows everybody down instead of being hammered.
+/// A failing upstream gets fewer requests.
 #[tokio::test]
-async fn a_failing_upstream_is_not_hammered() {
+async fn a_failing_upstream_gets_fewer_requests() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     fleet.simulator.take_requests();
@@ -175,7 +177,7 @@ async fn a_failing_upstream_is_not_hammered() {
     assert!(demo::SITUATIONS.iter().all(|s| fleet.reasons(s.name).is_empty()));
 }
 
-/// Whoever is asked to wait by a tenant asks it nothing more in that probe.
+/// After a tenant has asked for a pause, the probe sends it no further requests.
 #[tokio::test]
 async fn a_pause_begins_at_once() {
     let fleet = Fleet::start().await;
@@ -196,7 +198,7 @@ async fn a_pause_begins_at_once() {
         .iter()
         .filter(|r| r.target.starts_with("/northwind.example/"))
         .count();
-    assert_eq!(asked, 1, "one request, and then an hour's silence");
+    assert_eq!(asked, 1, "one request, and then none for an hour");
     assert!(
         fleet.reasons("northwind").iter().all(|(_, r)| r == "throttled"),
         "{:?}",
@@ -205,7 +207,7 @@ async fn a_pause_begins_at_once() {
     assert_eq!(fleet.up("northwind").as_deref(), Some("1"));
 }
 
-/// A scraper of `/probe` is no person: it waits, too.
+/// A scrape of `/probe` is not a person's request, so it keeps the pause.
 #[tokio::test]
 async fn a_scraper_keeps_the_pause() {
     let fleet = Fleet::start().await;
@@ -226,9 +228,9 @@ async fn a_scraper_keeps_the_pause() {
     assert!(asked.is_empty(), "{asked:?}");
 }
 
-/// One tenant in trouble slows nobody else down.
+/// Faults of one tenant do not slow down the probes of others.
 #[tokio::test]
-async fn one_tenants_trouble_is_its_own() {
+async fn faults_of_one_tenant_do_not_affect_others() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let fault = FaultKind::Status { status: 503, retry_after: None };

@@ -1,5 +1,5 @@
-//! Configuration, secret and token files as editors, shells, portals and clipboards leave them: read as they
-//! were meant, or refused with the place and what to do. No message holds a secret.
+//! Configuration, secret and token files as editors, shells, portals and clipboards write them: they are read
+//! as intended, or rejected with the position and what to do. No message contains a secret.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::configuration::Configuration;
 use crate::world::{World, eventually, situation};
 
-/// A whole configuration but for what a test is about.
+/// A complete configuration except for the part that a test is about.
 const HEAD: &str = "email: {from: c@example.com, operators: [o@example.com], smtp: {host: smtp.example.com}}\n\
     reauthentication: {public_url: \"https://c.example.com\"}\n";
 
@@ -43,7 +43,7 @@ fn utf16(text: &str, mark: bool, big: bool) -> Vec<u8> {
 /// One file that cannot be read, as the main file, as one of `integration_files`, and as the file of
 /// `--web.config.file`.
 #[test]
-fn files_that_are_no_yaml_are_explained_wherever_they_stand() {
+fn files_that_are_not_yaml_are_explained_in_every_place() {
     let bomb = format!("a: &a {}\nb: [{}]\n", "hunter2".repeat(10_000), "*a, ".repeat(2000));
     let text = "[]\n# M\u{fc}ller\n";
     let latin1: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).expect("Latin-1")).collect();
@@ -90,7 +90,7 @@ fn files_that_are_no_yaml_are_explained_wherever_they_stand() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_a_file() {
+fn a_byte_order_mark_is_not_part_of_a_file() {
     let folder = folder();
     let file = written(&folder, "main.yml", "\u{FEFF}apps: {}\n");
     assert!(read(&file).is_ok());
@@ -99,8 +99,8 @@ fn a_byte_order_mark_is_no_part_of_a_file() {
     assert!(load_web(&written(&folder, "web.yml", "\u{FEFF}basic_auth_users: {}\n")).is_ok());
 }
 
-/// A file that is saved in another encoding under a running daemon: its last list stays, and the log says
-/// what to do.
+/// A file that is saved in another encoding while the daemon runs: its last list stays, and the log says what
+/// to do.
 #[test]
 fn a_watched_file_in_another_encoding_keeps_its_last_list() {
     let folder = folder();
@@ -121,7 +121,7 @@ fn a_watched_file_in_another_encoding_keeps_its_last_list() {
     );
 }
 
-/// What is said of a client secret that is given in this way, and what is read where it is good.
+/// The problem with a client secret that is given in this way, or its value if it is valid.
 fn client_secret(folder: &TempDir, given: &str, environment: Option<&str>) -> Result<String, Vec<Problem>> {
     let text = format!(
         "apps:\n  sequr:\n    client_id: 00000000-0000-0000-0000-0000000000aa\n    credential:\n      {given}\n"
@@ -224,7 +224,7 @@ fn secrets_in_files() {
     }
 }
 
-/// In the portal, a secret's id stands beside its value.
+/// The portal shows the id of a secret next to its value.
 #[test]
 fn a_client_secret_that_looks_like_a_guid_is_warned_of() {
     let folder = folder();
@@ -251,7 +251,7 @@ fn a_client_secret_that_looks_like_a_guid_is_warned_of() {
 }
 
 #[test]
-fn addresses_that_no_mail_server_takes_are_refused_before_mail_is_sent() {
+fn invalid_addresses_are_rejected_before_mail_is_sent() {
     let folder = folder();
     for address in [
         "it\\u200B@example.com",
@@ -290,7 +290,7 @@ fn addresses_that_no_mail_server_takes_are_refused_before_mail_is_sent() {
     }
 }
 
-/// What was a fast mail that nobody reads any more.
+/// Reminders that follow each other too quickly are no longer read.
 #[test]
 fn reminders_within_the_hour_are_warned_of() {
     let folder = folder();
@@ -301,7 +301,7 @@ fn reminders_within_the_hour_are_warned_of() {
     assert_eq!(about, ["email.reminders[0]"]);
 }
 
-/// Zero where it means off.
+/// Zero is accepted as a duration where it means off.
 #[test]
 fn zero_is_a_duration_where_it_means_off() {
     let folder = folder();
@@ -311,7 +311,7 @@ fn zero_is_a_duration_where_it_means_off() {
     assert!(read(&written(&folder, "main.yml", text)).is_ok());
 }
 
-/// What is pasted from scopes, tokens and the portal means the same as the bare words.
+/// Values copied from scopes, tokens and the portal mean the same as the bare words.
 #[test]
 fn spellings_of_one_thing_are_one() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid/spellings.yml");
@@ -325,9 +325,9 @@ fn spellings_of_one_thing_are_one() {
     assert_eq!(seen, [("microsoft_graph", vec!["User.Read", "Group.Read.All"]), own]);
 }
 
-/// What is asked for and not run is unknown, not forgotten: it stays among the checks, and the warning stays.
+/// A configured check that is not run is unknown: it stays among the checks, and the warning stays.
 #[test]
-fn checks_that_are_not_run_yet_are_asked_for_all_the_same() {
+fn checks_that_are_not_run_yet_stay_among_the_checks() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid/spellings.yml");
     let loaded = read(&file).expect("valid");
     assert_eq!(
@@ -342,7 +342,7 @@ fn checks_that_are_not_run_yet_are_asked_for_all_the_same() {
     assert!(shown.contains("provisioning") && shown.contains("credential"), "{shown}");
 }
 
-/// A token file that cannot be used is named without stopping everybody else.
+/// An unusable token file is named, and the other integrations are still probed.
 #[test]
 fn token_files_that_hold_something_else_are_warned_of() {
     let folder = folder();
@@ -407,9 +407,9 @@ async fn import_token_takes_refresh_tokens_and_nothing_else() {
     assert_eq!(stored.current.expose(), "1.AXEA-hunter.AgABAwEA");
 }
 
-/// PEM has many lines; files of Windows have a byte order mark.
+/// PEM texts have several lines; files from Windows may begin with a byte order mark.
 #[test]
-fn texts_of_many_lines_are_read_where_they_are_meant() {
+fn texts_of_several_lines_are_read_where_they_are_expected() {
     let folder = folder();
     let file = written(&folder, "cert.pem", "\u{FEFF}-----BEGIN X-----\nAA==\n-----END X-----\n");
     let source = SecretSource::File(file);
@@ -437,7 +437,7 @@ async fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
     if std::fs::metadata("/proc/self").expect("a process").uid() == 0 {
-        // Everything of root's is root's in any case.
+        // Everything belongs to root if root runs the program.
         command.uid(65534).gid(65534);
     }
     // It waits for its standard input. Where nobody may run the program, there is nothing to see.
@@ -455,7 +455,7 @@ async fn the_memory_of_a_running_command_is_closed_to_others_of_its_user() {
     assert!(closed);
 }
 
-/// A pipe would be waited for, for ever: it is refused as a secret, a certificate and a list.
+/// Reading from a pipe could block forever, so a pipe is rejected as a secret, a certificate and a list.
 #[test]
 fn pipes_are_neither_secrets_nor_lists() {
     let folder = folder();
@@ -485,9 +485,9 @@ fn pipes_are_neither_secrets_nor_lists() {
     assert!(!said.iter().any(|s| s.contains("list.yml")), "{said:?}");
 }
 
-/// What Microsoft's host is called goes out as one name, however it is typed.
+/// The name of Microsoft's host has one form in requests, however it is configured.
 #[test]
-fn hosts_of_a_cloud_go_out_as_browsers_write_them() {
+fn hosts_of_a_cloud_are_normalized_as_by_browsers() {
     let folder = folder();
     let cloud = "cloud: {login_url: \"HTTPS://Login.Example.com:443/\", graph_url: \"https://graph.M\u{fc}ller.example\"}\n";
     let main = written(&folder, "main.yml", format!("{HEAD}{cloud}"));

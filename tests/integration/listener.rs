@@ -1,4 +1,4 @@
-//! The listener: TLS, certificates of clients, users, headers and the rate limit.
+//! The listener: TLS, client certificates, users, headers and the rate limit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Walled {
         self.world.path(name)
     }
 
-    /// Takes all protection away, on purpose.
+    /// Removes all protection on purpose.
     async fn open_up(&self) {
         self.configure("{}");
         assert_eq!(
@@ -74,7 +74,7 @@ impl Walled {
         builder.build().expect("a client")
     }
 
-    /// The status of an address over TLS; 0 when there is no answer.
+    /// The status of an address over TLS; 0 if there is no response.
     async fn https(&self, path: &str, own: Option<&Pair>) -> u16 {
         match self.client(own).get(format!("https://{}{path}", self.daemon.address)).send().await {
             Ok(answer) => answer.status().as_u16(),
@@ -82,7 +82,7 @@ impl Walled {
         }
     }
 
-    /// A handshake with these algorithms; the protocol agreed on, or why there is none.
+    /// A handshake with these algorithms: the agreed protocol, or why there is none.
     async fn handshake(
         &self,
         versions: &[&'static SupportedProtocolVersion],
@@ -164,8 +164,8 @@ async fn tls_and_its_files_that_change() {
     }
     walled.configure("tls_server_config: {PAIR, min_version: TLS13}");
     assert!(walled.handshake(&[&rustls::version::TLS12], &[], &[]).await.is_err(), "too old");
-    // A renewed certificate counts from the next connection on; a wrong one changes nothing, and is logged
-    // once.
+    // A renewed certificate is used from the next connection on. An invalid one changes nothing, and is
+    // logged once.
     let other = Authority::new("Others");
     let renewed = other.pair(&["localhost", "127.0.0.1"]);
     replace(&walled.file("server.key"), &renewed.key);
@@ -188,7 +188,7 @@ async fn tls_and_its_files_that_change() {
     assert_eq!(walled.https("/-/healthy", None).await, 200);
 }
 
-/// HTTP/2, as Prometheus speaks it over TLS.
+/// HTTP/2 over TLS, as Prometheus uses it.
 #[tokio::test]
 async fn http2_over_tls() {
     let walled = Walled::start("tls_server_config: {PAIR}", &[]).await;
@@ -227,7 +227,7 @@ async fn http2_over_tls() {
     }
 }
 
-/// The curve that rustls does not bring: with OpenSSL on the other side, where it is installed.
+/// The curve that rustls does not provide, tested against OpenSSL if it is installed.
 #[tokio::test]
 async fn every_curve_with_openssl() {
     if !crate::tools::available("openssl") {
@@ -298,7 +298,7 @@ async fn certificates_of_clients() {
 }
 
 #[tokio::test]
-async fn users_and_who_needs_none() {
+async fn users_sign_in_where_it_is_required() {
     let users = format!("basic_auth_users: {{alice: '{ALICE}'}}");
     let health = free_address();
     let flag = format!("--health.listen-address={health}");
@@ -332,12 +332,12 @@ async fn users_and_who_needs_none() {
         ("GET", "//reauth/northwind", 401, 404),
         ("GET", "/metrics/../reauth/x", 401, 404),
         ("GET", "/%72eauth/northwind", 401, 404),
-        // The link is the key.
+        // The link authorizes the request.
         ("GET", "/reauth/northwind?token=forged", 403, 403),
         ("GET", "/reauth/callback?state=x&code=y", 400, 400),
         ("GET", "/reauth/assets/page.css", 200, 200),
     ] {
-        // Paths as they are: a URL library would tidy them.
+        // The paths are sent unchanged; a URL library would normalize them.
         let status =
             raw(&walled.daemon.address, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
                 .await;
@@ -372,9 +372,9 @@ async fn users_and_who_needs_none() {
     assert_eq!(
         client.get(format!("{health}/-/healthy")).send().await.expect("an answer").status(),
         200,
-        "orchestrators are not asked"
+        "orchestrators need no user"
     );
-    // Whoever is taken off the list is out with the next request, on the same connection too.
+    // A removed user is rejected from the next request on, on the same connection, too.
     walled.configure(&format!("basic_auth_users: {{bob: '{ALICE}'}}"));
     for (user, status) in [("alice", 401), ("bob", 200)] {
         let answer = client

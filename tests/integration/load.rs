@@ -1,5 +1,5 @@
-//! Clients that hold up what they can: bodies that hardly come, answers that are not taken, all connections
-//! at once, few descriptors.
+//! Clients that occupy what they can: bodies that arrive slowly, responses that are not read, all connections
+//! at once, few file descriptors.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::daemon::Daemon;
 use crate::world::{World, eventually_within};
 
-/// Nobody who behaves waits longer than this, whatever others do.
+/// A well-behaved client never waits longer than this, whatever others do.
 const AT_ONCE: Duration = Duration::from_secs(15);
 
 /// A connection from one of this machine's loopback addresses; some machines have one only.
@@ -46,9 +46,9 @@ async fn status(last: u8, address: &str, path: &str) -> u16 {
     tokio::time::timeout(AT_ONCE, asked).await.unwrap_or_else(|_| panic!("{path} is not answered"))
 }
 
-/// 512 requests of three addresses whose bodies hardly come do not shut the others out.
+/// 512 requests from three addresses with very slow bodies do not exclude other clients.
 #[tokio::test]
-async fn slow_bodies_shut_nobody_out() {
+async fn slow_bodies_exclude_no_other_client() {
     let world = World::live().await;
     let daemon = world.daemon(&[]);
     daemon.ready().await;
@@ -62,7 +62,7 @@ async fn slow_bodies_shut_nobody_out() {
         let last = 1 + u8::try_from(index % 3).expect("small");
         let mut stream = from(last, address, None).await.expect("an address");
         let head = "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\nt";
-        // Some are turned away before they have said everything.
+        // Some are rejected before they have sent everything.
         let _ = stream.write_all(head.as_bytes()).await;
         slow.push(stream);
     }
@@ -70,7 +70,7 @@ async fn slow_bodies_shut_nobody_out() {
         assert_eq!(status(4, address, path).await, 200, "{path}, from elsewhere");
         assert_eq!(status(1, address, path).await, 200, "{path}, from the same address");
     }
-    // Somebody else's form is taken all the same: its link is forged, and that is what is wrong with it.
+    // A form of another client is still accepted: its only fault is its forged link.
     let mut stream = from(4, address, None).await.expect("an address");
     let form = "POST /reauth/northwind HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntoken=x";
     stream.write_all(form.as_bytes()).await.expect("sent");
@@ -82,9 +82,9 @@ async fn slow_bodies_shut_nobody_out() {
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("This link is not valid"), "{answer}");
 }
 
-/// A body that comes in two parts is waited for, as long as nobody else needs the place.
+/// A body that arrives in two parts is accepted as long as no other client needs its place.
 #[tokio::test]
-async fn a_body_in_two_parts_is_taken() {
+async fn a_body_in_two_parts_is_accepted() {
     let world = World::live().await;
     let daemon = world.daemon(&[]);
     daemon.ready().await;
@@ -119,10 +119,10 @@ fn more(name: &str) -> Value {
     json!({"name": name, "display_name": "More of them", "app": app, "tenant_id": tenant, "enabled": false})
 }
 
-/// 250 clients of a big fleet that take the first byte of an answer and nothing more: what they ask for is
-/// there once.
+/// 250 clients of a large fleet read the first byte of a response and nothing more: the response is in memory
+/// once.
 #[tokio::test]
-async fn answers_that_are_not_taken_cost_little() {
+async fn unread_responses_use_little_memory() {
     let mut world = World::live().await;
     world.change(|configuration| {
         configuration.extend("integrations", (0..10_000).map(|index| more(&format!("more-{index}"))));
@@ -154,7 +154,7 @@ async fn answers_that_are_not_taken_cost_little() {
                 other => panic!("{path}: {}", String::from_utf8_lossy(other)),
             }
         }
-        assert!(answered >= 30, "{path}: {answered} of 250 are given something");
+        assert!(answered >= 30, "{path}: {answered} of 250 get a response");
         let more = resident(&daemon).expect("memory").saturating_sub(before) / 1024;
         assert!(more < 100, "{path}: 250 clients cost {more} MB");
         assert_eq!(status(1, address, "/-/healthy").await, 200, "{path}");
@@ -166,9 +166,9 @@ async fn answers_that_are_not_taken_cost_little() {
     }
 }
 
-/// What is sent in pieces is whole when it arrives.
+/// A response that is sent in pieces arrives completely.
 #[tokio::test]
-async fn long_answers_arrive_whole() {
+async fn long_responses_arrive_completely() {
     let mut world = World::live().await;
     world.change(|configuration| {
         configuration.extend("integrations", (0..1_000).map(|index| more(&format!("more-{index:04}"))));

@@ -1,5 +1,5 @@
-//! Mail of the running program: what is under way when it ends, when its configuration changes, and what
-//! `test-email` shows.
+//! Mail of the running program: mails that are being sent when it ends or when its configuration changes, and
+//! the output of `test-email`.
 
 use consentry::config::load;
 use entra_sim::MailFaults;
@@ -11,10 +11,10 @@ const ADMIN: &str = "it@contoso.example";
 /// How many mails are sent.
 const SENT: &str = "SELECT count(*) FROM notifications WHERE sent_at IS NOT NULL";
 
-/// What is waited for when the process ends is known to have been handed over, and is neither repeated at
-/// once nor taken for sent.
+/// A mail that waits for its response when the process ends is saved as handed over. It is neither sent again
+/// at once nor counted as sent.
 #[tokio::test]
-async fn an_answer_that_is_cut_off_is_remembered() {
+async fn a_mail_without_a_response_is_saved_as_handed_over() {
     for violent in [true, false] {
         let world = World::live().await;
         world.simulator.mailbox().set_faults(MailFaults { hang_after_data: true, ..MailFaults::default() });
@@ -30,7 +30,7 @@ async fn an_answer_that_is_cut_off_is_remembered() {
         assert_eq!(world.database(state), 1, "violent: {violent}");
         world.simulator.mailbox().set_faults(MailFaults::default());
         let mut daemon = world.daemon(&[]);
-        // Another mail goes through, so the outbox has been drained.
+        // Another mail is sent, so the outbox has been read.
         world.breaks("litware");
         world.database_says(SENT, 1).await;
         let contoso = world.simulator.mailbox().all().iter().filter(|m| m.to == [ADMIN]).count();
@@ -39,8 +39,8 @@ async fn an_answer_that_is_cut_off_is_remembered() {
     }
 }
 
-/// The number of connections holds for the process: what an earlier configuration has under way counts. And
-/// while all of them hang, those who wait are counted.
+/// The limit of connections applies to the process: mails that an earlier configuration is sending count.
+/// Waiting mails are counted while all connections hang.
 #[tokio::test]
 async fn connections_are_limited_across_reloads() {
     let world = World::live().await;
@@ -66,10 +66,10 @@ async fn connections_are_limited_across_reloads() {
     daemon.kill().await;
 }
 
-/// A server that never says goodbye delays neither the note that the mail was sent, nor the next mail for
-/// long, nor the end.
+/// A server that never responds to QUIT delays neither saving that the mail was sent, nor the next mail for
+/// long, nor the end of the process.
 #[tokio::test]
-async fn a_farewell_that_hangs_repeats_no_mail() {
+async fn a_server_that_ignores_quit_causes_no_second_mail() {
     let world = World::live().await;
     world.simulator.mailbox().set_faults(MailFaults { hang_at_quit: true, ..MailFaults::default() });
     let mut daemon = world.daemon(&[]);

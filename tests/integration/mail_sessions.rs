@@ -53,9 +53,9 @@ async fn a_session_that_the_server_ends_is_opened_again() {
     assert_eq!((sent(&fleet, ["EHLO", "RSET", "MAIL"]), failures(&fleet)), ([3, 2, 3], 0.0));
 }
 
-/// One recipient's rejection delays nobody else's mail, whether it ends the session or not.
+/// The rejection of one recipient delays no other mail, whether it ends the session or not.
 #[tokio::test]
-async fn a_rejected_recipient_holds_up_nobody() {
+async fn a_rejected_recipient_delays_no_other_mail() {
     for (reply, sessions) in [("550 5.1.1 no such user", 1), ("421 4.3.2 shutting down", 2)] {
         let fleet = three_mails().await;
         let scripted = ScriptedReply {

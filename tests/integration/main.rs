@@ -36,6 +36,7 @@ mod reauth;
 mod reauth_links;
 mod reauth_safety;
 mod reload;
+mod reminders;
 mod requests;
 mod secrets;
 mod smtp;

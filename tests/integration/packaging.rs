@@ -1,4 +1,4 @@
-//! What is shipped beside the program fits it: configurations, unit, Compose file, image, package.
+//! What is shipped with the program matches it: configurations, unit, Compose file, image, package.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ fn valid(text: &str) {
 fn the_packaged_configuration_is_valid_as_it_is_and_with_its_examples() {
     let packaged = read("config/packaged.yml");
     valid(&packaged);
-    // Every commented-out line is a good one.
+    // Every commented-out line is valid.
     let all: String = packaged
         .lines()
         .filter(|l| !l.starts_with("apps: {}"))
@@ -98,7 +98,7 @@ fn flags_exist<'a>(mut arguments: impl Iterator<Item = &'a str>) {
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for argument in arguments.filter(|a| a.starts_with("--")) {
         let flag = argument.split('=').next().unwrap_or_default();
-        assert!(help.contains(flag), "{command} knows no {flag}");
+        assert!(help.contains(flag), "{command} has no {flag}");
     }
 }
 
@@ -126,7 +126,7 @@ fn the_compose_file_mounts_what_is_there() {
 }
 
 #[test]
-fn image_and_package_are_of_this_version_and_hold_what_is_there() {
+fn image_and_package_have_this_version_and_existing_files() {
     let (image, manifest) = (read("Dockerfile"), read("Cargo.toml"));
     assert!(image.contains(&format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"))));
     assert!(
@@ -172,9 +172,9 @@ fn the_unit_starts_what_the_package_installs() {
     }
 }
 
-/// Pages lead to pages that are there.
+/// Links between documents lead to existing files.
 #[test]
-fn links_between_documents_hold() {
+fn links_between_documents_are_valid() {
     let mut broken = Vec::new();
     let folders = [".", "docs", "docs/runbooks", "dashboards", "entra-sim"];
     let files = folders

@@ -130,11 +130,11 @@ async fn one_integration_in_full() {
     assert_ne!(
         site.fleet.series("consentry_integration_last_probe_timestamp_seconds", "litware"),
         before,
-        "probed out of turn"
+        "an extra probe was made"
     );
 }
 
-/// Names from the configuration and from the directory are text, whatever they hold.
+/// Names from the configuration and from the directory are shown as text, whatever they contain.
 #[tokio::test]
 async fn hostile_names_stay_text() {
     let mut world = World::reachable("").await;

@@ -1,4 +1,4 @@
-//! From the tenant's life to gauges, reasons and mails, and back to green.
+//! From changes in a tenant to gauges, reasons and mails, and back to green.
 
 use consentry::demo::SITUATIONS;
 use consentry::domain::Reason;
@@ -33,8 +33,8 @@ async fn a_healthy_fleet_is_green_and_quiet() {
     assert_eq!(fleet.notified(), Vec::<String>::new());
 }
 
-/// Every situation of the demo's list: broken with its reason, one mail, silence, fixed, one resolved mail in
-/// the same thread.
+/// Every situation of the demo's list: broken with its reason, one mail, no further mail, fixed, and one
+/// resolved mail in the same thread.
 #[tokio::test]
 async fn every_situation_from_green_to_mail_to_green() {
     let fleet = Fleet::start().await;
@@ -110,7 +110,7 @@ async fn a_mail_carries_both_parts_and_a_link() {
     }
 }
 
-/// Two Graph round trips at most, in the steady state, and one batch for all directory questions.
+/// At most two Graph round trips while nothing changes, and one batch for all directory requests.
 #[tokio::test]
 async fn few_round_trips() {
     let fleet = Fleet::start().await;
@@ -140,7 +140,7 @@ async fn few_round_trips() {
 }
 
 #[tokio::test]
-async fn a_changed_reason_is_told_once() {
+async fn a_changed_reason_is_notified_once() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let tenant = "northwind.example".to_owned();
@@ -164,7 +164,8 @@ async fn a_changed_reason_is_told_once() {
     assert!(threads.iter().all(|t| *t == Some(format!("<{}>", mails[0].1.message_id))), "{threads:?}");
 }
 
-/// A rotated token is saved; when the newest one is refused, the one before is tried before anybody is told.
+/// A rotated token is saved. If Entra rejects the newest one, the previous one is tried before anybody is
+/// notified.
 #[tokio::test]
 async fn rotation_loses_nothing() {
     let fleet = Fleet::start().await;
@@ -246,7 +247,8 @@ fn certificate() -> (String, String) {
 const OWN_APP: uuid::Uuid = uuid::Uuid::from_u128(0x77);
 const VAULT: uuid::Uuid = uuid::Uuid::from_u128(0x88);
 
-/// Certificate, public client, a token kept by somebody else, and permissions on another resource than Graph.
+/// A certificate, a public client, a token that another program maintains, and permissions on a resource
+/// other than Graph.
 #[tokio::test]
 async fn other_credentials_and_resources() {
     let mut world = World::demo().await;
@@ -358,7 +360,7 @@ async fn other_credentials_and_resources() {
     }
 }
 
-/// Over TLS with an authority of one's own; without it nothing is trusted.
+/// TLS with a private authority, which must be configured to be trusted.
 #[tokio::test]
 async fn a_corporate_authority_is_trusted_when_it_is_named() {
     for (named, expected) in [(true, None), (false, Some("network_error"))] {

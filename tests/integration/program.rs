@@ -13,7 +13,7 @@ async fn alone(arguments: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_consentry")).args(arguments).output().await.expect("run")
 }
 
-/// The three failures of a tenant's life, with the program as a user starts it: green, mail, green.
+/// The three failures of a tenant, with the program as a user starts it: green, mail, green.
 #[tokio::test]
 async fn the_program_from_green_to_mail_to_green() {
     let world = World::live().await;
@@ -55,7 +55,7 @@ async fn usage_and_exit_statuses() {
 }
 
 #[tokio::test]
-async fn probe_explains_and_touches_nothing() {
+async fn probe_explains_and_changes_nothing() {
     let world = World::live().await;
     let well = world.command(&["probe", "northwind"]).await;
     assert_eq!(well.status.code(), Some(0), "{}", text(&well.stderr));
@@ -100,7 +100,7 @@ async fn test_email_shows_the_dialogue_when_it_fails() {
 }
 
 #[tokio::test]
-async fn one_daemon_and_a_clean_end() {
+async fn a_second_daemon_is_rejected_and_the_first_ends_cleanly() {
     let world = World::live().await;
     let mut first = world.daemon(&[]);
     first.ready().await;
@@ -114,9 +114,10 @@ async fn one_daemon_and_a_clean_end() {
     first.terminate().await;
 }
 
-/// Probes that hang for ever, and a client that never takes its answer, do not keep it from ending in time.
+/// Probes that hang forever, and a client that never reads its response, do not keep the program from ending
+/// in time.
 #[tokio::test]
-async fn an_end_while_everything_hangs() {
+async fn the_program_ends_while_everything_hangs() {
     let mut world = World::live().await;
     let hang = entra_sim::FaultKind::Hang;
     world.simulator.fault(entra_sim::Fault {
@@ -163,11 +164,11 @@ async fn tokens_and_links_on_the_command_line() {
     }
 }
 
-/// What `setup` prints is a script that shellcheck finds clean, and that asks Azure CLI for the right things.
+/// The output of `setup` is a script in which shellcheck finds nothing, and which calls Azure CLI correctly.
 #[tokio::test]
 async fn setup_prints_text_and_a_script() {
     let mut world = World::live().await;
-    // A name that would break out of a comment or a word of the shell, if it could.
+    // A name that tries to end a comment or a word of the shell.
     world.set("integrations.litware.display_name", "\"Lit\\nrm -rf ~; echo 'ware'\"");
     let output = world.command(&["setup", "litware"]).await;
     let script = text(&output.stdout);
@@ -187,7 +188,7 @@ async fn setup_prints_text_and_a_script() {
     assert!(!script.contains("demo-secret"));
     let file = world.path("setup.sh");
     std::fs::write(&file, &script).expect("written");
-    // Azure CLI as far as the script goes: it answers, and writes down what it was asked.
+    // A replacement for Azure CLI that responds and records its arguments.
     let asked = world.path("asked");
     let az = "case \"$*\" in *redirectUris*) echo https://other.example/cb;; *requiredResourceAccess*) echo 77777777-2222-3333-4444-555555555555;; \
               *appId*) echo 00000003-0000-0000-c000-000000000000;; *User.Read*) echo 77777777-2222-3333-4444-555555555555;; \
@@ -256,7 +257,8 @@ async fn the_reauthentication_listener_of_the_configuration() {
     daemon.kill().await;
 }
 
-/// `check-config --online` asks out there: expected, seen, what to change; and sends no mail.
+/// `check-config --online` checks the services and prints what was expected, what was seen and what to
+/// change. It sends no mail.
 #[tokio::test]
 async fn check_config_online() {
     let world = World::live().await;
@@ -295,7 +297,7 @@ async fn check_config_online() {
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    // What could not be tried is not called well.
+    // A credential that could not be tried does not count as valid.
     let app_login = |fault| entra_sim::Fault {
         endpoint: entra_sim::Endpoint::Token,
         tenant: None,
@@ -322,7 +324,7 @@ async fn check_config_online() {
 }
 
 #[tokio::test]
-async fn healthcheck_says_whether_a_daemon_is_well() {
+async fn healthcheck_reports_whether_a_daemon_is_healthy() {
     let world = World::live().await;
     let pair = crate::certificates::self_signed("localhost");
     std::fs::write(world.path("tls.crt"), pair.certificate).expect("written");
@@ -344,8 +346,8 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
     for (url, code, said) in [
         (format!("{health}/-/healthy"), 0, ""),
         (format!("{health}/-/ready"), 0, ""),
-        // Its own certificate vouches for another name, and that is no sickness; a user is asked for, and
-        // none is known here.
+        // Its certificate is for another name, which does not matter here; and a user is required, but none
+        // is given.
         (format!("{guarded}/-/healthy"), 1, "--health.listen-address"),
         (format!("{as_somebody}/-/healthy"), 1, "401"),
         ("http://somebody:hidden@127.0.0.1:1/-/healthy".to_owned(), 1, "does not respond"),
@@ -362,7 +364,7 @@ async fn healthcheck_says_whether_a_daemon_is_well() {
     }
 }
 
-/// Nobody has to sign in again for a new key; who holds an old link has to ask for another.
+/// After a new key nobody has to sign in again; holders of an old link need a new one.
 #[tokio::test]
 async fn rotate_key_keeps_the_tokens() {
     let world = World::live().await;
@@ -389,7 +391,7 @@ async fn rotate_key_keeps_the_tokens() {
 }
 
 #[tokio::test]
-async fn a_database_that_others_may_read_is_told() {
+async fn a_database_that_others_can_read_is_logged() {
     use std::os::unix::fs::PermissionsExt as _;
     let world = World::live().await;
     let database = world.path("consentry.db");
@@ -398,9 +400,9 @@ async fn a_database_that_others_may_read_is_told() {
     daemon.logged(&["the database is readable by other users; run chmod 600 on it"]).await;
 }
 
-/// A copy is whole, whether the daemon is at work or has ended; what it leaves behind is one file.
+/// A copy is complete, whether the daemon runs or has ended. The ended daemon leaves a single file.
 #[tokio::test]
-async fn backups_are_whole() {
+async fn backups_are_complete() {
     let world = World::live().await;
     let at = |name: &str| world.path(name);
     let mut daemon = world.daemon(&[]);

@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes the program, evaluates the rules and tells a real Alertmanager; every question
-//! of every panel is asked.
+//! A real Prometheus scrapes the program, evaluates the rules and notifies a real Alertmanager. Every query
+//! of every panel is run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -20,11 +20,11 @@ use crate::catalogue::{catalogue, expressions_of_dashboard, root, rules};
 use crate::tools::available;
 use crate::world::{World, eventually_within, free_address, situation};
 
-/// Nothing here takes as long; it only ends a test that would hang.
+/// It only ends a test that would hang; nothing here takes as long.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Alerts that this test sees firing and resolved. The others need hours or a daemon that is ill; promtool
-/// tests those.
+/// Alerts that this test sees firing and resolved. The others need hours or a faulty daemon, and are tested
+/// by promtool.
 const SEEN: &[&str] = &[
     "ConsentryIntegrationBroken",
     "ConsentryReauthenticationOverdue",
@@ -46,7 +46,7 @@ const SEEN: &[&str] = &[
 
 const CERTIFIED_APP: uuid::Uuid = uuid::Uuid::from_u128(0x0ce7);
 
-/// Asks until the answer is yes.
+/// Repeats a check until it is true.
 async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     eventually_within(PATIENCE, what, async || ask().await.then_some(())).await;
 }
@@ -71,7 +71,7 @@ async fn listening(program: &str, arguments: &[String]) -> (Child, String) {
     (child, url)
 }
 
-/// What Alertmanager has told: (alert, status).
+/// The notifications of Alertmanager: (alert, status).
 type Told = Arc<Mutex<BTreeSet<(String, String)>>>;
 
 async fn webhook() -> (String, Told) {
@@ -91,7 +91,7 @@ async fn webhook() -> (String, Told) {
     (url, told)
 }
 
-/// The committed rules with waits that a test can wait for. Their meaning is promtool's business.
+/// The committed rules with waits that are short enough for a test. promtool tests the rules themselves.
 fn hurried(rules: &str) -> String {
     let mut text = String::new();
     for line in rules.lines() {
@@ -180,7 +180,7 @@ impl Watch {
         !self.query(expression).await.is_empty()
     }
 
-    /// Prometheus says that all of these fire.
+    /// Waits until all of these alerts fire.
     async fn firing(&self, alerts: &[&str]) {
         for alert in alerts {
             let expression = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}");
@@ -188,16 +188,16 @@ impl Watch {
         }
     }
 
-    /// No alert fires.
+    /// Waits until no alert fires.
     async fn quiet(&self) {
         until("no alert fires", async || self.query("ALERTS{alertstate=\"firing\"}").await.is_empty()).await;
     }
 
-    /// Alertmanager has told all of these.
+    /// Waits until Alertmanager has sent all of these notifications.
     async fn notified(&self, status: &str, alerts: &[&str]) {
         for alert in alerts {
             let pair = ((*alert).to_owned(), status.to_owned());
-            until(&format!("Alertmanager tells {alert} {status}"), async || {
+            until(&format!("Alertmanager sends {alert} {status}"), async || {
                 self.told.lock().expect("a lock").contains(&pair)
             })
             .await;
@@ -223,9 +223,9 @@ impl Watch {
         series.iter().map(one).collect()
     }
 
-    /// Boards say what is the case while the customers of [`BREAKING`] are broken, and fabrikam with adatum
-    /// because of their application.
-    async fn boards_tell_the_truth(&self) {
+    /// What the boards show while the customers of [`BREAKING`] are broken, and fabrikam and adatum because
+    /// of their application.
+    async fn boards_show_the_failures(&self) {
         let all = ("", ".+");
         until("eight are broken", async || self.panel(0, "Broken", all, "").await.values().eq([&8.0])).await;
         for (board, title, chosen, expected) in [
@@ -276,7 +276,7 @@ impl Watch {
         assert_eq!(self.panel(0, "Could not tell", all, "reason").await, BTreeMap::new());
     }
 
-    /// Asks everything that panels, rules and the catalogue ask; answers what had an answer.
+    /// Runs every query of panels, rules and the catalogue; returns those with a result.
     async fn ask_everything(&self) -> BTreeSet<String> {
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
@@ -389,7 +389,7 @@ fn everybody(world: &World, act: impl Fn(&consentry::demo::Situation) -> Vec<Act
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prometheus_asks_everything_and_alertmanager_is_told() {
+async fn prometheus_runs_every_query_and_alertmanager_is_notified() {
     if !["prometheus", "prometheus-alertmanager"].into_iter().all(available) {
         return;
     }
@@ -400,8 +400,8 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     until("all are healthy", async || watch.holds("sum(consentry_integration_up) == 11").await).await;
     watch.firing(&["ConsentryCredentialExpiring", "ConsentryCredentialExpiringSoon"]).await;
 
-    // Seven customers break things, the owner switches an application off, the mail server is ill, the
-    // configuration is broken.
+    // Seven customers break something, the owner disables an application, the mail server fails, and the
+    // configuration is invalid.
     world.simulator.mailbox().set_faults(MailFaults { temporary: true, ..MailFaults::default() });
     everybody(&world, |s| (s.breaks)(&s.tenant()));
     world.simulator.apply(Action::DeactivateApp { app: APPLICATION_APP, value: true }).expect("switched off");
@@ -413,7 +413,7 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
             .concat();
     watch.firing(&first).await;
     watch.notified("firing", &first).await;
-    watch.boards_tell_the_truth().await;
+    watch.boards_show_the_failures().await;
     let mut answered = watch.ask_everything().await;
 
     // All of it works again.
@@ -426,7 +426,7 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     watch.quiet().await;
     answered.extend(watch.ask_everything().await);
 
-    // Microsoft has a bad day, and so has the vendor: the secret of an application has expired.
+    // Microsoft has an outage, and the secret of an application has expired.
     world.simulator.apply(Action::ExpireSecrets { app: APPLICATION_APP }).expect("expired");
     let fault = |endpoint, tenant: Option<&str>, fault| Fault {
         endpoint,
@@ -451,7 +451,7 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     watch.firing(&["ConsentryUnclassifiedError", "ConsentryThrottled", "ConsentryUpstreamFailing"]).await;
     let operators =
         "ALERTS{alertname=\"ConsentryOperatorActionRequired\", severity=\"critical\", alertstate=\"firing\"}";
-    until("the operators hear of the secret", async || watch.holds(operators).await).await;
+    until("the operators are notified of the secret", async || watch.holds(operators).await).await;
     answered.extend(watch.ask_everything().await);
     world.simulator.clear_faults();
     world.simulator.fault(unavailable());
@@ -466,7 +466,7 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
         .expect("renewed");
     watch.quiet().await;
 
-    // Somebody else holds on to the database, so that it takes nothing.
+    // Another process locks the database, so that nothing can be saved.
     let database = rusqlite::Connection::open(world.path("consentry.db")).expect("the database");
     database.execute_batch("PRAGMA busy_timeout = 60000; BEGIN IMMEDIATE").expect("held");
     watch.firing(&["ConsentryStorageFailing"]).await;
@@ -474,7 +474,7 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
     drop(database);
     watch.quiet().await;
 
-    // The daemon is gone, and comes back.
+    // The daemon ends, and is started again.
     daemon.terminate().await;
     watch.firing(&["ConsentryDown", "ConsentryAbsent"]).await;
     let daemon = world.daemon(&flags);
@@ -488,12 +488,12 @@ async fn prometheus_asks_everything_and_alertmanager_is_told() {
         everything().into_iter().map(|(name, _)| name).filter(|n| !answered.contains(n)).collect();
     let unexpected: Vec<&String> =
         unanswered.iter().filter(|n| !silent.iter().any(|s| n.contains(s))).collect();
-    assert!(unexpected.is_empty(), "nothing was answered: {unexpected:#?}");
+    assert!(unexpected.is_empty(), "queries without a result: {unexpected:#?}");
 }
 
-/// What has no answer here: alerts that do not fire in this test, or not without hurry (`up == 0` is asked
-/// while the daemon runs), and what happens only when somebody signs in, a product has a webhook, or a
-/// directory reader cannot read.
+/// Queries without a result here: alerts that do not fire in this test, or only after a long time (`up == 0`
+/// is queried while the daemon runs), and what happens only when somebody signs in, a product has a webhook,
+/// or a directory reader cannot read.
 fn silent() -> Vec<String> {
     let all = rules().into_iter().map(|(name, _)| name).filter(|n| !n.contains(':'));
     let patient = [

@@ -1,4 +1,4 @@
-//! Re-authentication over real sockets: links, sign-ins, every refusal, and the proof.
+//! Re-authentication over real sockets: links, sign-ins, every refusal, and the verification.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,7 +45,7 @@ fn untouched(site: &Site, integration: &str) -> String {
     })
 }
 
-/// The circle as an admin goes it, for a damaged token: mail, page, Entra, green, resolved mail.
+/// The complete way of an admin with a damaged token: mail, page, Entra, green, resolved mail.
 #[tokio::test]
 async fn from_the_mail_back_to_green() {
     let site = Site::start().await;
@@ -101,7 +101,7 @@ async fn from_the_mail_back_to_green() {
         "neither code nor state stays in the address: {result}"
     );
     let waiting = visitor.get(&result).await;
-    assert_eq!((waiting.status, waiting.header("refresh")), (200, "4"), "it follows by itself");
+    assert_eq!((waiting.status, waiting.header("refresh")), (200, "4"), "it reloads by itself");
     site.fleet.pass(Duration::from_secs(1)).await;
     let green = visitor.get(&result).await;
     assert!(
@@ -117,7 +117,7 @@ async fn from_the_mail_back_to_green() {
     assert_eq!(
         site.fleet.kinds("operators@demo.example"),
         ["reauthenticated"],
-        "who gets no resolved mail hears of the sign-in itself"
+        "recipients without a resolved mail are notified of the sign-in"
     );
     assert_eq!(untouched(&site, "proseware"), before, "nothing but consent and token has changed");
 
@@ -132,7 +132,7 @@ async fn from_the_mail_back_to_green() {
     assert_eq!(site.results(), counted(&[("success", 1), ("expired", 1)]));
 }
 
-/// Permissions that were edited, and an application that was deleted for good: consent brings both back.
+/// Permissions that were edited, and an application that was deleted permanently: consent restores both.
 #[tokio::test]
 async fn consent_and_app_come_back() {
     let site = Site::start().await;
@@ -140,7 +140,7 @@ async fn consent_and_app_come_back() {
         broken(&site, integration).await;
         let mut visitor = Visitor::new();
         let link = site.mailed_link(integration);
-        // A deleted application has taken its provisioning along, which the page must not call untouched.
+        // The provisioning job was deleted with the application, so the page must not say that it stays.
         let page = visitor.get(&link).await.body;
         let deleted = integration == "litware";
         assert_eq!(
@@ -157,7 +157,7 @@ async fn consent_and_app_come_back() {
     assert_eq!(site.results(), counted(&[("success", 2)]));
 }
 
-/// `access: application`: the admin consent endpoint, whose unsigned answer proves nothing.
+/// `access: application`: the admin consent endpoint, whose callback is unsigned and therefore no evidence.
 #[tokio::test]
 async fn admin_consent_counts_when_the_tenant_grants_it() {
     let site = Site::start().await;
@@ -168,7 +168,7 @@ async fn admin_consent_counts_when_the_tenant_grants_it() {
         entra.starts_with(&format!("{}/adatum.example/v2.0/adminconsent?", site.fleet.simulator.url())),
         "{entra}"
     );
-    // Somebody says that it was accepted, and nobody has: not believed.
+    // A callback claims that consent was accepted, which is not true: the claim is not believed.
     let state = url::Url::parse(&entra)
         .expect("a URL")
         .query_pairs()
@@ -195,7 +195,7 @@ async fn admin_consent_counts_when_the_tenant_grants_it() {
         (site.results(), site.fleet.up("adatum").as_deref()),
         (counted(&[("incomplete", 1)]), Some("0"))
     );
-    // The same for another tenant is named as that.
+    // A callback of another tenant is named as such.
     let entra = visitor.press(&link).await;
     let state = url::Url::parse(&entra)
         .expect("a URL")
@@ -212,7 +212,7 @@ async fn admin_consent_counts_when_the_tenant_grants_it() {
     site.fleet.pass(3 * MINUTE).await;
     assert!(visitor.get(&result).await.body.contains("for another organization"));
     assert_eq!(site.results(), counted(&[("incomplete", 1), ("wrong_tenant", 1)]));
-    // The link is still good for the real thing.
+    // The link is still valid for the real consent.
     let callback = visitor.accept(&link).await;
     let result = visitor.get(&callback).await.location();
     site.fleet.pass(Duration::from_secs(1)).await;
@@ -222,9 +222,10 @@ async fn admin_consent_counts_when_the_tenant_grants_it() {
     assert_eq!(visitor.get(&link).await.status, 410);
 }
 
-/// Each refusal has its sentence and its result; nothing is stored, the old token stays, the link stays good.
+/// Each refusal has its own sentence and result. Nothing is stored, the old token stays, and the link stays
+/// valid.
 #[tokio::test]
-async fn every_refusal_is_said_plainly_and_stores_nothing() {
+async fn every_refusal_is_explained_and_stores_nothing() {
     let site = Site::start().await;
     broken(&site, "proseware").await;
     let link = site.mailed_link("proseware");
@@ -308,7 +309,7 @@ async fn every_refusal_is_said_plainly_and_stores_nothing() {
         assert_eq!(
             visitor.get(&format!("{}/reauth/{retry}", site.url)).await.status,
             200,
-            "{sentence}: the link stays good"
+            "{sentence}: the link stays valid"
         );
     }
     for (sentence, fault) in [
@@ -338,14 +339,14 @@ async fn every_refusal_is_said_plainly_and_stores_nothing() {
     assert_eq!(site.results(), expected);
     assert!(!events(&site, "proseware").await.iter().any(|(kind, _)| kind == "reauthenticated"));
     assert_eq!(site.fleet.kinds("it@proseware.example"), ["alert"], "no mail for a refusal");
-    // And after all that, it works.
+    // Afterwards, a sign-in succeeds.
     let mut visitor = Visitor::new();
     let callback = visitor.accept(&link).await;
     assert_eq!(visitor.get(&callback).await.status, 303);
     assert_ne!(token(&site, "proseware").await, old);
 }
 
-/// Keys that were rotated a moment ago are simply there.
+/// Keys that were rotated a moment ago are used.
 #[tokio::test]
 async fn rotated_signing_keys_do_no_harm() {
     let site = Site::start().await;
@@ -360,8 +361,8 @@ async fn rotated_signing_keys_do_no_harm() {
     }
 }
 
-/// Consent takes a while to spread: what fails meanwhile is not held against anybody, and the page follows to
-/// the end.
+/// Consent takes a while to spread: failures in this time do not count, and the page reloads until the result
+/// is final.
 #[tokio::test]
 async fn consent_spreads_slowly() {
     let site = Site::start().await;
@@ -371,7 +372,7 @@ async fn consent_spreads_slowly() {
     let (mut visitor, link) = (Visitor::new(), site.mailed_link("northwind"));
     let callback = visitor.accept(&link).await;
     let result = visitor.get(&callback).await.location();
-    // The token is there; what it may do is forgotten again by a replica, for a minute.
+    // The token is stored, but a replica does not know its permissions for a minute.
     site.fleet.act(vec![Action::RevokeConsent { tenant: "northwind.example".to_owned(), app: demo::APP }]);
     site.fleet.pass(Duration::from_secs(40)).await;
     assert!(visitor.get(&result).await.body.contains("is being checked"));
@@ -390,10 +391,9 @@ async fn consent_spreads_slowly() {
     assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert", "resolved"]);
 }
 
-/// The same callback twice at once is one sign-in; one whose browser goes away half-way is completed all the
-/// same.
+/// The same callback twice at once is one sign-in. A sign-in whose browser disconnects is still completed.
 #[tokio::test]
-async fn callbacks_at_once_and_cut_off() {
+async fn repeated_and_interrupted_callbacks_complete_one_sign_in() {
     use tokio::io::AsyncWriteExt as _;
     let site = Site::start().await;
     let mut visitor = Visitor::new();
@@ -426,7 +426,7 @@ async fn callbacks_at_once_and_cut_off() {
     let query = address.query().expect("a query");
     let request = format!("GET {}?{query} HTTP/1.1\r\nHost: x\r\nCookie: {cookies}\r\n\r\n", address.path());
     stream.write_all(request.as_bytes()).await.expect("sent");
-    // It is on its way to Entra when the browser goes.
+    // The request to Entra is in progress when the browser disconnects.
     site.fleet.simulator.take_requests();
     eventually("Entra is asked for the token", async || {
         let asked = site.fleet.simulator.take_requests();
@@ -442,7 +442,7 @@ async fn callbacks_at_once_and_cut_off() {
     assert_eq!(site.results(), counted(&[("expired", 2), ("success", 2)]));
 }
 
-/// Before the first probe nothing is known, and nothing is claimed.
+/// Before the first probe nothing is known, and the page says so.
 #[tokio::test]
 async fn what_is_not_known_is_not_claimed() {
     let site = Site::start().await;
@@ -459,10 +459,10 @@ async fn what_is_not_known_is_not_claimed() {
     assert!(page.body.contains("Everything works at the moment"), "{}", page.body);
 }
 
-/// The sign-in came through and the account sees no groups: the page says so, and that the link has ended. No
-/// link is ever made for whoever merely has the page, whatever cookies they have.
+/// The sign-in succeeded, but the account sees no groups: the page says so, and that the link has ended. The
+/// page never contains a new link, whatever cookies its reader has.
 #[tokio::test]
-async fn a_success_that_mends_nothing_is_no_dead_end() {
+async fn a_success_that_fixes_nothing_says_how_to_continue() {
     let site = Site::start().await;
     site.fleet.act(vec![Action::HideGroups { tenant: "northwind.example".to_owned(), value: true }]);
     site.fleet.pass(12 * MINUTE).await;
@@ -486,12 +486,12 @@ async fn a_success_that_mends_nothing_is_no_dead_end() {
     assert_eq!(
         site.fleet.kinds("it@northwind.example"),
         ["alert", "reauthenticated"],
-        "it is another token, and the alert stands"
+        "the token is new, and the alert is still open"
     );
     assert_eq!(site.fleet.kinds("operators@demo.example"), ["reauthenticated"]);
 }
 
-/// All permissions are left out: the code itself is refused for want of consent.
+/// All permissions are left out: Entra rejects the code because consent is missing.
 #[tokio::test]
 async fn nothing_granted_at_all() {
     let site = Site::start().await;
@@ -508,7 +508,7 @@ async fn nothing_granted_at_all() {
 
 /// The consent page of a mail or of `setup` returns here without a sign-in of ours.
 #[tokio::test]
-async fn admin_consent_on_its_own_is_answered_kindly() {
+async fn admin_consent_without_a_sign_in_gets_an_explanation() {
     let site = Site::start().await;
     let mut visitor = Visitor::new();
     for (query, words) in [

@@ -1,5 +1,5 @@
-//! Links and ways of re-authentication: how long a link lives, to which browser a sign-in belongs, and where
-//! the pages are.
+//! Links and kinds of re-authentication: how long a link is valid, which browser may complete a sign-in, and
+//! the paths of the pages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,10 +53,10 @@ async fn a_sign_in_is_bound_to_browser_time_and_one_use() {
     );
 }
 
-/// Two links, two tabs: a later link does not kill an earlier one; the first success kills all that were made
-/// before it.
+/// Two links, two tabs: a later link does not end an earlier one. The first success ends all links that were
+/// made before it.
 #[tokio::test]
-async fn links_live_and_die_together() {
+async fn a_success_ends_all_links_made_before_it() {
     let site = Site::start().await;
     let first = site.fresh_link("northwind");
     site.fleet.pass(MINUTE).await;
@@ -80,14 +80,14 @@ async fn links_live_and_die_together() {
     let page = two.get(&slow).await;
     assert_eq!((page.status, page.body.contains("used meanwhile")), (410, true), "{}", page.body);
     site.fleet.pass(MINUTE).await;
-    assert_eq!(one.get(&site.fresh_link("northwind")).await.status, 200, "a link made afterwards is good");
-    assert_eq!(one.get(&site.fresh_link("fabrikam")).await.status, 200, "others are not touched");
-    assert_eq!(one.get(&site.fresh_link("nobody")).await.status, 403, "an integration that is not there");
+    assert_eq!(one.get(&site.fresh_link("northwind")).await.status, 200, "a link made afterwards is valid");
+    assert_eq!(one.get(&site.fresh_link("fabrikam")).await.status, 200, "others are not affected");
+    assert_eq!(one.get(&site.fresh_link("nobody")).await.status, 403, "an unknown integration");
 }
 
-/// Scanners open links; nothing happens, however often and whatever the method.
+/// Mail scanners open links; nothing changes, however often and with whatever method.
 #[tokio::test]
-async fn looking_changes_nothing() {
+async fn opening_a_link_changes_nothing() {
     let site = Site::start().await;
     broken(&site, "proseware").await;
     let link = site.mailed_link("proseware");
@@ -143,7 +143,7 @@ async fn looking_changes_nothing() {
 }
 
 #[tokio::test]
-async fn guessing_is_slowed_down_and_good_links_are_not() {
+async fn guessing_is_limited_and_valid_links_are_not() {
     let site = Site::start().await;
     let (mut visitor, link) = (Visitor::new(), site.fresh_link("northwind"));
     let mut statuses = BTreeMap::new();
@@ -156,10 +156,9 @@ async fn guessing_is_slowed_down_and_good_links_are_not() {
     assert_eq!(visitor.get(&format!("{}/reauth/callback?state=guess&code=x", site.url)).await.status, 429);
 }
 
-/// Two ways in front of the same pages: a proxy that strips the path of the public URL, and one that does
-/// not.
+/// Two proxies in front of the same pages: one strips the path of the public URL, and one does not.
 #[tokio::test]
-async fn it_works_below_a_path() {
+async fn the_pages_work_below_a_path() {
     let site = World::reachable("/watch/dogs").await.site().await;
     let link = site.fresh_link("northwind");
     assert!(link.contains("/watch/dogs/reauth/northwind?token="));
@@ -240,7 +239,7 @@ async fn a_public_client_signs_in() {
 
 /// Under https the cookie is Secure and the pages ask for HSTS, however the scheme is written.
 #[tokio::test]
-async fn https_is_taken_seriously() {
+async fn https_makes_cookies_secure_and_enables_hsts() {
     let mut world = World::reachable("").await;
     world.set("reauthentication.public_url", "\"HTTPS://Consentry.Example.com\"");
     let site = world.site().await;
@@ -254,7 +253,7 @@ async fn https_is_taken_seriously() {
     assert!(begun.header("set-cookie").ends_with("; Secure"), "{}", begun.header("set-cookie"));
 }
 
-/// A name that now belongs to another tenant takes no link along.
+/// If a name is given to another tenant, its old links are not valid.
 #[tokio::test]
 async fn links_do_not_follow_a_name() {
     let site = Site::start().await;

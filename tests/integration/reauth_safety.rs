@@ -1,6 +1,6 @@
-//! Re-authentication under attack: a link in the wrong hands, powerless accounts, forged callbacks, clocks
-//! that jump. Nothing healthy is replaced by something worse, nobody is shut out, nothing broken is silenced,
-//! and every replacement is told.
+//! Re-authentication under attack: a link in the wrong hands, accounts that see little, forged callbacks,
+//! wrong clocks. No token is replaced by a weaker one, no administrator is excluded, no failure is hidden,
+//! and every replacement is reported.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn counted(results: &[(&str, u32)]) -> BTreeMap<String, u32> {
     results.iter().map(|(r, n)| ((*r).to_owned(), *n)).collect()
 }
 
-/// The sign-in as somebody changes it who wants no consent page: standing consent then covers everything.
+/// Changes a sign-in so that Entra shows no consent page: existing consent then covers everything.
 fn quiet(entra: &str) -> String {
     let mut url = url::Url::parse(entra).expect("a URL");
     let kept: Vec<(String, String)> =
@@ -56,7 +56,7 @@ fn quiet(entra: &str) -> String {
     url.to_string()
 }
 
-/// Signs in through a link with an account of one's own, without a consent page.
+/// Signs in through a link with another account, without a consent page.
 async fn sign_in_as(site: &Site, link: &str, integration: &str, name: &str) -> Page {
     let mut visitor = Visitor::new();
     let entra = visitor.press(link).await;
@@ -75,8 +75,8 @@ fn state(entra: &str) -> String {
         .into_owned()
 }
 
-/// A member who sees less cannot take the administrator's place; an administrator can, and so can a link that
-/// says so.
+/// A member who sees less cannot replace the administrator's token. An administrator can, and so can a link
+/// that allows it.
 #[tokio::test]
 async fn a_token_that_sees_less_replaces_nothing() {
     let site = Site::start().await;
@@ -106,21 +106,21 @@ async fn a_token_that_sees_less_replaces_nothing() {
             page.body
         );
         assert_eq!(token(&site, "northwind").await, before, "{sentence}: the old token stays");
-        assert_eq!(Visitor::new().get(&link).await.status, 200, "{sentence}: the link stays good");
+        assert_eq!(Visitor::new().get(&link).await.status, 200, "{sentence}: the link stays valid");
     }
     site.fleet.pass(MINUTE).await;
     assert_eq!(site.results(), counted(&[("incomplete", 2)]));
-    assert_eq!(site.fleet.kinds(OPERATORS), ["operator"], "told once for each link");
+    assert_eq!(site.fleet.kinds(OPERATORS), ["operator"], "notified once for each link");
     let mail = site.fleet.mails().into_iter().find(|(to, _)| to == OPERATORS).expect("a mail").1;
     assert!(mail.text.contains("user@northwind.example") && mail.text.contains("127.0.0.1"), "{}", mail.text);
     assert_eq!(site.fleet.up("northwind").as_deref(), Some("1"));
 
-    // A group is gone for good. An administrator sees all there are.
+    // A group was deleted permanently. An administrator sees all groups that exist.
     site.fleet.act(vec![Action::DeleteGroup { tenant: tenant("northwind"), name: "Finance".to_owned() }]);
     let page = sign_in_as(&site, &link, "northwind", "admin").await;
     assert_eq!(page.status, 303, "{}", page.body);
     site.fleet.pass(MINUTE).await;
-    // And where there is none, the operators say so by the link.
+    // If no administrator can sign in, the operators allow it with a link.
     site.fleet.act(vec![blind("user", &["Everybody"])]);
     let links = consentry::app::links(&site.fleet.config, &site.fleet.daemon.store).expect("links");
     let target = consentry::app::targets(&site.fleet.config)
@@ -134,7 +134,7 @@ async fn a_token_that_sees_less_replaces_nothing() {
     assert_eq!(site.results(), counted(&[("incomplete", 2), ("success", 2)]));
 }
 
-/// A guest never becomes what an integration hangs on, whatever says that it is one.
+/// The sign-in of a guest is never accepted, whatever evidence shows that the account is a guest.
 #[tokio::test]
 async fn guests_are_refused() {
     let site = Site::start().await;
@@ -169,15 +169,15 @@ async fn guests_are_refused() {
     }
     assert_eq!(site.results(), counted(&[("denied", 3)]));
     assert_eq!(token(&site, "northwind").await, before);
-    // A member is none, also where only the claims say so.
+    // A member is not a guest, even if only the claims say so.
     let page = sign_in_as(&site, &site.fresh_link("northwind"), "northwind", "user").await;
     assert_eq!(page.status, 303, "{}", page.body);
 }
 
-/// `reauthenticators: admins`: a directory role is asked for, in the tokens or of Graph; where nothing says
-/// so, it is not so.
+/// `reauthenticators: admins` requires a directory role, in the tokens or in Graph. Without evidence the
+/// account has none.
 #[tokio::test]
-async fn only_administrators_where_it_is_asked_for() {
+async fn only_administrators_if_it_is_configured() {
     let mut world = World::reachable("").await;
     world.add("apps.sequr.reauthenticators", "admins");
     let site = world.site().await;
@@ -203,9 +203,9 @@ async fn only_administrators_where_it_is_asked_for() {
             403,
         ),
         ("nothing can be read", &[cloud_application_administrator][..], (false, false), false, 403),
-        ("Graph says it", &[cloud_application_administrator][..], (false, false), true, 303),
-        ("the id_token says it", &[cloud_application_administrator][..], (true, false), false, 303),
-        ("the access token says it", &[cloud_application_administrator][..], (false, true), false, 303),
+        ("Graph shows it", &[cloud_application_administrator][..], (false, false), true, 303),
+        ("the id_token contains it", &[cloud_application_administrator][..], (true, false), false, 303),
+        ("the access token contains it", &[cloud_application_administrator][..], (false, true), false, 303),
     ] {
         site.fleet.act(roles(held));
         site.fleet.act(vec![Action::OptionalClaims { acct: false, wids: claims.0, access_wids: claims.1 }]);
@@ -220,10 +220,9 @@ async fn only_administrators_where_it_is_asked_for() {
     assert_eq!(site.results(), counted(&[("denied", 3), ("success", 3)]));
 }
 
-/// Every refresh kills the token that was used: what is stored is the one that lives, with several resources,
-/// too.
+/// Every refresh invalidates the token that was used. The valid one is stored, with several resources, too.
 #[tokio::test]
-async fn the_newest_token_of_the_line_is_stored() {
+async fn the_newest_refresh_token_is_stored() {
     const DOORS: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00dd);
     let mut world = World::reachable("").await;
     world.set(
@@ -272,10 +271,10 @@ async fn the_newest_token_of_the_line_is_stored() {
     assert!(dead.is_none(), "the stored token has been used up");
 }
 
-/// One link holder begins as many sign-ins as they can. The administrator's own is neither ended nor shut
-/// out.
+/// The holder of one link begins as many sign-ins as possible. The administrator's own sign-in is neither
+/// ended nor rejected.
 #[tokio::test]
-async fn begun_sign_ins_evict_nobody() {
+async fn pending_sign_ins_end_no_other() {
     let site = Site::start().await;
     let (link, leaked) = (site.fresh_link("northwind"), {
         site.fleet.pass(Duration::from_secs(1)).await;
@@ -299,15 +298,15 @@ async fn begun_sign_ins_evict_nobody() {
         }
     }
     assert_eq!(statuses, BTreeMap::from([(303, 10), (429, 20)]));
-    assert_eq!(Visitor::new().get(&leaked).await.status, 200, "the link itself stays good");
-    assert!(Visitor::new().press(&link).await.contains("/authorize?"), "other links are not shut out");
+    assert_eq!(Visitor::new().get(&leaked).await.status, 200, "the link itself stays valid");
+    assert!(Visitor::new().press(&link).await.contains("/authorize?"), "other links are not affected");
     assert_eq!(admin.get(&callback).await.status, 303, "the administrator's sign-in is still there");
     assert_eq!(site.results(), counted(&[("success", 1)]));
 }
 
-/// The admin consent callback is unsigned. Whoever sends it again and again silences nothing.
+/// The admin consent callback is unsigned. Repeating it suppresses no alert.
 #[tokio::test]
-async fn forged_admin_consent_silences_nothing() {
+async fn forged_admin_consent_suppresses_nothing() {
     let site = Site::start().await;
     site.fleet.pass(6 * MINUTE).await;
     let link = site.fresh_link("fabrikam");
@@ -323,7 +322,7 @@ async fn forged_admin_consent_silences_nothing() {
     assert_eq!(site.fleet.up("fabrikam").as_deref(), Some("0"), "{:?}", site.fleet.reasons("fabrikam"));
     assert_eq!(site.fleet.kinds("it@fabrikam.example"), ["alert"]);
     assert!(!site.results().contains_key("success"), "{:?}", site.results());
-    // What really changes is a success: once, and it ends the link.
+    // A real change is a success once, and it ends the link.
     let mut admin = Visitor::new();
     let callback = admin.accept(&link).await;
     let result = admin.get(&callback).await.location();
@@ -334,8 +333,8 @@ async fn forged_admin_consent_silences_nothing() {
     assert_eq!(site.fleet.kinds("it@fabrikam.example"), ["alert", "resolved"]);
 }
 
-/// Where everything is granted already the page says so; accepting once more counts nothing, spares nothing,
-/// and uses up no link.
+/// If everything is granted already, the page says so. Accepting again is not counted, grants no grace
+/// period, and does not use up the link.
 #[tokio::test]
 async fn admin_consent_where_all_is_granted_changes_nothing() {
     let site = Site::start().await;
@@ -345,7 +344,7 @@ async fn admin_consent_where_all_is_granted_changes_nothing() {
     assert!(page.body.contains("All permissions are granted already"), "{}", page.body);
     let callback = admin.accept(&link).await;
     let result = admin.get(&callback).await.location();
-    // Something breaks just then: it is confirmed as quickly as ever.
+    // Something breaks at the same time: it is confirmed as quickly as usual.
     site.fleet.pass(Duration::from_secs(1)).await;
     let page = admin.get(&result).await;
     assert!(
@@ -359,9 +358,9 @@ async fn admin_consent_where_all_is_granted_changes_nothing() {
     assert!(!events(&site, "fabrikam").await.iter().any(|e| e.starts_with("reauthenticated")));
 }
 
-/// Nothing was wrong, and the token is another: everybody hears of it, once each.
+/// Nothing was wrong, but the token was replaced: everybody is notified of that once.
 #[tokio::test]
-async fn every_replacement_is_told() {
+async fn every_replacement_is_notified() {
     for (send_resolved, broken, admin, operators) in [
         (true, false, vec!["reauthenticated"], vec!["reauthenticated"]),
         (true, true, vec!["alert", "resolved"], vec!["reauthenticated"]),
@@ -390,9 +389,9 @@ async fn every_replacement_is_told() {
     }
 }
 
-/// An address that says it passes something on is a proxy's.
+/// A request with a proxy's headers comes from a proxy.
 #[tokio::test]
-async fn a_proxy_is_told_from_a_client() {
+async fn a_proxy_is_distinguished_from_a_client() {
     let site = Site::start().await;
     let mut visitor = Visitor::new();
     let callback = visitor.accept(&site.fresh_link("northwind")).await;
@@ -405,10 +404,10 @@ async fn a_proxy_is_told_from_a_client() {
     assert!(events(&site, "northwind").await.contains(&said), "{:?}", events(&site, "northwind").await);
 }
 
-/// The clock is ahead during a re-authentication, and healed afterwards: the links that come later are good,
-/// the earlier ones are dead.
+/// The clock is ahead during a re-authentication and correct afterwards: later links are valid, earlier ones
+/// are not.
 #[tokio::test]
-async fn links_die_by_generation() {
+async fn links_end_by_generation() {
     let site = Site::start().await;
     let earlier = site.fresh_link("northwind");
     let mut visitor = Visitor::new();
@@ -422,12 +421,12 @@ async fn links_die_by_generation() {
         "made after the success, by a clock that is behind"
     );
     assert_eq!(visitor.get(&earlier).await.status, 410);
-    // One that was made while the clock was far ahead opens, too.
+    // A link that was made while the clock was far ahead can be opened, too.
     site.fleet.clock.step(90 * 86_400_000);
     let ahead = site.fresh_link("northwind");
     site.fleet.clock.step(-90 * 86_400_000);
     assert_eq!(visitor.get(&ahead).await.status, 200);
-    // Revoked are all of them, and the sign-ins that they began.
+    // A revocation ends all links, and the sign-ins that they began.
     let callback = visitor.accept(&ahead).await;
     site.fleet
         .daemon
@@ -442,15 +441,15 @@ async fn links_die_by_generation() {
     assert!(visitor.get(&ahead).await.body.contains("have ended all earlier links"));
 }
 
-/// A restart grants no grace to what was proved, and no more than the rest to what was not.
+/// A restart grants no grace period to what was verified, and only the rest of it to what was not.
 #[tokio::test]
-async fn a_restart_begins_no_grace_anew() {
+async fn a_restart_begins_no_new_grace_period() {
     let site = Site::start().await;
     let mut visitor = Visitor::new();
     let callback = visitor.accept(&site.fresh_link("northwind")).await;
     assert_eq!(visitor.get(&callback).await.status, 303);
     let callback = visitor.accept(&site.fresh_link("contoso")).await;
-    // It never gets proved: the groups cannot be listed.
+    // It is never verified, because the groups cannot be listed.
     let fault = FaultKind::Status { status: 503, retry_after: None };
     let (endpoint, tenant) = (Endpoint::Graph, Some("contoso.example".to_owned()));
     assert_eq!(visitor.get(&callback).await.status, 303);
@@ -461,7 +460,7 @@ async fn a_restart_begins_no_grace_anew() {
     let Site { fleet, .. } = site;
     fleet.pass(Duration::from_secs(59)).await;
     let fleet = fleet.restart().await;
-    assert_eq!(fleet.daemon.monitor.verification("northwind"), None, "what was proved stays so");
+    assert_eq!(fleet.daemon.monitor.verification("northwind"), None, "what was verified stays verified");
     assert!(fleet.daemon.monitor.verification("contoso").is_some(), "the rest of its time");
     fleet.pass(Duration::from_secs(61)).await;
     assert_eq!(
@@ -498,9 +497,9 @@ async fn links_are_revoked_from_the_command_line() {
     daemon.kill().await;
 }
 
-/// A sign-in that fixes nothing is told to those who wait for the end of the alert, too.
+/// A sign-in that fixes nothing is also reported to those who wait for the end of the alert.
 #[tokio::test]
-async fn a_replacement_that_mends_nothing_is_told() {
+async fn a_replacement_that_fixes_nothing_is_notified() {
     let site = Site::start().await;
     site.fleet.pass(6 * MINUTE).await;
     site.fleet
@@ -514,7 +513,7 @@ async fn a_replacement_that_mends_nothing_is_told() {
     assert_eq!(site.fleet.kinds("it@northwind.example"), ["alert", "reauthenticated"]);
 }
 
-/// Another group of the required name is not the one that the stored token saw: any member could make it.
+/// Another group of the required name is not the one that the stored token saw: any member could create it.
 #[tokio::test]
 async fn another_group_of_the_same_name_is_no_substitute() {
     let site = Site::start().await;
@@ -535,11 +534,11 @@ async fn another_group_of_the_same_name_is_no_substitute() {
     assert_eq!(
         sign_in_as(&site, &link, "northwind", "admin").await.status,
         303,
-        "an administrator sees all there are"
+        "an administrator sees all groups"
     );
 }
 
-/// What consent was worth is looked at to the end, also where nothing else asks for it.
+/// An admin consent is verified to its end, even if the check `consent` is not enabled.
 #[tokio::test]
 async fn admin_consent_is_verified_where_consent_is_not_checked() {
     let mut world = World::reachable("").await;
@@ -564,9 +563,9 @@ async fn admin_consent_is_verified_where_consent_is_not_checked() {
     assert_eq!(site.results(), counted(&[("success", 1)]));
 }
 
-/// Fewer permissions than the stored token had are the operators' business, also where no groups are checked.
+/// The operators are notified of fewer permissions than the stored token had, even if no groups are checked.
 #[tokio::test]
-async fn fewer_permissions_are_told_where_no_groups_are_checked() {
+async fn fewer_permissions_are_reported_if_no_groups_are_checked() {
     let mut world = World::reachable("").await;
     world.add("integrations.northwind.checks", "[enterprise_app, consent]");
     let site = world.site().await;

@@ -1,4 +1,4 @@
-//! Another configuration while it runs: asked for by a signal or over HTTP, or because watched files change.
+//! Reloads while the program runs: requested by a signal or over HTTP, or because watched files change.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ async fn started(names: &[&str]) -> (World, Daemon) {
     (world, daemon)
 }
 
-/// One that reloads when it is asked to over HTTP.
+/// A daemon that reloads on a request over HTTP.
 async fn daemon(world: &World) -> Daemon {
     let daemon = world.daemon(&["--web.enable-lifecycle", "--log.level=debug"]);
     daemon.ready().await;
@@ -37,7 +37,8 @@ async fn reload(world: &World, daemon: &Daemon, configuration: &Configuration) {
     assert_eq!(daemon.reload().await, (200, String::new()));
 }
 
-/// Who stays keeps state and alert; who comes is probed soon; who leaves is gone from everything.
+/// Integrations that stay keep state and alert, new ones are probed soon, and removed ones disappear
+/// everywhere.
 #[tokio::test]
 async fn integrations_stay_come_and_go() {
     let (world, mut daemon) = started(&["northwind", "contoso"]).await;
@@ -81,11 +82,11 @@ async fn integrations_stay_come_and_go() {
     for path in ["/", "/config", "/api/v1/integrations"] {
         assert!(!daemon.get(path).await.1.contains("northwind"), "{path}");
     }
-    // The alert that was open is not told again, and is resolved once.
+    // The open alert is not notified again, and is resolved once.
     world.fix("contoso");
     daemon.becomes("contoso", "healthy").await;
     world.mails(2).await;
-    // By a signal, and back: what was known of it is known again.
+    // By a signal, and back: the earlier state is used again.
     with_only(&world, &["northwind", "contoso", "fabrikam"]).write(&world.file());
     let before = daemon.last_reload().await;
     daemon.signal("-HUP");
@@ -99,7 +100,7 @@ async fn integrations_stay_come_and_go() {
     }
 }
 
-/// All or nothing: one mistake, and everything stays as it was.
+/// All or nothing: after one mistake, nothing has changed.
 #[tokio::test]
 async fn a_wrong_configuration_changes_nothing() {
     let (world, mut daemon) = started(&["northwind"]).await;
@@ -139,7 +140,7 @@ async fn a_wrong_configuration_changes_nothing() {
     assert_eq!(daemon.metric(successful).await.as_deref(), Some("1"));
     assert!(!daemon.get("/").await.1.contains("not in effect"));
     daemon.probed(&["contoso"]).await;
-    // Another site's page cannot ask for it in somebody's browser.
+    // A page of another site cannot request it in somebody's browser.
     let request = reqwest::Client::new()
         .post(format!("{}/-/reload", daemon.url))
         .header("sec-fetch-site", "cross-site");
@@ -150,9 +151,10 @@ async fn a_wrong_configuration_changes_nothing() {
     assert_eq!(daemon.log().iter().filter(|line| line.contains(told)).count(), 5, "{:#?}", daemon.log());
 }
 
-/// Mails, listeners and permissions follow; a mail that waits is neither lost nor sent twice.
+/// Mails, listeners and permissions change with the configuration. A waiting mail is neither lost nor sent
+/// twice.
 #[tokio::test]
-async fn everything_else_follows_too() {
+async fn everything_else_changes_with_the_configuration() {
     let world = World::live().await;
     let whole = with_only(&world, &["contoso"]);
     let mut without_mail = whole.clone();
@@ -160,10 +162,10 @@ async fn everything_else_follows_too() {
     let mut daemon = daemon(&world).await;
     world.breaks("contoso");
     daemon.becomes("contoso", "broken").await;
-    // With mail, but to a server that is away.
+    // With mail, but the mail server is unreachable.
     world.simulator.mailbox().set_faults(MailFaults { refuse: true, ..MailFaults::default() });
     reload(&world, &daemon, &whole).await;
-    // A failure that was there before the mail was configured is told, too.
+    // A failure from the time before mail was configured is notified, too.
     daemon.counts("consentry_emails_failed_total{kind=\"alert\"", 1.0).await;
     for _ in 0..3 {
         assert_eq!(daemon.reload().await.0, 200);
@@ -176,7 +178,7 @@ async fn everything_else_follows_too() {
     reload(&world, &daemon, whole.clone().set("email.from", "New <new@demo.example>")).await;
     world.mails(1).await;
     assert!(world.simulator.mailbox().all()[0].from.contains("new@demo.example"));
-    // A listener of its own comes, moves and goes.
+    // The listener of the re-authentication pages is added, moved and removed.
     let addresses = [free_address(), free_address().replace("127.0.0.1", "localhost")];
     for address in &addresses {
         let mut own = whole.clone();
@@ -187,14 +189,14 @@ async fn everything_else_follows_too() {
     }
     reload(&world, &daemon, &whole).await;
     for address in addresses {
-        // It closes as soon as the last answer is out.
+        // It closes as soon as the last response is sent.
         eventually(&format!("{address} is closed"), async || {
             let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
             client.get(format!("http://{address}/")).send().await.is_err().then_some(())
         })
         .await;
     }
-    // What is required changes: the next probe judges by it.
+    // The requirements change, and the next probe uses the new ones.
     world.fix("contoso");
     daemon.becomes("contoso", "healthy").await;
     let mut more = whole.clone();
@@ -208,8 +210,8 @@ async fn everything_else_follows_too() {
     assert!(daemon.has_logged(&["configuration reloaded", "changed=1"]), "{:#?}", daemon.log());
 }
 
-/// What the operators were told of ends with the configuration that was wrong, and is told again when it
-/// comes again.
+/// A cause that a wrong configuration has opened ends with that configuration, and is notified again if it
+/// returns.
 #[tokio::test]
 async fn a_cause_ends_with_the_mistake_behind_it() {
     let world = World::live().await;
@@ -235,10 +237,10 @@ async fn a_cause_ends_with_the_mistake_behind_it() {
     daemon.terminate().await;
 }
 
-/// An integration that leaves before anybody has heard of its failure: nobody hears of it, until it comes
-/// back.
+/// An integration is removed before anybody was notified of its failure: nobody is notified until it is added
+/// again.
 #[tokio::test]
-async fn an_alert_that_nobody_has_heard_of_leaves_with_its_integration() {
+async fn an_unnotified_alert_leaves_with_its_integration() {
     let (world, mut daemon) = started(&["northwind", "litware"]).await;
     world.simulator.mailbox().set_faults(MailFaults { refuse: true, ..MailFaults::default() });
     world.breaks("litware");
@@ -252,12 +254,12 @@ async fn an_alert_that_nobody_has_heard_of_leaves_with_its_integration() {
     world.fix("litware");
     world.mails(2).await;
     daemon.terminate().await;
-    assert_eq!(world.simulator.mailbox().all().len(), 2, "told once, resolved once");
+    assert_eq!(world.simulator.mailbox().all().len(), 2, "notified once, resolved once");
 }
 
-/// What a probe finds that began before a reload is about what was configured then: it does not count.
+/// A probe that began before a reload used the earlier configuration, so its result does not count.
 #[tokio::test]
-async fn a_probe_in_flight_does_not_judge_by_what_is_gone() {
+async fn a_probe_in_flight_does_not_count_after_a_reload() {
     let (world, mut daemon) = started(&["northwind"]).await;
     let mut good = with_only(&world, &["northwind"]);
     good.add("probe.failure_threshold", "1");
@@ -276,8 +278,8 @@ async fn a_probe_in_flight_does_not_judge_by_what_is_gone() {
     strict.write(&world.file());
     world.simulator.take_requests();
     assert_eq!(daemon.reload().await.0, 200);
-    // It has its token and waits for the groups: its probe by the strict rules is under way when they are
-    // taken back.
+    // The probe with the strict requirements has its token and waits for the groups when the requirements are
+    // removed.
     eventually("a token is asked for", async || {
         let asked = world.simulator.take_requests();
         asked.iter().any(|request| request.target.ends_with("/token")).then_some(())
@@ -289,8 +291,8 @@ async fn a_probe_in_flight_does_not_judge_by_what_is_gone() {
     assert!(!daemon.has_logged(&["group_missing"]), "{:#?}", daemon.log());
 }
 
-/// A fleet that changes all the time while it is probed and scraped: nobody is lost, nobody is told nonsense,
-/// nothing breaks.
+/// A fleet that changes continuously while it is probed and scraped: no integration is lost, no wrong mail is
+/// sent, and nothing breaks.
 #[tokio::test]
 async fn a_hundred_reloads_under_load() {
     let all: Vec<&str> = demo::SITUATIONS.iter().map(|s| s.name).filter(|n| *n != "adatum").collect();
@@ -338,8 +340,8 @@ async fn a_hundred_reloads_under_load() {
     assert!(world.simulator.mailbox().all().is_empty());
 }
 
-/// Files that are dropped, changed, half written, swapped by links, and taken away; the main file does not
-/// count meanwhile.
+/// Files that are added, changed, half written, replaced by links, and removed. The main file is not read in
+/// the meantime.
 #[tokio::test]
 async fn watched_files() {
     let world = World::live().await;
@@ -394,7 +396,7 @@ async fn watched_files() {
     for (name, status) in [("contoso", 404), ("fabrikam", 200), ("wingtip", 200), ("northwind", 200)] {
         assert_eq!(daemon.get(&format!("/integrations/{name}")).await.0, status, "{name}");
     }
-    // A reload takes everything or nothing, and here nothing.
+    // A reload takes effect completely or not at all; here, not at all.
     assert_eq!(daemon.reload().await.0, 500);
     daemon.terminate().await;
     for words in ["added=1 removed=0", "added=0 removed=2", "added=1 removed=1"] {
@@ -404,10 +406,10 @@ async fn watched_files() {
     assert!(daemon.has_logged(&[kept, "one.yml"]), "{:#?}", daemon.log());
 }
 
-/// A process that begins with a broken integration file does not begin: nothing is known of what it should
-/// hold.
+/// The daemon does not start with an invalid integration file, because the integrations of that file are
+/// unknown.
 #[tokio::test]
-async fn a_start_with_a_broken_file_is_refused() {
+async fn the_daemon_does_not_start_with_an_invalid_file() {
     let mut world = World::live().await;
     std::fs::create_dir(world.path("d")).expect("a folder");
     std::fs::write(world.path("d/a.yml"), "- {name: x").expect("written");

@@ -1,4 +1,4 @@
-//! Malicious requests, and clients that hold on to what they have.
+//! Malicious requests, and clients that do not release their connections.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::net::TcpStream;
 
 use crate::world::{World, eventually};
 
-/// Sends text as it is; what comes back until the connection ends.
+/// Sends a text unchanged; returns what arrives until the connection ends.
 pub async fn raw(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
-    // A server that has heard enough may answer and close before everything is sent.
+    // A server may respond and close before everything is sent.
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
@@ -47,11 +47,11 @@ async fn malicious_requests_are_rejected() {
             "405",
         ),
         ("no HTTP", "\x16\x03\x01 hello\r\n\r\n".to_owned(), "400"),
-        ("nothing in the path", get("/integrations/%00"), "404"),
-        ("not text in the path", get("/integrations/%ff%fe"), "400"),
-        ("up and away", get("/assets/../../../etc/passwd"), "404"),
-        ("encoded up and away", get("/assets/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), "404"),
-        ("a whole address as the target", get("http://evil.example/-/healthy"), "200"),
+        ("a NUL byte in the path", get("/integrations/%00"), "404"),
+        ("invalid UTF-8 in the path", get("/integrations/%ff%fe"), "400"),
+        ("parent folders in the path", get("/assets/../../../etc/passwd"), "404"),
+        ("encoded parent folders in the path", get("/assets/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), "404"),
+        ("an absolute URL as the target", get("http://evil.example/-/healthy"), "200"),
         ("a wrong method", "DELETE /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "405"),
         ("an invented method", "BREW /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "405"),
         ("a tunnel", "CONNECT evil.example:443 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "403"),
@@ -70,7 +70,7 @@ async fn malicious_requests_are_rejected() {
     assert!(!daemon.has_logged(&["panic"]), "{:#?}", daemon.log());
 }
 
-/// Whoever connects and says nothing, or says it slowly, is cut off; then there is room again.
+/// Clients that connect and send nothing, or send slowly, are disconnected; then there is room again.
 #[tokio::test]
 async fn clients_that_never_finish() {
     let world = World::live().await;
@@ -87,16 +87,16 @@ async fn clients_that_never_finish() {
     }
     let mut end = Vec::new();
     let cut = tokio::time::timeout(Duration::from_secs(40), idle[1].read_to_end(&mut end)).await;
-    assert!(cut.is_ok(), "the silent ones are cut off");
+    assert!(cut.is_ok(), "the silent clients are disconnected");
     let cut = tokio::time::timeout(Duration::from_secs(40), idle[0].read_to_end(&mut end)).await;
-    assert!(cut.is_ok(), "and the slow ones");
+    assert!(cut.is_ok(), "the slow clients are disconnected");
     let answer =
         tokio::time::timeout(Duration::from_secs(40), reqwest::get(format!("http://{address}/-/healthy")))
             .await;
     assert_eq!(answer.expect("in time").expect("an answer").status(), 200);
 }
 
-/// One client that takes all the connections it can get does not keep others out.
+/// One client that opens as many connections as it can does not exclude others.
 #[tokio::test]
 async fn a_client_with_too_many_connections() {
     let world = World::live().await;
@@ -107,7 +107,7 @@ async fn a_client_with_too_many_connections() {
     for _ in 0..300 {
         many.push(TcpStream::connect(address).await.expect("connected"));
     }
-    // The first ones give way to the last, not when they have been silent for too long.
+    // The first connections are closed in favor of the last one, before their time limit.
     let mut end = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(5), many[0].read_to_end(&mut end)).await;
     assert!(closed.is_ok(), "too many from one address");
@@ -125,14 +125,14 @@ async fn a_client_with_too_many_connections() {
     assert_eq!(answer.expect("at once").expect("an answer").status(), 200);
 }
 
-/// More scrapes at once than allowed are refused, as in the exporters.
+/// More concurrent scrapes than allowed are rejected, as in the exporters.
 #[tokio::test]
 async fn scrapes_at_once() {
     let world = World::live().await;
     let daemon = world.daemon(&["--web.max-requests=1"]);
     let address = &daemon.address;
-    // A client that asks again and again, and takes nothing: once all buffers are full, an answer is under
-    // way for good.
+    // A client sends requests again and again and reads nothing. Once all buffers are full, one response
+    // stays in progress permanently.
     let mut rude = TcpStream::connect(address).await.expect("connected");
     rude.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000).as_bytes()).await.expect("sent");
     let scraped = async |status: &str| {

@@ -4,7 +4,7 @@ use entra_sim::{Action, TokenDeath};
 
 use crate::world::{World, text};
 
-/// Everything that must not be seen: the client secret, and every refresh token that the simulator ever
+/// Everything that must not be shown: the client secret, and every refresh token that the simulator ever
 /// issued.
 fn secrets(world: &World) -> Vec<String> {
     let mut all: Vec<String> = world.simulator.with_world(|w| w.refresh_tokens.keys().cloned().collect());
@@ -66,12 +66,12 @@ async fn nothing_shows_a_secret() {
     world.simulator.apply(death).expect("expired");
 }
 
-/// A sign-in from begin to end, and one that is refused: neither link, state, code, cookie nor token is seen
-/// anywhere but where it must be.
+/// A sign-in from start to end, and one that is refused: link, state, code, cookie and token appear only
+/// where they must.
 #[tokio::test]
 async fn a_sign_in_shows_no_secret() {
     let mut world = World::live_and_reachable().await;
-    // Nobody listens there; the URL itself is a secret to many products.
+    // Nobody listens there; many products treat the URL itself as a secret.
     let url = "\"http://127.0.0.1:9/geheimer-haken?key=geheimer-haken\"";
     let secret = "whsec_Z2VoZWltZXMgTWVzc2VyIDAwMDAwMDAwMDAwMDAwMDA=";
     world.add("apps.sequr.token_webhook", &format!("{{url: {url}, secret: {secret}}}"));
@@ -127,7 +127,7 @@ async fn a_sign_in_shows_no_secret() {
     daemon.terminate().await;
     let log = daemon.log().join("\n");
     assert!(log.contains("re-authenticated") && log.contains("re-authentication refused"), "{log}");
-    assert!(log.contains("has not taken the renewed token"), "{log}");
+    assert!(log.contains("has not accepted the renewed token"), "{log}");
     for (what, text) in [
         ("the log", log.as_str()),
         ("/metrics", &metrics),

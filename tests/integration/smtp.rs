@@ -1,5 +1,5 @@
-//! Mail servers as they are: how they answer, whom they blame, where they fall silent. Over real sockets,
-//! with the whole outbox behind it.
+//! Mail servers as they are: how they reply, whom they reject, where they stop responding. Over real sockets,
+//! with the whole outbox.
 
 use std::time::Duration;
 
@@ -29,14 +29,14 @@ async fn fleet(options: Options, tls: &str, keys: &[(&str, &str)]) -> Fleet {
     world.fleet().await
 }
 
-/// One where a mail waits for Contoso's admin.
+/// A fleet in which a mail to Contoso's admin waits.
 pub async fn with_an_alert(options: Options, tls: &str, keys: &[(&str, &str)]) -> Fleet {
     let fleet = fleet(options, tls, keys).await;
     breaks(&fleet, "contoso").await;
     fleet
 }
 
-/// An integration breaks, and its mail is saved and not sent yet.
+/// Breaks an integration; its mail is saved, but not sent yet.
 pub async fn breaks(fleet: &Fleet, name: &str) {
     fleet.act((situation(name).breaks)(&situation(name).tenant()));
     let before = fleet.daemon.store.outbox().await.expect("outbox").1;
@@ -45,10 +45,10 @@ pub async fn breaks(fleet: &Fleet, name: &str) {
         fleet.daemon.monitor.run_until(step).await;
         freeze(&fleet.simulator, step);
     }
-    assert!(fleet.daemon.store.outbox().await.expect("outbox").1 > before, "{name} is told of");
+    assert!(fleet.daemon.store.outbox().await.expect("outbox").1 > before, "the mail about {name} is saved");
 }
 
-/// Time passes for the outbox alone, from one due mail to the next.
+/// Lets time pass for the outbox only, from one due mail to the next.
 pub async fn post(fleet: &Fleet, duration: Duration) {
     let notifier = fleet.daemon.notifier.as_ref().expect("mail is configured");
     let until = fleet.clock.steady().plus(duration);
@@ -71,7 +71,7 @@ fn counted(fleet: &Fleet, reason: &str) -> u64 {
     text.lines().find_map(|l| l.strip_prefix(&line)?.parse().ok()).expect("a counter")
 }
 
-/// Replies to commands about Contoso's admin alone; everybody else's mails go through.
+/// Replies to commands about Contoso's admin only; all other mails are accepted.
 fn to_the_admin(command: &str, reply: &str) -> MailFaults {
     let reply = ScriptedReply {
         command: command.to_owned(),
@@ -100,7 +100,7 @@ async fn replies_are_read_as_the_standard_allows_them() {
             MailFaults::replying(&[("GREETING", "220 "), ("MAIL", "250 "), ("RCPT", "250 "), (".", "250 ")]),
         ),
         (
-            "texts that are no UTF-8",
+            "texts that are not UTF-8",
             MailFaults::replying(&[
                 ("GREETING", "220 gr\u{fc}\u{df}e"),
                 ("RCPT", "250 empf\u{e4}nger"),
@@ -115,14 +115,14 @@ async fn replies_are_read_as_the_standard_allows_them() {
                 (".", "250-a\r\n250-b\r\n250"),
             ]),
         ),
-        ("a server that knows no EHLO", MailFaults::replying(&[("EHLO", "502 5.5.1 Not implemented")])),
+        ("a server without EHLO", MailFaults::replying(&[("EHLO", "502 5.5.1 Not implemented")])),
         ("an older one", MailFaults::replying(&[("EHLO", "500 What?")])),
         ("EHLO is a syntax error", MailFaults::replying(&[("EHLO", "501 Syntax error")])),
         ("EHLO is not available", MailFaults::replying(&[("EHLO", "550 No")])),
         ("EHLO's parameter is not implemented", MailFaults::replying(&[("EHLO", "504 No")])),
         ("offers without any", MailFaults::replying(&[("EHLO", "250")])),
         ("everything byte by byte", MailFaults { split: true, ..MailFaults::default() }),
-        ("a farewell that is none", MailFaults::replying(&[("QUIT", "500 stay")])),
+        ("a server that rejects QUIT", MailFaults::replying(&[("QUIT", "500 stay")])),
     ] {
         let fleet = with_an_alert(Options::default(), "none", &[]).await;
         fleet.simulator.mailbox().set_faults(faults);
@@ -135,9 +135,9 @@ async fn replies_are_read_as_the_standard_allows_them() {
     }
 }
 
-/// The challenges of AUTH LOGIN are questions in any language.
+/// The challenges of AUTH LOGIN may be in any language.
 #[tokio::test]
-async fn a_login_answers_whatever_is_asked() {
+async fn a_login_answers_every_challenge() {
     for (offer, challenges) in [
         ("250-localhost\r\n250 AUTH LOGIN", Some(["Benutzername?", "Kennwort?"])),
         ("250-localhost\r\n250 AUTH=LOGIN", Some(["", ""])),
@@ -159,10 +159,10 @@ async fn a_login_answers_whatever_is_asked() {
     }
 }
 
-/// A refusal that is about us waits for its repair, however long that takes, and says nothing of the
-/// recipient.
+/// A rejection that is about us delays the mail until the fault is fixed, however long that takes, and says
+/// nothing about the recipient.
 #[tokio::test]
-async fn what_is_about_us_waits_until_it_is_repaired() {
+async fn rejections_about_us_delay_the_mail_until_the_fault_is_fixed() {
     for (sentence, command, reply, reason) in [
         (
             "our name",
@@ -193,14 +193,14 @@ async fn what_is_about_us_waits_until_it_is_repaired() {
         assert_eq!(
             (fleet.notified(), waiting(&fleet).await),
             (vec![format!("alert to {ADMIN}")], 0),
-            "{sentence}: it goes out"
+            "{sentence}: it is sent"
         );
     }
 }
 
-/// What is about the sender waits, too, whatever the code says.
+/// A rejection of the sender delays the mail, too, whatever its code is.
 #[tokio::test]
-async fn a_refused_sender_waits() {
+async fn a_rejected_sender_delays_the_mail() {
     for reply in [
         "550 5.1.1 Unknown",
         "550 5.1.8 Bad sender",
@@ -221,10 +221,10 @@ async fn a_refused_sender_waits() {
     }
 }
 
-/// A mailbox that does not exist, and a mail that is refused after DATA: eight attempts within five days, and
-/// the operators hear of it.
+/// A mailbox that does not exist, and a mail that is rejected after DATA: eight attempts within five days,
+/// then the operators are notified.
 #[tokio::test]
-async fn what_is_refused_for_good_is_tried_eight_times() {
+async fn permanent_rejections_are_tried_eight_times() {
     for (sentence, command, reply, word) in [
         ("no such user", "RCPT", "550 5.1.1 No such user", "refuses it@contoso.example"),
         ("no such domain", "RCPT", "550 5.1.2 No such domain", "refuses it@contoso.example"),
@@ -262,9 +262,9 @@ async fn what_is_refused_for_good_is_tried_eight_times() {
     }
 }
 
-/// A server that refuses everybody, whatever code it gives, has a fault of its own: nothing is given up.
+/// A server that rejects everybody, whatever its code is, has a fault of its own: nothing is given up.
 #[tokio::test]
-async fn a_server_that_refuses_everybody_loses_no_mail() {
+async fn no_mail_is_lost_if_the_server_rejects_everybody() {
     let fleet = with_an_alert(Options::default(), "none", &[]).await;
     breaks(&fleet, "litware").await;
     fleet.simulator.mailbox().set_faults(MailFaults::replying(&[("RCPT", "550 5.1.1 No such user")]));
@@ -280,8 +280,8 @@ async fn a_server_that_refuses_everybody_loses_no_mail() {
     assert_eq!(waiting(&fleet).await, 0);
 }
 
-/// Bad addresses alone, in a fleet that has had no mail for long: the operators' mail shows that it is not
-/// the server, and they are given up.
+/// Only invalid addresses, in a fleet that has sent no mail for a long time: the operators' mail shows that
+/// the server works, and the mails are given up.
 #[tokio::test]
 async fn several_bad_addresses_are_given_up() {
     let fleet = with_an_alert(Options::default(), "none", &[]).await;
@@ -293,9 +293,9 @@ async fn several_bad_addresses_are_given_up() {
     assert_eq!(fleet.kinds(OPERATORS), ["operator", "operator"]);
 }
 
-/// A server that took mails last week and refuses everybody now takes no mail: nothing is given up.
+/// A server that accepted mails last week and rejects everybody now does not work: nothing is given up.
 #[tokio::test]
-async fn what_was_taken_before_the_refusals_proves_nothing() {
+async fn mails_accepted_before_the_rejections_do_not_count() {
     let fleet = with_an_alert(Options::default(), "none", &[]).await;
     post(&fleet, MINUTE).await;
     assert_eq!(fleet.kinds(ADMIN), ["alert"]);
@@ -309,9 +309,9 @@ async fn what_was_taken_before_the_refusals_proves_nothing() {
     assert_eq!(fleet.kinds("it@litware.example"), ["alert"]);
 }
 
-/// However many go out at once, each goes out once.
+/// However many mails are sent at once, each is sent once.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_mails_go_out_once_each() {
+async fn many_mails_are_sent_once_each() {
     let fleet = with_an_alert(Options::default(), "none", &[("connections", "8")]).await;
     let db = rusqlite::Connection::open(fleet.folder.path().join("consentry.db")).expect("the database");
     db.execute_batch(
@@ -327,10 +327,10 @@ async fn many_mails_go_out_once_each() {
     assert_eq!((ids.len(), once.len()), (1001, 1001));
 }
 
-/// An answer that never comes: perhaps the mail has arrived. An hour between the attempts, three at most, one
-/// `Message-ID`.
+/// A response that never comes: the mail may have arrived. An hour between the attempts, at most three of
+/// them, and one `Message-ID`.
 #[tokio::test]
-async fn a_mail_without_an_answer_is_handed_over_three_times() {
+async fn a_mail_without_a_response_is_handed_over_three_times() {
     let fleet = with_an_alert(Options::default(), "none", &[]).await;
     let faults = MailFaults { drop_after_data: true, ..MailFaults::default() };
     fleet.simulator.mailbox().set_faults(faults);
@@ -371,9 +371,9 @@ async fn a_clock_that_was_ahead_delays_no_mail() {
     assert_eq!((fleet.notified(), waiting(&fleet).await), (vec![format!("alert to {ADMIN}")], 0));
 }
 
-/// Somebody in between appends answers to the 220, which would be read as those of the TLS server.
+/// An attacker appends replies to the 220, which would be read as replies of the TLS server.
 #[tokio::test]
-async fn nothing_said_before_tls_is_believed_after_it() {
+async fn bytes_sent_before_tls_are_not_used_after_it() {
     let injected = [
         "250 hello",
         "250-localhost\r\n250 8BITMIME\r\n250 2.1.0 OK\r\n250 2.1.5 OK\r\n354 go on\r\n250 2.0.0 Taken",
@@ -397,9 +397,9 @@ async fn nothing_said_before_tls_is_believed_after_it() {
     }
 }
 
-/// The wrong way to protect a connection is named; a server that is merely slow is waited for.
+/// The wrong kind of TLS is named; the client waits for a server that is only slow.
 #[tokio::test]
-async fn the_wrong_way_to_tls_is_named() {
+async fn the_wrong_kind_of_tls_is_named() {
     let seen = |implicit: bool, tls: &'static str, greets_after_ms: u64| async move {
         let fleet = fleet(Options { smtp_implicit_tls: implicit, ..Options::default() }, tls, &[]).await;
         fleet.simulator.mailbox().set_faults(MailFaults { greets_after_ms, ..MailFaults::default() });
@@ -425,9 +425,9 @@ async fn the_wrong_way_to_tls_is_named() {
     }
 }
 
-/// EHLO says a name that others know, or an address; never a bare name.
+/// The name in EHLO is one that others know, or an address; never a bare name.
 #[tokio::test]
-async fn the_name_that_ehlo_says() {
+async fn ehlo_contains_a_full_name_or_an_address() {
     for (keys, expected) in [
         (&[("hello", "sentry.example.com")][..], Some("EHLO sentry.example.com")),
         (&[("hello", "\"[192.0.2.1]\"")], Some("EHLO [192.0.2.1]")),
@@ -446,7 +446,7 @@ async fn the_name_that_ehlo_says() {
     }
 }
 
-/// Domains go out as A-labels, so that no server needs SMTPUTF8 for them.
+/// Domains are sent as A-labels, so that no server needs SMTPUTF8 for them.
 #[tokio::test]
 async fn internationalised_domains_need_no_extension() {
     let mut world = World::demo().await;
@@ -472,7 +472,7 @@ async fn internationalised_domains_need_no_extension() {
     );
 }
 
-/// As many connections as are configured, farewells included.
+/// At most as many connections as are configured, including those that are being closed.
 #[tokio::test]
 async fn connections_are_limited() {
     for (keys, most) in [(&[("connections", "1")][..], 1), (&[], 2)] {

@@ -1,4 +1,4 @@
-//! What somebody may do to the database and its key under the running program, or beside it.
+//! What others may do to the database and its key while the program runs, or beside it.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -25,7 +25,7 @@ fn kept(world: &World) -> Vec<PathBuf> {
     files.filter(|p| p.to_string_lossy().contains("consentry.db.replaced-")).collect()
 }
 
-/// Every token is there: nobody has to sign in again.
+/// Every token is still stored: nobody has to sign in again.
 async fn assert_tokens(world: &World, what: &str) {
     for name in ["northwind", "contoso", "proseware"] {
         let probed = world.command(&["probe", name]).await;
@@ -39,10 +39,10 @@ async fn assert_tokens(world: &World, what: &str) {
     }
 }
 
-/// Deleted, moved away, replaced by a file of somebody else: noticed, not ready, restored, ready, and nothing
-/// of it is lost.
+/// A database that is deleted, moved away or replaced by another file is noticed. The daemon is not ready,
+/// restores it, and is ready again, and nothing is lost.
 #[tokio::test]
-async fn a_database_that_is_lost_under_the_daemon_is_restored() {
+async fn a_database_that_is_lost_while_the_daemon_runs_is_restored() {
     type Deed = fn(&Path);
     let cases: [(&str, Deed, usize); 3] = [
         ("deleted", |file| std::fs::remove_file(file).expect("removed"), 0),
@@ -76,7 +76,7 @@ async fn a_database_that_is_lost_under_the_daemon_is_restored() {
         daemon.ready().await;
         assert_eq!(kept(&world).len(), strangers, "{what}");
         assert_tokens(&world, what).await;
-        // A token that comes now is in the restored file.
+        // A token that is stored now is in the restored file.
         let token = world.refresh_token("northwind");
         let imported = world.command_with(&["import-token", "northwind"], &token).await;
         assert_eq!(imported.status.code(), Some(0), "{what}: {}", stderr(&imported));
@@ -89,10 +89,10 @@ async fn a_database_that_is_lost_under_the_daemon_is_restored() {
     daemon.kill().await;
 }
 
-/// Another process keeps the database locked: pages and metrics answer, the waiting is counted, and all goes
-/// on afterwards.
+/// Another process keeps the database locked: pages and metrics respond, the waiting is counted, and
+/// everything continues afterwards.
 #[tokio::test]
-async fn a_locked_database_holds_up_no_page() {
+async fn a_locked_database_delays_no_page() {
     let world = World::live().await;
     let mut daemon = world.daemon(&[]);
     daemon.metric_becomes(&up("northwind"), "1").await;
@@ -111,9 +111,9 @@ async fn a_locked_database_holds_up_no_page() {
     daemon.terminate().await;
 }
 
-/// The file of the lock is removed: a second daemon is kept out all the same.
+/// The lock file is removed: a second daemon is still rejected.
 #[tokio::test]
-async fn a_removed_lock_is_no_invitation() {
+async fn a_removed_lock_still_excludes_a_second_daemon() {
     let world = World::live().await;
     let daemon = world.daemon(&[]);
     daemon.ready().await;
@@ -126,21 +126,22 @@ async fn a_removed_lock_is_no_invitation() {
     daemon.kill().await;
 }
 
-/// Killed as soon as the new key is there, again and again: the database and its key always belong together.
+/// A rotation is killed as soon as the new key exists, several times: the database and its key always belong
+/// together.
 #[tokio::test]
 async fn a_rotation_that_is_killed_leaves_the_right_key() {
     let world = World::live().await;
     let (made, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| event.paths.iter().any(|path| path.ends_with("consentry.key.new"))) {
-            // Whoever waited may have ended.
+            // The receiver may be gone.
             let _ = made.send(());
         }
     })
     .expect("a watcher");
     watcher.watch(world.folder.path(), RecursiveMode::NonRecursive).expect("a folder");
     for round in 0..12 {
-        // What the round before has left.
+        // Left by the round before.
         while seen.try_recv().is_ok() {}
         let mut rotation = tokio::process::Command::new(env!("CARGO_BIN_EXE_consentry"))
             .arg("rotate-key")
@@ -154,7 +155,7 @@ async fn a_rotation_that_is_killed_leaves_the_right_key() {
             _ = seen.recv() => {}
             _ = rotation.wait() => {}
         }
-        // A little later each time, so that every step is met.
+        // A little later each time, so that every step is interrupted once.
         std::thread::sleep(Duration::from_micros(50) * round);
         let _ = rotation.start_kill();
         rotation.wait().await.expect("ended");
@@ -164,8 +165,8 @@ async fn a_rotation_that_is_killed_leaves_the_right_key() {
     assert_tokens(&world, "after all of them").await;
 }
 
-/// Commands beside a rotation wait for it, or it waits for them; either may give up and say so, and neither
-/// breaks anything.
+/// Commands and a rotation wait for each other. Either may give up with a message, and neither damages
+/// anything.
 #[tokio::test]
 async fn commands_beside_a_rotation_break_nothing() {
     let world = World::live().await;
@@ -184,10 +185,10 @@ async fn commands_beside_a_rotation_break_nothing() {
     }
 }
 
-/// Without its key, a database takes no token from a command; with another key it would be of no use to the
-/// daemon.
+/// Without its key, a database accepts no token from a command, because the daemon could not decrypt what
+/// another key encrypts.
 #[tokio::test]
-async fn a_command_beside_a_daemon_makes_no_key() {
+async fn a_command_beside_a_daemon_creates_no_key() {
     let world = World::live().await;
     let mut daemon = world.daemon(&[]);
     daemon.ready().await;

@@ -1,5 +1,4 @@
-//! What systemd hands over and wants to hear. There is no systemd here, only its protocols: sockets and
-//! datagrams.
+//! The protocols of systemd, sockets and datagrams, without systemd itself.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -12,7 +11,7 @@ use tokio::process::Command;
 use crate::daemon::Daemon;
 use crate::world::{World, replace};
 
-/// Listens where a service manager would.
+/// Receives datagrams as a service manager does.
 struct Manager {
     socket: tokio::net::UnixDatagram,
 }
@@ -69,7 +68,7 @@ async fn ready_reloading_watchdog_and_stopping() {
     );
 }
 
-/// A reload, which ends with ready, whether it went well or not.
+/// A reload ends with `READY=1`, whether it succeeds or not.
 async fn reloads(manager: &Manager, daemon: &Daemon, integrations: usize) {
     daemon.signal("-HUP");
     let reloading = manager.next().await;
@@ -77,16 +76,16 @@ async fn reloads(manager: &Manager, daemon: &Daemon, integrations: usize) {
     assert_eq!(manager.next().await, format!("READY=1\nSTATUS=watching {integrations} integrations\n"));
 }
 
-/// Two sockets, told apart by name, of which the process never learns the addresses.
+/// Two sockets that are distinguished by name; the process does not know their addresses.
 #[tokio::test]
-async fn sockets_that_are_handed_over() {
+async fn sockets_that_systemd_passes_are_used() {
     let world = World::live().await;
     let (web, health) = (
         std::net::TcpListener::bind("127.0.0.1:0").expect("a socket"),
         std::os::unix::net::UnixListener::bind(world.path("health.sock")).expect("a socket"),
     );
     let address = web.local_addr().expect("an address");
-    // A shell puts them where systemd would: from descriptor 3 on.
+    // A shell passes them as systemd does: from descriptor 3 on.
     let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web:health; exec \"$0\" \"$@\" 3<&0 4<&1 </dev/null >/dev/null";
     let mut child = Command::new("sh")
         .args(["-c", script, env!("CARGO_BIN_EXE_consentry"), "run", &world.config_flag()])

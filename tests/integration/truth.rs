@@ -1,5 +1,5 @@
-//! Nothing that is broken is called healthy, nothing of ours is held against a customer, and a clock that is
-//! set disturbs nothing.
+//! No broken integration is shown as healthy, no fault of ours counts against a customer, and setting the
+//! clock changes nothing.
 
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ fn away(tenant: Option<&str>) -> Fault {
     Fault { endpoint: Endpoint::Any, tenant: tenant.map(str::to_owned), contains: None, times: None, fault }
 }
 
-/// A dead token leaves consent unknown. Only the admins can end that, so after twelve intervals they are
-/// notified of it.
+/// A rejected token leaves consent unknown. Only the admins can fix that, so they are notified after twelve
+/// intervals.
 #[tokio::test]
-async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_intervals() {
+async fn a_lasting_unknown_that_only_admins_can_fix_is_a_failure() {
     let fleet = checked("[enterprise_app, consent]").await;
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![kill_token("contoso.example")]);
@@ -57,13 +57,13 @@ async fn ignorance_that_only_the_admins_can_end_is_a_failure_after_twelve_interv
     );
 }
 
-/// Something passes and fails in turn: that is broken, and it ends when it has been well for a while.
+/// A check that passes and fails in turn is broken until it has passed for a while.
 #[tokio::test]
 async fn flapping_is_broken() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let hide = |hidden| Action::HideGroups { tenant: "contoso.example".to_owned(), value: hidden };
-    // A failure is looked at again after half a minute: by then it is well.
+    // A failure is probed again after half a minute; by then the check passes.
     let flap = async |times: usize| {
         for _ in 0..times {
             fleet.act(vec![hide(true)]);
@@ -89,9 +89,10 @@ async fn flapping_is_broken() {
     );
 }
 
-/// One tenant that lingers in trouble does not silence another one's; three make it the fleet's.
+/// A lasting fault of one tenant does not hide that of another; three affected tenants are one cause of the
+/// whole fleet.
 #[tokio::test]
-async fn each_tenant_in_trouble_is_notified_of_until_it_is_the_whole_fleet() {
+async fn lasting_faults_are_notified_per_tenant_until_three_are_affected() {
     let fleet = Fleet::start().await;
     fleet.pass(6 * MINUTE).await;
     let about = |fleet: &Fleet| -> Vec<String> {
@@ -112,7 +113,7 @@ async fn each_tenant_in_trouble_is_notified_of_until_it_is_the_whole_fleet() {
     assert_eq!(fleet.mails().len(), 5, "everybody: one mail");
 }
 
-/// The probe that confirms a deletion cannot ask the directory, and the next one can: one alert, no
+/// The probe that confirms a deletion cannot read the directory, but the next one can: one alert, no
 /// `changed`.
 #[tokio::test]
 async fn one_deletion_is_one_mail() {
@@ -153,7 +154,7 @@ async fn one_deletion_is_one_mail() {
     }
 }
 
-/// Checks that nobody runs are unknown, and nothing is said to pass.
+/// Checks that are not run are unknown, and the page does not say that everything passes.
 #[tokio::test]
 async fn a_check_that_is_not_run_passes_nothing() {
     for list in ["[credential]", "[enterprise_app, provisioning]"] {
@@ -171,10 +172,10 @@ async fn a_check_that_is_not_run_passes_nothing() {
     }
 }
 
-/// The wall clock is set back and ahead: probes go on, nobody is notified, and nothing is remembered from the
-/// future.
+/// The wall clock is set back and ahead: probing continues, nobody is notified, and no stored time lies in
+/// the future.
 #[tokio::test]
-async fn a_clock_that_is_set_disturbs_nothing() {
+async fn setting_the_clock_changes_nothing() {
     for hours in [-1, 24 * 365, -24] {
         let fleet = checked("[enterprise_app, consent]").await;
         fleet.act(vec![kill_token("contoso.example")]);
@@ -189,7 +190,7 @@ async fn a_clock_that_is_set_disturbs_nothing() {
         fleet.clock.step(hours * 3_600_000);
         fleet.pass(12 * MINUTE).await;
         let size = demo::SITUATIONS.len() as f64;
-        assert!(probes(&fleet) >= before + 2.0 * size - 2.0, "{hours} h: probed on");
+        assert!(probes(&fleet) >= before + 2.0 * size - 2.0, "{hours} h: probing continues");
         assert_eq!(fleet.notified(), Vec::<String>::new(), "{hours} h: twelve intervals are not over");
         let now = fleet.clock.now().seconds();
         let text = fleet.exposition();
@@ -208,8 +209,8 @@ async fn a_clock_that_is_set_disturbs_nothing() {
     }
 }
 
-/// A required name is borne by another group than before: it passes, and says so; two groups of one name are
-/// said, too.
+/// Another group has a required name now: the check passes with a note. Two groups of one name are noted,
+/// too.
 #[tokio::test]
 async fn a_group_that_was_replaced_under_its_name_is_shown() {
     let site = Site::start().await;
@@ -235,7 +236,7 @@ async fn a_group_that_was_replaced_under_its_name_is_shown() {
     assert!(shown.contains("is a different one since") && shown.contains("its id is"), "{shown}");
 }
 
-/// A directory reader that cannot read is in the metrics and on the page, besides the mail.
+/// The metrics and the page show that a directory reader cannot read, besides the mail.
 #[tokio::test]
 async fn a_readers_fault_is_visible() {
     let site = Site::start().await;
@@ -262,7 +263,7 @@ async fn a_readers_fault_is_visible() {
     );
 }
 
-/// Of a new integration something is known as soon as may be, not at its slot.
+/// A new integration is probed as soon as possible, before its own slot.
 #[tokio::test]
 async fn a_new_integration_is_probed_at_once() {
     let fleet = Fleet::start().await;
@@ -273,10 +274,10 @@ async fn a_new_integration_is_probed_at_once() {
     );
 }
 
-/// One 429 with a long Retry-After: what a person asks for is done once all the same, and the page says what
-/// is waited for.
+/// One 429 with a long Retry-After: a probe that a person requests is still made once, and the page says how
+/// long the pause is.
 #[tokio::test]
-async fn a_persons_act_may_ask_once_in_spite_of_a_pause() {
+async fn a_person_can_request_one_probe_during_a_pause() {
     let site = Site::start().await;
     site.fleet.pass(6 * MINUTE).await;
     let fault = FaultKind::Status { status: 429, retry_after: Some("3600".to_owned()) };
@@ -299,9 +300,9 @@ async fn a_persons_act_may_ask_once_in_spite_of_a_pause() {
     assert_eq!(site.fleet.reasons("contoso"), vec![], "probed at once");
 }
 
-/// What a check that nobody runs leaves unknown is not held against the rest: a failure that is over is over.
+/// A check that is not run does not affect the others: an alert ends when its failure is over.
 #[tokio::test]
-async fn a_check_that_is_not_run_keeps_no_alert_open() {
+async fn a_check_that_is_not_run_does_not_keep_an_alert_open() {
     let fleet = checked("[enterprise_app, consent, group_access, credential]").await;
     let (tenant, name) = ("contoso.example".to_owned(), "Door access - HQ".to_owned());
     fleet.pass(6 * MINUTE).await;
@@ -319,7 +320,7 @@ async fn a_check_that_is_not_run_keeps_no_alert_open() {
     );
 }
 
-/// A check that is not run mails nobody, and hides nothing that lasts.
+/// A check that is not run mails nobody, and hides no lasting fault.
 #[tokio::test]
 async fn a_check_that_is_not_run_hides_no_outage() {
     let fleet = checked("[enterprise_app, consent, group_access, credential]").await;
@@ -347,10 +348,10 @@ async fn with_token_files(names: &[&str]) -> (Fleet, Vec<std::path::PathBuf>) {
     (fleet, files)
 }
 
-/// What of ours cannot be read is named with its path, also where something else is wrong; two files are two
-/// things, and many are one.
+/// Each of our own unreadable files is named with its path, even if something else is wrong. Two files are
+/// two causes, and many are one.
 #[tokio::test]
-async fn unreadable_tokens_are_told_by_their_files() {
+async fn unreadable_tokens_are_reported_by_file() {
     let (fleet, files) = with_token_files(&["litware", "contoso", "northwind", "tailspin"]).await;
     fleet.act(vec![Action::EnableApp { tenant: "litware.example".to_owned(), app: demo::APP, value: false }]);
     fleet.pass(20 * MINUTE).await;

@@ -1,5 +1,5 @@
-//! A browser as far as HTTP goes: cookies, forms, no redirects but those that a test follows. And a daemon
-//! that it can reach.
+//! A browser as far as HTTP is concerned: cookies, forms, and only those redirects that a test follows; and a
+//! daemon that it can reach.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Site {
     }
 }
 
-/// What came back.
+/// A response.
 pub struct Page {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
@@ -181,7 +181,7 @@ impl Visitor {
         Page { status, headers, body: response.text().await.expect("text"), url: url.to_owned() }
     }
 
-    /// Presses the button on the page of a link; answers Entra's address.
+    /// Presses the button on the page of a link; returns Entra's address.
     pub async fn press(&mut self, link: &str) -> String {
         let page = self.get(link).await;
         assert_eq!(page.status, 200, "{}", page.body);
@@ -191,7 +191,7 @@ impl Visitor {
         begun.location()
     }
 
-    /// Decides on Entra's page; answers the address that Entra sends the browser back to.
+    /// Decides on Entra's page; returns the address to which Entra sends the browser back.
     pub async fn decide(&mut self, entra: &str, decision: &str, more: &[(&str, &str)]) -> String {
         let page = self.get(entra).await;
         assert_eq!(page.status, 200, "{}", page.body);
@@ -204,7 +204,7 @@ impl Visitor {
         answer.location()
     }
 
-    /// From the link to Entra's answer, accepting what is asked.
+    /// From the link to Entra's response, accepting everything that is requested.
     pub async fn accept(&mut self, link: &str) -> String {
         let entra = self.press(link).await;
         self.decide(&entra, "accept", &[]).await

@@ -1,6 +1,6 @@
-//! `--web.config.file`: what Prometheus' exporter-toolkit accepts is accepted, what it refuses is refused.
-//! The cases are those of its own tests (`web/tls_config_test.go`), with files of our own; then some that it
-//! has no test for.
+//! `--web.config.file`: what Prometheus' exporter-toolkit accepts is accepted, and what it rejects is
+//! rejected. The cases are those of its own tests (`web/tls_config_test.go`), with our own files, and some
+//! that it does not test.
 
 use consentry::clock::Clock;
 use consentry::listener::WebSecurity;
@@ -9,10 +9,10 @@ use crate::certificates::{Authority, self_signed};
 
 const USER: &str = "$2y$10$ABCDEFGHIJKLMNOPQRSTUOuqZ5tW4GDHbPPhd3Qf3tiQTuKGQSgXe";
 
-/// A file's text, and what is said of it; nothing for a good one. `TLS` stands for a server's certificate and
-/// key.
+/// A file's text, and a part of the expected problem; empty for a valid file. `TLS` is replaced by a server's
+/// certificate and key.
 const CASES: &[(&str, &str)] = &[
-    // Here the toolkit serves everybody. A file that nobody has written yet is no such wish; `{}` is one.
+    // Here the toolkit serves everybody. An empty file may be one that is not written yet; `{}` is intended.
     ("", "write {} if the listener is meant to be unprotected"),
     ("# users come later\n", "write {} if the listener is meant to be unprotected"),
     ("{}", ""),
@@ -71,7 +71,7 @@ const CASES: &[(&str, &str)] = &[
     ("rate_limit: {interval: 0, burst: 0}", ""),
     ("rate_limit: {interval: 1s, burst: 0}", ""),
     ("basic_auth_users: {alice: 'HASH', bob: 'HASH'}", ""),
-    // Found by asking the toolkit itself.
+    // Found by running the toolkit itself.
     ("tls_server_config:\n", "is empty"),
     ("tls_server_config: {min_version: TLS10}", ""),
     ("tls_server_config: {TLS, min_version: TLS10}", ""),
@@ -85,7 +85,7 @@ const CASES: &[(&str, &str)] = &[
     ("http_server_config: {headers: {x-frame-options: deny}}", "this header cannot be set here"),
     ("basic_auth_users:\n", "is empty"),
     ("rate_limit: {interval: 1m30s, burst: 3}", ""),
-    // Here the toolkit accepts what nobody could mean: a listener to which nobody can speak, policies that
+    // Here the toolkit accepts what nobody can intend: a listener that no client can use, and policies that
     // protect nothing.
     ("tls_server_config: {TLS, max_version: TLS11}", "allows no TLS version"),
     ("tls_server_config: {TLS, client_allowed_sans: [one]}", "protects nothing"),
@@ -105,7 +105,7 @@ const CASES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_the_toolkit_accepts_is_accepted_and_what_it_refuses_is_refused() {
+fn files_are_accepted_and_rejected_as_by_the_toolkit() {
     let folder = tempfile::tempdir().expect("a folder");
     let authority = Authority::new("Clients");
     let (server, other) = (self_signed("localhost"), self_signed("localhost"));

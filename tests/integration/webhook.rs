@@ -1,5 +1,5 @@
-//! Where the token lives: whichever came last wins, somebody else's is never touched, and a product gets its
-//! renewed one.
+//! Where the token is stored: the last one counts, the file of another program is never changed, and a
+//! product gets its renewed token.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::world::{MINUTE, World, situation};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// A product that answers with these statuses in turn, and remembers what it got.
+/// A product that responds with these statuses in turn, and records what it receives.
 struct Product {
     url: String,
     answers: Arc<Mutex<VecDeque<u16>>>,
@@ -55,7 +55,7 @@ async fn axum_serve(listener: tokio::net::TcpListener, router: axum::Router) {
     }
 }
 
-/// A world whose application hands its tokens to a product.
+/// A world whose application delivers its tokens to a product.
 async fn world(product: &Product) -> World {
     let mut world = World::reachable("").await;
     world.add("apps.sequr.token_webhook", &format!("{{url: \"{}\", secret: {SECRET}}}", product.url));
@@ -73,7 +73,7 @@ async fn reauthenticate(site: &Site, integration: &str) -> (Visitor, String) {
 }
 
 #[tokio::test]
-async fn a_renewed_token_is_handed_over_until_it_is_taken() {
+async fn a_renewed_token_is_delivered_until_it_is_accepted() {
     let product = Product::start().await;
     let site = world(&product).await.site().await;
     site.fleet.act((situation("proseware").breaks)("proseware.example"));
@@ -133,12 +133,13 @@ async fn a_renewed_token_is_handed_over_until_it_is_taken() {
     let events = site.fleet.daemon.store.events("proseware").await.expect("events");
     assert!(events.iter().any(|e| e.kind == "token_delivered"));
     webhook.drain().await.expect("the database");
-    assert_eq!(product.got().len(), 4, "once taken, never again");
+    assert_eq!(product.got().len(), 4, "never again after it was accepted");
 }
 
-/// A delivery that waits survives the process, and a newer token replaces an older one that was not taken.
+/// A pending delivery survives the end of the process, and a newer token replaces an older one that was not
+/// accepted.
 #[tokio::test]
-async fn the_newest_token_survives_and_wins() {
+async fn the_newest_token_survives_and_is_delivered() {
     let product = Product::start().await;
     let site = world(&product).await.site().await;
     product.answers.lock().expect("a list").extend([500, 500]);
@@ -178,7 +179,7 @@ async fn an_imported_token_and_a_renewed_one_meet() {
     let renewed = stored().await;
     site.fleet.import_token("northwind").await;
     let imported = stored().await;
-    assert!(first != renewed && renewed != imported, "whichever came last");
+    assert!(first != renewed && renewed != imported, "the last one counts");
     let kinds: Vec<_> = site
         .fleet
         .daemon
@@ -199,7 +200,7 @@ async fn an_imported_token_and_a_renewed_one_meet() {
             event("token_stored", "import")
         ]
     );
-    // Whoever consented last is proposed at the next sign-in; after an import nobody is known.
+    // The person who consented last is proposed at the next sign-in; after an import nobody is known.
     let entra = visitor.press(&site.later_link("northwind").await).await;
     assert!(!entra.contains("login_hint"), "{entra}");
     let callback = visitor.decide(&entra, "accept", &[]).await;
@@ -208,9 +209,10 @@ async fn an_imported_token_and_a_renewed_one_meet() {
     assert!(entra.contains("login_hint=admin%40northwind.example"), "{entra}");
 }
 
-/// `refresh_token_file`: somebody else keeps the token. It is read when it changes, and written by us never.
+/// `refresh_token_file`: another program maintains the token. The file is read when it changes, and we never
+/// write it.
 #[tokio::test]
-async fn somebody_elses_token_is_left_alone() {
+async fn the_token_file_of_another_program_is_never_written() {
     let product = Product::start().await;
     let mut world = world(&product).await;
     world.add("integrations.northwind.refresh_token_file", "northwind.token");
@@ -232,14 +234,14 @@ async fn somebody_elses_token_is_left_alone() {
     site.fleet.pass(12 * MINUTE).await;
     assert_eq!(site.fleet.up("northwind").as_deref(), Some("0"));
     let (mut visitor, result) = reauthenticate(&site, "northwind").await;
-    assert_eq!(std::fs::read_to_string(&file).expect("readable"), "1.damaged", "not ours to write");
+    assert_eq!(std::fs::read_to_string(&file).expect("readable"), "1.damaged", "the file is not written");
     assert!(
         visitor.get(&result).await.body.contains("is being checked"),
         "the old token is still in the file"
     );
     site.fleet.daemon.webhook.drain().await.expect("the database");
     let said: Value = serde_json::from_slice(&product.got()[0].1).expect("JSON");
-    // The product puts it where it belongs.
+    // The product writes it into the file.
     std::fs::write(&file, said["data"]["refresh_token"].as_str().expect("a token")).expect("written");
     site.fleet.pass(MINUTE).await;
     assert_eq!(site.fleet.up("northwind").as_deref(), Some("1"));
@@ -249,7 +251,7 @@ async fn somebody_elses_token_is_left_alone() {
 
 /// `reauthentication.listen_address`: the same pages, and nothing else.
 #[tokio::test]
-async fn a_listener_of_its_own_serves_nothing_else() {
+async fn the_reauthentication_listener_serves_nothing_else() {
     let site = Site::start().await;
     let listener = consentry::listener::bind("127.0.0.1:0").await.expect("a socket");
     let url = format!("http://{listener}");
@@ -276,9 +278,9 @@ async fn a_listener_of_its_own_serves_nothing_else() {
     }
 }
 
-/// One product refuses, the other takes: the refused one is not forgotten, whatever the order.
+/// One product rejects its token, the other accepts: the rejected one is delivered later, whatever the order.
 #[tokio::test]
-async fn a_refused_token_waits_for_its_own_next_attempt() {
+async fn a_rejected_token_waits_for_its_own_next_attempt() {
     let product = Product::start().await;
     let site = world(&product).await.site().await;
     reauthenticate(&site, "northwind").await;

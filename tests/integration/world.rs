@@ -25,16 +25,16 @@ use crate::visitor::Site;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
 
-/// When it is in a world whose clock stands still.
+/// The time in a world whose clock stands still.
 pub const START: Timestamp = Timestamp::from_seconds(1_790_000_000);
 
-/// What links start with where nobody follows them.
+/// The base URL of links in tests that do not open them.
 pub const PUBLIC_URL: &str = "https://c.example.com";
 
-/// Nothing in these tests takes as long as this; it only ends a test that would hang.
+/// Only ends a test that would hang; nothing in these tests takes as long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Five minutes, and everything else as a vendor would leave it.
+/// An interval of five minutes, and the defaults for everything else.
 const USUAL: &str = "  interval: 5m\n";
 
 /// Fast enough for a test in real time.
@@ -44,26 +44,26 @@ pub struct World {
     pub simulator: Simulator,
     pub folder: TempDir,
     pub configuration: Configuration,
-    /// Where it is reached, with the path of its links.
+    /// Its URL, with the path of its links.
     pub url: String,
-    /// Requests wait in it until somebody serves it.
+    /// Requests wait in this socket until somebody serves it.
     pub listener: TcpListener,
 }
 
-/// Where links lead.
+/// The base URL of the links.
 enum Links<'a> {
-    /// Somewhere else.
+    /// An address outside the world.
     At(&'a str),
-    /// To the world's own socket, below a path.
+    /// The world's own socket, below a path.
     Here(&'a str),
 }
 
-/// What time it is.
+/// The clock of a world.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Time {
-    /// It stands still at [`START`] until the test moves it.
+    /// The clock stands still at [`START`] until the test moves it.
     Stands,
-    /// It passes, and everything is probed every second.
+    /// The real time; everything is probed every second.
     Passes,
 }
 
@@ -230,7 +230,7 @@ impl World {
         format!("--config.file={}", self.file().display())
     }
 
-    /// Writes the file of `--web.config.file`; answers that flag.
+    /// Writes the file of `--web.config.file`; returns that flag.
     pub fn web_config(&self, text: &str) -> String {
         let file = self.path("web.yml");
         replace(&file, text);
@@ -243,7 +243,7 @@ impl World {
         }
     }
 
-    /// Breaks an integration in the way of its [`Situation`].
+    /// Breaks an integration as its [`Situation`] describes.
     pub fn breaks(&self, name: &str) {
         self.act((situation(name).breaks)(&situation(name).tenant()));
     }
@@ -258,13 +258,13 @@ impl World {
         refresh_token(&self.simulator, name)
     }
 
-    /// What the database answers to a question about one number.
+    /// The result of a query for one number.
     pub fn database(&self, question: &str) -> i64 {
         let connection = rusqlite::Connection::open(self.path("consentry.db")).expect("the database");
         connection.query_row(question, [], |row| row.get(0)).expect("an answer")
     }
 
-    /// Waits until the database answers a question with so many.
+    /// Waits until a query returns this number.
     pub async fn database_says(&self, question: &str, count: i64) {
         eventually(question, async || (self.database(question) == count).then_some(())).await;
     }
@@ -288,7 +288,7 @@ pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("an address").to_string()
 }
 
-/// Tries until there is an answer.
+/// Tries until there is a result.
 pub async fn eventually<T>(what: &str, attempt: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, attempt).await
 }
@@ -310,7 +310,7 @@ pub async fn eventually_within<T>(
     tokio::time::timeout(patience, tried).await.unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
-/// Writes as careful programs do: beside it, then over it.
+/// Writes a file atomically: a temporary file beside it replaces it.
 pub fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     std::fs::write(&beside, text).expect("written");

@@ -44,7 +44,7 @@ pub(super) fn judge_presence(evidence: &Evidence) -> Judged {
     if let Some(fault) = faults.iter().find(|f| f.reason.is_our_side()) {
         return (Outcome::Fail(fault.reason), Details::of(fault));
     }
-    // The directory should have answered; its fault is why nothing is known.
+    // The directory should have responded; its fault explains why nothing is known.
     if let Some(Ok(Presence::Unclear(fault)) | Err(fault)) = directory {
         return (Outcome::Unknown(fault.reason), Details::of(fault));
     }

@@ -1,60 +1,60 @@
-//! Whom a refusal is about. Pure: a step of the dialogue and a reply, nothing else.
+//! Decides whom a rejection is about. Pure: it depends on the step of the dialogue and the reply only.
 //!
-//! The step alone says little: servers that mind our name, our sender address or a missing login often say so only when the recipient is
-//! named. The enhanced status code (RFC 3463, RFC 5248) says it; where there is none, the code and well-known words have to do.
+//! The step alone is not enough: servers that object to our name, our sender address or a missing login often report that only after RCPT. The
+//! enhanced status code (RFC 3463, RFC 5248) distinguishes these cases; if there is none, the code and known phrases decide.
 
 use super::reply::{Enhanced, Reply};
 use crate::metrics::EmailFailure;
 
-/// Whom a failed attempt is about, and so whether trying again may ever help.
+/// Whom a failed attempt is about, and so whether another attempt can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The recipient does not exist, does not take mail, or cannot be written to.
+    /// The recipient does not exist, does not accept mail, or cannot be addressed.
     Recipient,
-    /// This mail, which the server has read and refuses for good.
+    /// This mail, which the server has read and rejects permanently.
     Content,
-    /// Us, the server or the network: it waits until that is repaired.
+    /// Us, the server or the network: the mail waits until the fault is fixed.
     Transport,
-    /// Nobody knows: the mail was handed over, and no answer has come.
+    /// Unknown: the mail was handed over, and there was no response.
     Unanswered,
 }
 
-/// Why an attempt failed: for counting, and for what comes next.
+/// Why an attempt failed, for the metrics and for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
-    /// The metric's word.
+    /// Its kind, for the metrics.
     pub kind: EmailFailure,
     /// Whom it is about.
     pub blame: Blame,
 }
 
 impl Failure {
-    /// A failure that says nothing about recipient or mail.
+    /// A failure that says nothing about the recipient or the mail.
     pub(super) const fn transport(kind: EmailFailure) -> Self {
         Self { kind, blame: Blame::Transport }
     }
 
-    /// The metric's word.
+    /// The label value of its kind.
     pub const fn label(self) -> &'static str {
         self.kind.label()
     }
 }
 
-/// The steps at which a mail can be refused.
+/// The steps at which a mail can be rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// `MAIL FROM`.
     Sender,
     /// `RCPT TO`.
     Recipient,
-    /// `DATA` and its end.
+    /// `DATA`, or the final dot.
     Data,
 }
 
-/// What a refusal at a step means.
+/// What a rejection at a step means.
 pub(super) fn judge(step: Step, reply: &Reply) -> Failure {
     match step {
-        // A mail that is refused counts as rejected in any case; one that is refused because of us waits.
+        // A rejected mail counts as rejected in any case; if the rejection is about us, the mail waits.
         Step::Data if reply.is_permanent() && is_about_us(reply) => {
             Failure::transport(EmailFailure::Rejected)
         }
@@ -67,33 +67,33 @@ pub(super) fn judge(step: Step, reply: &Reply) -> Failure {
     }
 }
 
-/// A login is missing, too weak or wrong (RFC 4954 section 6). Whom the mail is to does not matter then.
+/// Whether a login is missing, too weak or wrong (RFC 4954 section 6). The rejection is then not about the recipient.
 fn wants_login(reply: &Reply) -> bool {
     matches!(reply.code, 530 | 534 | 535 | 538)
 }
 
-/// Whether a permanent refusal of `RCPT` is about that mailbox.
+/// Whether a permanent rejection of `RCPT` is about that mailbox.
 fn names_mailbox(reply: &Reply) -> bool {
     match reply.enhanced {
         Some(code) if code.class == 5 => match code.subject {
-            // RFC 3463 section 3.2: no such mailbox, no such domain, bad syntax, moved; 5.1.10 is a domain that takes no mail (RFC 7505
-            // section 4.2).
+            // RFC 3463 section 3.2: no such mailbox, no such domain, bad syntax, moved; 5.1.10 is a domain
+            // that accepts no mail (RFC 7505 section 4.2).
             1 => matches!(code.detail, 1 | 2 | 3 | 6 | 10),
             // The mailbox' own state (RFC 3463 section 3.3).
             2 => true,
-            // What Exchange Online says of an address that it does not know.
+            // Exchange Online's code for an unknown address.
             4 => code.detail == 1,
             _ => false,
         },
-        // A temporary state under a permanent code contradicts itself.
+        // A temporary enhanced code with a permanent code is a contradiction.
         Some(_) => false,
-        // RFC 5321 section 4.2.3: mailbox unavailable, user not local, mailbox name not allowed. Servers without enhanced codes use 550 for
-        // everything else, too.
+        // RFC 5321 section 4.2.3: mailbox unavailable, user not local, mailbox name not allowed. Servers
+        // without enhanced codes use 550 for everything else, too.
         None => matches!(reply.code, 550 | 551 | 553) && !speaks_of_us(reply),
     }
 }
 
-/// Whether a refusal after `DATA` is about us: login, relaying, policy towards the sender, quota, or the order of commands.
+/// Whether a rejection after `DATA` is about us: login, relaying, policy towards the sender, quota, or the order of commands.
 fn is_about_us(reply: &Reply) -> bool {
     let Some(Enhanced { subject, detail, .. }) = reply.enhanced else {
         return wants_login(reply) || reply.code == 503 || speaks_of_us(reply);
@@ -112,7 +112,7 @@ fn is_about_us(reply: &Reply) -> bool {
         }
 }
 
-/// Words of servers that send no enhanced codes (Exim, older Sendmail) and mean us and not the recipient.
+/// Whether a reply without an enhanced code (Exim, older Sendmail) contains a phrase that is about us and not about the recipient.
 fn speaks_of_us(reply: &Reply) -> bool {
     const WORDS: [&str; 9] = [
         "sender verify",
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_refusals_are_about() {
+    fn rejections_are_about_recipient_mail_or_us() {
         use Blame::{Content, Recipient, Transport};
         use EmailFailure::{Auth, Other, Rejected};
         let rows = [
@@ -209,13 +209,13 @@ mod tests {
             ("greylisting", Step::Recipient, "450 4.7.1 Greylisted", Other, Transport),
             ("a mailbox that is full for now", Step::Recipient, "452 4.2.2 Mailbox full", Other, Transport),
             (
-                "a sender is no word about the recipient",
+                "a rejected sender says nothing about the recipient",
                 Step::Sender,
                 "550 5.1.1 Who are you",
                 Other,
                 Transport,
             ),
-            ("a sender that is refused", Step::Sender, "550 5.1.8 Bad sender", Other, Transport),
+            ("a sender that is rejected", Step::Sender, "550 5.1.8 Bad sender", Other, Transport),
             ("a sender without a login", Step::Sender, "530 5.7.0 Authentication required", Auth, Transport),
             ("spam", Step::Data, "554 5.6.0 Content refused", Rejected, Content),
             ("no reason", Step::Data, "554 Transaction failed", Rejected, Content),
@@ -226,7 +226,7 @@ mod tests {
             ("Exchange Online's quota", Step::Data, "550 5.1.90 Daily limit", Rejected, Transport),
             ("relaying at the end", Step::Data, "554 Relaying denied", Rejected, Transport),
             (
-                "a system that takes nothing",
+                "a system that accepts no mail",
                 Step::Data,
                 "554 5.3.2 System not accepting mail",
                 Rejected,

@@ -1,4 +1,4 @@
-//! The dialogue with a mail server, step by step, and what of it may be shown.
+//! The dialogue with a mail server, step by step, and its lines that may be shown.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,14 +11,15 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 
 use super::blame::{Blame, Failure, Step, judge};
+use super::hello;
 use super::reply::Reply;
 use super::stream::{Break, Duplex, NoTls, SmtpStream, connect, limit, protect, tls_config};
-use super::{SmtpSettings, hello};
 use crate::config::SmtpTls;
 use crate::metrics::EmailFailure;
 use crate::notify::mime::{Letter, a_label};
+use crate::notify::settings::SmtpSettings;
 
-/// The dialogue so far. Secrets are never put into it, and are taken out of what the server says.
+/// The dialogue so far. It contains no secrets; they are removed from the server's replies, too.
 #[derive(Default)]
 pub(super) struct SmtpDialogue {
     lines: Vec<String>,
@@ -30,9 +31,9 @@ impl SmtpDialogue {
         self.lines.push(line.into());
     }
 
-    /// A server may repeat what it was sent.
+    /// Hides a secret in the server's replies, because a server may repeat what it received.
     fn hide(&mut self, secret: &str) {
-        // A secret of a letter or two would take words apart and hide nothing.
+        // A very short secret also occurs in ordinary words, so replacing it would only garble the replies.
         if secret.len() >= 4 {
             self.secrets.push(secret.to_owned());
         }
@@ -48,7 +49,7 @@ impl SmtpDialogue {
         }
     }
 
-    /// Notes that nothing more can be said or heard. `otherwise` is what a broken connection means at this step.
+    /// Records that the connection cannot be used any more. `otherwise` is the meaning of a broken connection at this step.
     fn broke(&mut self, broken: &Break, otherwise: EmailFailure) -> Failure {
         self.note(format!("! {broken}"));
         Failure::transport(if matches!(broken, Break::Timeout) { EmailFailure::Timeout } else { otherwise })
@@ -59,7 +60,7 @@ impl SmtpDialogue {
     }
 }
 
-/// What the server offers (RFC 5321 section 4.1.1.1).
+/// The extensions that the server offers (RFC 5321 section 4.1.1.1).
 #[derive(Debug, Default)]
 struct Offers {
     starttls: bool,
@@ -71,7 +72,7 @@ struct Offers {
 }
 
 impl Offers {
-    /// From the lines of an answer to EHLO; the first is a greeting.
+    /// Reads the lines of a reply to EHLO; the first one is a greeting.
     fn of(reply: &Reply) -> Self {
         let mut offers = Self::default();
         for line in reply.lines.iter().skip(1) {
@@ -95,27 +96,47 @@ impl Offers {
     }
 }
 
-/// A server that has let us in.
+/// A session after greeting, TLS and login.
 pub(super) struct Session {
     wire: SmtpStream<Box<dyn Duplex>>,
     offers: Offers,
-    /// The connection is broken, or the server has said that it closes it (RFC 5321 section 3.8).
-    ended: bool,
+    /// Why no further mail may follow, once that is so.
+    ended: Option<Ended>,
+}
+
+/// How a session has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The server closed the connection without a word about a mail, or with 421 (RFC 5321 section 3.8).
+    Closed,
+    /// It did not answer in time, answered nonsense, or rejected a mail and closed the connection.
+    Unusable,
 }
 
 impl Session {
     fn new(wire: SmtpStream<Box<dyn Duplex>>, offers: Offers) -> Self {
-        Self { wire, offers, ended: false }
+        Self { wire, offers, ended: None }
     }
 
     /// Whether another mail may follow.
     pub(super) fn is_usable(&self) -> bool {
-        !self.ended
+        self.ended.is_none()
     }
 
-    /// Notes that the session has ended, when it has.
+    /// Whether the server has closed the session, which says nothing about the mail.
+    pub(super) fn is_closed(&self) -> bool {
+        self.ended == Some(Ended::Closed)
+    }
+
+    /// Records whether the session has ended.
     fn noted(&mut self, heard: Result<Reply, Break>) -> Result<Reply, Break> {
-        self.ended |= heard.as_ref().map_or(true, |reply| reply.code == 421);
+        let ended = match &heard {
+            Ok(reply) if reply.code == 421 => Some(Ended::Closed),
+            Ok(_) => None,
+            Err(Break::Io(_)) => Some(Ended::Closed),
+            Err(Break::Timeout | Break::Nonsense(_)) => Some(Ended::Unusable),
+        };
+        self.ended = self.ended.or(ended);
         heard
     }
 
@@ -124,10 +145,14 @@ impl Session {
         self.noted(heard)
     }
 
-    /// Makes the server forget what was said of a mail. Returns whether another mail may follow.
+    /// Discards what the server knows of the current mail. Returns whether another mail may follow.
     pub(super) async fn reset(&mut self, dialogue: &mut SmtpDialogue) -> bool {
+        if !self.wire.is_silent() {
+            // The server has sent something that nothing asked for: replies can no longer be told apart.
+            return false;
+        }
         dialogue.note("> RSET");
-        match self.command("RSET", limit::SILENCE).await {
+        match self.command("RSET", limit::RESET).await {
             Ok(reply) => {
                 dialogue.log_response(&reply);
                 reply.is_positive()
@@ -139,7 +164,7 @@ impl Session {
         }
     }
 
-    /// Connects, greets, protects, logs in: everything before the mail.
+    /// Connects, and does everything before the first mail: greeting, TLS, login.
     pub(super) async fn open(settings: &SmtpSettings, dialogue: &mut SmtpDialogue) -> Result<Self, Failure> {
         let host = a_label(settings.server.host.trim_end_matches('.')).map_err(|problem| {
             dialogue.note(format!("! the mail server's host {problem}"));
@@ -189,7 +214,7 @@ impl Session {
             dialogue.log_response(&reply);
             match reply.code {
                 235 => return Ok(()),
-                // RFC 4954 section 4: a mechanism that the server does not know after all.
+                // RFC 4954 section 4: the server does not support the mechanism that it offered.
                 504 => {}
                 400..500 => return Err(Failure::transport(EmailFailure::Other)),
                 _ => return Err(refused),
@@ -198,8 +223,8 @@ impl Session {
         Err(refused)
     }
 
-    /// One exchange of RFC 4954 section 4. The challenges of LOGIN are answered in their order, whatever they say: servers translate and misspell
-    /// them.
+    /// One exchange of RFC 4954 section 4. The challenges of LOGIN are answered in their order, whatever their texts are: servers translate and
+    /// misspell them.
     async fn authenticate(
         &mut self,
         mechanism: Mechanism,
@@ -217,7 +242,7 @@ impl Session {
                 let initial = answer(None);
                 let command =
                     initial.as_ref().map(|text| format!("AUTH {mechanism} {text}")).unwrap_or_default();
-                // A server may ask for it although it was there already.
+                // A server may ask for the initial response although the command contained it.
                 (command, vec![initial])
             }
         };
@@ -238,15 +263,15 @@ impl Session {
         Ok(reply)
     }
 
-    /// Says what is not shown.
+    /// Sends a line that the dialogue does not show.
     async fn say(&mut self, secret: &str, dialogue: &mut SmtpDialogue) -> Result<Reply, Failure> {
         self.command(secret, limit::HELLO)
             .await
             .map_err(|broken| dialogue.broke(&broken, EmailFailure::Other))
     }
 
-    /// Hands a mail over, all but the dot that ends it: until that is sent, the server forgets everything when the connection ends
-    /// (RFC 5321 section 4.1.1.4).
+    /// Hands over a mail except for its final dot. Until the dot is sent, the server discards the mail when the connection ends (RFC 5321 section
+    /// 4.1.1.4).
     pub(super) async fn dictate(
         &mut self,
         letter: &Letter,
@@ -254,7 +279,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let mut parameters = String::new();
         if self.offers.size {
-            // RFC 1870 section 5: the size as it crosses the network, give or take the dots.
+            // RFC 1870 section 5: the size as transmitted, doubled dots included.
             parameters.push_str(&format!(" SIZE={}", letter.bytes.len()));
         }
         if self.offers.eight_bit && !letter.bytes.is_ascii() {
@@ -276,12 +301,13 @@ impl Session {
         Err(self.cut_off(&broken, dialogue).await)
     }
 
-    /// The connection has broken before the dot. Whoever refuses a mail in the middle of it says why before he hangs up.
+    /// The connection broke before the final dot. A server that rejects a mail in the middle says why before it closes the connection.
     async fn cut_off(&mut self, broken: &Break, dialogue: &mut SmtpDialogue) -> Failure {
-        self.ended = true;
+        self.ended = Some(Ended::Closed);
         if let Ok(reply) = self.wire.reply(limit::QUIT).await
             && !reply.is_positive()
         {
+            self.ended = Some(Ended::Unusable);
             dialogue.log_response(&reply);
             return judge(Step::Data, &reply);
         }
@@ -303,17 +329,17 @@ impl Session {
         if expected.contains(&reply.code) { Ok(()) } else { Err(judge(step, &reply)) }
     }
 
-    /// Sends the dot that ends the mail and waits for the answer: from here on the mail may have arrived, whatever is heard.
+    /// Sends the final dot and waits for the response. From now on the mail may have arrived, whatever the response is.
     pub(super) async fn end(&mut self, dialogue: &mut SmtpDialogue) -> Result<(), Failure> {
         let answer = match self.wire.write(b".\r\n", limit::BLOCK).await {
             Ok(()) => {
                 let heard = self.wire.reply(limit::END).await;
                 self.noted(heard)
             }
-            // The connection was gone before the dot: nothing was taken.
+            // The connection was closed before the dot, so the mail was not accepted.
             Err(broken @ Break::Io(_)) => return Err(self.cut_off(&broken, dialogue).await),
             Err(broken) => {
-                self.ended = true;
+                self.ended = Some(Ended::Unusable);
                 Err(broken)
             }
         };
@@ -323,7 +349,7 @@ impl Session {
                 if reply.is_positive() { Ok(()) } else { Err(judge(Step::Data, &reply)) }
             }
             Err(broken) => {
-                dialogue.note(format!("! {broken}; whether the mail was taken is not known"));
+                dialogue.note(format!("! {broken}; it is unknown whether the mail was accepted"));
                 let kind = if matches!(broken, Break::Timeout) {
                     EmailFailure::Timeout
                 } else {
@@ -334,13 +360,13 @@ impl Session {
         }
     }
 
-    /// Takes leave (RFC 5321 section 4.1.1.10). How that goes changes nothing.
+    /// Sends QUIT (RFC 5321 section 4.1.1.10). The result does not matter.
     pub(super) async fn quit(mut self) {
         let _ = self.wire.command("QUIT", limit::QUIT).await;
     }
 }
 
-/// The way in: greeting, name, TLS.
+/// The start of a session: greeting, EHLO, TLS.
 struct ServerAddress<'a> {
     settings: &'a SmtpSettings,
     host: &'a str,
@@ -377,14 +403,15 @@ impl ServerAddress<'_> {
         if let Some(NoTls { text, .. }) = &no_tls {
             dialogue.note(format!("! {text}"));
         }
-        // Bytes that are no TLS are a greeting as a rule; only a server that does greet without TLS makes that certain.
+        // Bytes that are not TLS are usually a greeting. Only a second connection that gets a greeting
+        // without TLS makes that certain.
         if no_tls.is_none() || (!spoken && within_silence(self.speaks_plainly()).await) {
-            dialogue.note("! the server speaks without TLS at this port; use tls: starttls (587 as a rule), or the port of implicit TLS (465 as a rule)");
+            dialogue.note("! the server does not use implicit TLS at this port; use tls: starttls (usually 587), or the port of implicit TLS (usually 465)");
         }
         Err(Failure::transport(EmailFailure::Tls))
     }
 
-    /// No TLS from the first byte; STARTTLS (RFC 3207) where it is asked for.
+    /// No TLS from the first byte; STARTTLS (RFC 3207) if it is configured.
     async fn plain(&self, stream: TcpStream, dialogue: &mut SmtpDialogue) -> Result<Session, Failure> {
         let mut wire = SmtpStream::new(stream);
         greeting(&mut wire, dialogue, self.speaks_tls()).await?;
@@ -408,10 +435,11 @@ impl ServerAddress<'_> {
         if reply.code != 220 {
             return Err(failed);
         }
-        // What stands behind the 220 already was said before TLS, by whoever sits in between (RFC 3207 section 6). Nothing of it is read later.
+        // Bytes behind the 220 were sent before TLS, perhaps by an attacker in between (RFC 3207 section 6).
+        // They are never used.
         let Some(stream) = wire.into_silent() else {
             dialogue.note(
-                "! the server has gone on without TLS after its 220; somebody may be between it and us",
+                "! the server has sent bytes without TLS after its 220; the connection may be intercepted",
             );
             return Err(failed);
         };
@@ -425,13 +453,13 @@ impl ServerAddress<'_> {
             Err(_) => return Err(dialogue.broke(&Break::Timeout, EmailFailure::Tls)),
         };
         dialogue.note("* TLS is up");
-        // RFC 3207 section 4.2: what was learnt before TLS is forgotten.
+        // RFC 3207 section 4.2: everything that was learned before TLS is discarded.
         let mut wire = SmtpStream::new(stream).boxed();
         let offers = self.introduce(&mut wire, dialogue).await?;
         Ok(Session::new(wire, offers))
     }
 
-    /// EHLO, or HELO where the server does not know that (RFC 5321 section 3.2).
+    /// EHLO, or HELO if the server does not support EHLO (RFC 5321 section 3.2).
     async fn introduce<S: Duplex>(
         &self,
         wire: &mut SmtpStream<S>,
@@ -449,7 +477,7 @@ impl ServerAddress<'_> {
             match reply.code {
                 200..300 if command.starts_with('E') => return Ok(Offers::of(&reply)),
                 200..300 => return Ok(Offers::default()),
-                // RFC 5321 section 3.2 names 500, 502 and 550; servers say others of them, too.
+                // RFC 5321 section 3.2 names 500, 502 and 550; servers use others, too.
                 500..600 => {}
                 _ => break,
             }
@@ -457,7 +485,7 @@ impl ServerAddress<'_> {
         Err(Failure::transport(EmailFailure::Connect))
     }
 
-    /// Whether a second connection finds TLS from the first byte.
+    /// Whether the server uses TLS from the first byte on a second connection.
     async fn speaks_tls(&self) -> bool {
         let Ok(config) = tls_config(self.settings.server.ca_file.as_deref()) else { return false };
         let Ok(stream) = connect(self.host, self.settings.server.port).await else { return false };
@@ -467,21 +495,21 @@ impl ServerAddress<'_> {
         }
     }
 
-    /// Whether a second connection is greeted without TLS.
+    /// Whether the server sends a greeting without TLS on a second connection.
     async fn speaks_plainly(&self) -> bool {
         let Ok(stream) = connect(self.host, self.settings.server.port).await else { return false };
         SmtpStream::new(stream).reply(limit::GREETING).await.is_ok()
     }
 }
 
-/// The server's first words.
+/// Reads the server's greeting.
 async fn greeting<S: Duplex>(
     wire: &mut SmtpStream<S>,
     dialogue: &mut SmtpDialogue,
     tls: impl Future<Output = bool>,
 ) -> Result<(), Failure> {
     let Some(log_response) = unless(wire.reply(limit::GREETING), tls).await else {
-        dialogue.note("! the server waits for TLS at this port; use tls: implicit, or the port of STARTTLS (587 as a rule)");
+        dialogue.note("! the server waits for TLS at this port; use tls: implicit, or the port of STARTTLS (usually 587)");
         return Err(Failure::transport(EmailFailure::Tls));
     };
     let reply = log_response.map_err(|broken| dialogue.broke(&broken, EmailFailure::Connect))?;
@@ -489,7 +517,7 @@ async fn greeting<S: Duplex>(
     if reply.code == 220 { Ok(()) } else { Err(Failure::transport(EmailFailure::Connect)) }
 }
 
-/// What comes of the work; `None` when the server is silent and a second look finds that it speaks another way. A slow server finds nothing.
+/// The result of `work`; `None` if it is silent for long and `otherwise` (a second connection) finds the other kind of TLS.
 async fn unless<T>(work: impl Future<Output = T>, otherwise: impl Future<Output = bool>) -> Option<T> {
     let look = async {
         tokio::time::sleep(limit::SILENCE).await;
@@ -504,7 +532,7 @@ async fn unless<T>(work: impl Future<Output = T>, otherwise: impl Future<Output 
     }
 }
 
-/// Whether something is found soon.
+/// Whether a second connection finds the other kind of TLS within [`limit::SILENCE`].
 async fn within_silence(finding: impl Future<Output = bool>) -> bool {
     tokio::time::timeout(limit::SILENCE, finding).await.unwrap_or(false)
 }
@@ -524,14 +552,14 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_offer() {
+    fn offers_of_servers_are_read() {
         for (sentence, lines, plain, login, starttls) in [
             ("nothing", &["250 localhost"][..], false, false, false),
             ("both", &["250-localhost", "250-STARTTLS", "250 AUTH PLAIN LOGIN"], true, true, true),
             ("in small letters", &["250-localhost", "250-starttls", "250 auth login"], false, true, true),
             ("the old way", &["250-localhost", "250 AUTH=LOGIN PLAIN"], true, true, false),
             ("something else", &["250-localhost", "250 AUTH CRAM-MD5 XOAUTH2"], false, false, false),
-            ("the greeting is no offer", &["250-STARTTLS", "250 8BITMIME"], false, false, false),
+            ("the greeting is not an offer", &["250-STARTTLS", "250 8BITMIME"], false, false, false),
         ] {
             let offers = Offers::of(&reply(lines));
             assert_eq!((offers.plain, offers.login, offers.starttls), (plain, login, starttls), "{sentence}");
@@ -546,7 +574,7 @@ mod tests {
         assert_eq!(dialogue.into_lines(), ["< 535 5.7.8 not known:", "< 535 consentry/<secret>"]);
     }
 
-    /// What becomes of a mail when the server answers its end after so many seconds, and then hangs up.
+    /// The result of a mail if the server sends this response to the final dot after so many seconds, and then closes the connection.
     async fn ended(after: u64, said: &'static [u8]) -> Result<(), Failure> {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         let mut session = Session::new(SmtpStream::new(ours).boxed(), Offers::default());
@@ -558,9 +586,9 @@ mod tests {
         tokio::join!(session.end(&mut dialogue), server).0
     }
 
-    /// RFC 5321 section 4.5.3.2.6: a server may think for ten minutes. From the dot on, no answer is no refusal.
+    /// RFC 5321 section 4.5.3.2.6: a server may take ten minutes. A missing response to the final dot is not a rejection.
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_mail_has_ten_minutes() {
+    async fn the_response_to_the_final_dot_may_take_ten_minutes() {
         use EmailFailure::{Other, Rejected, Timeout};
         let failed = |kind, blame| Err(Failure { kind, blame });
         for (sentence, after, said, expected) in [
@@ -580,7 +608,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_cut_off_before_the_dot_was_not_taken() {
+    async fn a_mail_that_was_cut_off_before_the_dot_was_not_accepted() {
         for (said, kind, blame) in [
             (&b"554 5.6.0 virus\r\n"[..], EmailFailure::Rejected, Blame::Content),
             (b"421 4.3.2 bye\r\n", EmailFailure::Other, Blame::Transport),
@@ -594,14 +622,14 @@ mod tests {
         }
     }
 
-    /// RFC 5321 section 4.5.3.2.1: five minutes for a greeting, whatever a second look finds that is none.
+    /// RFC 5321 section 4.5.3.2.1: a greeting may take five minutes, unless a second connection finds the other kind of TLS.
     #[tokio::test(start_paused = true)]
-    async fn a_slow_greeter_is_waited_for() {
+    async fn the_client_waits_for_a_slow_greeting() {
         for (sentence, after, other_way, expected) in [
             ("slow", 299, false, Ok(())),
             ("too slow", 301, false, Err(EmailFailure::Timeout)),
-            ("it speaks another way", 299, true, Err(EmailFailure::Tls)),
-            ("quick enough for nobody to look", 9, true, Ok(())),
+            ("it uses the other kind of TLS", 299, true, Err(EmailFailure::Tls)),
+            ("too quick for a second connection", 9, true, Ok(())),
         ] {
             let (ours, mut theirs) = tokio::io::duplex(4096);
             let mut wire = SmtpStream::new(ours);

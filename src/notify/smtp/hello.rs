@@ -1,9 +1,9 @@
-//! The name with which a client introduces itself (RFC 5321 section 4.1.1.1): fully qualified, because servers refuse bare ones
-//! (Postfix: `reject_non_fqdn_helo_hostname`), often only when the recipient is named.
+//! The name in EHLO (RFC 5321 section 4.1.1.1). It is fully qualified, because servers reject bare names (Postfix: `reject_non_fqdn_helo_hostname`),
+//! often only after RCPT.
 //!
-//! The standard library cannot ask for a canonical name, so this looks where the resolver would: at the host name itself, at `/etc/hosts`, and at
-//! the domains of `/etc/resolv.conf`, whose combination with the host name counts only where it has an address. Where there is no better name,
-//! an address literal (section 4.1.4) is right, and a bare name is not.
+//! The standard library cannot look up the canonical name, so this module reads what the resolver reads: the host name, `/etc/hosts`, and the domains
+//! of `/etc/resolv.conf`, whose combination with the host name counts only if it has an address. If nothing gives a full name, an address literal
+//! (section 4.1.4) is used, because a bare name is not valid.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use tokio::time::Instant;
 
 use crate::domain::parse_hello;
 
-/// The resolver has so long.
+/// The time limit of a look-up.
 const LOOK_UP: Duration = Duration::from_secs(3);
 
-/// What the resolver has said is believed for so long: not every mail waits for one that does not answer.
+/// How long the result of a look-up is used, so that not every mail waits for a resolver that does not respond.
 const BELIEVED: Duration = Duration::from_secs(600);
 
-/// What the resolver has said last, and when.
+/// The last result of the resolver, and its time.
 static RESOLVED: Mutex<Option<(Instant, Option<String>)>> = Mutex::const_new(None);
 
-/// What to say in EHLO on a connection from this address.
+/// The name for EHLO on a connection from this address.
 pub(super) async fn name(configured: Option<&str>, local: Option<IpAddr>) -> String {
     if let Some(name) = configured {
         return name.to_owned();
     }
     let host = hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // Neither file need be there: then there is nothing to learn from it.
+    // Neither file has to exist.
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     match known(&host, &read("/etc/hosts")) {
         Some(name) => name,
@@ -36,7 +36,7 @@ pub(super) async fn name(configured: Option<&str>, local: Option<IpAddr>) -> Str
     }
 }
 
-/// What the resolver knows, asked once in a while.
+/// The result of the resolver, looked up again after [`BELIEVED`].
 async fn remembered(host: &str, resolv: &str) -> Option<String> {
     let mut last = RESOLVED.lock().await;
     if let Some((at, name)) = last.as_ref()
@@ -90,7 +90,7 @@ fn candidates(host: &str, resolv: &str) -> Vec<String> {
     domains.into_iter().take(3).filter_map(|domain| qualified(&format!("{host}.{domain}"))).collect()
 }
 
-/// A name that others may know, too. `localhost.localdomain` and the like are everybody's.
+/// A full name, in lower case; `None` for a bare name, and for names such as `localhost.localdomain`, which every machine has.
 fn qualified(name: &str) -> Option<String> {
     let name = parse_hello(name).ok()?.to_ascii_lowercase();
     let last = name.rsplit('.').next().unwrap_or_default();
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_name_that_the_machine_knows() {
+    fn the_best_known_name_is_used() {
         let hosts = "127.0.0.1 localhost\n# 10.0.0.1 old.example.com sentry\n10.0.0.2\tsentry.example.com sentry # us\n";
         for (sentence, host, hosts, expected) in [
             ("qualified already", "sentry.example.com", "", Some("sentry.example.com")),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_resort_is_an_address() {
+    fn an_address_is_used_if_there_is_no_name() {
         for (address, expected) in [
             (Some("192.0.2.1"), "[192.0.2.1]"),
             (Some("2001:db8::1"), "[IPv6:2001:db8::1]"),

@@ -1,18 +1,18 @@
-//! Handing mails to the mail server, step by step, so that a failure can be named and the dialogue shown.
+//! Sends mails to the mail server, step by step, so that a failure can be named and the dialogue can be shown.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `stream` | the connection: bytes, time limits, TLS |
-//! | `reply` | what a server says, as RFC 5321 allows it |
-//! | `hello` | the name that EHLO needs |
+//! | `reply` | the replies of a server (RFC 5321) |
+//! | `hello` | the name in EHLO |
 //! | `dialogue` | the steps: greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, the final dot, RSET, QUIT |
-//! | `blame` | whom a refusal is about (pure) |
+//! | `blame` | whom a rejection is about (pure) |
 //!
-//! Nothing here knows the outbox. A mail is handed over in two parts, so that the outbox can save in between that it is being handed over: from
-//! the final dot on a mail may have arrived, whatever is heard of it, and before that it has not.
+//! This module does not know the outbox. A mail is handed over in two parts, so that the outbox can save in between that it is being handed over:
+//! before the final dot the mail has not arrived; after it, it may have arrived, whatever the response is.
 //!
-//! Messages and the answers of AUTH are made by lettre; its client is not used, because it keeps what it has read ahead across STARTTLS, and
-//! reads neither replies without text nor texts that are no UTF-8.
+//! lettre builds the messages and the responses of AUTH. Its client is not used, because it keeps bytes that it read ahead across STARTTLS, and reads
+//! neither replies without text nor texts that are not UTF-8.
 
 mod blame;
 mod dialogue;
@@ -20,38 +20,25 @@ mod hello;
 mod reply;
 mod stream;
 
-use lettre::message::Mailbox;
-
 use super::mime::{Letter, compose, recipient};
 pub use blame::{Blame, Failure};
 use dialogue::{Session, SmtpDialogue};
 
 use super::message::Rendered;
-use crate::config::Smtp;
+use super::settings::SmtpSettings;
 use crate::domain::{Notification, Timestamp};
 use crate::metrics::EmailFailure;
 
-/// Whose mails they are, and through which server they go.
-#[derive(Debug, Clone)]
-pub struct SmtpSettings {
-    /// Sender of every mail.
-    pub from: Mailbox,
-    /// Where answers go, when not to the sender.
-    pub reply_to: Option<Mailbox>,
-    /// The mail server.
-    pub server: Smtp,
-}
-
-/// What became of an attempt.
+/// The result of an attempt.
 #[derive(Debug)]
 pub struct Delivery {
-    /// `Ok` when the server took the mail.
+    /// `Ok` if the server accepted the mail.
     pub outcome: Result<(), Failure>,
-    /// What was said, line by line; passwords and the mail itself left out.
+    /// The dialogue, line by line, without passwords and without the mail itself.
     pub dialogue: Vec<String>,
 }
 
-/// Hands one mail to the server, on a connection of its own.
+/// Sends one mail on a connection of its own.
 pub async fn deliver(
     settings: &SmtpSettings,
     notification: &Notification,
@@ -67,7 +54,7 @@ pub async fn deliver(
     delivery
 }
 
-/// Greets the server, with TLS and login as configured, and ends the session. No mail is sent.
+/// Starts a session with TLS and login as configured, and ends it. No mail is sent.
 pub async fn test_connection(settings: &SmtpSettings) -> Delivery {
     let mut dialogue = SmtpDialogue::default();
     let outcome = match Session::open(settings, &mut dialogue).await {
@@ -80,24 +67,24 @@ pub async fn test_connection(settings: &SmtpSettings) -> Delivery {
     Delivery { outcome, dialogue: dialogue.into_lines() }
 }
 
-/// Servers close a connection after some number of mails (Postfix: `smtp_connection_reuse_count_limit`; others from 100 on).
+/// Some servers close a session after a number of mails, of which 100 is the least that is common.
 const MOST_MAILS: u32 = 100;
 
 /// A connection to the mail server that carries mails one after another. It is opened with the first one.
 #[derive(Default)]
 pub(super) struct Connection {
     session: Option<Session>,
-    /// Mails that the session has carried.
+    /// Mails that the session has carried, or tried to.
     carried: u32,
 }
 
-/// A mail that the server has not got, and what was said.
+/// A mail that the server has not received, and the dialogue.
 pub(super) struct Undelivered {
     pub(super) failure: Failure,
     pub(super) dialogue: Vec<String>,
 }
 
-/// A mail that the server has got, all but the dot that ends it. Whoever drops this sends nothing.
+/// A mail that the server has received except for its final dot. If this is dropped, the mail is not sent.
 pub(super) struct Dictated<'c> {
     connection: &'c mut Connection,
     session: Session,
@@ -105,8 +92,8 @@ pub(super) struct Dictated<'c> {
 }
 
 impl Connection {
-    /// Hands a mail over, all but the final dot. While this is under way the connection has no session, so that one that is cut off in
-    /// the middle carries nothing more.
+    /// Hands over a mail except for its final dot. The connection has no session until this has succeeded, so that a dialogue that was cut off in the
+    /// middle is never continued.
     pub(super) async fn dictate(
         &mut self,
         settings: &SmtpSettings,
@@ -125,8 +112,7 @@ impl Connection {
         }
     }
 
-    /// A session that has carried mails may have been closed by the server meanwhile, which says nothing about this mail: it goes through
-    /// a new one then.
+    /// The server may have closed a session that has carried mails. That says nothing about this mail, which is then sent in a new session.
     async fn carry(
         &mut self,
         settings: &SmtpSettings,
@@ -136,11 +122,13 @@ impl Connection {
         if let Some(mut session) = self.reusable(dialogue).await {
             match session.dictate(letter, dialogue).await {
                 Ok(()) => return Ok(session),
-                Err(failure) if session.is_usable() => {
-                    self.session = Some(session);
+                Err(_) if session.is_closed() => {
+                    dialogue.note("* the server has ended the session; opening another one");
+                }
+                Err(failure) => {
+                    self.session = Some(session).filter(Session::is_usable);
                     return Err(failure);
                 }
-                Err(_) => dialogue.note("* the server has ended the session; opening another one"),
             }
         }
         self.carried = 0;
@@ -154,9 +142,10 @@ impl Connection {
         }
     }
 
-    /// The session of the mail before, reset (RFC 5321 section 4.1.1.5).
+    /// The session of the previous mail, reset (RFC 5321 section 4.1.1.5).
     async fn reusable(&mut self, dialogue: &mut SmtpDialogue) -> Option<Session> {
         let mut session = self.session.take()?;
+        self.carried += 1;
         if self.carried >= MOST_MAILS {
             session.quit().await;
             return None;
@@ -164,7 +153,7 @@ impl Connection {
         session.reset(dialogue).await.then_some(session)
     }
 
-    /// Ends the session, once the outcome of the last mail is saved. How that goes changes nothing, and it takes a few seconds at most.
+    /// Ends the session, after the result of the last mail was saved. The outcome does not matter, and it takes a few seconds at most.
     pub(super) async fn quit(self) {
         if let Some(session) = self.session {
             session.quit().await;
@@ -176,7 +165,6 @@ impl Dictated<'_> {
     /// Sends the final dot and waits for the response.
     pub(super) async fn end(mut self) -> Delivery {
         let outcome = self.session.end(&mut self.dialogue).await;
-        self.connection.carried += 1;
         self.connection.session = Some(self.session).filter(Session::is_usable);
         Delivery { outcome, dialogue: self.dialogue.into_lines() }
     }
@@ -199,7 +187,7 @@ fn letter(
     })
 }
 
-/// A recipient as servers repeat it, where that is not how it was written.
+/// A recipient in the form in which servers repeat it, if that differs from the configured form.
 pub(super) fn on_the_wire(address: &str) -> Option<String> {
     recipient(address).ok().map(|sent| sent.to_string()).filter(|sent| sent != address)
 }

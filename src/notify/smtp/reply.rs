@@ -1,16 +1,16 @@
-//! Replies of a mail server, as RFC 5321 section 4.2 allows them: several lines, no text, text that is no UTF-8, split over packets.
+//! Replies of a mail server, as RFC 5321 section 4.2 allows them: several lines, no text, text that is not UTF-8, split over packets.
 //!
-//! A reply says what it says and nothing more; what it means for a mail is decided in [`super::blame`].
+//! This module only reads replies; [`super::blame`] decides what they mean for a mail.
 
 use crate::domain::one_line;
 
-/// Longer lines than this are no reply. RFC 5321 section 4.5.3.1.5 has 512 octets; extensions and real servers go beyond.
+/// The highest length of a line in bytes. RFC 5321 section 4.5.3.1.5 has 512 octets; extensions and real servers exceed that.
 pub(super) const LONGEST_LINE: usize = 4096;
 
-/// More lines than this are no reply.
+/// The highest number of lines of a reply.
 pub(super) const MOST_LINES: usize = 128;
 
-/// So much of a line is shown and kept.
+/// The number of characters of a line that are kept and shown.
 const SHOWN: usize = 500;
 
 /// An enhanced status code (RFC 3463): class, subject, detail.
@@ -26,9 +26,9 @@ pub(super) struct Enhanced {
 pub(super) struct Reply {
     /// Three digits.
     pub(super) code: u16,
-    /// The text of each line, fit to be shown.
+    /// The text of each line, made safe to show.
     pub(super) lines: Vec<String>,
-    /// The enhanced status code, where there is one.
+    /// The enhanced status code, if there is one.
     pub(super) enhanced: Option<Enhanced>,
 }
 
@@ -38,18 +38,18 @@ impl Reply {
         (200..300).contains(&self.code)
     }
 
-    /// 5yz: refused for good.
+    /// 5yz: rejected permanently.
     pub(super) fn is_permanent(&self) -> bool {
         (500..600).contains(&self.code)
     }
 
-    /// All lines in lower case, to look for words in.
+    /// All lines in lower case, for searching.
     pub(super) fn words(&self) -> String {
         self.lines.join(" ").to_lowercase()
     }
 }
 
-/// Puts the lines of a reply together.
+/// Assembles a reply from its lines.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
     code: Option<u16>,
@@ -58,19 +58,19 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Takes the next line, without its line end. Answers the reply when this was its last line.
+    /// Takes the next line, without its line end. Returns the reply after its last line.
     ///
     /// # Errors
-    /// It is no line of a reply, for people.
+    /// It is not a line of a reply; the text is for people.
     pub(super) fn take(&mut self, line: &[u8]) -> Result<Option<Reply>, String> {
         let text = String::from_utf8_lossy(line);
         let nonsense =
-            || format!("the server says something that is no SMTP reply: {}", one_line(&text, 100));
+            || format!("the server sent something that is not an SMTP reply: {}", one_line(&text, 100));
         let [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
             return Err(nonsense());
         };
         let code = [a, b, c].iter().fold(0, |number, digit| number * 10 + u16::from(**digit - b'0'));
-        // A code may stand alone: RFC 5321 section 4.2 makes the text optional for the receiver.
+        // A code may be alone: RFC 5321 section 4.2 makes the text optional for the receiver.
         let (last, text) = match rest {
             [] => (true, b"".as_slice()),
             [b' ', text @ ..] => (true, text),
@@ -98,9 +98,9 @@ impl Assembly {
     }
 }
 
-/// The enhanced status code with which a text begins (RFC 2034 section 4). An IP address is none, and neither is one further on in the text.
+/// The enhanced status code at the beginning of a text (RFC 2034 section 4). IP addresses, and codes further on in the text, do not count.
 pub(super) fn enhanced(text: &str) -> Option<Enhanced> {
-    // Cisco's gateways write it behind a hash.
+    // Cisco's gateways write it after a hash sign.
     let text = text.strip_prefix('#').unwrap_or(text);
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (code, after) = text.split_at(end);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_as_servers_write_them() {
+    fn all_observed_forms_of_replies_are_read() {
         for (sentence, lines, code, text) in [
             ("a code and a text", &[&b"250 OK"[..]][..], 250, &["OK"][..]),
             ("a code alone", &[b"250"], 250, &[""]),
@@ -157,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply() {
+    fn invalid_replies_are_rejected() {
         for (sentence, lines) in [
             ("nothing", &[&b""[..]][..]),
             ("a text", &[b"HTTP/1.1 400 Bad Request"]),
             ("two digits", &[b"25 OK"]),
-            ("a code that there is not", &[b"650 OK"]),
-            ("a code that goes on", &[b"2500 OK"]),
+            ("a code that does not exist", &[b"650 OK"]),
+            ("a code with a fourth digit", &[b"2500 OK"]),
             ("a code with something else behind it", &[b"250:OK"]),
             ("TLS", &[b"\x15\x03\x01\x00\x02\x02\x28"]),
             ("codes that differ", &[b"250-mail.example.com", b"220 go ahead"]),

@@ -1,6 +1,7 @@
 //! The connection to a mail server: bytes in both directions, each step with a time limit, replies of bounded size.
 //!
-//! What was read ahead belongs to one [`SmtpStream`] and dies with it: nothing that came before TLS is ever read as if it had come through it.
+//! Bytes that were read ahead belong to one [`SmtpStream`] and are dropped with it, so bytes from before TLS are never read as if they had come
+//! through TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,18 +19,18 @@ use tokio_rustls::client::TlsStream;
 
 use super::reply::{Assembly, LONGEST_LINE, Reply};
 
-/// Time limits. RFC 5321 section 4.5.3.2 names the least for each step; servers that think long about a mail (filters, greylisting, slow
-/// disks) rely on them, and whoever hangs up earlier sends the same mail again and again.
+/// Time limits. RFC 5321 section 4.5.3.2 gives a minimum for each step. Servers that process mails slowly (filters, greylisting, slow disks) rely on
+/// them, and a client that gives up earlier sends the same mail again and again.
 pub(super) mod limit {
     use std::time::Duration;
 
-    /// One address of the server. No RFC; a firewall that swallows packets never answers.
+    /// One address of the server. No RFC has a limit; a firewall that drops packets never responds.
     pub(in super::super) const CONNECT: Duration = Duration::from_secs(30);
     /// The initial 220 (section 4.5.3.2.1).
     pub(in super::super) const GREETING: Duration = Duration::from_secs(300);
-    /// EHLO, HELO and AUTH, which the RFC does not name: like MAIL.
+    /// EHLO, HELO and AUTH, for which the RFC has no limit: the same as for MAIL.
     pub(in super::super) const HELLO: Duration = Duration::from_secs(300);
-    /// The answer to STARTTLS, and a handshake on a connection that is established.
+    /// The reply to STARTTLS, and the TLS handshake.
     pub(in super::super) const TLS: Duration = Duration::from_secs(120);
     /// MAIL (section 4.5.3.2.2).
     pub(in super::super) const MAIL: Duration = Duration::from_secs(300);
@@ -39,25 +40,27 @@ pub(super) mod limit {
     pub(in super::super) const DATA: Duration = Duration::from_secs(120);
     /// Each block of the mail (section 4.5.3.2.5).
     pub(in super::super) const BLOCK: Duration = Duration::from_secs(180);
-    /// The answer to the final dot (section 4.5.3.2.6).
+    /// The response to the final dot (section 4.5.3.2.6).
     pub(in super::super) const END: Duration = Duration::from_secs(600);
-    /// QUIT: everything is saved by then, so nobody waits for more than good manners.
+    /// QUIT: everything is saved by then, so a short wait is enough.
     pub(in super::super) const QUIT: Duration = Duration::from_secs(3);
-    /// A server that says nothing for so long may wait for TLS, or for its absence.
+    /// If a server is silent for this time, it may expect TLS, or no TLS.
+    /// RSET: another session is opened otherwise.
+    pub(in super::super) const RESET: Duration = Duration::from_secs(60);
     pub(in super::super) const SILENCE: Duration = Duration::from_secs(10);
 }
 
 /// The mail is written in blocks of this size, each with its own time limit.
 const BLOCK_SIZE: usize = 16 * 1024;
 
-/// Why nothing more can be said or heard.
+/// Why the connection cannot be used any more.
 #[derive(Debug)]
 pub(super) enum Break {
     /// The time limit of a step.
     Timeout,
     /// The connection failed, or the server has closed it.
     Io(io::Error),
-    /// What the server says is no reply.
+    /// The server sent something that is not a reply.
     Nonsense(String),
 }
 
@@ -80,15 +83,15 @@ impl From<io::Error> for Break {
     }
 }
 
-/// A stream of bytes, protected or not.
+/// A stream of bytes, encrypted or not.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A stream whose replies are read.
+/// A stream from which replies are read.
 pub(super) struct SmtpStream<S> {
     stream: S,
-    /// What was read and not looked at yet.
+    /// Bytes that were read but not parsed yet.
     ahead: Vec<u8>,
 }
 
@@ -97,21 +100,26 @@ impl<S> SmtpStream<S> {
         Self { stream, ahead: Vec::new() }
     }
 
-    /// The stream, unless the server has said something that nobody has asked for.
+    /// Whether the server has sent nothing that nobody asked for.
+    pub(super) fn is_silent(&self) -> bool {
+        self.ahead.is_empty()
+    }
+
+    /// The connection itself, if nothing was read ahead.
     pub(super) fn into_silent(self) -> Option<S> {
         self.ahead.is_empty().then_some(self.stream)
     }
 }
 
 impl<S: Duplex + 'static> SmtpStream<S> {
-    /// The same, of whatever kind.
+    /// The same stream as a trait object.
     pub(super) fn boxed(self) -> SmtpStream<Box<dyn Duplex>> {
         SmtpStream { stream: Box::new(self.stream), ahead: self.ahead }
     }
 }
 
 impl<S: Duplex> SmtpStream<S> {
-    /// The next reply, complete, within a limit.
+    /// The next complete reply, within a time limit.
     pub(super) async fn reply(&mut self, within: Duration) -> Result<Reply, Break> {
         tokio::time::timeout(within, self.read_reply()).await.unwrap_or(Err(Break::Timeout))
     }
@@ -126,7 +134,7 @@ impl<S: Duplex> SmtpStream<S> {
         }
     }
 
-    /// The next line without its end. A bare line feed ends it, too: what a reply says does not depend on it.
+    /// The next line without its end. A bare line feed ends it, too, because it does not change the meaning of a reply.
     async fn line(&mut self) -> Result<Vec<u8>, Break> {
         let mut looked_at = 0;
         loop {
@@ -151,9 +159,9 @@ impl<S: Duplex> SmtpStream<S> {
         }
     }
 
-    /// Says a command and hears its reply.
+    /// Sends a command and reads its reply.
     pub(super) async fn command(&mut self, command: &str, within: Duration) -> Result<Reply, Break> {
-        // Nothing that is put into a command has line ends in it; this keeps it so.
+        // No part of a command contains a line end; this check ensures that.
         if command.contains(['\r', '\n']) {
             return Err(Break::Nonsense("a command with a line end inside is not sent".to_owned()));
         }
@@ -181,7 +189,7 @@ impl<S: Duplex> SmtpStream<S> {
     }
 }
 
-/// Connects to the first address that answers.
+/// Connects to the first address that responds.
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, Break> {
     let found = tokio::time::timeout(limit::CONNECT, tokio::net::lookup_host((host, port)))
         .await
@@ -203,16 +211,16 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, Break> {
     Err(last)
 }
 
-/// Why there is no TLS.
+/// Why TLS could not be established.
 #[derive(Debug)]
 pub(super) struct NoTls {
     /// For people.
     pub(super) text: String,
-    /// The server has spoken TLS, whatever it did not like.
+    /// Whether the server uses TLS, although the handshake failed.
     pub(super) spoken: bool,
 }
 
-/// Speaks TLS on a stream.
+/// Establishes TLS on a stream.
 pub(super) async fn protect<S: Duplex>(
     stream: S,
     host: &str,
@@ -260,12 +268,12 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(30);
 
-    /// What a client hears when the server says this, a byte at a time.
+    /// What a client reads if the server sends this, byte by byte.
     async fn log_response(said: &[u8]) -> Result<Reply, Break> {
         let (ours, mut theirs) = tokio::io::duplex(1);
         let said = said.to_vec();
         let server = tokio::spawn(async move {
-            // A client that has heard enough hangs up.
+            // A client that has read enough closes the connection.
             let _ = theirs.write_all(&said).await;
         });
         let reply = SmtpStream::new(ours).reply(SOON).await;
@@ -287,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn replies_have_an_end() {
+    async fn unending_replies_are_rejected() {
         let long = [b"250 ".to_vec(), vec![b'x'; 3 * LONGEST_LINE]].concat();
         assert!(matches!(log_response(&long).await, Err(Break::Nonsense(_))));
         assert!(matches!(log_response(&b"250-x\r\n".repeat(1000)).await, Err(Break::Nonsense(_))));
@@ -297,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_before_tls_is_noticed() {
+    async fn bytes_sent_before_tls_are_noticed() {
         for (said, silent) in [(&b"220 go ahead\r\n"[..], true), (b"220 go ahead\r\n250 injected\r\n", false)]
         {
             let (ours, mut theirs) = tokio::io::duplex(64);
@@ -309,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_command_holds_another() {
+    async fn a_command_cannot_contain_another() {
         let (ours, _theirs) = tokio::io::duplex(64);
         let refused = SmtpStream::new(ours).command("RCPT TO:<a@b.example>\r\nDATA", SOON).await;
         assert!(matches!(refused, Err(Break::Nonsense(_))));

@@ -39,9 +39,8 @@ impl SecurityHeaders {
         Self { policy: HeaderValue::from_str(&policy).unwrap_or(fallback), tls }
     }
 
-    /// What a response gets that has not set it itself. Other sites learn nothing of the address from which somebody comes to them, which
-    /// may hold a link's token; our own forms send their origin, which browsers keep back where no referrer is sent at all (Fetch standard,
-    /// "append a request `Origin` header").
+    /// Headers for every response that does not set them itself. Other sites do not get the address of the page, which may contain a link's token.
+    /// Our own forms send their origin, which browsers omit if no referrer is sent at all (Fetch standard, "append a request `Origin` header").
     pub(crate) fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let fixed = [
             (CACHE_CONTROL, "no-store"),

@@ -301,7 +301,7 @@ fn too_many_sign_ins(served: &Served) -> Response {
     response
 }
 
-/// The button of a link's page: the token stands in the form, or in the address where the form was lost.
+/// The button of a link's page. The token is in the form, or in the address if the form was lost.
 struct ButtonPress {
     headers: HeaderMap,
     token: String,
@@ -367,7 +367,7 @@ async fn begin(
     }
 }
 
-/// Whether the account of the last sign-in is proposed (`login_hint`). It is not where the account itself is the problem.
+/// Whether the account of the last sign-in is proposed (`login_hint`); not if the account itself is the problem.
 const fn proposes_account(health: Health) -> bool {
     !matches!(
         health,
