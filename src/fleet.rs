@@ -1,7 +1,7 @@
 //! The read model of the fleet: what is known of each integration, by name. The evaluator writes it; metrics, pages, API and
 //! re-authentication read it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -75,40 +75,49 @@ impl FleetEntry {
 
 /// The fleet, ordered by name. The lock is held only to exchange or copy pointers: no entry is copied or dropped under it.
 #[derive(Debug, Default)]
-pub struct Fleet(RwLock<BTreeMap<String, Arc<FleetEntry>>>);
+pub struct Fleet(RwLock<Entries>);
+
+/// Entries change with every probe, names only with the configuration.
+#[derive(Debug, Default)]
+struct Entries {
+    /// Ordered by name.
+    slots: Vec<Arc<FleetEntry>>,
+    index: HashMap<String, usize>,
+}
 
 impl Fleet {
     /// One integration.
     pub fn get(&self, name: &str) -> Option<Arc<FleetEntry>> {
-        self.0.read().get(name).cloned()
-    }
-
-    /// Whether there is such an integration.
-    pub fn contains(&self, name: &str) -> bool {
-        self.0.read().contains_key(name)
+        let entries = self.0.read();
+        entries.index.get(name).and_then(|slot| entries.slots.get(*slot)).cloned()
     }
 
     /// All integrations, ordered by name.
     pub fn all(&self) -> Vec<Arc<FleetEntry>> {
-        self.0.read().values().cloned().collect()
+        self.0.read().slots.clone()
     }
 
-    /// Names of the integrations that have no result yet.
+    /// Integrations without any result.
     pub fn never_probed(&self) -> HashSet<String> {
         let all = self.all();
         let never = all.iter().filter(|entry| entry.state.last_probe.is_none());
         never.map(|entry| entry.record.name.clone()).collect()
     }
 
-    /// Replaces the entry of an integration, unless it has left the fleet. Only the evaluator calls this.
+    /// Replaces the entry of an integration, unless the integration has left the fleet. Only the evaluator calls this.
     pub(crate) fn replace(&self, entry: Arc<FleetEntry>) {
+        let mut entries = self.0.write();
+        let slot = entries.index.get(&entry.record.name).copied();
         let replaced =
-            self.0.write().get_mut(&entry.record.name).map(|known| std::mem::replace(known, entry.clone()));
+            slot.and_then(|slot| entries.slots.get_mut(slot)).map(|known| std::mem::replace(known, entry));
+        drop(entries);
         drop(replaced);
     }
 
     /// Replaces the whole fleet. Only the evaluator calls this.
     pub(crate) fn replace_all(&self, entries: BTreeMap<String, Arc<FleetEntry>>) {
+        let index = entries.keys().enumerate().map(|(slot, name)| (name.clone(), slot)).collect();
+        let entries = Entries { slots: entries.into_values().collect(), index };
         let replaced = std::mem::replace(&mut *self.0.write(), entries);
         drop(replaced);
     }

@@ -50,7 +50,7 @@ impl Components {
             families: families.clone(),
             clock: clock.clone(),
             webhooks: reauthentication::webhooks_by_integration(config),
-            wake: Arc::clone(&services.handed_over),
+            wake: Arc::clone(&services.token_ready),
         };
         Ok(Self {
             setup: Setup {

@@ -95,7 +95,7 @@ impl Daemon {
             fleet: Arc::clone(&fleet),
             clock: clock.clone(),
             outbox: Outbox::default(),
-            handed_over: Arc::new(Notify::new()),
+            token_ready: Arc::new(Notify::new()),
             upstream: Arc::default(),
         };
         let Components { setup, change, notifier, webhook, pages } = Components::new(config, &services)?;

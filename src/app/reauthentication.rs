@@ -62,7 +62,7 @@ pub(super) fn reauthentication(
         registry,
         mailing: mailing(config),
         clock: services.clock.clone(),
-        handed_over: Arc::clone(&services.handed_over),
+        token_ready: Arc::clone(&services.token_ready),
         outbox: Arc::clone(&services.outbox.nudge),
     }))
 }

@@ -26,7 +26,7 @@ pub(super) struct SharedServices {
     pub(super) clock: Clock,
     pub(super) outbox: Outbox,
     /// Notified when a renewed token is ready for delivery.
-    pub(super) handed_over: Arc<Notify>,
+    pub(super) token_ready: Arc<Notify>,
     /// Connections and cached tokens survive a reload that does not change what they depend on.
     pub(super) upstream: Arc<Mutex<Option<UpstreamCache>>>,
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::arguments::Configured;
 use super::online;
-use super::output::{count, print_problems, say, unbuilt_warning};
+use super::output::{count, not_implemented_warning, print_problems, say};
 use crate::config::{Config, Loaded, load};
 
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub(super) fn check_config(file: &Path) -> Option<Config> {
             for warning in &warnings {
                 say(format_args!("warning: {warning}"));
             }
-            if let Some(warning) = unbuilt_warning(&not_implemented) {
+            if let Some(warning) = not_implemented_warning(&not_implemented) {
                 say(format_args!("warning: {warning}"));
             }
             print_summary(file, &config);

@@ -22,7 +22,7 @@ use crate::secret::ClientCredential;
 const AT_ONCE: usize = 16;
 
 /// The time for one request.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The number of tenants in which a credential is tried, until one accepts or rejects it.
 const TRIES: usize = 5;
@@ -73,7 +73,7 @@ async fn tenants(config: &Config, entra: &Entra) -> Vec<Finding> {
         let (entra, permits) = (entra.clone(), Arc::clone(&permits));
         requests.spawn(async move {
             let _permit = permits.acquire_owned().await;
-            let resolved = entra.tenant_guid(&tenant, Instant::now() + PATIENCE).await;
+            let resolved = entra.tenant_guid(&tenant, Instant::now() + REQUEST_TIMEOUT).await;
             (tenant, resolved)
         });
     }
@@ -168,7 +168,7 @@ async fn attempt(
             client_id,
             credential,
             now_seconds: Clock::system().now().0 / 1000,
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + REQUEST_TIMEOUT,
         };
         let Err(fault) = entra.client_credentials(client, &entra.graph_scope()).await else {
             return Tried::Accepted(tenant.to_owned());

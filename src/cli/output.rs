@@ -35,7 +35,7 @@ pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-pub(super) fn unbuilt_warning(keys: &[String]) -> Option<String> {
+pub(super) fn not_implemented_warning(keys: &[String]) -> Option<String> {
     (!keys.is_empty())
         .then(|| format!("these keys are accepted, but have no effect in this version: {}", keys.join(", ")))
 }

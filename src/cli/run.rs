@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::arguments::{Configured, Logging};
 use super::check_config::check_config;
-use super::output::{unbuilt_warning, valid};
+use super::output::{not_implemented_warning, valid};
 use crate::app;
 use crate::clock::Clock;
 use crate::config::{Loaded, Sources};
@@ -95,7 +95,7 @@ pub(super) async fn run(run: Run) -> anyhow::Result<u8> {
     for warning in warnings.iter().take(20) {
         tracing::warn!(%warning, "configuration");
     }
-    if let Some(warning) = unbuilt_warning(&not_implemented) {
+    if let Some(warning) = not_implemented_warning(&not_implemented) {
         tracing::warn!("{warning}");
     }
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();

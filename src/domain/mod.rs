@@ -4,6 +4,7 @@
 //! randomness in this folder: `now` and jitter are arguments. This keeps the rules in one place and lets tests be tables.
 
 mod alert;
+mod announcement;
 mod cause;
 mod cloud;
 mod contradiction;
@@ -23,10 +24,12 @@ mod schedule;
 mod text;
 mod time;
 mod verdict;
+mod verification;
 
 pub use alert::{
     AlertChange, AlertEvent, AlertPolicy, AlertProgress, Judgement, Mail, Notify, OpenAlert, change_alert,
 };
+pub use announcement::{Announced, DelayedMail, announcements};
 pub use cause::{
     Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
     affected_by, wanted_causes,
@@ -56,3 +59,4 @@ pub use time::Timestamp;
 pub use verdict::{
     Blind, CheckState, Dark, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict,
 };
+pub use verification::{RESUMABLE, UNTIL_VERIFIED, VERIFICATION_PROBES, VERIFICATION_WINDOW};

@@ -224,11 +224,6 @@ impl IntegrationState {
         })
     }
 
-    /// Why a check has no result, if the reason is an operators' reason.
-    pub fn unknown_reason(&self) -> Option<Reason> {
-        self.dark(Reason::is_inconclusive).map(|(_, _, reason)| reason).next()
-    }
-
     /// All remembered times.
     fn moments(&mut self) -> impl Iterator<Item = &mut Timestamp> {
         let since = if let Verdict::Broken { since, .. } = &mut self.verdict { Some(since) } else { None };

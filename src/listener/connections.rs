@@ -95,7 +95,7 @@ pub(crate) enum Arrival {
 const LOBBY: usize = 64;
 
 /// How long a connection waits for a place. Idle connections can be closed well before that.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct Carried {
@@ -155,13 +155,13 @@ impl Connections {
         Arrival::Waits(ticket)
     }
 
-    /// Waits for a place, for at most [`PATIENCE`].
+    /// Waits for a place, for at most [`PERMIT_TIMEOUT`].
     pub(crate) async fn admit(
         self: &Arc<Self>,
         network: Option<IpAddr>,
         ticket: Arc<Notify>,
     ) -> Option<Admitted> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + PERMIT_TIMEOUT;
         let admitted = loop {
             let has_to_leave = tokio::select! {
                 () = ticket.notified() => true,

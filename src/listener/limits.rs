@@ -171,20 +171,20 @@ mod tests {
 
     #[test]
     fn many_failed_attempts_are_limited() {
-        let (guesses, now) = (FailedAttemptLimiter::default(), Timestamp::from_seconds(1_000));
+        let (failed_attempts, now) = (FailedAttemptLimiter::default(), Timestamp::from_seconds(1_000));
         let source: IpAddr = "2001:db8::1".parse().expect("an address");
         let neighbour: IpAddr = "2001:db8::2".parse().expect("an address");
-        assert_eq!((0..1000).filter(|_| guesses.wrong(source, now)).count(), 150);
-        assert!(!guesses.wrong(neighbour, now), "a network shares one limit");
+        assert_eq!((0..1000).filter(|_| failed_attempts.wrong(source, now)).count(), 150);
+        assert!(!failed_attempts.wrong(neighbour, now), "a network shares one limit");
         assert!(
-            guesses.wrong("127.0.0.1".parse().expect("an address"), now),
+            failed_attempts.wrong("127.0.0.1".parse().expect("an address"), now),
             "other networks are not affected"
         );
-        assert!(guesses.wrong(source, now.plus(Duration::from_secs(4))), "after a while");
+        assert!(failed_attempts.wrong(source, now.plus(Duration::from_secs(4))), "after a while");
         for i in 0..u32::try_from(SOURCES).unwrap_or_default() * 2 {
-            guesses.wrong(IpAddr::V4(i.into()), now);
+            failed_attempts.wrong(IpAddr::V4(i.into()), now);
         }
-        assert!(guesses.left.lock().len() <= SOURCES, "memory is bounded");
+        assert!(failed_attempts.left.lock().len() <= SOURCES, "memory is bounded");
     }
 
     #[test]
@@ -204,13 +204,13 @@ mod tests {
 
     #[test]
     fn failed_attempts_count_for_a_while() {
-        let (guesses, now) = (FailedAttemptLimiter::new(50.0), Timestamp::from_seconds(1_000));
+        let (failed_attempts, now) = (FailedAttemptLimiter::new(50.0), Timestamp::from_seconds(1_000));
         let source = IpAddr::from([192, 0, 2, 1]);
-        assert_eq!(guesses.held_against(source, now), 0);
+        assert_eq!(failed_attempts.held_against(source, now), 0);
         for _ in 0..3 {
-            guesses.wrong(source, now);
+            failed_attempts.wrong(source, now);
         }
-        assert_eq!(guesses.held_against(source, now), 3);
-        assert_eq!(guesses.held_against(source, now.plus(Duration::from_secs(60))), 0);
+        assert_eq!(failed_attempts.held_against(source, now), 3);
+        assert_eq!(failed_attempts.held_against(source, now.plus(Duration::from_secs(60))), 0);
     }
 }

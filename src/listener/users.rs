@@ -28,7 +28,7 @@ const WAITING: usize = 64;
 const WAITING_OF_ONE: usize = 16;
 
 /// How long a request waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of wrong passwords that one network may send at once; then one per second. Remembered passwords are always accepted.
 const WRONG: f64 = 50.0;
@@ -47,7 +47,7 @@ pub(crate) struct Users {
     /// A random key, so that the digests are useless outside this process.
     key: aws_lc_rs::hmac::Key,
     turns: Arc<Turns>,
-    guesses: FailedAttemptLimiter,
+    failed_attempts: FailedAttemptLimiter,
     /// Wrong passwords for the order of verification. They are remembered for a long time, and do not cause rejections by themselves.
     strikes: FailedAttemptLimiter,
 }
@@ -63,7 +63,7 @@ impl Default for Users {
             networks: Mutex::default(),
             key,
             turns: Arc::default(),
-            guesses: FailedAttemptLimiter::new(WRONG),
+            failed_attempts: FailedAttemptLimiter::new(WRONG),
             strikes: FailedAttemptLimiter::lasting(STRIKES.0, STRIKES.1),
         }
     }
@@ -105,7 +105,7 @@ impl Users {
         if is_remembered() {
             return Ok(name);
         }
-        if !self.guesses.has_more(peer, clock.steady()) {
+        if !self.failed_attempts.has_more(peer, clock.steady()) {
             return Err(Refused::Busy);
         }
         let turn = self.turns.take(network(peer), self.rank(peer, clock)).await.ok_or(Refused::Busy)?;
@@ -113,7 +113,7 @@ impl Users {
         if is_remembered() {
             return Ok(name);
         }
-        if !self.guesses.has_more(peer, clock.steady()) {
+        if !self.failed_attempts.has_more(peer, clock.steady()) {
             return Err(Refused::Busy);
         }
         // The turn moves into the task, so that it lasts until the hash is computed even if the client
@@ -123,7 +123,7 @@ impl Users {
             bcrypt::verify(&password, &hash).unwrap_or(false)
         });
         if !check.await.unwrap_or(false) || known.is_none() {
-            self.guesses.wrong(peer, clock.steady());
+            self.failed_attempts.wrong(peer, clock.steady());
             self.strikes.wrong(peer, clock.steady());
             return Err(Refused::Unknown);
         }
@@ -179,7 +179,7 @@ impl Turns {
         self.0.lock()
     }
 
-    /// Waits for a turn. `None` when the queue is full of lower ranks, or after [`PATIENCE`].
+    /// Waits for a turn. `None` when the queue is full of lower ranks, or after [`TURN_TIMEOUT`].
     async fn take(self: &Arc<Self>, network: IpAddr, rank: u32) -> Option<Turn> {
         let called = {
             let mut queue = self.queue();
@@ -189,7 +189,7 @@ impl Turns {
             }
             queue.line_up(network, rank)?
         };
-        tokio::time::timeout(PATIENCE, called).await.ok()?.ok()
+        tokio::time::timeout(TURN_TIMEOUT, called).await.ok()?.ok()
     }
 }
 

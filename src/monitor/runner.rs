@@ -14,7 +14,8 @@ use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
 use crate::domain::{
-    Check, Evidence, IntegrationRecord, Outcome, Requirements, SchedulePolicy, Timestamp, diagnose,
+    Check, Evidence, IntegrationRecord, Outcome, Requirements, SchedulePolicy, Timestamp,
+    VERIFICATION_PROBES, diagnose,
 };
 use crate::metrics::Families;
 use crate::store::StoreError;
@@ -27,11 +28,6 @@ pub struct ProbeLimits {
     /// Maximum number of probes in flight.
     pub concurrency: usize,
 }
-
-/// After a re-authentication an integration is probed at once and after these pauses, because consent takes a minute or two to spread
-/// through Entra (Microsoft, azure-docs issue 84585).
-const VERIFICATION_PROBES: [Duration; 4] =
-    [Duration::ZERO, Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
 
 /// The minimum pause between extra probes because of unsigned callbacks that say that consent was given.
 const REPEAT: Duration = VERIFICATION_PROBES[1];

@@ -254,7 +254,9 @@ impl Reauthentication {
             authorization: row.id.clone(),
             integration: row.integration.clone(),
             stamp: row.stamp,
-            announcement: subject.and_then(|s| s.announcement(by.as_deref(), &row.origin, now)),
+            mails: subject
+                .map(|s| s.announcements(&row.id, by.as_deref(), &row.origin, now))
+                .unwrap_or_default(),
             by,
             origin: row.origin.clone(),
             delivery: registered.has_webhook.then(|| webhook::message(token, &refresh_token, now)),
@@ -270,7 +272,7 @@ impl Reauthentication {
         match self.inner.store.save_success(success).await {
             Ok(true) => {
                 self.inner.families.reauthentication(SignInResult::Success.label());
-                self.inner.handed_over.notify_one();
+                self.inner.token_ready.notify_one();
                 self.inner.outbox.notify_one();
                 // The account is recorded in the event, not in logs, which may be sent elsewhere.
                 tracing::info!(

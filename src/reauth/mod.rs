@@ -147,7 +147,7 @@ pub struct Dependencies {
     /// The current time.
     pub clock: Clock,
     /// Notified when a renewed token is ready for delivery.
-    pub handed_over: Arc<tokio::sync::Notify>,
+    pub token_ready: Arc<tokio::sync::Notify>,
     /// Notified when mails were saved.
     pub outbox: Arc<tokio::sync::Notify>,
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::{Reauthentication, Refusal};
 use crate::domain::{
-    Check, GoodView, Incident, KnownGroup, MailKind, Notification, Reason, Timestamp, one_line,
+    Announced, Check, DelayedMail, GoodView, Incident, KnownGroup, MailKind, Notification, Reason, Timestamp,
+    announcements, one_line,
 };
 use crate::fleet::FleetEntry;
-use crate::store::{Announcement, Authorization};
+use crate::store::Authorization;
 
 /// The settings of mails about sign-ins.
 #[derive(Debug, Clone)]
@@ -67,17 +68,23 @@ impl Subject<'_> {
         }
     }
 
-    /// The mail about a success, to the admins and the operators.
-    pub(super) fn announcement(&self, by: Option<&str>, origin: &str, at: Timestamp) -> Option<Announcement> {
+    /// The mails about a success.
+    pub(super) fn announcements(
+        &self,
+        authorization: &str,
+        by: Option<&str>,
+        origin: &str,
+        at: Timestamp,
+    ) -> Vec<DelayedMail> {
+        if !self.mailing.mail {
+            return Vec::new();
+        }
         // The reason is not shown: nothing is wrong.
         let incident = self.incident(Reason::TokenMissing, Vec::new(), by, origin, at);
-        let recipients =
-            self.entry.record.admins.iter().chain(self.mailing.operators.iter()).cloned().collect();
-        self.mailing.mail.then_some(Announcement {
-            recipients,
-            resolved_follows: self.mailing.send_resolved,
-            incident,
-        })
+        let FleetEntry { record, alert, .. } = &*self.entry;
+        let Mailing { operators, send_resolved, .. } = self.mailing;
+        let about = Announced { record, operators, alert: alert.as_ref(), send_resolved: *send_resolved };
+        announcements(authorization, &incident, about)
     }
 
     /// The operators' mails about a token that sees less than the stored one; once per link, however often it is tried.

@@ -10,15 +10,9 @@ use uuid::Uuid;
 
 use super::complete::CALLBACK;
 use super::{Reauthentication, Refusal, Registered};
-use crate::domain::{Access, Audience, Timestamp};
+use crate::domain::{Access, Audience, RESUMABLE, Timestamp, VERIFICATION_WINDOW};
 use crate::entra::{Client, ResourceKey};
 use crate::store::{Authorization, Stage, StoreError, Success, Unverified};
-
-/// The last probe of a verification starts two minutes after the sign-in.
-const WINDOW: Duration = Duration::from_secs(120);
-
-/// A restart continues verifications that began within this time.
-const RECENT: Duration = Duration::from_secs(150);
 
 /// The time to determine what the tenant grants when a sign-in begins, because a browser is waiting.
 const BEGIN: Duration = Duration::from_secs(8);
@@ -111,7 +105,7 @@ impl Reauthentication {
     /// Re-authentications that are recent and not verified yet.
     pub async fn unverified(&self) -> Result<Vec<Unverified>, StoreError> {
         let now = self.inner.clock.now();
-        self.inner.store.unverified(now.minus(RECENT), now.plus(RECENT)).await
+        self.inner.store.unverified(now.minus(RESUMABLE), now.plus(RESUMABLE)).await
     }
 
     /// Processes the result of a probe that began after a sign-in. Returns whether it has just verified an admin consent as a success.
@@ -126,7 +120,7 @@ impl Reauthentication {
         let now = self.inner.clock.now();
         let mut renewed = false;
         for row in rows.iter().filter(|row| row.integration == integration) {
-            let over = seen.last || row.used.is_some_and(|used| now.since(used) >= WINDOW);
+            let over = seen.last || row.used.is_some_and(|used| now.since(used) >= VERIFICATION_WINDOW);
             match seen.consent_holds {
                 Some(true) if row.granted_before == Some(false) => {
                     renewed |= self.verified(row).await;
@@ -163,7 +157,7 @@ impl Reauthentication {
             origin: row.origin.clone(),
             token: None,
             delivery: None,
-            announcement: subject.and_then(|s| s.announcement(None, &row.origin, now)),
+            mails: subject.map(|s| s.announcements(&row.id, None, &row.origin, now)).unwrap_or_default(),
             at: now,
         };
         match self.save(success).await {

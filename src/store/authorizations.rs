@@ -7,7 +7,7 @@ use super::revocations::{links, next_generation};
 use super::states::{Event, save_event};
 use super::tokens::{self, TokenId};
 use super::{Store, StoreError, notifications};
-use crate::domain::{Incident, MailKind, Notification, Timestamp};
+use crate::domain::{DelayedMail, Notification, Timestamp};
 use crate::secret::Secret;
 
 /// How long used and expired sign-ins are kept, to distinguish a replay from an unknown state.
@@ -175,17 +175,6 @@ pub struct RenewedToken {
     pub token: Secret,
 }
 
-/// The mails about a success.
-#[derive(Debug, Clone)]
-pub struct Announcement {
-    /// All recipients; each address counts once.
-    pub recipients: Vec<String>,
-    /// Whether a mail about the end of the open alert follows, which contains the same information: its recipients get only one of the two.
-    pub resolved_follows: bool,
-    /// What happened.
-    pub incident: Incident,
-}
-
 /// A sign-in that passed every verification.
 #[derive(Debug, Clone)]
 pub struct Success {
@@ -204,7 +193,7 @@ pub struct Success {
     /// The message to be delivered to the product.
     pub delivery: Option<NewDelivery>,
     /// The mails to be sent.
-    pub announcement: Option<Announcement>,
+    pub mails: Vec<DelayedMail>,
     /// Now.
     pub at: Timestamp,
 }
@@ -473,8 +462,11 @@ impl Store {
             if let Some(sealed) = &delivery {
                 deliveries::put(c, integration, sealed, at)?;
             }
-            if let Some(announcement) = &success.announcement {
-                announce(c, &success, announcement)?;
+            for DelayedMail { notification, pause } in &success.mails {
+                notifications::insert(c, notification, success.at)?;
+                if !pause.is_zero() {
+                    notifications::postpone(c, notification, success.at, *pause)?;
+                }
             }
             Ok(true)
         })
@@ -508,37 +500,6 @@ fn remember(c: &Connection, success: &Success) -> Result<(), StoreError> {
              ORDER BY rowid DESC LIMIT -1 OFFSET ?2)",
         params![success.integration, SUCCESSES],
     )?;
-    Ok(())
-}
-
-/// The last probe of a verification starts two minutes after a sign-in; by then it is known whether the alert has ended.
-const UNTIL_PROVED: std::time::Duration = std::time::Duration::from_secs(180);
-
-/// One mail per recipient. For recipients who know of an open alert it is due after the verification: if the alert ends, the mail about its
-/// end replaces it.
-fn announce(c: &Connection, success: &Success, announcement: &Announcement) -> Result<(), StoreError> {
-    let mut notified: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
-    if announcement.resolved_follows {
-        let sql = "SELECT DISTINCT n.recipient FROM notifications n JOIN integrations i ON i.alert = n.alert WHERE i.name = ?1";
-        let mut statement = c.prepare_cached(sql)?;
-        notified = statement
-            .query_map([&success.integration], |r| r.get::<_, String>(0))?
-            .collect::<Result<_, _>>()?;
-    }
-    let recipients: std::collections::BTreeSet<&String> = announcement.recipients.iter().collect();
-    for recipient in recipients {
-        let notification = Notification {
-            alert: format!("reauthenticated-{}", success.authorization),
-            sequence: 0,
-            kind: MailKind::Reauthenticated,
-            recipient: recipient.clone(),
-            incident: announcement.incident.clone(),
-        };
-        notifications::insert(c, &notification, success.at)?;
-        if notified.contains(recipient) {
-            notifications::postpone(c, &notification, success.at, UNTIL_PROVED)?;
-        }
-    }
     Ok(())
 }
 

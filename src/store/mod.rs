@@ -36,8 +36,8 @@ mod tokens;
 mod worker;
 
 pub use authorizations::{
-    Announcement, Authorization, LastReauthentication, LinkStamp, NewAuthorization, Quota, RenewedToken,
-    Stage, Success, Unverified,
+    Authorization, LastReauthentication, LinkStamp, NewAuthorization, Quota, RenewedToken, Stage, Success,
+    Unverified,
 };
 pub use backup::{backup, write_backup};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};

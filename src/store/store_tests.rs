@@ -321,7 +321,7 @@ async fn a_sign_in_is_used_once_and_a_success_ends_the_links_before_it() {
         stamp: LinkStamp { generation: Some(generation), issued: Timestamp::from_seconds(9_000_000) },
         by: Some("ada@contoso.com".to_owned()),
         origin: "192.0.2.1".to_owned(),
-        announcement: None,
+        mails: Vec::new(),
         token: Some(RenewedToken { id: token_id("acme"), token: Secret::new("renewed-token") }),
         delivery: Some(NewDelivery { message: "msg_1".to_owned(), body: Secret::new("a renewed-token") }),
         at: now,

@@ -269,8 +269,8 @@ fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
     let mut response = match denied {
         _ if path.starts_with("/api/") => problem(status, detail),
         Denied::Refused(Refusal::ForeignPage | Refusal::Elsewhere) if is_button => {
-            let shell = PageLayout { root: "../../", support: None };
-            html(status, &Notice { shell, title, paragraphs: vec![sentence(&detail)], ..Notice::default() })
+            let layout = PageLayout { root: "../../", support: None };
+            html(status, &Notice { layout, title, paragraphs: vec![sentence(&detail)], ..Notice::default() })
         }
         _ => (status, format!("{}: {detail}.\n", status.canonical_reason().unwrap_or_default()))
             .into_response(),

@@ -98,7 +98,7 @@ pub struct Process {
     pub(super) history: Arc<dyn History>,
     pub(super) reloads: Reloads,
     /// Counts invalid links per network.
-    pub guesses: FailedAttemptLimiter,
+    pub failed_attempts: FailedAttemptLimiter,
     /// Whether configuration, database and the first pass are complete.
     pub ready: AtomicBool,
     /// The command line's settings.
@@ -149,7 +149,7 @@ impl Process {
             bodies: Bodies::default(),
             link_bodies: Bodies::default(),
             uploads: uploads::places(),
-            guesses: FailedAttemptLimiter::default(),
+            failed_attempts: FailedAttemptLimiter::default(),
             ready: AtomicBool::new(false),
             trouble: Mutex::default(),
             families,
@@ -207,7 +207,7 @@ impl Served {
     }
 
     /// The layout of a page one level below the root.
-    pub(super) fn shell(&self) -> PageLayout {
+    pub(super) fn layout(&self) -> PageLayout {
         PageLayout { root: "../", support: self.support.clone() }
     }
 

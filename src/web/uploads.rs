@@ -28,7 +28,7 @@ const AT_ONCE: usize = 64;
 const OF_ONE: usize = 16;
 
 /// While places are scarce, a body must be complete after this time, or arrive at [`LEAST_RATE`].
-const PATIENCE: Duration = Duration::from_secs(5);
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes per second, on average.
 const LEAST_RATE: f64 = 500.0;
@@ -94,7 +94,7 @@ impl Upload {
 }
 
 fn is_slow(elapsed: Duration, received: usize) -> bool {
-    elapsed > PATIENCE && (received as f64) < LEAST_RATE * elapsed.as_secs_f64()
+    elapsed > UPLOAD_TIMEOUT && (received as f64) < LEAST_RATE * elapsed.as_secs_f64()
 }
 
 impl HttpBody for Upload {

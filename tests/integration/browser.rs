@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::daemon::{Daemon, up};
-use crate::world::{PATIENCE, World, eventually, free_address, replace};
+use crate::world::{LONGEST_WAIT, World, eventually, free_address, replace};
 
 /// The accessibility checks (axe-core, MPL-2.0).
 const AXE: &str = include_str!("../fixtures/axe-core/axe.min.js");
@@ -74,7 +74,7 @@ impl Browser {
     /// Waits until a page with such a heading is there; the pages refresh themselves.
     async fn until_heading(&self, words: &str) {
         let path = format!("//h1[contains(., \"{words}\")]");
-        let found = self.client.wait().at_most(PATIENCE).for_element(Locator::XPath(&path)).await;
+        let found = self.client.wait().at_most(LONGEST_WAIT).for_element(Locator::XPath(&path)).await;
         let source = self.client.source().await.unwrap_or_default();
         assert!(found.is_ok(), "no {words:?}: {source}");
     }
@@ -87,7 +87,7 @@ impl Browser {
     /// element of the next page is clicked.
     async fn click(&self, css: &str) {
         for _ in 0..10 {
-            let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
+            let found = self.client.wait().at_most(LONGEST_WAIT).for_element(Locator::Css(css)).await;
             match found.unwrap_or_else(|e| panic!("{css}: {e}")).click().await {
                 Ok(()) => return,
                 Err(error)

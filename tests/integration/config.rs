@@ -111,7 +111,7 @@ fn defaults_are_those_of_the_contract() {
 /// Keys without effect in this version are reported once, not silently ignored.
 #[test]
 fn keys_without_effect_are_reported() {
-    let loaded = read(&fixtures("valid").join("unbuilt.yml")).expect("valid");
+    let loaded = read(&fixtures("valid").join("not_implemented.yml")).expect("valid");
     assert_eq!(
         loaded.not_implemented,
         [
@@ -174,7 +174,7 @@ fn the_effective_configuration_is_complete() {
     // Integrations from files are shown with the others, so the files are not named again.
     first.integration_files.clear();
     assert_eq!(second, first);
-    for inline in ["unbuilt.yml", "smallest.yml"] {
+    for inline in ["not_implemented.yml", "smallest.yml"] {
         let config = read(&fixtures("valid").join(inline)).expect("valid").config;
         let shown = consentry::config::effective(&config);
         assert!(!shown.contains("from-the-environment") && !shown.contains("whsec_"), "{shown}");

@@ -21,7 +21,7 @@ use crate::tools::available;
 use crate::world::{World, eventually_within, free_address, situation};
 
 /// It only ends a test that would hang; nothing here takes as long.
-const PATIENCE: Duration = Duration::from_secs(90);
+const LONGEST_WAIT: Duration = Duration::from_secs(90);
 
 /// Alerts that this test sees firing and resolved. The others need hours or a faulty daemon, and are tested
 /// by promtool.
@@ -48,7 +48,7 @@ const CERTIFIED_APP: uuid::Uuid = uuid::Uuid::from_u128(0x0ce7);
 
 /// Repeats a check until it is true.
 async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    eventually_within(PATIENCE, what, async || ask().await.then_some(())).await;
+    eventually_within(LONGEST_WAIT, what, async || ask().await.then_some(())).await;
 }
 
 /// A program of the Prometheus family, once it is ready: before, it answers with 503.

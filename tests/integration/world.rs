@@ -32,7 +32,7 @@ pub const START: Timestamp = Timestamp::from_seconds(1_790_000_000);
 pub const PUBLIC_URL: &str = "https://c.example.com";
 
 /// Only ends a test that would hang; nothing in these tests takes as long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// An interval of five minutes, and the defaults for everything else.
 const USUAL: &str = "  interval: 5m\n";
@@ -223,7 +223,7 @@ impl World {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("started");
         child.stdin.take().expect("stdin").write_all(input.as_bytes()).await.expect("written");
-        tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("in time").expect("ended")
+        tokio::time::timeout(LONGEST_WAIT, child.wait_with_output()).await.expect("in time").expect("ended")
     }
 
     pub fn config_flag(&self) -> String {
@@ -271,7 +271,7 @@ impl World {
 
     /// Waits until so many mails have arrived.
     pub async fn mails(&self, count: usize) {
-        let arrived = tokio::time::timeout(PATIENCE, self.simulator.mailbox().wait_for(count)).await;
+        let arrived = tokio::time::timeout(LONGEST_WAIT, self.simulator.mailbox().wait_for(count)).await;
         arrived.unwrap_or_else(|_| panic!("{} of {count} mails", self.simulator.mailbox().all().len()));
     }
 }
@@ -290,7 +290,7 @@ pub fn free_address() -> String {
 
 /// Tries until there is a result.
 pub async fn eventually<T>(what: &str, attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_within(PATIENCE, what, attempt).await
+    eventually_within(LONGEST_WAIT, what, attempt).await
 }
 
 /// The same for what may take longer.

@@ -269,7 +269,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(30);
 
     /// What a client reads if the server sends this, byte by byte.
-    async fn log_response(said: &[u8]) -> Result<Reply, Break> {
+    async fn read_reply_of(said: &[u8]) -> Result<Reply, Break> {
         let (ours, mut theirs) = tokio::io::duplex(1);
         let said = said.to_vec();
         let server = tokio::spawn(async move {
@@ -289,7 +289,7 @@ mod tests {
             (b"220 x\n", 220, 1),
             (b"550 \xff\xfe\r\n", 550, 1),
         ] {
-            let reply = log_response(said).await.expect("a reply");
+            let reply = read_reply_of(said).await.expect("a reply");
             assert_eq!((reply.code, reply.lines.len()), (code, lines), "{said:?}");
         }
     }
@@ -297,9 +297,9 @@ mod tests {
     #[tokio::test]
     async fn unending_replies_are_rejected() {
         let long = [b"250 ".to_vec(), vec![b'x'; 3 * LONGEST_LINE]].concat();
-        assert!(matches!(log_response(&long).await, Err(Break::Nonsense(_))));
-        assert!(matches!(log_response(&b"250-x\r\n".repeat(1000)).await, Err(Break::Nonsense(_))));
-        assert!(matches!(log_response(b"250-x\r\n").await, Err(Break::Io(_))), "closed in the middle");
+        assert!(matches!(read_reply_of(&long).await, Err(Break::Nonsense(_))));
+        assert!(matches!(read_reply_of(&b"250-x\r\n".repeat(1000)).await, Err(Break::Nonsense(_))));
+        assert!(matches!(read_reply_of(b"250-x\r\n").await, Err(Break::Io(_))), "closed in the middle");
         let (ours, _theirs) = tokio::io::duplex(64);
         assert!(matches!(SmtpStream::new(ours).reply(Duration::from_millis(10)).await, Err(Break::Timeout)));
     }

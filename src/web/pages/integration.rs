@@ -292,7 +292,7 @@ pub(crate) async fn link(
     Path(name): Path<String>,
     uri: Uri,
 ) -> Response {
-    let shell = PageLayout { root: "../../", support: None };
+    let layout = PageLayout { root: "../../", support: None };
     let link = match &served.reauthentication {
         Some(reauthentication) => reauthentication.fresh_link(&name).await,
         None => Ok(None),
@@ -311,7 +311,8 @@ pub(crate) async fn link(
                     "The link could not be recorded, so it was not made. Nothing has been changed."
                         .to_owned(),
                 ];
-                let page = Notice { shell, title: "Please try again later", paragraphs, ..Notice::default() };
+                let page =
+                    Notice { layout, title: "Please try again later", paragraphs, ..Notice::default() };
                 return html(StatusCode::SERVICE_UNAVAILABLE, &page);
             }
             tracing::info!(integration = name, who, "a re-authentication link was made on the page");
@@ -320,7 +321,7 @@ pub(crate) async fn link(
                 entry.record.tenant, entry.record.display_name
             )];
             let page =
-                Notice { shell, title: "A fresh link", paragraphs, items: vec![link], ..Notice::default() };
+                Notice { layout, title: "A fresh link", paragraphs, items: vec![link], ..Notice::default() };
             html(StatusCode::OK, &page)
         }
         (None, Some(_)) => {
@@ -328,7 +329,7 @@ pub(crate) async fn link(
                 vec!["reauthentication.public_url is not configured; links start with it.".to_owned()];
             html(
                 StatusCode::CONFLICT,
-                &Notice { shell, title: "There are no links", paragraphs, ..Notice::default() },
+                &Notice { layout, title: "There are no links", paragraphs, ..Notice::default() },
             )
         }
         _ => not_found(uri).await,

@@ -61,7 +61,7 @@ impl SecurityHeaders {
 #[derive(Template, Default)]
 #[template(path = "notice.html")]
 pub(crate) struct Notice<'a> {
-    pub(crate) shell: PageLayout,
+    pub(crate) layout: PageLayout,
     pub(crate) title: &'a str,
     pub(crate) paragraphs: Vec<String>,
     pub(crate) items: Vec<String>,

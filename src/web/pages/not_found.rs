@@ -12,6 +12,6 @@ pub(crate) async fn not_found(uri: Uri) -> Response {
         3 => "../../",
         _ => "../../../",
     };
-    let shell = PageLayout { root, support: None };
-    html(StatusCode::NOT_FOUND, &Notice { shell, title: "Page not found", ..Notice::default() })
+    let layout = PageLayout { root, support: None };
+    html(StatusCode::NOT_FOUND, &Notice { layout, title: "Page not found", ..Notice::default() })
 }

@@ -53,7 +53,7 @@ enum NextStep {
 #[derive(Template)]
 #[template(path = "landing.html")]
 struct Landing<'a> {
-    shell: PageLayout,
+    layout: PageLayout,
     name: &'a str,
     heading: String,
     tone: &'static str,
@@ -78,7 +78,7 @@ async fn landing(
         Ok((.., summary)) => summary,
         Err(error) => return refuse_link(&served, peer, error),
     };
-    html(StatusCode::OK, &landing_page(served.shell(), &name, token, &summary))
+    html(StatusCode::OK, &landing_page(served.layout(), &name, token, &summary))
 }
 
 /// Verifies a link, and returns it with its integration.
@@ -94,7 +94,7 @@ async fn opened<'s>(
 }
 
 fn landing_page<'a>(
-    shell: PageLayout,
+    layout: PageLayout,
     name: &'a str,
     token: &str,
     summary: &'a IntegrationSummary,
@@ -144,7 +144,7 @@ fn landing_page<'a>(
     };
     let provisioning = reason.is_none_or(Reason::leaves_provisioning).then_some(PROVISIONING_STAYS);
     Landing {
-        shell,
+        layout,
         name,
         heading,
         tone,
@@ -243,7 +243,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
         ),
         LinkError::Unavailable => return unavailable(served),
         LinkError::TooMany => return too_many_sign_ins(served),
-        LinkError::Forged if !served.process.guesses.wrong(peer, served.process.clock.steady()) => {
+        LinkError::Forged if !served.process.failed_attempts.wrong(peer, served.process.clock.steady()) => {
             return too_many(served);
         }
         LinkError::Forged => (
@@ -254,7 +254,7 @@ fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
     };
     html(
         status,
-        &Notice { shell: served.shell(), title, paragraphs: vec![text.to_owned()], ..Notice::default() },
+        &Notice { layout: served.layout(), title, paragraphs: vec![text.to_owned()], ..Notice::default() },
     )
 }
 
@@ -262,7 +262,7 @@ fn unavailable(served: &Served) -> Response {
     let text =
         "The fault is on this side, and nothing has been changed. Try again a little later.".to_owned();
     let page = Notice {
-        shell: served.shell(),
+        layout: served.layout(),
         title: "Please try again later",
         paragraphs: vec![text],
         ..Notice::default()
@@ -274,7 +274,7 @@ fn too_many(served: &Served) -> Response {
     let text =
         "Too many invalid requests have come from your network. Wait a minute, then open the link from the mail.".to_owned();
     let page = Notice {
-        shell: served.shell(),
+        layout: served.layout(),
         title: "Please wait a moment",
         paragraphs: vec![text],
         ..Notice::default()
@@ -291,7 +291,7 @@ fn too_many_sign_ins(served: &Served) -> Response {
         "The link stays good, and nothing has been changed.".to_owned(),
     ];
     let page = Notice {
-        shell: served.shell(),
+        layout: served.layout(),
         title: "Too many sign-ins are under way",
         paragraphs,
         ..Notice::default()
@@ -332,7 +332,7 @@ async fn begin(
         let text = "The button was pressed on another site. Open the link from the mail and press it there."
             .to_owned();
         let page = Notice {
-            shell: served.shell(),
+            layout: served.layout(),
             title: "This did not come from our page",
             paragraphs: vec![text],
             ..Notice::default()
@@ -344,7 +344,7 @@ async fn begin(
         Err(error) => return refuse_link(&served, peer, error),
     };
     if summary.record.external_sign_in.is_some() {
-        return html(StatusCode::OK, &landing_page(served.shell(), &name, &token, &summary));
+        return html(StatusCode::OK, &landing_page(served.layout(), &name, &token, &summary));
     }
     let source = network(peer).to_string();
     let context =
@@ -444,12 +444,12 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
-    if !served.process.guesses.wrong(peer, served.process.clock.steady()) {
+    if !served.process.failed_attempts.wrong(peer, served.process.clock.steady()) {
         return too_many(served);
     }
     let text = "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.".to_owned();
     let page = Notice {
-        shell: served.shell(),
+        layout: served.layout(),
         title: "No sign-in is under way",
         paragraphs: vec![text],
         ..Notice::default()
@@ -471,7 +471,7 @@ fn after_admin_consent(served: &Served, accepted: bool) -> Response {
     };
     html(
         StatusCode::OK,
-        &Notice { shell: served.shell(), title, paragraphs: vec![text.to_owned()], ..Notice::default() },
+        &Notice { layout: served.layout(), title, paragraphs: vec![text.to_owned()], ..Notice::default() },
     )
 }
 
@@ -512,7 +512,7 @@ fn refused(
     html(
         status,
         &Notice {
-            shell: served.shell(),
+            layout: served.layout(),
             title: refusal.title(),
             paragraphs,
             items,

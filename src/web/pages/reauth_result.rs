@@ -31,7 +31,7 @@ fn refresh_after(elapsed: Duration) -> Option<HeaderValue> {
 #[derive(Template)]
 #[template(path = "result.html")]
 struct ResultPage {
-    shell: PageLayout,
+    layout: PageLayout,
     heading: String,
     tone: &'static str,
     paragraphs: Vec<String>,
@@ -55,7 +55,7 @@ pub(crate) async fn result(
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let attempt = query.get("attempt").map_or("", String::as_str);
-    let shell = PageLayout { root: "../../", support: served.support.clone() };
+    let layout = PageLayout { root: "../../", support: served.support.clone() };
     let sign_in = match &served.reauthentication {
         Some(reauthentication) => {
             reauthentication.sign_in_status(&name, attempt).await.map(|s| (s, reauthentication))
@@ -66,7 +66,7 @@ pub(crate) async fn result(
         let text =
             "Results are shown for a day after a sign-in. If the integration breaks again, a new mail contains a new link.".to_owned();
         let page = Notice {
-            shell,
+            layout,
             title: "This result is no longer available",
             paragraphs: vec![text],
             ..Notice::default()
@@ -74,7 +74,7 @@ pub(crate) async fn result(
         return html(StatusCode::GONE, &page);
     };
     let delivery = reauthentication.delivery(&name).await.filter(|d| d.created >= since);
-    let page = page(shell, &summary, sign_in, since, delivery.as_ref());
+    let page = page(layout, &summary, sign_in, since, delivery.as_ref());
     let again = refresh_after(served.process.clock.now().since(since)).filter(|_| page.again);
     let mut response = html(StatusCode::OK, &page);
     if let Some(again) = again {
@@ -103,7 +103,7 @@ enum Phase {
 }
 
 fn page(
-    shell: PageLayout,
+    layout: PageLayout,
     summary: &IntegrationSummary,
     sign_in: SignInStatus,
     since: Timestamp,
@@ -115,7 +115,7 @@ fn page(
     let phase = phase(summary, sign_in, probed);
     let (app, customer) = (&summary.app, &summary.display_name);
     let mut page = ResultPage {
-        shell,
+        layout,
         heading: String::new(),
         tone: "wait",
         paragraphs: Vec::new(),
