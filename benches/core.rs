@@ -74,7 +74,7 @@ fn fleet(size: usize) -> Published {
             external_sign_in: None,
             admin_consent: None,
         };
-        published.set(&FleetEntry { state: state.clone(), ..FleetEntry::new(Arc::new(record)) });
+        published.set(&FleetEntry { state: Arc::new(state.clone()), ..FleetEntry::new(Arc::new(record)) });
     }
     published
 }

@@ -17,7 +17,7 @@ pub struct FleetEntry {
     /// What the configuration says of the integration.
     pub record: Arc<IntegrationRecord>,
     /// What probes have found.
-    pub state: IntegrationState,
+    pub state: Arc<IntegrationState>,
     /// The tenant's GUID, once it was resolved.
     pub tenant_guid: Option<String>,
     /// When its credentials expire, for those where it is known.
@@ -35,7 +35,7 @@ impl FleetEntry {
     pub fn new(record: Arc<IntegrationRecord>) -> Self {
         Self {
             record,
-            state: IntegrationState::default(),
+            state: Arc::default(),
             tenant_guid: None,
             credentials: Vec::new(),
             alert: None,

@@ -380,15 +380,15 @@ impl Causes {
         &mut self,
         Member { name: integration, own, wanted }: Member<'_>,
         before: &[Cause],
-        changed: &[Cause],
+        changed: &[(String, Progress)],
     ) {
         for cause in before {
             let current = self
                 .0
                 .entry(cause.key.clone())
                 .or_insert_with(|| Cause { members: HashSet::new(), ..cause.clone() });
-            let made = changed.iter().find(|made| made.key == cause.key);
-            let is_as_made = made.is_none_or(|made| made.progress == current.progress);
+            let made = changed.iter().find(|(key, _)| *key == cause.key);
+            let is_as_made = made.is_none_or(|(_, progress)| *progress == current.progress);
             if current.alert == cause.alert && is_as_made {
                 current.progress = cause.progress.clone();
                 current.incident = cause.incident.clone();
@@ -418,6 +418,15 @@ impl Causes {
     /// The causes with these keys, without their members: for [`Self::revert`].
     pub fn outlines<'k>(&self, keys: impl Iterator<Item = &'k String>) -> Vec<Cause> {
         keys.filter_map(|key| self.0.get(key)).map(Cause::outline).collect()
+    }
+}
+
+impl Causes {
+    /// What the operators were notified of, for each of these causes: for [`Self::revert`].
+    pub fn progress<'k>(&self, keys: impl Iterator<Item = &'k String>) -> Vec<(String, Progress)> {
+        keys.filter_map(|key| self.0.get(key))
+            .map(|cause| (cause.key.clone(), cause.progress.clone()))
+            .collect()
     }
 }
 

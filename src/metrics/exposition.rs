@@ -192,7 +192,11 @@ mod tests {
             key_id: "AB12".to_owned(),
             at: Timestamp::from_seconds(1_800_000_000),
         };
-        FleetEntry { state, credentials: vec![certificate], ..FleetEntry::new(Arc::new(record)) }
+        FleetEntry {
+            state: Arc::new(state),
+            credentials: vec![certificate],
+            ..FleetEntry::new(Arc::new(record))
+        }
     }
 
     fn state(outcome: Outcome) -> IntegrationState {

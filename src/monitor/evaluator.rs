@@ -16,8 +16,8 @@ use super::changes::{log_checks, log_verdict};
 use super::policy::Policy;
 use crate::domain::{
     Affected, AlertChange, AlertEvent, Belongs, Causes, CredentialExpiry, Diagnosis, History, Incident,
-    Judgement, Member, ProbeEnd, Probed, Reason, Thresholds, Timestamp, Verdict, affected_by, change_alert,
-    fold, wanted_causes, within_grace_period,
+    IntegrationState, Judgement, Member, ProbeEnd, Probed, Reason, Thresholds, Timestamp, Verdict,
+    affected_by, change_alert, fold, wanted_causes, within_grace_period,
 };
 use crate::fleet::{Fleet, FleetEntry};
 use crate::metrics::{Families, Published};
@@ -105,7 +105,7 @@ impl Evaluator {
                 alert.cap(now);
             }
             if state_is_ahead {
-                entry.state.cap(now);
+                Arc::make_mut(&mut entry.state).cap(now);
                 self.outputs.published.set(&entry);
             }
             self.outputs.fleet.replace(Arc::new(entry));
@@ -130,10 +130,12 @@ impl Evaluator {
         let elapsed = self.elapsed(&before, seen.steady, now);
         after.last_probe_steady = Some(seen.steady);
         let end = ProbeEnd { at: now, duration: seen.duration, elapsed, renewed: seen.renewed };
-        after.state = fold(after.state, diagnosis, &end, self.policy().thresholds);
+        let state = IntegrationState::clone(&before.state);
+        let mut state = fold(state, diagnosis, &end, self.policy().thresholds);
         if seen.grace {
-            after.state = within_grace_period(&before.state, after.state);
+            state = within_grace_period(&before.state, state);
         }
+        after.state = Arc::new(state);
         self.publish(name, &before, &after, now);
         if let Err(error) = self.decide_and_save(&before, &mut after, now).await {
             // The state is known, but nobody could be notified: the next probe decides again.
@@ -220,7 +222,7 @@ impl Evaluator {
             let outlines = causes.outlines(keys());
             let incident = |reason| after.record.incident(&after.state, reason, now);
             let changes = causes.change(member, policy.causes(), incident, now);
-            let changed = causes.outlines(keys());
+            let changed = causes.progress(keys());
             (outlines, changes, changed)
         };
         after.causes = keys().filter(|key| wanted.contains_key(*key)).cloned().collect();
@@ -307,7 +309,7 @@ fn saved(entry: &FleetEntry) -> SavedIntegration {
     SavedIntegration {
         name: entry.record.name.clone(),
         identity: entry.record.identity(),
-        state: entry.state.clone(),
+        state: IntegrationState::clone(&entry.state),
         tenant_guid: entry.tenant_guid.clone(),
         alert: entry.alert.clone(),
     }

@@ -108,7 +108,8 @@ fn adopt(
 ) -> FleetEntry {
     let mut entry = FleetEntry::new(Arc::new(record.clone()));
     if let Some(saved) = saved.filter(|s| s.identity == record.identity()) {
-        (entry.state, entry.tenant_guid, entry.alert) = (saved.state, saved.tenant_guid, saved.alert);
+        (entry.state, entry.tenant_guid, entry.alert) =
+            (Arc::new(saved.state), saved.tenant_guid, saved.alert);
     }
     entry.causes = causes.unwrap_or_default();
     with_record(entry, record)
@@ -116,7 +117,9 @@ fn adopt(
 
 /// The entry with another record. A check that was disabled is removed with its results.
 fn with_record(mut entry: FleetEntry, record: IntegrationRecord) -> FleetEntry {
-    entry.state.checks.retain(|c| record.checks.contains(&c.check));
+    if entry.state.checks.iter().any(|c| !record.checks.contains(&c.check)) {
+        Arc::make_mut(&mut entry.state).checks.retain(|c| record.checks.contains(&c.check));
+    }
     entry.record = Arc::new(record);
     entry
 }

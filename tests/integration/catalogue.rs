@@ -135,7 +135,7 @@ async fn full_exposition() -> String {
         key_id: "AB".to_owned(),
         at: Timestamp::from_seconds(1),
     }];
-    certified.state.reader_fault = Some(Reason::ReaderPermissionMissing);
+    Arc::make_mut(&mut certified.state).reader_fault = Some(Reason::ReaderPermissionMissing);
     process.published.set(&certified);
     fleet.exposition()
 }
