@@ -22,5 +22,5 @@ pub mod notify;
 pub mod reauth;
 pub mod secret;
 pub mod store;
-pub mod telemetry;
-pub mod web;
+mod telemetry;
+mod web;

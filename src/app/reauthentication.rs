@@ -6,12 +6,10 @@ use std::sync::Arc;
 use super::links;
 use super::services::SharedServices;
 use crate::config::{App, Config, Reauthenticators, TokenWebhook};
-use crate::domain::{Access, Check};
+use crate::domain::{Access, Check, Verification};
 use crate::entra::Entra;
-use crate::monitor::{Targets, Verification, VerificationListener};
-use crate::reauth::{
-    Dependencies, Mailing, Observation, Reauthentication, Recipient, Registered, Registry, Webhooks,
-};
+use crate::monitor::{Targets, VerificationListener};
+use crate::reauth::{Dependencies, Mailing, Reauthentication, Recipient, Registered, Registry, Webhooks};
 
 /// The webhooks of the applications whose renewed tokens are delivered.
 fn webhooks(config: &Config) -> HashMap<String, Arc<TokenWebhook>> {
@@ -94,8 +92,7 @@ pub(super) fn listener(reauthentication: Option<Reauthentication>) -> Verificati
         let reauthentication = reauthentication.clone();
         Box::pin(async move {
             let Some(reauthentication) = reauthentication else { return false };
-            let Verification { integration, consent_holds, passed, last, since } = verification;
-            reauthentication.verify(&integration, Observation { consent_holds, passed, last, since }).await
+            reauthentication.verify(&verification).await
         })
     })
 }

@@ -8,7 +8,7 @@ use super::fold::refines;
 use super::notification::{Incident, MailKind, Notification};
 use super::reason::{Audience, Reason};
 use super::time::Timestamp;
-use super::verdict::{Named, Verdict};
+use super::verdict::{IntegrationState, Named, Verdict};
 
 /// An alert that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +96,17 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Its reason was seen in the directory.
     pub exact: bool,
+}
+
+impl Judgement {
+    /// The failure is over when every check that runs passes, even if another one is unknown.
+    pub fn of(state: &IntegrationState) -> Self {
+        let verdict = match state.verdict {
+            Verdict::Unknown if state.looked_at_passes() => Verdict::Healthy,
+            verdict => verdict,
+        };
+        Self { verdict, exact: state.exact }
+    }
 }
 
 /// Who is notified of an integration's alerts, and how often.

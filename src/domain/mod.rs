@@ -59,4 +59,4 @@ pub use time::Timestamp;
 pub use verdict::{
     Blind, CheckState, Dark, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict,
 };
-pub use verification::{RESUMABLE, UNTIL_VERIFIED, VERIFICATION_PROBES, VERIFICATION_WINDOW};
+pub use verification::{RESUMABLE, UNTIL_VERIFIED, VERIFICATION_PROBES, VERIFICATION_WINDOW, Verification};

@@ -167,3 +167,23 @@ pub struct Notification {
     /// What it says.
     pub incident: Incident,
 }
+
+impl Notification {
+    /// The operators are notified of a mail that is not delivered, once for each address, which `fingerprint` tells apart. A mail to an operator
+    /// is reported to the other operators, and a report that is not delivered to nobody.
+    pub fn reports(&self, obstacle: Obstacle, fingerprint: &str, operators: &[String]) -> Vec<Self> {
+        if self.incident.undeliverable.is_some() {
+            return Vec::new();
+        }
+        let undeliverable = Some(Undeliverable { address: self.recipient.clone(), obstacle });
+        let incident = Incident { undeliverable, link: LinkTarget::None, ..self.incident.clone() };
+        let report = |operator: &String| Self {
+            alert: format!("undeliverable-{}-{fingerprint}", self.alert),
+            sequence: self.sequence,
+            kind: MailKind::Operator,
+            recipient: operator.clone(),
+            incident: incident.clone(),
+        };
+        operators.iter().filter(|operator| **operator != self.recipient).map(report).collect()
+    }
+}

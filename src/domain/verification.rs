@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::time::Timestamp;
+
 /// After a re-authentication an integration is probed at once and after these pauses: consent takes a minute or two to spread
 /// through Entra (Microsoft, azure-docs issue 84585).
 pub const VERIFICATION_PROBES: [Duration; 4] =
@@ -15,3 +17,18 @@ pub const RESUMABLE: Duration = VERIFICATION_WINDOW.saturating_add(Duration::fro
 
 /// So long after a sign-in the last probe has ended, and it is known whether the alert has ended, too.
 pub const UNTIL_VERIFIED: Duration = VERIFICATION_WINDOW.saturating_add(Duration::from_secs(60));
+
+/// The result of a probe after a re-authentication, or after a callback that claims one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// Which integration.
+    pub integration: String,
+    /// Whether enterprise app and consent are as required; `None` if unknown.
+    pub consent_holds: Option<bool>,
+    /// Whether every check passes.
+    pub passed: bool,
+    /// Whether no further probe is pending for it.
+    pub last: bool,
+    /// When the verification began, on the wall clock.
+    pub since: Timestamp,
+}

@@ -182,12 +182,7 @@ impl Evaluator {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let policy = self.policy();
-        // The failure is over when every check that runs passes, even if another one is unknown.
-        let verdict = match after.state.verdict {
-            Verdict::Unknown if after.state.looked_at_passes() => Verdict::Healthy,
-            verdict => verdict,
-        };
-        let judgement = Judgement { verdict, exact: after.state.exact };
+        let judgement = Judgement::of(&after.state);
         let alert_policy = policy.alerts(&after.record);
         let AlertChange { alert, event, mails, reminds } =
             change_alert(before.alert.as_ref(), judgement, alert_policy, new_id, now);

@@ -14,7 +14,5 @@ mod scheduler;
 pub use evaluator::{ConfigGuard, Evaluator, Outputs, ProbeMeta};
 pub use policy::Policy;
 pub use prober::{Probed, Prober, ReaderClient, Target};
-pub use runner::{
-    Change, ConfigDiff, Monitor, ProbeLimits, Setup, Targets, Verification, VerificationListener,
-};
+pub use runner::{Change, ConfigDiff, Monitor, ProbeLimits, Setup, Targets, VerificationListener};
 pub use scheduler::{Ended, Schedule};

@@ -15,7 +15,7 @@ use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
 use crate::domain::{
     Check, Evidence, IntegrationRecord, Outcome, Requirements, SchedulePolicy, Timestamp,
-    VERIFICATION_PROBES, diagnose,
+    VERIFICATION_PROBES, Verification, diagnose,
 };
 use crate::metrics::Families;
 use crate::store::StoreError;
@@ -31,21 +31,6 @@ pub struct ProbeLimits {
 
 /// The minimum pause between extra probes because of unsigned callbacks that say that consent was given.
 const REPEAT: Duration = VERIFICATION_PROBES[1];
-
-/// The result of a probe after a re-authentication, or after a callback that claims one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verification {
-    /// Which integration.
-    pub integration: String,
-    /// Whether enterprise app and consent are as required; `None` if unknown.
-    pub consent_holds: Option<bool>,
-    /// Whether every check passes.
-    pub passed: bool,
-    /// Whether no further probe is pending for it.
-    pub last: bool,
-    /// When the verification began, on the wall clock.
-    pub since: Timestamp,
-}
 
 /// The verification of an integration after a re-authentication, or after a callback that claims one.
 #[derive(Debug, Clone, Copy)]

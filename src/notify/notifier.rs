@@ -19,9 +19,7 @@ use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
 use super::settings::SmtpSettings;
 use super::smtp::{Blame, Connection, Dictated, Failure, Undelivered, on_the_wire};
 use crate::clock::Clock;
-use crate::domain::{
-    Incident, LinkTarget, MailKind, Notification, Obstacle, Timestamp, Undeliverable, one_line,
-};
+use crate::domain::{LinkTarget, Notification, Obstacle, Timestamp, one_line};
 use crate::metrics::Families;
 use crate::store::{FailedAttempt, OtherMails, Queued, Store, StoreError};
 
@@ -460,24 +458,9 @@ impl Notifier {
         Ok(())
     }
 
-    /// The mails that report an undelivered mail to the operators. An undelivered mail to an operator is reported to the others, once.
+    /// The mails to the operators about a mail that is not delivered.
     fn operator_mails(&self, undelivered: &Notification, obstacle: Obstacle) -> Vec<Notification> {
-        if undelivered.incident.undeliverable.is_some() {
-            return Vec::new();
-        }
-        let others = self.settings.operators.iter().filter(|o| **o != undelivered.recipient);
-        let undeliverable = Some(Undeliverable { address: undelivered.recipient.clone(), obstacle });
-        let incident = Incident { undeliverable, link: LinkTarget::None, ..undelivered.incident.clone() };
-        others
-            .map(|operator| Notification {
-                // One notice for each address.
-                alert: format!("undeliverable-{}-{}", undelivered.alert, fingerprint(&undelivered.recipient)),
-                sequence: undelivered.sequence,
-                kind: MailKind::Operator,
-                recipient: operator.clone(),
-                incident: incident.clone(),
-            })
-            .collect()
+        undelivered.reports(obstacle, &fingerprint(&undelivered.recipient), &self.settings.operators)
     }
 }
 

@@ -36,7 +36,6 @@ pub use links::{LinkError, Links, Signed, Terms, redirect_uri};
 pub use refusal::{Refusal, SignInResult};
 pub use subject::Mailing;
 use subject::Subject;
-pub use verification::Observation;
 pub use webhook::{Recipient, WebhookParts, WebhookSender, Webhooks};
 
 /// A sign-in must be completed within this time.

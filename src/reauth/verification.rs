@@ -10,25 +10,12 @@ use uuid::Uuid;
 
 use super::complete::CALLBACK;
 use super::{Reauthentication, Refusal, Registered};
-use crate::domain::{Access, Audience, RESUMABLE, Timestamp, VERIFICATION_WINDOW};
+use crate::domain::{Access, Audience, RESUMABLE, VERIFICATION_WINDOW, Verification};
 use crate::entra::{Client, ResourceKey};
 use crate::store::{Authorization, Stage, StoreError, Success, Unverified};
 
 /// The time to determine what the tenant grants when a sign-in begins, because a browser is waiting.
 const BEGIN: Duration = Duration::from_secs(8);
-
-/// What a probe has found of an integration whose re-authentication is being verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Observation {
-    /// Whether enterprise app and consent pass; `None` when their result is unknown.
-    pub consent_holds: Option<bool>,
-    /// Whether every check passes.
-    pub passed: bool,
-    /// Whether no further probe follows.
-    pub last: bool,
-    /// When the verification began.
-    pub since: Timestamp,
-}
 
 impl Reauthentication {
     /// Marks a sign-in as being verified by probes, because the admin consent callback is unsigned.
@@ -109,7 +96,8 @@ impl Reauthentication {
     }
 
     /// Processes the result of a probe that began after a sign-in. Returns whether it has just verified an admin consent as a success.
-    pub async fn verify(&self, integration: &str, seen: Observation) -> bool {
+    pub async fn verify(&self, seen: &Verification) -> bool {
+        let integration = seen.integration.as_str();
         let rows = match self.inner.store.verifying().await {
             Ok(rows) => rows,
             Err(error) => {
