@@ -13,6 +13,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod domain;
+mod encoding;
 pub mod entra;
 pub mod fleet;
 pub mod listener;
@@ -23,4 +24,5 @@ pub mod reauth;
 pub mod secret;
 pub mod store;
 mod telemetry;
+mod urls;
 mod web;

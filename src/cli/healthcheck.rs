@@ -6,6 +6,8 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use url::Url;
 
+use crate::urls::{is_loopback, without_user};
+
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
     /// The URL of /-/healthy or /-/ready, of the daemon or of its --health.listen-address.
@@ -39,7 +41,7 @@ pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<u8> {
         .timeout(*timeout)
         .build()
         .context("cannot set up the request")?;
-    let shown = without_user(&url);
+    let shown = without_user(&url).context("the URL cannot be shown without its user")?;
     let response = client
         .get(url.clone())
         .send()
@@ -57,28 +59,10 @@ pub(super) async fn run(check: &Healthcheck) -> anyhow::Result<u8> {
     }
 }
 
-/// The URL without user information: it may contain a user of `--web.config.file`, whose password must not appear in messages.
-fn without_user(url: &Url) -> Url {
-    let mut shown = url.clone();
-    // Both fail only for URLs that cannot have a user.
-    let _ = shown.set_username("");
-    let _ = shown.set_password(None);
-    shown
-}
-
 fn duration(text: &str) -> Result<Duration, &'static str> {
     crate::config::parse_duration(text)
         .filter(|d| !d.is_zero())
         .ok_or("expected a duration above zero, such as 500ms or 5s")
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 #[cfg(test)]

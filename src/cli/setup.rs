@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use crate::app;
 use crate::config::{App, Config, Integration, Reader, ReauthenticationMode, Reauthenticators};
 use crate::domain::{
-    Access, Check, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose, same_permission,
+    Access, Check, GRAPH_APP_ID, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose,
+    same_permission,
 };
 
 use clap::Args;
@@ -42,8 +43,6 @@ pub(super) enum Output {
     /// The text alone.
     Text,
 }
-
-const MICROSOFT_GRAPH: &str = "00000003-0000-0000-c000-000000000000";
 
 /// The data of the text and the script.
 struct Plan<'c> {
@@ -287,13 +286,12 @@ fn script(plan: &Plan<'_>, text: &str) -> String {
         let _ = writeln!(out, "add_redirect_uri \"$app\" {}", quoted(uri));
     }
     for required in &plan.required {
-        let resource =
-            if required.resource == "microsoft_graph" { MICROSOFT_GRAPH } else { &required.resource };
+        let resource = if required.resource == "microsoft_graph" { GRAPH_APP_ID } else { &required.resource };
         for (kind, values) in [("Scope", &required.delegated), ("Role", &required.application)] {
             for value in values {
                 // Only Microsoft Graph offers `email` and the other scopes of OpenID Connect.
                 let openid = OPENID_SCOPES.iter().any(|o| same_permission(o, value));
-                let resource = if openid { MICROSOFT_GRAPH } else { resource };
+                let resource = if openid { GRAPH_APP_ID } else { resource };
                 let _ =
                     writeln!(out, "add_permission \"$app\" {} {} {kind}", quoted(resource), quoted(value));
             }
@@ -305,12 +303,8 @@ fn script(plan: &Plan<'_>, text: &str) -> String {
             let _ = writeln!(out, "add_redirect_uri \"$reader\" {}", quoted(uri));
         }
         for value in &plan.reader_permissions {
-            let _ = writeln!(
-                out,
-                "add_permission \"$reader\" {} {} Role",
-                quoted(MICROSOFT_GRAPH),
-                quoted(value)
-            );
+            let _ =
+                writeln!(out, "add_permission \"$reader\" {} {} Role", quoted(GRAPH_APP_ID), quoted(value));
         }
     }
     let _ = writeln!(

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::cursor::{Cursor, Section};
-use super::fields::{is_loopback, notify};
+use super::fields::notify;
 use super::permissions::{permission, resource};
 use super::values::{hidden_path, is_no_tenant, parse_tenant, shown_url};
 use super::{App, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook};
 use crate::domain::{Access, RequiredPermissions, same_permission};
 use crate::secret::{ClientCredential, SecretSource};
+use crate::urls::is_loopback;
 
 /// An application of the configuration. Integrations may refer to it even when something in it is wrong.
 pub(super) struct Known<T> {

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::domain::{Check, GroupRef, RequiredPermissions};
 use crate::secret::{ClientCredential, SecretSource};
+use crate::urls::without_user;
 
 /// The effective configuration as YAML.
 pub fn effective(config: &Config) -> String {
@@ -52,10 +53,9 @@ pub fn effective(config: &Config) -> String {
 
 /// A URL without user name, password and query, because each may contain a secret.
 fn without_keys(url: &str) -> String {
-    let Ok(mut parsed) = url::Url::parse(url) else { return HIDDEN.to_owned() };
-    if parsed.set_username("").and_then(|()| parsed.set_password(None)).is_err() {
+    let Some(mut parsed) = url::Url::parse(url).ok().and_then(|url| without_user(&url)) else {
         return HIDDEN.to_owned();
-    }
+    };
     if parsed.query().is_some() {
         parsed.set_query(Some(HIDDEN));
     }

@@ -1,19 +1,9 @@
 //! Kinds of values that several sections of the file use.
 
-use url::{Host, Url};
+use url::Host;
 
 use super::cursor::Cursor;
 use crate::domain::{Notify, parse_mail_address};
-
-/// Whether a URL's host is a loopback name (`localhost`, `*.localhost`) or address.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
 
 /// A bare mail address, in the spelling that mail is sent to.
 pub(super) fn mail_address(at: &Cursor<'_, '_>) -> Option<String> {

@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::include::{Files, Listing, literal_start, matching, read_text};
 use super::problem::{Environment, Problem, unreadable};
 use super::{Loaded, load_with};
+use crate::encoding::gzip;
 
 /// The metadata of files. Equal stamps mean equal contents, unless a file was changed less than two seconds before its metadata was read:
 /// file systems record times in steps, and two changes within one step cannot be distinguished.
@@ -124,7 +125,10 @@ impl Sources {
             lists: lists.iter().map(|(pattern, listing)| (pattern.clone(), Ok(listing.clone()))).collect(),
         };
         let patterns = lists.into_iter().map(|(pattern, listing)| (pattern, listing.files)).collect();
-        let texts = texts.iter().map(|(file, text)| (file.clone(), compressed(text))).collect();
+        let texts = texts
+            .iter()
+            .map(|(file, text)| (file.clone(), gzip(text.as_bytes()).unwrap_or_default()))
+            .collect();
         let (broken, gone) = (BTreeMap::new(), BTreeMap::new());
         Ok((
             loaded,
@@ -344,7 +348,7 @@ impl Sources {
         broken: Broken,
     ) -> Followed {
         let text = |path: &PathBuf| match accepted.get(path) {
-            Some(text) => Some(compressed(text)),
+            Some(text) => Some(gzip(text.as_bytes()).unwrap_or_default()),
             None => self.texts.get(path).cloned(),
         };
         let used = patterns.values().flatten().chain([&self.main]);
@@ -411,15 +415,3 @@ fn digests(texts: &Texts) -> BTreeMap<PathBuf, u64> {
     };
     texts.iter().map(|(path, text)| (path.clone(), digest(text))).collect()
 }
-
-fn compressed(text: &str) -> Vec<u8> {
-    let mut encoder =
-        flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
-    // Writing to memory does not fail.
-    let _ = encoder.write_all(text.as_bytes());
-    encoder.finish().unwrap_or_default()
-}
-
-#[cfg(test)]
-#[path = "files_tests.rs"]
-mod tests;

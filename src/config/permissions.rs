@@ -2,12 +2,10 @@
 //! them to one spelling, because the rest of the program compares them.
 
 use super::values::{is_permission, parse_guid};
+use crate::domain::GRAPH_APP_ID;
 
 /// How the configuration names Microsoft Graph.
 const GRAPH: &str = "microsoft_graph";
-
-/// Its application id, the same in every cloud (Microsoft, `verify-first-party-apps-sign-in.md`).
-const GRAPH_ID: &str = "00000003-0000-0000-c000-000000000000";
 
 /// Its hosts in Microsoft's clouds (Microsoft Graph, `deployments.md`).
 const GRAPH_HOSTS: [&str; 4] = [
@@ -28,7 +26,7 @@ pub(super) fn resource(text: &str, graph_url: &str) -> Result<String, &'static s
     // This accepts a GUID in braces or without dashes, too.
     if let Ok(id) = uuid::Uuid::try_parse(text) {
         let id = id.to_string();
-        return Ok(if id == GRAPH_ID { GRAPH.to_owned() } else { id });
+        return Ok(if id == GRAPH_APP_ID { GRAPH.to_owned() } else { id });
     }
     if text == GRAPH || graph_urls(graph_url).any(|url| text.trim_end_matches('/').eq_ignore_ascii_case(&url))
     {
@@ -101,8 +99,8 @@ fn means_graph(text: &str, graph_url: &str) -> bool {
         || strsim::damerau_levenshtein(&squeezed, "microsoftgraph") <= 2
         || GRAPH_HOSTS.contains(&host)
         || authority.trim_end_matches('/').eq_ignore_ascii_case(own)
-        || lower.contains(GRAPH_ID)
-        || strsim::damerau_levenshtein(&lower, GRAPH_ID) <= 2
+        || lower.contains(GRAPH_APP_ID)
+        || strsim::damerau_levenshtein(&lower, GRAPH_APP_ID) <= 2
 }
 
 /// The value of a scope that begins with its resource (Microsoft, `scopes-oidc.md`): `https://graph.microsoft.com/User.Read`,
@@ -114,7 +112,7 @@ fn without_own_prefix<'t>(text: &'t str, resource: &str, graph_url: &str) -> Opt
         start.eq_ignore_ascii_case(prefix).then(|| rest.trim_start_matches('/'))
     };
     if resource == GRAPH {
-        let names = [GRAPH, GRAPH_ID].into_iter().chain(GRAPH_HOSTS).map(str::to_owned);
+        let names = [GRAPH, GRAPH_APP_ID].into_iter().chain(GRAPH_HOSTS).map(str::to_owned);
         return graph_urls(graph_url).chain(names).find_map(|prefix| after(&prefix));
     }
     let resource = resource.trim_end_matches('/');

@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use super::apps;
 use super::cursor::{Cursor, Section};
-use super::fields::{can_go_out, is_loopback, mail_address, notify};
+use super::fields::{can_go_out, mail_address, notify};
 use super::integrations::Integrations;
 use super::problem::Diagnostics;
 use super::tree::Node;
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::domain::{Notify, Reason, parse_hello, parse_mailbox};
 use crate::secret::Secret;
+use crate::urls::is_loopback;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

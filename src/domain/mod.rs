@@ -50,11 +50,11 @@ pub use integration::{
 };
 pub use mail_address::{parse_hello, parse_mail_address, parse_mailbox};
 pub use notification::{Incident, LinkTarget, MailKind, Notification, Obstacle, Undeliverable};
-pub use permission::permission_purpose;
+pub use permission::{GRAPH_APP_ID, permission_purpose};
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use record::{ExternalSignIn, IntegrationRecord};
 pub use schedule::{Backoff, History, SchedulePolicy};
-pub use text::{foreign, one_line};
+pub use text::{consequence, foreign, invitation, one_line};
 pub use time::Timestamp;
 pub use verdict::{
     Blind, CheckState, Dark, GoodView, Health, IntegrationState, KnownGroup, Named, Thresholds, Verdict,

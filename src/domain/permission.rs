@@ -2,6 +2,9 @@
 
 use super::integration::same_permission;
 
+/// Application id of Microsoft Graph, the same in every tenant (Microsoft, `verify-first-party-apps-sign-in.md`).
+pub const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
+
 /// Purposes of the permissions that integrations of this kind ask for (names: Microsoft Graph, `permissions-reference.md`).
 const PURPOSES: &[(&str, &str)] = &[
     ("openid", "Signs you in."),

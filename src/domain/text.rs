@@ -94,6 +94,20 @@ fn is_permission_value(text: &str) -> bool {
     text.split('.').all(word) && text.rsplit('.').next().is_some_and(|last| LAST.contains(&last))
 }
 
+/// What an integration that was never connected is for.
+pub fn invitation(app: &str) -> String {
+    format!(
+        "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
+    )
+}
+
+/// What a broken integration means for the people of a tenant.
+pub fn consequence(app: &str) -> String {
+    format!(
+        "Until this works again, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

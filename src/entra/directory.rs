@@ -11,11 +11,9 @@ use super::Entra;
 use super::classify::GraphCaller;
 use super::graph::{BATCH_LIMIT, BatchItem, GraphRequest, ItemAnswer, PAGE_LIMIT, encode, literal};
 use crate::domain::{
-    Directory, Fault, Presence, Reason, RequiredPermissions, ResourceGrants, ScopeGrant, Timestamp,
+    Directory, Fault, GRAPH_APP_ID, Presence, Reason, RequiredPermissions, ResourceGrants, ScopeGrant,
+    Timestamp,
 };
-
-/// App id of Microsoft Graph, the same in every tenant and cloud (Microsoft Graph, `concepts/paging.md`).
-const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
 
 /// How long deleted applications can be restored (Microsoft, `restore-application.md`).
 const RESTORABLE: Duration = Duration::from_secs(30 * 86_400);

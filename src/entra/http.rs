@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 use uuid::Uuid;
 
 use super::classify::without_mark;
 use crate::domain::{Fault, Reason};
+use crate::urls::is_loopback;
 
 /// More than any response of Entra or Graph that a probe requests.
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
@@ -55,22 +56,6 @@ pub struct ClientOptions<'a> {
     pub ca_file: Option<&'a Path>,
     /// Idle connections kept per host.
     pub idle_connections: usize,
-}
-
-/// Whether a URL points to this machine: `localhost` and names that end in it (RFC 6761 section 6.3), 127.0.0.0/8 and `::1` (RFC 6890),
-/// also as an IPv4-mapped address.
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            name == "localhost" || name.ends_with(".localhost")
-        }
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => {
-            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|mapped| mapped.is_loopback())
-        }
-        None => false,
-    }
 }
 
 /// The HTTP clients of the program. Plain http is allowed on loopback because nobody else can read it there, so requests to loopback never

@@ -4,14 +4,13 @@
 
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::Value;
 
 use super::Entra;
 use crate::domain::{Fault, one_line};
+use crate::encoding::unverified_claims;
 use crate::secret::Secret;
 
 /// The tenant of personal Microsoft accounts (Microsoft, `id-token-claims-reference.md`).
@@ -88,7 +87,7 @@ impl Entra {
             .map_err(IdTokenError::Upstream)?;
         let token = token.expose();
         // Read before the signature is checked, and used only to reject: another tenant may have other keys.
-        let claimed = unverified(token).ok_or(IdTokenError::Invalid("it is not a JSON Web Token"))?;
+        let claimed = unverified_claims(token).ok_or(IdTokenError::Invalid("it is not a JSON Web Token"))?;
         same_tenant(&claimed, &configuration.tenant_guid, &configuration.issuer)?;
         let header = decode_header(token).map_err(|_| IdTokenError::Invalid("its header cannot be read"))?;
         let kid = header.kid.ok_or(IdTokenError::Invalid("it names no key"))?;
@@ -121,7 +120,7 @@ impl Entra {
 /// The claims about the account in an access token, if it can be read. It came from the token endpoint itself; only the resource validates
 /// its signature (Microsoft, `access-tokens.md`).
 pub fn claims_about_person(access_token: &Secret) -> PersonClaims {
-    let claims = unverified(access_token.expose()).unwrap_or_default();
+    let claims = unverified_claims(access_token.expose()).unwrap_or_default();
     // The `idp` of these tokens has another format than their issuer.
     PersonClaims { foreign_provider: None, ..person_claims(&claims, "", "") }
 }
@@ -143,11 +142,6 @@ fn person_claims(claims: &Value, guid: &str, issuer: &str) -> PersonClaims {
             roles.iter().filter_map(|role| role.as_str().map(str::to_ascii_lowercase)).collect()
         }),
     }
-}
-
-fn unverified(token: &str) -> Option<Value> {
-    let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    serde_json::from_slice::<Value>(&bytes).ok().filter(Value::is_object)
 }
 
 /// The token must be from exactly the configured tenant; a personal account is from none.

@@ -22,7 +22,7 @@ pub use classify::{
     GraphCaller, ReasonOverrides, aadsts_numbers, classify_graph, classify_token, meaning_of,
 };
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
-pub use http::{ClientOptions, Endpoint, HttpClient, HttpClients, Observer, is_loopback};
+pub use http::{ClientOptions, Endpoint, HttpClient, HttpClients, Observer};
 pub use id_token::{Expected, IdTokenError, Person, PersonClaims, claims_about_person};
 pub use token::{Client, CodeGrant, Granted};
 

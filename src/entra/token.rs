@@ -4,8 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oauth2::basic::BasicTokenType;
 use oauth2::{
     AuthType, AuthorizationCode, ClientId, ClientSecret, EmptyExtraTokenFields, ExtraTokenFields,
@@ -23,6 +21,7 @@ use super::classify::{EntraError, classify_token, without_mark};
 use super::credential::client_assertion;
 use super::http::{Endpoint, Request, Response};
 use crate::domain::{Fault, Reason};
+use crate::encoding::unverified_claims;
 use crate::secret::{ClientCredential, Secret};
 
 /// A client in a tenant.
@@ -233,7 +232,7 @@ fn unusable_response(seen: &Seen) -> Fault {
 
 fn granted(response: &TokenResponse) -> Granted {
     let token = response.access_token().secret();
-    let claims = claims(token);
+    let claims = unverified_claims(token);
     let words = |claim: &Value| {
         claim
             .as_array()
@@ -300,13 +299,6 @@ fn normalised(body: Vec<u8>) -> Vec<u8> {
 fn whole_seconds(value: &Value) -> Option<u64> {
     let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse::<f64>().ok())?;
     (seconds.is_finite() && seconds >= 0.0).then_some(seconds as u64)
-}
-
-/// Claims of an access token, for diagnosis only: Graph validates its signature (Microsoft, `access-tokens.md`).
-fn claims(token: &str) -> Option<Value> {
-    let payload = token.split('.').nth(1)?;
-    let bytes = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
-    serde_json::from_slice::<Value>(&bytes).ok().filter(Value::is_object)
 }
 
 /// Our own fault, as an error that the `oauth2` crate can carry.

@@ -7,6 +7,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use super::families::Families;
 use super::published::{FAMILIES, Family, Published, escape};
 use crate::domain::{Check, Reason};
+use crate::encoding::quality;
 
 const READER_FAULTS: (&str, &str) = (
     "consentry_directory_reader_faults",
@@ -34,17 +35,9 @@ impl Format {
 
 /// Chooses the format by an `Accept` header (RFC 9110 section 12.5.1): OpenMetrics if its quality is at least that of text.
 pub fn negotiate(accept: Option<&str>) -> Format {
-    let quality = |wanted: &[&str]| {
-        let ranges = accept.unwrap_or_default().split(',').filter_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let kind = parts.next()?;
-            let q = parts.find_map(|p| p.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse::<f32>().ok())?;
-            wanted.iter().any(|w| w.eq_ignore_ascii_case(kind)).then_some(q)
-        });
-        ranges.fold(0.0_f32, f32::max)
-    };
-    let open = quality(&["application/openmetrics-text"]);
-    if open > 0.0 && open >= quality(&["text/plain"]) { Format::OpenMetrics } else { Format::Text }
+    let header = accept.unwrap_or_default();
+    let open = quality(header, "application/openmetrics-text");
+    if open > 0.0 && open >= quality(header, "text/plain") { Format::OpenMetrics } else { Format::Text }
 }
 
 /// The whole exposition. Blocks only while pointers are copied.

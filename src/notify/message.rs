@@ -9,7 +9,7 @@ use aws_lc_rs::digest;
 use crate::clock::moment;
 use crate::domain::{
     Access, Audience, Incident, LinkTarget, MailKind, Notification, Obstacle, PROVISIONING_STAYS, Reason,
-    Remedy, Timestamp, Undeliverable, foreign, one_line,
+    Remedy, Timestamp, Undeliverable, consequence, foreign, invitation, one_line,
 };
 
 /// What every mail of this installation has in common.
@@ -243,20 +243,13 @@ fn admin_steps(words: &Phrases<'_>) -> Vec<String> {
 
 fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
     let (incident, app) = (words.incident, &words.app);
-    let invitation = incident.reason == Reason::TokenMissing;
+    let is_invitation = incident.reason == Reason::TokenMissing;
     let (subject, heading) = admin_title(words, kind);
     let mut lead = vec![incident.reason.sentence().to_owned()];
-    lead.push(match invitation {
-        true => format!(
-            "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
-        ),
-        false => format!(
-            "Until this works again, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
-        ),
-    });
+    lead.push(if is_invitation { invitation(app) } else { consequence(app) });
     lead.extend(incident.reason.before_accepting().map(str::to_owned));
     let link = link.filter(|_| incident.reason.remedy() == Remedy::Reauthenticate);
-    let button = link.map(|url| (if invitation { "Connect" } else { "Re-authenticate" }, url.to_owned()));
+    let button = link.map(|url| (if is_invitation { "Connect" } else { "Re-authenticate" }, url.to_owned()));
     let steps = if button.is_some() { admin_steps(words) } else { Vec::new() };
     let mut notes = vec![incident.reason.advice().to_owned()];
     if button.is_some() && !incident.permissions.is_empty() {

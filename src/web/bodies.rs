@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunked_body::{ChunkedBody, Prepared};
-use super::compression::compress_bytes;
+use crate::encoding::gzip;
 use crate::listener::client::Client;
 use crate::listener::limits::{Place, Places};
 
@@ -72,7 +72,7 @@ pub(super) async fn admit(State(bodies): State<Bodies>, request: Request, next: 
 async fn packed(whole: Bytes) -> Prepared {
     let length = whole.len();
     let text = whole.clone();
-    match tokio::task::spawn_blocking(move || compress_bytes(&text)).await {
+    match tokio::task::spawn_blocking(move || gzip(&text)).await {
         Ok(Ok(packed)) => Prepared::Packed(packed.into(), length),
         _ => Prepared::Plain(whole),
     }

@@ -1,6 +1,6 @@
 //! Compressed texts (gzip, RFC 1952), for responses and for storage in memory.
 
-use std::io::Write as _;
+use crate::encoding::gzip;
 
 /// The uncompressed length modulo 4 GiB, from the last four bytes (RFC 1952 section 2.3.1).
 pub(super) fn unpacked_length(packed: &[u8]) -> usize {
@@ -9,14 +9,7 @@ pub(super) fn unpacked_length(packed: &[u8]) -> usize {
 
 /// Compresses a text with gzip. Compression in memory does not fail.
 pub fn compress(text: &str) -> std::io::Result<Vec<u8>> {
-    compress_bytes(text.as_bytes())
-}
-
-pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder =
-        flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
-    encoder.write_all(bytes)?;
-    encoder.finish()
+    gzip(text.as_bytes())
 }
 
 #[cfg(test)]

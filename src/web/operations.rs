@@ -19,6 +19,7 @@ use super::chunked_body::{ChunkedBody, Prepared};
 use super::compression::unpacked_length;
 use super::state::Served;
 use crate::domain::Timestamp;
+use crate::encoding::quality;
 use crate::listener::client::Client;
 use crate::metrics::{negotiate, write_one};
 
@@ -39,7 +40,7 @@ pub(super) async fn metrics(
     }
     let header = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     let format = negotiate(header(ACCEPT));
-    let gzip = header(ACCEPT_ENCODING).is_some_and(accepts_gzip);
+    let gzip = header(ACCEPT_ENCODING).is_some_and(|accepted| quality(accepted, "gzip") > 0.0);
     let Some(made) = exposition.made(&served.process.families, &served.process.published, format, gzip).await
     else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -86,17 +87,6 @@ pub(super) async fn probe_metrics(
 /// Whether a result may be returned again. A result from the future means that the clock was set back, so it is not reused.
 fn is_young(at: Timestamp, now: Timestamp) -> bool {
     at <= now && now.since(at) < YOUNG
-}
-
-/// Whether `gzip` (or anything) is accepted with a quality above zero (RFC 9110 section 12.5.3).
-fn accepts_gzip(header: &str) -> bool {
-    header.split(',').any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|c| c.eq_ignore_ascii_case("gzip"));
-        let quality =
-            parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
-        named && quality > 0.0
-    })
 }
 
 /// `/-/reload`, with the responses of Prometheus.
@@ -154,20 +144,6 @@ pub(super) async fn configuration(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gzip_is_negotiated() {
-        for (header, expected) in [
-            ("gzip", true),
-            ("br, gzip;q=0.5", true),
-            ("gzip;q=0", false),
-            ("identity", false),
-            ("", false),
-            ("GZIP", true),
-        ] {
-            assert_eq!(accepts_gzip(header), expected, "{header}");
-        }
-    }
 
     #[test]
     fn results_are_reused_for_ten_seconds() {

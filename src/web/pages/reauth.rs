@@ -16,8 +16,8 @@ use super::layout::{Notice, PageLayout, html, style};
 use super::reauth_result::result;
 use crate::clock::moment;
 use crate::domain::{
-    Access, ExternalSignIn, Health, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, foreign, one_line,
-    permission_purpose, same_permission,
+    Access, ExternalSignIn, Health, PROVISIONING_STAYS, Reason, Remedy, SIGN_IN_SCOPES, consequence, foreign,
+    invitation, one_line, permission_purpose, same_permission,
 };
 use crate::listener::client::{Client, Peer};
 use crate::listener::limits::network;
@@ -100,9 +100,7 @@ fn landing_page<'a>(
     summary: &'a IntegrationSummary,
 ) -> Landing<'a> {
     let (app, customer) = (&summary.app, &summary.display_name);
-    let invitation = format!(
-        "{app} is set up to read the groups of your Microsoft Entra tenant, and needs one sign-in by an administrator to begin."
-    );
+    let invitation = invitation(app);
     let (heading, tone, mut situation) = match summary.health {
         Health::Working => {
             (format!("{app} works for {customer}"), "good", vec!["Everything works at the moment. You need not do anything.".to_owned()])
@@ -119,9 +117,7 @@ fn landing_page<'a>(
         Health::Broken { reason, .. } => {
             let mut situation = vec![
                 reason.sentence().to_owned(),
-                format!(
-                    "Until this works again, {app} does not learn of changes: new people get no access, and people who have left keep theirs."
-                ),
+                consequence(app),
             ];
             situation.extend(advice(reason, app));
             situation.extend(reason.before_accepting().map(str::to_owned));
