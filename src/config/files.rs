@@ -415,3 +415,7 @@ fn digests(texts: &Texts) -> BTreeMap<PathBuf, u64> {
     };
     texts.iter().map(|(path, text)| (path.clone(), digest(text))).collect()
 }
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;
