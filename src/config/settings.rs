@@ -54,6 +54,15 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Opti
         top.at.problem("reauthentication.public_url is missing; mails need it for their links, for example https://consentry.example.com");
     }
     let integrations = integrations.finish();
+    let settings = email.iter().flatten().map(|email| email.notify);
+    let settings = settings.chain(apps.values().filter_map(|app| app.value.notify));
+    let mut settings = settings.chain(integrations.iter().filter_map(|integration| integration.notify));
+    if let Some(Some(email)) = &email
+        && email.operators.is_empty()
+        && settings.any(|setting| setting == Notify::Operators)
+    {
+        top.at.warn("notify: operators reaches nobody, because email.operators is empty; list the people who run Consentry there");
+    }
     top.finish();
     Some(Config {
         cloud,
@@ -243,8 +252,8 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
             None
         }
     };
-    let empty = matches!(&operators, v if Vec::<String>::is_empty(v));
-    if empty {
+    let operators: Vec<String> = operators;
+    if operators.is_empty() {
         section.at.warn("operators is empty: nobody is notified of failures that only operators can fix");
     }
     section.finish();

@@ -301,6 +301,24 @@ fn reminders_within_the_hour_are_warned_of() {
     assert_eq!(about, ["email.reminders[0]"]);
 }
 
+/// A trial run in which nobody gets the mails is named, wherever it is asked for.
+#[test]
+fn a_trial_run_without_operators_is_warned_of() {
+    let folder = folder();
+    for (path, operators, expected) in [
+        ("email.notify", "[]", 1),
+        ("apps.sequr.notify", "[]", 1),
+        ("apps.sequr.notify", "[sre@example.com]", 0),
+    ] {
+        let app = "apps: {sequr: {client_id: 00000000-0000-0000-0000-0000000000aa}}\n";
+        let mut configuration = Configuration::parse(&format!("{HEAD}{app}"));
+        configuration.set("email.operators", operators).add(path, "operators");
+        let loaded = read(&written(&folder, "main.yml", configuration.text())).expect("valid");
+        let warned = loaded.warnings.iter().filter(|w| w.message.contains("reaches nobody")).count();
+        assert_eq!(warned, expected, "{path} with {operators}");
+    }
+}
+
 /// Zero is accepted as a duration where it means off.
 #[test]
 fn zero_is_a_duration_where_it_means_off() {
