@@ -37,6 +37,7 @@ async fn outage(size: usize) {
         operators: vec!["sre@example.com".to_owned()],
         send_resolved: true,
         reminders: Vec::new(),
+        group_wait: Duration::from_secs(30),
     };
     let outputs = Outputs {
         store,

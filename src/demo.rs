@@ -277,7 +277,7 @@ pub fn populate(simulator: &Simulator, public_url: &str) -> anyhow::Result<()> {
 pub fn configuration(simulator: &Simulator, public_url: &str, probe: &str) -> String {
     let mut text = format!(
         "cloud: {{login_url: \"{url}\", graph_url: \"{url}\"}}\nprobe:\n{probe}\
-         email:\n  from: Consentry <consentry@demo.example>\n  operators: [operators@demo.example]\n  support_contact: \"Demo Support, help@demo.example\"\n  \
+         email:\n  from: Consentry <consentry@demo.example>\n  operators: [operators@demo.example]\n  support_contact: \"Demo Support, help@demo.example\"\n  group_wait: 3s\n  \
          smtp: {{host: 127.0.0.1, port: {port}, tls: none}}\nreauthentication: {{public_url: \"{public_url}\"}}\n\
          directory_readers:\n  reader: {{client_id: {READER}, credential: {{client_secret: {SECRET}}}}}\napps:\n  \
          sequr:\n    client_id: {APP}\n    display_name: Sequr\n    credential: {{client_secret: {SECRET}}}\n    \

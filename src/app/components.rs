@@ -99,6 +99,7 @@ fn policy(config: &Config) -> Policy {
         operators: config.email.as_ref().map(|e| e.operators.clone()).unwrap_or_default(),
         send_resolved: config.email.as_ref().is_some_and(|e| e.send_resolved),
         reminders: config.email.as_ref().map(|e| e.reminders.clone()).unwrap_or_default(),
+        group_wait: config.email.as_ref().map(|e| e.group_wait).unwrap_or_default(),
     }
 }
 
@@ -130,7 +131,7 @@ fn notifier(config: &Config, services: &SharedServices, targets: &Targets) -> Op
     let link = link_maker(config, &services.store, targets);
     let settings = NotifierSettings {
         smtp: smtp(email)?,
-        branding: branding(email),
+        branding: branding(email, services.status_page(config)),
         operators: email.operators.clone(),
         link,
     };

@@ -94,6 +94,7 @@ impl Daemon {
             families: families.clone(),
             fleet: Arc::clone(&fleet),
             clock: clock.clone(),
+            external_url: front.options.external_url.clone(),
             outbox: Outbox::default(),
             token_ready: Arc::new(Notify::new()),
             upstream: Arc::default(),

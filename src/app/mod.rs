@@ -223,9 +223,10 @@ pub fn smtp(email: &Email) -> Option<SmtpSettings> {
     Some(SmtpSettings { from: email.from.clone(), reply_to: email.reply_to.clone(), server })
 }
 
-/// What all mails share.
-pub fn branding(email: &Email) -> MailBranding {
+/// What all mails share. `status_page` is the URL of the status page.
+pub fn branding(email: &Email, status_page: Option<String>) -> MailBranding {
     MailBranding {
+        status_page,
         domain: email.from.email.domain().to_owned(),
         support_contact: email.support_contact.clone(),
     }

@@ -25,6 +25,8 @@ pub(super) struct SharedServices {
     pub(super) fleet: Arc<Fleet>,
     pub(super) clock: Clock,
     pub(super) outbox: Outbox,
+    /// The command line's URL of the pages.
+    pub(super) external_url: Option<String>,
     /// Notified when a renewed token is ready for delivery.
     pub(super) token_ready: Arc<Notify>,
     /// Connections and cached tokens survive a reload that does not change what they depend on.
@@ -50,6 +52,11 @@ pub(super) struct UpstreamKey {
 }
 
 impl SharedServices {
+    /// The URL of the status page as people see it.
+    pub(super) fn status_page(&self, config: &Config) -> Option<String> {
+        self.external_url.clone().or_else(|| config.reauthentication.public_url.clone())
+    }
+
     pub(super) fn upstream(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {
         let key = UpstreamKey {
             cloud: config.cloud.clone(),

@@ -8,7 +8,7 @@ use super::output::{loaded, say};
 use crate::app;
 use crate::clock::Clock;
 use crate::domain::{MailKind, Notification};
-use crate::notify::{deliver, render, sample_incident};
+use crate::notify::{deliver, render_one, sample_incident};
 
 #[derive(Debug, Args)]
 pub(super) struct TestEmail {
@@ -30,10 +30,11 @@ pub(super) async fn run(test: &TestEmail) -> anyhow::Result<u8> {
         sequence: 0,
         kind: MailKind::Test,
         recipient: test.address.clone(),
+        for_admin: true,
         incident: sample_incident(now),
     };
-    let mail = render(&notification, 0, link.as_deref(), &app::branding(email));
-    let delivery = deliver(&settings, &notification, &mail, now).await;
+    let mail = render_one(&notification, link.as_deref(), &app::branding(email, None));
+    let delivery = deliver(&settings, &test.address, &mail, now).await;
     match delivery.outcome {
         Ok(()) => {
             say(format_args!(

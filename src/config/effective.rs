@@ -106,6 +106,7 @@ fn email(email: &Email) -> Value {
         "smtp": email.smtp.as_ref().map(smtp),
         "send_resolved": email.send_resolved,
         "notify": email.notify.label(),
+        "group_wait": format_duration(email.group_wait),
         "reminders": email.reminders.iter().map(|pause| format_duration(*pause)).collect::<Vec<_>>(),
     }))
 }

@@ -108,6 +108,8 @@ pub struct Email {
     pub send_resolved: bool,
     /// Who gets the mails for administrators, where application and integration name nobody.
     pub notify: Notify,
+    /// How long mails wait for others to the same person.
+    pub group_wait: Duration,
     /// Pauses between the mails about a failure that lasts; none after the last one.
     pub reminders: Vec<Duration>,
 }

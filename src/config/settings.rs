@@ -234,6 +234,7 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     let support_contact = section.get("support_contact").and_then(|at| at.non_empty());
     let send_resolved = section.or("send_resolved", true, Cursor::boolean);
     let setting = section.or("notify", Notify::Admins, notify);
+    let group_wait = section.or("group_wait", SECONDS(30), Cursor::duration_or_zero);
     let reminders = section.get("reminders").map_or_else(usual_reminders, |at| reminders(&at));
     not_implemented_mail_keys(&mut section);
     let (smtp_at, graph_at) = (section.get("smtp"), section.get("graph"));
@@ -265,6 +266,7 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
         smtp: smtp?,
         send_resolved,
         notify: setting,
+        group_wait,
         reminders,
     })
 }
@@ -298,12 +300,8 @@ fn reminders(at: &Cursor<'_, '_>) -> Vec<Duration> {
     at.items().iter().filter_map(pause).collect()
 }
 
-/// Keys of grouping and the brake: validated, but not implemented yet.
+/// Keys of the brake: validated, but not implemented yet.
 fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
-    if let Some(at) = section.get("group_wait") {
-        at.duration_or_zero();
-        at.not_implemented();
-    }
     if let Some(at) = section.get("brake") {
         let mut brake = at.section();
         let share = |t: &str| t.parse::<f64>().ok().filter(|s| (0.0..=1.0).contains(s));

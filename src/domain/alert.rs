@@ -143,6 +143,11 @@ impl<'a> AlertPolicy<'a> {
         if self.notify == Notify::Operators { self.admins } else { &[] }
     }
 
+    /// Whether mails for administrators go to them.
+    pub fn reaches_admins(&self) -> bool {
+        self.notify == Notify::Admins && !self.admins.is_empty()
+    }
+
     /// The kind of a mail about a failure. Operators' mails are of their own kind where there are no admins; whoever knows of the alert
     /// already learns that its reason has changed.
     fn kind(&self, person: &str, notified: &BTreeSet<String>) -> MailKind {
@@ -232,13 +237,15 @@ pub struct Mail {
     pub kind: MailKind,
     /// Number of the notice.
     pub sequence: u32,
+    /// It goes to an administrator.
+    pub for_admin: bool,
 }
 
 impl Mail {
     /// The whole mail.
     pub fn about(self, incident: &Incident) -> Notification {
-        let Self { alert, recipient, kind, sequence } = self;
-        Notification { alert, sequence, kind, recipient, incident: incident.clone() }
+        let Self { alert, recipient, kind, sequence, for_admin } = self;
+        Notification { alert, sequence, kind, recipient, for_admin, incident: incident.clone() }
     }
 }
 
@@ -329,6 +336,7 @@ fn mails(alert: &OpenAlert, policy: AlertPolicy<'_>, kind: impl Fn(&str) -> Mail
         recipient: person.clone(),
         kind: kind(person),
         sequence: alert.notices,
+        for_admin: policy.reaches_admins(),
     };
     people.into_iter().map(mail).collect()
 }
@@ -346,6 +354,7 @@ fn resolved(open: &OpenAlert, policy: AlertPolicy<'_>) -> AlertChange {
         recipient: person.clone(),
         kind: MailKind::Resolved,
         sequence: open.notices,
+        for_admin: policy.reaches_admins(),
     };
     let mails = policy.resolved_recipients(&open.notified).into_iter().map(mail).collect();
     AlertChange { alert: None, event: Some(AlertEvent::Recovered(open.reason)), mails, reminds: false }

@@ -44,6 +44,7 @@ pub fn announcements(id: &str, incident: &Incident, about: Announced<'_>) -> Vec
             sequence: 0,
             kind: MailKind::Reauthenticated,
             recipient: person.clone(),
+            for_admin: admins.contains(person),
             incident: incident.clone(),
         },
     };

@@ -465,6 +465,7 @@ fn mail(cause: &Cause, sequence: u32, person: &str, kind: MailKind, incident: &I
         sequence,
         kind,
         recipient: person.to_owned(),
+        for_admin: false,
         incident: incident.clone(),
     }
 }
@@ -611,6 +612,7 @@ mod tests {
             integration: integration.to_owned(),
             display_name: integration.to_owned(),
             app: String::new(),
+            app_name: String::new(),
             client_id: String::new(),
             tenant: String::new(),
             access: super::super::integration::Access::Delegated,

@@ -35,6 +35,24 @@ impl MailKind {
         Self::Test,
     ];
 
+    /// The kind of a mail with notices of these kinds: the most urgent one.
+    pub fn of_group(kinds: impl IntoIterator<Item = Self>) -> Option<Self> {
+        kinds.into_iter().min_by_key(|kind| kind.urgency())
+    }
+
+    /// The lowest number is the most urgent.
+    pub const fn urgency(self) -> u8 {
+        match self {
+            Self::Alert => 0,
+            Self::Changed => 1,
+            Self::Reminder => 2,
+            Self::Operator => 3,
+            Self::Reauthenticated => 4,
+            Self::Resolved => 5,
+            Self::Test => 6,
+        }
+    }
+
     /// The label value and header word.
     pub const fn label(self) -> &'static str {
         match self {
@@ -113,6 +131,8 @@ pub struct Incident {
     pub display_name: String,
     /// Display name of the application.
     pub app: String,
+    /// Name of the application in the configuration.
+    pub app_name: String,
     /// Application id.
     pub client_id: String,
     /// Tenant as configured.
@@ -164,11 +184,30 @@ pub struct Notification {
     pub kind: MailKind,
     /// Mail address.
     pub recipient: String,
+    /// It goes to an administrator of the tenant, not to an operator in their place.
+    pub for_admin: bool,
     /// What it says.
     pub incident: Incident,
 }
 
 impl Notification {
+    /// Notices to one person with the same key may go into one mail: those of one application, separately for what administrators read and for what is
+    /// the operators' own. `None` for a notice that goes alone.
+    pub fn group_key(&self) -> Option<String> {
+        let incident = &self.incident;
+        let is_refused_sign_in = self.kind == MailKind::Operator && incident.by.is_some();
+        if incident.undeliverable.is_some() || is_refused_sign_in || self.kind == MailKind::Test {
+            return None;
+        }
+        let readers = if self.is_admins() { "admins" } else { "operators" };
+        Some(format!("{readers}/{}", incident.app_name))
+    }
+
+    /// Whether it is worded for administrators: it goes to one, or to an operator in their place.
+    pub fn is_admins(&self) -> bool {
+        self.for_admin || !self.incident.instead_of.is_empty()
+    }
+
     /// The operators are notified of a mail that is not delivered, once for each address, which `fingerprint` tells apart. A mail to an operator
     /// is reported to the other operators, and a report that is not delivered to nobody.
     pub fn reports(&self, obstacle: Obstacle, fingerprint: &str, operators: &[String]) -> Vec<Self> {
@@ -182,6 +221,7 @@ impl Notification {
             sequence: self.sequence,
             kind: MailKind::Operator,
             recipient: operator.clone(),
+            for_admin: false,
             incident: incident.clone(),
         };
         operators.iter().filter(|operator| **operator != self.recipient).map(report).collect()

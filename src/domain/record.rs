@@ -99,6 +99,7 @@ impl IntegrationRecord {
             integration: self.name.clone(),
             display_name: self.display_name.clone(),
             app: self.app_display_name.to_string(),
+            app_name: self.app.to_string(),
             client_id: self.client_id.to_string(),
             tenant: self.tenant.clone(),
             access: self.access,

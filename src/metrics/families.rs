@@ -185,8 +185,8 @@ impl Families {
     }
 
     /// A mail that waited was sent or given up.
-    pub fn mail_left_queue(&self) {
-        self.mail.queue.dec();
+    pub fn notices_left_queue(&self, notices: usize) {
+        self.mail.queue.sub(i64::try_from(notices).unwrap_or(i64::MAX));
     }
 
     /// Sets the number of waiting mails.
@@ -312,7 +312,10 @@ impl Mail {
                 "Attempts to send a mail that failed.",
                 &["kind", "reason"],
             )?,
-            queue: register.int_gauge("consentry_email_queue_length", "Mails that wait to be sent.")?,
+            queue: register.int_gauge(
+                "consentry_email_queue_length",
+                "Notices that wait to be sent; several may go out in one mail.",
+            )?,
             last_success: register.gauge(
                 "consentry_email_last_success_timestamp_seconds",
                 "When the mail server last took a mail; 0 before the first.",

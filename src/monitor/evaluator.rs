@@ -193,8 +193,13 @@ impl Evaluator {
             events: Vec::new(),
             causes: Vec::new(),
             notifications: Vec::new(),
+            outdated: None,
+            group_wait: policy.group_wait,
             at: now,
         };
+        if matches!(event, Some(AlertEvent::Changed(_) | AlertEvent::Recovered(_))) {
+            record.outdated = before.alert.as_ref().map(|alert| alert.id.clone());
+        }
         if let Some(event) = event {
             let (kind, detail) = (event.label().to_owned(), event.reason().label().to_owned());
             record.events.push(Event { kind, at: now, detail });

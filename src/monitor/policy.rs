@@ -17,6 +17,8 @@ pub struct Policy {
     pub send_resolved: bool,
     /// Pauses between the notices of a failure that lasts.
     pub reminders: Vec<Duration>,
+    /// How long mails wait for others to the same person.
+    pub group_wait: Duration,
 }
 
 impl Policy {

@@ -66,6 +66,7 @@ impl Evaluator {
         let known = fleet.all();
         let left: Vec<&str> =
             known.iter().map(|e| e.record.name.as_str()).filter(|n| !identities.contains_key(*n)).collect();
+        let mut withdrawn = self.withdraw(&records).await?;
         // The last step that can fail; the memory is changed after it.
         if !left.is_empty() || some_come {
             store.keep_only(identities).await?;
@@ -80,7 +81,7 @@ impl Evaluator {
                 Some(same) if *same.record == record => same,
                 old => {
                     let entry = match old {
-                        Some(old) => with_record(FleetEntry::clone(&old), record),
+                        Some(old) => without(with_record(FleetEntry::clone(&old), record), &mut withdrawn),
                         None => adopt(record, saved.remove(&name), memberships.remove(&name)),
                     };
                     published.set(&entry);
@@ -98,6 +99,29 @@ impl Evaluator {
         swap(&fleet.never_probed());
         Ok(())
     }
+
+    /// Takes back mails for administrators that have not begun to go out and would go to other people now. Returns whose they were, by alert.
+    async fn withdraw(&self, records: &[IntegrationRecord]) -> Result<Withdrawn, StoreError> {
+        let redirected = |record: &IntegrationRecord| {
+            let known = self.outputs.fleet.get(&record.name)?;
+            let alert = known.alert.as_ref().filter(|_| known.record.notify != record.notify)?;
+            Some(alert.id.clone())
+        };
+        let alerts: Vec<String> = records.iter().filter_map(redirected).collect();
+        if alerts.is_empty() { Ok(HashMap::new()) } else { self.outputs.store.withdraw(alerts).await }
+    }
+}
+
+/// People whose mails were taken back, by alert.
+type Withdrawn = HashMap<String, Vec<String>>;
+
+/// The entry after mails about its alert were taken back: these people were not notified.
+fn without(mut entry: FleetEntry, withdrawn: &mut Withdrawn) -> FleetEntry {
+    if let Some(alert) = &mut entry.alert {
+        let people = withdrawn.remove(&alert.id).unwrap_or_default();
+        alert.notified.retain(|person| !people.contains(person));
+    }
+    entry
 }
 
 /// A new entry with the saved state, if that has the same tenant and application, and with the integration's causes.

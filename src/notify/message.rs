@@ -3,6 +3,8 @@
 //! All wording is here, in [`Reason`] and in the templates. The reader is an admin with a phone who has never heard of
 //! Consentry, or an operator who has.
 
+use std::collections::BTreeSet;
+
 use askama::Template as _;
 use aws_lc_rs::digest;
 
@@ -19,6 +21,8 @@ pub struct MailBranding {
     pub domain: String,
     /// The contact for questions.
     pub support_contact: Option<String>,
+    /// The status page, which lists everything that a mail only counts.
+    pub status_page: Option<String>,
 }
 
 /// A mail, ready for its headers to be encoded.
@@ -28,8 +32,12 @@ pub struct Rendered {
     pub subject: String,
     /// `Message-ID` with angle brackets: the same for every attempt.
     pub message_id: String,
-    /// `Message-ID` of the first mail of this alert to this recipient; `None` if this mail is the first.
-    pub thread: Option<String>,
+    /// The kind of the mail: the most urgent kind of its notices.
+    pub event: MailKind,
+    /// Names of the integrations that it is about.
+    pub integrations: Vec<String>,
+    /// `Message-ID`s of the mails in which its alerts first went out to this recipient, unless that is this mail.
+    pub threads: Vec<String>,
     /// The text part.
     pub text: String,
     /// The HTML part.
@@ -46,39 +54,58 @@ struct TextMail<'a>(&'a Body);
 
 /// The content of both parts.
 #[derive(Debug, Default)]
-struct Body {
-    subject: String,
-    heading: String,
-    color: &'static str,
-    lead: Vec<String>,
-    facts: Vec<(&'static str, String)>,
-    button: Option<(&'static str, String)>,
-    steps: Vec<String>,
-    notes: Vec<String>,
-    contact: String,
+pub(super) struct Body {
+    pub(super) subject: String,
+    pub(super) heading: String,
+    pub(super) color: &'static str,
+    pub(super) lead: Vec<String>,
+    /// The notices of a mail with several.
+    pub(super) entries: Vec<Entry>,
+    pub(super) facts: Vec<(&'static str, String)>,
+    pub(super) button: Option<(&'static str, String)>,
+    pub(super) steps: Vec<String>,
+    pub(super) notes: Vec<String>,
+    pub(super) contact: String,
 }
 
-/// Renders a mail. `link` is the URL of the button, `first_sequence` the number of the notice that began the alert's thread.
-pub fn render(
-    notification: &Notification,
-    first_sequence: u32,
-    link: Option<&str>,
-    branding: &MailBranding,
+/// One notice of a mail with several.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) title: String,
+    pub(super) color: &'static str,
+    pub(super) lines: Vec<String>,
+    pub(super) button: Option<(&'static str, String)>,
+}
+
+/// Renders a mail with one notice that begins a thread.
+pub fn render_one(notification: &Notification, link: Option<&str>, branding: &MailBranding) -> Rendered {
+    let Notification { alert, sequence, recipient, kind, incident, .. } = notification;
+    let id = message_id(alert, *sequence, recipient, &branding.domain);
+    let integrations = vec![incident.integration.clone()];
+    rendered(&body(notification, link, branding), id, *kind, integrations, Vec::new())
+}
+
+pub(super) fn rendered(
+    body: &Body,
+    message_id: String,
+    event: MailKind,
+    integrations: Vec<String>,
+    threads: Vec<String>,
 ) -> Rendered {
-    let id = |sequence| message_id(&notification.alert, sequence, &notification.recipient, &branding.domain);
-    let body = body(notification, link, branding);
     Rendered {
         subject: body.subject.clone(),
-        message_id: id(notification.sequence),
-        thread: (notification.sequence != first_sequence).then(|| id(first_sequence)),
+        message_id,
+        event,
+        integrations,
+        threads,
         // Rendering into a string fails only if a filter defined by the program fails; there are none.
-        text: TextMail(&body).render().unwrap_or_default(),
-        html: HtmlMail(&body).render().unwrap_or_default(),
+        text: TextMail(body).render().unwrap_or_default(),
+        html: HtmlMail(body).render().unwrap_or_default(),
     }
 }
 
 /// The same for every attempt of one notice to one recipient. It does not show the address.
-fn message_id(alert: &str, sequence: u32, recipient: &str, domain: &str) -> String {
+pub(super) fn message_id(alert: &str, sequence: u32, recipient: &str, domain: &str) -> String {
     format!("<{alert}.{sequence}.{}@{domain}>", fingerprint(recipient))
 }
 
@@ -88,7 +115,7 @@ pub(super) fn fingerprint(recipient: &str) -> String {
     hash.as_ref()[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding) -> Body {
+pub(super) fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding) -> Body {
     let incident = Phrases::of(&notification.incident);
     let mut body = match (notification.kind, &notification.incident.undeliverable) {
         (_, Some(undelivered)) => undeliverable(&incident, undelivered),
@@ -103,12 +130,14 @@ fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding
             admin(&incident, notification.kind, link)
         }
     };
-    let instead_of = &notification.incident.instead_of;
-    if !instead_of.is_empty() {
-        let people: Vec<String> = instead_of.iter().map(|address| one_line(address, 120)).collect();
-        body.lead
-            .insert(0, format!("You get this mail in place of {} (notify: operators).", people.join(", ")));
+    if let Some(line) = stand_in_line(&notification.incident.instead_of) {
+        body.lead.insert(0, line);
     }
+    finished(body, branding)
+}
+
+/// With the contact, and a subject of a reasonable length.
+pub(super) fn finished(mut body: Body, branding: &MailBranding) -> Body {
     body.subject = one_line(&body.subject, 150);
     body.contact = match &branding.support_contact {
         Some(contact) => format!("Questions? Ask {}.", one_line(contact, 300)),
@@ -117,16 +146,24 @@ fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding
     body
 }
 
+/// The line on top of a mail that operators get in place of administrators.
+pub(super) fn stand_in_line<'a>(instead_of: impl IntoIterator<Item = &'a String>) -> Option<String> {
+    let people: BTreeSet<String> = instead_of.into_iter().map(|address| one_line(address, 120)).collect();
+    let people: Vec<String> = people.into_iter().collect();
+    (!people.is_empty())
+        .then(|| format!("You get this mail in place of {} (notify: operators).", people.join(", ")))
+}
+
 /// The texts of an incident, made safe to show: they come from configuration and directories, and may be hostile.
-struct Phrases<'a> {
-    incident: &'a Incident,
-    name: String,
-    app: String,
-    tenant: String,
+pub(super) struct Phrases<'a> {
+    pub(super) incident: &'a Incident,
+    pub(super) name: String,
+    pub(super) app: String,
+    pub(super) tenant: String,
 }
 
 impl<'a> Phrases<'a> {
-    fn of(incident: &'a Incident) -> Self {
+    pub(super) fn of(incident: &'a Incident) -> Self {
         Self {
             incident,
             name: one_line(&incident.display_name, 80),
@@ -167,7 +204,7 @@ impl<'a> Phrases<'a> {
 
     /// The person who signed in. The tenant chooses the names of its accounts, so they are made safe. A plain address is shown unchanged, because the
     /// reader knows the person by it.
-    fn person(&self) -> Option<String> {
+    pub(super) fn person(&self) -> Option<String> {
         let by = one_line(self.incident.by.as_deref()?, 120);
         Some(if is_plain_address(&by) { by } else { foreign(&by, 120) })
     }
@@ -187,7 +224,7 @@ impl<'a> Phrases<'a> {
     }
 
     /// Error code and request id, for Microsoft's support.
-    fn reference(&self) -> Option<String> {
+    pub(super) fn reference(&self) -> Option<String> {
         let code = self.incident.code.as_deref()?;
         let request =
             self.incident.request_id.as_deref().map(|id| format!(", request {id}")).unwrap_or_default();
@@ -226,7 +263,7 @@ fn admin_title(words: &Phrases<'_>, kind: MailKind) -> (String, String) {
 }
 
 /// What an administrator does after pressing the button.
-fn admin_steps(words: &Phrases<'_>) -> Vec<String> {
+pub(super) fn admin_steps(words: &Phrases<'_>) -> Vec<String> {
     let incident = words.incident;
     if matches!(incident.link, LinkTarget::Url(_)) {
         return vec!["Press the button.".to_owned(), "Follow the page that opens.".to_owned()];
@@ -433,6 +470,7 @@ pub fn sample_incident(now: Timestamp) -> Incident {
         integration: "sample".to_owned(),
         display_name: "Sample Corp".to_owned(),
         app: "Sample App".to_owned(),
+        app_name: "sample".to_owned(),
         client_id: "00000000-0000-0000-0000-000000000000".to_owned(),
         tenant: "contoso.onmicrosoft.com".to_owned(),
         access: Access::Delegated,

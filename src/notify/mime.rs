@@ -9,7 +9,7 @@ use url::Host;
 
 use super::message::Rendered;
 use super::settings::SmtpSettings;
-use crate::domain::{Notification, Timestamp, parse_mail_address};
+use crate::domain::{Timestamp, parse_mail_address};
 
 /// A mail with its envelope.
 #[derive(Debug)]
@@ -36,7 +36,6 @@ impl Letter {
 pub(super) fn compose(
     settings: &SmtpSettings,
     to: Address,
-    notification: &Notification,
     mail: &Rendered,
     now: Timestamp,
 ) -> Result<Letter, String> {
@@ -54,18 +53,27 @@ pub(super) fn compose(
         .date(date)
         .message_id(Some(ascii_id(&mail.message_id)))
         .raw_header(own("Auto-Submitted", "auto-generated")?)
-        .raw_header(own("X-Consentry-Event", notification.kind.label())?)
-        .raw_header(own("X-Consentry-Integration", &notification.incident.integration)?);
+        .raw_header(own("X-Consentry-Event", mail.event.label())?);
     if let Some(reply_to) = &settings.reply_to {
         builder = builder.reply_to(sendable(reply_to)?);
     }
-    if let Some(thread) = &mail.thread {
-        builder = builder.in_reply_to(ascii_id(thread)).references(ascii_id(thread));
+    if !mail.threads.is_empty() {
+        // RFC 5322 section 3.6.4 allows several of them in both fields.
+        let ids = mail.threads.iter().map(|id| ascii_id(id)).collect::<Vec<_>>().join(" ");
+        builder = builder.in_reply_to(ids.clone()).references(ids);
     }
     let message = builder
         .multipart(MultiPart::alternative_plain_html(mail.text.clone(), mail.html.clone()))
         .map_err(|e| e.to_string())?;
-    Ok(Letter { from: envelope.0, to: envelope.1, bytes: stuffed(&message.formatted()) })
+    let mut bytes = integration_fields(&mail.integrations).into_bytes();
+    bytes.extend(message.formatted());
+    Ok(Letter { from: envelope.0, to: envelope.1, bytes: stuffed(&bytes) })
+}
+
+/// One `X-Consentry-Integration` for each integration. lettre writes a field once only. Servers limit the size of a header (Exchange Online to 256 KB),
+/// so a mail about more than a thousand integrations names the first thousand.
+fn integration_fields(integrations: &[String]) -> String {
+    integrations.iter().take(1000).map(|name| format!("X-Consentry-Integration: {name}\r\n")).collect()
 }
 
 /// A recipient in the form that SMTP commands use.

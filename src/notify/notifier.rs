@@ -14,24 +14,26 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::message::{MailBranding, fingerprint, render};
+use super::grouped::render;
+use super::message::{MailBranding, Rendered, fingerprint};
 use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
 use super::settings::SmtpSettings;
 use super::smtp::{Blame, Connection, Dictated, Failure, Undelivered, on_the_wire};
 use crate::clock::Clock;
-use crate::domain::{LinkTarget, Notification, Obstacle, Timestamp, one_line};
+use crate::domain::{LinkTarget, MailKind, Notification, Obstacle, Timestamp, one_line};
 use crate::metrics::Families;
-use crate::store::{FailedAttempt, OtherMails, Queued, Store, StoreError};
+use crate::store::{FailedAttempt, Group, OtherMails, Queued, Store, StoreError};
 
 /// The state of mails that are being sent, shared by successive notifiers. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Outbox {
     /// Notified when mails were saved.
     pub nudge: Arc<Notify>,
-    /// Results that the database could not save yet. They are saved before the same mail is processed again.
+    /// Results that the database could not save yet, by notice. They are saved before the same notice is processed again.
     unsaved: Arc<Mutex<HashMap<i64, Unsaved>>>,
-    /// Mails that are being sent, by this notifier or by a replaced one.
-    under_way: Arc<Mutex<HashSet<i64>>>,
+    /// The recipients of mails that are being sent, by this notifier or by a replaced one. There is one mail at a time for each, because a mail may
+    /// take other notices with it.
+    under_way: Arc<Mutex<HashSet<String>>>,
     /// The mail server and its open connections; those of a replaced notifier count, too.
     server: Arc<Mutex<Option<ServerConnections>>>,
 }
@@ -45,13 +47,13 @@ struct ServerConnections {
     open: Arc<Semaphore>,
 }
 
-/// A result that is not saved yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A result that is not saved yet, with the Message-ID.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Unsaved {
     /// The server accepted the mail.
-    Sent,
+    Sent(String),
     /// The mail was handed over, and there was no response.
-    HandedOver,
+    HandedOver(String),
 }
 
 impl Outbox {
@@ -59,7 +61,7 @@ impl Outbox {
         self.unsaved.lock()
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
+    fn under_way(&self) -> MutexGuard<'_, HashSet<String>> {
         self.under_way.lock()
     }
 
@@ -83,21 +85,22 @@ impl Outbox {
         open
     }
 
-    /// Claims a mail, unless it is being sent already.
-    fn claim(&self, id: i64) -> Option<Claim> {
-        self.under_way().insert(id).then(|| Claim { outbox: self.clone(), id })
+    /// Claims a recipient, unless a mail to them is being sent already.
+    fn claim(&self, recipient: &str) -> Option<Claim> {
+        let recipient = recipient.to_owned();
+        self.under_way().insert(recipient.clone()).then(|| Claim { outbox: self.clone(), recipient })
     }
 }
 
-/// A mail that is being sent, until this is dropped.
+/// A mail to this recipient is being sent, until this is dropped.
 struct Claim {
     outbox: Outbox,
-    id: i64,
+    recipient: String,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.outbox.under_way().remove(&self.id);
+        self.outbox.under_way().remove(&self.recipient);
     }
 }
 
@@ -125,6 +128,9 @@ impl std::fmt::Debug for NotifierSettings {
         f.debug_struct("NotifierSettings").field("smtp", &self.smtp).finish_non_exhaustive()
     }
 }
+
+/// A mail shows this many notices, and counts the rest.
+const SHOWN: usize = 20;
 
 /// The number of waiting mails that are read together. How many are sent at once is configured.
 const LOOKED_AT: u32 = 64;
@@ -280,12 +286,10 @@ impl Notifier {
                 self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?,
             );
         }
-        while let Some(queued) = read.pop_front() {
-            if let Some(claim) = self.outbox.claim(queued.id) {
-                return Ok(Some((claim, queued)));
-            }
-        }
-        Ok(None)
+        let claimed = read.iter().enumerate().find_map(|(index, queued)| {
+            self.outbox.claim(&queued.notification.recipient).map(|claim| (index, claim))
+        });
+        Ok(claimed.and_then(|(index, claim)| Some((claim, read.remove(index)?))))
     }
 
     /// Sends mails through one connection until none is due.
@@ -326,85 +330,118 @@ impl Notifier {
         connection: &mut Connection,
         stop: watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
-        let notification = &queued.notification;
         let now = self.clock.now();
-        let unsaved = self.outbox.unsaved().get(&queued.id).copied();
-        match unsaved {
-            Some(Unsaved::Sent) => return self.mark_sent(queued.id, now).await,
-            Some(Unsaved::HandedOver) => return self.mark_handed_over(queued.id, now).await,
-            None => {}
-        }
-        // An earlier attempt may have ended after the outbox was read and before this mail was claimed.
-        if !self.store.is_as_read(queued).await? {
+        // An earlier attempt may have ended after the outbox was read and before the recipient was claimed.
+        let Some(group) = self.store.group(queued, now, SHOWN).await? else { return Ok(()) };
+        if self.save_earlier_results(&group.ids, now).await? {
             return Ok(());
         }
-        if queued.unanswered >= SILENCES {
+        if group.first.unanswered >= SILENCES {
             // In the last attempt, the process ended while it waited for the response.
-            return self.give_up(queued, Obstacle::Silence, "no response came when it was handed over").await;
+            return self.give_up(&group, Obstacle::Silence, "no response came when it was handed over").await;
         }
-        let link = match &notification.incident.link {
-            LinkTarget::Builtin => (self.settings.link)(&notification.incident.integration, now).await?,
-            LinkTarget::Url(url) => Some(url.clone()),
-            LinkTarget::None => None,
-        };
-        let mail = render(notification, queued.first_sequence, link.as_deref(), &self.settings.branding);
+        let mut links = Vec::with_capacity(group.shown.len());
+        for shown in &group.shown {
+            links.push(self.link(&shown.notification, now).await?);
+        }
+        let mail = render(&group, &links, &self.settings.branding);
+        let recipient = &group.first.notification.recipient;
         let dictated = tokio::select! {
-            dictated = connection.dictate(&self.settings.smtp, notification, &mail, now) => dictated,
+            dictated = connection.dictate(&self.settings.smtp, recipient, &mail, now) => dictated,
             // The server has not received the mail, which stays in the queue.
             () = stopped(stop, GRACE) => return Ok(()),
         };
         match dictated {
-            Ok(dictated) => self.send_message(queued, dictated).await,
-            Err(Undelivered { failure, dialogue }) => self.failed(queued, failure, &dialogue, false).await,
+            Ok(dictated) => self.send_message(&group, &mail, dictated).await,
+            Err(Undelivered { failure, dialogue }) => self.failed(&group, failure, &dialogue, false).await,
+        }
+    }
+
+    /// Saves results that the database could not save before. Returns whether there were any.
+    async fn save_earlier_results(&self, ids: &[i64], now: Timestamp) -> Result<bool, StoreError> {
+        let known = |id: &i64| self.outbox.unsaved().get(id).cloned().map(|result| (*id, result));
+        let earlier: Vec<(i64, Unsaved)> = ids.iter().filter_map(known).collect();
+        for (id, result) in &earlier {
+            match result {
+                Unsaved::Sent(message_id) => self.mark_sent(&[*id], message_id, now).await?,
+                Unsaved::HandedOver(message_id) => self.mark_handed_over(&[*id], message_id, now).await?,
+            }
+        }
+        Ok(!earlier.is_empty())
+    }
+
+    /// The URL of a notice's button.
+    async fn link(&self, notification: &Notification, now: Timestamp) -> Result<Option<String>, StoreError> {
+        match &notification.incident.link {
+            LinkTarget::Builtin => (self.settings.link)(&notification.incident.integration, now).await,
+            LinkTarget::Url(url) => Ok(Some(url.clone())),
+            LinkTarget::None => Ok(None),
         }
     }
 
     /// From the final dot to saving the result.
-    async fn send_message(&self, queued: &Queued, dictated: Dictated<'_>) -> Result<(), StoreError> {
+    async fn send_message(
+        &self,
+        group: &Group,
+        mail: &Rendered,
+        dictated: Dictated<'_>,
+    ) -> Result<(), StoreError> {
         // A full database must not prevent mails: the mail is sent, and this process remembers what it could
         // not save.
-        let noted = self.store.mark_handed_over(queued.id, self.clock.now(), AFTER_SILENCE).await;
+        let (ids, message_id) = (&group.ids, &mail.message_id);
+        let noted = self.store.mark_handed_over(ids, message_id, self.clock.now(), AFTER_SILENCE).await;
+        if let Ok(false) = noted {
+            // A notice was dropped or replaced since it was read. What is left is read again.
+            return Ok(());
+        }
         let delivery = dictated.end().await;
-        let notification = &queued.notification;
         match delivery.outcome {
             Ok(()) => {
                 let now = self.clock.now();
-                self.outbox.unsaved().insert(queued.id, Unsaved::Sent);
-                self.families.email_sent(notification.kind, now);
-                let marked = self.mark_sent(queued.id, now).await;
+                self.remember(ids, &Unsaved::Sent(message_id.clone()));
+                self.families.email_sent(mail.event, now);
+                let marked = self.mark_sent(ids, message_id, now).await;
                 if marked.is_ok() {
+                    let notification = &group.first.notification;
                     let (integration, to) =
                         (&notification.incident.integration, masked(&notification.recipient));
-                    tracing::info!(%integration, kind = notification.kind.label(), %to, "mail sent");
+                    tracing::info!(%integration, notices = ids.len(), kind = mail.event.label(), %to, "mail sent");
                 }
                 marked
             }
             Err(failure) if failure.blame == Blame::Unanswered && noted.is_err() => {
-                self.families.email_failed(notification.kind, failure.kind);
-                self.outbox.unsaved().insert(queued.id, Unsaved::HandedOver);
-                self.mark_handed_over(queued.id, self.clock.now()).await
+                self.families.email_failed(mail.event, failure.kind);
+                self.remember(ids, &Unsaved::HandedOver(message_id.clone()));
+                self.mark_handed_over(ids, message_id, self.clock.now()).await
             }
-            Err(failure) => self.failed(queued, failure, &delivery.dialogue, noted.is_ok()).await,
+            Err(failure) => self.failed(group, failure, &delivery.dialogue, noted.is_ok()).await,
         }
+    }
+
+    /// Remembers a result until it is saved.
+    fn remember(&self, ids: &[i64], result: &Unsaved) {
+        self.outbox.unsaved().extend(ids.iter().map(|id| (*id, result.clone())));
     }
 
     /// Counts and saves a failure, and decides what follows. `noted` is true if it is saved that the mail was being handed over.
     async fn failed(
         &self,
-        queued: &Queued,
+        group: &Group,
         failure: Failure,
         dialogue: &[String],
         noted: bool,
     ) -> Result<(), StoreError> {
-        let notification = &queued.notification;
-        self.families.email_failed(notification.kind, failure.kind);
+        let first = &group.first;
+        let notification = &first.notification;
+        let kind = MailKind::of_group(group.kinds.iter().map(|(kind, _)| *kind)).unwrap_or(notification.kind);
+        self.families.email_failed(kind, failure.kind);
         let problem = problem(dialogue, &notification.recipient);
         let now = self.clock.now();
         let others = match failure.blame {
             Blame::Recipient => {
                 // A mail that was accepted before the first rejection of this recipient does not show whether
                 // the server accepts mails now.
-                let since = queued.first_rejection.map_or(now, |first| first.min(now));
+                let since = first.first_rejection.map_or(now, |first| first.min(now));
                 self.store.other_mails(&notification.recipient, since).await?
             }
             Blame::Content | Blame::Transport | Blame::Unanswered => {
@@ -412,50 +449,59 @@ impl Notifier {
             }
         };
         let history = History {
-            attempts: queued.attempts,
-            rejections: queued.rejections,
-            first_rejection: queued.first_rejection,
-            unanswered: queued.unanswered + 1,
+            attempts: first.attempts,
+            rejections: first.rejections,
+            first_rejection: first.first_rejection,
+            unanswered: first.unanswered + 1,
         };
         let (pause, reported) = match next(failure.blame, history, others, now) {
             Next::Again(pause) => (pause, None),
             Next::AgainAndReport(pause, obstacle) => (pause, Some(obstacle)),
-            Next::GiveUp(obstacle) => return self.give_up(queued, obstacle, &problem).await,
+            Next::GiveUp(obstacle) => return self.give_up(group, obstacle, &problem).await,
         };
         let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
-        let (kind, reason) = (notification.kind.label(), failure.label());
+        let (kind, reason) = (kind.label(), failure.label());
         tracing::warn!(%integration, kind, %to, reason, error = problem, "mail not sent; it stays queued");
         let rejected = matches!(failure.blame, Blame::Recipient | Blame::Content);
         let answered = noted && failure.blame != Blame::Unanswered;
         let reports =
             reported.map(|obstacle| self.operator_mails(notification, obstacle)).unwrap_or_default();
-        self.store
-            .mark_failed(queued.id, FailedAttempt { at: now, pause, rejected, answered, problem }, reports)
-            .await
+        let failed = FailedAttempt { at: now, pause, rejected, answered, problem };
+        self.store.mark_failed(&group.ids, failed, reports).await
     }
 
-    async fn give_up(&self, queued: &Queued, obstacle: Obstacle, problem: &str) -> Result<(), StoreError> {
-        let notification = &queued.notification;
+    async fn give_up(&self, group: &Group, obstacle: Obstacle, problem: &str) -> Result<(), StoreError> {
+        let notification = &group.first.notification;
         let (integration, to) = (&notification.incident.integration, masked(&notification.recipient));
         let (kind, obstacle_label) = (notification.kind.label(), obstacle.label());
         tracing::error!(%integration, kind, %to, obstacle = obstacle_label, error = problem, "mail given up");
         let reports = self.operator_mails(notification, obstacle);
-        self.store.give_up(queued.id, self.clock.now(), problem.to_owned(), reports).await?;
-        self.families.mail_left_queue();
+        self.store.give_up(&group.ids, self.clock.now(), problem.to_owned(), reports).await?;
+        self.families.notices_left_queue(group.ids.len());
         Ok(())
     }
 
-    async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
-        self.store.mark_sent(id, now).await?;
-        self.outbox.unsaved().remove(&id);
-        self.families.mail_left_queue();
+    async fn mark_sent(&self, ids: &[i64], message_id: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.store.mark_sent(ids, message_id, now).await?;
+        self.forget(ids);
+        self.families.notices_left_queue(ids.len());
         Ok(())
     }
 
-    async fn mark_handed_over(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
-        self.store.mark_handed_over(id, now, AFTER_SILENCE).await?;
-        self.outbox.unsaved().remove(&id);
+    async fn mark_handed_over(
+        &self,
+        ids: &[i64],
+        message_id: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.store.mark_handed_over(ids, message_id, now, AFTER_SILENCE).await?;
+        self.forget(ids);
         Ok(())
+    }
+
+    fn forget(&self, ids: &[i64]) {
+        let mut unsaved = self.outbox.unsaved();
+        ids.iter().for_each(|id| drop(unsaved.remove(id)));
     }
 
     /// The mails to the operators about a mail that is not delivered.

@@ -114,6 +114,7 @@ impl Subject<'_> {
             sequence: 0,
             kind: MailKind::Operator,
             recipient: recipient.clone(),
+            for_admin: false,
             incident: incident.clone(),
         };
         people.into_iter().map(mail).collect()

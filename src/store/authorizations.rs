@@ -6,7 +6,7 @@ use super::deliveries::{self, NewDelivery};
 use super::revocations::{links, next_generation};
 use super::states::{Event, save_event};
 use super::tokens::{self, TokenId};
-use super::{Store, StoreError, notifications};
+use super::{Store, StoreError, notices};
 use crate::domain::{DelayedMail, Notification, Timestamp};
 use crate::secret::Secret;
 
@@ -358,7 +358,7 @@ impl Store {
         let id = id.to_owned();
         self.write(move |c| {
             c.execute("UPDATE authorizations SET outcome = ?1 WHERE id = ?2", params![stage.label(), id])?;
-            mails.iter().try_for_each(|mail| notifications::insert(c, mail, at))
+            mails.iter().try_for_each(|mail| notices::insert(c, mail, at, std::time::Duration::ZERO))
         })
         .await
     }
@@ -463,10 +463,7 @@ impl Store {
                 deliveries::put(c, integration, sealed, at)?;
             }
             for DelayedMail { notification, pause } in &success.mails {
-                notifications::insert(c, notification, success.at)?;
-                if !pause.is_zero() {
-                    notifications::postpone(c, notification, success.at, *pause)?;
-                }
+                notices::insert(c, notification, success.at, *pause)?;
             }
             Ok(true)
         })

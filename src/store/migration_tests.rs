@@ -103,10 +103,15 @@ async fn every_older_schema_is_migrated() {
         let cause = &causes[0];
         assert_eq!(
             (cause.members.len(), cause.progress.notices, cause.progress.size),
-            (2, 1, 2),
+            // The migration to the seventh schema counts the members.
+            (2, 1, if version < 7 { 2 } else { 1 }),
             "schema {version}"
         );
-        assert_eq!(cause.progress.notified, NOW, "schema {version}");
+        assert_eq!(
+            cause.progress.notified,
+            if version < 7 { NOW } else { Timestamp(0) },
+            "schema {version}: the migration takes the time of the beginning"
+        );
         assert_eq!(store.events("acme").await.expect("events").len(), 1, "schema {version}");
         let due = store.due_notifications(NOW, 10).await.expect("due");
         assert_eq!(

@@ -27,6 +27,7 @@ mod files;
 mod key;
 mod key_file;
 mod locks;
+mod notices;
 mod notifications;
 mod revocations;
 mod rotation;
@@ -43,7 +44,7 @@ pub use backup::{backup, write_backup};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use key::Key;
 pub use locks::DaemonLock;
-pub use notifications::{FailedAttempt, MailAbout, OtherMails, Queued};
+pub use notifications::{FailedAttempt, Group, MailAbout, OtherMails, Queued, Shown, Thread};
 pub use revocations::LinksState;
 pub use rotation::{Rotated, rotate_key};
 pub use states::{Event, ProbeRecord, SavedIntegration};
@@ -60,6 +61,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_mail_attempts.sql"),
     include_str!("migrations/0006_reauthentications.sql"),
     include_str!("migrations/0007_causes.sql"),
+    include_str!("migrations/0008_grouped_mails.sql"),
 ];
 
 /// Maximum number of jobs that wait for a thread; further callers wait for a place.
@@ -396,6 +398,10 @@ fn migrate(connection: &Connection, database: &Path, rights: Rights) -> Result<(
     }
     connection.execute_batch("COMMIT")?;
     Ok(())
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Runs one job in a savepoint: its failure does not affect other jobs.

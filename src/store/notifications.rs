@@ -1,22 +1,22 @@
-//! The outbox: mails from the decision to the delivery.
+//! The outbox: notices from the decision to the delivery, and the mails that they are sent in.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::rows::{incident_from_json, incident_to_json};
-use super::{Store, StoreError};
+use super::rows::incident_from_json;
+use super::{Store, StoreError, millis, notices};
 use crate::domain::{MailKind, Notification, Timestamp};
 
-/// A waiting mail.
+/// A waiting notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
     /// Row id.
     pub id: i64,
     /// Its content and recipient.
     pub notification: Notification,
-    /// Sequence of the first mail of this alert to this recipient, which begins the mail thread.
-    pub first_sequence: u32,
+    /// The Message-ID with which it was handed over.
+    pub message_id: Option<String>,
     /// Number of attempts so far.
     pub attempts: u32,
     /// Number of attempts in which the server permanently rejected recipient or mail.
@@ -25,6 +25,39 @@ pub struct Queued {
     pub first_rejection: Option<Timestamp>,
     /// How often it was handed over without a response: it may have been delivered.
     pub unanswered: u32,
+}
+
+/// Notices that are sent in one mail, in the order in which they were decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The row ids of all.
+    pub ids: Vec<i64>,
+    /// The oldest one; its history is that of the mail.
+    pub first: Queued,
+    /// Those that the mail shows: the most urgent ones.
+    pub shown: Vec<Shown>,
+    /// All kinds, and how many notices of each.
+    pub kinds: Vec<(MailKind, usize)>,
+    /// The integrations that they are about, without repetition.
+    pub integrations: Vec<String>,
+}
+
+/// A notice that a mail shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// What it says.
+    pub notification: Notification,
+    /// The first mail of its alert to this recipient, if this is a later one.
+    pub thread: Option<Thread>,
+}
+
+/// The first mail of an alert to a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thread {
+    /// Its Message-ID; `None` for mails of older versions.
+    pub message_id: Option<String>,
+    /// The number of its notice.
+    pub sequence: u32,
 }
 
 /// An attempt that failed, as it is saved.
@@ -51,56 +84,29 @@ pub struct OtherMails {
     pub failing: bool,
 }
 
-/// Saves a notification; the same notice to the same recipient is saved once.
-pub(super) fn insert(c: &Connection, n: &Notification, now: Timestamp) -> Result<(), StoreError> {
-    c.prepare_cached(
-        "INSERT OR IGNORE INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
-    )?
-    .execute(params![n.alert, n.sequence, n.recipient, n.kind.label(), incident_to_json(&n.incident), now.0])?;
-    Ok(())
-}
+/// Notices that wait to be sent.
+const WAITING: &str = "n.sent_at IS NULL AND n.given_up_at IS NULL AND n.suspended = 0";
 
-/// Delays a mail that may turn out not to be needed.
-pub(super) fn postpone(
-    c: &Connection,
-    n: &Notification,
-    now: Timestamp,
-    pause: Duration,
-) -> Result<(), StoreError> {
-    c.prepare_cached(
-        "UPDATE notifications SET due_at = ?1, pause = ?2
-         WHERE alert = ?3 AND sequence = ?4 AND recipient = ?5 AND attempts = 0 AND sent_at IS NULL",
-    )?
-    .execute(params![now.plus(pause).0, millis(pause), n.alert, n.sequence, n.recipient])?;
-    Ok(())
-}
-
-/// Deletes a delayed mail about a re-authentication: the mail about the end of the alert says who re-authenticated.
-pub(super) fn supersede(c: &Connection, integration: &str, recipient: &str) -> Result<(), StoreError> {
-    c.prepare_cached(
-        "DELETE FROM notifications WHERE kind = 'reauthenticated' AND recipient = ?2 AND pause > 0 AND attempts = 0 AND unanswered = 0
-           AND sent_at IS NULL AND given_up_at IS NULL AND json_extract(story, '$.integration') = ?1",
-    )?
-    .execute(params![integration, recipient])?;
-    Ok(())
-}
-
-/// Condition: no earlier mail to the same recipient waits that belongs to the same alert or is about the same integration. So the last mail
-/// that a person reads is up to date. The story of a cause may name different integrations over time.
+/// Condition: no earlier notice to the same recipient waits that belongs to the same alert or is about the same integration. So the last mail
+/// that a person reads is up to date. The story of a cause may name different integrations over time. The unary plus keeps the index of recipients
+/// out, which is slow where thousands wait for one person.
 const FIRST: &str = "
-    NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND e.recipient = n.recipient
+    NOT EXISTS (SELECT 1 FROM notifications e WHERE e.alert = n.alert AND +e.recipient = n.recipient
                 AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM notifications e
-                    WHERE json_extract(e.story, '$.integration') = json_extract(n.story, '$.integration') AND e.recipient = n.recipient
+                    WHERE json_extract(e.story, '$.integration') = json_extract(n.story, '$.integration') AND +e.recipient = n.recipient
                     AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL AND e.suspended = 0)";
 
-/// Waiting mails in the order in which they were decided.
-const DUE: &str = "
-    SELECT id, alert, sequence, recipient, kind, story, attempts, rejections,
-           (SELECT min(f.sequence) FROM notifications f WHERE f.alert = n.alert AND f.recipient = n.recipient),
-           first_rejected_at, unanswered
-    FROM notifications n
-    WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0 AND due_at <= ?1 AND ";
+/// A notice with its history.
+const NOTICE: &str = "
+    SELECT n.id, n.alert, n.sequence, n.recipient, n.kind, n.story, n.attempts, n.rejections, n.first_rejected_at, n.unanswered, n.for_admin,
+           n.message_id
+    FROM notifications n";
+
+/// Numbers as a JSON list, for `json_each`.
+fn json_list(ids: &[i64]) -> String {
+    serde_json::to_string(ids).unwrap_or_default()
+}
 
 /// A mail about an integration, for its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,48 +165,55 @@ impl Store {
         .await
     }
 
-    /// Mails to send now.
+    /// The notices that are due now, oldest first; each may take others with it: see [`Self::group`].
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Queued>, StoreError> {
         self.read(move |c| {
-            let mut statement = c.prepare_cached(&format!("{DUE}{FIRST} ORDER BY id LIMIT ?2"))?;
-            let mut rows = statement.query(params![now.0, limit])?;
-            let mut due = Vec::new();
-            while let Some(r) = rows.next()? {
-                let (kind, incident): (String, String) = (r.get(4)?, r.get(5)?);
-                let (Some(kind), Some(incident)) =
-                    (MailKind::from_label(&kind), incident_from_json(&incident))
-                else {
-                    continue;
-                };
-                let notification = Notification {
-                    alert: r.get(1)?,
-                    sequence: r.get(2)?,
-                    kind,
-                    recipient: r.get(3)?,
-                    incident,
-                };
-                due.push(Queued {
-                    id: r.get(0)?,
-                    notification,
-                    first_sequence: r.get(8)?,
-                    attempts: r.get(6)?,
-                    rejections: r.get(7)?,
-                    first_rejection: r.get::<_, Option<i64>>(9)?.map(Timestamp),
-                    unanswered: r.get(10)?,
-                });
-            }
-            Ok(due)
+            let sql =
+                format!("{NOTICE} WHERE {WAITING} AND n.due_at <= ?1 AND {FIRST} ORDER BY n.id LIMIT ?2");
+            let mut statement = c.prepare_cached(&sql)?;
+            let due = statement.query_map(params![now.0, limit], queued)?.collect::<Result<Vec<_>, _>>()?;
+            Ok(due.into_iter().flatten().collect())
         })
         .await
     }
 
-    /// Whether a mail still waits as it was read: it was not sent, has not failed and was not handed over since.
-    pub async fn is_as_read(&self, queued: &Queued) -> Result<bool, StoreError> {
-        let (id, attempts, unanswered) = (queued.id, queued.attempts, queued.unanswered);
+    /// The mail in which a notice goes out: all notices to the same recipient that may share one and need not wait for an earlier one. `None` if the
+    /// notice does not wait any more as it was read: it was sent, dropped or replaced, or an attempt has failed since.
+    ///
+    /// A mail that was handed over before is the same again. `most` notices are shown.
+    pub async fn group(
+        &self,
+        leader: &Queued,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<Option<Group>, StoreError> {
+        let leader = leader.clone();
         self.read(move |c| {
-            let sql = "SELECT EXISTS (SELECT 1 FROM notifications WHERE id = ?1 AND attempts = ?2 AND unanswered = ?3
-                           AND sent_at IS NULL AND given_up_at IS NULL AND suspended = 0)";
-            Ok(c.prepare_cached(sql)?.query_row(params![id, attempts, unanswered], |r| r.get(0))?)
+            let Some(leader) = reread(c, &leader)? else { return Ok(None) };
+            let mut members = members(c, &leader, now)?;
+            if members.is_empty() {
+                return Ok(None);
+            }
+            let ids = members.iter().map(|m| m.id).collect();
+            let first = notice(c, members[0].id)?;
+            members.sort_by_key(|m| (m.kind.urgency(), m.id));
+            let mut shown = Vec::new();
+            for member in members.iter().take(most) {
+                let Some(Queued { id, notification, .. }) = notice(c, member.id)? else { continue };
+                let thread = thread(c, id, &notification)?;
+                shown.push(Shown { notification, thread });
+            }
+            let mut kinds: Vec<(MailKind, usize)> = Vec::new();
+            for member in &members {
+                match kinds.iter_mut().find(|(kind, _)| *kind == member.kind) {
+                    Some((_, count)) => *count += 1,
+                    None => kinds.push((member.kind, 1)),
+                }
+            }
+            let mut integrations: Vec<String> = members.into_iter().map(|m| m.integration).collect();
+            let mut known = std::collections::HashSet::new();
+            integrations.retain(|name| known.insert(name.clone()));
+            Ok(first.map(|first| Group { ids, first, shown, kinds, integrations }))
         })
         .await
     }
@@ -208,60 +221,83 @@ impl Store {
     /// When the next waiting mail is due, and the number of waiting mails.
     pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
         self.read(|c| {
-            const WAITING: &str =
-                "FROM notifications n WHERE sent_at IS NULL AND given_up_at IS NULL AND suspended = 0";
             // A mail behind an earlier one to the same recipient is not due before that one. The query uses
             // the index of due times, because in an outage a hundred thousand mails may wait, and it runs
             // after every mail that is sent.
-            let next = format!("SELECT due_at {WAITING} AND {FIRST} ORDER BY due_at LIMIT 1");
+            let next = format!(
+                "SELECT due_at FROM notifications n WHERE {WAITING} AND {FIRST} ORDER BY due_at LIMIT 1"
+            );
             let next = c.prepare_cached(&next)?.query_row([], |r| r.get(0)).optional()?;
-            let waiting =
-                c.prepare_cached(&format!("SELECT count(*) {WAITING}"))?.query_row([], |r| r.get(0))?;
+            let waiting = format!("SELECT count(*) FROM notifications n WHERE {WAITING}");
+            let waiting = c.prepare_cached(&waiting)?.query_row([], |r| r.get(0))?;
             Ok((next.map(Timestamp), waiting))
         })
         .await
     }
 
-    /// Records that the mail is about to be handed over. From now on it may have been delivered, so it is not sent again before `pause` is
-    /// over, even if this process ends.
-    pub async fn mark_handed_over(&self, id: i64, now: Timestamp, pause: Duration) -> Result<(), StoreError> {
+    /// Records that a mail with these notices is about to be handed over. From now on it may have been delivered, so it is not sent again before
+    /// `pause` is over, even if this process ends, and always with the same Message-ID and the same notices. Returns false if one of them does not wait
+    /// any more as it was read; then nothing is recorded, and the mail must not be sent.
+    pub async fn mark_handed_over(
+        &self,
+        ids: &[i64],
+        message_id: &str,
+        now: Timestamp,
+        pause: Duration,
+    ) -> Result<bool, StoreError> {
+        let (ids, message_id, expected) =
+            (json_list(ids), message_id.to_owned(), i64::try_from(ids.len()).unwrap_or(i64::MAX));
         self.write(move |c| {
-            let sql =
-                "UPDATE notifications SET due_at = ?1, pause = ?2, unanswered = unanswered + 1 WHERE id = ?3";
-            c.prepare_cached(sql)?.execute(params![now.plus(pause).0, millis(pause), id])?;
-            Ok(())
+            let waiting = format!(
+                "SELECT count(*) FROM notifications n WHERE n.id IN (SELECT value FROM json_each(?1)) AND {WAITING}
+                   AND coalesce(n.message_id, ?2) = ?2"
+            );
+            let waiting: i64 = c.prepare_cached(&waiting)?.query_row(params![ids, message_id], |r| r.get(0))?;
+            if waiting != expected {
+                return Ok(false);
+            }
+            let sql = "UPDATE notifications SET due_at = ?1, pause = ?2, unanswered = unanswered + 1, message_id = ?4
+                       WHERE id IN (SELECT value FROM json_each(?3))";
+            c.prepare_cached(sql)?.execute(params![now.plus(pause).0, millis(pause), ids, message_id])?;
+            Ok(true)
         })
         .await
     }
 
-    /// Records that the server accepted the mail.
+    /// Records that the server accepted the mail, and under which Message-ID.
     ///
     /// # Errors
     /// The database returns an error; then the mail will be sent again, with the same `Message-ID`.
-    pub async fn mark_sent(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn mark_sent(&self, ids: &[i64], message_id: &str, now: Timestamp) -> Result<(), StoreError> {
+        let (ids, message_id) = (json_list(ids), message_id.to_owned());
         self.write(move |c| {
-            c.prepare_cached("UPDATE notifications SET sent_at = ?1, attempts = attempts + 1, problem = NULL WHERE id = ?2")?
-                .execute(params![now.0, id])?;
+            let sql = "UPDATE notifications SET sent_at = ?1, attempts = attempts + 1, problem = NULL, message_id = ?3
+                       WHERE id IN (SELECT value FROM json_each(?2))";
+            c.prepare_cached(sql)?.execute(params![now.0, ids, message_id])?;
             Ok(())
         })
         .await
     }
 
-    /// Records a failed attempt; the next one follows after a pause. `reports` are mails to the operators, saved with it.
+    /// Records a failed attempt; the next one follows after a pause. `reports` are mails to the operators, saved with it. The notices of a mail that the
+    /// server has certainly not accepted may be sent in another group next time.
     pub async fn mark_failed(
         &self,
-        id: i64,
+        ids: &[i64],
         failed: FailedAttempt,
         reports: Vec<Notification>,
     ) -> Result<(), StoreError> {
+        let ids = json_list(ids);
         self.write(move |c| {
             let sql = "UPDATE notifications SET due_at = ?1, pause = ?2, attempts = attempts + 1, rejections = rejections + ?3,
                            first_rejected_at = iif(?3, coalesce(first_rejected_at, ?4), first_rejected_at),
+                           message_id = iif(unanswered - ?5 <= 0, NULL, message_id),
                            unanswered = max(unanswered - ?5, 0), problem = ?6
-                       WHERE id = ?7";
+                       WHERE id IN (SELECT value FROM json_each(?7))";
             let FailedAttempt { at, pause, rejected, answered, problem } = &failed;
-            c.prepare_cached(sql)?.execute(params![at.plus(*pause).0, millis(*pause), rejected, at.0, answered, problem, id])?;
-            reports.iter().try_for_each(|n| insert(c, n, *at))
+            c.prepare_cached(sql)?
+                .execute(params![at.plus(*pause).0, millis(*pause), rejected, at.0, answered, problem, ids])?;
+            reports.iter().try_for_each(|n| notices::insert(c, n, *at, Duration::ZERO))
         })
         .await
     }
@@ -270,15 +306,17 @@ impl Store {
     /// operators, saved with it.
     pub async fn give_up(
         &self,
-        id: i64,
+        ids: &[i64],
         now: Timestamp,
         problem: String,
         reports: Vec<Notification>,
     ) -> Result<(), StoreError> {
+        let ids = json_list(ids);
         self.write(move |c| {
-            let sql = "UPDATE notifications SET given_up_at = ?1, attempts = attempts + 1, problem = ?2 WHERE id = ?3";
-            c.prepare_cached(sql)?.execute(params![now.0, problem, id])?;
-            reports.iter().try_for_each(|n| insert(c, n, now))
+            let sql = "UPDATE notifications SET given_up_at = ?1, attempts = attempts + 1, problem = ?2
+                       WHERE id IN (SELECT value FROM json_each(?3))";
+            c.prepare_cached(sql)?.execute(params![now.0, problem, ids])?;
+            reports.iter().try_for_each(|n| notices::insert(c, n, now, Duration::ZERO))
         })
         .await
     }
@@ -337,6 +375,96 @@ impl Store {
     }
 }
 
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+/// A row of [`NOTICE`]; `None` if a newer version has written it.
+fn queued(r: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Queued>> {
+    let (kind, incident): (String, String) = (r.get(4)?, r.get(5)?);
+    let (Some(kind), Some(incident)) = (MailKind::from_label(&kind), incident_from_json(&incident)) else {
+        return Ok(None);
+    };
+    let notification = Notification {
+        alert: r.get(1)?,
+        sequence: r.get(2)?,
+        recipient: r.get(3)?,
+        kind,
+        for_admin: r.get(10)?,
+        incident,
+    };
+    Ok(Some(Queued {
+        id: r.get(0)?,
+        notification,
+        message_id: r.get(11)?,
+        attempts: r.get(6)?,
+        rejections: r.get(7)?,
+        first_rejection: r.get::<_, Option<i64>>(8)?.map(Timestamp),
+        unanswered: r.get(9)?,
+    }))
+}
+
+fn notice(c: &Connection, id: i64) -> Result<Option<Queued>, StoreError> {
+    let mut statement = c.prepare_cached(&format!("{NOTICE} WHERE n.id = ?1"))?;
+    Ok(statement.query_row([id], queued).optional()?.flatten())
+}
+
+/// The notice as it is now, if it still waits and was not tried since it was read.
+fn reread(c: &Connection, read: &Queued) -> Result<Option<Queued>, StoreError> {
+    let sql = format!("{NOTICE} WHERE n.id = ?1 AND n.attempts = ?2 AND n.unanswered = ?3 AND {WAITING}");
+    let mut statement = c.prepare_cached(&sql)?;
+    Ok(statement.query_row(params![read.id, read.attempts, read.unanswered], queued).optional()?.flatten())
+}
+
+/// A notice of a group.
+struct GroupMember {
+    id: i64,
+    kind: MailKind,
+    integration: String,
+}
+
+/// The notices that go out together with this one, in the order in which they were decided. Those that wait after a failed attempt join only when they
+/// are due, and only others with the same number of rejections.
+fn members(c: &Connection, leader: &Queued, now: Timestamp) -> Result<Vec<GroupMember>, StoreError> {
+    let same = match (&leader.message_id, leader.notification.group_key()) {
+        (Some(_), _) => "n.message_id = :message_id".to_owned(),
+        (None, Some(_)) => format!(
+            "n.message_id IS NULL AND n.unanswered = 0 AND n.rejections = :rejections AND (n.attempts = 0 OR n.due_at <= :now)
+             AND n.group_key = :group_key AND {FIRST}"
+        ),
+        (None, None) => "n.id = :id".to_owned(),
+    };
+    let sql = format!(
+        "SELECT n.id, n.kind, json_extract(n.story, '$.integration') FROM notifications n
+         WHERE n.recipient = :recipient AND {WAITING} AND (n.id = :id OR {same}) ORDER BY n.id"
+    );
+    let mut statement = c.prepare_cached(&sql)?;
+    let parameters: [(&str, &dyn rusqlite::ToSql); 6] = [
+        (":id", &leader.id),
+        (":recipient", &leader.notification.recipient),
+        (":message_id", &leader.message_id),
+        (":rejections", &leader.rejections),
+        (":now", &now.0),
+        (":group_key", &leader.notification.group_key()),
+    ];
+    for (name, value) in parameters {
+        if let Some(index) = statement.parameter_index(name)? {
+            statement.raw_bind_parameter(index, value)?;
+        }
+    }
+    let (mut found, mut rows) = (Vec::new(), statement.raw_query());
+    while let Some(r) = rows.next()? {
+        let (id, kind, integration): (i64, String, String) = (r.get(0)?, r.get(1)?, r.get(2)?);
+        if let Some(kind) = MailKind::from_label(&kind) {
+            found.push(GroupMember { id, kind, integration });
+        }
+    }
+    Ok(found)
+}
+
+/// The mail in which an alert first went out to a recipient, or may have.
+fn thread(c: &Connection, id: i64, notification: &Notification) -> Result<Option<Thread>, StoreError> {
+    let sql = "SELECT message_id, sequence FROM notifications
+               WHERE alert = ?1 AND recipient = ?2 AND id <> ?3 AND (sent_at IS NOT NULL OR unanswered > 0) ORDER BY sequence, id LIMIT 1";
+    let first =
+        c.prepare_cached(sql)?.query_row(params![notification.alert, notification.recipient, id], |r| {
+            Ok(Thread { message_id: r.get(0)?, sequence: r.get(1)? })
+        });
+    Ok(first.optional()?)
 }

@@ -19,8 +19,8 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
         [("ada@x.org", 0), ("bob@x.org", 0)]
     );
     let later = Timestamp(NOW.0 + 1000);
-    store.mark_failed(due[0].id, failed(NOW, 1, false), Vec::new()).await.expect("marked");
-    store.mark_sent(due[1].id, NOW).await.expect("marked");
+    store.mark_failed(&[due[0].id], failed(NOW, 1, false), Vec::new()).await.expect("marked");
+    store.mark_sent(&[due[1].id], "<1@x>", NOW).await.expect("marked");
     assert_eq!(
         store.due_notifications(NOW, 10).await.expect("due"),
         vec![],
@@ -31,9 +31,12 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
         (Some(later), 2),
         "the second is due no sooner than the first"
     );
-    store.mark_sent(due[0].id, later).await.expect("marked");
+    store.mark_sent(&[due[0].id], "<1@x>", later).await.expect("marked");
     let second = store.due_notifications(later, 10).await.expect("due");
-    assert_eq!((second.len(), second[0].notification.sequence, second[0].first_sequence), (1, 1, 0));
+    assert_eq!((second.len(), second[0].notification.sequence), (1, 1));
+    let group = store.group(&second[0], later, 20).await.expect("read").expect("a mail");
+    let thread = Thread { message_id: Some("<1@x>".to_owned()), sequence: 0 };
+    assert_eq!(group.shown[0].thread, Some(thread), "it refers to the mail that was sent");
     assert_eq!(store.last_mail().await.expect("last"), Some(later));
     let notified = store.load(NOW).await.expect("loaded").0[0].alert.clone().expect("open").notified;
     assert_eq!(notified.into_iter().collect::<Vec<_>>(), ["ada@x.org", "bob@x.org"]);
@@ -66,15 +69,15 @@ async fn attempts_are_remembered() {
             .map(|q| (q.id, q.unanswered, q.rejections))
     };
     let Some((id, 0, 0)) = queued(NOW).await else { panic!("a new mail") };
-    store.mark_handed_over(id, NOW, hour).await.expect("marked");
+    store.mark_handed_over(&[id], "<1@x>", NOW, hour).await.expect("marked");
     assert_eq!(
         (queued(NOW).await, queued(at(1)).await),
         (None, Some((id, 1, 0))),
         "nothing is sent twice within the hour"
     );
-    store.mark_handed_over(id, at(1), hour).await.expect("marked");
+    store.mark_handed_over(&[id], "<1@x>", at(1), hour).await.expect("marked");
     let rejected = FailedAttempt { answered: true, ..failed(at(1), 60, true) };
-    store.mark_failed(id, rejected, vec![notification(0, "operators@x.org")]).await.expect("marked");
+    store.mark_failed(&[id], rejected, vec![notification(0, "operators@x.org")]).await.expect("marked");
     assert_eq!(queued(at(2)).await, Some((id, 1, 1)), "a response counts as a response");
     let due = store.due_notifications(at(2), 10).await.expect("due");
     assert_eq!(
@@ -82,7 +85,7 @@ async fn attempts_are_remembered() {
         (2, Some(at(1))),
         "the operators' mail was saved with it"
     );
-    store.mark_failed(id, failed(at(2), 60, true), Vec::new()).await.expect("marked");
+    store.mark_failed(&[id], failed(at(2), 60, true), Vec::new()).await.expect("marked");
     assert_eq!(
         store.due_notifications(at(3), 10).await.expect("due")[0].first_rejection,
         Some(at(1)),
@@ -100,7 +103,7 @@ async fn attempts_are_remembered() {
         store.other_mails("operators@x.org", NOW).await.expect("others"),
         OtherMails { taken: false, failing: true }
     );
-    store.mark_sent(due[1].id, at(2)).await.expect("marked");
+    store.mark_sent(&[due[1].id], "<1@x>", at(2)).await.expect("marked");
     assert_eq!(
         store.other_mails("ada@x.org", at(2)).await.expect("others"),
         OtherMails { taken: true, failing: false }
@@ -121,7 +124,7 @@ async fn times_of_a_clock_that_was_ahead_are_corrected() {
     early.at = ahead;
     store.save_probe(early).await.expect("saved");
     let due = store.due_notifications(ahead, 10).await.expect("due");
-    store.mark_failed(due[0].id, failed(ahead, 300, true), Vec::new()).await.expect("marked");
+    store.mark_failed(&[due[0].id], failed(ahead, 300, true), Vec::new()).await.expect("marked");
     assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![], "the clock is right again");
     assert!(store.heal_mail_times(NOW).await.expect("corrected") > 0);
     let recipients = async |now| {
@@ -152,7 +155,7 @@ async fn mails_wait_for_their_integration() {
         .expect("saved");
     let due = async || store.due_notifications(NOW, 10).await.expect("mails");
     let sent = due().await[0].id;
-    store.mark_sent(sent, NOW).await.expect("marked");
+    store.mark_sent(&[sent], "<1@x>", NOW).await.expect("marked");
     let keep = async |names: &[(&str, &str)]| {
         let names =
             names.iter().map(|(name, identity)| ((*name).to_owned(), (*identity).to_owned())).collect();
@@ -206,12 +209,11 @@ async fn a_mail_that_was_handled_since_is_not_as_it_was_read() {
         .await
         .expect("saved");
     let due = store.due_notifications(NOW, 10).await.expect("due");
-    assert!(store.is_as_read(&due[0]).await.expect("read") && store.is_as_read(&due[1]).await.expect("read"));
-    store.mark_failed(due[0].id, failed(NOW, 1, false), Vec::new()).await.expect("marked");
-    store.mark_sent(due[1].id, NOW).await.expect("marked");
-    assert!(
-        !store.is_as_read(&due[0]).await.expect("read") && !store.is_as_read(&due[1]).await.expect("read")
-    );
+    let waits = async |queued: &Queued| store.group(queued, NOW, 20).await.expect("read").is_some();
+    assert!(waits(&due[0]).await && waits(&due[1]).await);
+    store.mark_failed(&[due[0].id], failed(NOW, 1, false), Vec::new()).await.expect("marked");
+    store.mark_sent(&[due[1].id], "<1@x>", NOW).await.expect("marked");
+    assert!(!waits(&due[0]).await && !waits(&due[1]).await);
 }
 
 /// The last mail that a person reads about an integration is up to date.
@@ -223,7 +225,7 @@ async fn a_new_alert_waits_for_mails_of_the_last_one() {
     store.save_probe(record(vec![notification(0, "ada@x.org"), second], vec![])).await.expect("saved");
     let due = store.due_notifications(NOW, 10).await.expect("due");
     assert_eq!(due.iter().map(|q| q.notification.alert.as_str()).collect::<Vec<_>>(), ["a1"]);
-    store.mark_failed(due[0].id, failed(NOW, 3600, false), Vec::new()).await.expect("marked");
+    store.mark_failed(&[due[0].id], failed(NOW, 3600, false), Vec::new()).await.expect("marked");
     assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![]);
     assert_eq!(store.outbox().await.expect("outbox").0, Some(Timestamp(NOW.0 + 3_600_000)));
 }

@@ -1,14 +1,16 @@
 //! States, alerts, causes and events: everything that one probe changes is saved in one transaction.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::notices::Decided;
 use super::rows::{Saved, incident_from_json, incident_to_json, state_from_json, state_to_json};
-use super::{Kind, Store, StoreError, notifications};
+use super::{Kind, Store, StoreError, notices};
 use crate::domain::{
-    AlertProgress, Cause, CauseChange, Incident, IntegrationState, MailKind, Notification, Notify, OpenAlert,
-    Progress, Reason, Timestamp,
+    AlertProgress, Cause, CauseChange, Incident, IntegrationState, Notification, Notify, OpenAlert, Progress,
+    Reason, Timestamp,
 };
 
 /// An integration as it was saved.
@@ -48,6 +50,10 @@ pub struct ProbeRecord {
     pub causes: Vec<CauseChange>,
     /// Mails to be sent.
     pub notifications: Vec<Notification>,
+    /// The alert that has ended, or has another reason now: what was decided about it and has not gone out yet is outdated.
+    pub outdated: Option<String>,
+    /// How long mails wait for others to the same person.
+    pub group_wait: Duration,
     /// When this was decided.
     pub at: Timestamp,
 }
@@ -74,13 +80,14 @@ impl Store {
             for change in &record.causes {
                 save_cause(c, &record.integration.name, change)?;
             }
-            for notification in &record.notifications {
-                notifications::insert(c, notification, record.at)?;
-                if notification.kind == MailKind::Resolved {
-                    notifications::supersede(c, &record.integration.name, &notification.recipient)?;
-                }
-            }
-            Ok(())
+            let decided = Decided {
+                causes: &record.causes,
+                notifications: &record.notifications,
+                outdated: record.outdated.as_ref(),
+                wait: record.group_wait,
+                at: record.at,
+            };
+            notices::save(c, &decided)
         })
         .await
     }

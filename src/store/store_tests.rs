@@ -13,6 +13,8 @@ use crate::secret::Secret;
 
 #[path = "file_tests.rs"]
 mod file_tests;
+#[path = "notices_tests.rs"]
+mod notices_tests;
 #[path = "outbox_tests.rs"]
 mod outbox_tests;
 
@@ -39,6 +41,7 @@ fn incident() -> Incident {
         integration: "acme".to_owned(),
         display_name: "Acme".to_owned(),
         app: "Sequr".to_owned(),
+        app_name: "sequr".to_owned(),
         client_id: "client".to_owned(),
         tenant: "tenant".to_owned(),
         access: Access::Delegated,
@@ -67,6 +70,7 @@ fn notification(sequence: u32, recipient: &str) -> Notification {
         sequence,
         kind: MailKind::Alert,
         recipient: recipient.to_owned(),
+        for_admin: true,
         incident: incident(),
     }
 }
@@ -98,7 +102,15 @@ fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRe
         alert: Some(alert),
     };
     let events = vec![Event { kind: "broken".to_owned(), at: NOW, detail: "token_revoked".to_owned() }];
-    ProbeRecord { integration, events, causes, notifications, at: NOW }
+    ProbeRecord {
+        integration,
+        events,
+        causes,
+        notifications,
+        outdated: None,
+        group_wait: std::time::Duration::ZERO,
+        at: NOW,
+    }
 }
 
 #[tokio::test]

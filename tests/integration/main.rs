@@ -18,6 +18,7 @@ mod daemon;
 mod documents;
 mod evidence;
 mod fleet;
+mod grouping;
 mod groups;
 mod hostile;
 mod inputs;

@@ -110,7 +110,8 @@ impl World {
         }
         demo::populate(&simulator, &public_url).expect("tenants");
         let probe = if time == Time::Stands { USUAL } else { FAST };
-        let configuration = Configuration::demo(&simulator, &public_url, probe);
+        let mut configuration = Configuration::demo(&simulator, &public_url, probe);
+        configuration.set("email.group_wait", "0s");
         let folder = tempfile::tempdir().expect("a folder");
         let world = Self { simulator, folder, configuration, url, listener };
         world.configuration.write(&world.file());

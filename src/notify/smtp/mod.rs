@@ -26,7 +26,7 @@ use dialogue::{Session, SmtpDialogue};
 
 use super::message::Rendered;
 use super::settings::SmtpSettings;
-use crate::domain::{Notification, Timestamp};
+use crate::domain::Timestamp;
 use crate::metrics::EmailFailure;
 
 /// The result of an attempt.
@@ -39,14 +39,9 @@ pub struct Delivery {
 }
 
 /// Sends one mail on a connection of its own.
-pub async fn deliver(
-    settings: &SmtpSettings,
-    notification: &Notification,
-    mail: &Rendered,
-    now: Timestamp,
-) -> Delivery {
+pub async fn deliver(settings: &SmtpSettings, recipient: &str, mail: &Rendered, now: Timestamp) -> Delivery {
     let mut connection = Connection::default();
-    let delivery = match connection.dictate(settings, notification, mail, now).await {
+    let delivery = match connection.dictate(settings, recipient, mail, now).await {
         Ok(dictated) => dictated.end().await,
         Err(Undelivered { failure, dialogue }) => Delivery { outcome: Err(failure), dialogue },
     };
@@ -97,12 +92,12 @@ impl Connection {
     pub(super) async fn dictate(
         &mut self,
         settings: &SmtpSettings,
-        notification: &Notification,
+        recipient: &str,
         mail: &Rendered,
         now: Timestamp,
     ) -> Result<Dictated<'_>, Undelivered> {
         let mut dialogue = SmtpDialogue::default();
-        let letter = match letter(settings, notification, mail, now, &mut dialogue) {
+        let letter = match letter(settings, recipient, mail, now, &mut dialogue) {
             Ok(letter) => letter,
             Err(failure) => return Err(Undelivered { failure, dialogue: dialogue.into_lines() }),
         };
@@ -172,16 +167,16 @@ impl Dictated<'_> {
 
 fn letter(
     settings: &SmtpSettings,
-    notification: &Notification,
+    address: &str,
     mail: &Rendered,
     now: Timestamp,
     dialogue: &mut SmtpDialogue,
 ) -> Result<Letter, Failure> {
-    let to = recipient(&notification.recipient).map_err(|text| {
+    let to = recipient(address).map_err(|text| {
         dialogue.note(format!("! {text}"));
         Failure { kind: EmailFailure::Rejected, blame: Blame::Recipient }
     })?;
-    compose(settings, to, notification, mail, now).map_err(|text| {
+    compose(settings, to, mail, now).map_err(|text| {
         dialogue.note(format!("! {text}"));
         Failure::transport(EmailFailure::Other)
     })

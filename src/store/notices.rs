@@ -1,0 +1,203 @@
+//! How a decision changes the outbox: notices that it adds, and unsent ones that are outdated by it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use super::rows::incident_to_json;
+use super::{Store, StoreError, millis};
+use crate::domain::{CauseChange, MailKind, Notification, Timestamp};
+
+/// Notices that have not begun to go out: nobody has learnt of them.
+const PENDING: &str =
+    "sent_at IS NULL AND given_up_at IS NULL AND attempts = 0 AND unanswered = 0 AND due_at > :now";
+
+/// Notices that were sent, or may have been, or will be.
+const REACHING: &str = "(sent_at IS NOT NULL OR given_up_at IS NULL OR unanswered > 0)";
+
+/// What a probe has decided about mails.
+pub(super) struct Decided<'a> {
+    /// The changes to causes.
+    pub(super) causes: &'a [CauseChange],
+    /// The mails to be sent.
+    pub(super) notifications: &'a [Notification],
+    /// The alert that has ended, or has another reason now.
+    pub(super) outdated: Option<&'a String>,
+    /// How long mails wait for others to the same person.
+    pub(super) wait: Duration,
+    /// When this was decided.
+    pub(super) at: Timestamp,
+}
+
+/// Saves a notice that is due after `pause`; the same notice to the same recipient is saved once.
+pub(super) fn insert(
+    c: &Connection,
+    n: &Notification,
+    now: Timestamp,
+    pause: Duration,
+) -> Result<(), StoreError> {
+    insert_as(c, n, n.kind, now, pause)
+}
+
+fn insert_as(
+    c: &Connection,
+    n: &Notification,
+    kind: MailKind,
+    now: Timestamp,
+    pause: Duration,
+) -> Result<(), StoreError> {
+    c.prepare_cached(
+        "INSERT OR IGNORE INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at, pause, group_key, for_admin)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        n.alert,
+        n.sequence,
+        n.recipient,
+        kind.label(),
+        incident_to_json(&n.incident),
+        now.0,
+        now.plus(pause).0,
+        millis(pause),
+        n.group_key(),
+        n.for_admin,
+    ])?;
+    Ok(())
+}
+
+/// Saves the notices of a probe. What was decided earlier about an alert and has not gone out yet is replaced where the alert has changed, and dropped
+/// where it has ended.
+pub(super) fn save(c: &Connection, decided: &Decided<'_>) -> Result<(), StoreError> {
+    let closed = decided.causes.iter().filter_map(|change| match change {
+        CauseChange::Close(_, alert) => Some(alert),
+        _ => None,
+    });
+    let mut dropped: HashMap<&str, Vec<String>> = HashMap::new();
+    for alert in decided.outdated.into_iter().chain(closed) {
+        dropped.insert(alert, drop_pending(c, alert, decided)?);
+    }
+    for notice in decided.notifications {
+        let dropped = dropped.get(notice.alert.as_str()).map(Vec::as_slice).unwrap_or_default();
+        save_one(c, notice, dropped, decided)?;
+    }
+    Ok(())
+}
+
+/// Deletes the pending notices of an alert, except for those that a notice of the decision replaces. Returns whose they were.
+fn drop_pending(c: &Connection, alert: &str, decided: &Decided<'_>) -> Result<Vec<String>, StoreError> {
+    let is_replaced = |recipient: &str| {
+        decided
+            .notifications
+            .iter()
+            .any(|n| n.alert == alert && n.recipient == recipient && n.kind != MailKind::Resolved)
+    };
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT id, recipient FROM notifications WHERE alert = :alert AND {PENDING}"
+    ))?;
+    let pending = statement
+        .query_map(rusqlite::named_params! { ":alert": alert, ":now": decided.at.0 }, |r| {
+            Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?))
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut dropped = Vec::new();
+    for (id, recipient) in pending.into_iter().filter(|(_, recipient)| !is_replaced(recipient)) {
+        c.prepare_cached("DELETE FROM notifications WHERE id = ?1")?.execute([id])?;
+        dropped.push(recipient);
+    }
+    Ok(dropped)
+}
+
+/// Saves one notice, in view of the earlier ones of its alert. `dropped` are the people whose notices of the alert were dropped just now.
+fn save_one(
+    c: &Connection,
+    notice: &Notification,
+    dropped: &[String],
+    decided: &Decided<'_>,
+) -> Result<(), StoreError> {
+    let (now, wait) = (decided.at, decided.wait);
+    match notice.kind {
+        MailKind::Resolved => {
+            let mine = reaches(c, &notice.alert, Some(&notice.recipient))?;
+            // Somebody else learns of it, because the setting has changed since.
+            let others = || {
+                Ok::<_, StoreError>(!dropped.contains(&notice.recipient) && reaches(c, &notice.alert, None)?)
+            };
+            if mine || others()? {
+                insert(c, notice, now, wait)?;
+                supersede(c, &notice.incident.integration, &notice.recipient)?;
+            }
+            Ok(())
+        }
+        MailKind::Changed | MailKind::Operator if replace_pending(c, notice, now)? => Ok(()),
+        // The earlier mail says it, as soon as it goes out.
+        MailKind::Reminder if waits(c, notice)? => Ok(()),
+        MailKind::Operator if notice.incident.reminds && waits(c, notice)? => Ok(()),
+        MailKind::Changed | MailKind::Reminder => {
+            let knows = reaches(c, &notice.alert, Some(&notice.recipient))?;
+            insert_as(c, notice, if knows { notice.kind } else { MailKind::Alert }, now, wait)
+        }
+        _ => insert(c, notice, now, wait),
+    }
+}
+
+/// Gives the pending notice of the same alert to the same person the text of a newer one. Returns whether there was one.
+fn replace_pending(c: &Connection, notice: &Notification, now: Timestamp) -> Result<bool, StoreError> {
+    let sql = format!(
+        "UPDATE notifications SET story = :story WHERE alert = :alert AND recipient = :recipient AND {PENDING}"
+    );
+    let replaced = c.prepare_cached(&sql)?.execute(rusqlite::named_params! {
+        ":story": incident_to_json(&notice.incident),
+        ":alert": notice.alert,
+        ":recipient": notice.recipient,
+        ":now": now.0,
+    })?;
+    Ok(replaced > 0)
+}
+
+impl Store {
+    /// Deletes what is meant for administrators in these alerts and has not begun to go out, because it is for other people now. Returns whose
+    /// notices were deleted, by alert.
+    ///
+    /// # Errors
+    /// The database returns an error; then nothing has changed.
+    pub async fn withdraw(&self, alerts: Vec<String>) -> Result<HashMap<String, Vec<String>>, StoreError> {
+        self.write(move |c| {
+            let mut statement = c.prepare_cached(
+                "DELETE FROM notifications WHERE alert = ?1 AND kind <> 'operator' AND sent_at IS NULL AND given_up_at IS NULL
+                   AND attempts = 0 AND unanswered = 0 RETURNING recipient",
+            )?;
+            let mut withdrawn = HashMap::new();
+            for alert in alerts {
+                let people = statement.query_map([&alert], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?;
+                withdrawn.insert(alert, people);
+            }
+            Ok(withdrawn)
+        })
+        .await
+    }
+}
+
+/// Whether an earlier notice of the alert to the same person has not gone out yet.
+fn waits(c: &Connection, notice: &Notification) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM notifications WHERE alert = ?1 AND recipient = ?2 AND sent_at IS NULL AND given_up_at IS NULL)";
+    Ok(c.prepare_cached(sql)?.query_row(params![notice.alert, notice.recipient], |r| r.get(0))?)
+}
+
+/// Whether a notice of the alert reaches this person, or anybody.
+fn reaches(c: &Connection, alert: &str, recipient: Option<&str>) -> Result<bool, StoreError> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM notifications WHERE alert = ?1 AND recipient = coalesce(?2, recipient) AND {REACHING})"
+    );
+    Ok(c.prepare_cached(&sql)?.query_row(params![alert, recipient], |r| r.get(0))?)
+}
+
+/// Deletes a delayed notice of a re-authentication: the one about the end of the alert says who re-authenticated.
+fn supersede(c: &Connection, integration: &str, recipient: &str) -> Result<(), StoreError> {
+    c.prepare_cached(
+        "DELETE FROM notifications WHERE kind = 'reauthenticated' AND recipient = ?2 AND pause > 0 AND attempts = 0 AND unanswered = 0
+           AND sent_at IS NULL AND given_up_at IS NULL AND json_extract(story, '$.integration') = ?1",
+    )?
+    .execute(params![integration, recipient])?;
+    Ok(())
+}
