@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consentry::domain::{
-    Access, Check, CheckResult, Details, Diagnosis, IntegrationRecord, Outcome, Reason, Thresholds, Timestamp,
+    Access, BrakePolicy, Check, CheckResult, Details, Diagnosis, IntegrationRecord, Outcome, Reason,
+    Thresholds, Timestamp,
 };
 use consentry::metrics::Families;
 use consentry::monitor::{Evaluator, Outputs, Policy, ProbeMeta};
@@ -37,6 +38,12 @@ async fn outage(size: usize) {
         operators: vec!["sre@example.com".to_owned()],
         send_resolved: true,
         reminders: Vec::new(),
+        brake: BrakePolicy {
+            share: 0.25,
+            minimum: 20,
+            hold: Duration::ZERO,
+            interval: Duration::from_secs(300),
+        },
         group_wait: Duration::from_secs(30),
     };
     let outputs = Outputs {

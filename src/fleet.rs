@@ -97,6 +97,11 @@ impl Fleet {
         self.0.read().slots.clone()
     }
 
+    /// Number of integrations.
+    pub fn size(&self) -> usize {
+        self.0.read().slots.len()
+    }
+
     /// Integrations without any result.
     pub fn never_probed(&self) -> HashSet<String> {
         let all = self.all();

@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod notify;
 pub mod reauth;
 pub mod secret;
+pub mod signed;
 pub mod store;
 mod telemetry;
 mod urls;

@@ -1,11 +1,11 @@
 //! Implements the interfaces of the pages to monitor and database.
 
 use crate::clock::Clock;
-use crate::domain::Timestamp;
+use crate::domain::{BrakeAction, HeldMails, Hold, Timestamp};
 use crate::monitor::{Monitor, Target};
 use crate::secret::ClientCredential;
 use crate::store::{Event, MailAbout, Store};
-use crate::web::{BoxFuture, Commands, CredentialRecord, History, MailRecord, Record, Records};
+use crate::web::{BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records};
 
 impl Commands for Monitor {
     fn is_alive(&self) -> bool {
@@ -34,6 +34,28 @@ impl Commands for Monitor {
 
     fn verify_renewal(&self, name: &str, began: Timestamp) {
         Self::verify_renewal(self, name, began);
+    }
+
+    fn held(&self) -> BoxFuture<'_, Option<(Hold, HeldMails)>> {
+        Box::pin(Self::held(self))
+    }
+
+    fn act_on_brake<'a>(
+        &'a self,
+        id: &'a str,
+        action: BrakeAction,
+        who: &'a str,
+    ) -> BoxFuture<'a, BrakeOutcome> {
+        Box::pin(async move {
+            match Self::act_on_brake(self, id, action, who).await {
+                Ok(Some(notices)) => BrakeOutcome::Done(notices),
+                Ok(None) => BrakeOutcome::Over,
+                Err(error) => {
+                    tracing::error!(%error, "cannot save what somebody has decided about held mails");
+                    BrakeOutcome::Unavailable
+                }
+            }
+        })
     }
 
     fn verify_claim(&self, name: &str, began: Timestamp) {

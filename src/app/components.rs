@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::services::SharedServices;
 use super::{SharedTexts, branding, links, reauthentication, record, shared_texts, smtp, targets};
 use crate::config::{Config, Integration, effective};
-use crate::domain::{SchedulePolicy, Thresholds};
+use crate::domain::{BrakePolicy, SchedulePolicy, Thresholds};
 use crate::monitor::{Change, Policy, ProbeLimits, Setup, Target, Targets};
 use crate::notify::{LinkMaker, Notifier, NotifierSettings};
 use crate::reauth::{Reauthentication, Terms, WebhookParts, WebhookSender};
+use crate::signed::Signer;
 use crate::store::Store;
 use crate::web::{self, Process, SecurityHeaders, Served};
 
@@ -27,6 +28,7 @@ pub(super) struct Components {
 
 /// What the pages need from the configuration.
 pub(super) struct Pages {
+    pub(super) brake_links: Option<Signer>,
     pub(super) reauthentication: Option<Reauthentication>,
 }
 
@@ -65,7 +67,7 @@ impl Components {
             change: Change { schedule: schedule_policy(config), policy: policy(config), records },
             notifier: notifier(config, services, &targets),
             webhook: WebhookSender::new(webhook, ca_file)?,
-            pages: Pages { reauthentication },
+            pages: Pages { reauthentication, brake_links: services.brake_links(config) },
         })
     }
 }
@@ -77,6 +79,7 @@ impl Pages {
         Ok(Arc::new(Served {
             process: Arc::clone(process),
             reauthentication: self.reauthentication,
+            brake_links: self.brake_links,
             security_headers: SecurityHeaders::new(
                 &config.cloud.login_url,
                 public_url.as_deref().is_some_and(|u| u.starts_with("https://")),
@@ -99,7 +102,18 @@ fn policy(config: &Config) -> Policy {
         operators: config.email.as_ref().map(|e| e.operators.clone()).unwrap_or_default(),
         send_resolved: config.email.as_ref().is_some_and(|e| e.send_resolved),
         reminders: config.email.as_ref().map(|e| e.reminders.clone()).unwrap_or_default(),
+        brake: brake_policy(config),
         group_wait: config.email.as_ref().map(|e| e.group_wait).unwrap_or_default(),
+    }
+}
+
+fn brake_policy(config: &Config) -> BrakePolicy {
+    let brake = config.email.as_ref().map(|email| email.brake.clone()).unwrap_or_default();
+    BrakePolicy {
+        share: brake.share,
+        minimum: usize::try_from(brake.minimum).unwrap_or(usize::MAX),
+        hold: brake.hold,
+        interval: config.probe.interval,
     }
 }
 
@@ -133,7 +147,9 @@ fn notifier(config: &Config, services: &SharedServices, targets: &Targets) -> Op
         smtp: smtp(email)?,
         branding: branding(email, services.status_page(config)),
         operators: email.operators.clone(),
+        group_wait: email.group_wait,
         link,
+        brake_link: services.brake_links(config),
     };
     let SharedServices { store, families, clock, outbox, .. } = services.clone();
     Some(Notifier::new(settings, store, families, clock, outbox))

@@ -270,7 +270,10 @@ impl Running {
             (earlier @ Some(_), None) => {
                 // Without mail, what is left in the outbox does not count as pending.
                 let families = self.services.families.clone();
-                Some(Worker::after(earlier, move |_| async move { families.set_queue(0) }))
+                Some(Worker::after(earlier, move |_| async move {
+                    families.set_queue(0);
+                    families.set_held(0);
+                }))
             }
         };
         self.webhook = Some(Worker::after(self.webhook.take(), |stop| webhook.run(stop)));

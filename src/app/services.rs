@@ -15,6 +15,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Families;
 use crate::monitor::Prober;
 use crate::notify::Outbox;
+use crate::signed::Signer;
 use crate::store::Store;
 
 /// The parts that a reload does not replace.
@@ -55,6 +56,12 @@ impl SharedServices {
     /// The URL of the status page as people see it.
     pub(super) fn status_page(&self, config: &Config) -> Option<String> {
         self.external_url.clone().or_else(|| config.reauthentication.public_url.clone())
+    }
+
+    /// Signs the operators' links to the mails that the brake holds.
+    pub(super) fn brake_links(&self, config: &Config) -> Option<Signer> {
+        let base = self.status_page(config)?;
+        Some(Signer::new(self.store.key().derive("consentry brake link v1"), &base))
     }
 
     pub(super) fn upstream(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {

@@ -106,6 +106,11 @@ fn email(email: &Email) -> Value {
         "smtp": email.smtp.as_ref().map(smtp),
         "send_resolved": email.send_resolved,
         "notify": email.notify.label(),
+        "brake": {
+            "share": email.brake.share,
+            "minimum": email.brake.minimum,
+            "hold": format_duration(email.brake.hold),
+        },
         "group_wait": format_duration(email.group_wait),
         "reminders": email.reminders.iter().map(|pause| format_duration(*pause)).collect::<Vec<_>>(),
     }))

@@ -112,6 +112,25 @@ pub struct Email {
     pub group_wait: Duration,
     /// Pauses between the mails about a failure that lasts; none after the last one.
     pub reminders: Vec<Duration>,
+    /// When mails to administrators are held.
+    pub brake: Brake,
+}
+
+/// When mails to administrators are held because too much breaks at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Brake {
+    /// The share of the enabled integrations that must break within one interval, from 0 to 1.
+    pub share: f64,
+    /// The number of integrations that must break.
+    pub minimum: u32,
+    /// How long mails are held; zero for never.
+    pub hold: Duration,
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        Self { share: 0.25, minimum: 20, hold: Duration::from_secs(3600) }
+    }
 }
 
 /// How the mail server's connection is protected.

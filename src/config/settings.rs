@@ -15,7 +15,8 @@ use super::problem::Diagnostics;
 use super::tree::Node;
 use super::values::shown_url;
 use super::{
-    Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage, Upstream,
+    Brake, Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage,
+    Upstream,
 };
 use crate::domain::{Notify, Reason, parse_hello, parse_mailbox};
 use crate::secret::Secret;
@@ -236,7 +237,7 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     let setting = section.or("notify", Notify::Admins, notify);
     let group_wait = section.or("group_wait", SECONDS(30), Cursor::duration_or_zero);
     let reminders = section.get("reminders").map_or_else(usual_reminders, |at| reminders(&at));
-    not_implemented_mail_keys(&mut section);
+    let brake = section.get("brake").map(|at| brake(&at)).unwrap_or_default();
     let (smtp_at, graph_at) = (section.get("smtp"), section.get("graph"));
     let smtp = match (smtp_at, graph_at) {
         (Some(at), None) => smtp(&at).map(Some),
@@ -268,6 +269,7 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
         notify: setting,
         group_wait,
         reminders,
+        brake,
     })
 }
 
@@ -300,17 +302,18 @@ fn reminders(at: &Cursor<'_, '_>) -> Vec<Duration> {
     at.items().iter().filter_map(pause).collect()
 }
 
-/// Keys of the brake: validated, but not implemented yet.
-fn not_implemented_mail_keys(section: &mut Section<'_, '_>) {
-    if let Some(at) = section.get("brake") {
-        let mut brake = at.section();
-        let share = |t: &str| t.parse::<f64>().ok().filter(|s| (0.0..=1.0).contains(s));
-        brake.get("share").map(|at| at.parsed("must be a share from 0 to 1, such as 0.25", share));
-        brake.get("minimum").map(|at| at.integer(1, 1_000_000));
-        brake.get("hold").map(|at| at.duration_or_zero());
-        brake.finish();
-        at.not_implemented();
-    }
+fn brake(at: &Cursor<'_, '_>) -> Brake {
+    let mut section = at.section();
+    let usual = Brake::default();
+    let share = |t: &str| t.parse::<f64>().ok().filter(|s| (0.0..=1.0).contains(s));
+    let brake = Brake {
+        share: section
+            .or("share", usual.share, |at| at.parsed("must be a share from 0 to 1, such as 0.25", share)),
+        minimum: section.or("minimum", usual.minimum, |at| at.integer(1, 1_000_000)),
+        hold: section.or("hold", usual.hold, Cursor::duration_or_zero),
+    };
+    section.finish();
+    brake
 }
 
 /// A mail server's name or address, without port, scheme or user.

@@ -626,6 +626,7 @@ mod tests {
             at: Timestamp::default(),
             link: super::super::notification::LinkTarget::None,
             undeliverable: None,
+            brake: None,
             by: None,
             origin: None,
             affected: None,

@@ -5,6 +5,7 @@
 
 mod alert;
 mod announcement;
+mod brake;
 mod cause;
 mod cloud;
 mod contradiction;
@@ -30,6 +31,7 @@ pub use alert::{
     AlertChange, AlertEvent, AlertPolicy, AlertProgress, Judgement, Mail, Notify, OpenAlert, change_alert,
 };
 pub use announcement::{Announced, DelayedMail, announcements};
+pub use brake::{Brake, BrakeAction, BrakeChange, BrakePolicy, HeldMails, Hold};
 pub use cause::{
     Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
     affected_by, wanted_causes,
@@ -49,7 +51,7 @@ pub use integration::{
     SIGN_IN_SCOPES, same_permission,
 };
 pub use mail_address::{parse_hello, parse_mail_address, parse_mailbox};
-pub use notification::{Incident, LinkTarget, MailKind, Notification, Obstacle, Undeliverable};
+pub use notification::{BrakeNotice, Incident, LinkTarget, MailKind, Notification, Obstacle, Undeliverable};
 pub use permission::{GRAPH_APP_ID, permission_purpose};
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use record::{ExternalSignIn, IntegrationRecord};

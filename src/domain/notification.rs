@@ -1,5 +1,8 @@
 //! What a mail says, as plain values: decided and saved with the verdict, rendered when the mail is sent.
 
+use std::collections::BTreeSet;
+
+use super::brake::{HeldMails, Hold};
 use super::integration::Access;
 use super::reason::Reason;
 use super::time::Timestamp;
@@ -122,6 +125,32 @@ impl Obstacle {
     }
 }
 
+/// What operators are told of the brake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrakeNotice {
+    /// The hold as it began.
+    pub hold: Hold,
+    /// What it holds when the mail is sent; nothing if it is over by then.
+    pub held: HeldMails,
+}
+
+impl BrakeNotice {
+    /// The mails to the operators about a hold.
+    pub fn mails(hold: &Hold, operators: &[String]) -> Vec<Notification> {
+        let people: BTreeSet<&String> = operators.iter().collect();
+        let incident = Incident::of_fleet(hold);
+        let mail = |person: &String| Notification {
+            alert: format!("brake-{}", hold.id),
+            sequence: 0,
+            kind: MailKind::Operator,
+            recipient: person.clone(),
+            for_admin: false,
+            incident: incident.clone(),
+        };
+        people.into_iter().map(mail).collect()
+    }
+}
+
 /// What happened to which integration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
@@ -159,6 +188,8 @@ pub struct Incident {
     pub link: LinkTarget,
     /// A mail that could not be delivered, if this one reports that to the operators.
     pub undeliverable: Option<Undeliverable>,
+    /// The brake, if the mail tells the operators of it.
+    pub brake: Option<BrakeNotice>,
     /// Number of integrations that are affected, if operators are notified of a cause again.
     pub affected: Option<u32>,
     /// The mail says once more what its recipients know already.
@@ -171,6 +202,38 @@ pub struct Incident {
     pub by: Option<String>,
     /// From which address, if it is known: an address, or `through ADDRESS`.
     pub origin: Option<String>,
+}
+
+impl Incident {
+    /// The brake holds mails of the whole fleet: the incident of no integration.
+    fn of_fleet(hold: &Hold) -> Self {
+        Self {
+            integration: String::new(),
+            display_name: String::new(),
+            app: String::new(),
+            app_name: String::new(),
+            client_id: String::new(),
+            tenant: String::new(),
+            access: Access::Delegated,
+            reason: Reason::Unclassified,
+            items: Vec::new(),
+            code: None,
+            request_id: None,
+            restorable_until: None,
+            permissions: Vec::new(),
+            since: hold.since,
+            at: hold.since,
+            link: LinkTarget::None,
+            undeliverable: None,
+            brake: Some(BrakeNotice { hold: hold.clone(), held: HeldMails::default() }),
+            affected: None,
+            reminds: false,
+            instead_of: Vec::new(),
+            renewed: None,
+            by: None,
+            origin: None,
+        }
+    }
 }
 
 /// A mail to one person.
@@ -196,7 +259,11 @@ impl Notification {
     pub fn group_key(&self) -> Option<String> {
         let incident = &self.incident;
         let is_refused_sign_in = self.kind == MailKind::Operator && incident.by.is_some();
-        if incident.undeliverable.is_some() || is_refused_sign_in || self.kind == MailKind::Test {
+        if incident.undeliverable.is_some()
+            || incident.brake.is_some()
+            || is_refused_sign_in
+            || self.kind == MailKind::Test
+        {
             return None;
         }
         let readers = if self.is_admins() { "admins" } else { "operators" };

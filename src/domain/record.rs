@@ -113,6 +113,7 @@ impl IntegrationRecord {
             at,
             link: LinkTarget::None,
             undeliverable: None,
+            brake: None,
             by: None,
             origin: None,
             affected: None,

@@ -38,7 +38,7 @@ pub(crate) struct Routes {
     pub(crate) outside: Router,
     /// Empty, or a path such as `/consentry`.
     pub(crate) prefix: Arc<str>,
-    /// The path of mailed links before `/reauth`; may be empty.
+    /// The path of mailed links before `/reauth`, `/snooze` and `/brake`; may be empty.
     pub(crate) public: Arc<str>,
 }
 
@@ -170,9 +170,9 @@ fn within(uri: &Uri, prefix: &str, public: &str) -> Place {
         let rest = uri.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}"));
         rest.parse::<Uri>().ok()
     };
-    if let Some(link) =
-        without(public).filter(|rest| !public.is_empty() && rest.path().starts_with("/reauth/"))
-    {
+    let is_link =
+        |path: &str| path == "/brake" || path.starts_with("/reauth/") || path.starts_with("/snooze/");
+    if let Some(link) = without(public).filter(|rest| !public.is_empty() && is_link(rest.path())) {
         return Place::Outside(Some(link));
     }
     if prefix.is_empty() {

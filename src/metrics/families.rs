@@ -70,6 +70,7 @@ struct Upstream {
 struct Mail {
     sent: IntCounterVec,
     failed: IntCounterVec,
+    held: IntGauge,
     queue: IntGauge,
     last_success: Gauge,
 }
@@ -187,6 +188,11 @@ impl Families {
     /// A mail that waited was sent or given up.
     pub fn notices_left_queue(&self, notices: usize) {
         self.mail.queue.sub(i64::try_from(notices).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of mails that the brake holds.
+    pub fn set_held(&self, held: i64) {
+        self.mail.held.set(held);
     }
 
     /// Sets the number of waiting mails.
@@ -312,9 +318,11 @@ impl Mail {
                 "Attempts to send a mail that failed.",
                 &["kind", "reason"],
             )?,
+            held: register
+                .int_gauge("consentry_emails_held", "Mails to administrators that the brake holds.")?,
             queue: register.int_gauge(
                 "consentry_email_queue_length",
-                "Notices that wait to be sent; several may go out in one mail.",
+                "Notices that are due and not sent yet; several may go out in one mail.",
             )?,
             last_success: register.gauge(
                 "consentry_email_last_success_timestamp_seconds",

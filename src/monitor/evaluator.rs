@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::changes::{log_checks, log_verdict};
 use super::policy::Policy;
 use crate::domain::{
-    Affected, AlertChange, AlertEvent, Belongs, Causes, CredentialExpiry, Diagnosis, History, Incident,
-    IntegrationState, Judgement, Member, ProbeEnd, Probed, Reason, Thresholds, Timestamp, Verdict,
-    affected_by, change_alert, fold, wanted_causes, within_grace_period,
+    Affected, AlertChange, AlertEvent, Belongs, Brake, Causes, CredentialExpiry, Diagnosis, History,
+    Incident, IntegrationState, Judgement, MailKind, Member, ProbeEnd, Probed, Reason, Thresholds, Timestamp,
+    Verdict, affected_by, change_alert, fold, wanted_causes, within_grace_period,
 };
 use crate::fleet::{Fleet, FleetEntry};
 use crate::metrics::{Families, Published};
@@ -61,6 +61,7 @@ pub struct Evaluator {
     pub(super) outputs: Outputs,
     pub(super) policy: RwLock<Arc<Policy>>,
     pub(super) causes: Mutex<Causes>,
+    pub(super) brake: Mutex<Brake>,
     /// The integrations whose checks have no result, by reason and place.
     pub(super) affected: Mutex<Affected>,
     /// Held for reading while a result is folded in, and for writing while the configuration changes.
@@ -94,6 +95,7 @@ impl Evaluator {
     /// would be overwritten.
     pub async fn correct_times(&self, now: Timestamp) {
         let _alone = self.steady.write().await;
+        self.brake.lock().cap(now);
         for known in self.outputs.fleet.all() {
             let alert_is_ahead = known.alert.as_ref().is_some_and(|alert| alert.is_ahead_of(now));
             let state_is_ahead = known.state.is_ahead_of(now);
@@ -194,6 +196,7 @@ impl Evaluator {
             causes: Vec::new(),
             notifications: Vec::new(),
             outdated: None,
+            brake: None,
             group_wait: policy.group_wait,
             at: now,
         };
@@ -204,10 +207,12 @@ impl Evaluator {
             let (kind, detail) = (event.label().to_owned(), event.reason().label().to_owned());
             record.events.push(Event { kind, at: now, detail });
         }
+        let mails_an_admin = mails.iter().any(|mail| mail.kind == MailKind::Alert && mail.for_admin);
+        self.note_failure(mails_an_admin.then_some(&*after.record.name), &policy, &mut record);
         if !mails.is_empty() {
             let incident = self.incident(before, after, event, now).await;
             let incident = Incident { reminds, instead_of, ..incident };
-            record.notifications = mails.into_iter().map(|mail| mail.about(&incident)).collect();
+            record.notifications.extend(mails.into_iter().map(|mail| mail.about(&incident)));
         }
         let name = &after.record.name;
         let wanted = self.wanted_causes(before, after, policy.thresholds);
@@ -287,7 +292,11 @@ impl Evaluator {
 
     async fn save(&self, record: Record) -> Result<(), StoreError> {
         let mails = !record.notifications.is_empty();
+        let change = record.brake.clone();
         self.outputs.store.save_probe(record).await?;
+        if let Some(change) = change {
+            self.brake.lock().saved(&change);
+        }
         if mails {
             self.outputs.outbox.notify_one();
         }
@@ -315,6 +324,6 @@ fn saved(entry: &FleetEntry) -> SavedIntegration {
     }
 }
 
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     Uuid::new_v4().to_string()
 }

@@ -3,6 +3,7 @@
 //!
 //! Every step is a plain method that takes the time from its [`crate::clock::Clock`], so that tests can simulate a week in seconds.
 
+mod braking;
 mod changes;
 mod evaluator;
 mod policy;

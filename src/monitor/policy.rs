@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{AlertPolicy, CausePolicy, IntegrationRecord, Thresholds};
+use crate::domain::{AlertPolicy, BrakePolicy, CausePolicy, IntegrationRecord, Thresholds};
 
 /// Who is notified, and when a failure counts.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Policy {
     pub send_resolved: bool,
     /// Pauses between the notices of a failure that lasts.
     pub reminders: Vec<Duration>,
+    /// When mails to administrators are held.
+    pub brake: BrakePolicy,
     /// How long mails wait for others to the same person.
     pub group_wait: Duration,
 }

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::evaluator::{Evaluator, Outputs, affected_place};
 use super::policy::Policy;
-use crate::domain::{Affected, Causes, IntegrationRecord, Timestamp};
+use crate::domain::{Affected, Brake, Causes, IntegrationRecord, Timestamp};
 use crate::fleet::FleetEntry;
 use crate::store::{SavedIntegration, StoreError};
 
@@ -36,8 +36,13 @@ impl Evaluator {
         forget_unnotified(&policy, &mut entries, &mut causes);
         let affected = Mutex::new(affected(&entries));
         outputs.fleet.replace_all(entries);
+        let (hold, recent) = outputs.store.load_brake(now.minus(policy.brake.interval), now).await?;
+        let brake = Mutex::new(Brake::new(hold, recent));
         let (policy, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(causes));
-        Ok(Self { outputs, policy, causes, affected, steady: tokio::sync::RwLock::default() })
+        let steady = tokio::sync::RwLock::default();
+        let evaluator = Self { outputs, policy, causes, brake, affected, steady };
+        evaluator.release_if_switched_off(now).await;
+        Ok(evaluator)
     }
 
     /// Waits until no result is being folded in, then replaces the integrations. Integrations that stay keep their entries; for those that

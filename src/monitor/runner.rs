@@ -14,8 +14,8 @@ use super::prober::{Prober, Target};
 use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
 use crate::domain::{
-    Check, Evidence, IntegrationRecord, Outcome, Requirements, SchedulePolicy, Timestamp,
-    VERIFICATION_PROBES, Verification, diagnose,
+    BrakeAction, Check, Evidence, HeldMails, Hold, IntegrationRecord, Outcome, Requirements, SchedulePolicy,
+    Timestamp, VERIFICATION_PROBES, Verification, diagnose,
 };
 use crate::metrics::Families;
 use crate::store::StoreError;
@@ -193,8 +193,27 @@ impl Monitor {
             *self.inner.setup.write() = Arc::new(setup);
         };
         self.inner.evaluator.reconfigure(change.policy, change.records, self.inner.clock.now(), swap).await?;
+        self.inner.evaluator.release_if_switched_off(self.inner.clock.now()).await;
         self.inner.wake.notify_one();
         Ok(ConfigDiff { changed: changed.len() - added.len(), added, removed })
+    }
+
+    /// The mails that the brake holds; `None` while it holds none.
+    pub async fn held(&self) -> Option<(Hold, HeldMails)> {
+        self.inner.evaluator.held(self.inner.clock.now()).await
+    }
+
+    /// Does something with the mails that a hold holds. Returns the number of notices, or `None` if that hold is over.
+    ///
+    /// # Errors
+    /// The database returns an error; then nothing has changed.
+    pub async fn act_on_brake(
+        &self,
+        id: &str,
+        action: BrakeAction,
+        who: &str,
+    ) -> Result<Option<usize>, StoreError> {
+        self.inner.evaluator.act_on_brake(id, action, who, self.inner.clock.now()).await
     }
 
     fn schedule(&self) -> parking_lot::MutexGuard<'_, Schedule> {

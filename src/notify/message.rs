@@ -10,8 +10,8 @@ use aws_lc_rs::digest;
 
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, Incident, LinkTarget, MailKind, Notification, Obstacle, PROVISIONING_STAYS, Reason,
-    Remedy, Timestamp, Undeliverable, consequence, foreign, invitation, one_line,
+    Access, Audience, BrakeNotice, Incident, LinkTarget, MailKind, Notification, Obstacle,
+    PROVISIONING_STAYS, Reason, Remedy, Timestamp, Undeliverable, consequence, foreign, invitation, one_line,
 };
 
 /// What every mail of this installation has in common.
@@ -118,6 +118,7 @@ pub(super) fn fingerprint(recipient: &str) -> String {
 pub(super) fn body(notification: &Notification, link: Option<&str>, branding: &MailBranding) -> Body {
     let incident = Phrases::of(&notification.incident);
     let mut body = match (notification.kind, &notification.incident.undeliverable) {
+        _ if notification.incident.brake.is_some() => braked(&notification.incident, link),
         (_, Some(undelivered)) => undeliverable(&incident, undelivered),
         (MailKind::Reauthenticated, None) => reauthenticated(&incident),
         (MailKind::Operator, None) if notification.incident.by.is_some() => refused_sign_in(&incident),
@@ -464,6 +465,42 @@ fn undeliverable(words: &Phrases<'_>, undelivered: &Undeliverable) -> Body {
     }
 }
 
+/// The brake holds mails to administrators.
+fn braked(incident: &Incident, link: Option<&str>) -> Body {
+    let Some(BrakeNotice { hold, held }) = &incident.brake else { return Body::default() };
+    let mut facts = vec![
+        ("Broken when the brake began", format!("{} of {} integrations", hold.broken, hold.integrations)),
+        (
+            "Held now",
+            format!(
+                "{} mails to {} people about {} integrations",
+                held.notices, held.people, held.integrations
+            ),
+        ),
+    ];
+    facts.extend(held.lists());
+    facts.extend([("Since", moment(hold.since)), ("Held until", moment(hold.until))]);
+    Body {
+        subject: format!(
+            "[Consentry] {} of {} integrations broke at once; mails to administrators are held",
+            hold.broken, hold.integrations
+        ),
+        heading: "Mails to administrators are held".to_owned(),
+        color: "#b54708",
+        lead: vec![
+            format!(
+                "{} of {} integrations broke within one interval. When so much breaks at once, the fault is often not the tenants': look before their administrators are asked for help.",
+                hold.broken, hold.integrations
+            ),
+            "The mails go out at the time below, unless somebody releases them earlier, holds them longer, or discards them. What recovers meanwhile is not mailed.".to_owned(),
+        ],
+        facts,
+        button: link.map(|url| ("Decide about the held mails", url.to_owned())),
+        notes: vec!["Mails to you are never held. This mail comes once each time the brake begins to hold.".to_owned()],
+        ..Body::default()
+    }
+}
+
 /// A sample incident for `test-email`, with the texts that an admin would read.
 pub fn sample_incident(now: Timestamp) -> Incident {
     Incident {
@@ -484,6 +521,7 @@ pub fn sample_incident(now: Timestamp) -> Incident {
         at: now,
         link: LinkTarget::Builtin,
         undeliverable: None,
+        brake: None,
         by: None,
         origin: None,
         affected: None,

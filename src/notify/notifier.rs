@@ -20,9 +20,10 @@ use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
 use super::settings::SmtpSettings;
 use super::smtp::{Blame, Connection, Dictated, Failure, Undelivered, on_the_wire};
 use crate::clock::Clock;
-use crate::domain::{LinkTarget, MailKind, Notification, Obstacle, Timestamp, one_line};
+use crate::domain::{BrakeNotice, LinkTarget, MailKind, Notification, Obstacle, Timestamp, one_line};
 use crate::metrics::Families;
-use crate::store::{FailedAttempt, Group, OtherMails, Queued, Store, StoreError};
+use crate::signed::Signer;
+use crate::store::{FailedAttempt, Group, OtherMails, OutboxState, Queued, Store, StoreError};
 
 /// The state of mails that are being sent, shared by successive notifiers. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -119,8 +120,12 @@ pub struct NotifierSettings {
     pub branding: MailBranding,
     /// Who runs Consentry.
     pub operators: Vec<String>,
+    /// How long notices wait for others to the same person.
+    pub group_wait: Duration,
     /// Makes links to Consentry's own page.
     pub link: LinkMaker,
+    /// Makes the operators' link to the mails that the brake holds.
+    pub brake_link: Option<Signer>,
 }
 
 impl std::fmt::Debug for NotifierSettings {
@@ -229,6 +234,12 @@ impl Notifier {
                 "the wall clock was set; times of mails that were too far in the future are corrected"
             );
         }
+        if let Some(notices) = self.store.end_brake_by_time(now).await? {
+            tracing::warn!(
+                notices,
+                "the brake has released the mails that it held, because its time is over"
+            );
+        }
         let drain =
             Arc::new(Drain { read: tokio::sync::Mutex::default(), failed: AtomicBool::new(false), stop });
         let (mut workers, mut outcome) = (JoinSet::new(), Ok(()));
@@ -255,9 +266,15 @@ impl Notifier {
             }
         }
         outcome?;
-        let (next, waiting) = self.store.outbox().await?;
-        self.families.set_queue(waiting);
-        Ok(next)
+        Ok(self.measure().await?.next)
+    }
+
+    /// Publishes the numbers of waiting and held notices.
+    async fn measure(&self) -> Result<OutboxState, StoreError> {
+        let state = self.store.outbox(self.clock.now()).await?;
+        self.families.set_queue(state.waiting);
+        self.families.set_held(state.held);
+        Ok(state)
     }
 
     /// Starts a worker for each allowed connection, as long as there are mails for it.
@@ -266,7 +283,7 @@ impl Notifier {
         workers: &mut JoinSet<Result<(), StoreError>>,
         drain: &Arc<Drain>,
     ) -> Result<(), StoreError> {
-        self.families.set_queue(self.store.outbox().await?.1);
+        self.measure().await?;
         while workers.len() < self.settings.smtp.server.connections.max(1) {
             let Some(first) = self.next_mail(drain).await? else { break };
             workers.spawn(self.clone().work(Arc::clone(drain), first));
@@ -274,22 +291,26 @@ impl Notifier {
         Ok(())
     }
 
-    /// The next due mail, oldest first. The outbox is read again when all mails that were read are taken.
+    /// The next due mail, oldest first. The outbox is read again when all mails that were read are taken, or are for people to whom one is being sent.
     async fn next_mail(&self, drain: &Drain) -> Result<Option<(Claim, Queued)>, StoreError> {
         if *drain.stop.borrow() || drain.failed.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let mut read = drain.read.lock().await;
-        if read.is_empty() {
-            let busy = u32::try_from(self.outbox.under_way().len()).unwrap_or(u32::MAX);
-            read.extend(
-                self.store.due_notifications(self.clock.now(), LOOKED_AT.saturating_add(busy)).await?,
-            );
+        if let Some(next) = self.claim_first(&mut read) {
+            return Ok(Some(next));
         }
-        let claimed = read.iter().enumerate().find_map(|(index, queued)| {
+        let busy: Vec<String> = self.outbox.under_way().iter().cloned().collect();
+        *read = self.store.due_to_others(self.clock.now(), LOOKED_AT, &busy).await?.into();
+        Ok(self.claim_first(&mut read))
+    }
+
+    /// Takes the oldest mail whose recipient is not busy.
+    fn claim_first(&self, read: &mut VecDeque<Queued>) -> Option<(Claim, Queued)> {
+        let (index, claim) = read.iter().enumerate().find_map(|(index, queued)| {
             self.outbox.claim(&queued.notification.recipient).map(|claim| (index, claim))
-        });
-        Ok(claimed.and_then(|(index, claim)| Some((claim, read.remove(index)?))))
+        })?;
+        Some((claim, read.remove(index)?))
     }
 
     /// Sends mails through one connection until none is due.
@@ -332,7 +353,9 @@ impl Notifier {
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
         // An earlier attempt may have ended after the outbox was read and before the recipient was claimed.
-        let Some(group) = self.store.group(queued, now, SHOWN).await? else { return Ok(()) };
+        let Some(group) = self.store.group(queued, now, self.settings.group_wait, SHOWN).await? else {
+            return Ok(());
+        };
         if self.save_earlier_results(&group.ids, now).await? {
             return Ok(());
         }
@@ -372,6 +395,9 @@ impl Notifier {
 
     /// The URL of a notice's button.
     async fn link(&self, notification: &Notification, now: Timestamp) -> Result<Option<String>, StoreError> {
+        if let Some(BrakeNotice { hold, .. }) = &notification.incident.brake {
+            return Ok(self.settings.brake_link.as_ref().map(|signer| signer.url("brake", &hold.id)));
+        }
         match &notification.incident.link {
             LinkTarget::Builtin => (self.settings.link)(&notification.incident.integration, now).await,
             LinkTarget::Url(url) => Ok(Some(url.clone())),

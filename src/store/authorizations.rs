@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::deliveries::{self, NewDelivery};
+use super::events::{Event, save_event};
 use super::revocations::{links, next_generation};
-use super::states::{Event, save_event};
 use super::tokens::{self, TokenId};
 use super::{Store, StoreError, notices};
 use crate::domain::{DelayedMail, Notification, Timestamp};

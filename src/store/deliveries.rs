@@ -126,7 +126,7 @@ impl Store {
                        WHERE integration = ?2 AND message = ?3 AND delivered_at IS NULL";
             if c.execute(sql, params![at.0, integration, message])? == 1 {
                 let event = super::Event { kind: "token_delivered".to_owned(), at, detail: String::new() };
-                super::states::save_event(c, &integration, &event)?;
+                super::events::save_event(c, &integration, &event)?;
             }
             Ok(())
         })

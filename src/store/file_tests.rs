@@ -37,12 +37,12 @@ async fn reads_go_on_and_writes_wait_while_another_process_has_the_database_lock
     let mut write = std::pin::pin!(write);
     let read = tokio::time::timeout(Duration::from_secs(3), async {
         assert_eq!(store.token(&acme).await.expect("read").expect("a token").current.expose(), "first");
-        store.outbox().await.expect("read")
+        store.outbox(NOW).await.expect("read")
     });
     tokio::select! {
         biased;
         early = &mut write => panic!("a locked database was written to: {early:?}"),
-        read = read => assert_eq!(read.expect("without waiting for the write").1, 0),
+        read = read => assert_eq!(read.expect("without waiting for the write").waiting, 0),
     }
     tokio::select! {
         biased;
@@ -59,10 +59,10 @@ async fn closing_leaves_one_file() {
     let folder = folder();
     let store = open(&folder).expect("a database");
     store.put_token(&token_id("acme"), &Secret::new("token"), "import", NOW).await.expect("stored");
-    store.outbox().await.expect("read");
+    store.outbox(NOW).await.expect("read");
     store.close().await;
     assert!(!folder.path().join("c.db-wal").exists(), "the log is checkpointed");
-    assert!(matches!(store.outbox().await, Err(StoreError::Closed)));
+    assert!(matches!(store.outbox(NOW).await, Err(StoreError::Closed)));
     assert!(matches!(
         store.put_token(&token_id("acme"), &Secret::new("x"), "import", NOW).await,
         Err(StoreError::Closed)
@@ -178,7 +178,7 @@ async fn a_file_that_was_overwritten_in_place_is_left_alone() {
     becomes(&store, StoreHealth::Overwritten).await;
     let rejected = store.put_token(&token_id("beta"), &Secret::new("third"), "import", NOW).await;
     assert!(matches!(rejected, Err(StoreError::Database(_))), "{rejected:?}");
-    assert!(matches!(store.outbox().await, Err(StoreError::Database(_))));
+    assert!(matches!(store.outbox(NOW).await, Err(StoreError::Database(_))));
     store.close().await;
     assert_eq!(std::fs::read(&database).expect("readable"), wanted, "the backup stays as it was put there");
     let again = open(&folder).expect("the backup");

@@ -22,7 +22,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 mod authorizations;
 mod backup;
+mod brake;
 mod deliveries;
+mod events;
 mod files;
 mod key;
 mod key_file;
@@ -42,12 +44,13 @@ pub use authorizations::{
 };
 pub use backup::{backup, write_backup};
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
+pub use events::Event;
 pub use key::Key;
 pub use locks::DaemonLock;
-pub use notifications::{FailedAttempt, Group, MailAbout, OtherMails, Queued, Shown, Thread};
+pub use notifications::{FailedAttempt, Group, MailAbout, OtherMails, OutboxState, Queued, Shown, Thread};
 pub use revocations::LinksState;
 pub use rotation::{Rotated, rotate_key};
-pub use states::{Event, ProbeRecord, SavedIntegration};
+pub use states::{ProbeRecord, SavedIntegration};
 pub use tokens::{StoredToken, TokenId};
 
 use locks::CommandLock;
@@ -62,6 +65,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_reauthentications.sql"),
     include_str!("migrations/0007_causes.sql"),
     include_str!("migrations/0008_grouped_mails.sql"),
+    include_str!("migrations/0009_brake.sql"),
 ];
 
 /// Maximum number of jobs that wait for a thread; further callers wait for a place.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use super::brake::{self, Braked, braked};
 use super::rows::incident_to_json;
 use super::{Store, StoreError, millis};
-use crate::domain::{CauseChange, MailKind, Notification, Timestamp};
+use crate::domain::{BrakeChange, CauseChange, MailKind, Notification, Timestamp};
 
 /// Notices that have not begun to go out: nobody has learnt of them.
-const PENDING: &str =
-    "sent_at IS NULL AND given_up_at IS NULL AND attempts = 0 AND unanswered = 0 AND due_at > :now";
+const PENDING: &str = "sent_at IS NULL AND given_up_at IS NULL AND attempts = 0 AND unanswered = 0 AND (due_at > :now OR hold = 1)";
 
 /// Notices that were sent, or may have been, or will be.
 const REACHING: &str = "(sent_at IS NOT NULL OR given_up_at IS NULL OR unanswered > 0)";
@@ -24,6 +24,8 @@ pub(super) struct Decided<'a> {
     pub(super) notifications: &'a [Notification],
     /// The alert that has ended, or has another reason now.
     pub(super) outdated: Option<&'a String>,
+    /// The change of the brake.
+    pub(super) brake: Option<&'a BrakeChange>,
     /// How long mails wait for others to the same person.
     pub(super) wait: Duration,
     /// When this was decided.
@@ -47,9 +49,11 @@ fn insert_as(
     now: Timestamp,
     pause: Duration,
 ) -> Result<(), StoreError> {
+    let Braked { held, until } = braked(c, n, now)?;
+    let pause = until.map_or(pause, |until| pause.max(until.since(now)));
     c.prepare_cached(
-        "INSERT OR IGNORE INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at, pause, group_key, for_admin)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT OR IGNORE INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at, pause, group_key, for_admin, hold)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         n.alert,
@@ -62,6 +66,7 @@ fn insert_as(
         millis(pause),
         n.group_key(),
         n.for_admin,
+        held,
     ])?;
     Ok(())
 }
@@ -69,6 +74,9 @@ fn insert_as(
 /// Saves the notices of a probe. What was decided earlier about an alert and has not gone out yet is replaced where the alert has changed, and dropped
 /// where it has ended.
 pub(super) fn save(c: &Connection, decided: &Decided<'_>) -> Result<(), StoreError> {
+    if let Some(change) = decided.brake {
+        brake::apply(c, change, decided.at)?;
+    }
     let closed = decided.causes.iter().filter_map(|change| match change {
         CauseChange::Close(_, alert) => Some(alert),
         _ => None,
@@ -115,7 +123,9 @@ fn save_one(
     dropped: &[String],
     decided: &Decided<'_>,
 ) -> Result<(), StoreError> {
-    let (now, wait) = (decided.at, decided.wait);
+    // The operators learn of the brake at once.
+    let is_brake = notice.incident.brake.is_some();
+    let (now, wait) = (decided.at, if is_brake { Duration::ZERO } else { decided.wait });
     match notice.kind {
         MailKind::Resolved => {
             let mine = reaches(c, &notice.alert, Some(&notice.recipient))?;

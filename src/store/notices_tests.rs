@@ -33,7 +33,7 @@ async fn waiting(store: &Store, now: Timestamp) -> Vec<String> {
 
 async fn mail(store: &Store, now: Timestamp) -> Group {
     let due = store.due_notifications(now, 100).await.expect("due");
-    store.group(&due[0], now, 20).await.expect("read").expect("a mail")
+    store.group(&due[0], now, WAIT, 20).await.expect("read").expect("a mail")
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn what_ends_before_it_goes_out_is_not_mentioned() {
         vec![notice("acme", MailKind::Resolved, 1, "ada"), notice("acme", MailKind::Resolved, 1, "bob")];
     store.save_probe(decided("acme", true, over, at(29))).await.expect("saved");
     assert_eq!(waiting(&store, at(3600)).await, [""; 0]);
-    assert_eq!(store.outbox().await.expect("outbox"), (None, 0));
+    assert_eq!(store.outbox(NOW).await.expect("outbox"), OutboxState { next: None, waiting: 0, held: 0 });
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_reminder_does_not_follow_a_mail_that_still_waits() {
     store.mark_failed(&mail(&store, at(30)).await.ids, failure, Vec::new()).await.expect("marked");
     let reminder = || vec![notice("acme", MailKind::Reminder, 1, "ada")];
     store.save_probe(decided("acme", false, reminder(), at(60))).await.expect("saved");
-    assert_eq!(store.outbox().await.expect("outbox").1, 1);
+    assert_eq!(store.outbox(at(100)).await.expect("outbox").waiting, 1);
     store.mark_sent(&mail(&store, at(330)).await.ids, "<1@x>", at(330)).await.expect("marked");
     store.save_probe(decided("acme", false, reminder(), at(400))).await.expect("saved");
     assert_eq!(waiting(&store, at(430)).await, ["reminder ada"]);
@@ -138,7 +138,7 @@ async fn notices_to_one_person_about_one_app_share_a_mail() {
     assert_eq!(names, ["a", "e", "b"], "alerts first; another app and the operators' own are separate");
     assert_eq!(group.kinds, [(MailKind::Alert, 2), (MailKind::Resolved, 1)]);
     assert_eq!(group.shown[2].thread.as_ref().and_then(|t| t.message_id.as_deref()), Some("<0@x>"));
-    let shown = store.group(&group.first, at(30), 1).await.expect("read").expect("a mail");
+    let shown = store.group(&group.first, at(30), WAIT, 1).await.expect("read").expect("a mail");
     assert_eq!((shown.shown.len(), shown.ids.len()), (1, 3), "all go out, however few are shown");
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::brake::held_mails;
 use super::rows::incident_from_json;
 use super::{Store, StoreError, millis, notices};
 use crate::domain::{MailKind, Notification, Timestamp};
@@ -75,6 +76,17 @@ pub struct FailedAttempt {
     pub problem: String,
 }
 
+/// The state of the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxState {
+    /// When the next notice is due, or the brake ends.
+    pub next: Option<Timestamp>,
+    /// Number of notices that are due or were tried, without those that the brake holds.
+    pub waiting: i64,
+    /// Number of notices that the brake holds.
+    pub held: i64,
+}
+
 /// What is known of mails to other recipients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OtherMails {
@@ -85,7 +97,7 @@ pub struct OtherMails {
 }
 
 /// Notices that wait to be sent.
-const WAITING: &str = "n.sent_at IS NULL AND n.given_up_at IS NULL AND n.suspended = 0";
+const WAITING: &str = "n.sent_at IS NULL AND n.given_up_at IS NULL AND n.hold <> 1 AND n.suspended = 0";
 
 /// Condition: no earlier notice to the same recipient waits that belongs to the same alert or is about the same integration. So the last mail
 /// that a person reads is up to date. The story of a cause may name different integrations over time. The unary plus keeps the index of recipients
@@ -167,11 +179,25 @@ impl Store {
 
     /// The notices that are due now, oldest first; each may take others with it: see [`Self::group`].
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Queued>, StoreError> {
+        self.due_to_others(now, limit, &[]).await
+    }
+
+    /// Like [`Self::due_notifications`], without those for these people.
+    pub async fn due_to_others(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        people: &[String],
+    ) -> Result<Vec<Queued>, StoreError> {
+        let people = serde_json::to_string(people).unwrap_or_default();
         self.read(move |c| {
-            let sql =
-                format!("{NOTICE} WHERE {WAITING} AND n.due_at <= ?1 AND {FIRST} ORDER BY n.id LIMIT ?2");
+            let sql = format!(
+                "{NOTICE} WHERE {WAITING} AND n.due_at <= ?1 AND n.recipient NOT IN (SELECT value FROM json_each(?3))
+                   AND {FIRST} ORDER BY n.id LIMIT ?2"
+            );
             let mut statement = c.prepare_cached(&sql)?;
-            let due = statement.query_map(params![now.0, limit], queued)?.collect::<Result<Vec<_>, _>>()?;
+            let due =
+                statement.query_map(params![now.0, limit, people], queued)?.collect::<Result<Vec<_>, _>>()?;
             Ok(due.into_iter().flatten().collect())
         })
         .await
@@ -180,17 +206,19 @@ impl Store {
     /// The mail in which a notice goes out: all notices to the same recipient that may share one and need not wait for an earlier one. `None` if the
     /// notice does not wait any more as it was read: it was sent, dropped or replaced, or an attempt has failed since.
     ///
-    /// A mail that was handed over before is the same again. `most` notices are shown.
+    /// A mail that was handed over before is the same again. Notices that wait longer than `wait` for a reason of their own do not join before they are
+    /// due. `most` notices are shown.
     pub async fn group(
         &self,
         leader: &Queued,
         now: Timestamp,
+        wait: Duration,
         most: usize,
     ) -> Result<Option<Group>, StoreError> {
         let leader = leader.clone();
         self.read(move |c| {
             let Some(leader) = reread(c, &leader)? else { return Ok(None) };
-            let mut members = members(c, &leader, now)?;
+            let mut members = members(c, &leader, now, wait)?;
             if members.is_empty() {
                 return Ok(None);
             }
@@ -199,7 +227,10 @@ impl Store {
             members.sort_by_key(|m| (m.kind.urgency(), m.id));
             let mut shown = Vec::new();
             for member in members.iter().take(most) {
-                let Some(Queued { id, notification, .. }) = notice(c, member.id)? else { continue };
+                let Some(Queued { id, mut notification, .. }) = notice(c, member.id)? else { continue };
+                if let Some(brake) = &mut notification.incident.brake {
+                    brake.held = held_mails(c)?;
+                }
                 let thread = thread(c, id, &notification)?;
                 shown.push(Shown { notification, thread });
             }
@@ -218,19 +249,25 @@ impl Store {
         .await
     }
 
-    /// When the next waiting mail is due, and the number of waiting mails.
-    pub async fn outbox(&self) -> Result<(Option<Timestamp>, i64), StoreError> {
-        self.read(|c| {
-            // A mail behind an earlier one to the same recipient is not due before that one. The query uses
-            // the index of due times, because in an outage a hundred thousand mails may wait, and it runs
-            // after every mail that is sent.
-            let next = format!(
-                "SELECT due_at FROM notifications n WHERE {WAITING} AND {FIRST} ORDER BY due_at LIMIT 1"
+    /// The state of the outbox.
+    pub async fn outbox(&self, now: Timestamp) -> Result<OutboxState, StoreError> {
+        self.read(move |c| {
+            // A notice behind an earlier one to the same recipient is not due before that one. The query uses
+            // the index of due times, because in an outage a hundred thousand mails may wait, and it runs after
+            // every drain.
+            let next =
+                format!("SELECT due_at FROM notifications n WHERE {WAITING} AND {FIRST} ORDER BY due_at LIMIT 1");
+            let next: Option<i64> = c.prepare_cached(&next)?.query_row([], |r| r.get(0)).optional()?;
+            let release: Option<i64> = c.prepare_cached("SELECT until FROM brake")?.query_row([], |r| r.get(0))?;
+            let waiting = format!(
+                "SELECT count(*) FROM notifications n WHERE {WAITING} AND (n.due_at <= ?1 OR n.attempts > 0 OR n.unanswered > 0)"
             );
-            let next = c.prepare_cached(&next)?.query_row([], |r| r.get(0)).optional()?;
-            let waiting = format!("SELECT count(*) FROM notifications n WHERE {WAITING}");
-            let waiting = c.prepare_cached(&waiting)?.query_row([], |r| r.get(0))?;
-            Ok((next.map(Timestamp), waiting))
+            let held = "SELECT count(*) FROM notifications WHERE hold = 1 AND sent_at IS NULL AND given_up_at IS NULL";
+            Ok(OutboxState {
+                next: next.into_iter().chain(release).min().map(Timestamp),
+                waiting: c.prepare_cached(&waiting)?.query_row([now.0], |r| r.get(0))?,
+                held: c.prepare_cached(held)?.query_row([], |r| r.get(0))?,
+            })
         })
         .await
     }
@@ -349,6 +386,10 @@ impl Store {
                             first_rejected_at = min(first_rejected_at, ?1)
                         WHERE created_at > ?1 + 5000 OR sent_at > ?1 + 5000 OR given_up_at > ?1 + 5000 OR first_rejected_at > ?1 + 5000";
             let corrected = c.prepare_cached(due)?.execute([now.0])?;
+            let brake = "UPDATE brake SET since = min(since, ?1), until = iif(since > ?1 + 5000, ?1 + until - since, until),
+                             waits_until = iif(waits_since > ?1 + 5000, NULL, waits_until)
+                         WHERE since > ?1 + 5000 OR waits_since > ?1 + 5000";
+            c.prepare_cached(brake)?.execute([now.0])?;
             Ok(corrected + c.prepare_cached(past)?.execute([now.0])?)
         })
         .await
@@ -421,11 +462,16 @@ struct GroupMember {
 
 /// The notices that go out together with this one, in the order in which they were decided. Those that wait after a failed attempt join only when they
 /// are due, and only others with the same number of rejections.
-fn members(c: &Connection, leader: &Queued, now: Timestamp) -> Result<Vec<GroupMember>, StoreError> {
+fn members(
+    c: &Connection,
+    leader: &Queued,
+    now: Timestamp,
+    wait: Duration,
+) -> Result<Vec<GroupMember>, StoreError> {
     let same = match (&leader.message_id, leader.notification.group_key()) {
         (Some(_), _) => "n.message_id = :message_id".to_owned(),
         (None, Some(_)) => format!(
-            "n.message_id IS NULL AND n.unanswered = 0 AND n.rejections = :rejections AND (n.attempts = 0 OR n.due_at <= :now)
+            "n.message_id IS NULL AND n.unanswered = 0 AND n.rejections = :rejections AND (n.attempts = 0 AND n.pause <= :wait OR n.due_at <= :now)
              AND n.group_key = :group_key AND {FIRST}"
         ),
         (None, None) => "n.id = :id".to_owned(),
@@ -435,7 +481,8 @@ fn members(c: &Connection, leader: &Queued, now: Timestamp) -> Result<Vec<GroupM
          WHERE n.recipient = :recipient AND {WAITING} AND (n.id = :id OR {same}) ORDER BY n.id"
     );
     let mut statement = c.prepare_cached(&sql)?;
-    let parameters: [(&str, &dyn rusqlite::ToSql); 6] = [
+    let parameters: [(&str, &dyn rusqlite::ToSql); 7] = [
+        (":wait", &millis(wait)),
         (":id", &leader.id),
         (":recipient", &leader.notification.recipient),
         (":message_id", &leader.message_id),

@@ -27,14 +27,15 @@ async fn mails_to_one_person_keep_their_order_and_are_saved_once() {
         "the second mail waits for the first"
     );
     assert_eq!(
-        store.outbox().await.expect("outbox"),
-        (Some(later), 2),
+        store.outbox(NOW).await.expect("outbox"),
+        OutboxState { next: Some(later), waiting: 2, held: 0 },
         "the second is due no sooner than the first"
     );
     store.mark_sent(&[due[0].id], "<1@x>", later).await.expect("marked");
     let second = store.due_notifications(later, 10).await.expect("due");
     assert_eq!((second.len(), second[0].notification.sequence), (1, 1));
-    let group = store.group(&second[0], later, 20).await.expect("read").expect("a mail");
+    let group =
+        store.group(&second[0], later, std::time::Duration::ZERO, 20).await.expect("read").expect("a mail");
     let thread = Thread { message_id: Some("<1@x>".to_owned()), sequence: 0 };
     assert_eq!(group.shown[0].thread, Some(thread), "it refers to the mail that was sent");
     assert_eq!(store.last_mail().await.expect("last"), Some(later));
@@ -171,7 +172,7 @@ async fn mails_wait_for_their_integration() {
         keep(names).await;
         let now = due().await;
         assert_eq!(
-            (now.len(), store.outbox().await.expect("an outbox").1),
+            (now.len(), store.outbox(NOW).await.expect("an outbox").waiting),
             (waiting, waiting as i64),
             "{names:?}"
         );
@@ -209,7 +210,9 @@ async fn a_mail_that_was_handled_since_is_not_as_it_was_read() {
         .await
         .expect("saved");
     let due = store.due_notifications(NOW, 10).await.expect("due");
-    let waits = async |queued: &Queued| store.group(queued, NOW, 20).await.expect("read").is_some();
+    let waits = async |queued: &Queued| {
+        store.group(queued, NOW, std::time::Duration::ZERO, 20).await.expect("read").is_some()
+    };
     assert!(waits(&due[0]).await && waits(&due[1]).await);
     store.mark_failed(&[due[0].id], failed(NOW, 1, false), Vec::new()).await.expect("marked");
     store.mark_sent(&[due[1].id], "<1@x>", NOW).await.expect("marked");
@@ -227,7 +230,7 @@ async fn a_new_alert_waits_for_mails_of_the_last_one() {
     assert_eq!(due.iter().map(|q| q.notification.alert.as_str()).collect::<Vec<_>>(), ["a1"]);
     store.mark_failed(&[due[0].id], failed(NOW, 3600, false), Vec::new()).await.expect("marked");
     assert_eq!(store.due_notifications(NOW, 10).await.expect("due"), vec![]);
-    assert_eq!(store.outbox().await.expect("outbox").0, Some(Timestamp(NOW.0 + 3_600_000)));
+    assert_eq!(store.outbox(NOW).await.expect("outbox").next, Some(Timestamp(NOW.0 + 3_600_000)));
 }
 
 #[tokio::test]

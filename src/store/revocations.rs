@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::states::{Event, save_event};
+use super::events::{Event, save_event};
 use super::{Store, StoreError};
 use crate::domain::Timestamp;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Access, AlertProgress, Blind, Check, CheckState, Dark, Day, Details, GoodView, Grant, Incident,
-    IntegrationState, KnownGroup, LinkTarget, Named, Notify, Obstacle, OpenAlert, Outcome, PermissionState,
-    Reason, Recent, Timestamp, Undeliverable, Verdict,
+    Access, AlertProgress, Blind, BrakeNotice, Check, CheckState, Dark, Day, Details, GoodView, Grant,
+    HeldMails, Hold, Incident, IntegrationState, KnownGroup, LinkTarget, Named, Notify, Obstacle, OpenAlert,
+    Outcome, PermissionState, Reason, Recent, Timestamp, Undeliverable, Verdict,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -306,6 +306,8 @@ struct IncidentRow {
     #[serde(default)]
     undeliverable: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    brake: Option<HoldRow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     obstacle: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<String>,
@@ -319,6 +321,29 @@ struct IncidentRow {
     reminds: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     instead_of: Vec<String>,
+}
+
+/// The hold that a mail is about; what it holds is read when the mail is sent.
+#[derive(Serialize, Deserialize)]
+struct HoldRow {
+    id: String,
+    since: i64,
+    until: i64,
+    broken: usize,
+    integrations: usize,
+}
+
+impl HoldRow {
+    fn of(BrakeNotice { hold, .. }: &BrakeNotice) -> Self {
+        let Hold { id, since, until, broken, integrations } = hold.clone();
+        Self { id, since: since.0, until: until.0, broken, integrations }
+    }
+
+    fn notice(self) -> BrakeNotice {
+        let Self { id, since, until, broken, integrations } = self;
+        let hold = Hold { id, since: Timestamp(since), until: Timestamp(until), broken, integrations };
+        BrakeNotice { hold, held: HeldMails::default() }
+    }
 }
 
 /// The incident of a mail as JSON.
@@ -345,6 +370,7 @@ pub(super) fn incident_to_json(incident: &Incident) -> String {
         at: incident.at.0,
         builtin_link: incident.link == LinkTarget::Builtin,
         url,
+        brake: incident.brake.as_ref().map(HoldRow::of),
         undeliverable: incident.undeliverable.as_ref().map(|u| u.address.clone()),
         obstacle: incident.undeliverable.as_ref().map(|u| u.obstacle.label().to_owned()),
         by: incident.by.clone(),
@@ -384,6 +410,7 @@ pub(super) fn incident_from_json(json: &str) -> Option<Incident> {
         since: Timestamp(row.since),
         at: Timestamp(row.at),
         link,
+        brake: row.brake.map(HoldRow::notice),
         undeliverable: row.undeliverable.map(|address| Undeliverable { address, obstacle }),
         by: row.by,
         origin: row.origin,

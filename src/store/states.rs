@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::events::{Event, save_event};
 use super::notices::Decided;
 use super::rows::{Saved, incident_from_json, incident_to_json, state_from_json, state_to_json};
 use super::{Kind, Store, StoreError, notices};
 use crate::domain::{
-    AlertProgress, Cause, CauseChange, Incident, IntegrationState, Notification, Notify, OpenAlert, Progress,
-    Reason, Timestamp,
+    AlertProgress, BrakeChange, Cause, CauseChange, Incident, IntegrationState, Notification, Notify,
+    OpenAlert, Progress, Reason, Timestamp,
 };
 
 /// An integration as it was saved.
@@ -28,17 +29,6 @@ pub struct SavedIntegration {
     pub alert: Option<OpenAlert>,
 }
 
-/// An entry in the history of an integration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// `broken`, `changed`, `recovered`, `token_stored`, …
-    pub kind: String,
-    /// When.
-    pub at: Timestamp,
-    /// A reason label, or the source of the change.
-    pub detail: String,
-}
-
 /// Everything that one probe changes: verdict, alert, event, causes and notifications, in one transaction.
 #[derive(Debug, Clone)]
 pub struct ProbeRecord {
@@ -52,6 +42,8 @@ pub struct ProbeRecord {
     pub notifications: Vec<Notification>,
     /// The alert that has ended, or has another reason now: what was decided about it and has not gone out yet is outdated.
     pub outdated: Option<String>,
+    /// The change of the brake.
+    pub brake: Option<BrakeChange>,
     /// How long mails wait for others to the same person.
     pub group_wait: Duration,
     /// When this was decided.
@@ -60,9 +52,6 @@ pub struct ProbeRecord {
 
 /// Mails that were neither delivered nor given up.
 const WAITING: &str = "sent_at IS NULL AND given_up_at IS NULL";
-
-/// Number of events that are kept for an integration.
-const HISTORY: u32 = 200;
 
 impl Store {
     /// Saves what a probe changed.
@@ -84,6 +73,7 @@ impl Store {
                 causes: &record.causes,
                 notifications: &record.notifications,
                 outdated: record.outdated.as_ref(),
+                brake: record.brake.as_ref(),
                 wait: record.group_wait,
                 at: record.at,
             };
@@ -190,30 +180,6 @@ impl Store {
         })
         .await
     }
-
-    /// Saves an event that does not come from a probe.
-    ///
-    /// # Errors
-    /// The database returns an error; then nothing is saved.
-    pub async fn add_event(&self, integration: &str, event: Event) -> Result<(), StoreError> {
-        let name = integration.to_owned();
-        self.run(Kind::Durable, move |c| save_event(c, &name, &event)).await
-    }
-
-    /// The newest events of an integration, newest first.
-    pub async fn events(&self, integration: &str) -> Result<Vec<Event>, StoreError> {
-        let name = integration.to_owned();
-        self.read(move |c| {
-            let mut statement = c.prepare_cached(
-                "SELECT kind, at, detail FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT ?2",
-            )?;
-            let event = |r: &rusqlite::Row<'_>| {
-                Ok(Event { kind: r.get(0)?, at: Timestamp(r.get(1)?), detail: r.get(2)? })
-            };
-            Ok(statement.query_map(params![name, HISTORY], event)?.collect::<Result<Vec<_>, _>>()?)
-        })
-        .await
-    }
 }
 
 /// The recipients of mails about each open alert and each cause.
@@ -285,20 +251,6 @@ fn save_integration(c: &Connection, saved: &SavedIntegration) -> Result<(), Stor
         alert.map(|a| a.since.0),
         alert.map_or(0, |a| a.notices),
     ])?;
-    Ok(())
-}
-
-pub(super) fn save_event(c: &Connection, integration: &str, event: &Event) -> Result<(), StoreError> {
-    c.prepare_cached("INSERT INTO events (integration, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![integration, event.at.0, event.kind, event.detail])?;
-    let oldest: Option<i64> = c
-        .prepare_cached("SELECT id FROM events WHERE integration = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
-        .query_row(params![integration, HISTORY], |r| r.get(0))
-        .optional()?;
-    if let Some(oldest) = oldest {
-        c.prepare_cached("DELETE FROM events WHERE integration = ?1 AND id <= ?2")?
-            .execute(params![integration, oldest])?;
-    }
     Ok(())
 }
 

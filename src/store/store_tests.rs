@@ -55,6 +55,7 @@ fn incident() -> Incident {
         at: NOW,
         link: LinkTarget::Builtin,
         undeliverable: None,
+        brake: None,
         by: None,
         origin: None,
         affected: None,
@@ -108,6 +109,7 @@ fn record(notifications: Vec<Notification>, causes: Vec<CauseChange>) -> ProbeRe
         causes,
         notifications,
         outdated: None,
+        brake: None,
         group_wait: std::time::Duration::ZERO,
         at: NOW,
     }
@@ -295,7 +297,7 @@ async fn a_failing_write_leaves_the_others_alone() {
     let (good, bad) = tokio::join!(good, bad);
     assert!(good.is_ok() && bad.is_err());
     assert_eq!(store.events("half").await.expect("events"), vec![]);
-    assert_eq!(store.outbox().await.expect("outbox").1, 1);
+    assert_eq!(store.outbox(NOW).await.expect("outbox").waiting, 1);
 }
 
 fn sign_in(id: &str, generation: i64) -> NewAuthorization {

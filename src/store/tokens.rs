@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::states::{Event, save_event};
+use super::events::{Event, save_event};
 use super::{Key, Store, StoreError};
 use crate::domain::Timestamp;
 use crate::secret::Secret;

@@ -265,11 +265,12 @@ fn refuse(path: &str, headers: &HeaderMap, denied: &Denied) -> Response {
             (StatusCode::FORBIDDEN, "You may not do this from here", detail.to_owned())
         }
     };
-    let is_button = path.starts_with("/integrations/");
+    let is_button = path.starts_with("/integrations/") || path.starts_with("/brake/");
     let mut response = match denied {
         _ if path.starts_with("/api/") => problem(status, detail),
         Denied::Refused(Refusal::ForeignPage | Refusal::Elsewhere) if is_button => {
-            let layout = PageLayout { root: "../../", support: None };
+            let root = if path.starts_with("/brake/") { "../" } else { "../../" };
+            let layout = PageLayout { root, support: None };
             html(status, &Notice { layout, title, paragraphs: vec![sentence(&detail)], ..Notice::default() })
         }
         _ => (status, format!("{}: {detail}.\n", status.canonical_reason().unwrap_or_default()))

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::Timestamp;
+use crate::domain::{BrakeAction, HeldMails, Hold, Timestamp};
 
 /// A boxed future, because the traits below are used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -32,8 +32,30 @@ pub trait Commands: Send + Sync {
     /// Probes an integration that was re-authenticated at `began` immediately, and again while the consent propagates.
     fn verify_renewal(&self, name: &str, began: Timestamp);
 
+    /// The mails that the brake holds; `None` while it holds none.
+    fn held(&self) -> BoxFuture<'_, Option<(Hold, HeldMails)>>;
+
+    /// Does something with the mails that a hold holds; `who` is for the history.
+    fn act_on_brake<'a>(
+        &'a self,
+        id: &'a str,
+        action: BrakeAction,
+        who: &'a str,
+    ) -> BoxFuture<'a, BrakeOutcome>;
+
     /// Like [`Self::verify_renewal`] for an unverified claim of a re-authentication: failures count as usual.
     fn verify_claim(&self, name: &str, began: Timestamp);
+}
+
+/// What came of an action on held mails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrakeOutcome {
+    /// It was done, with this number of mails.
+    Done(usize),
+    /// That hold is over.
+    Over,
+    /// The database cannot be written.
+    Unavailable,
 }
 
 /// An event of an integration, to be saved in its history.

@@ -20,7 +20,8 @@ mod uploads;
 mod wording;
 
 pub use commands::{
-    BoxFuture, Commands, CredentialRecord, History, MailRecord, Record, Records, ReloadRequest, Reloads,
+    BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records, ReloadRequest,
+    Reloads,
 };
 pub use compression::compress;
 pub use hosts::allowed_host;

@@ -14,7 +14,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::operations::{configuration, healthy, metrics, probe_metrics, ready, reload};
 use super::pages::not_found::not_found;
-use super::pages::{integration, reauth, status};
+use super::pages::{brake, integration, reauth, status};
 use super::state::{Process, Served, path_of};
 use super::{access, api, bodies, uploads};
 use crate::listener::site::{Admission, Routes, Site};
@@ -70,6 +70,11 @@ fn links(served: &Served) -> Router<Arc<Served>> {
     reauth::routes().layer(from_fn_with_state(served.process.link_bodies.clone(), bodies::admit))
 }
 
+/// The operators' page behind a mailed link. It is not for the internet.
+fn brake_link(served: &Served) -> Router<Arc<Served>> {
+    brake::link_routes().layer(from_fn_with_state(served.process.link_bodies.clone(), bodies::admit))
+}
+
 /// Every route. Users must sign in for all of them except the pages of re-authentication, which the link authorizes.
 fn everything(served: &Arc<Served>) -> Routes {
     let made = Router::new()
@@ -80,6 +85,7 @@ fn everything(served: &Arc<Served>) -> Routes {
         .route("/integrations/{name}", get(integration::integration))
         .route("/integrations/{name}/probe", post(integration::probe))
         .route("/integrations/{name}/link", post(integration::link))
+        .merge(brake::button_routes())
         .merge(api::routes())
         .layer(from_fn_with_state(served.process.bodies.clone(), bodies::admit));
     let private = made
@@ -90,8 +96,8 @@ fn everything(served: &Arc<Served>) -> Routes {
         .merge(health())
         .fallback(not_found)
         .layer(from_fn_with_state(Arc::clone(served), access::guard));
-    let outside = finished(links(served).fallback(not_found), served);
-    let inside = finished(private.merge(links(served)), served);
+    let outside = finished(links(served).merge(brake_link(served)).fallback(not_found), served);
+    let inside = finished(private.merge(links(served)).merge(brake_link(served)), served);
     Routes {
         inside,
         outside,

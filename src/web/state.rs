@@ -23,6 +23,7 @@ use crate::listener::limits::{FailedAttemptLimiter, Places};
 use crate::listener::security::WebSecurity;
 use crate::metrics::{Families, Published};
 use crate::reauth::Reauthentication;
+use crate::signed::Signer;
 
 /// The command line's settings for HTTP.
 #[derive(Debug, Clone)]
@@ -185,6 +186,8 @@ pub struct Served {
     pub process: Arc<Process>,
     /// Verifies mailed links and renews consent and token.
     pub reauthentication: Option<Reauthentication>,
+    /// Verifies the operators' links to held mails.
+    pub brake_links: Option<Signer>,
     /// The base URL of mailed links.
     pub public_url: Option<String>,
     /// The contact for questions, shown on pages.

@@ -114,7 +114,7 @@ fn keys_without_effect_are_reported() {
     let loaded = read(&fixtures("valid").join("not_implemented.yml")).expect("valid");
     assert_eq!(
         loaded.not_implemented,
-        ["email.brake", "integrations[].checks (credential)", "integrations[].credential_expiry_warning",]
+        ["integrations[].checks (credential)", "integrations[].credential_expiry_warning",]
     );
 }
 

@@ -70,7 +70,7 @@ async fn verdict_event_and_mail_are_one() {
     let contoso = states.iter().find(|s| s.name == "contoso").expect("saved");
     assert!(contoso.alert.is_some());
     assert_eq!(store.events("contoso").await.expect("events")[0].kind, "broken");
-    assert_eq!(store.outbox().await.expect("outbox").1, 1);
+    assert_eq!(store.outbox(consentry::clock::Clock::system().now()).await.expect("outbox").waiting, 1);
 }
 
 /// The daemon is killed while the admin is on Entra's page, and the next process completes the sign-in. That

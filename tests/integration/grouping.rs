@@ -127,7 +127,7 @@ async fn a_mail_of_many_lists_the_first_twenty() {
     world.change(|configuration| {
         configuration.extend("integrations", (0..30).map(copy));
     });
-    world.set("email.group_wait", "30m");
+    world.set("email.group_wait", "30m").add("email.brake", "{hold: 0s}");
     let fleet = world.fleet().await;
     fleet.pass(Duration::from_secs(3600)).await;
     let mails: Vec<_> = fleet.mails().into_iter().filter(|(to, _)| to == BOSS).collect();

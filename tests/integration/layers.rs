@@ -8,6 +8,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("secret", &[]),
     ("clock", &["domain"]),
     ("encoding", &[]),
+    ("signed", &[]),
     ("telemetry", &[]),
     ("urls", &[]),
     ("config", &["domain", "secret", "encoding", "urls"]),
@@ -16,15 +17,22 @@ const MODULES: &[(&str, &[&str])] = &[
     ("fleet", &["domain"]),
     ("metrics", &["domain", "fleet", "encoding"]),
     ("monitor", &["domain", "secret", "clock", "entra", "fleet", "store", "metrics"]),
-    ("notify", &["domain", "secret", "clock", "config", "store", "metrics"]),
+    ("notify", &["domain", "secret", "signed", "clock", "config", "store", "metrics"]),
     ("reauth", &["domain", "secret", "clock", "config", "entra", "fleet", "store", "metrics"]),
     ("listener", &["domain", "secret", "clock", "config"]),
-    ("web", &["domain", "secret", "clock", "config", "fleet", "metrics", "reauth", "listener", "encoding"]),
+    (
+        "web",
+        &[
+            "domain", "secret", "signed", "clock", "config", "fleet", "metrics", "reauth", "listener",
+            "encoding",
+        ],
+    ),
     (
         "app",
         &[
             "domain",
             "secret",
+            "signed",
             "clock",
             "config",
             "entra",

@@ -7,6 +7,7 @@ mod access;
 mod addresses;
 mod alerting;
 mod api;
+mod brake;
 mod browser;
 mod catalogue;
 mod certificates;

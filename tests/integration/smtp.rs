@@ -39,13 +39,16 @@ pub async fn with_an_alert(options: Options, tls: &str, keys: &[(&str, &str)]) -
 /// Breaks an integration; its mail is saved, but not sent yet.
 pub async fn breaks(fleet: &Fleet, name: &str) {
     fleet.act((situation(name).breaks)(&situation(name).tenant()));
-    let before = fleet.daemon.store.outbox().await.expect("outbox").1;
+    let before = fleet.daemon.store.outbox(fleet.clock.now()).await.expect("outbox").waiting;
     for _ in 0..6 {
         let step = fleet.clock.now().plus(2 * MINUTE);
         fleet.daemon.monitor.run_until(step).await;
         freeze(&fleet.simulator, step);
     }
-    assert!(fleet.daemon.store.outbox().await.expect("outbox").1 > before, "the mail about {name} is saved");
+    assert!(
+        fleet.daemon.store.outbox(fleet.clock.now()).await.expect("outbox").waiting > before,
+        "the mail about {name} is saved"
+    );
 }
 
 /// Lets time pass for the outbox only, from one due mail to the next.
@@ -62,7 +65,7 @@ pub async fn post(fleet: &Fleet, duration: Duration) {
 }
 
 async fn waiting(fleet: &Fleet) -> i64 {
-    fleet.daemon.store.outbox().await.expect("outbox").1
+    fleet.daemon.store.outbox(fleet.clock.now()).await.expect("outbox").waiting
 }
 
 fn counted(fleet: &Fleet, reason: &str) -> u64 {

@@ -290,17 +290,30 @@ fn notifications() -> Vec<Item> {
     let failed = Panel::lines("Mails that failed", "Failed attempts to send a mail, by reason. They are repeated until the server accepts the mail or permanently rejects the recipient.")
         .over_time("sum by (reason) (increase(consentry_emails_failed_total{FLEET}[$__rate_interval])) > 0", "{{reason}}")
         .over_time_bars();
-    let queue = Panel::stat("Mails waiting", "Mails that wait to be sent.")
-        .now("sum(consentry_email_queue_length{FLEET})", "waiting")
-        .thresholds(GOOD, &[(1.0, CAUTION), (100.0, BAD)])
-        .size(4, 8);
+    let queue = Panel::stat(
+        "Mails waiting",
+        "Notices that are due and not sent yet; several may go out in one mail.",
+    )
+    .now("sum(consentry_email_queue_length{FLEET})", "waiting")
+    .thresholds(GOOD, &[(1.0, CAUTION), (100.0, BAD)])
+    .size(4, 8);
+    let held = Panel::stat(
+        "Mails held",
+        "Mails to administrators that the brake holds, because much broke at once. The status page releases them.",
+    )
+    .now("max(consentry_emails_held{FLEET})", "held")
+    .thresholds(GOOD, &[(1.0, BAD)])
+    .size(4, 8);
     let last = Panel::stat("Last mail", "When the mail server last accepted a mail.")
         .now("max(consentry_email_last_success_timestamp_seconds{FLEET} > 0) * 1000", "last")
         .unit("dateTimeFromNow")
         .nothing("never")
         .size(4, 8);
-    [vec![Item::Row("Notifications")], [sent, failed, queue, last].into_iter().map(Item::Panel).collect()]
-        .concat()
+    [
+        vec![Item::Row("Notifications")],
+        [sent, failed, queue, held, last].into_iter().map(Item::Panel).collect(),
+    ]
+    .concat()
 }
 
 fn daemon() -> Vec<Item> {

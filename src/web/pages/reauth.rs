@@ -1,18 +1,18 @@
 //! The pages of re-authentication: the page of the mailed link, the redirect to Entra, and the callback. GET of the link changes nothing.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Form, FromRequest, Path, Query, RawQuery, Request, State};
-use axum::http::header::{COOKIE, LOCATION, RETRY_AFTER, SET_COOKIE};
+use axum::extract::{Path, Query, RawQuery, State};
+use axum::http::header::{COOKIE, LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 
 use super::layout::{Notice, PageLayout, html, style};
+use super::links::{ButtonPress, pressed_elsewhere, refuse_link, too_many, unavailable};
 use super::reauth_result::result;
 use crate::clock::moment;
 use crate::domain::{
@@ -76,7 +76,7 @@ async fn landing(
     let token = query.get("token").map_or("", String::as_str);
     let summary = match opened(&served, &name, token).await {
         Ok((.., summary)) => summary,
-        Err(error) => return refuse_link(&served, peer, error),
+        Err(error) => return refuse_link(&served, served.layout(), peer, error),
     };
     html(StatusCode::OK, &landing_page(served.layout(), &name, token, &summary))
 }
@@ -224,120 +224,20 @@ fn requested_permissions(summary: &IntegrationSummary) -> Vec<String> {
     requested
 }
 
-/// The page for an invalid link. Only links that Consentry signed get specific messages.
-fn refuse_link(served: &Served, peer: IpAddr, error: LinkError) -> Response {
-    let (status, title, text) = match error {
-        LinkError::Expired => (
-            StatusCode::GONE,
-            "This link is too old",
-            "Links are valid for some days only. The next mail about this integration contains a new one; or ask whoever sent you this link.",
-        ),
-        LinkError::Used => (
-            StatusCode::GONE,
-            "This link has already been used",
-            "Either the integration has been re-authenticated since this link was made, or the people who run it have ended all earlier links. If it is still broken, wait for the next mail, or ask whoever sent you this link for a new one.",
-        ),
-        LinkError::Unavailable => return unavailable(served),
-        LinkError::TooMany => return too_many_sign_ins(served),
-        LinkError::Forged if !served.process.failed_attempts.wrong(peer, served.process.clock.steady()) => {
-            return too_many(served);
-        }
-        LinkError::Forged => (
-            StatusCode::FORBIDDEN,
-            "This link is not valid",
-            "Open the link exactly as it is in the mail; some mail programs cut long lines. If it was copied by hand, copy all of it.",
-        ),
-    };
-    html(
-        status,
-        &Notice { layout: served.layout(), title, paragraphs: vec![text.to_owned()], ..Notice::default() },
-    )
-}
-
-fn unavailable(served: &Served) -> Response {
-    let text =
-        "The fault is on this side, and nothing has been changed. Try again a little later.".to_owned();
-    let page = Notice {
-        layout: served.layout(),
-        title: "Please try again later",
-        paragraphs: vec![text],
-        ..Notice::default()
-    };
-    html(StatusCode::SERVICE_UNAVAILABLE, &page)
-}
-
-fn too_many(served: &Served) -> Response {
-    let text =
-        "Too many invalid requests have come from your network. Wait a minute, then open the link from the mail.".to_owned();
-    let page = Notice {
-        layout: served.layout(),
-        title: "Please wait a moment",
-        paragraphs: vec![text],
-        ..Notice::default()
-    };
-    let mut response = html(StatusCode::TOO_MANY_REQUESTS, &page);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
-    response
-}
-
-/// The limit of pending sign-ins is reached. None of them is ended for a new one, because they may belong to other people.
-fn too_many_sign_ins(served: &Served) -> Response {
-    let paragraphs = vec![
-        "Too many sign-ins have been started with this link, or from your network, and not completed yet. Complete one of them, or wait ten minutes and press the button again.".to_owned(),
-        "The link stays good, and nothing has been changed.".to_owned(),
-    ];
-    let page = Notice {
-        layout: served.layout(),
-        title: "Too many sign-ins are under way",
-        paragraphs,
-        ..Notice::default()
-    };
-    let mut response = html(StatusCode::TOO_MANY_REQUESTS, &page);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("600"));
-    response
-}
-
-/// The button of a link's page. The token is in the form, or in the address if the form was lost.
-struct ButtonPress {
-    headers: HeaderMap,
-    token: String,
-}
-
-impl<S: Send + Sync> FromRequest<S> for ButtonPress {
-    type Rejection = Infallible;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
-        type Fields = HashMap<String, String>;
-        let headers = request.headers().clone();
-        let Query(mut query) = Query::<Fields>::try_from_uri(request.uri()).unwrap_or_default();
-        let form = Form::<Fields>::from_request(request, state).await.ok();
-        let token =
-            form.and_then(|Form(mut fields)| fields.remove("token")).or_else(|| query.remove("token"));
-        Ok(Self { headers, token: token.unwrap_or_default() })
-    }
-}
-
 /// The button: saves the sign-in and sends the browser to Entra.
 async fn begin(
     State(served): Shared,
     Extension(Peer(peer)): Extension<Peer>,
     Path(name): Path<String>,
-    ButtonPress { headers, token }: ButtonPress,
+    press: ButtonPress,
 ) -> Response {
-    if served.is_foreign(&headers) {
-        let text = "The button was pressed on another site. Open the link from the mail and press it there."
-            .to_owned();
-        let page = Notice {
-            layout: served.layout(),
-            title: "This did not come from our page",
-            paragraphs: vec![text],
-            ..Notice::default()
-        };
-        return html(StatusCode::FORBIDDEN, &page);
+    if served.is_foreign(&press.headers) {
+        return pressed_elsewhere(served.layout());
     }
+    let token = press.field("token").to_owned();
     let (reauthentication, link, summary) = match opened(&served, &name, &token).await {
         Ok(opened) => opened,
-        Err(error) => return refuse_link(&served, peer, error),
+        Err(error) => return refuse_link(&served, served.layout(), peer, error),
     };
     if summary.record.external_sign_in.is_some() {
         return html(StatusCode::OK, &landing_page(served.layout(), &name, &token, &summary));
@@ -359,7 +259,7 @@ async fn begin(
             };
             (StatusCode::SEE_OTHER, [(LOCATION, location), (SET_COOKIE, cookie)]).into_response()
         }
-        Err(error) => refuse_link(&served, peer, error),
+        Err(error) => refuse_link(&served, served.layout(), peer, error),
     }
 }
 
@@ -414,7 +314,7 @@ async fn callback(
     });
     match completed.await {
         Ok(Completed::Unknown) => unknown_sign_in(&served, peer),
-        Ok(Completed::Unavailable) | Err(_) => unavailable(&served),
+        Ok(Completed::Unavailable) | Err(_) => unavailable(served.layout()),
         Ok(Completed::Accepted { integration, attempt, .. }) => {
             // Relative, so that any path prefix works; without code and state, so that reloading the page
             // repeats nothing.
@@ -441,7 +341,7 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 
 fn unknown_sign_in(served: &Served, peer: IpAddr) -> Response {
     if !served.process.failed_attempts.wrong(peer, served.process.clock.steady()) {
-        return too_many(served);
+        return too_many(served.layout());
     }
     let text = "This address only completes a sign-in that was begun from a mailed link, and none is known for it. Open the link from the mail and begin there.".to_owned();
     let page = Notice {

@@ -10,8 +10,9 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
+use super::brake::BrakeLines;
 use super::layout::html;
-use crate::domain::{Health, IntegrationRecord, Reason, Timestamp};
+use crate::domain::{Health, HeldMails, Hold, IntegrationRecord, Reason, Timestamp};
 use crate::web::filter::{Row, StatusFilter, rows};
 use crate::web::state::Served;
 use crate::web::wording::{Pill, Strip, When, state_word};
@@ -73,6 +74,7 @@ struct StatusPage<'r> {
     now: When,
     telemetry_path: String,
     trouble: Vec<String>,
+    brake: Option<(BrakeLines, String)>,
 }
 
 /// `/`.
@@ -80,12 +82,13 @@ pub(crate) async fn index(
     State(served): State<Arc<Served>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
+    let held = served.process.commands.held().await;
     // Ten thousand rows take some milliseconds, which must not block an async thread.
     let turn = served.process.bodies.turn().await;
     let rendered = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let (wanted, rows, now) = (StatusFilter::of(&query), rows(&served), served.process.clock.now());
-        private(html(StatusCode::OK, &page(&served, &wanted, &rows, now)))
+        private(html(StatusCode::OK, &page(&served, &wanted, &rows, held, now)))
     });
     rendered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
@@ -96,7 +99,13 @@ pub(crate) fn private(mut response: Response) -> Response {
     response
 }
 
-fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Timestamp) -> StatusPage<'r> {
+fn page<'r>(
+    served: &Served,
+    wanted: &'r StatusFilter,
+    rows: &'r [Row],
+    held: Option<(Hold, HeldMails)>,
+    now: Timestamp,
+) -> StatusPage<'r> {
     let count = |word: &str| rows.iter().filter(|r| state_word(r.health) == word).count();
     let (healthy, broken, unknown) = (count("healthy"), count("broken"), count("unknown"));
     let words: Vec<String> = wanted.q.to_lowercase().split_whitespace().map(str::to_owned).collect();
@@ -143,6 +152,7 @@ fn page<'r>(served: &Served, wanted: &'r StatusFilter, rows: &'r [Row], now: Tim
         now: When::of(now, now),
         telemetry_path: served.process.options.telemetry_path.trim_start_matches('/').to_owned(),
         trouble: served.process.trouble(),
+        brake: held.map(|(hold, held)| (BrakeLines::of(&hold, &held), hold.id)),
     }
 }
 
