@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use crate::domain::{
-    Check, CredentialExpiry, Health, IntegrationRecord, IntegrationState, OpenAlert, Outcome, Reason,
+    Check, CredentialExpiry, Health, IntegrationRecord, IntegrationState, OpenAlert, Outcome, Reason, Snooze,
     Timestamp,
 };
 
@@ -24,6 +24,8 @@ pub struct FleetEntry {
     pub credentials: Vec<CredentialExpiry>,
     /// The open alert.
     pub alert: Option<OpenAlert>,
+    /// Its reminders are snoozed.
+    pub snooze: Option<Snooze>,
     /// Keys of the causes that the integration is a member of.
     pub causes: BTreeSet<String>,
     /// When the last probe of this process ended, on the steady clock.
@@ -39,6 +41,7 @@ impl FleetEntry {
             tenant_guid: None,
             credentials: Vec::new(),
             alert: None,
+            snooze: None,
             causes: BTreeSet::new(),
             last_probe_steady: None,
         }
@@ -117,6 +120,15 @@ impl Fleet {
             slot.and_then(|slot| entries.slots.get_mut(slot)).map(|known| std::mem::replace(known, entry));
         drop(entries);
         drop(replaced);
+    }
+
+    /// Changes the current entry of an integration. Only the evaluator calls this.
+    pub(crate) fn update(&self, name: &str, change: impl FnOnce(&mut FleetEntry)) {
+        let mut entries = self.0.write();
+        let slot = entries.index.get(name).copied();
+        if let Some(entry) = slot.and_then(|slot| entries.slots.get_mut(slot)) {
+            change(Arc::make_mut(entry));
+        }
     }
 
     /// Replaces the whole fleet. Only the evaluator calls this.

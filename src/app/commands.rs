@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::domain::{BrakeAction, HeldMails, Hold, Timestamp};
 use crate::monitor::{Monitor, Target};
 use crate::secret::ClientCredential;
-use crate::store::{Event, MailAbout, Store};
+use crate::store::{Event, MailAbout, Store, StoreError};
 use crate::web::{BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records};
 
 impl Commands for Monitor {
@@ -51,16 +51,34 @@ impl Commands for Monitor {
                 Ok(Some(notices)) => BrakeOutcome::Done(notices),
                 Ok(None) => BrakeOutcome::Over,
                 Err(error) => {
-                    tracing::error!(%error, "cannot save what somebody has decided about held mails");
+                    unsaved(&error);
                     BrakeOutcome::Unavailable
                 }
             }
         })
     }
 
+    fn snooze<'a>(
+        &'a self,
+        name: &'a str,
+        until: Timestamp,
+        who: &'a str,
+    ) -> BoxFuture<'a, Result<bool, ()>> {
+        Box::pin(async move { Self::snooze(self, name, until, who).await.map_err(|error| unsaved(&error)) })
+    }
+
+    fn end_snooze<'a>(&'a self, name: &'a str, who: &'a str) -> BoxFuture<'a, Result<bool, ()>> {
+        Box::pin(async move { Self::end_snooze(self, name, who).await.map_err(|error| unsaved(&error)) })
+    }
+
     fn verify_claim(&self, name: &str, began: Timestamp) {
         Self::verify_claim(self, name, began);
     }
+}
+
+/// Logs that an action of a person was not saved, so that it was not done.
+fn unsaved(error: &StoreError) {
+    tracing::error!(%error, "cannot save what somebody has decided; nothing has changed");
 }
 
 /// The database, and the configured tokens and credentials.

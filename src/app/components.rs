@@ -29,6 +29,7 @@ pub(super) struct Components {
 /// What the pages need from the configuration.
 pub(super) struct Pages {
     pub(super) brake_links: Option<Signer>,
+    pub(super) snooze_links: Option<Signer>,
     pub(super) reauthentication: Option<Reauthentication>,
 }
 
@@ -67,7 +68,11 @@ impl Components {
             change: Change { schedule: schedule_policy(config), policy: policy(config), records },
             notifier: notifier(config, services, &targets),
             webhook: WebhookSender::new(webhook, ca_file)?,
-            pages: Pages { reauthentication, brake_links: services.brake_links(config) },
+            pages: Pages {
+                reauthentication,
+                brake_links: services.brake_links(config),
+                snooze_links: services.snooze_links(config),
+            },
         })
     }
 }
@@ -80,6 +85,7 @@ impl Pages {
             process: Arc::clone(process),
             reauthentication: self.reauthentication,
             brake_links: self.brake_links,
+            snooze_links: self.snooze_links,
             security_headers: SecurityHeaders::new(
                 &config.cloud.login_url,
                 public_url.as_deref().is_some_and(|u| u.starts_with("https://")),
@@ -150,6 +156,7 @@ fn notifier(config: &Config, services: &SharedServices, targets: &Targets) -> Op
         group_wait: email.group_wait,
         link,
         brake_link: services.brake_links(config),
+        snooze_link: services.snooze_links(config),
     };
     let SharedServices { store, families, clock, outbox, .. } = services.clone();
     Some(Notifier::new(settings, store, families, clock, outbox))

@@ -64,6 +64,12 @@ impl SharedServices {
         Some(Signer::new(self.store.key().derive("consentry brake link v1"), &base))
     }
 
+    /// Signs the links that snooze reminders.
+    pub(super) fn snooze_links(&self, config: &Config) -> Option<Signer> {
+        let base = config.reauthentication.public_url.as_ref().or(self.external_url.as_ref())?;
+        Some(Signer::new(self.store.key().derive("consentry snooze link v1"), base))
+    }
+
     pub(super) fn upstream(&self, config: &Config) -> anyhow::Result<(Entra, Arc<Prober>)> {
         let key = UpstreamKey {
             cloud: config.cloud.clone(),

@@ -29,6 +29,15 @@ pub struct OpenAlert {
     pub progress: AlertProgress,
 }
 
+/// Nobody is reminded of an alert for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snooze {
+    /// The alert.
+    pub alert: String,
+    /// Until when.
+    pub until: Timestamp,
+}
+
 /// What decides when an open alert is notified again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AlertProgress {
@@ -124,6 +133,8 @@ pub struct AlertPolicy<'a> {
     pub send_resolved: bool,
     /// Pauses between the notices of a failure that lasts.
     pub reminders: &'a [Duration],
+    /// Until when reminders are snoozed.
+    pub snoozed_until: Option<Timestamp>,
 }
 
 impl<'a> AlertPolicy<'a> {
@@ -183,6 +194,9 @@ impl<'a> AlertPolicy<'a> {
         // Nobody was to be notified, or mail was not configured.
         if has_new && (open.notified.is_empty() || turned_to_admins) {
             return Some(Notice::First);
+        }
+        if self.snoozed_until.is_some_and(|until| now < until) {
+            return None;
         }
         let pause = usize::try_from(reminders).ok().and_then(|index| self.reminders.get(index))?;
         (now.since(noticed) >= *pause).then_some(Notice::Reminder)

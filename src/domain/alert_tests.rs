@@ -13,6 +13,7 @@ const POLICY: AlertPolicy<'static> = AlertPolicy {
     mail: true,
     send_resolved: true,
     reminders: &[],
+    snoozed_until: None,
 };
 
 fn firing(reason: Reason, exact: bool, people: &[&str]) -> OpenAlert {
@@ -186,6 +187,7 @@ fn reminders_and_settings_through_the_life_of_an_alert() {
     let without_admins = AlertPolicy { admins: &nobody, ..policy };
     let shorter = AlertPolicy { reminders: &pauses[..1], ..policy };
     let with = |notify| AlertPolicy { notify, ..policy };
+    let snoozed = |until| AlertPolicy { snoozed_until: Some(hours(until)), ..policy };
     for (sentence, history) in [
         (
             "reminders keep their pauses, then there is silence",
@@ -218,6 +220,16 @@ fn reminders_and_settings_through_the_life_of_an_alert() {
                 (1, policy, true, "reminder 1 to it"),
                 (9, shorter, true, ""),
                 (9, policy, true, "reminder 2 to it"),
+            ],
+        ),
+        (
+            "a snooze leaves reminders out; a reminder is not made up for, and the end is mailed",
+            vec![
+                (0, policy, true, "alert 0 to it"),
+                (2, snoozed(5), true, ""),
+                (4, snoozed(5), true, ""),
+                (5, snoozed(5), true, "reminder 1 to it"),
+                (5, snoozed(9), false, "resolved 2 to it"),
             ],
         ),
         (

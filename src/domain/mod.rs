@@ -28,7 +28,8 @@ mod verdict;
 mod verification;
 
 pub use alert::{
-    AlertChange, AlertEvent, AlertPolicy, AlertProgress, Judgement, Mail, Notify, OpenAlert, change_alert,
+    AlertChange, AlertEvent, AlertPolicy, AlertProgress, Judgement, Mail, Notify, OpenAlert, Snooze,
+    change_alert,
 };
 pub use announcement::{Announced, DelayedMail, announcements};
 pub use brake::{Brake, BrakeAction, BrakeChange, BrakePolicy, HeldMails, Hold};

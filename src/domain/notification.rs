@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::brake::{HeldMails, Hold};
 use super::integration::Access;
-use super::reason::Reason;
+use super::reason::{Audience, Reason};
 use super::time::Timestamp;
 
 /// Kinds of mail.
@@ -268,6 +268,15 @@ impl Notification {
         }
         let readers = if self.is_admins() { "admins" } else { "operators" };
         Some(format!("{readers}/{}", incident.app_name))
+    }
+
+    /// Whether reminders of the same alert may follow.
+    pub fn may_be_repeated(&self) -> bool {
+        let about_failure = matches!(
+            self.kind,
+            MailKind::Alert | MailKind::Changed | MailKind::Reminder | MailKind::Operator
+        );
+        about_failure && self.group_key().is_some() && self.incident.reason.audience() == Audience::Admins
     }
 
     /// Whether it is worded for administrators: it goes to one, or to an operator in their place.

@@ -27,7 +27,7 @@ enum Series {
 use Series::{Many, One};
 
 /// In the order of the exposition.
-pub(super) const FAMILIES: [Family; 12] = [
+pub(super) const FAMILIES: [Family; 13] = [
     Family {
         name: "consentry_integration_up",
         help: "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
@@ -42,6 +42,11 @@ pub(super) const FAMILIES: [Family; 12] = [
         name: "consentry_integration_broken_since_timestamp_seconds",
         help: "Since when the integration is confirmed broken; absent while it is not. Cached from the last probe.",
         series: One(broken_since),
+    },
+    Family {
+        name: "consentry_integration_snoozed",
+        help: "1 while the reminders about the integration are snoozed. Cached from the last probe.",
+        series: Many(write_snoozed),
     },
     Family {
         name: "consentry_integration_info",
@@ -281,6 +286,12 @@ fn probe_duration(state: &IntegrationState) -> Option<f64> {
 
 fn groups_visible(state: &IntegrationState) -> Option<f64> {
     state.groups_visible.map(f64::from)
+}
+
+fn write_snoozed(out: &mut String, family: &str, known: &FleetEntry) {
+    if known.snooze.is_some() {
+        let _ = writeln!(out, "{family}{{integration=\"{}\"}} 1", escape(&known.record.name));
+    }
 }
 
 fn write_success(out: &mut String, family: &str, known: &FleetEntry) {

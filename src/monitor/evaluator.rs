@@ -4,7 +4,7 @@
 //! Probes of one integration never overlap, so its state needs no lock across the commit. Causes are shared by many integrations: they are
 //! changed in memory first, and reverted if they cannot be saved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use super::changes::{log_checks, log_verdict};
 use super::policy::Policy;
 use crate::domain::{
     Affected, AlertChange, AlertEvent, Belongs, Brake, Causes, CredentialExpiry, Diagnosis, History,
-    Incident, IntegrationState, Judgement, MailKind, Member, ProbeEnd, Probed, Reason, Thresholds, Timestamp,
-    Verdict, affected_by, change_alert, fold, wanted_causes, within_grace_period,
+    Incident, IntegrationState, Judgement, MailKind, Member, ProbeEnd, Probed, Reason, Snooze, Thresholds,
+    Timestamp, Verdict, affected_by, change_alert, fold, wanted_causes, within_grace_period,
 };
 use crate::fleet::{Fleet, FleetEntry};
 use crate::metrics::{Families, Published};
@@ -62,6 +62,8 @@ pub struct Evaluator {
     pub(super) policy: RwLock<Arc<Policy>>,
     pub(super) causes: Mutex<Causes>,
     pub(super) brake: Mutex<Brake>,
+    /// Snoozes by integration; one counts only for the alert that it names.
+    pub(super) snoozes: Mutex<HashMap<String, Snooze>>,
     /// The integrations whose checks have no result, by reason and place.
     pub(super) affected: Mutex<Affected>,
     /// Held for reading while a result is folded in, and for writing while the configuration changes.
@@ -146,6 +148,12 @@ impl Evaluator {
         }
         log_verdict(name, before.state.verdict, after.state.verdict);
         let history = History::of(&after.state);
+        let snoozed = after.snooze.take().is_some();
+        after.snooze = self.snooze_of(&after, now);
+        if after.snooze.is_none() && snoozed {
+            self.snoozes.lock().remove(name);
+            self.outputs.published.set(&after);
+        }
         self.outputs.fleet.replace(Arc::new(after));
         history
     }
@@ -185,7 +193,8 @@ impl Evaluator {
     ) -> Result<(), StoreError> {
         let policy = self.policy();
         let judgement = Judgement::of(&after.state);
-        let alert_policy = policy.alerts(&after.record);
+        let snooze = self.snooze_of(before, now);
+        let alert_policy = policy.alerts(&after.record, snooze.as_ref());
         let AlertChange { alert, event, mails, reminds } =
             change_alert(before.alert.as_ref(), judgement, alert_policy, new_id, now);
         let instead_of = alert_policy.instead_of().to_vec();

@@ -11,6 +11,7 @@ mod prober;
 mod reconfigure;
 mod runner;
 mod scheduler;
+mod snoozing;
 
 pub use evaluator::{ConfigGuard, Evaluator, Outputs, ProbeMeta};
 pub use policy::Policy;

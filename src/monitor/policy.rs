@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{AlertPolicy, BrakePolicy, CausePolicy, IntegrationRecord, Thresholds};
+use crate::domain::{AlertPolicy, BrakePolicy, CausePolicy, IntegrationRecord, Snooze, Thresholds};
 
 /// Who is notified, and when a failure counts.
 #[derive(Debug, Clone)]
@@ -25,8 +25,13 @@ pub struct Policy {
 
 impl Policy {
     /// Who is notified of an integration's alerts.
-    pub(super) fn alerts<'a>(&'a self, record: &'a IntegrationRecord) -> AlertPolicy<'a> {
+    pub(super) fn alerts<'a>(
+        &'a self,
+        record: &'a IntegrationRecord,
+        snooze: Option<&Snooze>,
+    ) -> AlertPolicy<'a> {
         AlertPolicy {
+            snoozed_until: snooze.map(|snooze| snooze.until),
             notify: record.notify,
             reminders: &self.reminders,
             admins: &record.admins,

@@ -40,7 +40,11 @@ impl Evaluator {
         let brake = Mutex::new(Brake::new(hold, recent));
         let (policy, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(causes));
         let steady = tokio::sync::RwLock::default();
-        let evaluator = Self { outputs, policy, causes, brake, affected, steady };
+        let snoozes = outputs.store.snoozes(now).await?;
+        let evaluator =
+            Self { outputs, policy, causes, brake, snoozes: Mutex::new(snoozes), affected, steady };
+        let snoozed: Vec<String> = evaluator.snoozes.lock().keys().cloned().collect();
+        snoozed.iter().for_each(|name| evaluator.show_snooze(name, now));
         evaluator.release_if_switched_off(now).await;
         Ok(evaluator)
     }

@@ -216,6 +216,22 @@ impl Monitor {
         self.inner.evaluator.act_on_brake(id, action, who, self.inner.clock.now()).await
     }
 
+    /// Snoozes the reminders of an integration until a time. Returns whether it is broken, so that there is something to snooze.
+    ///
+    /// # Errors
+    /// The database returns an error; then nothing has changed.
+    pub async fn snooze(&self, name: &str, until: Timestamp, who: &str) -> Result<bool, StoreError> {
+        self.inner.evaluator.snooze(name, until, who, self.inner.clock.now()).await
+    }
+
+    /// Ends a snooze before its time. Returns whether there was one.
+    ///
+    /// # Errors
+    /// The database returns an error; then nothing has changed.
+    pub async fn end_snooze(&self, name: &str, who: &str) -> Result<bool, StoreError> {
+        self.inner.evaluator.end_snooze(name, who, self.inner.clock.now()).await
+    }
+
     fn schedule(&self) -> parking_lot::MutexGuard<'_, Schedule> {
         self.inner.schedule.lock()
     }

@@ -46,8 +46,17 @@ impl Counts {
     }
 }
 
-/// Renders a mail. `links` are the URLs of the buttons, one for each notice that is shown.
-pub(super) fn render(group: &Group, links: &[Option<String>], branding: &MailBranding) -> Rendered {
+/// The links of a notice.
+#[derive(Debug, Clone, Default)]
+pub(super) struct NoticeLinks {
+    /// The URL of its button.
+    pub(super) button: Option<String>,
+    /// The URL that snoozes its reminders.
+    pub(super) snooze: Option<String>,
+}
+
+/// Renders a mail. There are links for each notice that is shown.
+pub(super) fn render(group: &Group, links: &[NoticeLinks], branding: &MailBranding) -> Rendered {
     let id = |alert: &str, sequence| {
         message_id(alert, sequence, &group.first.notification.recipient, &branding.domain)
     };
@@ -61,16 +70,23 @@ pub(super) fn render(group: &Group, links: &[Option<String>], branding: &MailBra
     threads.retain(|thread| *thread != message_id);
     let mut known = HashSet::new();
     threads.retain(|thread| known.insert(thread.clone()));
+    let mut unsubscribe = None;
     let body = match (&group.shown[..], links) {
-        ([only], [link]) if group.ids.len() == 1 => body(&only.notification, link.as_deref(), branding),
+        ([only], [link]) if group.ids.len() == 1 => {
+            unsubscribe.clone_from(&link.snooze);
+            let mut body = body(&only.notification, link.button.as_deref(), branding);
+            body.snooze.clone_from(&link.snooze);
+            body
+        }
         _ => finished(grouped(group, links, branding), branding),
     };
     let event = MailKind::of_group(group.kinds.iter().map(|(kind, _)| *kind)).unwrap_or(first.kind);
-    rendered(&body, message_id, event, group.integrations.clone(), threads)
+    let mail = rendered(&body, message_id, event, group.integrations.clone(), threads);
+    Rendered { unsubscribe, ..mail }
 }
 
 /// The content of a mail with several notices.
-fn grouped(group: &Group, links: &[Option<String>], branding: &MailBranding) -> Body {
+fn grouped(group: &Group, links: &[NoticeLinks], branding: &MailBranding) -> Body {
     let counts = Counts::of(&group.kinds);
     let notifications = || group.shown.iter().map(|shown| &shown.notification);
     let first = Phrases::of(&group.first.notification.incident);
@@ -83,7 +99,7 @@ fn grouped(group: &Group, links: &[Option<String>], branding: &MailBranding) -> 
         lead.push("What was wrong is over. You need not do anything.".to_owned());
     }
     let entries: Vec<Entry> =
-        notifications().zip(links).map(|(notification, link)| entry(notification, link.as_deref())).collect();
+        notifications().zip(links).map(|(notification, link)| entry(notification, link)).collect();
     let builtin = |n: &&Notification| n.incident.link == LinkTarget::Builtin;
     let asked = notifications().find(|n| builtin(n) && is_broken(n.kind));
     let steps = match asked {
@@ -155,7 +171,7 @@ fn title(app: &str, counts: &Counts, for_admins: bool) -> (String, String) {
 }
 
 /// One notice.
-fn entry(notification: &Notification, link: Option<&str>) -> Entry {
+fn entry(notification: &Notification, links: &NoticeLinks) -> Entry {
     let words = Phrases::of(&notification.incident);
     let incident = &notification.incident;
     let state = match notification.kind {
@@ -179,7 +195,7 @@ fn entry(notification: &Notification, link: Option<&str>) -> Entry {
             let who = words.person().unwrap_or_else(|| "an administrator".to_owned());
             format!("By {who} at {}.", moment(incident.at))
         };
-        return Entry { title, color, lines: vec![what, tenant], button: None };
+        return Entry { title, color, lines: vec![what, tenant], button: None, snooze: None };
     }
     let reason = incident.reason;
     let mut lines = vec![format!("{} Since {}.", reason.sentence(), moment(incident.since))];
@@ -193,8 +209,8 @@ fn entry(notification: &Notification, link: Option<&str>) -> Entry {
     lines.extend(words.reference());
     let label = if reason == Reason::TokenMissing { "Connect" } else { "Re-authenticate" };
     let button =
-        link.filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|url| (label, url.to_owned()));
-    Entry { title, color: RED, lines, button }
+        links.button.clone().filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|url| (label, url));
+    Entry { title, color: RED, lines, button, snooze: links.snooze.clone() }
 }
 
 #[cfg(test)]

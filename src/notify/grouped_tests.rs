@@ -85,7 +85,11 @@ fn the_subject_says_what_the_mail_is_about() {
             for_admin: *kind != Operator,
             ..notice(*kind, i, Reason::TokenRevoked)
         });
-        let mail = render(&group(notices.collect(), 0), &[None, None], &branding());
+        let mail = render(
+            &group(notices.collect(), 0),
+            &[NoticeLinks::default(), NoticeLinks::default()],
+            &branding(),
+        );
         assert_eq!((mail.subject.as_str(), mail.event), (expected, event), "{kinds:?}");
     }
 }
@@ -94,7 +98,10 @@ fn the_subject_says_what_the_mail_is_about() {
 fn each_notice_has_its_reason_and_link_and_the_rest_is_counted() {
     let reasons = [Reason::TokenRevoked, Reason::AppDeleted, Reason::AppDisabled];
     let notices = reasons.iter().enumerate().map(|(i, reason)| notice(MailKind::Alert, i, *reason)).collect();
-    let link = |i: usize| Some(format!("https://consentry.example.com/reauth/acme-{i}?token=t"));
+    let link = |i: usize| NoticeLinks {
+        button: Some(format!("https://consentry.example.com/reauth/acme-{i}?token=t")),
+        snooze: Some(format!("https://consentry.example.com/snooze/acme-{i}?token=s")),
+    };
     let links = [link(0), link(1), link(2)];
     let mail = render(&group(notices, 25), &links, &branding());
     for (number, reason) in reasons.iter().enumerate() {
@@ -108,11 +115,13 @@ fn each_notice_has_its_reason_and_link_and_the_rest_is_counted() {
         );
         let has_link = mail.text.contains(&format!("/reauth/acme-{number}?token=t"));
         assert_eq!(has_link, reason.remedy() == Remedy::Reauthenticate, "{reason:?}");
+        assert!(mail.text.contains(&format!("/snooze/acme-{number}?token=s")), "{}", mail.text);
     }
     let rest = "And 25 more. All of them are listed at https://consentry.example.com";
     assert!(mail.text.contains(rest) && mail.html.contains(rest), "{}", mail.text);
     assert_eq!(mail.subject, "Action needed: Sample App has lost access for 28 integrations");
     assert_eq!(mail.integrations, ["acme-0", "acme-1", "acme-2"]);
+    assert_eq!(mail.unsubscribe, None, "it would end the reminders about one of them only");
 }
 
 #[test]
@@ -123,7 +132,7 @@ fn a_mail_in_place_of_administrators_names_all_of_them_once() {
         Notification { for_admin: false, ..notice }
     };
     let notices = vec![stands_in(0, &["ada@a.example", "bo@b.example"]), stands_in(1, &["ada@a.example"])];
-    let mail = render(&group(notices, 0), &[None, None], &branding());
+    let mail = render(&group(notices, 0), &[NoticeLinks::default(), NoticeLinks::default()], &branding());
     let line = "You get this mail in place of ada@a.example, bo@b.example (notify: operators).";
     assert!(mail.text.contains(line), "{}", mail.text);
     assert!(!mail.subject.starts_with("[Consentry]"), "it is the administrators' mail as it is");
@@ -134,7 +143,11 @@ fn hostile_names_stay_text() {
     let mut hostile = notice(MailKind::Alert, 0, Reason::PermissionMissing);
     (hostile.incident.display_name, hostile.incident.items) =
         ("<b>\r\nBcc: all@example.com".to_owned(), vec!["<i>\r\nX: y".to_owned()]);
-    let mail = render(&group(vec![hostile.clone(), hostile], 0), &[None, None], &branding());
+    let mail = render(
+        &group(vec![hostile.clone(), hostile], 0),
+        &[NoticeLinks::default(), NoticeLinks::default()],
+        &branding(),
+    );
     assert!(!mail.html.contains("<b>") && !mail.html.contains("<i>"), "{}", mail.html);
     assert!(!mail.text.contains("\nBcc:") && !mail.text.contains("\nX:"), "{}", mail.text);
 }
@@ -149,7 +162,7 @@ fn message_ids_are_stable_and_thread() {
         };
         let mut group = group(vec![n], 0);
         group.shown[0].thread = thread;
-        let mail = render(&group, &[None], &branding());
+        let mail = render(&group, &[NoticeLinks::default()], &branding());
         (mail.message_id, mail.threads)
     };
     let (first, none) = id(0, None, "ada@example.com");

@@ -38,6 +38,8 @@ pub struct Rendered {
     pub integrations: Vec<String>,
     /// `Message-ID`s of the mails in which its alerts first went out to this recipient, unless that is this mail.
     pub threads: Vec<String>,
+    /// Where the recipient ends reminders (`List-Unsubscribe`, RFC 2369), in a mail about one integration.
+    pub unsubscribe: Option<String>,
     /// The text part.
     pub text: String,
     /// The HTML part.
@@ -66,6 +68,8 @@ pub(super) struct Body {
     pub(super) steps: Vec<String>,
     pub(super) notes: Vec<String>,
     pub(super) contact: String,
+    /// The URL that snoozes reminders.
+    pub(super) snooze: Option<String>,
 }
 
 /// One notice of a mail with several.
@@ -75,6 +79,7 @@ pub(super) struct Entry {
     pub(super) color: &'static str,
     pub(super) lines: Vec<String>,
     pub(super) button: Option<(&'static str, String)>,
+    pub(super) snooze: Option<String>,
 }
 
 /// Renders a mail with one notice that begins a thread.
@@ -98,6 +103,7 @@ pub(super) fn rendered(
         event,
         integrations,
         threads,
+        unsubscribe: None,
         // Rendering into a string fails only if a filter defined by the program fails; there are none.
         text: TextMail(body).render().unwrap_or_default(),
         html: HtmlMail(body).render().unwrap_or_default(),

@@ -57,6 +57,10 @@ pub(super) fn compose(
     if let Some(reply_to) = &settings.reply_to {
         builder = builder.reply_to(sendable(reply_to)?);
     }
+    if let Some(url) = &mail.unsubscribe {
+        // Without List-Unsubscribe-Post (RFC 8058), because scanners press such links.
+        builder = builder.raw_header(own("List-Unsubscribe", &format!("<{url}>"))?);
+    }
     if !mail.threads.is_empty() {
         // RFC 5322 section 3.6.4 allows several of them in both fields.
         let ids = mail.threads.iter().map(|id| ascii_id(id)).collect::<Vec<_>>().join(" ");

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::grouped::render;
+use super::grouped::{NoticeLinks, render};
 use super::message::{MailBranding, Rendered, fingerprint};
 use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
 use super::settings::SmtpSettings;
@@ -126,6 +126,8 @@ pub struct NotifierSettings {
     pub link: LinkMaker,
     /// Makes the operators' link to the mails that the brake holds.
     pub brake_link: Option<Signer>,
+    /// Makes links that snooze reminders.
+    pub snooze_link: Option<Signer>,
 }
 
 impl std::fmt::Debug for NotifierSettings {
@@ -365,7 +367,8 @@ impl Notifier {
         }
         let mut links = Vec::with_capacity(group.shown.len());
         for shown in &group.shown {
-            links.push(self.link(&shown.notification, now).await?);
+            let button = self.link(&shown.notification, now).await?;
+            links.push(NoticeLinks { button, snooze: self.snooze_link(&shown.notification) });
         }
         let mail = render(&group, &links, &self.settings.branding);
         let recipient = &group.first.notification.recipient;
@@ -403,6 +406,13 @@ impl Notifier {
             LinkTarget::Url(url) => Ok(Some(url.clone())),
             LinkTarget::None => Ok(None),
         }
+    }
+
+    /// The URL that snooze reminders, for mails that are followed by reminders.
+    fn snooze_link(&self, notification: &Notification) -> Option<String> {
+        let signer = self.settings.snooze_link.as_ref().filter(|_| notification.may_be_repeated())?;
+        let name = &notification.incident.integration;
+        Some(signer.url(&format!("snooze/{name}"), &format!("{name}\n{}", notification.alert)))
     }
 
     /// From the final dot to saving the result.

@@ -34,6 +34,7 @@ mod notifications;
 mod revocations;
 mod rotation;
 mod rows;
+mod snoozes;
 mod states;
 mod tokens;
 mod worker;
@@ -66,6 +67,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_causes.sql"),
     include_str!("migrations/0008_grouped_mails.sql"),
     include_str!("migrations/0009_brake.sql"),
+    include_str!("migrations/0010_snoozes.sql"),
 ];
 
 /// Maximum number of jobs that wait for a thread; further callers wait for a place.

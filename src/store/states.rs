@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::events::{Event, save_event};
 use super::notices::Decided;
 use super::rows::{Saved, incident_from_json, incident_to_json, state_from_json, state_to_json};
-use super::{Kind, Store, StoreError, notices};
+use super::{Kind, Store, StoreError, notices, snoozes};
 use crate::domain::{
     AlertProgress, BrakeChange, Cause, CauseChange, Incident, IntegrationState, Notification, Notify,
     OpenAlert, Progress, Reason, Timestamp,
@@ -77,7 +77,11 @@ impl Store {
                 wait: record.group_wait,
                 at: record.at,
             };
-            notices::save(c, &decided)
+            notices::save(c, &decided)?;
+            if record.outdated.is_some() && record.integration.alert.is_none() {
+                snoozes::forget(c, &record.integration.name)?;
+            }
+            Ok(())
         })
         .await
     }

@@ -43,6 +43,14 @@ pub trait Commands: Send + Sync {
         who: &'a str,
     ) -> BoxFuture<'a, BrakeOutcome>;
 
+    /// Snoozes the reminders of an integration until a time; `who` is for the history. Returns whether it is broken. An error means that the database
+    /// cannot be written.
+    fn snooze<'a>(&'a self, name: &'a str, until: Timestamp, who: &'a str)
+    -> BoxFuture<'a, Result<bool, ()>>;
+
+    /// Ends a snooze before its time. Returns whether there was one. An error means that the database cannot be written.
+    fn end_snooze<'a>(&'a self, name: &'a str, who: &'a str) -> BoxFuture<'a, Result<bool, ()>>;
+
     /// Like [`Self::verify_renewal`] for an unverified claim of a re-authentication: failures count as usual.
     fn verify_claim(&self, name: &str, began: Timestamp);
 }

@@ -14,7 +14,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::operations::{configuration, healthy, metrics, probe_metrics, ready, reload};
 use super::pages::not_found::not_found;
-use super::pages::{brake, integration, reauth, status};
+use super::pages::{brake, integration, reauth, snooze, status};
 use super::state::{Process, Served, path_of};
 use super::{access, api, bodies, uploads};
 use crate::listener::site::{Admission, Routes, Site};
@@ -67,7 +67,9 @@ fn health() -> Router<Arc<Served>> {
 
 /// The pages behind mailed links.
 fn links(served: &Served) -> Router<Arc<Served>> {
-    reauth::routes().layer(from_fn_with_state(served.process.link_bodies.clone(), bodies::admit))
+    reauth::routes()
+        .merge(snooze::routes())
+        .layer(from_fn_with_state(served.process.link_bodies.clone(), bodies::admit))
 }
 
 /// The operators' page behind a mailed link. It is not for the internet.
@@ -85,6 +87,7 @@ fn everything(served: &Arc<Served>) -> Routes {
         .route("/integrations/{name}", get(integration::integration))
         .route("/integrations/{name}/probe", post(integration::probe))
         .route("/integrations/{name}/link", post(integration::link))
+        .route("/integrations/{name}/end-snooze", post(snooze::end))
         .merge(brake::button_routes())
         .merge(api::routes())
         .layer(from_fn_with_state(served.process.bodies.clone(), bodies::admit));

@@ -188,6 +188,8 @@ pub struct Served {
     pub reauthentication: Option<Reauthentication>,
     /// Verifies the operators' links to held mails.
     pub brake_links: Option<Signer>,
+    /// Verifies the links that snooze reminders.
+    pub snooze_links: Option<Signer>,
     /// The base URL of mailed links.
     pub public_url: Option<String>,
     /// The contact for questions, shown on pages.

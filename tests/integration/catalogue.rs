@@ -120,6 +120,8 @@ async fn full_exposition() -> String {
     let fleet = Fleet::start().await;
     fleet.act((situation("contoso").breaks)("contoso.example"));
     fleet.pass(12 * MINUTE).await;
+    let until = fleet.clock.now().plus(MINUTE);
+    assert!(fleet.daemon.monitor.snooze("contoso", until, "a test").await.expect("saved"));
     let process = &fleet.daemon.process;
     process.families.set_url("https://consentry.example.com");
     let northwind = process.fleet.get("northwind").expect("an integration");

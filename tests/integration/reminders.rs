@@ -114,3 +114,69 @@ async fn a_reload_changes_who_is_notified() {
     let recipients: Vec<_> = world.simulator.mailbox().all().into_iter().flat_map(|mail| mail.to).collect();
     assert_eq!(recipients, ["operators@demo.example", "it@contoso.example"]);
 }
+
+/// The link in the mail's foot: GET asks, POST snoozes the reminders of this alert for a week; the page's button ends that, and so does recovery.
+#[tokio::test]
+async fn the_link_in_the_foot_snoozes_reminders() {
+    let mut world = World::live_and_reachable().await;
+    world.add("email.reminders", "[1h]");
+    let mut daemon = world.daemon(&[]);
+    world.breaks("contoso");
+    world.mails(1).await;
+    let mail = world.simulator.mailbox().all()[0].parsed();
+    let link = header(&mail, "List-Unsubscribe").expect("a header");
+    let link = link.trim_start_matches('<').trim_end_matches('>').to_owned();
+    assert!(mail.text.contains(&link) && mail.html.contains(&link), "{}", mail.text);
+    assert_eq!(header(&mail, "List-Unsubscribe-Post"), None, "scanners press such links");
+    let page = reqwest::get(&link).await.expect("an answer");
+    assert_eq!(page.status(), 200);
+    world.database_says("SELECT count(*) FROM snoozes", 0).await;
+    let (address, token) = link.split_once("?token=").expect("a token");
+    let press = async |token: &str, origin: &str| {
+        let request = reqwest::Client::new().post(address).header("Origin", origin);
+        let request = request.header("Content-Type", "application/x-www-form-urlencoded");
+        request.body(format!("token={token}")).send().await.expect("an answer").status().as_u16()
+    };
+    assert_eq!(press(token, "https://evil.example").await, 403);
+    assert_eq!(press(&token[..token.len() - 2], &daemon.url).await, 403, "forged");
+    world.database_says("SELECT count(*) FROM snoozes", 0).await;
+    assert_eq!(press(token, &daemon.url).await, 200);
+    world.database_says("SELECT (until - since) / 86400000 FROM snoozes", 7).await;
+    let series = "consentry_integration_snoozed{integration=\"contoso\"}";
+    daemon.metric_becomes(series, "1").await;
+    daemon.terminate().await;
+    let daemon = world.daemon(&[]);
+    daemon.metric_becomes(series, "1").await;
+    let api = daemon.integration("contoso").await.expect("JSON");
+    assert!(api["snoozed_until"].as_str().is_some_and(|until| until.ends_with('Z')), "{api}");
+    assert!(daemon.get("/integrations/contoso").await.1.contains("snoozed until"));
+    let end = daemon.post("/integrations/contoso/end-snooze").await;
+    assert_eq!(end.0, 200, "{}", end.1);
+    assert_eq!(daemon.metric(series).await, None);
+    assert_eq!(press(token, &daemon.url).await, 200, "once more");
+    world.fix("contoso");
+    daemon.becomes("contoso", "healthy").await;
+    world.database_says("SELECT count(*) FROM snoozes", 0).await;
+    assert_eq!(daemon.metric(series).await, None);
+    assert_eq!(press(token, &daemon.url).await, 410, "the failure is over");
+}
+
+/// While reminders are snoozed there are none; a change and the end are mailed.
+#[tokio::test]
+async fn a_snooze_silences_reminders_only() {
+    let mut fleet = broken(&[("email.reminders", "[1h, 1h, 1h, 1h]")]).await;
+    let until = fleet.clock.now().plus(5 * HOUR);
+    assert!(fleet.daemon.monitor.snooze("contoso", until, "a test").await.expect("saved"));
+    assert!(!fleet.daemon.monitor.snooze("northwind", until, "a test").await.expect("read"), "it works");
+    fleet.pass(2 * HOUR).await;
+    fleet = fleet.restart().await;
+    fleet.pass(2 * HOUR).await;
+    assert_eq!(fleet.kinds("it@contoso.example"), ["alert"]);
+    fleet.pass(2 * HOUR).await;
+    assert_eq!(fleet.kinds("it@contoso.example"), ["alert", "reminder"], "one, not all that were left out");
+    let until = fleet.clock.now().plus(5 * HOUR);
+    assert!(fleet.daemon.monitor.snooze("contoso", until, "a test").await.expect("saved"));
+    fix(&fleet);
+    fleet.pass(30 * MINUTE).await;
+    assert_eq!(fleet.kinds("it@contoso.example"), ["alert", "reminder", "resolved"]);
+}

@@ -71,6 +71,9 @@ pub(super) struct IntegrationView {
     /// When the next probe is due (RFC 3339).
     #[schema(format = DateTime)]
     pub(super) next_probe: Option<String>,
+    /// Until when its reminders are snoozed (RFC 3339).
+    #[schema(format = DateTime)]
+    pub(super) snoozed_until: Option<String>,
 }
 
 /// A page of the list, ordered by name.
@@ -181,6 +184,9 @@ pub(super) struct IntegrationDetail {
     /// When the next probe is due (RFC 3339).
     #[schema(format = DateTime)]
     next_probe: Option<String>,
+    /// Until when its reminders are snoozed (RFC 3339).
+    #[schema(format = DateTime)]
+    snoozed_until: Option<String>,
     /// Duration of the last probe.
     probe_duration_seconds: f64,
     /// One letter per hour, the current hour last: p pass, f fail, u unknown, - no probe.
@@ -261,6 +267,7 @@ pub(super) fn view(served: &Served, row: &Row) -> IntegrationView {
         },
         last_probe: entry.state.last_probe.map(rfc3339),
         next_probe: served.process.commands.next_probe(&record.name).map(rfc3339),
+        snoozed_until: entry.snooze.as_ref().map(|snooze| rfc3339(snooze.until)),
     }
 }
 
@@ -277,6 +284,7 @@ pub(super) fn in_full(served: &Served, entry: &FleetEntry, records: Records) -> 
     };
     IntegrationDetail {
         next_probe: served.process.commands.next_probe(&record.name).map(rfc3339),
+        snoozed_until: entry.snooze.as_ref().map(|snooze| rfc3339(snooze.until)),
         name: record.name.clone(),
         display_name: record.display_name.clone(),
         app_display_name: record.app_display_name.to_string(),

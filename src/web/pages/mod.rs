@@ -8,4 +8,5 @@ pub(super) mod links;
 pub(super) mod not_found;
 pub(super) mod reauth;
 mod reauth_result;
+pub(super) mod snooze;
 pub(super) mod status;
