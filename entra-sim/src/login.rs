@@ -234,6 +234,9 @@ fn verify_assertion(
     Ok(())
 }
 
+/// The resource of access tokens for mail servers.
+pub(crate) const EXCHANGE: &str = "https://outlook.office365.com";
+
 fn client_credentials(
     world: &World,
     keys: &Keys,
@@ -242,6 +245,15 @@ fn client_credentials(
     app: &Registration,
 ) -> Refused<Reply> {
     let scope = request.form.get("scope").map_or("", String::as_str);
+    if scope.strip_suffix("/.default") == Some(EXCHANGE) {
+        let now = world.now().as_second();
+        let claims = json!({"aud": EXCHANGE, "iat": now, "nbf": now, "exp": now + 3599, "appid": app.app_id, "idtyp": "app", "tid": tenant});
+        let token = keys.access_token(&claims);
+        return Ok(Reply::json(
+            200,
+            &json!({"token_type": "Bearer", "expires_in": 3599, "access_token": token}),
+        ));
+    }
     let (resource, wanted, _) = parse_scope(world, scope, request.graph)?;
     if wanted.is_some() {
         let message = format!(

@@ -1,5 +1,7 @@
 //! The mailbox of the SMTP sink: all mails that arrived, and pages to read them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::sync::Mutex;
 
 use mail_parser::{MessageParser, MimeHeaders as _};
@@ -92,6 +94,8 @@ pub struct MailFaults {
     pub split: bool,
     /// The challenges of AUTH LOGIN, before base64.
     pub challenges: Option<[String; 2]>,
+    /// Refuse this many access tokens (XOAUTH2).
+    pub refuse_tokens: usize,
     /// Scripted replies. The first that matches is used.
     pub replies: Vec<ScriptedReply>,
 }
@@ -191,6 +195,18 @@ impl Mailbox {
     /// All commands so far, of all connections.
     pub fn commands(&self) -> Vec<String> {
         lock(&self.commands).clone()
+    }
+
+    /// Whether an access token is accepted: it is for Exchange Online, and no fault refuses it.
+    pub(crate) fn takes_token(&self, token: &str) -> bool {
+        let mut faults = lock(&self.faults);
+        if faults.refuse_tokens > 0 {
+            faults.refuse_tokens -= 1;
+            return false;
+        }
+        let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let claims = payload.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        claims.is_some_and(|claims| claims["aud"] == crate::login::EXCHANGE)
     }
 
     pub(crate) fn record_command(&self, command: &str) {

@@ -1,5 +1,7 @@
 //! The HTTP server: routing by path, faults, the request log, the control API.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +17,7 @@ use crate::authorize::{admin_consent_page, admin_consent_submit, authorize_page,
 use crate::faults::{Endpoint, Fault, FaultKind, Faults};
 use crate::graph::{GraphRequest, answer, fault_status};
 use crate::login::{merge_basic, no_tenant, openid_configuration, token};
-use crate::mailbox::{MailFaults, Mailbox};
+use crate::mailbox::{Mail, MailFaults, Mailbox};
 use crate::model::World;
 use crate::reply::{EntraError, Reply, fields};
 use crate::token_request::TokenRequest;
@@ -181,12 +183,33 @@ fn regular_response(shared: &Shared, received: &Received, graph: bool) -> Reply 
             .get("consistencylevel")
             .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"eventual"));
         let target = received.target.strip_prefix("/v1.0").unwrap_or_default();
+        if let Some(user) = target.strip_prefix("/users/").and_then(|rest| rest.strip_suffix("/sendMail"))
+            && received.method == Method::POST
+        {
+            return send_mail(&shared.mailbox, user, &received.body);
+        }
         let request =
             GraphRequest { method: received.method.as_str(), target, eventual, graph: &received.base };
         return answer(&shared.world(), &shared.faults, &caller, &request, &received.body)
             .with("x-ms-ags-diagnostic", "{\"ServerInfo\":{\"DataCenter\":\"Simulated\"}}");
     }
     login(shared, received)
+}
+
+/// `sendMail` with a message in MIME format, encoded as base64 (Microsoft, `user-sendmail.md`).
+fn send_mail(mailbox: &Mailbox, user: &str, body: &str) -> Reply {
+    let user = fields(&format!("user={user}")).remove("user").unwrap_or_default();
+    if user.starts_with("nobody@") {
+        return Reply::graph_error(404, "ErrorInvalidUser", "The requested user is invalid.");
+    }
+    let Some(raw) = STANDARD.decode(body.trim()).ok() else {
+        return Reply::graph_error(400, "ErrorMimeContentInvalidBase64String", "Invalid base64 string.");
+    };
+    let mail = Mail { from: user.clone(), to: Vec::new(), raw, tls: false, user: Some(user) };
+    let to = mail.parsed().headers.into_iter().find(|(name, _)| name == "To").map(|(_, to)| to);
+    let to = to.map(|to| to.trim_matches(['<', '>']).to_owned()).into_iter().collect();
+    mailbox.add(Mail { to, ..mail });
+    Reply::raw(202, Vec::new(), "text/plain".to_owned(), String::new())
 }
 
 fn login(shared: &Shared, received: &Received) -> Reply {

@@ -1,5 +1,5 @@
 //! A small SMTP server (RFC 5321) that accepts everything into the [`Mailbox`], with STARTTLS (RFC 3207), implicit TLS,
-//! and AUTH PLAIN and LOGIN (RFC 4954). [`MailFaults`] are its faults.
+//! and AUTH PLAIN and LOGIN (RFC 4954) and XOAUTH2. [`MailFaults`] are its faults.
 
 use std::sync::Arc;
 
@@ -203,7 +203,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     async fn log_in(&mut self, line: &str) -> std::io::Result<()> {
         let given = self.authenticate(line).await?;
-        let good = given.filter(|g| self.options.credentials.as_ref().is_none_or(|c| c == g));
+        let is_token = line.to_ascii_uppercase().contains("XOAUTH2");
+        let good = given.filter(|g| is_token || self.options.credentials.as_ref().is_none_or(|c| c == g));
         let usual = if good.is_some() {
             "235 2.7.0 Accepted"
         } else {
@@ -244,6 +245,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
         let initial = words.next().map(str::to_owned);
         let decode = |text: &str| STANDARD.decode(text.trim()).ok().and_then(|b| String::from_utf8(b).ok());
+        if mechanism == "XOAUTH2" {
+            let text = decode(&initial.unwrap_or_default()).unwrap_or_default();
+            let mut fields = text.split('\u{1}');
+            let user = fields.next().and_then(|f| f.strip_prefix("user=")).map(str::to_owned);
+            let token = fields.next().and_then(|f| f.strip_prefix("auth=Bearer ")).map(str::to_owned);
+            if self.mailbox.takes_token(token.as_deref().unwrap_or_default()) {
+                return Ok(user.zip(token));
+            }
+            // Exchange Online explains in a challenge, which the client answers with an empty line.
+            self.challenge("{\"status\":\"400\",\"schemes\":\"Bearer\"}").await?;
+            return Ok(None);
+        }
         if mechanism == "PLAIN" {
             let response = match initial {
                 Some(response) => response,
@@ -274,7 +287,7 @@ fn capabilities(options: &SmtpOptions, tls: bool) -> String {
     if options.tls.is_some() && !tls {
         lines.push("STARTTLS");
     }
-    lines.push("AUTH PLAIN LOGIN");
+    lines.push("AUTH PLAIN LOGIN XOAUTH2");
     let last = lines.len() - 1;
     lines
         .iter()

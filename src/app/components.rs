@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::services::SharedServices;
-use super::{SharedTexts, branding, links, reauthentication, record, shared_texts, smtp, targets};
+use super::{SharedTexts, branding, links, reauthentication, record, shared_texts, targets, transport};
 use crate::config::{Config, Integration, effective};
 use crate::domain::{BrakePolicy, SchedulePolicy, Thresholds};
+use crate::entra::Entra;
 use crate::monitor::{Change, Policy, ProbeLimits, Setup, Target, Targets};
 use crate::notify::{LinkMaker, Notifier, NotifierSettings};
 use crate::reauth::{Reauthentication, Terms, WebhookParts, WebhookSender};
@@ -46,6 +47,7 @@ impl Components {
         let (entra, prober) = services.upstream(config)?;
         let enabled_ones = targets(config).into_iter().filter(|t| names.contains(t.name.as_str()));
         let targets: Targets = Arc::new(enabled_ones.map(|t| (t.name.clone(), t)).collect());
+        let notifier = notifier(config, services, &entra, &targets);
         let reauthentication = reauthentication::reauthentication(config, services, entra, &targets);
         let ca_file = config.upstream.ca_file.as_deref();
         let webhook = WebhookParts {
@@ -66,7 +68,7 @@ impl Components {
                 listener: reauthentication::listener(reauthentication.clone()),
             },
             change: Change { schedule: schedule_policy(config), policy: policy(config), records },
-            notifier: notifier(config, services, &targets),
+            notifier,
             webhook: WebhookSender::new(webhook, ca_file)?,
             pages: Pages {
                 reauthentication,
@@ -146,11 +148,16 @@ fn link_maker(config: &Config, store: &Store, targets: &Targets) -> LinkMaker {
     })
 }
 
-fn notifier(config: &Config, services: &SharedServices, targets: &Targets) -> Option<Notifier> {
+fn notifier(
+    config: &Config,
+    services: &SharedServices,
+    entra: &Entra,
+    targets: &Targets,
+) -> Option<Notifier> {
     let email = config.email.as_ref()?;
     let link = link_maker(config, &services.store, targets);
     let settings = NotifierSettings {
-        smtp: smtp(email)?,
+        transport: transport(email, entra, &services.clock),
         branding: branding(email, services.status_page(config)),
         operators: email.operators.clone(),
         group_wait: email.group_wait,

@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::config::{App, Config, Email, Integration, ReauthenticationMode};
+use crate::clock::Clock;
+use crate::config::{
+    App, Config, Email, Integration, MailAccount, MailTransport, ReauthenticationMode, SmtpLogin,
+};
 use crate::domain::{Access, ExternalSignIn, IntegrationRecord};
 use crate::entra::{ClientOptions, Entra, HttpClient, admin_consent_url};
 use crate::metrics::Families;
 use crate::monitor::{ReaderClient, Target};
-use crate::notify::{MailBranding, SmtpSettings};
+use crate::notify::{GraphSettings, MailBranding, MailTokens, Sender, SmtpSettings, Transport};
 pub use crate::reauth::Terms;
 use crate::reauth::{self, Links};
 use crate::secret::{ClientCredential, Secret};
@@ -217,10 +220,25 @@ fn record(
     })
 }
 
-/// The configured mail server; `None` where another transport is configured.
-pub fn smtp(email: &Email) -> Option<SmtpSettings> {
-    let server = email.smtp.clone()?;
-    Some(SmtpSettings { from: email.from.clone(), reply_to: email.reply_to.clone(), server })
+/// How mails are sent. `entra` gets the access tokens of an account without a password.
+pub fn transport(email: &Email, entra: &Entra, clock: &Clock) -> Transport {
+    let sender = Sender { from: email.from.clone(), reply_to: email.reply_to.clone() };
+    let tokens =
+        |account: &MailAccount, scope| MailTokens::new(entra.clone(), account.clone(), scope, clock.clone());
+    match &email.transport {
+        MailTransport::Smtp(server) => {
+            let tokens = match &server.login {
+                Some(SmtpLogin::OAuth2(_, account)) => Some(tokens(account, entra.cloud().smtp_scope())),
+                _ => None,
+            };
+            Transport::Smtp(Box::new(SmtpSettings { sender, server: server.clone(), tokens }))
+        }
+        MailTransport::Graph(graph) => Transport::Graph(Box::new(GraphSettings {
+            sender,
+            mailbox: graph.mailbox.clone(),
+            tokens: tokens(&graph.account, entra.graph_scope()),
+        })),
+    }
 }
 
 /// What all mails share. `status_page` is the URL of the status page.

@@ -7,7 +7,7 @@ use clap::Args;
 use super::arguments::Configured;
 use super::online;
 use super::output::{count, not_implemented_warning, print_problems, say};
-use crate::config::{Config, Loaded, load};
+use crate::config::{Config, Loaded, MailTransport, SmtpLogin, load};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckConfig {
@@ -63,13 +63,21 @@ fn print_summary(file: &Path, config: &Config) {
         config.storage.path.display(),
         config.storage.encryption_key_file.display()
     ));
-    match config.email.as_ref().map(|e| (&e.from, &e.smtp)) {
-        Some((from, Some(smtp))) => {
-            say(format_args!("  mail          from {from} through {}:{}", smtp.host, smtp.port));
+    match config.email.as_ref().map(|email| (&email.from, &email.transport)) {
+        Some((from, MailTransport::Smtp(smtp))) => {
+            let login = match &smtp.login {
+                Some(SmtpLogin::OAuth2(mailbox, _)) => format!(", as {mailbox} with an access token"),
+                Some(SmtpLogin::Password(name, _)) => format!(", as {name} with a password"),
+                None => String::new(),
+            };
+            say(format_args!("  mail          from {from} through {}:{}{login}", smtp.host, smtp.port));
         }
-        Some((from, None)) => say(format_args!(
-            "  mail          from {from}, but the configured transport is not usable in this version"
-        )),
+        Some((from, MailTransport::Graph(graph))) => {
+            say(format_args!(
+                "  mail          from {from} through Microsoft Graph, mailbox {}",
+                graph.mailbox
+            ));
+        }
         None => say(format_args!("  mail          none")),
     }
 }

@@ -17,6 +17,7 @@ mod reauth_link;
 mod rotate_key;
 mod run;
 mod setup;
+mod setup_mail;
 mod test_email;
 
 use arguments::{Configured, Named};

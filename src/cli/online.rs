@@ -11,11 +11,11 @@ use tokio::task::JoinSet;
 use super::output::{count, say};
 use crate::app;
 use crate::clock::Clock;
-use crate::config::{Config, Integration};
+use crate::config::{Config, Integration, MailTransport};
 use crate::domain::{Fault, Reason};
 use crate::entra::{Client, Entra};
 use crate::monitor::Target;
-use crate::notify::test_connection;
+use crate::notify::test_transport;
 use crate::secret::ClientCredential;
 
 /// The number of tenants that are resolved at the same time.
@@ -43,7 +43,7 @@ pub(super) async fn check(config: &Config) -> anyhow::Result<usize> {
     let entra = app::entra(config, None)?;
     let mut findings = tenants(config, &entra).await;
     findings.extend(credentials(config, &entra).await);
-    findings.extend(mail(config).await);
+    findings.extend(mail(config, &entra).await);
     for finding in &findings {
         say(format_args!(
             "\n{}\n  expected  {}\n  seen      {}\n  change    {}",
@@ -187,27 +187,41 @@ async fn attempt(
     Tried::Untried(untried)
 }
 
-/// The mail server, as far as it can be tried without a mail.
-async fn mail(config: &Config) -> Option<Finding> {
-    let settings = app::smtp(config.email.as_ref()?)?;
-    let greeting = test_connection(&settings).await;
-    let Err(failure) = greeting.outcome else {
-        say(format_args!(
-            "  mail          {}:{} accepts the connection{}",
-            settings.server.host,
-            settings.server.port,
-            if settings.server.credentials.is_some() { " and the login" } else { "" }
-        ));
+/// The mail transport, as far as it can be tried without a mail.
+async fn mail(config: &Config, entra: &Entra) -> Option<Finding> {
+    let email = config.email.as_ref()?;
+    let transport = app::transport(email, entra, &Clock::system());
+    let tried = test_transport(&transport).await;
+    let name = transport.name();
+    let Err(failure) = tried.outcome else {
+        let what = match &email.transport {
+            MailTransport::Graph(_) => {
+                "its account gets a token; whether it may send shows only consentry test-email ADDRESS"
+            }
+            MailTransport::Smtp(smtp) if smtp.login.is_some() => "accepts the connection and the login",
+            MailTransport::Smtp(_) => "accepts the connection",
+        };
+        say(format_args!("  mail          {name} {what}"));
         return None;
     };
-    let dialogue = greeting.dialogue.iter().map(|line| format!("\n            {line}")).collect::<String>();
+    let dialogue = tried.dialogue.iter().map(|line| format!("\n            {line}")).collect::<String>();
+    let (about, expected, change) = match &email.transport {
+        MailTransport::Graph(_) => (
+            "mail through",
+            "an access token for Microsoft Graph with the account under email.graph",
+            "tenant_id, client_id or credential under email.graph, whichever the error names",
+        ),
+        MailTransport::Smtp(_) => (
+            "mail server",
+            "a greeting, TLS and login as configured under email.smtp",
+            "host, port, tls, tls_config, username, password or oauth2 under email.smtp, whichever the dialogue names",
+        ),
+    };
     Some(Finding {
-        about: format!("mail server {}:{}", settings.server.host, settings.server.port),
-        expected: "a greeting, TLS and login as configured under email.smtp".to_owned(),
+        about: format!("{about} {name}"),
+        expected: expected.to_owned(),
         seen: format!("{}{dialogue}", failure.label()),
-        change:
-            "host, port, tls, tls_config, username or password under email.smtp, whichever the dialogue names"
-                .to_owned(),
+        change: change.to_owned(),
     })
 }
 

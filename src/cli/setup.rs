@@ -17,11 +17,16 @@ use clap::Args;
 
 use super::arguments::Configured;
 use super::output::{integration, loaded, say};
+use super::setup_mail;
 
 #[derive(Debug, Args)]
 pub(super) struct Setup {
     /// Name of the integration.
-    name: String,
+    #[arg(required_unless_present = "mail")]
+    name: Option<String>,
+    /// The mail account without a password, instead of an integration.
+    #[arg(long, conflicts_with = "name")]
+    mail: bool,
     /// The text as comments above the script, or the text alone.
     #[arg(long, value_enum, default_value = "script")]
     output: Output,
@@ -31,7 +36,11 @@ pub(super) struct Setup {
 
 pub(super) fn run(setup: &Setup) -> anyhow::Result<u8> {
     let config = loaded(&setup.config.file)?.config;
-    say(render(&config, integration(&config, &setup.name)?, setup.output)?.trim_end());
+    let text = match &setup.name {
+        Some(name) => render(&config, integration(&config, name)?, setup.output)?,
+        None => setup_mail::render(&config),
+    };
+    say(text.trim_end());
     Ok(0)
 }
 

@@ -21,8 +21,9 @@ pub(super) struct TestEmail {
 pub(super) async fn run(test: &TestEmail) -> anyhow::Result<u8> {
     let config = loaded(&test.config.file)?.config;
     let email = config.email.as_ref().context("the configuration has no email section")?;
-    let settings = app::smtp(email).context("the configured mail transport is not usable in this version")?;
-    let now = Clock::system().now();
+    let clock = Clock::system();
+    let transport = app::transport(email, &app::entra(&config, None)?, &clock);
+    let now = clock.now();
     let link = config.reauthentication.public_url.as_ref().map(|u| format!("{u}/reauth/sample?token=sample"));
     let alert = format!("test-{}", uuid::Uuid::new_v4());
     let notification = Notification {
@@ -34,13 +35,10 @@ pub(super) async fn run(test: &TestEmail) -> anyhow::Result<u8> {
         incident: sample_incident(now),
     };
     let mail = render_one(&notification, link.as_deref(), &app::branding(email, None));
-    let delivery = deliver(&settings, &test.address, &mail, now).await;
+    let delivery = deliver(&transport, &test.address, &mail, now).await;
     match delivery.outcome {
-        Ok(()) => {
-            say(format_args!(
-                "{}:{} has accepted the mail to {}.",
-                settings.server.host, settings.server.port, test.address
-            ));
+        Ok(_) => {
+            say(format_args!("{} has accepted the mail to {}.", transport.name(), test.address));
             Ok(0)
         }
         Err(failure) => {

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::values::hidden_path;
 use super::{
-    App, Config, Email, HIDDEN, Integration, ReauthenticationMode, Reauthenticators, Smtp, SmtpTls,
-    format_duration,
+    App, Config, Email, HIDDEN, Integration, MailAccount, MailTransport, ReauthenticationMode,
+    Reauthenticators, Smtp, SmtpLogin, SmtpTls, format_duration,
 };
 use crate::domain::{Check, GroupRef, RequiredPermissions};
 use crate::secret::{ClientCredential, SecretSource};
@@ -103,7 +103,18 @@ fn email(email: &Email) -> Value {
         "reply_to": email.reply_to.as_ref().map(ToString::to_string),
         "operators": email.operators,
         "support_contact": email.support_contact,
-        "smtp": email.smtp.as_ref().map(smtp),
+        "smtp": match &email.transport {
+            MailTransport::Smtp(server) => Some(smtp(server)),
+            MailTransport::Graph(_) => None,
+        },
+        "graph": match &email.transport {
+            MailTransport::Smtp(_) => None,
+            MailTransport::Graph(graph) => {
+                let mut section = account(&graph.account);
+                section.insert("sender".to_owned(), json!(graph.mailbox));
+                Some(section)
+            }
+        },
         "send_resolved": email.send_resolved,
         "notify": email.notify.label(),
         "brake": {
@@ -129,11 +140,29 @@ fn smtp(smtp: &Smtp) -> Value {
     section.extend(tls(smtp.ca_file.as_deref()).map(|tls| ("tls_config".to_owned(), tls)));
     section.extend(smtp.hello.as_ref().map(|name| ("hello".to_owned(), json!(name))));
     section.insert("connections".to_owned(), json!(smtp.connections));
-    if let Some((name, password)) = &smtp.credentials {
-        section.insert("username".to_owned(), json!(name));
-        secret(&mut section, "password", password);
+    if let Some(login) = &smtp.login {
+        section.insert("username".to_owned(), json!(login.username()));
+    }
+    match &smtp.login {
+        Some(SmtpLogin::Password(_, password)) => secret(&mut section, "password", password),
+        Some(SmtpLogin::OAuth2(_, registration)) => {
+            let mut oauth2 = account(registration);
+            if let Some(Value::Object(credential)) = oauth2.remove("credential") {
+                oauth2.extend(credential);
+            }
+            section.insert("oauth2".to_owned(), oauth2.into());
+        }
+        None => {}
     }
     section.into()
+}
+
+fn account(account: &MailAccount) -> Map<String, Value> {
+    Map::from_iter([
+        ("tenant_id".to_owned(), json!(account.tenant)),
+        ("client_id".to_owned(), json!(account.client_id)),
+        ("credential".to_owned(), credential(&account.credential)),
+    ])
 }
 
 fn app(app: &App) -> Value {

@@ -102,8 +102,8 @@ pub struct Email {
     pub operators: Vec<String>,
     /// The contact for recipients with questions.
     pub support_contact: Option<String>,
-    /// The mail server; `None` when another transport is configured, which is not implemented yet.
-    pub smtp: Option<Smtp>,
+    /// How mails are sent.
+    pub transport: MailTransport,
     /// Whether recipients are notified when an integration works again.
     pub send_resolved: bool,
     /// Who gets the mails for administrators, where application and integration name nobody.
@@ -133,6 +133,53 @@ impl Default for Brake {
     }
 }
 
+/// How mails are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MailTransport {
+    /// Through a mail server.
+    Smtp(Smtp),
+    /// Through Microsoft Graph's `sendMail`.
+    Graph(GraphMail),
+}
+
+/// Sending through Microsoft Graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphMail {
+    /// The application registration that sends.
+    pub account: MailAccount,
+    /// The mailbox that it sends from.
+    pub mailbox: String,
+}
+
+/// An application registration that may send mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailAccount {
+    /// Tenant: a GUID or a domain.
+    pub tenant: String,
+    /// Application id.
+    pub client_id: String,
+    /// Its credential.
+    pub credential: ClientCredential,
+}
+
+/// How to log in to a mail server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SmtpLogin {
+    /// With user name and password.
+    Password(String, SecretSource),
+    /// With user name (the mailbox) and an access token (XOAUTH2).
+    OAuth2(String, MailAccount),
+}
+
+impl SmtpLogin {
+    /// The user name.
+    pub fn username(&self) -> &str {
+        match self {
+            Self::Password(name, _) | Self::OAuth2(name, _) => name,
+        }
+    }
+}
+
 /// How the mail server's connection is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SmtpTls {
@@ -155,8 +202,8 @@ pub struct Smtp {
     pub tls: SmtpTls,
     /// PEM file with certificate authorities added to the system's.
     pub ca_file: Option<PathBuf>,
-    /// User name and password.
-    pub credentials: Option<(String, SecretSource)>,
+    /// How to log in, if at all.
+    pub login: Option<SmtpLogin>,
     /// The name for EHLO; otherwise this machine's.
     pub hello: Option<String>,
     /// The highest number of connections at once.

@@ -1,6 +1,6 @@
 //! The top level of the file: hosts, timing, storage, mail, links.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use super::problem::Diagnostics;
 use super::tree::Node;
 use super::values::shown_url;
 use super::{
-    Brake, Cloud, Config, Email, Probe, Reauthentication, ReauthenticationMode, Smtp, SmtpTls, Storage,
-    Upstream,
+    App, Brake, Cloud, Config, Email, GraphMail, MailAccount, MailTransport, Probe, Reauthentication,
+    ReauthenticationMode, Smtp, SmtpLogin, SmtpTls, Storage, Upstream,
 };
 use crate::domain::{Notify, Reason, parse_hello, parse_mailbox};
-use crate::secret::Secret;
+use crate::secret::{ClientCredential, Secret};
 use crate::urls::is_loopback;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -64,6 +64,9 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Opti
     {
         top.at.warn("notify: operators reaches nobody, because email.operators is empty; list the people who run Consentry there");
     }
+    if let Some(Some(email)) = &email {
+        own_mail_account(email, &apps, &top.at);
+    }
     top.finish();
     Some(Config {
         cloud,
@@ -81,6 +84,28 @@ pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Opti
         reason_overrides,
         integration_files,
     })
+}
+
+/// The mail account must work when an integration does not, so it is none of the applications that are probed.
+fn own_mail_account(email: &Email, apps: &BTreeMap<String, apps::Known<App>>, at: &Cursor<'_, '_>) {
+    let (account, mailbox, key) = match &email.transport {
+        MailTransport::Graph(graph) => (&graph.account, &graph.mailbox, "email.graph"),
+        MailTransport::Smtp(Smtp { login: Some(SmtpLogin::OAuth2(mailbox, account)), .. }) => {
+            (account, mailbox, "email.smtp.oauth2")
+        }
+        MailTransport::Smtp(_) => return,
+    };
+    if let Some((name, _)) = apps.iter().find(|(_, app)| app.value.client_id == account.client_id) {
+        at.problem(format!(
+            "{key}.client_id is that of the application {name}, which is probed; its failure would silence the mails about it, so register an application of its own for mail"
+        ));
+    }
+    let from = email.from.email.to_string();
+    if !from.eq_ignore_ascii_case(mailbox) {
+        at.warn(format!(
+            "email.from is {from}, but the mails are sent by the mailbox {mailbox}; it needs Send As for that address, and consentry test-email shows whether it has it"
+        ));
+    }
 }
 
 /// The hosts of Microsoft's clouds (Microsoft, `authentication-national-cloud.md`).
@@ -239,12 +264,9 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     let reminders = section.get("reminders").map_or_else(usual_reminders, |at| reminders(&at));
     let brake = section.get("brake").map(|at| brake(&at)).unwrap_or_default();
     let (smtp_at, graph_at) = (section.get("smtp"), section.get("graph"));
-    let smtp = match (smtp_at, graph_at) {
-        (Some(at), None) => smtp(&at).map(Some),
-        (None, Some(at)) => {
-            graph_mail(&at);
-            Some(None)
-        }
+    let transport = match (smtp_at, graph_at) {
+        (Some(at), None) => smtp(&at).map(MailTransport::Smtp),
+        (None, Some(at)) => graph_mail(&at).map(MailTransport::Graph),
         (Some(_), Some(at)) => {
             at.problem("is given as well as smtp; keep one of the two");
             None
@@ -264,7 +286,7 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
         reply_to,
         operators,
         support_contact,
-        smtp: smtp?,
+        transport: transport?,
         send_resolved,
         notify: setting,
         group_wait,
@@ -273,15 +295,76 @@ fn email(at: &Cursor<'_, '_>) -> Option<Email> {
     })
 }
 
-/// Graph's `sendMail`: validated, but not implemented yet.
-fn graph_mail(at: &Cursor<'_, '_>) {
+fn graph_mail(at: &Cursor<'_, '_>) -> Option<GraphMail> {
     let mut graph = at.section();
-    graph.required("tenant_id").map(|at| apps::tenant(&at));
-    graph.required("client_id").map(|at| at.guid());
-    graph.required("credential").map(|at| apps::credential(&at));
-    graph.required("sender").map(|at| mail_address(&at));
+    let tenant = graph.required("tenant_id").and_then(|at| apps::tenant(&at));
+    let client_id = graph.required("client_id").and_then(|at| at.guid());
+    let credential = graph.required("credential").and_then(|at| account_credential(&at));
+    let mailbox = graph.required("sender").and_then(|at| mail_address(&at));
     graph.finish();
-    at.not_implemented();
+    let account = MailAccount { tenant: tenant?, client_id: client_id?, credential: credential? };
+    Some(GraphMail { account, mailbox: mailbox? })
+}
+
+/// The credential of a mail account, which must have one.
+fn account_credential(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
+    let credential = apps::credential(at)?;
+    if credential == ClientCredential::None {
+        at.problem("must not be none: the mail account signs in by itself; write it like {client_secret_file: mail-secret}");
+        return None;
+    }
+    Some(credential)
+}
+
+/// XOAUTH2's account.
+fn oauth2(at: &Cursor<'_, '_>) -> Option<MailAccount> {
+    let mut section = at.section();
+    let tenant = section.required("tenant_id").and_then(|at| apps::tenant(&at));
+    let client_id = section.required("client_id").and_then(|at| at.guid());
+    let secret = apps::client_secret(&mut section);
+    if secret.is_none() && !section.has("client_secret") && !section.has("client_secret_file") {
+        section
+            .at
+            .problem("client_secret_file is missing; it holds the secret of the mail account's registration");
+    }
+    section.finish();
+    Some(MailAccount {
+        tenant: tenant?,
+        client_id: client_id?,
+        credential: ClientCredential::Secret(secret?),
+    })
+}
+
+/// How to log in to the mail server. An error means that something is invalid; the problem is recorded.
+fn smtp_login(section: &mut Section<'_, '_>) -> Result<Option<SmtpLogin>, ()> {
+    let username = section.get("username").and_then(|at| at.non_empty());
+    let password = section.secret("password", "password_file");
+    let has_password = section.has("password") || section.has("password_file");
+    if let Some(at) = section.get("oauth2") {
+        let account = oauth2(&at);
+        if has_password {
+            at.problem("is given as well as a password; keep one of the two");
+            return Err(());
+        }
+        if username.is_none() && !section.has("username") {
+            section
+                .at
+                .problem("oauth2 is given without username; add it: the address of the mailbox that sends");
+        }
+        return username.zip(account).map(|(name, account)| Some(SmtpLogin::OAuth2(name, account))).ok_or(());
+    }
+    match (username, password) {
+        (Some(name), Some(password)) => Ok(Some(SmtpLogin::Password(name, password))),
+        (Some(_), None) if !has_password => {
+            section.at.problem("username is given without a password; add password_file or remove username");
+            Err(())
+        }
+        (None, Some(_)) => {
+            section.at.problem("a password is given without username; add it");
+            Err(())
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Three reminders a day apart, four three days apart, three a week apart.
@@ -375,38 +458,20 @@ fn smtp(at: &Cursor<'_, '_>) -> Option<Smtp> {
     let ca_file = ca_file(&mut section);
     let hello = section.get("hello").and_then(|at| hello(&at));
     let connections = section.or("connections", 2, |at| at.integer(1, 50)) as usize;
-    let username = section.get("username").and_then(|at| at.non_empty());
-    let password = section.secret("password", "password_file");
-    if let Some(at) = section.get("oauth2") {
-        let mut oauth2 = at.section();
-        oauth2.required("tenant_id").map(|at| apps::tenant(&at));
-        oauth2.required("client_id").map(|at| at.guid());
-        apps::client_secret(&mut oauth2);
-        oauth2.finish();
-        at.not_implemented();
-    }
-    let credentials = match (username, password) {
-        (Some(name), Some(password)) => Some((name, password)),
-        (None, None) => None,
-        (Some(_), None)
-            if section.has("oauth2") || section.has("password") || section.has("password_file") =>
-        {
-            None
-        }
-        (Some(_), None) => {
-            section.at.problem("username is given without a password; add password_file or remove username");
-            None
-        }
-        (None, Some(_)) => {
-            section.at.problem("a password is given without username; add it");
-            None
-        }
-    };
-    if credentials.is_some() && tls == SmtpTls::None {
+    let login = smtp_login(&mut section);
+    if matches!(login, Ok(Some(_))) && tls == SmtpTls::None {
         section.at.warn("the password is sent unencrypted; use tls: starttls or implicit");
     }
     section.finish();
-    Some(Smtp { host: host?, port: u16::try_from(port).ok()?, tls, ca_file, credentials, hello, connections })
+    Some(Smtp {
+        host: host?,
+        port: u16::try_from(port).ok()?,
+        tls,
+        ca_file,
+        login: login.ok()?,
+        hello,
+        connections,
+    })
 }
 
 /// The name for EHLO. A name without a domain is accepted, because some internal relays know only such names.

@@ -184,6 +184,13 @@ pub(crate) fn parse_retry_after(value: &str, date: Option<&str>) -> Option<Durat
     Some(Duration::from_secs(wait).min(RETRY_AFTER_LIMIT))
 }
 
+/// A request without a complete response.
+pub(crate) struct Lost {
+    pub(crate) fault: Fault,
+    /// It may have arrived.
+    pub(crate) sent: bool,
+}
+
 impl HttpClient {
     /// Builds the client.
     ///
@@ -195,18 +202,27 @@ impl HttpClient {
 
     /// Sends a request and reads the whole response.
     pub(crate) async fn send(&self, outgoing: Request<'_>) -> Result<Response, Fault> {
+        self.send_once(outgoing).await.map_err(|lost| lost.fault)
+    }
+
+    /// Like [`Self::send`], for requests that must not be repeated lightly: the error says whether this one may have arrived.
+    pub(crate) async fn send_once(&self, outgoing: Request<'_>) -> Result<Response, Lost> {
         let (endpoint, deadline) = (outgoing.endpoint, outgoing.deadline);
         let started = Instant::now();
         let result = match tokio::time::timeout_at(deadline.into(), self.exchange(outgoing)).await {
             Ok(result) => result,
-            Err(_) => Err(Fault::new(Reason::Timeout, "no response before the probe's time-out")),
+            Err(_) => Err(Lost {
+                fault: Fault::new(Reason::Timeout, "no response before the probe's time-out"),
+                sent: true,
+            }),
         };
-        let code = result.as_ref().map_or_else(|f| f.reason.label(), |a| a.status.as_str());
+        let code = result.as_ref().map_or_else(|lost| lost.fault.reason.label(), |a| a.status.as_str());
         (self.observer)(endpoint, code, started.elapsed());
         result
     }
 
-    async fn exchange(&self, outgoing: Request<'_>) -> Result<Response, Fault> {
+    async fn exchange(&self, outgoing: Request<'_>) -> Result<Response, Lost> {
+        let arrived = |fault| Lost { fault, sent: true };
         let client = self.clients.of(outgoing.url);
         let mut request = client.request(outgoing.method, outgoing.url).header("accept", "application/json");
         request = request.header("client-request-id", Uuid::new_v4().to_string());
@@ -219,15 +235,16 @@ impl HttpClient {
         if let Some((content_type, body)) = outgoing.body {
             request = request.header("content-type", content_type).body(body);
         }
-        let mut response = request.send().await.map_err(|e| transport_fault(&e))?;
+        let mut response = request
+            .send()
+            .await
+            .map_err(|e| Lost { fault: transport_fault(&e), sent: !e.is_connect() && !e.is_builder() })?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| transport_fault(&e))? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| arrived(transport_fault(&e)))? {
             if body.len() + chunk.len() > BODY_LIMIT {
-                return Err(Fault::new(
-                    Reason::InvalidResponse,
-                    format!("the response is larger than {BODY_LIMIT} bytes"),
-                ));
+                let text = format!("the response is larger than {BODY_LIMIT} bytes");
+                return Err(arrived(Fault::new(Reason::InvalidResponse, text)));
             }
             body.extend_from_slice(&chunk);
         }

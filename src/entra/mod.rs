@@ -12,6 +12,7 @@ mod directory;
 mod graph;
 mod http;
 mod id_token;
+mod mail;
 mod me;
 mod tenant;
 mod token;
@@ -24,6 +25,7 @@ pub use classify::{
 pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
 pub use http::{ClientOptions, Endpoint, HttpClient, HttpClients, Observer};
 pub use id_token::{Expected, IdTokenError, Person, PersonClaims, claims_about_person};
+pub use mail::{SendMailLost, SendMailResponse};
 pub use token::{Client, CodeGrant, Granted};
 
 use crate::domain::Cloud;

@@ -8,7 +8,7 @@ use lettre::{Address, Message};
 use url::Host;
 
 use super::message::Rendered;
-use super::settings::SmtpSettings;
+use super::settings::Sender;
 use crate::domain::{Timestamp, parse_mail_address};
 
 /// A mail with its envelope.
@@ -34,18 +34,32 @@ impl Letter {
 /// # Errors
 /// The message cannot be built; the text is for people.
 pub(super) fn compose(
-    settings: &SmtpSettings,
+    sender: &Sender,
     to: Address,
     mail: &Rendered,
     now: Timestamp,
 ) -> Result<Letter, String> {
-    let from = sendable(&settings.from)?;
+    let envelope = (sendable(&sender.from)?.email.to_string(), to.to_string());
+    let bytes = compose_message(sender, to, mail, now)?;
+    Ok(Letter { from: envelope.0, to: envelope.1, bytes: stuffed(&bytes) })
+}
+
+/// The message without envelope, in MIME format.
+///
+/// # Errors
+/// As for [`compose`].
+pub(super) fn compose_message(
+    sender: &Sender,
+    to: Address,
+    mail: &Rendered,
+    now: Timestamp,
+) -> Result<Vec<u8>, String> {
+    let from = sendable(&sender.from)?;
     let date = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(now.0).unwrap_or(0));
     let own = |name: &str, value: &str| -> Result<HeaderValue, String> {
         let name = HeaderName::new_from_ascii(name.to_owned()).map_err(|e| e.to_string())?;
         Ok(HeaderValue::new(name, value.to_owned()))
     };
-    let envelope = (from.email.to_string(), to.to_string());
     let mut builder = Message::builder()
         .from(from)
         .to(Mailbox::new(None, to))
@@ -54,7 +68,7 @@ pub(super) fn compose(
         .message_id(Some(ascii_id(&mail.message_id)))
         .raw_header(own("Auto-Submitted", "auto-generated")?)
         .raw_header(own("X-Consentry-Event", mail.event.label())?);
-    if let Some(reply_to) = &settings.reply_to {
+    if let Some(reply_to) = &sender.reply_to {
         builder = builder.reply_to(sendable(reply_to)?);
     }
     if let Some(url) = &mail.unsubscribe {
@@ -71,7 +85,7 @@ pub(super) fn compose(
         .map_err(|e| e.to_string())?;
     let mut bytes = integration_fields(&mail.integrations).into_bytes();
     bytes.extend(message.formatted());
-    Ok(Letter { from: envelope.0, to: envelope.1, bytes: stuffed(&bytes) })
+    Ok(bytes)
 }
 
 /// One `X-Consentry-Integration` for each integration. lettre writes a field once only. Servers limit the size of a header (Exchange Online to 256 KB),

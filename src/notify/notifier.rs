@@ -16,9 +16,11 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::grouped::{NoticeLinks, render};
 use super::message::{MailBranding, Rendered, fingerprint};
+use super::pace::Pace;
 use super::retry::{AFTER_SILENCE, History, Next, SILENCES, next};
-use super::settings::SmtpSettings;
-use super::smtp::{Blame, Connection, Dictated, Failure, Undelivered, on_the_wire};
+use super::settings::Transport;
+use super::smtp::{Blame, Failure, Undelivered, on_the_wire};
+use super::transport::{Channel, Ready};
 use crate::clock::Clock;
 use crate::domain::{BrakeNotice, LinkTarget, MailKind, Notification, Obstacle, Timestamp, one_line};
 use crate::metrics::Families;
@@ -35,17 +37,17 @@ pub struct Outbox {
     /// The recipients of mails that are being sent, by this notifier or by a replaced one. There is one mail at a time for each, because a mail may
     /// take other notices with it.
     under_way: Arc<Mutex<HashSet<String>>>,
-    /// The mail server and its open connections; those of a replaced notifier count, too.
-    server: Arc<Mutex<Option<ServerConnections>>>,
+    /// The account and its open connections; those of a replaced notifier count, too.
+    account: Arc<Mutex<Option<AccountLimits>>>,
 }
 
-/// Connections to one mail server.
+/// The limits of one account.
 #[derive(Debug)]
-struct ServerConnections {
-    host: String,
-    port: u16,
+struct AccountLimits {
+    account: String,
     most: usize,
     open: Arc<Semaphore>,
+    pace: Arc<Pace>,
 }
 
 /// A result that is not saved yet, with the Message-ID.
@@ -66,24 +68,17 @@ impl Outbox {
         self.under_way.lock()
     }
 
-    /// The connections to a mail server. Notifiers share them as long as host, port and maximum are the same.
-    fn connections(&self, smtp: &SmtpSettings) -> Arc<Semaphore> {
-        let most = smtp.server.connections.max(1);
-        let mut server = self.server.lock();
-        if let Some(same) = server
-            .as_ref()
-            .filter(|d| d.host == smtp.server.host && d.port == smtp.server.port && d.most == most)
-        {
-            return Arc::clone(&same.open);
+    /// The connections and the pace of an account. Notifiers share them as long as account and maximum are the same.
+    fn limits(&self, transport: &Transport) -> (Arc<Semaphore>, Arc<Pace>) {
+        let (account, most) = (transport.account(), transport.connections());
+        let mut limits = self.account.lock();
+        if let Some(same) = limits.as_ref().filter(|l| l.account == account && l.most == most) {
+            return (Arc::clone(&same.open), Arc::clone(&same.pace));
         }
         let open = Arc::new(Semaphore::new(most));
-        *server = Some(ServerConnections {
-            host: smtp.server.host.clone(),
-            port: smtp.server.port,
-            most,
-            open: Arc::clone(&open),
-        });
-        open
+        let pace = Arc::new(Pace::new(transport.per_minute()));
+        *limits = Some(AccountLimits { account, most, open: Arc::clone(&open), pace: Arc::clone(&pace) });
+        (open, pace)
     }
 
     /// Claims a recipient, unless a mail to them is being sent already.
@@ -114,8 +109,8 @@ pub type LinkMaker = Arc<dyn Fn(&str, Timestamp) -> LinkMade + Send + Sync>;
 /// How mail is sent.
 #[derive(Clone)]
 pub struct NotifierSettings {
-    /// The mail server.
-    pub smtp: SmtpSettings,
+    /// How they are sent.
+    pub transport: Transport,
     /// What every mail has in common.
     pub branding: MailBranding,
     /// Who runs Consentry.
@@ -132,7 +127,7 @@ pub struct NotifierSettings {
 
 impl std::fmt::Debug for NotifierSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NotifierSettings").field("smtp", &self.smtp).finish_non_exhaustive()
+        f.debug_struct("NotifierSettings").field("transport", &self.transport).finish_non_exhaustive()
     }
 }
 
@@ -179,6 +174,7 @@ pub struct Notifier {
     outbox: Outbox,
     /// One permit for each connection that is open or being closed.
     connections: Arc<Semaphore>,
+    pace: Arc<Pace>,
 }
 
 impl Notifier {
@@ -190,8 +186,8 @@ impl Notifier {
         clock: Clock,
         outbox: Outbox,
     ) -> Self {
-        let connections = outbox.connections(&settings.smtp);
-        Self { settings: Arc::new(settings), store, families, clock, outbox, connections }
+        let (connections, pace) = outbox.limits(&settings.transport);
+        Self { settings: Arc::new(settings), store, families, clock, outbox, connections, pace }
     }
 
     /// Runs until `stop` becomes true. A mail that is being handed over is finished first if that takes a few seconds at most.
@@ -286,7 +282,7 @@ impl Notifier {
         drain: &Arc<Drain>,
     ) -> Result<(), StoreError> {
         self.measure().await?;
-        while workers.len() < self.settings.smtp.server.connections.max(1) {
+        while workers.len() < self.settings.transport.connections() {
             let Some(first) = self.next_mail(drain).await? else { break };
             workers.spawn(self.clone().work(Arc::clone(drain), first));
         }
@@ -324,9 +320,10 @@ impl Notifier {
             () = stopped(drain.stop.clone(), Duration::ZERO) => return Ok(()),
         };
         let Ok(permit) = permit else { return Ok(()) };
-        let (mut connection, mut outcome, mut next) = (Connection::default(), Ok(()), Some(first));
+        let (mut channel, mut outcome, mut next) =
+            (Channel::of(&self.settings.transport), Ok(()), Some(first));
         while let Some((claim, queued)) = next.take() {
-            outcome = self.send(&queued, &mut connection, drain.stop.clone()).await;
+            outcome = self.send(&queued, &mut channel, drain.stop.clone()).await;
             drop(claim);
             if outcome.is_ok() {
                 match self.next_mail(&drain).await {
@@ -341,7 +338,7 @@ impl Notifier {
         }
         // Ending a session takes seconds, and neither the drain nor the shutdown waits for it.
         tokio::spawn(async move {
-            connection.quit().await;
+            channel.quit().await;
             drop(permit);
         });
         outcome
@@ -350,7 +347,7 @@ impl Notifier {
     async fn send(
         &self,
         queued: &Queued,
-        connection: &mut Connection,
+        channel: &mut Channel,
         stop: watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
@@ -372,13 +369,20 @@ impl Notifier {
         }
         let mail = render(&group, &links, &self.settings.branding);
         let recipient = &group.first.notification.recipient;
-        let dictated = tokio::select! {
-            dictated = connection.dictate(&self.settings.smtp, recipient, &mail, now) => dictated,
+        let transport = &self.settings.transport;
+        let ready = async {
+            while let Err(wait) = self.pace.turn(tokio::time::Instant::now()) {
+                tokio::time::sleep(wait).await;
+            }
+            channel.prepare(transport, recipient, &mail, now).await
+        };
+        let ready = tokio::select! {
+            ready = ready => ready,
             // The server has not received the mail, which stays in the queue.
             () = stopped(stop, GRACE) => return Ok(()),
         };
-        match dictated {
-            Ok(dictated) => self.send_message(&group, &mail, dictated).await,
+        match ready {
+            Ok(ready) => self.send_message(&group, &mail, ready).await,
             Err(Undelivered { failure, dialogue }) => self.failed(&group, failure, &dialogue, false).await,
         }
     }
@@ -416,12 +420,7 @@ impl Notifier {
     }
 
     /// From the final dot to saving the result.
-    async fn send_message(
-        &self,
-        group: &Group,
-        mail: &Rendered,
-        dictated: Dictated<'_>,
-    ) -> Result<(), StoreError> {
+    async fn send_message(&self, group: &Group, mail: &Rendered, ready: Ready<'_>) -> Result<(), StoreError> {
         // A full database must not prevent mails: the mail is sent, and this process remembers what it could
         // not save.
         let (ids, message_id) = (&group.ids, &mail.message_id);
@@ -430,10 +429,11 @@ impl Notifier {
             // A notice was dropped or replaced since it was read. What is left is read again.
             return Ok(());
         }
-        let delivery = dictated.end().await;
+        let delivery = ready.end().await;
         match delivery.outcome {
-            Ok(()) => {
+            Ok(accepted) => {
                 let now = self.clock.now();
+                let message_id = accepted.message_id.as_ref().unwrap_or(message_id);
                 self.remember(ids, &Unsaved::Sent(message_id.clone()));
                 self.families.email_sent(mail.event, now);
                 let marked = self.mark_sent(ids, message_id, now).await;
@@ -490,8 +490,11 @@ impl Notifier {
             first_rejection: first.first_rejection,
             unanswered: first.unanswered + 1,
         };
+        if failure.too_much {
+            self.pace.lower(tokio::time::Instant::now());
+        }
         let (pause, reported) = match next(failure.blame, history, others, now) {
-            Next::Again(pause) => (pause, None),
+            Next::Again(pause) => (pause.max(failure.pause.unwrap_or_default()), None),
             Next::AgainAndReport(pause, obstacle) => (pause, Some(obstacle)),
             Next::GiveUp(obstacle) => return self.give_up(group, obstacle, &problem).await,
         };

@@ -17,7 +17,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("fleet", &["domain"]),
     ("metrics", &["domain", "fleet", "encoding"]),
     ("monitor", &["domain", "secret", "clock", "entra", "fleet", "store", "metrics"]),
-    ("notify", &["domain", "secret", "signed", "clock", "config", "store", "metrics"]),
+    ("notify", &["domain", "secret", "signed", "clock", "config", "entra", "store", "metrics"]),
     ("reauth", &["domain", "secret", "clock", "config", "entra", "fleet", "store", "metrics"]),
     ("listener", &["domain", "secret", "clock", "config"]),
     (

@@ -27,6 +27,7 @@ mod layers;
 mod listener;
 mod load;
 mod mail;
+mod mail_account;
 mod mail_sessions;
 mod metrics;
 mod packaging;

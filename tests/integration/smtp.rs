@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use consentry::app;
-use consentry::notify::test_connection;
+use consentry::notify::test_transport;
 use entra_sim::{MailFaults, Options, ScriptedReply};
 
 use crate::fleet::Fleet;
@@ -406,9 +406,10 @@ async fn the_wrong_kind_of_tls_is_named() {
     let seen = |implicit: bool, tls: &'static str, greets_after_ms: u64| async move {
         let fleet = fleet(Options { smtp_implicit_tls: implicit, ..Options::default() }, tls, &[]).await;
         fleet.simulator.mailbox().set_faults(MailFaults { greets_after_ms, ..MailFaults::default() });
-        let settings = app::smtp(fleet.config.email.as_ref().expect("mail")).expect("a server");
-        let greeting = test_connection(&settings).await;
-        (greeting.outcome.map_err(|failure| failure.label()), greeting.dialogue.join("\n"))
+        let entra = app::entra(&fleet.config, None).expect("a client");
+        let transport = app::transport(fleet.config.email.as_ref().expect("mail"), &entra, &fleet.clock);
+        let greeting = test_transport(&transport).await;
+        (greeting.outcome.map(drop).map_err(|failure| failure.label()), greeting.dialogue.join("\n"))
     };
     let (starttls, none, implicit, slow, slow_tls) = tokio::join!(
         seen(true, "starttls", 0),

@@ -3,6 +3,8 @@
 //! The step alone is not enough: servers that object to our name, our sender address or a missing login often report that only after RCPT. The
 //! enhanced status code (RFC 3463, RFC 5248) distinguishes these cases; if there is none, the code and known phrases decide.
 
+use std::time::Duration;
+
 use super::reply::{Enhanced, Reply};
 use crate::metrics::EmailFailure;
 
@@ -26,12 +28,21 @@ pub struct Failure {
     pub kind: EmailFailure,
     /// Whom it is about.
     pub blame: Blame,
+    /// The pause that the server asks for.
+    pub pause: Option<Duration>,
+    /// The server says that it gets too much from this account at once.
+    pub too_much: bool,
 }
 
 impl Failure {
     /// A failure that says nothing about the recipient or the mail.
-    pub(super) const fn transport(kind: EmailFailure) -> Self {
-        Self { kind, blame: Blame::Transport }
+    pub const fn transport(kind: EmailFailure) -> Self {
+        Self::of(kind, Blame::Transport)
+    }
+
+    /// A failure without a pause.
+    pub const fn of(kind: EmailFailure, blame: Blame) -> Self {
+        Self { kind, blame, pause: None, too_much: false }
     }
 
     /// The label value of its kind.
@@ -53,15 +64,61 @@ pub(super) enum Step {
 
 /// What a rejection at a step means.
 pub(super) fn judge(step: Step, reply: &Reply) -> Failure {
+    let failure = about(step, reply);
+    // Greylisting servers often say when to come back (RFC 6647 section 5).
+    let pause = matches!(reply.code, 450 | 451).then(|| named_pause(&reply.text())).flatten();
+    // Exchange Online's code for too many connections or mails at once.
+    let too_much = reply.code == 432
+        || reply.enhanced.is_some_and(|e| (e.class, e.subject, e.detail) == (4, 3, 2) && reply.code != 421);
+    Failure { pause: pause.or(too_much.then_some(TOO_MUCH)), too_much, ..failure }
+}
+
+/// The pause after a server has got too much.
+const TOO_MUCH: Duration = Duration::from_secs(60);
+
+/// The longest pause that a reply is believed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// A pause that a text names: `00:05:00`, `300 seconds`, `5 minutes`, `300s`.
+fn named_pause(text: &str) -> Option<Duration> {
+    let words: Vec<&str> = text
+        .split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')' | '.' | '=' | '<' | '>'))
+        .filter(|word| !word.is_empty())
+        .collect();
+    let clock = |word: &str| -> Option<u64> {
+        let parts: Vec<u64> = word.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        match parts[..] {
+            [hours, minutes, seconds] if minutes < 60 && seconds < 60 => {
+                Some(hours.checked_mul(3600)? + minutes * 60 + seconds)
+            }
+            _ => None,
+        }
+    };
+    let unit = |word: &str| match word.to_ascii_lowercase().as_str() {
+        "s" | "sec" | "secs" | "second" | "seconds" => Some(1),
+        "m" | "min" | "mins" | "minute" | "minutes" => Some(60),
+        "h" | "hour" | "hours" => Some(3600),
+        _ => None,
+    };
+    let seconds = words.iter().enumerate().find_map(|(index, word)| {
+        let digits = word.len() - word.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, rest) = word.split_at(digits);
+        let factor = if rest.is_empty() { unit(words.get(index + 1)?) } else { unit(rest) };
+        clock(word).or_else(|| number.parse::<u64>().ok()?.checked_mul(factor?))
+    })?;
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_PAUSE))
+}
+
+fn about(step: Step, reply: &Reply) -> Failure {
     match step {
         // A rejected mail counts as rejected in any case; if the rejection is about us, the mail waits.
         Step::Data if reply.is_permanent() && is_about_us(reply) => {
             Failure::transport(EmailFailure::Rejected)
         }
-        Step::Data if reply.is_permanent() => Failure { kind: EmailFailure::Rejected, blame: Blame::Content },
+        Step::Data if reply.is_permanent() => Failure::of(EmailFailure::Rejected, Blame::Content),
         _ if wants_login(reply) => Failure::transport(EmailFailure::Auth),
         Step::Recipient if reply.is_permanent() && names_mailbox(reply) => {
-            Failure { kind: EmailFailure::Rejected, blame: Blame::Recipient }
+            Failure::of(EmailFailure::Rejected, Blame::Recipient)
         }
         Step::Sender | Step::Recipient | Step::Data => Failure::transport(EmailFailure::Other),
     }
@@ -236,7 +293,36 @@ mod tests {
             ("later", Step::Data, "451 4.3.0 Try again later", Other, Transport),
         ];
         for (sentence, step, text, kind, blame) in rows {
-            assert_eq!(judge(step, &reply(text)), Failure { kind, blame }, "{sentence}: {text}");
+            let judged = judge(step, &reply(text));
+            assert_eq!((judged.kind, judged.blame), (kind, blame), "{sentence}: {text}");
+        }
+    }
+
+    #[test]
+    fn greylisting_servers_and_exchange_say_when_to_come_back() {
+        for (text, pause, too_much) in [
+            (
+                "450 4.2.0 <it@x>: Recipient address rejected: Greylisted, try again in 300 seconds",
+                Some(300),
+                false,
+            ),
+            ("451 4.7.1 Greylisting in action, please come back in 00:05:00", Some(300), false),
+            ("450 4.2.0 Greylisted for 5 minutes", Some(300), false),
+            ("451 Temporary failure, retry in 90s", Some(90), false),
+            ("451 4.3.0 wait 9 hours", Some(3600), false),
+            ("450 4.2.0 Greylisted, see http://postgrey.example/help/x.html", None, false),
+            ("451 4.3.0 see 192.0.2.1:25", None, false),
+            ("452 4.3.1 Insufficient storage, 10 minutes", None, false),
+            ("432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded", Some(60), true),
+            ("450 4.3.2 too many connections", Some(60), true),
+            ("550 5.1.1 unknown for 5 minutes", None, false),
+        ] {
+            let judged = judge(Step::Recipient, &reply(text));
+            assert_eq!(
+                (judged.pause.map(|pause| pause.as_secs()), judged.too_much),
+                (pause, too_much),
+                "{text}"
+            );
         }
     }
 }

@@ -12,12 +12,14 @@ use tokio::net::TcpStream;
 
 use super::blame::{Blame, Failure, Step, judge};
 use super::hello;
-use super::reply::Reply;
+use super::reply::{Accepted, Reply};
 use super::stream::{Break, Duplex, NoTls, SmtpStream, connect, limit, protect, tls_config};
-use crate::config::SmtpTls;
+use crate::config::{SmtpLogin, SmtpTls};
 use crate::metrics::EmailFailure;
+use crate::notify::account::{MailTokens, token_failure, token_problem};
 use crate::notify::mime::{Letter, a_label};
 use crate::notify::settings::SmtpSettings;
+use crate::secret::SecretSource;
 
 /// The dialogue so far. It contains no secrets; they are removed from the server's replies, too.
 #[derive(Default)]
@@ -69,6 +71,7 @@ struct Offers {
     size: bool,
     plain: bool,
     login: bool,
+    xoauth2: bool,
 }
 
 impl Offers {
@@ -87,6 +90,7 @@ impl Offers {
                 Some("AUTH") => words.for_each(|mechanism| match mechanism {
                     "PLAIN" => offers.plain = true,
                     "LOGIN" => offers.login = true,
+                    "XOAUTH2" => offers.xoauth2 = true,
                     _ => {}
                 }),
                 _ => {}
@@ -186,13 +190,70 @@ impl Session {
     }
 
     async fn log_in(&mut self, settings: &SmtpSettings, dialogue: &mut SmtpDialogue) -> Result<(), Failure> {
-        let Some((name, password)) = &settings.server.credentials else { return Ok(()) };
+        match (&settings.server.login, &settings.tokens) {
+            (None, _) => Ok(()),
+            (Some(SmtpLogin::Password(name, password)), _) => {
+                self.log_in_with_password(name, password, dialogue).await
+            }
+            (Some(SmtpLogin::OAuth2(name, _)), Some(tokens)) => {
+                self.log_in_with_token(name, tokens, dialogue).await
+            }
+            (Some(SmtpLogin::OAuth2(..)), None) => {
+                dialogue.note("! there is no account for access tokens");
+                Err(Failure::transport(EmailFailure::Auth))
+            }
+        }
+    }
+
+    /// XOAUTH2 (Microsoft, `how-to-authenticate-an-imap-pop-smtp-application-by-using-oauth.md`). A token that is refused is renewed once.
+    async fn log_in_with_token(
+        &mut self,
+        name: &str,
+        tokens: &MailTokens,
+        dialogue: &mut SmtpDialogue,
+    ) -> Result<(), Failure> {
+        if !self.offers.xoauth2 {
+            dialogue.note("! the server offers no login with an access token (AUTH XOAUTH2); use another server, or a password");
+            return Err(Failure::transport(EmailFailure::Auth));
+        }
+        for attempt in 1..=2 {
+            let token = tokens.token().await.map_err(|fault| {
+                dialogue.note(token_problem(&fault));
+                Failure::transport(token_failure(&fault))
+            })?;
+            dialogue.hide(token.expose());
+            let credentials = Credentials::new(name.to_owned(), token.expose().to_owned());
+            dialogue.note(format!("> AUTH XOAUTH2 (as {name}, token not shown)"));
+            let reply = self.authenticate(Mechanism::Xoauth2, &credentials, dialogue).await?;
+            dialogue.log_response(&reply);
+            match reply.code {
+                235 => return Ok(()),
+                400..500 => {
+                    let judged = judge(Step::Sender, &reply);
+                    return Err(Failure { kind: EmailFailure::Other, ..judged });
+                }
+                535 if attempt == 1 && self.is_usable() => {
+                    tokens.forget(&token).await;
+                    dialogue.note("* getting another token");
+                }
+                _ => break,
+            }
+        }
+        Err(Failure::transport(EmailFailure::Auth))
+    }
+
+    async fn log_in_with_password(
+        &mut self,
+        name: &str,
+        password: &SecretSource,
+        dialogue: &mut SmtpDialogue,
+    ) -> Result<(), Failure> {
         let refused = Failure::transport(EmailFailure::Auth);
         let password = password.read().map_err(|e| {
             dialogue.note(format!("! {e}"));
             refused
         })?;
-        let credentials = Credentials::new(name.clone(), password.expose().to_owned());
+        let credentials = Credentials::new(name.to_owned(), password.expose().to_owned());
         for text in [password.expose().to_owned(), STANDARD.encode(password.expose())] {
             dialogue.hide(&text);
         }
@@ -238,7 +299,17 @@ impl Session {
             Mechanism::Login => {
                 ("AUTH LOGIN".to_owned(), vec![answer(Some("Username")), answer(Some("Password"))])
             }
-            Mechanism::Plain | Mechanism::Xoauth2 => {
+            Mechanism::Xoauth2 => {
+                let initial = answer(None);
+                let command =
+                    initial.as_ref().map(|text| format!("AUTH {mechanism} {text}")).unwrap_or_default();
+                if let Ok(text) = &initial {
+                    dialogue.hide(text);
+                }
+                // A refusal comes as a challenge, which is answered with an empty line.
+                (command, vec![Ok(String::new())])
+            }
+            Mechanism::Plain => {
                 let initial = answer(None);
                 let command =
                     initial.as_ref().map(|text| format!("AUTH {mechanism} {text}")).unwrap_or_default();
@@ -246,7 +317,7 @@ impl Session {
                 (command, vec![initial])
             }
         };
-        if let Some(Ok(text)) = answers.last() {
+        if let Some(Ok(text)) = answers.last().filter(|text| !matches!(text, Ok(empty) if empty.is_empty())) {
             dialogue.hide(text);
         }
         let mut reply = self.say(&first, dialogue).await?;
@@ -289,7 +360,7 @@ impl Session {
             if !self.offers.utf8 {
                 dialogue.note("! the address needs SMTPUTF8, which the server does not offer");
                 let blame = if letter.to.is_ascii() { Blame::Transport } else { Blame::Recipient };
-                return Err(Failure { kind: EmailFailure::Rejected, blame });
+                return Err(Failure::of(EmailFailure::Rejected, blame));
             }
             parameters.push_str(" SMTPUTF8");
         }
@@ -330,7 +401,7 @@ impl Session {
     }
 
     /// Sends the final dot and waits for the response. From now on the mail may have arrived, whatever the response is.
-    pub(super) async fn end(&mut self, dialogue: &mut SmtpDialogue) -> Result<(), Failure> {
+    pub(super) async fn end(&mut self, dialogue: &mut SmtpDialogue) -> Result<Accepted, Failure> {
         let answer = match self.wire.write(b".\r\n", limit::BLOCK).await {
             Ok(()) => {
                 let heard = self.wire.reply(limit::END).await;
@@ -346,7 +417,7 @@ impl Session {
         match answer {
             Ok(reply) => {
                 dialogue.log_response(&reply);
-                if reply.is_positive() { Ok(()) } else { Err(judge(Step::Data, &reply)) }
+                if reply.is_positive() { Ok(Accepted::of(&reply)) } else { Err(judge(Step::Data, &reply)) }
             }
             Err(broken) => {
                 dialogue.note(format!("! {broken}; it is unknown whether the mail was accepted"));
@@ -355,7 +426,7 @@ impl Session {
                 } else {
                     EmailFailure::Other
                 };
-                Err(Failure { kind, blame: Blame::Unanswered })
+                Err(Failure::of(kind, Blame::Unanswered))
             }
         }
     }
@@ -575,7 +646,7 @@ mod tests {
     }
 
     /// The result of a mail if the server sends this response to the final dot after so many seconds, and then closes the connection.
-    async fn ended(after: u64, said: &'static [u8]) -> Result<(), Failure> {
+    async fn ended(after: u64, said: &'static [u8]) -> Result<Accepted, Failure> {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         let mut session = Session::new(SmtpStream::new(ours).boxed(), Offers::default());
         let mut dialogue = SmtpDialogue::default();
@@ -590,7 +661,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_response_to_the_final_dot_may_take_ten_minutes() {
         use EmailFailure::{Other, Rejected, Timeout};
-        let failed = |kind, blame| Err(Failure { kind, blame });
+        let failed = |kind, blame| Err(Failure::of(kind, blame));
         for (sentence, after, said, expected) in [
             ("at once", 0, &b"250 taken\r\n"[..], Ok(())),
             ("after 95 seconds", 95, b"250 taken\r\n", Ok(())),
@@ -603,7 +674,7 @@ mod tests {
             ("shutting down", 1, b"421 bye\r\n", failed(Other, Blame::Transport)),
             ("refused", 1, b"554 no\r\n", failed(Rejected, Blame::Content)),
         ] {
-            assert_eq!(ended(after, said).await, expected, "{sentence}");
+            assert_eq!(ended(after, said).await.map(drop), expected, "{sentence}");
         }
     }
 
@@ -618,7 +689,7 @@ mod tests {
             let mut session = Session::new(SmtpStream::new(ours).boxed(), Offers::default());
             theirs.write_all(said).await.expect("said");
             drop(theirs);
-            assert_eq!(session.end(&mut SmtpDialogue::default()).await, Err(Failure { kind, blame }));
+            assert_eq!(session.end(&mut SmtpDialogue::default()).await, Err(Failure::of(kind, blame)));
         }
     }
 

@@ -23,6 +23,7 @@ mod stream;
 use super::mime::{Letter, compose, recipient};
 pub use blame::{Blame, Failure};
 use dialogue::{Session, SmtpDialogue};
+pub use reply::Accepted;
 
 use super::message::Rendered;
 use super::settings::SmtpSettings;
@@ -33,29 +34,18 @@ use crate::metrics::EmailFailure;
 #[derive(Debug)]
 pub struct Delivery {
     /// `Ok` if the server accepted the mail.
-    pub outcome: Result<(), Failure>,
+    pub outcome: Result<Accepted, Failure>,
     /// The dialogue, line by line, without passwords and without the mail itself.
     pub dialogue: Vec<String>,
 }
 
-/// Sends one mail on a connection of its own.
-pub async fn deliver(settings: &SmtpSettings, recipient: &str, mail: &Rendered, now: Timestamp) -> Delivery {
-    let mut connection = Connection::default();
-    let delivery = match connection.dictate(settings, recipient, mail, now).await {
-        Ok(dictated) => dictated.end().await,
-        Err(Undelivered { failure, dialogue }) => Delivery { outcome: Err(failure), dialogue },
-    };
-    connection.quit().await;
-    delivery
-}
-
 /// Starts a session with TLS and login as configured, and ends it. No mail is sent.
-pub async fn test_connection(settings: &SmtpSettings) -> Delivery {
+pub(super) async fn test_connection(settings: &SmtpSettings) -> Delivery {
     let mut dialogue = SmtpDialogue::default();
     let outcome = match Session::open(settings, &mut dialogue).await {
         Ok(session) => {
             session.quit().await;
-            Ok(())
+            Ok(Accepted::default())
         }
         Err(failure) => Err(failure),
     };
@@ -174,9 +164,9 @@ fn letter(
 ) -> Result<Letter, Failure> {
     let to = recipient(address).map_err(|text| {
         dialogue.note(format!("! {text}"));
-        Failure { kind: EmailFailure::Rejected, blame: Blame::Recipient }
+        Failure::of(EmailFailure::Rejected, Blame::Recipient)
     })?;
-    compose(settings, to, mail, now).map_err(|text| {
+    compose(&settings.sender, to, mail, now).map_err(|text| {
         dialogue.note(format!("! {text}"));
         Failure::transport(EmailFailure::Other)
     })

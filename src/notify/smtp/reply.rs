@@ -43,9 +43,34 @@ impl Reply {
         (500..600).contains(&self.code)
     }
 
+    /// All lines.
+    pub(super) fn text(&self) -> String {
+        self.lines.join(" ")
+    }
+
     /// All lines in lower case, for searching.
     pub(super) fn words(&self) -> String {
         self.lines.join(" ").to_lowercase()
+    }
+}
+
+/// What the server says of a mail that it has accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// The Message-ID that it has now, if the server names one.
+    pub message_id: Option<String>,
+}
+
+impl Accepted {
+    /// Exchange Online answers `250 2.6.0 <id> [InternalId=...] Queued mail for delivery`, with the id that the mail has from now on.
+    pub(super) fn of(reply: &Reply) -> Self {
+        let text = reply.text();
+        let named = text.strip_prefix("2.6.0 <").filter(|rest| rest.contains("[InternalId="));
+        let id = named.and_then(|rest| rest.split_once('>')).map(|(id, _)| id);
+        let usable = |id: &&str| {
+            id.len() <= 250 && id.contains('@') && id.chars().all(|c| c.is_ascii_graphic() && c != '<')
+        };
+        Self { message_id: id.filter(usable).map(|id| format!("<{id}>")) }
     }
 }
 
@@ -120,6 +145,24 @@ pub(super) fn enhanced(text: &str) -> Option<Enhanced> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_id_that_a_server_gives_a_mail_is_read() {
+        for (text, expected) in [
+            (
+                "2.6.0 <DB9P1@EURP.PROD.OUTLOOK.COM> [InternalId=1, Hostname=DB9] 8 bytes in 0.1, 1 KB/sec Queued mail for delivery",
+                Some("<DB9P1@EURP.PROD.OUTLOOK.COM>"),
+            ),
+            ("2.0.0 Ok: queued as 4F2A", None),
+            ("2.6.0 <a@b> Queued mail for delivery", None),
+            ("2.6.0 <nonsense> [InternalId=1]", None),
+            ("2.6.0 <a b@c> [InternalId=1]", None),
+            ("", None),
+        ] {
+            let reply = Reply { code: 250, lines: vec![text.to_owned()], enhanced: None };
+            assert_eq!(Accepted::of(&reply).message_id.as_deref(), expected, "{text}");
+        }
+    }
 
     fn read(lines: &[&[u8]]) -> Result<Reply, String> {
         let mut assembly = Assembly::default();
