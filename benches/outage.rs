@@ -1,17 +1,21 @@
 //! An outage: a whole fleet joins one cause within an interval, and leaves it again. Run with `cargo bench --bench outage`; the first
 //! argument after `--` is the size of the fleet. Entra is left out: the benchmark measures folding, deciding, saving and publishing.
+//!
+//! Then 5,000 integrations with an administrator each break within a minute, the brake holds their mails, somebody releases them, and all are sent, without a
+//! mail server: the benchmark measures the outbox.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consentry::domain::{
-    Access, BrakePolicy, Check, CheckResult, Details, Diagnosis, IntegrationRecord, Outcome, Reason,
-    Thresholds, Timestamp,
+    Access, BrakeAction, BrakePolicy, Check, CheckResult, Details, Diagnosis, IntegrationRecord, Outcome,
+    Reason, Thresholds, Timestamp,
 };
 use consentry::metrics::Families;
 use consentry::monitor::{Evaluator, Outputs, Policy, ProbeMeta};
 use consentry::store::Store;
+use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 /// The limit on probes in flight, as with `probe.concurrency`.
@@ -27,10 +31,11 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(outage(size));
+    runtime.block_on(braked(5_000));
 }
 
-async fn outage(size: usize) {
-    let folder = tempfile::tempdir().expect("a folder");
+/// The evaluator of a fleet, with its database in this folder.
+async fn evaluator(folder: &TempDir, size: usize, hold: Duration) -> (Arc<Evaluator>, Store) {
     let store = Store::open(&folder.path().join("c.db"), &folder.path().join("c.key")).expect("a database");
     let policy = Policy {
         thresholds: Thresholds { failure: 2, success: 1, lasting: Duration::from_secs(3600) },
@@ -38,23 +43,64 @@ async fn outage(size: usize) {
         operators: vec!["sre@example.com".to_owned()],
         send_resolved: true,
         reminders: Vec::new(),
-        brake: BrakePolicy {
-            share: 0.25,
-            minimum: 20,
-            hold: Duration::ZERO,
-            interval: Duration::from_secs(300),
-        },
+        brake: BrakePolicy { share: 0.25, minimum: 20, hold, interval: Duration::from_secs(300) },
         group_wait: Duration::from_secs(30),
     };
     let outputs = Outputs {
-        store,
+        store: store.clone(),
         fleet: Arc::default(),
         families: Families::new().expect("families"),
         published: Arc::default(),
         outbox: Arc::default(),
     };
     let records = (0..size).map(record).collect();
-    let evaluator = Arc::new(Evaluator::start(outputs, policy, records, START).await.expect("an evaluator"));
+    (Arc::new(Evaluator::start(outputs, policy, records, START).await.expect("an evaluator")), store)
+}
+
+/// So many break at once: their mails are held, released and sent.
+async fn braked(size: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (evaluator, store) = evaluator(&folder, size, Duration::from_secs(3600)).await;
+    round(&evaluator, size, "all is well", Outcome::Pass, 0).await;
+    round(&evaluator, size, "they fail", Outcome::Fail(Reason::AppDeleted), 30).await;
+    round(&evaluator, size, "they are broken, and braked", Outcome::Fail(Reason::AppDeleted), 60).await;
+    let now = Timestamp(START.0 + 61_000);
+    let (hold, held) = evaluator.held(now).await.expect("a hold");
+    assert_eq!(held.notices, size, "all mails are held");
+    let started = Instant::now();
+    let released = evaluator.act_on_brake(&hold.id, BrakeAction::Release, "somebody", now).await;
+    assert_eq!(released.expect("saved"), Some(size));
+    println!("{:<28} {:>9.3} s", "released", started.elapsed().as_secs_f64());
+    let (started, used, mut sent) = (Instant::now(), cpu(), 0);
+    loop {
+        let due = store.due_notifications(now, 64).await.expect("due");
+        if due.is_empty() {
+            break;
+        }
+        for leader in &due {
+            let wait = Duration::from_secs(30);
+            let Some(group) = store.group(leader, now, wait, 20).await.expect("read") else { continue };
+            let id = format!("<{}@example.com>", group.ids[0]);
+            let noted = store.mark_handed_over(&group.ids, &id, now, wait).await;
+            assert!(noted.expect("marked"));
+            store.mark_sent(&group.ids, &id, now).await.expect("marked");
+            sent += 1;
+        }
+    }
+    assert_eq!(sent, size, "each administrator gets one mail");
+    let (elapsed, used) = (started.elapsed().as_secs_f64(), cpu() - used);
+    println!(
+        "{:<28} {:>9.0} mails a second, {:.3} ms of CPU a mail; peak memory {} MB",
+        "sent, without a mail server",
+        sent as f64 / elapsed,
+        used * 1000.0 / sent as f64,
+        peak_memory()
+    );
+}
+
+async fn outage(size: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (evaluator, _) = evaluator(&folder, size, Duration::ZERO).await;
     round(&evaluator, size, "all is well", Outcome::Pass, 0).await;
     round(&evaluator, size, "an outage begins", Outcome::Unknown(Reason::UpstreamUnavailable), 300).await;
     round(&evaluator, size, "everybody joins the cause", Outcome::Unknown(Reason::UpstreamUnavailable), 7200)
@@ -121,6 +167,13 @@ fn record(index: usize) -> IntegrationRecord {
         external_sign_in: None,
         admin_consent: None,
     }
+}
+
+/// The highest memory of this process so far, in MB (Linux).
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 /// Seconds of CPU that this process has used (Linux).

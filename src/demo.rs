@@ -16,6 +16,8 @@ use crate::domain::Reason;
 use crate::secret::Secret;
 use crate::store::{Store, TokenId};
 
+mod branches;
+
 /// App id of the demo's multi-tenant application.
 pub const APP: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00aa);
 /// App id of an application with application access.
@@ -333,11 +335,14 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let file = folder.0.join("consentry.yml");
     let probe = "  interval: 4s\n  retry_interval: 2s\n  timeout: 10s\n";
-    std::fs::write(&file, configuration(&simulator, &daemon, probe))?;
+    branches::populate(&simulator)?;
+    let usual = configuration(&simulator, &daemon, probe).replace("group_wait: 3s", branches::MAIL_SETTINGS);
+    std::fs::write(&file, usual + &branches::configuration())?;
     let (loaded, sources) = crate::config::Sources::load(&file, &|name| std::env::var(name).ok())
         .map_err(|problems| anyhow::anyhow!("the demo's configuration is invalid: {problems:?}"))?;
     let store = crate::app::store(&loaded.config)?;
     sign_in(&simulator, &store).await?;
+    branches::sign_in(&simulator, &store).await?;
     drop(store);
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
@@ -370,7 +375,7 @@ fn browsers(listen: &str) -> String {
 
 fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
     println!(
-        "Consentry demo: {} integrations with a simulated Microsoft Entra ID. Stop it with Ctrl-C.\n",
+        "Consentry demo: {} integrations with a simulated Microsoft Entra ID, and six branches of one more customer. Stop it with Ctrl-C.\n",
         SITUATIONS.len()
     );
     println!(
@@ -387,7 +392,14 @@ fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
         let when = situation.breaks_after.map_or_else(|| "     ".to_owned(), |s| format!("{s:>3} s"));
         println!("  {when}  {:<10} {}", situation.name, situation.story);
     }
-    println!("   90 s  wingtip    is enabled again: an admin fixes what a sign-in cannot fix\n");
+    println!("   60 s  contoso    is still broken: its admin gets a reminder");
+    println!("   90 s  wingtip    is enabled again: an admin fixes what a sign-in cannot fix");
+    println!(
+        "  100 s  branches   six break at once: the brake holds the mails, and the operators get a link"
+    );
+    println!(
+        "                    to release them; without that they go out 40 s later, as one mail to their admin\n"
+    );
 }
 
 /// Breaks the integrations one after the other, and fixes the one that no sign-in can fix.
@@ -406,6 +418,13 @@ async fn run_scenario(simulator: Arc<Simulator>) {
     if let Some(wingtip) = SITUATIONS.iter().find(|s| s.name == "wingtip") {
         apply(&simulator, wingtip.name, "is enabled again", (wingtip.fix)(&wingtip.tenant()));
     }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    apply(
+        &simulator,
+        "branches",
+        "the enterprise application of six branches is deleted",
+        branches::breaks(),
+    );
 }
 
 async fn announce_first_mail(simulator: Arc<Simulator>) {

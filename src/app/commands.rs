@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::domain::{BrakeAction, HeldMails, Hold, Timestamp};
 use crate::monitor::{Monitor, Target};
 use crate::secret::ClientCredential;
-use crate::store::{Event, MailAbout, Store, StoreError};
+use crate::store::{Event, MailAbout, MailWait, Store, StoreError};
 use crate::web::{BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records};
 
 impl Commands for Monitor {
@@ -143,6 +143,13 @@ fn mail_record(mail: MailAbout) -> MailRecord {
         sent: mail.sent,
         given_up: mail.given_up,
         problem: mail.problem,
+        waits: match mail.waits {
+            MailWait::Due => "waiting to be sent",
+            MailWait::Held => "held by the brake",
+            MailWait::Earlier => "waiting for the earlier mail to the same person",
+            MailWait::Suspended => "suspended: the integration has left the configuration",
+        },
+        held: mail.waits == MailWait::Held,
     }
 }
 

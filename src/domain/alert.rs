@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::brake::HeldPeriod;
 use super::fold::refines;
 use super::notification::{Incident, MailKind, Notification};
 use super::reason::{Audience, Reason};
@@ -135,6 +136,8 @@ pub struct AlertPolicy<'a> {
     pub reminders: &'a [Duration],
     /// Until when reminders are snoozed.
     pub snoozed_until: Option<Timestamp>,
+    /// When notices were held: reminders count from the time at which the last notice went out.
+    pub held: Option<HeldPeriod>,
 }
 
 impl<'a> AlertPolicy<'a> {
@@ -199,7 +202,8 @@ impl<'a> AlertPolicy<'a> {
             return None;
         }
         let pause = usize::try_from(reminders).ok().and_then(|index| self.reminders.get(index))?;
-        (now.since(noticed) >= *pause).then_some(Notice::Reminder)
+        let went_out = self.held.map_or(noticed, |held| held.went_out(noticed));
+        (now.since(went_out) >= *pause).then_some(Notice::Reminder)
     }
 }
 

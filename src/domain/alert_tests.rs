@@ -14,6 +14,7 @@ const POLICY: AlertPolicy<'static> = AlertPolicy {
     send_resolved: true,
     reminders: &[],
     snoozed_until: None,
+    held: None,
 };
 
 fn firing(reason: Reason, exact: bool, people: &[&str]) -> OpenAlert {
@@ -187,6 +188,10 @@ fn reminders_and_settings_through_the_life_of_an_alert() {
     let without_admins = AlertPolicy { admins: &nobody, ..policy };
     let shorter = AlertPolicy { reminders: &pauses[..1], ..policy };
     let with = |notify| AlertPolicy { notify, ..policy };
+    let held = |until| {
+        let period = HeldPeriod { from: hours(0), until: hours(until) };
+        AlertPolicy { held: Some(period), ..policy }
+    };
     let snoozed = |until| AlertPolicy { snoozed_until: Some(hours(until)), ..policy };
     for (sentence, history) in [
         (
@@ -230,6 +235,16 @@ fn reminders_and_settings_through_the_life_of_an_alert() {
                 (4, snoozed(5), true, ""),
                 (5, snoozed(5), true, "reminder 1 to it"),
                 (5, snoozed(9), false, "resolved 2 to it"),
+            ],
+        ),
+        (
+            "a notice that was held went out with the end of the hold, from which the pause counts",
+            vec![
+                (0, held(1), true, "alert 0 to it"),
+                (1, held(1), true, ""),
+                (2, held(2), true, ""),
+                (2, held(2), true, ""),
+                (3, held(2), true, "reminder 1 to it"),
             ],
         ),
         (

@@ -36,6 +36,22 @@ pub struct Hold {
     pub integrations: usize,
 }
 
+/// A time in which mails were held: from the beginning to the end, or to now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldPeriod {
+    /// When it began.
+    pub from: Timestamp,
+    /// When it ended.
+    pub until: Timestamp,
+}
+
+impl HeldPeriod {
+    /// When a notice that was decided at `noticed` can have gone out.
+    pub fn went_out(self, noticed: Timestamp) -> Timestamp {
+        if noticed >= self.from { noticed.max(self.until) } else { noticed }
+    }
+}
+
 /// The mails that the brake holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HeldMails {
@@ -142,14 +158,24 @@ pub struct Brake {
     names: HashSet<String>,
     waits_until: Option<Timestamp>,
     hold: Option<Hold>,
+    /// The last hold that is over.
+    last: Option<HeldPeriod>,
     unsaved: Option<BrakeChange>,
 }
 
 impl Brake {
-    /// The brake as it was saved; `recent` are the failures within the last interval that would have mailed an administrator, oldest first.
-    pub fn new(hold: Option<Hold>, recent: Vec<(Timestamp, String)>) -> Self {
+    /// The brake as it was saved; `recent` are the failures within the last interval that would have mailed an administrator, oldest first, and `last` is
+    /// the last hold that is over.
+    pub fn new(hold: Option<Hold>, last: Option<HeldPeriod>, recent: Vec<(Timestamp, String)>) -> Self {
         let names = recent.iter().map(|(_, name)| name.clone()).collect();
-        Self { recent: recent.into(), names, hold, ..Self::default() }
+        Self { recent: recent.into(), names, hold, last, ..Self::default() }
+    }
+
+    /// The present hold up to now, or the last one.
+    pub fn held_period(&self, now: Timestamp) -> Option<HeldPeriod> {
+        let present =
+            self.hold.as_ref().map(|hold| HeldPeriod { from: hold.since, until: hold.until.min(now) });
+        present.or(self.last)
     }
 
     /// Counts an integration that has broken such that an administrator would be mailed. `integrations` is the size of the fleet, `id` makes the name of
@@ -165,8 +191,10 @@ impl Brake {
         if policy.hold.is_zero() || self.hold(now).is_some() {
             return;
         }
-        if self.hold.take().is_some() {
+        if self.hold.is_some() {
             // What was held and released is not counted again.
+            self.last = self.held_period(now);
+            self.hold = None;
             self.forget();
         }
         while self.recent.front().is_some_and(|(at, _)| now.since(*at) >= policy.interval) {
@@ -215,7 +243,8 @@ impl Brake {
     }
 
     /// Somebody has released or discarded the held mails.
-    pub fn ended(&mut self) {
+    pub fn ended(&mut self, now: Timestamp) {
+        self.last = self.held_period(now);
         (self.hold, self.unsaved) = (None, None);
         self.forget();
     }
@@ -230,6 +259,7 @@ impl Brake {
     /// The wall clock was set: moves times that lie in the future to `now`.
     pub fn cap(&mut self, now: Timestamp) {
         self.recent.iter_mut().for_each(|(at, _)| *at = (*at).min(now));
+        self.last = self.last.map(|last| HeldPeriod { from: last.from.min(now), until: last.until.min(now) });
         if let Some(hold) = self.hold.as_mut().filter(|hold| hold.since > now) {
             hold.until = now.plus(hold.until.since(hold.since));
             hold.since = now;
@@ -245,6 +275,8 @@ impl Brake {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const POLICY: BrakePolicy = BrakePolicy {
@@ -339,12 +371,15 @@ mod tests {
     #[test]
     fn a_hold_ends_with_its_time_or_by_somebody() {
         let hold = Hold { id: "h".to_owned(), since: at(0), until: at(60), broken: 4, integrations: 4 };
-        let mut brake = Brake::new(Some(hold), Vec::new());
+        let mut brake = Brake::new(Some(hold), None, Vec::new());
         assert!(brake.hold(at(59)).is_some() && brake.hold(at(60)).is_none());
         brake.prolonged(at(120));
         assert!(brake.hold(at(119)).is_some());
-        brake.ended();
-        assert!(brake.hold(at(1)).is_none());
+        brake.ended(at(90));
+        assert!(brake.hold(at(90)).is_none());
+        let period = brake.held_period(at(500)).expect("it held");
+        let went_out = |decided| period.went_out(at(decided)).since(at(-10)).as_secs() as i64 - 10;
+        assert_eq!((went_out(-5), went_out(5), went_out(120)), (-5, 90, 120), "with the end of the hold");
     }
 
     #[test]
@@ -352,7 +387,7 @@ mod tests {
         let ahead = 10 * 365 * 86_400;
         let hold =
             Hold { id: "h".to_owned(), since: at(ahead), until: at(ahead + 60), broken: 4, integrations: 4 };
-        let mut brake = Brake::new(Some(hold), vec![(at(ahead), "acme".to_owned())]);
+        let mut brake = Brake::new(Some(hold), None, vec![(at(ahead), "acme".to_owned())]);
         brake.cap(at(0));
         assert!(brake.hold(at(59)).is_some() && brake.hold(at(60)).is_none());
     }
@@ -360,8 +395,54 @@ mod tests {
     #[test]
     fn failures_before_a_restart_count() {
         let recent = (0..3).map(|number| (at(0), format!("i{number}"))).collect();
-        let mut brake = Brake::new(None, recent);
+        let mut brake = Brake::new(None, None, recent);
         brake.broke("i3", 16, POLICY, at(10), || "h".to_owned());
         assert!(brake.hold(at(10)).is_some());
+    }
+
+    proptest! {
+        /// Whatever breaks when: the brake holds only when enough different integrations broke within one interval, every wait has an end that is at most an
+        /// interval away from the failure, and a hold ends after its time.
+        #[test]
+        fn nothing_waits_for_ever(
+            pauses in prop::collection::vec((0_i64..200, 0_usize..12), 1..120),
+            integrations in 4_usize..40,
+        ) {
+            let (mut brake, mut now, mut holds) = (Brake::default(), 0_i64, 0);
+            let mut history: Vec<(i64, usize)> = Vec::new();
+            let mut held_until = 0;
+            for (pause, which) in pauses {
+                now += pause;
+                let holding = brake.hold(at(now)).is_some();
+                prop_assert_eq!(holding, now < held_until, "a hold lasts exactly as long as it said");
+                brake.broke(&which.to_string(), integrations, POLICY, at(now), || "h".to_owned());
+                if !holding {
+                    history.push((now, which));
+                }
+                let change = brake.unsaved();
+                change.iter().for_each(|change| brake.saved(change));
+                match change {
+                    None => {}
+                    Some(BrakeChange::Waits { first, until, .. }) => {
+                        prop_assert!(!holding && first <= at(now) && until == first.plus(POLICY.interval));
+                        prop_assert!(until <= at(now).plus(POLICY.interval), "no longer than an interval");
+                    }
+                    Some(BrakeChange::Holds(hold)) => {
+                        let recent: HashSet<usize> = history
+                            .iter()
+                            .filter(|(second, _)| now - second < 300)
+                            .map(|(_, which)| *which)
+                            .collect();
+                        prop_assert!(!holding && hold.broken <= recent.len(), "each counts once");
+                        prop_assert!(hold.broken >= POLICY.minimum);
+                        prop_assert!(hold.broken * 4 >= integrations, "the share is reached");
+                        held_until = now + 3600;
+                        history.clear();
+                        holds += 1;
+                    }
+                }
+            }
+            prop_assert!(holds <= 1 + now / 3600, "once an hour at most");
+        }
     }
 }

@@ -32,7 +32,7 @@ pub use alert::{
     change_alert,
 };
 pub use announcement::{Announced, DelayedMail, announcements};
-pub use brake::{Brake, BrakeAction, BrakeChange, BrakePolicy, HeldMails, Hold};
+pub use brake::{Brake, BrakeAction, BrakeChange, BrakePolicy, HeldMails, HeldPeriod, Hold};
 pub use cause::{
     Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
     affected_by, wanted_causes,

@@ -2,7 +2,7 @@
 
 use super::evaluator::{Evaluator, new_id};
 use super::policy::Policy;
-use crate::domain::{BrakeAction, BrakeChange, BrakeNotice, HeldMails, Hold, Timestamp};
+use crate::domain::{BrakeAction, BrakeChange, BrakeNotice, HeldMails, HeldPeriod, Hold, Timestamp};
 use crate::store::{ProbeRecord, StoreError};
 
 impl Evaluator {
@@ -24,6 +24,11 @@ impl Evaluator {
             );
             record.notifications.extend(BrakeNotice::mails(hold, &policy.operators));
         }
+    }
+
+    /// The present hold up to now, or the last one.
+    pub(super) fn held_period(&self, now: Timestamp) -> Option<HeldPeriod> {
+        self.brake.lock().held_period(now)
     }
 
     /// The hold, while it lasts.
@@ -56,7 +61,7 @@ impl Evaluator {
         let Some((notices, until)) = acted else { return Ok(None) };
         tracing::info!(action = action.label(), notices, who, "somebody has decided about the held mails");
         match action {
-            BrakeAction::Release | BrakeAction::Discard => self.brake.lock().ended(),
+            BrakeAction::Release | BrakeAction::Discard => self.brake.lock().ended(now),
             BrakeAction::HoldLonger => self.brake.lock().prolonged(until),
         }
         self.outputs.outbox.notify_one();

@@ -194,7 +194,7 @@ impl Evaluator {
         let policy = self.policy();
         let judgement = Judgement::of(&after.state);
         let snooze = self.snooze_of(before, now);
-        let alert_policy = policy.alerts(&after.record, snooze.as_ref());
+        let alert_policy = policy.alerts(&after.record, snooze.as_ref(), self.held_period(now));
         let AlertChange { alert, event, mails, reminds } =
             change_alert(before.alert.as_ref(), judgement, alert_policy, new_id, now);
         let instead_of = alert_policy.instead_of().to_vec();

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::domain::{AlertPolicy, BrakePolicy, CausePolicy, IntegrationRecord, Snooze, Thresholds};
+use crate::domain::{
+    AlertPolicy, BrakePolicy, CausePolicy, HeldPeriod, IntegrationRecord, Snooze, Thresholds,
+};
 
 /// Who is notified, and when a failure counts.
 #[derive(Debug, Clone)]
@@ -29,8 +31,12 @@ impl Policy {
         &'a self,
         record: &'a IntegrationRecord,
         snooze: Option<&Snooze>,
+        held: Option<HeldPeriod>,
     ) -> AlertPolicy<'a> {
+        // What was decided within these times before the hold may have been held, too.
+        let earlier = self.brake.interval.saturating_add(self.group_wait);
         AlertPolicy {
+            held: held.map(|held| HeldPeriod { from: held.from.minus(earlier), ..held }),
             snoozed_until: snooze.map(|snooze| snooze.until),
             notify: record.notify,
             reminders: &self.reminders,

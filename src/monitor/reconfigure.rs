@@ -36,8 +36,8 @@ impl Evaluator {
         forget_unnotified(&policy, &mut entries, &mut causes);
         let affected = Mutex::new(affected(&entries));
         outputs.fleet.replace_all(entries);
-        let (hold, recent) = outputs.store.load_brake(now.minus(policy.brake.interval), now).await?;
-        let brake = Mutex::new(Brake::new(hold, recent));
+        let saved = outputs.store.load_brake(now.minus(policy.brake.interval), now).await?;
+        let brake = Mutex::new(Brake::new(saved.hold, saved.last, saved.failures));
         let (policy, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(causes));
         let steady = tokio::sync::RwLock::default();
         let snoozes = outputs.store.snoozes(now).await?;

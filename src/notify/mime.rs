@@ -91,7 +91,9 @@ pub(super) fn compose_message(
 /// One `X-Consentry-Integration` for each integration. lettre writes a field once only. Servers limit the size of a header (Exchange Online to 256 KB),
 /// so a mail about more than a thousand integrations names the first thousand.
 fn integration_fields(integrations: &[String]) -> String {
-    integrations.iter().take(1000).map(|name| format!("X-Consentry-Integration: {name}\r\n")).collect()
+    // The brake is about no integration.
+    let named = integrations.iter().filter(|name| !name.is_empty());
+    named.take(1000).map(|name| format!("X-Consentry-Integration: {name}\r\n")).collect()
 }
 
 /// A recipient in the form that SMTP commands use.

@@ -6,7 +6,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::events::{Event, save_event};
 use super::{Store, StoreError};
-use crate::domain::{BrakeAction, BrakeChange, HeldMails, Hold, MailKind, Notification, Reason, Timestamp};
+use crate::domain::{
+    BrakeAction, BrakeChange, HeldMails, HeldPeriod, Hold, MailKind, Notification, Reason, Timestamp,
+};
 
 /// Kinds of mail that the brake holds when they go to administrators. A mail about a sign-in is not held, because it may be a warning.
 const HELD_KINDS: [MailKind; 4] =
@@ -26,6 +28,17 @@ pub(super) struct Braked {
     pub(super) held: bool,
     /// It waits until then.
     pub(super) until: Option<Timestamp>,
+}
+
+/// The brake as it was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedBrake {
+    /// The hold, if it holds.
+    pub hold: Option<Hold>,
+    /// The last hold that is over.
+    pub last: Option<HeldPeriod>,
+    /// The latest failures that would have mailed an administrator: when, and which integration; oldest first.
+    pub failures: Vec<(Timestamp, String)>,
 }
 
 /// What the brake does to this notice.
@@ -75,15 +88,12 @@ pub(super) fn apply(c: &Connection, change: &BrakeChange, now: Timestamp) -> Res
 }
 
 impl Store {
-    /// The hold that was saved, and the failures since `since` that would have mailed an administrator, oldest first. What was released does not count.
+    /// The hold that was saved, the last one that is over, and the failures since `since` that would have mailed an administrator, oldest first. What was
+    /// released does not count.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn load_brake(
-        &self,
-        since: Timestamp,
-        now: Timestamp,
-    ) -> Result<(Option<Hold>, Vec<(Timestamp, String)>), StoreError> {
+    pub async fn load_brake(&self, since: Timestamp, now: Timestamp) -> Result<SavedBrake, StoreError> {
         self.read(move |c| {
             let sql = "SELECT min(created_at), json_extract(story, '$.integration') AS name FROM notifications
                        WHERE kind = 'alert' AND for_admin AND hold = 0 AND created_at >= ?1 GROUP BY name ORDER BY 1";
@@ -91,7 +101,11 @@ impl Store {
             let failures = statement
                 .query_map([since.0], |r| Ok((Timestamp(r.get::<_, i64>(0)?).min(now), r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
-            Ok((saved_hold(c)?, failures))
+            let last = c.query_row("SELECT held_from, held_until FROM brake", [], |r| {
+                let (from, until): (Option<i64>, Option<i64>) = (r.get(0)?, r.get(1)?);
+                Ok(from.zip(until).map(|(from, until)| HeldPeriod { from: Timestamp(from), until: Timestamp(until) }))
+            })?;
+            Ok(SavedBrake { hold: saved_hold(c)?, last, failures })
         })
         .await
     }
@@ -158,15 +172,16 @@ fn act(
     now: Timestamp,
 ) -> Result<(usize, Timestamp), StoreError> {
     const OVER: &str =
-        "UPDATE brake SET id = NULL, since = NULL, until = NULL, broken = NULL, integrations = NULL";
+        "UPDATE brake SET held_from = since, held_until = ?1, id = NULL, since = NULL, until = NULL,
+                                         broken = NULL, integrations = NULL";
     let (notices, until) = match action {
         BrakeAction::Release => {
-            c.execute(OVER, [])?;
+            c.execute(OVER, [now.0])?;
             let sql = "UPDATE notifications SET hold = 2, due_at = ?1, pause = 0 WHERE hold = 1";
             (c.execute(sql, [now.0])?, now)
         }
         BrakeAction::Discard => {
-            c.execute(OVER, [])?;
+            c.execute(OVER, [now.0])?;
             let sql = "UPDATE notifications SET hold = 2, given_up_at = ?1, problem = ?2 WHERE hold = 1";
             (c.execute(sql, params![now.0, format!("discarded by {who}")])?, now)
         }

@@ -44,11 +44,14 @@ pub use authorizations::{
     Unverified,
 };
 pub use backup::{backup, write_backup};
+pub use brake::SavedBrake;
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
 pub use events::Event;
 pub use key::Key;
 pub use locks::DaemonLock;
-pub use notifications::{FailedAttempt, Group, MailAbout, OtherMails, OutboxState, Queued, Shown, Thread};
+pub use notifications::{
+    FailedAttempt, Group, MailAbout, MailWait, OtherMails, OutboxState, Queued, Shown, Thread,
+};
 pub use revocations::LinksState;
 pub use rotation::{Rotated, rotate_key};
 pub use states::{ProbeRecord, SavedIntegration};

@@ -135,12 +135,32 @@ pub struct MailAbout {
     pub given_up: bool,
     /// Why it waits, or was given up, in the mail server's words.
     pub problem: Option<String>,
+    /// When it is due, while it waits.
+    pub due: Timestamp,
+    /// Why it waits besides.
+    pub waits: MailWait,
+}
+
+/// Why a mail about an integration waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailWait {
+    /// For its time.
+    Due,
+    /// The brake holds it.
+    Held,
+    /// For an earlier mail to the same person.
+    Earlier,
+    /// The integration has left the configuration.
+    Suspended,
 }
 
 /// The expression is the same as in the index.
-pub(super) const ABOUT: &str =
-    "SELECT kind, recipient, created_at, sent_at, given_up_at, problem FROM notifications
-    WHERE json_extract(story, '$.integration') = ?1 ORDER BY id DESC LIMIT 50";
+pub(super) const ABOUT: &str = "
+    SELECT n.kind, n.recipient, n.created_at, n.sent_at, n.given_up_at, n.problem, n.due_at, n.hold = 1, n.suspended,
+           EXISTS (SELECT 1 FROM notifications e
+                   WHERE json_extract(e.story, '$.integration') = ?1 AND +e.recipient = n.recipient
+                     AND e.id < n.id AND e.sent_at IS NULL AND e.given_up_at IS NULL AND e.suspended = 0)
+    FROM notifications n WHERE json_extract(n.story, '$.integration') = ?1 ORDER BY n.id DESC LIMIT 50";
 
 impl Store {
     /// The newest mails about an integration, newest first.
@@ -149,30 +169,27 @@ impl Store {
         self.read(move |c| {
             let mut statement = c.prepare_cached(ABOUT)?;
             let mail = |r: &rusqlite::Row<'_>| {
-                Ok((
-                    r.get::<_, String>(0)?,
-                    r.get(1)?,
-                    r.get(2)?,
-                    r.get::<_, Option<i64>>(3)?,
-                    r.get::<_, Option<i64>>(4)?,
-                    r.get(5)?,
-                ))
+                let waits = match (r.get(7)?, r.get(8)?, r.get(9)?) {
+                    (true, ..) => MailWait::Held,
+                    (_, true, _) => MailWait::Suspended,
+                    (.., true) => MailWait::Earlier,
+                    _ => MailWait::Due,
+                };
+                // A newer version may know more kinds.
+                let Some(kind) = MailKind::from_label(&r.get::<_, String>(0)?) else { return Ok(None) };
+                Ok(Some(MailAbout {
+                    kind,
+                    recipient: r.get(1)?,
+                    created: Timestamp(r.get(2)?),
+                    sent: r.get::<_, Option<i64>>(3)?.map(Timestamp),
+                    given_up: r.get::<_, Option<i64>>(4)?.is_some(),
+                    problem: r.get(5)?,
+                    due: Timestamp(r.get(6)?),
+                    waits,
+                }))
             };
             let mails = statement.query_map([name], mail)?.collect::<Result<Vec<_>, _>>()?;
-            let known =
-                mails.into_iter().filter_map(|(kind, recipient, created, sent, given_up, problem)| {
-                    let (created, sent, given_up) =
-                        (Timestamp(created), sent.map(Timestamp), given_up.is_some());
-                    Some(MailAbout {
-                        kind: MailKind::from_label(&kind)?,
-                        recipient,
-                        created,
-                        sent,
-                        given_up,
-                        problem,
-                    })
-                });
-            Ok(known.collect())
+            Ok(mails.into_iter().flatten().collect())
         })
         .await
     }

@@ -118,6 +118,10 @@ pub struct MailRecord {
     pub given_up: bool,
     /// Why it is pending or was given up, in the mail server's words.
     pub problem: Option<String>,
+    /// Why it waits, in words, besides the mail server's.
+    pub waits: &'static str,
+    /// The brake holds it.
+    pub held: bool,
 }
 
 /// What the routes need from the database.

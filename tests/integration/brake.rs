@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use entra_sim::MailFaults;
 use entra_sim::mailbox::Parsed;
 
 use crate::daemon::Daemon;
@@ -81,6 +82,25 @@ async fn the_brake_holds_what_breaks_at_once() {
     let fleet = fleet.restart().await;
     fleet.pass(Duration::from_secs(24 * 3600)).await;
     assert_eq!(fleet.notified().len(), 5, "what was released is not held again, and nothing is repeated");
+}
+
+/// The pauses of reminders count from the release.
+#[tokio::test]
+async fn reminders_follow_the_release() {
+    let mut world = World::demo().await;
+    world.add("email.brake", "{share: 0.3, minimum: 3, hold: 2h}").add("email.reminders", "[1h]");
+    let fleet = world.fleet().await;
+    fleet.pass(6 * MINUTE).await;
+    breaks(&fleet, &FOUR);
+    fleet.pass(90 * MINUTE).await;
+    let fleet = fleet.restart().await;
+    fleet.pass(60 * MINUTE).await;
+    assert_eq!(fleet.kinds("it@litware.example"), ["alert"]);
+    let fleet = fleet.restart().await;
+    fleet.pass(30 * MINUTE).await;
+    assert_eq!(fleet.kinds("it@litware.example"), ["alert"], "half an hour after the release");
+    fleet.pass(60 * MINUTE).await;
+    assert_eq!(fleet.kinds("it@litware.example"), ["alert", "reminder"]);
 }
 
 /// From the minimum on, mails wait until the interval is over: the share may still be reached.
@@ -233,4 +253,42 @@ async fn the_status_page_has_a_banner_with_buttons() {
     world.fix("contoso");
     daemon.becomes("contoso", "healthy").await;
     assert_eq!(world.simulator.mailbox().all().len(), 1, "nobody learns of the end of what nobody learnt of");
+}
+
+/// Killed while mails wait for others, while they are held, and right after the release: each goes out once.
+#[tokio::test]
+async fn a_kill_in_every_state_loses_and_repeats_nothing() {
+    let mut world = World::live_and_reachable().await;
+    world.add("email.brake", "{share: 0.2, minimum: 2, hold: 1h}").set("email.group_wait", "3s");
+    let daemon = world.daemon(&[]);
+    for name in ["contoso", "litware"] {
+        daemon.becomes(name, "healthy").await;
+    }
+    for name in ["contoso", "litware"] {
+        world.breaks(name);
+    }
+    world.database_says("SELECT count(*) > 0 FROM notifications WHERE kind = 'alert'", 1).await;
+    daemon.kill().await;
+    let daemon = world.daemon(&[]);
+    world.database_says("SELECT count(*) FROM notifications WHERE hold = 1 AND kind = 'alert'", 2).await;
+    daemon.kill().await;
+    let daemon = world.daemon(&[]);
+    daemon.metric_becomes("consentry_emails_held", "2").await;
+    world.mails(1).await;
+    let mail = world.simulator.mailbox().all()[0].parsed();
+    assert_eq!(header(&mail, "X-Consentry-Event").as_deref(), Some("operator"));
+    assert_eq!(header(&mail, "X-Consentry-Integration"), None, "it is about no integration");
+    let link = mail.text.split_whitespace().find(|word| word.contains("/brake?token=")).expect("a link");
+    // No mail is under way when the daemon is killed.
+    world.simulator.mailbox().set_faults(MailFaults { refuse: true, ..MailFaults::default() });
+    assert_eq!(press(link, "release", None).await.0, 200);
+    daemon.kill().await;
+    world.simulator.mailbox().set_faults(MailFaults::default());
+    let daemon = world.daemon(&[]);
+    world.mails(3).await;
+    world.database_says("SELECT count(*) FROM notifications WHERE sent_at IS NULL", 0).await;
+    let ids: std::collections::BTreeSet<String> =
+        world.simulator.mailbox().all().iter().map(|mail| mail.parsed().message_id).collect();
+    assert_eq!(ids.len(), 3, "three mails, and a copy only with the same Message-ID");
+    daemon.kill().await;
 }

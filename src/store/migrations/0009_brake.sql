@@ -8,7 +8,10 @@ CREATE TABLE brake (
     since        INTEGER,
     until        INTEGER,
     broken       INTEGER,
-    integrations INTEGER
+    integrations INTEGER,
+    -- The last hold that is over: when it began and ended.
+    held_from    INTEGER,
+    held_until   INTEGER
 ) STRICT;
 INSERT INTO brake (only_one) VALUES (1);
 

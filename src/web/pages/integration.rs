@@ -17,7 +17,7 @@ use crate::domain::{Audience, Check, CheckState, Health, Outcome, Reason, Timest
 use crate::fleet::FleetEntry;
 use crate::reauth::DeliveryState;
 use crate::web::access::Who;
-use crate::web::commands::{CredentialRecord, Record, Records};
+use crate::web::commands::{CredentialRecord, MailRecord, Record, Records};
 use crate::web::state::Served;
 use crate::web::wording::{Pill, Strip, When, advice, noted_checks, question, resolved_tenant, state_word};
 
@@ -75,6 +75,7 @@ struct IntegrationPage<'d> {
     credentials: Vec<CredentialLine>,
     events: Vec<EventLine>,
     mails: Vec<MailLine>,
+    mail_counts: String,
     now: When,
     telemetry_path: String,
 }
@@ -110,16 +111,9 @@ fn page<'d>(
         .events
         .into_iter()
         .map(|(kind, at, detail)| EventLine { what: event_words(&kind, &detail), at: when(at) });
+    let mail_counts = mail_counts(&records.mails);
     let mails = records.mails.into_iter().map(|mail| MailLine {
-        fate: match (mail.sent, mail.given_up) {
-            (Some(at), _) => format!("sent {}", ago(at, now)),
-            (None, true) => {
-                mail.problem.map_or_else(|| "given up".to_owned(), |problem| format!("given up: {problem}"))
-            }
-            (None, false) => {
-                mail.problem.map_or_else(|| "waiting".to_owned(), |problem| format!("waiting: {problem}"))
-            }
-        },
+        fate: fate(&mail, now),
         kind: mail.kind,
         recipient: mail.recipient,
         created: when(mail.created),
@@ -143,6 +137,7 @@ fn page<'d>(
         delivery: delivery.map(|d| delivery_words(&d, now)),
         credentials: records.credentials.into_iter().map(|c| credential_line(c, now)).collect(),
         events: events.collect(),
+        mail_counts,
         mails: mails.collect(),
         now: when(now),
         tenant_guid: resolved_tenant(entry),
@@ -254,6 +249,30 @@ fn check_line(state: &CheckState, repeated: bool, app: &str, now: Timestamp) -> 
         since: When::of(state.since, now),
         last_success: state.last_success.map(|at| When::of(at, now)),
     }
+}
+
+/// What has become of a mail.
+fn fate(mail: &MailRecord, now: Timestamp) -> String {
+    let state = match (mail.sent, mail.given_up) {
+        (Some(at), _) => return format!("sent {}", ago(at, now)),
+        (None, true) => "given up",
+        (None, false) => mail.waits,
+    };
+    mail.problem.as_ref().map_or_else(|| state.to_owned(), |problem| format!("{state}: {problem}"))
+}
+
+/// How many of the mails that are shown are in which state.
+fn mail_counts(mails: &[MailRecord]) -> String {
+    let (mut sent, mut given_up, mut held, mut queued) = (0, 0, 0, 0);
+    for mail in mails {
+        match (mail.sent, mail.given_up, mail.held) {
+            (Some(_), ..) => sent += 1,
+            (None, true, _) => given_up += 1,
+            (None, false, true) => held += 1,
+            (None, false, false) => queued += 1,
+        }
+    }
+    format!("{queued} queued, {held} held, {sent} sent, {given_up} given up")
 }
 
 /// An event in words.
