@@ -320,8 +320,7 @@ impl Notifier {
             () = stopped(drain.stop.clone(), Duration::ZERO) => return Ok(()),
         };
         let Ok(permit) = permit else { return Ok(()) };
-        let (mut channel, mut outcome, mut next) =
-            (Channel::of(&self.settings.transport), Ok(()), Some(first));
+        let (mut channel, mut outcome, mut next) = (Channel::default(), Ok(()), Some(first));
         while let Some((claim, queued)) = next.take() {
             outcome = self.send(&queued, &mut channel, drain.stop.clone()).await;
             drop(claim);

@@ -6,11 +6,9 @@ use super::settings::Transport;
 use super::smtp::{Connection, Delivery, Dictated, Undelivered, test_connection};
 use crate::domain::Timestamp;
 
-/// What carries mails one after another.
-pub(super) enum Channel {
-    Smtp(Connection),
-    Graph,
-}
+/// What carries mails one after another. Graph needs no connection of ours.
+#[derive(Default)]
+pub(super) struct Channel(Connection);
 
 /// A mail that is prepared except for the last step. If this is dropped, the mail is not sent.
 pub(super) enum Ready<'c> {
@@ -19,13 +17,6 @@ pub(super) enum Ready<'c> {
 }
 
 impl Channel {
-    pub(super) fn of(transport: &Transport) -> Self {
-        match transport {
-            Transport::Smtp(_) => Self::Smtp(Connection::default()),
-            Transport::Graph(_) => Self::Graph,
-        }
-    }
-
     /// Does everything before the step after which the mail may have arrived.
     pub(super) async fn prepare(
         &mut self,
@@ -34,27 +25,19 @@ impl Channel {
         mail: &Rendered,
         now: Timestamp,
     ) -> Result<Ready<'_>, Undelivered> {
-        match (self, transport) {
-            (Self::Smtp(connection), Transport::Smtp(settings)) => {
-                connection.dictate(settings, recipient, mail, now).await.map(Ready::Smtp)
+        match transport {
+            Transport::Smtp(settings) => {
+                self.0.dictate(settings, recipient, mail, now).await.map(Ready::Smtp)
             }
-            (_, Transport::Graph(settings)) => graph_mail::prepare(settings, recipient, mail, now)
+            Transport::Graph(settings) => graph_mail::prepare(settings, recipient, mail, now)
                 .await
                 .map(|prepared| Ready::Graph(Box::new(prepared))),
-            (channel @ Self::Graph, Transport::Smtp(settings)) => {
-                // A channel belongs to one transport; this one is replaced.
-                *channel = Self::Smtp(Connection::default());
-                let Self::Smtp(connection) = channel else { unreachable!("it was just set") };
-                connection.dictate(settings, recipient, mail, now).await.map(Ready::Smtp)
-            }
         }
     }
 
     /// Ends the session, if there is one.
     pub(super) async fn quit(self) {
-        if let Self::Smtp(connection) = self {
-            connection.quit().await;
-        }
+        self.0.quit().await;
     }
 }
 
@@ -70,7 +53,7 @@ impl Ready<'_> {
 
 /// Sends one mail by itself.
 pub async fn deliver(transport: &Transport, recipient: &str, mail: &Rendered, now: Timestamp) -> Delivery {
-    let mut channel = Channel::of(transport);
+    let mut channel = Channel::default();
     let delivery = match channel.prepare(transport, recipient, mail, now).await {
         Ok(ready) => ready.end().await,
         Err(Undelivered { failure, dialogue }) => Delivery { outcome: Err(failure), dialogue },

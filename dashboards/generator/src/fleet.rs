@@ -304,6 +304,9 @@ fn notifications() -> Vec<Item> {
     .now("max(consentry_emails_held{FLEET})", "held")
     .thresholds(GOOD, &[(1.0, BAD)])
     .size(4, 8);
+    let snoozed = Panel::stat("Snoozed", "Broken integrations whose reminders somebody has snoozed.")
+        .now("count(consentry_integration_snoozed{FLEET}) or vector(0)", "snoozed")
+        .size(4, 8);
     let last = Panel::stat("Last mail", "When the mail server last accepted a mail.")
         .now("max(consentry_email_last_success_timestamp_seconds{FLEET} > 0) * 1000", "last")
         .unit("dateTimeFromNow")
@@ -311,7 +314,7 @@ fn notifications() -> Vec<Item> {
         .size(4, 8);
     [
         vec![Item::Row("Notifications")],
-        [sent, failed, queue, held, last].into_iter().map(Item::Panel).collect(),
+        [sent, failed, queue, held, snoozed, last].into_iter().map(Item::Panel).collect(),
     ]
     .concat()
 }
