@@ -73,6 +73,8 @@ fn registration(out: &mut String, account: &Account<'_>) {
 
 fn graph(out: &mut String, account: &Account<'_>) {
     let Account { mailbox, client_id, tenant } = account;
+    // As PowerShell reads it within quotation marks.
+    let quoted = mailbox.replace('`', "``").replace('$', "`$").replace('\'', "''");
     let _ = write!(
         out,
         "\n# With Microsoft Graph (email.graph): Exchange's RBAC for Applications grants Mail.Send for this one mailbox.\n\
@@ -80,7 +82,7 @@ fn graph(out: &mut String, account: &Account<'_>) {
          # a mail shows whether it may send. In Exchange Online PowerShell:\n\
          #   Connect-ExchangeOnline -Organization {tenant}\n\
          #   New-ServicePrincipal -AppId {client_id} -ObjectId OBJECT_ID -DisplayName \"Consentry mail\"\n\
-         #   New-ManagementScope -Name \"Consentry mail\" -RecipientRestrictionFilter \"PrimarySmtpAddress -eq '{mailbox}'\"\n\
+         #   New-ManagementScope -Name \"Consentry mail\" -RecipientRestrictionFilter \"PrimarySmtpAddress -eq '{quoted}'\"\n\
          #   New-ManagementRoleAssignment -Name \"Consentry mail\" -App OBJECT_ID -Role \"Application Mail.Send\" -CustomResourceScope \"Consentry mail\"\n\
          #   Test-ServicePrincipalAuthorization -Identity OBJECT_ID -Resource {mailbox}\n\
          # and in the configuration:\n\

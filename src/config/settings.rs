@@ -313,6 +313,12 @@ fn account_credential(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
         at.problem("must not be none: the mail account signs in by itself; write it like {client_secret_file: mail-secret}");
         return None;
     }
+    if let ClientCredential::Unbuilt(kind) = credential {
+        at.problem(format!(
+            "{kind} is not usable for mail in this version; write client_secret_file, or certificate_file with private_key_file"
+        ));
+        return None;
+    }
     Some(credential)
 }
 
@@ -459,7 +465,13 @@ fn smtp(at: &Cursor<'_, '_>) -> Option<Smtp> {
     let hello = section.get("hello").and_then(|at| hello(&at));
     let connections = section.or("connections", 2, |at| at.integer(1, 50)) as usize;
     let login = smtp_login(&mut section);
-    if matches!(login, Ok(Some(_))) && tls == SmtpTls::None {
+    if matches!(login, Ok(Some(SmtpLogin::OAuth2(..))))
+        && tls == SmtpTls::None
+        && !is_on_loopback(host.as_deref())
+    {
+        section.at.problem("an access token must not be sent unencrypted; use tls: starttls or implicit");
+    }
+    if matches!(login, Ok(Some(SmtpLogin::Password(..)))) && tls == SmtpTls::None {
         section.at.warn("the password is sent unencrypted; use tls: starttls or implicit");
     }
     section.finish();
@@ -471,6 +483,13 @@ fn smtp(at: &Cursor<'_, '_>) -> Option<Smtp> {
         login: login.ok()?,
         hello,
         connections,
+    })
+}
+
+/// Whether a mail server is on this machine, where nobody else reads what is sent to it.
+fn is_on_loopback(host: Option<&str>) -> bool {
+    host.is_some_and(|host| {
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     })
 }
 

@@ -243,15 +243,18 @@ impl Brake {
     }
 
     /// Somebody has released or discarded the held mails.
-    pub fn ended(&mut self, now: Timestamp) {
+    pub fn ended(&mut self, id: &str, now: Timestamp) {
+        if self.hold.as_ref().is_some_and(|hold| hold.id != id) {
+            return;
+        }
         self.last = self.held_period(now);
         (self.hold, self.unsaved) = (None, None);
         self.forget();
     }
 
     /// Somebody has made the hold longer.
-    pub fn prolonged(&mut self, until: Timestamp) {
-        if let Some(hold) = &mut self.hold {
+    pub fn prolonged(&mut self, id: &str, until: Timestamp) {
+        if let Some(hold) = self.hold.as_mut().filter(|hold| hold.id == id) {
             hold.until = until;
         }
     }
@@ -373,9 +376,11 @@ mod tests {
         let hold = Hold { id: "h".to_owned(), since: at(0), until: at(60), broken: 4, integrations: 4 };
         let mut brake = Brake::new(Some(hold), None, Vec::new());
         assert!(brake.hold(at(59)).is_some() && brake.hold(at(60)).is_none());
-        brake.prolonged(at(120));
+        brake.prolonged("h", at(120));
         assert!(brake.hold(at(119)).is_some());
-        brake.ended(at(90));
+        brake.ended("another", at(80));
+        assert!(brake.hold(at(80)).is_some());
+        brake.ended("h", at(90));
         assert!(brake.hold(at(90)).is_none());
         let period = brake.held_period(at(500)).expect("it held");
         let went_out = |decided| period.went_out(at(decided)).since(at(-10)).as_secs() as i64 - 10;

@@ -211,10 +211,7 @@ impl HttpClient {
         let started = Instant::now();
         let result = match tokio::time::timeout_at(deadline.into(), self.exchange(outgoing)).await {
             Ok(result) => result,
-            Err(_) => Err(Lost {
-                fault: Fault::new(Reason::Timeout, "no response before the probe's time-out"),
-                sent: true,
-            }),
+            Err(_) => Err(Lost { fault: Fault::new(Reason::Timeout, "no response in time"), sent: true }),
         };
         let code = result.as_ref().map_or_else(|lost| lost.fault.reason.label(), |a| a.status.as_str());
         (self.observer)(endpoint, code, started.elapsed());

@@ -61,8 +61,8 @@ impl Evaluator {
         let Some((notices, until)) = acted else { return Ok(None) };
         tracing::info!(action = action.label(), notices, who, "somebody has decided about the held mails");
         match action {
-            BrakeAction::Release | BrakeAction::Discard => self.brake.lock().ended(now),
-            BrakeAction::HoldLonger => self.brake.lock().prolonged(until),
+            BrakeAction::Release | BrakeAction::Discard => self.brake.lock().ended(id, now),
+            BrakeAction::HoldLonger => self.brake.lock().prolonged(id, until),
         }
         self.outputs.outbox.notify_one();
         Ok(Some(notices))

@@ -98,6 +98,9 @@ impl Evaluator {
     pub async fn correct_times(&self, now: Timestamp) {
         let _alone = self.steady.write().await;
         self.brake.lock().cap(now);
+        if let Ok(snoozes) = self.outputs.store.snoozes(now).await {
+            *self.snoozes.lock() = snoozes;
+        }
         for known in self.outputs.fleet.all() {
             let alert_is_ahead = known.alert.as_ref().is_some_and(|alert| alert.is_ahead_of(now));
             let state_is_ahead = known.state.is_ahead_of(now);

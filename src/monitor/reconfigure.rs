@@ -25,10 +25,11 @@ impl Evaluator {
         let mut causes = Causes::new(causes);
         let mut saved = by_name(saved);
         outputs.store.keep_only(identities(&records)).await?;
+        let mut withdrawn = withdraw(&outputs, &records).await;
         let mut memberships = causes.memberships();
         let adopted = records.into_iter().map(|record| {
             let (saved, causes) = (saved.remove(&record.name), memberships.remove(&record.name));
-            (record.name.clone(), Arc::new(adopt(record, saved, causes)))
+            (record.name.clone(), Arc::new(without(adopt(record, saved, causes), &mut withdrawn)))
         });
         let mut entries: Entries = adopted.collect();
         entries.values().for_each(|entry| outputs.published.set(entry));
@@ -37,7 +38,9 @@ impl Evaluator {
         let affected = Mutex::new(affected(&entries));
         outputs.fleet.replace_all(entries);
         let saved = outputs.store.load_brake(now.minus(policy.brake.interval), now).await?;
-        let brake = Mutex::new(Brake::new(saved.hold, saved.last, saved.failures));
+        let mut brake = Brake::new(saved.hold, saved.last, saved.failures);
+        brake.cap(now);
+        let brake = Mutex::new(brake);
         let (policy, causes) = (RwLock::new(Arc::new(policy)), Mutex::new(causes));
         let steady = tokio::sync::RwLock::default();
         let snoozes = outputs.store.snoozes(now).await?;
@@ -75,11 +78,11 @@ impl Evaluator {
         let known = fleet.all();
         let left: Vec<&str> =
             known.iter().map(|e| e.record.name.as_str()).filter(|n| !identities.contains_key(*n)).collect();
-        let mut withdrawn = self.withdraw(&records).await?;
         // The last step that can fail; the memory is changed after it.
         if !left.is_empty() || some_come {
             store.keep_only(identities).await?;
         }
+        let mut withdrawn = withdraw(&self.outputs, &records).await;
         *self.policy.write() = Arc::new(policy);
         let mut causes = self.causes.lock();
         let mut memberships = if some_come { causes.memberships() } else { HashMap::new() };
@@ -108,17 +111,16 @@ impl Evaluator {
         swap(&fleet.never_probed());
         Ok(())
     }
+}
 
-    /// Takes back mails for administrators that have not begun to go out and would go to other people now. Returns whose they were, by alert.
-    async fn withdraw(&self, records: &[IntegrationRecord]) -> Result<Withdrawn, StoreError> {
-        let redirected = |record: &IntegrationRecord| {
-            let known = self.outputs.fleet.get(&record.name)?;
-            let alert = known.alert.as_ref().filter(|_| known.record.notify != record.notify)?;
-            Some(alert.id.clone())
-        };
-        let alerts: Vec<String> = records.iter().filter_map(redirected).collect();
-        if alerts.is_empty() { Ok(HashMap::new()) } else { self.outputs.store.withdraw(alerts).await }
-    }
+/// Takes back mails for administrators that have not begun to go out and would go to other people now. Returns whose they were, by alert. If that
+/// fails, they go out: a change of the setting must not lose a mail.
+async fn withdraw(outputs: &Outputs, records: &[IntegrationRecord]) -> Withdrawn {
+    let settings = records.iter().map(|record| (record.name.clone(), record.notify)).collect();
+    outputs.store.withdraw(settings).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot take back mails that are meant for other people now");
+        HashMap::new()
+    })
 }
 
 /// People whose mails were taken back, by alert.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
+use super::smtp::blame::Failure;
 use crate::clock::Clock;
 use crate::config::MailAccount;
 use crate::domain::{Fault, Reason, Remedy};
@@ -83,12 +84,13 @@ pub(super) fn token_problem(fault: &Fault) -> String {
     format!("! no access token for the mail account: {}{code}", fault.detail)
 }
 
-/// The kind of failure when there is no access token.
-pub(super) fn token_failure(fault: &Fault) -> EmailFailure {
-    match fault.reason {
+/// The failure when there is no access token, with the pause that Entra asks for.
+pub(super) fn token_failure(fault: &Fault) -> Failure {
+    let kind = match fault.reason {
         Reason::Timeout => EmailFailure::Timeout,
         Reason::NetworkError => EmailFailure::Connect,
         reason if reason.remedy() == Remedy::Wait => EmailFailure::Other,
         _ => EmailFailure::Auth,
-    }
+    };
+    Failure { pause: fault.retry_after, ..Failure::transport(kind) }
 }

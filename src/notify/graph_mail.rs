@@ -15,6 +15,9 @@ use crate::secret::Secret;
 /// The time for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The pause after an answer that leaves open whether the mail was sent.
+const UNSURE: Duration = Duration::from_secs(3600);
+
 /// A mail that is ready to be sent. If this is dropped, it is not sent.
 pub(super) struct Prepared {
     settings: GraphSettings,
@@ -38,7 +41,7 @@ pub(super) async fn prepare(
         .map_err(|text| refused(Failure::transport(EmailFailure::Other), format!("! {text}")))?;
     let token = settings.tokens.token().await.map_err(|fault| {
         let text = token_problem(&fault);
-        refused(Failure::transport(token_failure(&fault)), text)
+        refused(token_failure(&fault), text)
     })?;
     let dialogue = vec![format!("> POST /v1.0/users/{}/sendMail", settings.mailbox)];
     Ok(Prepared { settings: settings.clone(), message, token, dialogue })
@@ -48,10 +51,7 @@ pub(super) async fn prepare(
 pub(super) async fn test(settings: &GraphSettings) -> Delivery {
     match settings.tokens.token().await {
         Ok(_) => Delivery { outcome: Ok(Accepted::default()), dialogue: Vec::new() },
-        Err(fault) => Delivery {
-            outcome: Err(Failure::transport(token_failure(&fault))),
-            dialogue: vec![token_problem(&fault)],
-        },
+        Err(fault) => Delivery { outcome: Err(token_failure(&fault)), dialogue: vec![token_problem(&fault)] },
     }
 }
 
@@ -69,7 +69,7 @@ impl Prepared {
                 }
                 Err(fault) => {
                     self.dialogue.push(token_problem(&fault));
-                    let failure = Failure::transport(token_failure(&fault));
+                    let failure = token_failure(&fault);
                     return Delivery { outcome: Err(failure), dialogue: self.dialogue };
                 }
             }
@@ -83,6 +83,7 @@ impl Prepared {
                 self.dialogue.push(format!("! {detail}"));
                 let kind = if timeout { EmailFailure::Timeout } else { EmailFailure::Connect };
                 Err(if sent {
+                    self.dialogue.push("! it is unknown whether the mail was accepted".to_owned());
                     Failure::of(kind, Blame::Unanswered)
                 } else {
                     Failure::transport(EmailFailure::Connect)
@@ -144,8 +145,17 @@ fn judge(response: &SendMailResponse) -> Result<Accepted, Failure> {
         400 if code.starts_with("ErrorMime") || code.starts_with("ErrorMessage") => {
             Err(Failure::of(EmailFailure::Rejected, Blame::Content))
         }
-        // The gateway did not hear from the service behind it, which may have sent the mail.
-        504 => Err(Failure::of(EmailFailure::Timeout, Blame::Unanswered)),
+        429 => Err(Failure {
+            pause: response.retry_after,
+            too_much: true,
+            ..Failure::transport(EmailFailure::Other)
+        }),
+        // A gateway did not hear from the service behind it, which may have sent the mail. It is not given up, because such a fault may last for hours, and
+        // not repeated soon.
+        500 | 502 | 504 => {
+            let kind = if response.status == 504 { EmailFailure::Timeout } else { EmailFailure::Other };
+            Err(Failure { pause: Some(UNSURE), ..Failure::transport(kind) })
+        }
         _ => waits(EmailFailure::Other),
     }
 }
@@ -178,7 +188,9 @@ mod tests {
             (413, None, None, Err((EmailFailure::Rejected, Blame::Content, None))),
             (429, Some("ApplicationThrottled"), pause, Err((EmailFailure::Other, Blame::Transport, pause))),
             (503, None, pause, Err((EmailFailure::Other, Blame::Transport, pause))),
-            (504, None, None, Err((EmailFailure::Timeout, Blame::Unanswered, None))),
+            (500, None, None, Err((EmailFailure::Other, Blame::Transport, Some(UNSURE)))),
+            (502, None, None, Err((EmailFailure::Other, Blame::Transport, Some(UNSURE)))),
+            (504, None, None, Err((EmailFailure::Timeout, Blame::Transport, Some(UNSURE)))),
         ] {
             let code = code.map(str::to_owned);
             let response = SendMailResponse { status, code, retry_after, ..SendMailResponse::default() };

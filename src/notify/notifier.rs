@@ -232,12 +232,6 @@ impl Notifier {
                 "the wall clock was set; times of mails that were too far in the future are corrected"
             );
         }
-        if let Some(notices) = self.store.end_brake_by_time(now).await? {
-            tracing::warn!(
-                notices,
-                "the brake has released the mails that it held, because its time is over"
-            );
-        }
         let drain =
             Arc::new(Drain { read: tokio::sync::Mutex::default(), failed: AtomicBool::new(false), stop });
         let (mut workers, mut outcome) = (JoinSet::new(), Ok(()));
@@ -281,6 +275,12 @@ impl Notifier {
         workers: &mut JoinSet<Result<(), StoreError>>,
         drain: &Arc<Drain>,
     ) -> Result<(), StoreError> {
+        if let Some(notices) = self.store.end_brake_by_time(self.clock.now()).await? {
+            tracing::warn!(
+                notices,
+                "the brake has released the mails that it held, because its time is over"
+            );
+        }
         self.measure().await?;
         while workers.len() < self.settings.transport.connections() {
             let Some(first) = self.next_mail(drain).await? else { break };

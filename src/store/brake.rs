@@ -18,6 +18,9 @@ const HELD_KINDS: [MailKind; 4] =
 const HOLDABLE: &str = "for_admin AND hold = 0 AND kind IN ('alert', 'changed', 'reminder', 'resolved')
      AND sent_at IS NULL AND given_up_at IS NULL AND attempts = 0 AND unanswered = 0";
 
+/// Lets held mails go out.
+const RELEASE: &str = "UPDATE notifications SET hold = 2, due_at = ?1, pause = 0 WHERE hold = 1";
+
 /// The number of entries in each list of [`HeldMails`].
 const MOST_FREQUENT: u32 = 10;
 
@@ -61,7 +64,9 @@ pub(super) fn braked(c: &Connection, n: &Notification, now: Timestamp) -> Result
 pub(super) fn apply(c: &Connection, change: &BrakeChange, now: Timestamp) -> Result<(), StoreError> {
     match change {
         BrakeChange::Waits { first, since, until } => {
-            c.execute("UPDATE brake SET waits_since = ?1, waits_until = ?2", params![since.0, until.0])?;
+            // An earlier decision may be saved after a later one.
+            let sql = "UPDATE brake SET waits_since = ?1, waits_until = ?2 WHERE coalesce(waits_until, 0) < ?2 AND id IS NULL";
+            c.execute(sql, params![since.0, until.0])?;
             // Mails that were decided before the first failure that counts have waited long enough.
             let sql = format!(
                 "UPDATE notifications SET due_at = ?1, pause = max(pause, ?1 - ?2)
@@ -74,6 +79,8 @@ pub(super) fn apply(c: &Connection, change: &BrakeChange, now: Timestamp) -> Res
             if known.as_ref() == Some(&hold.id) {
                 return Ok(());
             }
+            // What an earlier hold has held is over, and is not held again.
+            c.execute(RELEASE, [now.0])?;
             let Hold { id, since, until, broken, integrations } = hold;
             c.execute(
                 "UPDATE brake SET waits_since = NULL, waits_until = NULL, id = ?1, since = ?2, until = ?3, broken = ?4, integrations = ?5",
@@ -177,18 +184,22 @@ fn act(
     let (notices, until) = match action {
         BrakeAction::Release => {
             c.execute(OVER, [now.0])?;
-            let sql = "UPDATE notifications SET hold = 2, due_at = ?1, pause = 0 WHERE hold = 1";
-            (c.execute(sql, [now.0])?, now)
+            (c.execute(RELEASE, [now.0])?, now)
         }
         BrakeAction::Discard => {
             c.execute(OVER, [now.0])?;
-            let sql = "UPDATE notifications SET hold = 2, given_up_at = ?1, problem = ?2 WHERE hold = 1";
-            (c.execute(sql, params![now.0, format!("discarded by {who}")])?, now)
+            let sql = "UPDATE notifications SET hold = 2, given_up_at = ?1, problem = ?2 WHERE hold = 1 AND kind <> 'resolved'";
+            let discarded = c.execute(sql, params![now.0, format!("discarded by {who}")])?;
+            // The end of what somebody has learnt of.
+            c.execute(RELEASE, [now.0])?;
+            (discarded, now)
         }
         BrakeAction::HoldLonger => {
             let until = hold.until.max(now).plus(longer);
             c.execute("UPDATE brake SET until = ?1", [until.0])?;
-            (held_mails(c)?.notices, until)
+            let held: i64 =
+                c.query_row("SELECT count(*) FROM notifications WHERE hold = 1", [], |r| r.get(0))?;
+            (usize::try_from(held).unwrap_or_default(), until)
         }
     };
     let detail = format!("{notices} held mails, by {who}");

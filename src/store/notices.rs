@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 use super::brake::{self, Braked, braked};
 use super::rows::incident_to_json;
 use super::{Store, StoreError, millis};
-use crate::domain::{BrakeChange, CauseChange, MailKind, Notification, Timestamp};
+use crate::domain::{BrakeChange, CauseChange, MailKind, Notification, Notify, Timestamp};
 
 /// Notices that have not begun to go out: nobody has learnt of them.
 const PENDING: &str = "sent_at IS NULL AND given_up_at IS NULL AND attempts = 0 AND unanswered = 0 AND (due_at > :now OR hold = 1)";
@@ -131,7 +131,8 @@ fn save_one(
             let mine = reaches(c, &notice.alert, Some(&notice.recipient))?;
             // Somebody else learns of it, because the setting has changed since.
             let others = || {
-                Ok::<_, StoreError>(!dropped.contains(&notice.recipient) && reaches(c, &notice.alert, None)?)
+                let was_meant = dropped.contains(&notice.recipient) || is_known(c, notice)?;
+                Ok::<_, StoreError>(!was_meant && reaches(c, &notice.alert, None)?)
             };
             if mine || others()? {
                 insert(c, notice, now, wait)?;
@@ -151,41 +152,88 @@ fn save_one(
     }
 }
 
-/// Gives the pending notice of the same alert to the same person the text of a newer one. Returns whether there was one.
+/// Puts a newer notice in the place of the pending one of the same alert to the same person, with its time. It is another row, so that a mail that is being
+/// prepared with the earlier text is not sent. Returns whether there was one.
 fn replace_pending(c: &Connection, notice: &Notification, now: Timestamp) -> Result<bool, StoreError> {
     let sql = format!(
-        "UPDATE notifications SET story = :story WHERE alert = :alert AND recipient = :recipient AND {PENDING}"
+        "DELETE FROM notifications WHERE alert = :alert AND recipient = :recipient AND {PENDING}
+         RETURNING kind, sequence, created_at, due_at, pause, hold"
     );
-    let replaced = c.prepare_cached(&sql)?.execute(rusqlite::named_params! {
-        ":story": incident_to_json(&notice.incident),
+    let mut statement = c.prepare_cached(&sql)?;
+    let parameters = rusqlite::named_params! {
         ":alert": notice.alert,
         ":recipient": notice.recipient,
         ":now": now.0,
-    })?;
-    Ok(replaced > 0)
+    };
+    type Row = (String, u32, i64, i64, i64, i64);
+    let row = |r: &rusqlite::Row<'_>| -> rusqlite::Result<Row> {
+        Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?))
+    };
+    let deleted = statement.query_map(parameters, row)?.collect::<Result<Vec<_>, _>>()?;
+    let Some((kind, sequence, created, due, pause, hold)) = deleted.into_iter().min_by_key(|row| row.1)
+    else {
+        return Ok(false);
+    };
+    let kind = if kind == MailKind::Reminder.label() { notice.kind.label().to_owned() } else { kind };
+    c.prepare_cached(
+        "INSERT INTO notifications (alert, sequence, recipient, kind, story, created_at, due_at, pause, group_key, for_admin, hold)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?
+    .execute(params![
+        notice.alert,
+        sequence,
+        notice.recipient,
+        kind,
+        incident_to_json(&notice.incident),
+        created,
+        due,
+        pause,
+        notice.group_key(),
+        notice.for_admin,
+        hold,
+    ])?;
+    Ok(true)
 }
 
 impl Store {
-    /// Deletes what is meant for administrators in these alerts and has not begun to go out, because it is for other people now. Returns whose
-    /// notices were deleted, by alert.
+    /// Deletes what is meant for administrators, has not begun to go out, and would go to other people, or nobody, now. `settings` has the setting of every
+    /// integration. Returns whose notices were deleted, by alert.
     ///
     /// # Errors
     /// The database returns an error; then nothing has changed.
-    pub async fn withdraw(&self, alerts: Vec<String>) -> Result<HashMap<String, Vec<String>>, StoreError> {
+    pub async fn withdraw(
+        &self,
+        settings: HashMap<String, Notify>,
+    ) -> Result<HashMap<String, Vec<String>>, StoreError> {
         self.write(move |c| {
             let mut statement = c.prepare_cached(
-                "DELETE FROM notifications WHERE alert = ?1 AND kind <> 'operator' AND sent_at IS NULL AND given_up_at IS NULL
-                   AND attempts = 0 AND unanswered = 0 RETURNING recipient",
+                "SELECT id, alert, recipient, for_admin, json_extract(story, '$.integration') FROM notifications
+                 WHERE sent_at IS NULL AND given_up_at IS NULL AND attempts = 0 AND unanswered = 0 AND group_key LIKE 'admins/%'",
             )?;
-            let mut withdrawn = HashMap::new();
-            for alert in alerts {
-                let people = statement.query_map([&alert], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?;
-                withdrawn.insert(alert, people);
+            let mut delete = c.prepare_cached("DELETE FROM notifications WHERE id = ?1")?;
+            let (mut withdrawn, mut rows) = (HashMap::<String, Vec<String>>::new(), statement.query([])?);
+            let mut outdated = Vec::new();
+            while let Some(r) = rows.next()? {
+                let meant = if r.get(3)? { Notify::Admins } else { Notify::Operators };
+                if settings.get(&r.get::<_, String>(4)?).is_some_and(|setting| *setting != meant) {
+                    outdated.push(r.get::<_, i64>(0)?);
+                    withdrawn.entry(r.get(1)?).or_default().push(r.get(2)?);
+                }
+            }
+            drop(rows);
+            for id in outdated {
+                delete.execute([id])?;
             }
             Ok(withdrawn)
         })
         .await
     }
+}
+
+/// Whether there is any notice of the alert to the same person.
+fn is_known(c: &Connection, notice: &Notification) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM notifications WHERE alert = ?1 AND recipient = ?2)";
+    Ok(c.prepare_cached(sql)?.query_row(params![notice.alert, notice.recipient], |r| r.get(0))?)
 }
 
 /// Whether an earlier notice of the alert to the same person has not gone out yet.

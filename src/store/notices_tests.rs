@@ -180,3 +180,77 @@ async fn a_mail_that_was_handed_over_stays_as_it_is() {
         "the server has answered that it has it not"
     );
 }
+
+/// The id of a dropped notice is never that of another, which would be taken for sent with the mail of the dropped one.
+#[tokio::test]
+async fn a_dropped_notice_leaves_its_id_unused() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let alert = |name, person| vec![notice(name, MailKind::Alert, 0, person)];
+    store.save_probe(decided("a", false, alert("a", "ada"), at(0))).await.expect("saved");
+    let prepared = mail(&store, at(30)).await.ids;
+    store.save_probe(decided("a", true, Vec::new(), at(10))).await.expect("saved");
+    store.save_probe(decided("b", false, alert("b", "bob"), at(11))).await.expect("saved");
+    let noted = store.mark_handed_over(&prepared, "<1@x>", at(30), WAIT).await.expect("read");
+    assert!(!noted, "what was prepared is outdated");
+    assert_eq!(waiting(&store, at(60)).await, ["alert bob"]);
+}
+
+/// A mail that was prepared with the earlier text is not sent.
+#[tokio::test]
+async fn a_replaced_notice_is_another_one() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    let alert = |name| vec![notice(name, MailKind::Alert, 0, "ada")];
+    store.save_probe(decided("a", false, alert("a"), at(0))).await.expect("saved");
+    store.save_probe(decided("b", false, alert("b"), at(20))).await.expect("saved");
+    let prepared = mail(&store, at(30)).await.ids;
+    assert_eq!(prepared.len(), 2, "the second is not due yet");
+    let mut changed = notice("b", MailKind::Changed, 1, "ada");
+    changed.incident.reason = Reason::AppDeleted;
+    store.save_probe(decided("b", true, vec![changed], at(31))).await.expect("saved");
+    assert!(!store.mark_handed_over(&prepared, "<1@x>", at(32), WAIT).await.expect("read"));
+    let again = mail(&store, at(32)).await;
+    let told: Vec<_> = again
+        .shown
+        .iter()
+        .map(|shown| (shown.notification.kind, shown.notification.incident.reason))
+        .collect();
+    assert_eq!(told, [(MailKind::Alert, Reason::TokenRevoked), (MailKind::Alert, Reason::AppDeleted)]);
+}
+
+/// The brake's discard keeps the end of what somebody has learnt of.
+#[tokio::test]
+async fn a_discard_keeps_the_end_of_what_was_sent() {
+    let folder = folder();
+    let store = open(&folder).expect("a database");
+    store
+        .save_probe(decided("a", false, vec![notice("a", MailKind::Alert, 0, "ada")], at(0)))
+        .await
+        .expect("saved");
+    store.mark_sent(&mail(&store, at(30)).await.ids, "<1@x>", at(30)).await.expect("marked");
+    let hold = crate::domain::Hold {
+        id: "h".to_owned(),
+        since: at(40),
+        until: at(4000),
+        broken: 2,
+        integrations: 2,
+    };
+    let braking = ProbeRecord {
+        brake: Some(BrakeChange::Holds(hold)),
+        ..decided("b", false, vec![notice("b", MailKind::Alert, 0, "bob")], at(40))
+    };
+    store.save_probe(braking).await.expect("saved");
+    let over = vec![notice("a", MailKind::Resolved, 1, "ada")];
+    store.save_probe(decided("a", true, over, at(50))).await.expect("saved");
+    assert_eq!(store.outbox(at(100)).await.expect("outbox").held, 2);
+    let action = crate::domain::BrakeAction::Discard;
+    let acted = store.act_on_brake("h", action, WAIT, "a test".to_owned(), at(100)).await.expect("saved");
+    assert_eq!(acted, Some((1, at(100))));
+    assert_eq!(waiting(&store, at(100)).await, ["resolved ada"]);
+    assert_eq!(
+        store.act_on_brake("h", action, WAIT, String::new(), at(101)).await.expect("read"),
+        None,
+        "over"
+    );
+}

@@ -478,7 +478,7 @@ struct GroupMember {
 }
 
 /// The notices that go out together with this one, in the order in which they were decided. Those that wait after a failed attempt join only when they
-/// are due, and only others with the same number of rejections.
+/// are due, and none that the server has refused before.
 fn members(
     c: &Connection,
     leader: &Queued,
@@ -487,8 +487,10 @@ fn members(
 ) -> Result<Vec<GroupMember>, StoreError> {
     let same = match (&leader.message_id, leader.notification.group_key()) {
         (Some(_), _) => "n.message_id = :message_id".to_owned(),
+        // A server that refused a mail may have refused one of its notices: they go separately then.
+        (None, _) if leader.rejections > 0 => "n.id = :id".to_owned(),
         (None, Some(_)) => format!(
-            "n.message_id IS NULL AND n.unanswered = 0 AND n.rejections = :rejections AND (n.attempts = 0 AND n.pause <= :wait OR n.due_at <= :now)
+            "n.message_id IS NULL AND n.unanswered = 0 AND n.rejections = 0 AND (n.attempts = 0 AND n.pause <= :wait AND n.kind <> 'reauthenticated' OR n.due_at <= :now)
              AND n.group_key = :group_key AND {FIRST}"
         ),
         (None, None) => "n.id = :id".to_owned(),
@@ -498,12 +500,11 @@ fn members(
          WHERE n.recipient = :recipient AND {WAITING} AND (n.id = :id OR {same}) ORDER BY n.id"
     );
     let mut statement = c.prepare_cached(&sql)?;
-    let parameters: [(&str, &dyn rusqlite::ToSql); 7] = [
+    let parameters: [(&str, &dyn rusqlite::ToSql); 6] = [
         (":wait", &millis(wait)),
         (":id", &leader.id),
         (":recipient", &leader.notification.recipient),
         (":message_id", &leader.message_id),
-        (":rejections", &leader.rejections),
         (":now", &now.0),
         (":group_key", &leader.notification.group_key()),
     ];

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{
-    Access, AlertProgress, Cause, CauseChange, Incident, IntegrationState, LinkTarget, MailKind,
+    Access, AlertProgress, BrakeChange, Cause, CauseChange, Incident, IntegrationState, LinkTarget, MailKind,
     Notification, Notify, OpenAlert, Progress, Reason, Timestamp, Verdict,
 };
 use crate::secret::Secret;

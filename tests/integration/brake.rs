@@ -292,3 +292,23 @@ async fn a_kill_in_every_state_loses_and_repeats_nothing() {
     assert_eq!(ids.len(), 3, "three mails, and a copy only with the same Message-ID");
     daemon.kill().await;
 }
+
+/// What the brake holds for administrators is not for them any more when the setting changes, also by a restart.
+#[tokio::test]
+async fn held_mails_follow_the_setting() {
+    for (setting, expected) in [("nobody", 0), ("operators", 1)] {
+        let fleet = fleet_with("{share: 0.3, minimum: 3, hold: 2h}").await;
+        breaks(&fleet, &FOUR);
+        fleet.pass(12 * MINUTE).await;
+        assert_eq!(held(&fleet), "4");
+        let fleet = fleet
+            .restart_with(|configuration| {
+                configuration.add("email.notify", setting);
+            })
+            .await;
+        fleet.pass(180 * MINUTE).await;
+        assert_eq!((to_admins(&fleet), held(&fleet)), (Vec::new(), "0".to_owned()), "{setting}");
+        let stand_ins = fleet.kinds(OPERATORS).into_iter().filter(|kind| kind == "alert").count();
+        assert_eq!(stand_ins, expected, "{setting}: one mail about all four");
+    }
+}

@@ -89,7 +89,7 @@ fn named_pause(text: &str) -> Option<Duration> {
         let parts: Vec<u64> = word.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
         match parts[..] {
             [hours, minutes, seconds] if minutes < 60 && seconds < 60 => {
-                Some(hours.checked_mul(3600)? + minutes * 60 + seconds)
+                hours.checked_mul(3600)?.checked_add(minutes * 60 + seconds)
             }
             _ => None,
         }

@@ -18,6 +18,9 @@ use crate::notify::settings::SmtpSettings;
 
 mod login;
 
+/// A part of a secret with at least this many characters is hidden like the whole.
+const LONG_PART: usize = 16;
+
 /// The dialogue so far. It contains no secrets; they are removed from the server's replies, too.
 #[derive(Default)]
 pub(super) struct SmtpDialogue {
@@ -27,7 +30,22 @@ pub(super) struct SmtpDialogue {
 
 impl SmtpDialogue {
     pub(super) fn note(&mut self, line: impl Into<String>) {
-        self.lines.push(line.into());
+        let line = line.into();
+        self.lines.push(self.without_secrets(&line));
+    }
+
+    /// A line without the secrets. A long one may have been cut, or folded over several lines, so every long part of it is replaced, too.
+    fn without_secrets(&self, line: &str) -> String {
+        let whole = self
+            .secrets
+            .iter()
+            .fold(line.to_owned(), |text, secret| text.replace(secret.as_str(), "<secret>"));
+        let is_part = |word: &str| {
+            let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+            core.len() >= LONG_PART && self.secrets.iter().any(|secret| secret.contains(core))
+        };
+        let words = whole.split(' ').map(|word| if is_part(word) { "<secret>" } else { word });
+        words.collect::<Vec<_>>().join(" ")
     }
 
     /// Hides a secret in the server's replies, because a server may repeat what it received.
@@ -40,11 +58,7 @@ impl SmtpDialogue {
 
     fn log_response(&mut self, reply: &Reply) {
         for line in &reply.lines {
-            let shown = self
-                .secrets
-                .iter()
-                .fold(line.clone(), |text, secret| text.replace(secret.as_str(), "<secret>"));
-            self.lines.push(format!("< {} {shown}", reply.code).trim_end().to_owned());
+            self.note(format!("< {} {line}", reply.code).trim_end());
         }
     }
 
@@ -528,6 +542,27 @@ mod tests {
         ] {
             assert_eq!(ended(after, said).await.map(drop), expected, "{sentence}");
         }
+    }
+
+    #[test]
+    fn parts_of_a_long_secret_are_hidden() {
+        let token: String = ('a'..='z').cycle().take(2000).collect();
+        let mut dialogue = SmtpDialogue::default();
+        dialogue.hide(&token);
+        for line in [
+            token.clone(),
+            format!("500 unknown: AUTH XOAUTH2 {}", &token[..480]),
+            format!("({}...", &token[30..90]),
+        ] {
+            dialogue.note(line);
+        }
+        dialogue.note("235 2.7.0 Authentication successful, abcdefghij");
+        let lines = dialogue.into_lines();
+        assert!(
+            lines[..3].iter().all(|line| line.contains("<secret>") && !line.contains("klmnopqrst")),
+            "{lines:?}"
+        );
+        assert_eq!(lines[3], "235 2.7.0 Authentication successful, abcdefghij");
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@
 //! lettre builds the messages and the responses of AUTH. Its client is not used, because it keeps bytes that it read ahead across STARTTLS, and reads
 //! neither replies without text nor texts that are not UTF-8.
 
-mod blame;
+pub(super) mod blame;
 mod dialogue;
 mod hello;
 mod reply;

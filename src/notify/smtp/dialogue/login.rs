@@ -48,7 +48,7 @@ impl Session {
         for attempt in 1..=2 {
             let token = tokens.token().await.map_err(|fault| {
                 dialogue.note(token_problem(&fault));
-                Failure::transport(token_failure(&fault))
+                token_failure(&fault)
             })?;
             dialogue.hide(token.expose());
             let credentials = Credentials::new(name.to_owned(), token.expose().to_owned());
