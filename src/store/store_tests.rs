@@ -13,6 +13,8 @@ use crate::secret::Secret;
 
 #[path = "file_tests.rs"]
 mod file_tests;
+#[path = "history_tests.rs"]
+mod history_tests;
 #[path = "notices_tests.rs"]
 mod notices_tests;
 #[path = "outbox_tests.rs"]
