@@ -1,6 +1,6 @@
 //! Microsoft Graph's `sendMail` (Microsoft, `user-sendmail.md`).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,8 +8,8 @@ use reqwest::Method;
 
 use super::Entra;
 use super::http::{Endpoint, Lost, Request};
+use crate::domain::Reason;
 use crate::secret::Secret;
-use std::time::Duration;
 
 /// What Graph answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,7 +61,7 @@ impl Entra {
             deadline,
         };
         let response = self.http.send_once(request).await.map_err(|Lost { fault, sent }| SendMailLost {
-            timeout: fault.reason == crate::domain::Reason::Timeout,
+            timeout: fault.reason == Reason::Timeout,
             detail: fault.detail,
             sent,
         })?;
