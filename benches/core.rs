@@ -28,6 +28,7 @@ fn requirements() -> Requirements {
         .into(),
         unexpected_fails: true,
         groups: GroupPolicy { minimum: 1, required: Vec::new() },
+        credential_warning: Duration::ZERO,
     }
 }
 
@@ -41,6 +42,9 @@ fn evidence() -> Evidence {
             principal: Some("ada".to_owned()),
         },
         groups: Some(Ok(Groups { visible: 3, required: Vec::new() })),
+        jobs: None,
+        credentials: None,
+        at: Timestamp(0),
     }
 }
 

@@ -7,9 +7,11 @@
 #![cfg_attr(test, allow(clippy::too_many_lines))]
 
 pub mod app;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod credential;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod domain;

@@ -152,6 +152,14 @@ pub(crate) fn only_regular(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// The bytes of a file that contains a secret or a certificate.
+///
+/// # Errors
+/// The file cannot be read, or is larger than any such file.
+pub(crate) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    bytes_of(path)
+}
+
 fn bytes_of(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let failed = |source| SecretError::Read { path: path.to_owned(), source };
     only_regular(path).map_err(failed)?;
@@ -266,24 +274,6 @@ fn is_jwt(text: &str) -> bool {
     let Some(header) = parts.first().filter(|_| parts.len() > 1) else { return false };
     let is_header = URL_SAFE_NO_PAD.decode(header).is_ok_and(|json| json.starts_with(b"{"));
     is_header || (matches!(parts.len(), 3 | 5) && header.len() > 2 && parts.iter().all(base64url))
-}
-
-/// How a client authenticates.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientCredential {
-    /// A public client.
-    None,
-    /// A client secret.
-    Secret(SecretSource),
-    /// A certificate and its private key, both in PEM files.
-    Certificate {
-        /// The certificate.
-        certificate_file: PathBuf,
-        /// The private key.
-        private_key_file: PathBuf,
-    },
-    /// A kind that the configuration accepts but that is not implemented yet.
-    Unbuilt(&'static str),
 }
 
 #[cfg(test)]

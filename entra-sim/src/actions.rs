@@ -1,15 +1,18 @@
 //! All changes of the simulated world as one enumeration: the HTTP control API deserialises it, Rust callers construct it.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::certificate::certificate_der;
 use crate::consent::{Accepted, Edited, consent, edit_consent, role_ids};
+use crate::credentials::{NewSecret, SamlCertificate, add_saml_certificate, add_secret, remove_secret};
+use crate::directory::{add_tenant, person};
 use crate::lookup::{app_mut, install, principal, tenant_id, tenant_mut, user_id, user_mut};
 use crate::model::{
-    GLOBAL_ADMINISTRATOR, GRAPH_PERMISSIONS, Group, IdTokenFlaw, OptionalClaims, RefreshToken, Registration,
-    RequiredAccess, Secret, Tenant, TokenDeath, User, World, graph_app_id,
+    Federated, Group, IdTokenFlaw, Identity, OptionalClaims, RefreshToken, Registration, RequiredAccess,
+    Signing, TokenDeath, User, World, graph_app_id,
 };
 
 /// A change. JSON form: `{"action": "disable_app", "tenant": "contoso.example", "app": "<client id>"}`.
@@ -63,12 +66,85 @@ pub enum Action {
         app: Uuid,
         value: bool,
     },
-    /// Adds a client secret. `expires_in_seconds` may be negative.
+    /// Sets the home tenant: every other tenant answers 404 for the application object.
+    SetHomeTenant {
+        app: Uuid,
+        tenant: String,
+    },
+    /// Adds a client secret. `expires_in_seconds` may be negative. Without `key_id` the ids are counted from the application id.
     AddSecret {
         app: Uuid,
         secret: String,
         #[serde(default = "year")]
         expires_in_seconds: i64,
+        #[serde(default)]
+        key_id: Option<Uuid>,
+        #[serde(default)]
+        display_name: Option<String>,
+    },
+    /// Removes one client secret.
+    RemoveSecret {
+        app: Uuid,
+        key_id: Uuid,
+    },
+    /// Adds a client certificate.
+    AddCertificate {
+        app: Uuid,
+        certificate_pem: String,
+    },
+    /// Accepts tokens of another issuer as client assertions of the app.
+    AddFederatedCredential {
+        app: Uuid,
+        name: String,
+        issuer: String,
+        subject: String,
+        #[serde(default = "exchange_audience")]
+        audience: String,
+    },
+    /// Replaces what the application object shows as credentials with raw Graph objects; `None` shows the real ones.
+    SetRawCredentials {
+        app: Uuid,
+        #[serde(default)]
+        password_credentials: Option<Vec<Value>>,
+        #[serde(default)]
+        key_credentials: Option<Vec<Value>>,
+    },
+    /// Replaces the SAML signing certificates of the enterprise application with raw Graph objects.
+    SetSigningCertificates {
+        tenant: String,
+        app: Uuid,
+        key_credentials: Vec<Value>,
+        password_credentials: Vec<Value>,
+        #[serde(default)]
+        preferred_thumbprint: Option<String>,
+    },
+    /// Adds the three entries of one SAML signing certificate to the enterprise application. `thumbprint` has 40 hexadecimal digits.
+    AddSamlCertificate {
+        tenant: String,
+        app: Uuid,
+        thumbprint: String,
+        expires_in_seconds: i64,
+        #[serde(default)]
+        active: bool,
+    },
+    /// Adds a managed identity to the machine; without `client_id` it is the system-assigned one.
+    AddManagedIdentity {
+        #[serde(default)]
+        client_id: Option<Uuid>,
+        subject: String,
+    },
+    /// Sets the value of `X-IDENTITY-HEADER` that the App Service endpoint requires.
+    SetIdentityHeader {
+        value: String,
+    },
+    /// Sets the file that the Azure Arc endpoint names, and its content. The simulator does not write the file.
+    SetArcChallenge {
+        file: String,
+        content: String,
+    },
+    /// Sets the lifetime of managed identity tokens.
+    SetManagedIdentityLifetime {
+        seconds: i64,
     },
     /// Lets all secrets of the app expire now: AADSTS7000222.
     ExpireSecrets {
@@ -273,6 +349,10 @@ fn year() -> i64 {
     31_536_000
 }
 
+fn exchange_audience() -> String {
+    crate::federation::EXCHANGE_AUDIENCE.to_owned()
+}
+
 /// Applies one change.
 ///
 /// # Errors
@@ -287,30 +367,23 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
             world.tenants.remove(&id);
         }
         Action::AddApp { id, name, secret, certificate_pem, redirect_uris, delegated, application } => {
-            let certificates = match certificate_pem {
-                Some(pem) => vec![certificate_der(&pem)?],
-                None => Vec::new(),
-            };
-            let secrets = secret
-                .into_iter()
-                .map(|value| Secret { value, expires: now + SignedDuration::from_secs(year()) })
-                .collect();
+            let certificates =
+                certificate_pem.map(|pem| certificate_der(&pem)).transpose()?.into_iter().collect();
             let required = vec![RequiredAccess { resource: graph_app_id(), delegated, application }];
-            let (offers, names) = (Vec::new(), vec![id.to_string()]);
-            world.apps.insert(
-                id,
-                Registration {
-                    app_id: id,
-                    name,
-                    secrets,
-                    certificates,
-                    redirect_uris,
-                    required,
-                    deactivated: false,
-                    offers,
-                    names,
-                },
-            );
+            let mut app = Registration {
+                app_id: id,
+                name,
+                certificates,
+                redirect_uris,
+                required,
+                names: vec![id.to_string()],
+                ..Registration::default()
+            };
+            if let Some(value) = secret {
+                let expires = now + SignedDuration::from_secs(year());
+                add_secret(&mut app, NewSecret { value, expires, key_id: None, name: None });
+            }
+            world.apps.insert(id, app);
         }
         Action::OfferPermissions { app, names, scopes, roles } => {
             let registration = app_mut(world, app)?;
@@ -322,10 +395,48 @@ pub fn apply(world: &mut World, action: Action) -> Result<Value, String> {
             world.apps.remove(&app).ok_or_else(|| format!("no app {app}"))?;
         }
         Action::DeactivateApp { app, value } => app_mut(world, app)?.deactivated = value,
-        Action::AddSecret { app, secret, expires_in_seconds } => {
-            let expires = now + SignedDuration::from_secs(expires_in_seconds);
-            app_mut(world, app)?.secrets.push(Secret { value: secret, expires });
+        Action::SetHomeTenant { app, tenant } => {
+            let home = tenant_id(world, &tenant)?;
+            app_mut(world, app)?.home = Some(home);
         }
+        Action::AddSecret { app, secret, expires_in_seconds, key_id, display_name } => {
+            let expires = now + SignedDuration::from_secs(expires_in_seconds);
+            let secret = NewSecret { value: secret, expires, key_id, name: display_name };
+            add_secret(app_mut(world, app)?, secret);
+        }
+        Action::RemoveSecret { app, key_id } => remove_secret(app_mut(world, app)?, key_id)?,
+        Action::AddCertificate { app, certificate_pem } => {
+            let der = certificate_der(&certificate_pem)?;
+            app_mut(world, app)?.certificates.push(der);
+        }
+        Action::AddFederatedCredential { app, name, issuer, subject, audience } => {
+            app_mut(world, app)?.federated.push(Federated { name, issuer, subject, audience });
+        }
+        Action::SetRawCredentials { app, password_credentials, key_credentials } => {
+            let app = app_mut(world, app)?;
+            (app.raw_password_credentials, app.raw_key_credentials) = (password_credentials, key_credentials);
+        }
+        Action::SetSigningCertificates {
+            tenant,
+            app,
+            key_credentials,
+            password_credentials,
+            preferred_thumbprint,
+        } => {
+            principal(tenant_mut(world, &tenant)?, app)?.signing =
+                Some(Signing { key_credentials, password_credentials, preferred_thumbprint });
+        }
+        Action::AddSamlCertificate { tenant, app, thumbprint, expires_in_seconds, active } => {
+            let expires = now + SignedDuration::from_secs(expires_in_seconds);
+            let certificate = SamlCertificate { thumbprint: &thumbprint, expires, active };
+            add_saml_certificate(principal(tenant_mut(world, &tenant)?, app)?, certificate)?;
+        }
+        Action::AddManagedIdentity { client_id, subject } => {
+            world.identities.push(Identity { client_id, subject });
+        }
+        Action::SetIdentityHeader { value } => world.identity_header = value,
+        Action::SetArcChallenge { file, content } => world.arc_challenge = Some((file, content)),
+        Action::SetManagedIdentityLifetime { seconds } => world.identity_lifetime_seconds = Some(seconds),
         Action::ExpireSecrets { app } => {
             app_mut(world, app)?.secrets.iter_mut().for_each(|s| s.expires = now);
         }
@@ -429,69 +540,4 @@ pub fn issue_refresh_token(world: &mut World, tenant: Uuid, app_id: Uuid, user: 
     let issued = world.now();
     world.refresh_tokens.insert(text.clone(), RefreshToken { tenant, app_id, user, issued, dead: None });
     text
-}
-
-/// A member without roles.
-fn person(upn: String, name: String) -> User {
-    User {
-        id: Uuid::new_v4(),
-        upn,
-        name,
-        admin: false,
-        enabled: true,
-        deleted: false,
-        tokens_valid_from: Timestamp::UNIX_EPOCH,
-        guest: false,
-        roles: Vec::new(),
-        blind_to: Vec::new(),
-    }
-}
-
-fn add_tenant(world: &mut World, id: Uuid, domain: &str, name: Option<String>) {
-    let admin = User {
-        admin: true,
-        roles: vec![GLOBAL_ADMINISTRATOR.to_owned()],
-        ..person(format!("admin@{domain}"), format!("Ada Admin of {domain}"))
-    };
-    let user = person(format!("user@{domain}"), format!("Uwe User of {domain}"));
-    let mut tenant = Tenant {
-        id,
-        domain: domain.to_owned(),
-        name: name.unwrap_or_else(|| domain.to_owned()),
-        users: vec![admin, user],
-        ..Tenant::default()
-    };
-    install(&mut tenant, graph_app_id());
-    world.domains.insert(domain.to_ascii_lowercase(), id);
-    world.tenants.insert(id, tenant);
-    world.apps.entry(graph_app_id()).or_insert_with(microsoft_graph);
-}
-
-fn microsoft_graph() -> Registration {
-    let id = |text: Option<&str>| text.and_then(|t| Uuid::parse_str(t).ok());
-    Registration {
-        app_id: graph_app_id(),
-        name: "Microsoft Graph".to_owned(),
-        secrets: Vec::new(),
-        certificates: Vec::new(),
-        redirect_uris: Vec::new(),
-        required: Vec::new(),
-        deactivated: false,
-        offers: GRAPH_PERMISSIONS
-            .iter()
-            .map(|(value, role, scope, _)| ((*value).to_owned(), id(*role), id(*scope)))
-            .collect(),
-        names: vec![
-            graph_app_id().to_string(),
-            "https://graph.microsoft.com".to_owned(),
-            "https://graph.microsoft.us".to_owned(),
-        ],
-    }
-}
-
-fn certificate_der(pem: &str) -> Result<Vec<u8>, String> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    CertificateDer::from_pem_slice(pem.as_bytes())
-        .map(|der| der.to_vec())
-        .map_err(|e| format!("certificate_pem: {e}"))
 }

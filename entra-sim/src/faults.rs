@@ -18,6 +18,8 @@ pub enum Endpoint {
     Graph,
     /// Graph, single requests inside a `$batch`.
     BatchItem,
+    /// The endpoints that issue tokens of managed identities.
+    ManagedIdentity,
 }
 
 /// What happens instead of the regular response.

@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::faults::{Endpoint, FaultKind, Faults};
 use crate::model::{Group, Offer, Registration, ServicePrincipal, Tenant, World};
-use crate::odata::{Filter, Page, select};
+use crate::odata::{Filter, Page, select, selects};
 use crate::reply::{Reply, fields};
 use crate::tokens::Caller;
 
-const READ_APPS: [&str; 4] = [
+pub(crate) const READ_APPS: [&str; 4] = [
     "Application.Read.All",
     "Directory.Read.All",
     "Application.ReadWrite.OwnedBy",
@@ -133,7 +132,7 @@ pub fn fault_status(status: u16) -> Reply {
     }
 }
 
-fn denied() -> Reply {
+pub(crate) fn denied() -> Reply {
     Reply::graph_error(
         403,
         "Authorization_RequestDenied",
@@ -141,7 +140,7 @@ fn denied() -> Reply {
     )
 }
 
-fn not_found(what: &str) -> Reply {
+pub(crate) fn not_found(what: &str) -> Reply {
     Reply::graph_error(
         404,
         "Request_ResourceNotFound",
@@ -174,6 +173,7 @@ fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
     match segments.as_slice() {
         ["servicePrincipals"] => context.service_principals(),
         ["servicePrincipals", id, "synchronization", "jobs"] => context.jobs(id),
+        [key, "synchronization", "jobs"] if key.starts_with("servicePrincipals(") => context.jobs(key),
         ["directory", "deletedItems", "microsoft.graph.servicePrincipal"] => context.deleted(),
         ["oauth2PermissionGrants"] => context.all_grants(),
         ["groups"] => context.groups(),
@@ -192,6 +192,10 @@ fn single(world: &World, caller: &Caller, request: &GraphRequest<'_>) -> Reply {
         }
         [key] if key.starts_with("applications(") => context.application(key),
         ["applications", key] => context.application(key),
+        [key, "federatedIdentityCredentials"] if key.starts_with("applications(") => {
+            context.federated_credentials(key)
+        }
+        ["applications", key, "federatedIdentityCredentials"] => context.federated_credentials(key),
         _ => Reply::graph_error(400, "Request_InvalidRequestUrl", "Resource not found for the segment."),
     }
 }
@@ -201,16 +205,17 @@ fn percent_decode(path: &str) -> String {
     fields(&format!("p={}", path.replace('+', "%2B").replace('&', "%26"))).remove("p").unwrap_or_default()
 }
 
-struct Context<'a> {
-    world: &'a World,
-    tenant: &'a Tenant,
-    caller: &'a Caller,
-    query: &'a HashMap<String, String>,
+/// A request with what it may see.
+pub(crate) struct Context<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) tenant: &'a Tenant,
+    pub(crate) caller: &'a Caller,
+    pub(crate) query: &'a HashMap<String, String>,
     request: &'a GraphRequest<'a>,
 }
 
 /// The GUID in `servicePrincipals(appId='…')`.
-fn alternate_key(segment: &str) -> Option<Uuid> {
+pub(crate) fn alternate_key(segment: &str) -> Option<Uuid> {
     let inner = segment.split_once("(appId='")?.1.strip_suffix("')")?;
     Uuid::parse_str(inner).ok()
 }
@@ -229,7 +234,7 @@ impl Context<'_> {
                 || self.find(key).is_some_and(|p| p.app_id == self.caller.app_id))
     }
 
-    fn page(&self, items: Vec<Value>) -> Reply {
+    pub(crate) fn page(&self, items: Vec<Value>) -> Reply {
         let filter = match self.query.get("$filter").map(|f| Filter::parse(f)).transpose() {
             Ok(filter) => filter,
             Err(message) => return Reply::graph_error(400, "Request_UnsupportedQuery", &message),
@@ -249,6 +254,9 @@ impl Context<'_> {
         let app = self.world.apps.get(&principal.app_id);
         let names = app.map(|a| a.names.clone()).unwrap_or_default();
         let deleted = principal.deleted.map(|d| d.to_string());
+        let mode = principal.signing.as_ref().map(|_| "saml");
+        let signing = principal.signing.clone().unwrap_or_default();
+        let keys = if selects(self.query, "keyCredentials") { signing.key_credentials } else { Vec::new() };
         let offer = |pick: fn(&Offer) -> Option<Uuid>, app: &Registration, role: bool| {
             let entry = |o: &Offer| {
                 pick(o).map(|id| if role {
@@ -262,10 +270,10 @@ impl Context<'_> {
         json!({
             "id": principal.id, "appId": principal.app_id, "displayName": app.map(|a| a.name.clone()), "accountEnabled": principal.enabled,
             "isDisabled": app.is_some_and(|a| a.deactivated), "disabledByMicrosoftStatus": principal.disabled_by_microsoft, "deletedDateTime": deleted,
-            "servicePrincipalType": "Application", "appOwnerOrganizationId": null, "appRoleAssignmentRequired": false,
+            "servicePrincipalType": "Application", "appOwnerOrganizationId": app.and_then(|a| a.home), "appRoleAssignmentRequired": false,
             "signInAudience": "AzureADMultipleOrgs", "tags": ["WindowsAzureActiveDirectoryIntegratedApp"], "servicePrincipalNames": names,
-            "preferredSingleSignOnMode": null, "preferredTokenSigningKeyThumbprint": null, "notificationEmailAddresses": [],
-            "verifiedPublisher": {"displayName": null, "verifiedPublisherId": null, "addedDateTime": null}, "passwordCredentials": [], "keyCredentials": [],
+            "preferredSingleSignOnMode": mode, "preferredTokenSigningKeyThumbprint": signing.preferred_thumbprint, "notificationEmailAddresses": [],
+            "verifiedPublisher": {"displayName": null, "verifiedPublisherId": null, "addedDateTime": null}, "passwordCredentials": signing.password_credentials, "keyCredentials": keys,
             "appRoles": app.map(|a| offer(|o| o.1, a, true)).unwrap_or_default(),
             "oauth2PermissionScopes": app.map(|a| offer(|o| o.2, a, false)).unwrap_or_default(),
         })
@@ -360,33 +368,13 @@ impl Context<'_> {
         if !self.caller.may(&["Synchronization.Read.All", "Synchronization.ReadWrite.All"]) {
             return Reply::graph_error(401, "Unauthorized", "");
         }
-        match self.find(id) {
+        // Only the object id is documented here, not `appId` as a key.
+        match Uuid::parse_str(id).ok().and_then(|id| self.tenant.principal_by_id(id)) {
             Some(principal) => {
                 self.page(self.tenant.jobs.get(&principal.app_id).cloned().unwrap_or_default())
             }
             None => not_found(id),
         }
-    }
-
-    fn application(&self, key: &str) -> Reply {
-        let id = alternate_key(key).or_else(|| Uuid::parse_str(key).ok());
-        if id != Some(self.caller.app_id) && !self.caller.may(&READ_APPS) {
-            return denied();
-        }
-        let Some(app) = id.and_then(|id| self.world.apps.get(&id)) else { return not_found(key) };
-        let secrets: Vec<Value> = app
-            .secrets
-            .iter()
-            .enumerate()
-            .map(|(i, s)| {
-                json!({"keyId": Uuid::from_u128(app.app_id.as_u128() ^ (i as u128 + 1)),
-            "displayName": "secret", "hint": s.value.chars().take(3).collect::<String>(), "endDateTime": s.expires.to_string(),
-            "startDateTime": Timestamp::UNIX_EPOCH.to_string(), "secretText": null, "customKeyIdentifier": null})
-            })
-            .collect();
-        let body = json!({"id": app.app_id, "appId": app.app_id, "displayName": app.name, "isDisabled": app.deactivated,
-            "passwordCredentials": secrets, "keyCredentials": [], "requiredResourceAccess": []});
-        Reply::json(200, &select(body, self.query))
     }
 
     fn may_read_groups(&self) -> bool {

@@ -7,6 +7,9 @@
 //! HTTP control API: `POST /_sim/actions` ([`Action`]), `POST` and `DELETE /_sim/faults` ([`Fault`]), `POST /_sim/mail-faults`
 //! ([`MailFaults`]), `GET` and `DELETE /_sim/requests`, `GET /_sim/mails`, `POST /_sim/rotate-keys`, `GET /_sim/ca.pem`.
 //! The mailbox is at `/`.
+//!
+//! Managed identities: `GET /metadata/identity/oauth2/token` (virtual machines), `GET /msi/token` (App Service), `GET /arc/token`
+//! (Azure Arc); see [`managed_identity`]. Federated credentials are described in [`federation`].
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,13 +26,25 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 pub mod actions;
+mod applications;
+mod assertion;
 pub mod authorize;
+mod certificate;
 mod consent;
+mod credentials;
+mod directory;
 pub mod faults;
+pub mod federation;
+#[cfg(test)]
+mod fixture;
 pub mod graph;
+#[cfg(test)]
+mod http_tests;
+pub mod jobs;
 pub mod login;
 mod lookup;
 pub mod mailbox;
+pub mod managed_identity;
 pub mod model;
 pub mod odata;
 mod redeem;
@@ -159,7 +174,7 @@ impl Simulator {
         &self.shared.mailbox
     }
 
-    /// Requests that login host and Graph have received since the previous call.
+    /// Requests that login host, Graph and the endpoints for managed identities have received since the previous call.
     pub fn take_requests(&self) -> Vec<LogEntry> {
         self.shared.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..).collect()
     }

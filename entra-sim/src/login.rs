@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use aws_lc_rs::digest;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use serde_json::{Value, json};
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 use uuid::Uuid;
 
+use crate::assertion;
 use crate::model::{Registration, TokenDeath, World};
 use crate::redeem::{Grant, redeem, tokens_for_user};
 use crate::reply::{EntraError, Reply};
@@ -98,7 +98,7 @@ fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<
             format!("The client application {client} is missing service principal in the tenant {tenant}.");
         return refuse(world, EntraError::invalid_client(7_000_229, &message));
     }
-    authenticate(world, &app, request)?;
+    authenticate(world, keys, &app, request)?;
     let principal = world.tenants.get(&tenant).and_then(|t| t.principal(client));
     let disabled = principal.is_some_and(|p| !p.enabled || p.disabled_by_microsoft.is_some());
     if disabled || app.deactivated {
@@ -121,12 +121,12 @@ fn issue(world: &mut World, keys: &Keys, request: &TokenRequest<'_>) -> Refused<
     }
 }
 
-/// Client authentication: secret, certificate assertion, or none for public clients.
-fn authenticate(world: &World, app: &Registration, request: &TokenRequest<'_>) -> Refused<()> {
-    let confidential = !app.secrets.is_empty() || !app.certificates.is_empty();
+/// Client authentication: secret, assertion, or none for public clients.
+fn authenticate(world: &World, keys: &Keys, app: &Registration, request: &TokenRequest<'_>) -> Refused<()> {
+    let confidential = app.is_confidential();
     let now = world.now();
-    if let Some(assertion) = request.form.get("client_assertion") {
-        return match verify_assertion(app, assertion, request, now.as_second()) {
+    if let Some(text) = request.form.get("client_assertion") {
+        return match assertion::check(app, keys, text, request, now.as_second()) {
             Ok(()) => Ok(()),
             Err((aadsts, message)) => refuse(world, EntraError::invalid_client(aadsts, &message)),
         };
@@ -171,65 +171,6 @@ fn authenticate(world: &World, app: &Registration, request: &TokenRequest<'_>) -
                 "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
             ),
         );
-    }
-    Ok(())
-}
-
-/// Certificate credentials: RS256 with `x5t`, or PS256 with `x5t#S256`.
-fn verify_assertion(
-    app: &Registration,
-    assertion: &str,
-    request: &TokenRequest<'_>,
-    now: i64,
-) -> Result<(), (u32, String)> {
-    let bad = |what: &str| (50027, format!("JWT token is invalid or malformed: {what}."));
-    let parts: Vec<&str> = assertion.split('.').collect();
-    let [header, payload, signature] = parts.as_slice() else { return Err(bad("three parts expected")) };
-    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| bad("not base64url"));
-    let header_json: Value = serde_json::from_slice(&decode(header)?).map_err(|_| bad("header"))?;
-    let claims: Value = serde_json::from_slice(&decode(payload)?).map_err(|_| bad("claims"))?;
-    let thumbprint = |der: &[u8]| match (header_json["x5t#S256"].as_str(), header_json["x5t"].as_str()) {
-        (Some(wanted), _) => {
-            URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der)) == wanted.trim_end_matches('=')
-        }
-        (None, Some(wanted)) => {
-            URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der))
-                == wanted.trim_end_matches('=')
-        }
-        (None, None) => true,
-    };
-    let Some(certificate) = app.certificates.iter().find(|der| thumbprint(der)) else {
-        return Err((
-            700_027,
-            "Client assertion failed signature validation: the certificate with this thumbprint is not registered.".to_owned(),
-        ));
-    };
-    let algorithm = match header_json["alg"].as_str() {
-        Some("RS256") => webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256,
-        Some("PS256") => webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
-        other => return Err(bad(&format!("algorithm {other:?}"))),
-    };
-    let der = rustls::pki_types::CertificateDer::from(certificate.as_slice());
-    let entity = webpki::EndEntityCert::try_from(&der).map_err(|e| (50012, format!("certificate: {e}")))?;
-    let signed = &assertion[..header.len() + 1 + payload.len()];
-    entity
-        .verify_signature(algorithm, signed.as_bytes(), &decode(signature)?)
-        .map_err(|_| (700_027, "Client assertion failed signature validation.".to_owned()))?;
-    let id = app.app_id.to_string();
-    if claims["iss"].as_str() != Some(&id) || claims["sub"].as_str() != Some(&id) {
-        return Err((
-            700_021,
-            "Client assertion application identifier does not match 'client_id' parameter.".to_owned(),
-        ));
-    }
-    let endpoint = format!("{}/{}/oauth2/v2.0/token", request.login, request.tenant);
-    if !claims["aud"].as_str().is_some_and(|a| a.eq_ignore_ascii_case(&endpoint)) {
-        return Err((50027, format!("JWT token is invalid or malformed: the audience must be {endpoint}.")));
-    }
-    // NumericDate may have a fraction (RFC 7519 section 2); some libraries send one.
-    let (nbf, exp) = (claims["nbf"].as_f64().unwrap_or(0.0), claims["exp"].as_f64().unwrap_or(0.0));
-    if exp <= (now - 300) as f64 || nbf > (now + 300) as f64 {
-        return Err((700_024, "Client assertion is not within its valid time range.".to_owned()));
     }
     Ok(())
 }

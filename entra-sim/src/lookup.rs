@@ -13,6 +13,7 @@ pub(crate) fn install(tenant: &mut Tenant, app_id: Uuid) {
             enabled: true,
             disabled_by_microsoft: None,
             deleted: None,
+            signing: None,
         });
     }
 }

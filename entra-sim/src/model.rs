@@ -64,23 +64,68 @@ pub type Offer = (String, Option<Uuid>, Option<Uuid>);
 /// A client secret of a registration.
 #[derive(Debug, Clone)]
 pub struct Secret {
+    /// `keyId`.
+    pub key_id: Uuid,
+    /// `displayName`.
+    pub name: String,
     /// The secret itself.
     pub value: String,
     /// When it stops working.
     pub expires: Timestamp,
 }
 
+/// A federated identity credential of a registration: tokens of another issuer that count as its client assertions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Federated {
+    /// `name`, unique in the registration.
+    pub name: String,
+    /// `iss` of accepted tokens.
+    pub issuer: String,
+    /// `sub` of accepted tokens.
+    pub subject: String,
+    /// `aud` of accepted tokens.
+    pub audience: String,
+}
+
+/// A managed identity of the machine on which the client runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Client id of a user-assigned identity; `None` for the system-assigned one.
+    pub client_id: Option<Uuid>,
+    /// `sub` of its tokens: the object id of its service principal.
+    pub subject: String,
+}
+
+/// The SAML signing certificates of a service principal, as raw Graph JSON.
+#[derive(Debug, Clone, Default)]
+pub struct Signing {
+    /// `keyCredentials`.
+    pub key_credentials: Vec<serde_json::Value>,
+    /// `passwordCredentials`.
+    pub password_credentials: Vec<serde_json::Value>,
+    /// `preferredTokenSigningKeyThumbprint`.
+    pub preferred_thumbprint: Option<String>,
+}
+
 /// An app registration: exists once, in its home tenant, and is installed into others as a service principal.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Registration {
     /// Application (client) id.
     pub app_id: Uuid,
     /// Shown on consent pages.
     pub name: String,
-    /// Accepted client secrets; empty together with `certificates` means a public client.
+    /// Home tenant: only there the application object can be read. `None` for a registration that every tenant shows.
+    pub home: Option<Uuid>,
+    /// Accepted client secrets; empty together with `certificates` and `federated` means a public client.
     pub secrets: Vec<Secret>,
     /// Accepted client certificates, DER.
     pub certificates: Vec<Vec<u8>>,
+    /// Accepted tokens of other issuers.
+    pub federated: Vec<Federated>,
+    /// Shown as `passwordCredentials` of the application instead of the entries of `secrets`.
+    pub raw_password_credentials: Option<Vec<serde_json::Value>>,
+    /// Shown as `keyCredentials` of the application instead of the entries of `certificates`.
+    pub raw_key_credentials: Option<Vec<serde_json::Value>>,
     /// Redirect URIs of platform "web".
     pub redirect_uris: Vec<String>,
     /// `requiredResourceAccess`: for each resource app id, the delegated and the application permissions that `.default` consents to.
@@ -91,6 +136,23 @@ pub struct Registration {
     pub offers: Vec<Offer>,
     /// `servicePrincipalNames` besides the app id.
     pub names: Vec<String>,
+}
+
+impl Registration {
+    /// Whether it authenticates with a secret, a certificate or a token of another issuer.
+    pub fn is_confidential(&self) -> bool {
+        !self.secrets.is_empty() || !self.certificates.is_empty() || !self.federated.is_empty()
+    }
+
+    /// The first key id that no secret has, counted from the application id: the same in every run.
+    pub fn free_key_id(&self) -> Uuid {
+        let numbered = |number: usize| Uuid::from_u128(self.app_id.as_u128() ^ number as u128);
+        let mut number = self.secrets.len() + 1;
+        while self.secrets.iter().any(|s| s.key_id == numbered(number)) {
+            number += 1;
+        }
+        numbered(number)
+    }
 }
 
 /// The permissions for one resource that a registration declares.
@@ -117,6 +179,8 @@ pub struct ServicePrincipal {
     pub disabled_by_microsoft: Option<String>,
     /// Set while it is among the deleted items.
     pub deleted: Option<Timestamp>,
+    /// SAML signing certificates; with them `preferredSingleSignOnMode` is `saml`.
+    pub signing: Option<Signing>,
 }
 
 /// An `oAuth2PermissionGrant`.
@@ -384,6 +448,14 @@ pub struct World {
     pub optional_claims: OptionalClaims,
     /// A refresh token can be used once.
     pub single_use_refresh_tokens: bool,
+    /// Managed identities of the machine.
+    pub identities: Vec<Identity>,
+    /// The value of `X-IDENTITY-HEADER` that the App Service endpoint requires.
+    pub identity_header: String,
+    /// The file that the Azure Arc endpoint names in its challenge, and the file's content.
+    pub arc_challenge: Option<(String, String)>,
+    /// Lifetime of managed identity tokens; `None` is a day.
+    pub identity_lifetime_seconds: Option<i64>,
 }
 
 impl World {

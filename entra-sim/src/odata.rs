@@ -107,6 +107,13 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
+/// Whether `$select` names this property.
+pub fn selects(query: &HashMap<String, String>, property: &str) -> bool {
+    query
+        .get("$select")
+        .is_some_and(|wanted| wanted.split(',').any(|w| w.trim().eq_ignore_ascii_case(property)))
+}
+
 /// Keeps the properties named in `$select`.
 pub fn select(object: Value, query: &HashMap<String, String>) -> Value {
     let Some(wanted) = query.get("$select") else { return object };

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,15 +18,16 @@ use crate::faults::{Endpoint, Fault, FaultKind, Faults};
 use crate::graph::{GraphRequest, answer, fault_status};
 use crate::login::{merge_basic, no_tenant, openid_configuration, token};
 use crate::mailbox::{Mail, MailFaults, Mailbox};
+use crate::managed_identity::{self, IdentityRequest, Platform};
 use crate::model::World;
 use crate::reply::{EntraError, Reply, fields};
 use crate::token_request::TokenRequest;
 use crate::tokens::Keys;
 
-/// One request that the login host or Graph received.
+/// One request that the login host, Graph or an endpoint for managed identities received.
 #[derive(Debug, Clone, Serialize)]
 pub struct LogEntry {
-    /// `login` or `graph`.
+    /// `login`, `graph` or `identity`.
     pub host: &'static str,
     /// HTTP method.
     pub method: String,
@@ -76,6 +77,32 @@ impl Shared {
     }
 }
 
+/// Who responds to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Host {
+    Login,
+    Graph,
+    Identity(Platform),
+}
+
+impl Host {
+    fn of(target: &str) -> Self {
+        match Platform::of(target) {
+            Some(platform) => Self::Identity(platform),
+            None if target.starts_with("/v1.0/") => Self::Graph,
+            None => Self::Login,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Graph => "graph",
+            Self::Identity(_) => "identity",
+        }
+    }
+}
+
 /// A request with its complete body.
 struct Received {
     method: Method,
@@ -83,6 +110,12 @@ struct Received {
     headers: HeaderMap,
     body: String,
     base: String,
+}
+
+impl Received {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|h| h.to_str().ok())
+    }
 }
 
 /// Handles one request; an error closes the connection without a response.
@@ -111,20 +144,20 @@ pub(crate) async fn handle(
     if received.target.split('?').next() == Some("/") || received.target.starts_with("/mail/") {
         return Ok(respond(mail_pages(&shared, &received.target)));
     }
-    let graph = received.target.starts_with("/v1.0/");
-    let (mut entry, endpoint, tenants) = describe(&shared, &received, graph);
+    let host = Host::of(&received.target);
+    let (mut entry, endpoint, tenants) = describe(&shared, &received, host);
     let names: Vec<&str> = tenants.iter().map(String::as_str).collect();
     let outcome = match shared.faults.take(endpoint, &names, &received.target) {
-        Some(fault) => faulty_response(&shared, &received, graph, fault).await,
-        None => Ok(respond(regular_response(&shared, &received, graph))),
+        Some(fault) => faulty_response(&shared, &received, host, fault).await,
+        None => Ok(respond(regular_response(&shared, &received, host))),
     };
     entry.status = outcome.as_ref().map_or(0, |r| r.status().as_u16());
     shared.record(entry);
     outcome
 }
 
-fn describe(shared: &Shared, received: &Received, graph: bool) -> (LogEntry, Endpoint, Vec<String>) {
-    let form = fields(&received.body);
+fn describe(shared: &Shared, received: &Received, host: Host) -> (LogEntry, Endpoint, Vec<String>) {
+    let form = if host == Host::Login { fields(&received.body) } else { HashMap::new() };
     let batch = if received.target.starts_with("/v1.0/$batch") {
         let parsed: Value = serde_json::from_str(&received.body).unwrap_or_default();
         parsed["requests"]
@@ -138,16 +171,19 @@ fn describe(shared: &Shared, received: &Received, graph: bool) -> (LogEntry, End
         (name != "authorization").then(|| (name.to_string(), value.to_str().unwrap_or("").to_owned()))
     };
     let entry = LogEntry {
-        host: if graph { "graph" } else { "login" },
+        host: host.name(),
         method: received.method.to_string(),
         target: received.target.clone(),
-        grant_type: (!graph).then(|| form.get("grant_type").cloned()).flatten(),
-        scope: (!graph).then(|| form.get("scope").cloned()).flatten(),
+        grant_type: form.get("grant_type").cloned(),
+        scope: form.get("scope").cloned(),
         batch,
         status: 0,
         headers: received.headers.iter().filter_map(plain).collect(),
     };
-    if graph {
+    if let Host::Identity(_) = host {
+        return (entry, Endpoint::ManagedIdentity, vec![managed_identity::TENANT.to_owned()]);
+    }
+    if host == Host::Graph {
         let tenant = caller(shared, received).map(|c| c.tenant.to_string()).unwrap_or_default();
         let domain = shared.world().tenant(&tenant).map(|t| t.domain.clone()).unwrap_or_default();
         return (entry, Endpoint::Graph, vec![tenant, domain]);
@@ -160,8 +196,8 @@ fn describe(shared: &Shared, received: &Received, graph: bool) -> (LogEntry, End
 }
 
 fn caller(shared: &Shared, received: &Received) -> Result<crate::tokens::Caller, &'static str> {
-    let header = received.headers.get("authorization").and_then(|h| h.to_str().ok());
-    let token = header
+    let token = received
+        .header("authorization")
         .and_then(|h| h.strip_prefix("Bearer "))
         .filter(|t| !t.is_empty())
         .ok_or("Access token is empty.")?;
@@ -169,31 +205,46 @@ fn caller(shared: &Shared, received: &Received) -> Result<crate::tokens::Caller,
     shared.keys().caller(token, now, &received.base)
 }
 
-fn regular_response(shared: &Shared, received: &Received, graph: bool) -> Reply {
-    if graph {
-        let caller = match caller(shared, received) {
-            Ok(caller) => caller,
-            Err(message) => {
-                return Reply::graph_error(401, "InvalidAuthenticationToken", message)
-                    .with("WWW-Authenticate", "Bearer");
-            }
-        };
-        let eventual = received
-            .headers
-            .get("consistencylevel")
-            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"eventual"));
-        let target = received.target.strip_prefix("/v1.0").unwrap_or_default();
-        if let Some(user) = target.strip_prefix("/users/").and_then(|rest| rest.strip_suffix("/sendMail"))
-            && received.method == Method::POST
-        {
-            return send_mail(&shared.mailbox, user, &received.body);
+fn regular_response(shared: &Shared, received: &Received, host: Host) -> Reply {
+    match host {
+        Host::Login => login(shared, received),
+        Host::Graph => graph(shared, received),
+        Host::Identity(platform) => {
+            let request = IdentityRequest {
+                platform,
+                method: received.method.as_str(),
+                target: &received.target,
+                metadata: received.header("metadata"),
+                secret: received.header("x-identity-header"),
+                authorization: received.header("authorization"),
+                login: &received.base,
+            };
+            managed_identity::answer(&shared.world(), &shared.keys(), &request)
         }
-        let request =
-            GraphRequest { method: received.method.as_str(), target, eventual, graph: &received.base };
-        return answer(&shared.world(), &shared.faults, &caller, &request, &received.body)
-            .with("x-ms-ags-diagnostic", "{\"ServerInfo\":{\"DataCenter\":\"Simulated\"}}");
     }
-    login(shared, received)
+}
+
+fn graph(shared: &Shared, received: &Received) -> Reply {
+    let caller = match caller(shared, received) {
+        Ok(caller) => caller,
+        Err(message) => {
+            return Reply::graph_error(401, "InvalidAuthenticationToken", message)
+                .with("WWW-Authenticate", "Bearer");
+        }
+    };
+    let eventual = received
+        .headers
+        .get("consistencylevel")
+        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"eventual"));
+    let target = received.target.strip_prefix("/v1.0").unwrap_or_default();
+    if let Some(user) = target.strip_prefix("/users/").and_then(|rest| rest.strip_suffix("/sendMail"))
+        && received.method == Method::POST
+    {
+        return send_mail(&shared.mailbox, user, &received.body);
+    }
+    let request = GraphRequest { method: received.method.as_str(), target, eventual, graph: &received.base };
+    return answer(&shared.world(), &shared.faults, &caller, &request, &received.body)
+        .with("x-ms-ags-diagnostic", "{\"ServerInfo\":{\"DataCenter\":\"Simulated\"}}");
 }
 
 /// `sendMail` with a message in MIME format, encoded as base64 (Microsoft, `user-sendmail.md`).
@@ -228,7 +279,7 @@ fn login(shared: &Shared, received: &Received) -> Reply {
         "discovery/v2.0/keys" => Reply::json(200, &shared.keys().jwks()),
         "oauth2/v2.0/token" if post => {
             let mut form = parameters;
-            merge_basic(&mut form, received.headers.get("authorization").and_then(|h| h.to_str().ok()));
+            merge_basic(&mut form, received.header("authorization"));
             let request = TokenRequest { tenant, form, login: &received.base, graph: &received.base };
             token(&mut world, &shared.keys(), &request)
         }
@@ -247,24 +298,15 @@ fn login(shared: &Shared, received: &Received) -> Reply {
 async fn faulty_response(
     shared: &Shared,
     received: &Received,
-    graph: bool,
+    host: Host,
     fault: FaultKind,
 ) -> Result<Response<Body>, std::io::Error> {
     let json = |text: String| respond(Reply::raw(200, Vec::new(), "application/json".to_owned(), text));
     Ok(match fault {
         FaultKind::Status { status, retry_after } => {
-            let reply = if graph {
-                fault_status(status)
-            } else {
-                Reply::entra_error(
-                    &shared.world(),
-                    EntraError::new(
-                        status,
-                        "temporarily_unavailable",
-                        90033,
-                        "A transient error has occurred.",
-                    ),
-                )
+            let reply = match host {
+                Host::Graph => fault_status(status),
+                host => failure(shared, host, status, &Failure::transient()),
             };
             respond(match retry_after {
                 Some(after) => reply.with("Retry-After", after),
@@ -273,7 +315,7 @@ async fn faulty_response(
         }
         FaultKind::Latency { milliseconds } => {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            respond(regular_response(shared, received, graph))
+            respond(regular_response(shared, received, host))
         }
         FaultKind::Hang => {
             std::future::pending::<()>().await;
@@ -295,17 +337,48 @@ async fn faulty_response(
             respond(Reply::raw(status, headers, content_type, body))
         }
         FaultKind::Rewrite { find, replace } => {
-            respond(regular_response(shared, received, graph).rewritten(&find, &replace))
+            respond(regular_response(shared, received, host).rewritten(&find, &replace))
         }
-        FaultKind::Error { status, error, .. } if graph => {
-            respond(Reply::graph_error(status, &error, "Simulated fault."))
+        FaultKind::Error { status, error, aadsts, suberror } => {
+            let failure_of =
+                Failure { error: &error, aadsts, suberror: suberror.as_deref(), text: SIMULATED };
+            respond(failure(shared, host, status, &failure_of))
         }
-        FaultKind::Error { status, error, aadsts, suberror } => respond(Reply::entra_error(
-            &shared.world(),
-            EntraError::new(status, &error, aadsts.unwrap_or(0), "Simulated fault.")
-                .with_suberror(suberror.as_deref()),
-        )),
     })
+}
+
+const SIMULATED: &str = "Simulated fault.";
+
+/// An error that a fault requests.
+struct Failure<'a> {
+    error: &'a str,
+    aadsts: Option<u32>,
+    suberror: Option<&'a str>,
+    text: &'a str,
+}
+
+impl Failure<'_> {
+    const fn transient() -> Self {
+        Self {
+            error: "temporarily_unavailable",
+            aadsts: Some(90033),
+            suberror: None,
+            text: "A transient error has occurred.",
+        }
+    }
+}
+
+/// The error in the form of the host.
+fn failure(shared: &Shared, host: Host, status: u16, failure: &Failure<'_>) -> Reply {
+    let Failure { error, aadsts, suberror, text } = *failure;
+    match host {
+        Host::Graph => Reply::graph_error(status, error, text),
+        Host::Identity(platform) => platform.error(status, error, text),
+        Host::Login => Reply::entra_error(
+            &shared.world(),
+            EntraError::new(status, error, aadsts.unwrap_or(0), text).with_suberror(suberror),
+        ),
+    }
 }
 
 /// A body without an end.

@@ -1,9 +1,9 @@
 //! Implements the interfaces of the pages to monitor and database.
 
 use crate::clock::Clock;
+use crate::credential::ClientCredential;
 use crate::domain::{BrakeAction, HeldMails, Hold, Timestamp};
 use crate::monitor::{Monitor, Target};
-use crate::secret::ClientCredential;
 use crate::store::{Event, MailAbout, MailWait, Store, StoreError};
 use crate::web::{BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records};
 
@@ -157,7 +157,7 @@ fn credentials(target: &Target) -> Vec<CredentialRecord> {
     let record = |reader, credential: &ClientCredential| CredentialRecord {
         reader,
         kind: credential.kind(),
-        expires: credential.expires(),
+        expires: credential.expiry().map(|expiry| expiry.at),
     };
     let reader = target.reader.as_ref().map(|r| record(Some(r.name.clone()), &r.credential));
     [record(None, &target.credential)].into_iter().chain(reader).collect()

@@ -57,6 +57,7 @@ impl Components {
             webhooks: reauthentication::webhooks_by_integration(config),
             wake: Arc::clone(&services.token_ready),
         };
+        prober.keep_only(targets.values());
         Ok(Self {
             setup: Setup {
                 targets: Arc::clone(&targets),
@@ -158,7 +159,7 @@ fn notifier(
     let link = link_maker(config, &services.store, targets);
     let settings = NotifierSettings {
         transport: transport(email, entra, &services.clock),
-        branding: branding(email, services.status_page(config)),
+        branding: branding(email, &config.cloud, services.status_page(config)),
         operators: email.operators.clone(),
         group_wait: email.group_wait,
         link,

@@ -10,14 +10,15 @@ use crate::clock::Clock;
 use crate::config::{
     App, Config, Email, Integration, MailAccount, MailTransport, ReauthenticationMode, SmtpLogin,
 };
-use crate::domain::{Access, ExternalSignIn, IntegrationRecord};
+use crate::credential::ClientCredential;
+use crate::domain::{Access, Cloud, ExternalSignIn, IntegrationRecord};
 use crate::entra::{ClientOptions, Entra, HttpClient, admin_consent_url};
 use crate::metrics::Families;
 use crate::monitor::{ReaderClient, Target};
 use crate::notify::{GraphSettings, MailBranding, MailTokens, Sender, SmtpSettings, Transport};
 pub use crate::reauth::Terms;
 use crate::reauth::{self, Links};
-use crate::secret::{ClientCredential, Secret};
+use crate::secret::Secret;
 pub use crate::store::Rotated;
 use crate::store::{self, Store};
 
@@ -128,6 +129,7 @@ pub fn targets(config: &Config) -> Vec<Target> {
             reader: i.reader.as_deref().and_then(|r| readers.get(r).cloned()),
             refresh_token_file: i.refresh_token_file.clone(),
             requirements: i.requirements.clone(),
+            home_tenant: app.home_tenant.as_deref().map(Arc::from),
         })
     };
     config.integrations.iter().filter_map(target).collect()
@@ -242,8 +244,9 @@ pub fn transport(email: &Email, entra: &Entra, clock: &Clock) -> Transport {
 }
 
 /// What all mails share. `status_page` is the URL of the status page.
-pub fn branding(email: &Email, status_page: Option<String>) -> MailBranding {
+pub fn branding(email: &Email, cloud: &Cloud, status_page: Option<String>) -> MailBranding {
     MailBranding {
+        cloud: cloud.clone(),
         status_page,
         domain: email.from.email.domain().to_owned(),
         support_contact: email.support_contact.clone(),

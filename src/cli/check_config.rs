@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::arguments::Configured;
 use super::online;
-use super::output::{count, not_implemented_warning, print_problems, say};
+use super::output::{count, print_problems, say};
 use crate::config::{Config, Loaded, MailTransport, SmtpLogin, load};
 
 #[derive(Debug, Args)]
@@ -24,11 +24,8 @@ pub(super) struct CheckConfig {
 /// Validates and prints. Returns the configuration if it is valid.
 pub(super) fn check_config(file: &Path) -> Option<Config> {
     match load(file) {
-        Ok(Loaded { config, warnings, not_implemented }) => {
+        Ok(Loaded { config, warnings }) => {
             for warning in &warnings {
-                say(format_args!("warning: {warning}"));
-            }
-            if let Some(warning) = not_implemented_warning(&not_implemented) {
                 say(format_args!("warning: {warning}"));
             }
             print_summary(file, &config);

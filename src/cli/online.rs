@@ -12,11 +12,11 @@ use super::output::{count, say};
 use crate::app;
 use crate::clock::Clock;
 use crate::config::{Config, Integration, MailTransport};
+use crate::credential::ClientCredential;
 use crate::domain::{Fault, Reason};
 use crate::entra::{Client, Entra};
 use crate::monitor::Target;
 use crate::notify::test_transport;
-use crate::secret::ClientCredential;
 
 /// The number of tenants that are resolved at the same time.
 const AT_ONCE: usize = 16;

@@ -35,11 +35,6 @@ pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-pub(super) fn not_implemented_warning(keys: &[String]) -> Option<String> {
-    (!keys.is_empty())
-        .then(|| format!("these keys are accepted, but have no effect in this version: {}", keys.join(", ")))
-}
-
 pub(super) fn integration<'c>(config: &'c Config, name: &str) -> anyhow::Result<&'c Integration> {
     config.integrations.iter().find(|i| i.name == name).with_context(|| {
         let names = config.integrations.iter().map(|i| i.name.as_str());

@@ -6,7 +6,7 @@ use crate::app;
 use crate::clock::{Clock, rfc3339};
 use crate::config::Integration;
 use crate::domain::{CheckResult, Diagnosis, Outcome, diagnose};
-use crate::monitor::Prober;
+use crate::monitor::{ProbeRequest, Prober};
 
 use clap::Args;
 
@@ -54,7 +54,9 @@ async fn probe_now(probe: &Probe) -> anyhow::Result<u8> {
         .ok_or_else(|| anyhow::anyhow!("the integration has no application"))?;
     let store = app::store(config)?;
     let prober = Prober::new(app::entra(config, None)?, store.clone(), Clock::system());
-    let probed = prober.probe(&target, false, config.probe.timeout).await;
+    let probed = prober
+        .probe(&target, ProbeRequest { tenant_guid: false, asked: true, timeout: config.probe.timeout })
+        .await;
     let diagnosis = diagnose(&target.requirements, &probed.evidence);
     match probe.output {
         Output::Text => say(text(integration, &diagnosis).trim_end()),
@@ -63,7 +65,7 @@ async fn probe_now(probe: &Probe) -> anyhow::Result<u8> {
     // Closing tries once more to save a rotated token that could not be saved, because only this process has
     // it.
     store.close().await;
-    Ok(u8::from(diagnosis.overall() != Outcome::Pass))
+    Ok(u8::from(!diagnosis.passes_without_warning()))
 }
 
 fn text(integration: &Integration, diagnosis: &Diagnosis) -> String {
@@ -143,11 +145,26 @@ fn json(integration: &Integration, diagnosis: &Diagnosis) -> Value {
         "integration": integration.name,
         "display_name": integration.display_name,
         "tenant_id": integration.tenant,
-        "result": diagnosis.overall().label(),
+        "result": if diagnosis.passes_without_warning() { "pass" } else { failed(diagnosis) },
         "reason": diagnosis.primary().map(|r| r.label()),
         "checks": diagnosis.checks.iter().map(check).collect::<Vec<_>>(),
+        "jobs": diagnosis.jobs.iter().flatten().map(|job| json!({
+            "id": job.id, "quarantined": job.quarantined, "last_success": job.last_success.map(rfc3339),
+        })).collect::<Vec<_>>(),
+        "credentials": diagnosis.credentials.iter().flatten().map(|c| json!({
+            "directory_reader": c.reader, "kind": c.kind.label(), "key_id": c.key_id, "name": c.name,
+            "expires": c.ends.map(rfc3339), "in_use": c.in_use, "standing": c.standing.word(),
+        })).collect::<Vec<_>>(),
         "permissions": permissions.collect::<Vec<_>>(),
         "groups_visible": diagnosis.groups_visible,
         "reader_reason": diagnosis.reader_fault.as_ref().map(|f| f.reason.label()),
     })
+}
+
+/// A check that warns fails here: whoever probes by hand wants to know of it.
+fn failed(diagnosis: &Diagnosis) -> &'static str {
+    match diagnosis.overall() {
+        Outcome::Pass => "fail",
+        outcome => outcome.label(),
+    }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::arguments::{Configured, Logging};
 use super::check_config::check_config;
-use super::output::{not_implemented_warning, valid};
+use super::output::valid;
 use crate::app;
 use crate::clock::Clock;
 use crate::config::{Loaded, Sources};
@@ -90,13 +90,10 @@ pub(super) async fn run(run: Run) -> anyhow::Result<u8> {
         return Ok(u8::from(check_config(&run.config.file).is_none() || security.is_err()));
     }
     telemetry::start(run.logging.level, run.logging.format);
-    let (Loaded { config, warnings, not_implemented }, sources) =
+    let (Loaded { config, warnings }, sources) =
         valid(Sources::load(&run.config.file, &|name| std::env::var(name).ok()))?;
     for warning in warnings.iter().take(20) {
         tracing::warn!(%warning, "configuration");
-    }
-    if let Some(warning) = not_implemented_warning(&not_implemented) {
-        tracing::warn!("{warning}");
     }
     let enabled = config.integrations.iter().filter(|i| i.enabled).count();
     tracing::info!(

@@ -8,9 +8,10 @@ use anyhow::Context as _;
 
 use crate::app;
 use crate::config::{App, Config, Integration, Reader, ReauthenticationMode, Reauthenticators};
+use crate::credential::ClientCredential;
 use crate::domain::{
-    Access, Check, GRAPH_APP_ID, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES, permission_purpose,
-    same_permission,
+    Access, Check, Cloud, GRAPH_APP_ID, OPENID_SCOPES, RequiredPermissions, SIGN_IN_SCOPES,
+    permission_purpose, same_permission,
 };
 
 use clap::Args;
@@ -64,6 +65,7 @@ struct Plan<'c> {
     reader_permissions: Vec<&'static str>,
     app_link: String,
     reader_link: Option<String>,
+    cloud: &'c Cloud,
 }
 
 /// Renders the text or the script for an integration.
@@ -84,6 +86,7 @@ fn render(config: &Config, integration: &Integration, output: Output) -> anyhow:
         app_link: app::admin_consent(config, &integration.tenant, &app.client_id),
         reader_link: reader
             .map(|(_, reader)| app::admin_consent(config, &integration.tenant, &reader.client_id)),
+        cloud: &config.cloud,
     };
     let text = text(&plan);
     match output {
@@ -168,11 +171,13 @@ fn least(check: Check, plan: &Plan<'_>) -> String {
             }
         }
         Check::Provisioning if reader => "reader: Synchronization.Read.All".to_owned(),
-        Check::Provisioning => format!("the integration itself, {own}: Synchronization.Read.All"),
-        Check::Credential => {
-            "nothing in the tenant: an app reads its own credentials; with a reader, Application.Read.All"
-                .to_owned()
+        Check::Provisioning => {
+            "the application itself, application permission: Synchronization.Read.All; a directory reader is the better way".to_owned()
         }
+        Check::Credential if plan.app.credential == ClientCredential::None => {
+            "reader, also in the tenant where the application is registered: Application.Read.All".to_owned()
+        }
+        Check::Credential => "nothing where the application is registered: an app reads its own registration; for SAML certificates, reader: Application.Read.All".to_owned(),
     }
 }
 
@@ -224,6 +229,31 @@ fn application_text(out: &mut String, plan: &Plan<'_>) {
     if app.access == Access::Delegated && app.reauthentication == ReauthenticationMode::Builtin {
         out.push_str(claims(app.reauthenticators));
     }
+    out.push_str(&federated_text(&app.credential, plan.cloud));
+}
+
+/// What the registration must trust, where another identity signs in for the application (Microsoft,
+/// `workload-identity-federation-create-trust.md`).
+fn federated_text(credential: &ClientCredential, cloud: &Cloud) -> String {
+    let otherwise = match credential {
+        ClientCredential::FederatedToken(_) => (
+            "the claim iss of the token; for Kubernetes, the issuer URL of the cluster".to_owned(),
+            "the claim sub of the token; for Kubernetes, system:serviceaccount:NAMESPACE:NAME".to_owned(),
+        ),
+        ClientCredential::ManagedIdentity(_) => (
+            format!("{}/TENANT-OF-THE-IDENTITY/v2.0", cloud.login_url),
+            "the object (principal) id of the managed identity".to_owned(),
+        ),
+        _ => return String::new(),
+    };
+    let (issuer, subject) = credential.issuer_and_subject().unwrap_or(otherwise);
+    format!(
+        "   Federated identity credential (Certificates & secrets > Federated credentials), by which it trusts the {}:\n     issuer: {}\n     subject: {}\n     audience: {}\n",
+        credential.kind(),
+        plain(&issuer),
+        plain(&subject),
+        cloud.assertion_audience()
+    )
 }
 
 fn reader_text(out: &mut String, plan: &Plan<'_>) {
@@ -246,6 +276,7 @@ fn reader_text(out: &mut String, plan: &Plan<'_>) {
         let purpose = permission_purpose(value);
         let _ = writeln!(out, "   Permission: microsoft_graph application {value}: {purpose}");
     }
+    out.push_str(&federated_text(&reader.credential, plan.cloud));
 }
 
 fn consent_text(out: &mut String, plan: &Plan<'_>) {
@@ -289,6 +320,9 @@ fn script(plan: &Plan<'_>, text: &str) -> String {
         let _ = writeln!(out, "# {line}");
     }
     out = out.replace("# \n", "#\n");
+    if let Some(name) = plan.cloud.azure_cli().filter(|name| *name != "AzureCloud") {
+        let _ = writeln!(out, "#\n# For this cloud, run `az cloud set --name {name}` before `az login`.");
+    }
     out.push_str(FUNCTIONS);
     let _ = writeln!(out, "\napp={}", quoted(&plan.app.client_id));
     if let Some(uri) = &plan.redirect_uri {

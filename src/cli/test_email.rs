@@ -34,7 +34,7 @@ pub(super) async fn run(test: &TestEmail) -> anyhow::Result<u8> {
         for_admin: true,
         incident: sample_incident(now),
     };
-    let mail = render_one(&notification, link.as_deref(), &app::branding(email, None));
+    let mail = render_one(&notification, link.as_deref(), &app::branding(email, &config.cloud, None));
     let delivery = deliver(&transport, &test.address, &mail, now).await;
     match delivery.outcome {
         Ok(_) => {

@@ -1,15 +1,15 @@
 //! Directory readers and applications.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use super::cursor::{Cursor, Section};
+use super::credentials::{credential, own_credential};
+use super::cursor::Cursor;
 use super::fields::notify;
 use super::permissions::{permission, resource};
 use super::values::{hidden_path, is_no_tenant, parse_tenant, shown_url};
 use super::{App, Reader, ReauthenticationMode, Reauthenticators, TokenWebhook};
+use crate::credential::ClientCredential;
 use crate::domain::{Access, RequiredPermissions, same_permission};
-use crate::secret::{ClientCredential, SecretSource};
 use crate::urls::is_loopback;
 
 /// An application of the configuration. Integrations may refer to it even when something in it is wrong.
@@ -22,12 +22,10 @@ pub(super) fn readers(at: &Cursor<'_, '_>) -> BTreeMap<String, Option<Reader>> {
     let read = |at: &Cursor<'_, '_>| {
         let mut section = at.section();
         let client_id = section.required("client_id").and_then(|at| at.guid());
-        let credential = section.required("credential").map(|at| credential(&at));
-        if matches!(credential, Some(Some(ClientCredential::None))) {
-            section.at.problem("a directory reader needs a credential, such as credential: {client_secret_file: reader-secret}");
-        }
+        let credential =
+            section.required("credential").and_then(|at| own_credential(&at, "a directory reader"));
         section.finish();
-        Some(Reader { client_id: client_id?, credential: credential?? })
+        Some(Reader { client_id: client_id?, credential: credential? })
     };
     at.named().iter().map(|(name, at)| (name.clone(), read(at))).collect()
 }
@@ -57,12 +55,7 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
         at.one_of(&[("delegated", Access::Delegated), ("application", Access::Application)])
     });
     let credential = section.or("credential", ClientCredential::None, credential);
-    if let Some(at) = section.get("home_tenant_id") {
-        if at.guid().is_some_and(|id| is_no_tenant(&id)) {
-            at.problem("is the tenant of personal accounts; write the one where the app is registered");
-        }
-        at.not_implemented();
-    }
+    let home_tenant = section.get("home_tenant_id").and_then(|at| home_tenant(&at));
     let notify = section.get("notify").and_then(|at| notify(&at));
     let required = section.get("required_permissions").map(|at| at.items()).unwrap_or_default();
     let required: Vec<RequiredPermissions> =
@@ -94,8 +87,19 @@ fn app(name: &str, at: &Cursor<'_, '_>, graph_url: &str) -> App {
         required: merged(required).into(),
         unexpected_fails,
         notify,
+        home_tenant,
         token_webhook,
     }
+}
+
+/// Where the app is registered.
+fn home_tenant(at: &Cursor<'_, '_>) -> Option<String> {
+    let id = at.guid()?;
+    if is_no_tenant(&id) {
+        at.problem("is the tenant of personal accounts; write the one where the app is registered");
+        return None;
+    }
+    Some(id)
 }
 
 /// Where a product receives renewed refresh tokens. They leave this machine over https or loopback only.
@@ -150,92 +154,6 @@ fn signing_key_fault(text: &str) -> Option<&'static str> {
             "the secret is longer than 64 bytes, which Standard Webhooks forbids; make one with: echo whsec_$(openssl rand -base64 32)",
         ),
     }
-}
-
-/// A client secret. The portal shows its id next to its value, and still shows the id when it no longer shows the value.
-pub(super) fn client_secret(section: &mut Section<'_, '_>) -> Option<SecretSource> {
-    let source = section.secret("client_secret", "client_secret_file")?;
-    if source.read().is_ok_and(|secret| uuid::Uuid::try_parse(secret.expose()).is_ok()) {
-        section
-            .at
-            .warn("the client secret looks like a GUID: its id was copied instead of its value; make a new secret and copy the value");
-    }
-    Some(source)
-}
-
-pub(super) fn credential(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
-    if let super::tree::Value::Scalar(text) = &at.node.value {
-        if text == "none" {
-            return Some(ClientCredential::None);
-        }
-        at.problem("must be none, or a mapping such as {client_secret_file: app-secret}");
-        return None;
-    }
-    let mut section = at.section();
-    let secret = client_secret(&mut section);
-    let certificate = (
-        section.get("certificate_file").map(|at| at.readable_file()),
-        section.get("private_key_file").map(|at| at.readable_file()),
-    );
-    let federated = section.get("federated_token_file");
-    let managed = section.get("managed_identity");
-    if let Some(at) = &managed {
-        let mut identity = at.section();
-        identity.get("client_id").map(|at| at.guid());
-        identity.finish();
-    }
-    let has_secret = section.has("client_secret") || section.has("client_secret_file");
-    let has_certificate = certificate.0.is_some() || certificate.1.is_some();
-    let kinds =
-        [has_secret, has_certificate, federated.is_some(), managed.is_some()].iter().filter(|k| **k).count();
-    let found = match (secret, certificate, federated, managed) {
-        _ if kinds > 1 => {
-            section.at.problem("names several kinds of credential; keep one");
-            None
-        }
-        (Some(secret), ..) => Some(ClientCredential::Secret(secret)),
-        (_, (Some(certificate), Some(key)), ..) => {
-            certificate.zip(key).and_then(|(certificate, key)| certificate_credential(at, certificate, key))
-        }
-        (_, (Some(_), None) | (None, Some(_)), ..) => {
-            section.at.problem("certificate_file and private_key_file belong together; give both");
-            None
-        }
-        (_, _, Some(at), _) => {
-            at.not_implemented();
-            Some(ClientCredential::Unbuilt("federated_token_file"))
-        }
-        (_, _, _, Some(at)) => {
-            at.not_implemented();
-            Some(ClientCredential::Unbuilt("managed_identity"))
-        }
-        _ if has_secret => None,
-        _ => {
-            section
-                .at
-                .problem("is empty; give client_secret_file, certificate_file and private_key_file, or none");
-            None
-        }
-    };
-    section.finish();
-    found
-}
-
-fn certificate_credential(
-    at: &Cursor<'_, '_>,
-    certificate_file: PathBuf,
-    private_key_file: PathBuf,
-) -> Option<ClientCredential> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    if CertificateDer::from_pem_file(&certificate_file).is_err() {
-        at.problem(format!("{} holds no PEM certificate", certificate_file.display()));
-        return None;
-    }
-    if PrivateKeyDer::from_pem_file(&private_key_file).is_err() {
-        at.problem(format!("{} holds no PEM private key", private_key_file.display()));
-        return None;
-    }
-    Some(ClientCredential::Certificate { certificate_file, private_key_file })
 }
 
 fn permissions(at: &Cursor<'_, '_>, graph_url: &str) -> Option<RequiredPermissions> {

@@ -52,17 +52,6 @@ impl<'n, 'e> Cursor<'n, 'e> {
         self.findings.warnings.borrow_mut().push(self.note(message));
     }
 
-    /// Records that this key is accepted but has no effect yet. All integrations count as one key, because there may be many.
-    pub fn not_implemented(&self) {
-        let mut generic = String::new();
-        for part in self.path.split('.') {
-            let part = if part.starts_with("integrations[") { "integrations[]" } else { part };
-            generic.push_str(if generic.is_empty() { "" } else { "." });
-            generic.push_str(part);
-        }
-        self.findings.not_implemented.borrow_mut().push(generic);
-    }
-
     /// A scalar with environment variables expanded.
     pub fn text(&self) -> Option<String> {
         match &self.node.value {

@@ -9,8 +9,9 @@ use super::{
     App, Config, Email, HIDDEN, Integration, MailAccount, MailTransport, ReauthenticationMode,
     Reauthenticators, Smtp, SmtpLogin, SmtpTls, format_duration,
 };
+use crate::credential::ClientCredential;
 use crate::domain::{Check, GroupRef, RequiredPermissions};
-use crate::secret::{ClientCredential, SecretSource};
+use crate::secret::SecretSource;
 use crate::urls::without_user;
 
 /// The effective configuration as YAML.
@@ -90,10 +91,21 @@ fn credential(credential: &ClientCredential) -> Value {
             secret(&mut section, "client_secret", source);
             section.into()
         }
-        ClientCredential::Certificate { certificate_file, private_key_file } => {
-            json!({"certificate_file": certificate_file, "private_key_file": private_key_file})
+        ClientCredential::Certificate(files) => {
+            let mut section = Map::new();
+            section.insert("certificate_file".to_owned(), json!(files.certificate_file));
+            if let Some(key) = &files.private_key_file {
+                section.insert("private_key_file".to_owned(), json!(key));
+            }
+            if let Some(password) = &files.password {
+                secret(&mut section, "certificate_password", password);
+            }
+            section.into()
         }
-        ClientCredential::Unbuilt(kind) => json!({ (*kind): HIDDEN }),
+        ClientCredential::FederatedToken(file) => json!({"federated_token_file": file}),
+        ClientCredential::ManagedIdentity(client_id) => {
+            json!({"managed_identity": without_nulls(json!({"client_id": client_id}))})
+        }
     }
 }
 
@@ -174,6 +186,7 @@ fn app(app: &App) -> Value {
     });
     without_nulls(json!({
         "client_id": app.client_id,
+        "home_tenant_id": app.home_tenant,
         "display_name": app.display_name,
         "access": app.access.label(),
         "credential": credential(&app.credential),
@@ -206,6 +219,7 @@ fn integration(integration: &Integration) -> Value {
             "required": integration.requirements.groups.required.iter().map(GroupRef::text).collect::<Vec<_>>(),
         },
         "checks": integration.requirements.checks.iter().map(|c: &Check| c.label()).collect::<Vec<_>>(),
+        "credential_expiry_warning": format_duration(integration.requirements.credential_warning),
         "labels": integration.labels,
         "enabled": integration.enabled,
     }))

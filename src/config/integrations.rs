@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::apps::{Known, tenant};
 use super::cursor::{Cursor, Section};
@@ -9,8 +10,12 @@ use super::fields::{mail_address, notify};
 use super::problem::Diagnostics;
 use super::values::{is_label_name, is_name, nearest, parse_guid};
 use super::{App, Integration, Reader, ReauthenticationMode, read_tree};
+use crate::credential::ClientCredential;
 use crate::domain::{Access, Check, GroupPolicy, GroupRef, RequiredPermissions, Requirements};
-use crate::secret::{self, ClientCredential, SecretError};
+use crate::secret::{self, SecretError};
+
+/// How long before the end of a credential operators are warned, unless the configuration says otherwise.
+const CREDENTIAL_WARNING: Duration = Duration::from_secs(30 * 86_400);
 
 /// Collects the integrations of all files.
 pub(super) struct Integrations<'k> {
@@ -87,10 +92,8 @@ impl<'k> Integrations<'k> {
         let groups =
             section.get("groups").map_or(GroupPolicy { minimum: 1, required: Vec::new() }, |at| groups(&at));
         let checks = checks(&mut section);
-        if let Some(at) = section.get("credential_expiry_warning") {
-            at.duration_or_zero();
-            at.not_implemented();
-        }
+        let credential_warning =
+            section.or("credential_expiry_warning", CREDENTIAL_WARNING, Cursor::duration_or_zero);
         let labels = section.get("labels").map(|at| labels(&at)).unwrap_or_default();
         let enabled = section.or("enabled", true, Cursor::boolean);
         section.finish();
@@ -109,6 +112,7 @@ impl<'k> Integrations<'k> {
             required: known.required.clone(),
             unexpected_fails: known.unexpected_fails,
             groups,
+            credential_warning,
         };
         let display_name = display_name.unwrap_or_else(|| name.clone());
         Some(Integration {
@@ -198,7 +202,7 @@ fn token_file(at: &Cursor<'_, '_>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The configured checks, including those that this version does not run: their result is unknown, and no integration passes without it.
+/// The configured checks.
 fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
     let words: Vec<(&str, Check)> = Check::ALL.iter().map(|c| (c.label(), *c)).collect();
     let Some(at) = section.get("checks") else {
@@ -210,11 +214,6 @@ fn checks(section: &mut Section<'_, '_>) -> Vec<Check> {
         if checks.contains(&check) {
             item.problem("is listed twice");
             continue;
-        }
-        if !check.is_run() {
-            let mut named = item.clone();
-            named.path = format!("{} ({})", at.path, check.label());
-            named.not_implemented();
         }
         checks.push(check);
     }
@@ -240,6 +239,20 @@ fn labels(at: &Cursor<'_, '_>) -> BTreeMap<String, String> {
 
 /// Warns when a required permission can never be verified with this configuration.
 fn warn_about_evidence(at: &Cursor<'_, '_>, app: &App, reader: bool, checks: &[Check]) {
+    let public = app.credential == ClientCredential::None;
+    if checks.contains(&Check::Provisioning) && !reader {
+        at.warn(if public {
+            "the check provisioning needs a directory_reader with Synchronization.Read.All; without one its result is unknown"
+        } else {
+            "the check provisioning without a directory_reader works only if the app itself holds the application permission Synchronization.Read.All"
+        });
+    }
+    if checks.contains(&Check::Credential) && public && !reader {
+        at.warn("the check credential of a public client needs a directory_reader; without one its result is unknown");
+    }
+    if checks.contains(&Check::Credential) && app.home_tenant.is_none() {
+        at.warn("the check credential reads the app registration only if it is in the integration's own tenant; set home_tenant_id of the app if it is in another one");
+    }
     if !checks.contains(&Check::Consent) {
         return;
     }
@@ -249,7 +262,7 @@ fn warn_about_evidence(at: &Cursor<'_, '_>, app: &App, reader: bool, checks: &[C
     if app.access == Access::Application && blind(|r| &r.delegated) {
         at.warn("delegated permissions of an app with access: application can be read only by a directory_reader; without one they are not checked");
     }
-    if app.credential == ClientCredential::None && blind(|r| &r.application) {
+    if public && blind(|r| &r.application) {
         at.warn("application permissions of a public client can be read only by a directory_reader; without one they are not checked");
     }
 }

@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::credential::ClientCredential;
 use crate::domain::{Cloud, Notify, Reason, Requirements};
-use crate::secret::{ClientCredential, Secret, SecretSource};
+use crate::secret::{Secret, SecretSource};
 
 mod apps;
+mod credentials;
 mod cursor;
 mod effective;
 mod fields;
@@ -275,6 +277,8 @@ pub struct App {
     pub token_webhook: Option<TokenWebhook>,
     /// Who gets the mails for administrators.
     pub notify: Option<Notify>,
+    /// GUID of the tenant where it is registered.
+    pub home_tenant: Option<String>,
 }
 
 /// Where a product receives renewed refresh tokens (Standard Webhooks).
@@ -320,8 +324,6 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but probably a mistake.
     pub warnings: Vec<Problem>,
-    /// Keys that are accepted but have no effect yet.
-    pub not_implemented: Vec<String>,
 }
 
 /// Reads a configuration file and every file that it names.
@@ -343,9 +345,9 @@ pub fn load_with(
 ) -> Result<Loaded, Vec<Problem>> {
     let findings = problem::Diagnostics::new(environment, files);
     let config = read_tree(path, &findings).and_then(|root| settings::read(&root, path, &findings));
-    let (problems, warnings, not_implemented) = findings.into_parts();
+    let (problems, warnings) = findings.into_parts();
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, not_implemented }),
+        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings }),
         _ => Err(problems),
     }
 }

@@ -51,7 +51,6 @@ pub struct Diagnostics<'e> {
     pub(super) files: Files<'e>,
     pub(super) problems: RefCell<Vec<Problem>>,
     pub(super) warnings: RefCell<Vec<Problem>>,
-    pub(super) not_implemented: RefCell<Vec<String>>,
 }
 
 impl<'e> Diagnostics<'e> {
@@ -67,7 +66,6 @@ impl<'e> Diagnostics<'e> {
             files: Files::DISK,
             problems: RefCell::default(),
             warnings: RefCell::default(),
-            not_implemented: RefCell::default(),
         }
     }
 
@@ -86,14 +84,11 @@ impl<'e> Diagnostics<'e> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Problems, warnings, and keys whose feature is not implemented yet.
-    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<String>) {
-        let (mut problems, mut not_implemented) =
-            (self.problems.into_inner(), self.not_implemented.into_inner());
+    /// Problems and warnings.
+    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
+        let mut problems = self.problems.into_inner();
         problems.sort();
         problems.dedup();
-        not_implemented.sort();
-        not_implemented.dedup();
-        (problems, self.warnings.into_inner(), not_implemented)
+        (problems, self.warnings.into_inner())
     }
 }

@@ -8,6 +8,7 @@ use lettre::message::Mailbox;
 use url::{Host, Url};
 
 use super::apps;
+use super::credentials::{client_secret, own_credential};
 use super::cursor::{Cursor, Section};
 use super::fields::{can_go_out, mail_address, notify};
 use super::integrations::Integrations;
@@ -18,8 +19,9 @@ use super::{
     App, Brake, Cloud, Config, Email, GraphMail, MailAccount, MailTransport, Probe, Reauthentication,
     ReauthenticationMode, Smtp, SmtpLogin, SmtpTls, Storage, Upstream,
 };
+use crate::credential::ClientCredential;
 use crate::domain::{Notify, Reason, parse_hello, parse_mailbox};
-use crate::secret::{ClientCredential, Secret};
+use crate::secret::Secret;
 use crate::urls::is_loopback;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -29,7 +31,7 @@ const LONGEST_LINK: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) fn read(root: &Node, file: &Path, findings: &Diagnostics<'_>) -> Option<Config> {
     let mut top = Cursor::root(root, file, findings).section();
-    let cloud = top.or("cloud", known_cloud("global"), cloud);
+    let cloud = top.or("cloud", Cloud::default(), cloud);
     let upstream = top.or("upstream", Upstream::default(), |at| Some(upstream(at)));
     let probe = top.get("probe").map_or_else(|| probe(None), |at| probe(Some(at.section())));
     let storage = top.get("storage").map(|at| at.section());
@@ -108,17 +110,6 @@ fn own_mail_account(email: &Email, apps: &BTreeMap<String, apps::Known<App>>, at
     }
 }
 
-/// The hosts of Microsoft's clouds (Microsoft, `authentication-national-cloud.md`).
-fn known_cloud(name: &str) -> Cloud {
-    let (login, graph) = match name {
-        "us_gov" => ("login.microsoftonline.us", "graph.microsoft.us"),
-        "us_gov_dod" => ("login.microsoftonline.us", "dod-graph.microsoft.us"),
-        "china" => ("login.partner.microsoftonline.cn", "microsoftgraph.chinacloudapi.cn"),
-        _ => ("login.microsoftonline.com", "graph.microsoft.com"),
-    };
-    Cloud { login_url: format!("https://{login}"), graph_url: format!("https://{graph}") }
-}
-
 fn cloud(at: &Cursor<'_, '_>) -> Option<Cloud> {
     if matches!(at.node.value, super::tree::Value::Mapping(_)) {
         let mut section = at.section();
@@ -127,8 +118,8 @@ fn cloud(at: &Cursor<'_, '_>) -> Option<Cloud> {
         section.finish();
         return Some(Cloud { login_url: login?, graph_url: graph? });
     }
-    let names = ["global", "us_gov", "us_gov_dod", "china"].map(|n| (n, n));
-    at.one_of(&names).map(known_cloud)
+    let names: Vec<(&str, &str)> = Cloud::words().map(|word| (word, word)).collect();
+    at.one_of(&names).and_then(Cloud::named)
 }
 
 /// An absolute URL: https, or http on loopback. Without trailing slash.
@@ -299,27 +290,11 @@ fn graph_mail(at: &Cursor<'_, '_>) -> Option<GraphMail> {
     let mut graph = at.section();
     let tenant = graph.required("tenant_id").and_then(|at| apps::tenant(&at));
     let client_id = graph.required("client_id").and_then(|at| at.guid());
-    let credential = graph.required("credential").and_then(|at| account_credential(&at));
+    let credential = graph.required("credential").and_then(|at| own_credential(&at, "the mail account"));
     let mailbox = graph.required("sender").and_then(|at| mail_address(&at));
     graph.finish();
     let account = MailAccount { tenant: tenant?, client_id: client_id?, credential: credential? };
     Some(GraphMail { account, mailbox: mailbox? })
-}
-
-/// The credential of a mail account, which must have one.
-fn account_credential(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
-    let credential = apps::credential(at)?;
-    if credential == ClientCredential::None {
-        at.problem("must not be none: the mail account signs in by itself; write it like {client_secret_file: mail-secret}");
-        return None;
-    }
-    if let ClientCredential::Unbuilt(kind) = credential {
-        at.problem(format!(
-            "{kind} is not usable for mail in this version; write client_secret_file, or certificate_file with private_key_file"
-        ));
-        return None;
-    }
-    Some(credential)
 }
 
 /// XOAUTH2's account.
@@ -327,7 +302,7 @@ fn oauth2(at: &Cursor<'_, '_>) -> Option<MailAccount> {
     let mut section = at.section();
     let tenant = section.required("tenant_id").and_then(|at| apps::tenant(&at));
     let client_id = section.required("client_id").and_then(|at| at.guid());
-    let secret = apps::client_secret(&mut section);
+    let secret = client_secret(&mut section);
     if secret.is_none() && !section.has("client_secret") && !section.has("client_secret_file") {
         section
             .at

@@ -109,13 +109,9 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// The failure is over when every check that runs passes, even if another one is unknown.
+    /// What a state says.
     pub fn of(state: &IntegrationState) -> Self {
-        let verdict = match state.verdict {
-            Verdict::Unknown if state.looked_at_passes() => Verdict::Healthy,
-            verdict => verdict,
-        };
-        Self { verdict, exact: state.exact }
+        Self { verdict: state.verdict, exact: state.exact }
     }
 }
 

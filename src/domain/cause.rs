@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::alert::OpenAlert;
+use super::credential::{CredentialState, Standing};
 use super::notification::{Incident, MailKind, Notification};
 use super::reason::{Audience, Reason};
 use super::time::Timestamp;
@@ -107,7 +108,9 @@ pub fn wanted_causes(
     affected: &Affected,
 ) -> BTreeMap<String, Reason> {
     let Probed { before, after, alert, own } = probed;
-    let broken = alert.and_then(|a| Some((cause_key(a.reason, belongs)?, a.reason)));
+    let broken = alert.map(|a| broken_keys(a.reason, belongs, after, own)).unwrap_or_default();
+    let warned =
+        after.credentials.iter().filter_map(|c| Some((warning_key(c, belongs)?, Reason::CredentialExpiring)));
     // A fault of the reader counts after two probes, like every failure.
     let reader = after.reader_fault.filter(|_| before.reader_fault.is_some());
     let reader = reader.and_then(|r| Some((reader_key(r, belongs)?, r)));
@@ -122,16 +125,66 @@ pub fn wanted_causes(
         let (_, _, reason) = after.dark(kind).find(|(_, dark, _)| dark.waited >= thresholds.lasting)?;
         Some((lasting_key(reason, belongs.tenant, affected, own)?, reason))
     });
-    [broken, reader, unreadable].into_iter().chain(lasting).flatten().collect()
+    [reader, unreadable].into_iter().chain(lasting).flatten().chain(broken).chain(warned).collect()
 }
 
-/// The reader's own faults are one cause for all its tenants, unless they are about one tenant.
+/// The reader's own faults are one cause for all its tenants, unless they are about one tenant. Without a reader, it is the application
+/// that may not read what a check needs.
 fn reader_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
-    let reader = belongs.reader?;
-    Some(match reason {
-        Reason::ReaderPermissionMissing => format!("reader:{reader}:{}", belongs.tenant),
-        _ => format!("reader:{reader}:{}", reason.label()),
+    Some(match (belongs.reader, reason) {
+        (Some(reader), Reason::ReaderPermissionMissing) => format!("reader:{reader}:{}", belongs.tenant),
+        (Some(reader), _) => format!("reader:{reader}:{}", reason.label()),
+        (None, Reason::ReaderPermissionMissing) => format!("app:{}:{}", belongs.app, reason.label()),
+        (None, _) => return None,
     })
+}
+
+/// The causes of a confirmed failure: one, or one for each credential that has expired.
+fn broken_keys(
+    reason: Reason,
+    belongs: Belongs<'_>,
+    state: &IntegrationState,
+    own: &BTreeSet<String>,
+) -> Vec<(String, Reason)> {
+    let Some(key) = cause_key(reason, belongs) else { return Vec::new() };
+    if reason != Reason::CredentialExpired {
+        return vec![(key, reason)];
+    }
+    let expired: Vec<String> = state.credentials.iter().filter_map(|c| expired_key(c, belongs)).collect();
+    // Another credential counts already, and the failure is not over yet.
+    let known = || own.iter().filter(|known| known.starts_with(&key)).cloned().collect::<Vec<_>>();
+    let keys = if expired.is_empty() { known() } else { expired };
+    let keys = if keys.is_empty() { vec![key] } else { keys };
+    keys.into_iter().map(|key| (key, reason)).collect()
+}
+
+/// The cause of a credential that has expired. Integrations that share the credential share the cause.
+fn expired_key(credential: &CredentialState, belongs: Belongs<'_>) -> Option<String> {
+    (credential.standing == Standing::Expired)
+        .then(|| format!("app:{}:{}:{}", belongs.app, Reason::CredentialExpired.label(), credential.key_id))
+}
+
+/// The cause of a warning: each warning about a credential is one, so that each is mailed once.
+fn warning_key(credential: &CredentialState, belongs: Belongs<'_>) -> Option<String> {
+    let Standing::Expiring(warning) = credential.standing else { return None };
+    let owner = match &credential.reader {
+        Some(reader) => format!("reader:{reader}"),
+        None => format!("app:{}", belongs.app),
+    };
+    let reason = Reason::CredentialExpiring.label();
+    Some(format!("{owner}:{reason}:{}:{}", credential.key_id, warning.label()))
+}
+
+/// The credential of an integration that a cause is about, if it is about one.
+pub fn credential_of_cause<'s>(
+    key: &str,
+    belongs: Belongs<'_>,
+    state: &'s IntegrationState,
+) -> Option<&'s CredentialState> {
+    let is = |c: &&CredentialState| {
+        [expired_key(c, belongs), warning_key(c, belongs)].iter().flatten().any(|k| k == key)
+    };
+    state.credentials.iter().find(is)
 }
 
 /// The cause of a failed check. `None` if the audience of the reason is the admins, or if it is one of those that have a [`LASTING`] key.
@@ -317,12 +370,13 @@ impl Causes {
         member.wanted.keys().eq(member.own) && member.own.iter().all(notified)
     }
 
-    /// Makes an integration a member of the causes that affect it and of no others. `incident` describes the integration with a reason.
+    /// Makes an integration a member of the causes that affect it and of no others. `incident` describes the integration
+    /// with the key and the reason of a cause.
     pub fn change(
         &mut self,
         member: Member<'_>,
         policy: CausePolicy<'_>,
-        incident: impl Fn(Reason) -> Incident,
+        incident: impl Fn(&str, Reason) -> Incident,
         now: Timestamp,
     ) -> CauseChanges {
         let Member { name: integration, own, wanted } = member;
@@ -330,9 +384,9 @@ impl Causes {
         for (key, reason) in wanted {
             match self.0.get_mut(key) {
                 Some(cause) if own.contains(key) && !cause.wants_notice(policy) => {}
-                Some(cause) => all.note(join(cause, integration, policy, || incident(*reason), now)),
+                Some(cause) => all.note(join(cause, integration, policy, || incident(key, *reason), now)),
                 None => {
-                    let cause = open(key, *reason, incident(*reason), now);
+                    let cause = open(key, *reason, incident(key, *reason), now);
                     all.note(announced(self.0.entry(key.clone()).insert_entry(cause).into_mut(), policy));
                 }
             }
@@ -360,11 +414,10 @@ impl Causes {
             return (CauseChange::Leave(key.to_owned(), named), Vec::new());
         }
         let incident = Incident { at: now, ..cause.incident.clone() };
-        let people: &BTreeSet<String> = if policy.send_resolved && !policy.operators.is_empty() {
-            &cause.notified
-        } else {
-            &BTreeSet::new()
-        };
+        // A warning is over when somebody has acted on it, or has become a more urgent one.
+        let ends_by_mail = policy.send_resolved && !cause.reason.is_warning();
+        let people: &BTreeSet<String> =
+            if ends_by_mail && !policy.operators.is_empty() { &cause.notified } else { &BTreeSet::new() };
         let mails = people
             .iter()
             .map(|person| mail(cause, cause.progress.notices, person, MailKind::Resolved, &incident))
@@ -507,6 +560,9 @@ fn join(
 ) -> (CauseChange, Vec<Notification>) {
     cause.members.insert(integration.to_owned());
     let (mut progress, mut again) = cause.progress.joined(cause.members.len(), now);
+    if cause.reason.is_warning() {
+        (progress, again) = (cause.progress.clone(), false);
+    }
     if cause.wants_notice(policy) && !again {
         (progress, again) = (progress.noticed(progress.size, now), true);
     }
@@ -647,7 +703,7 @@ mod tests {
             Member { name: "b", own: &none, wanted: &wanted },
         );
         let sent = |causes: &mut Causes, member: Member<'_>| {
-            causes.change(member, policy, |_| incident(member.name), Timestamp(5)).mails.len()
+            causes.change(member, policy, |_, _| incident(member.name), Timestamp(5)).mails.len()
         };
         assert_eq!((sent(&mut causes, a), sent(&mut causes, b)), (1, 0), "one mail about both");
         causes.revert(a, &[], &[]);

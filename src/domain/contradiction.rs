@@ -113,6 +113,7 @@ mod tests {
             required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application }].into(),
             unexpected_fails: false,
             groups: GroupPolicy { minimum: 1, required: Vec::new() },
+            credential_warning: std::time::Duration::ZERO,
         }
     }
 
@@ -149,10 +150,11 @@ mod tests {
     ) -> Diagnosis {
         let groups =
             matches!(own, OwnToken::Granted { .. }).then(|| Ok(Groups { visible: 3, required: Vec::new() }));
-        let directory = Some(Directory { presence, delegated: grants, application: Ok(Vec::new()) });
+        let directory =
+            Some(Directory { presence, object_id: None, delegated: grants, application: Ok(Vec::new()) });
         diagnose(
             &requirements(Access::Delegated),
-            &Evidence { directory, app_only: None, own_token: own, groups },
+            &Evidence { directory, own_token: own, groups, ..Evidence::none() },
         )
     }
 
@@ -344,13 +346,13 @@ mod tests {
             ),
         ] {
             let directory = Some(Directory {
+                object_id: None,
                 presence: Ok(presence),
                 delegated: Ok(Vec::new()),
                 application: Ok(Vec::new()),
             });
             let groups = Some(Ok(Groups { visible: 3, required: Vec::new() }));
-            let evidence =
-                Evidence { directory, app_only: Some(Ok(roles)), own_token: OwnToken::NotUsed, groups };
+            let evidence = Evidence { directory, app_only: Some(Ok(roles)), groups, ..Evidence::none() };
             assert_eq!(
                 outcomes(&diagnose(&requirements(Access::Application), &evidence)),
                 expected,
@@ -370,6 +372,7 @@ mod tests {
         let requirements =
             Requirements { required: vec![required].into(), ..requirements(Access::Delegated) };
         let directory = Some(Directory {
+            object_id: None,
             presence: Ok(Presence::Absent),
             delegated: Ok(Vec::new()),
             application: Ok(Vec::new()),
@@ -377,7 +380,7 @@ mod tests {
         let groups = Some(Ok(Groups { visible: 3, required: Vec::new() }));
         let diagnosis = diagnose(
             &requirements,
-            &Evidence { directory, app_only: None, own_token: granted(&ALL), groups },
+            &Evidence { directory, own_token: granted(&ALL), groups, ..Evidence::none() },
         );
         assert_eq!(
             outcomes(&diagnosis),

@@ -1,7 +1,9 @@
 //! What a probe means: one result per check, and the evidence behind each.
 
+use super::credential::CredentialState;
 use super::evidence::{Fault, RequiredGroup};
 use super::integration::Grant;
+use super::provisioning::JobState;
 use super::reason::{Check, Reason};
 use super::time::Timestamp;
 
@@ -22,6 +24,15 @@ impl Outcome {
         match self {
             Self::Pass => None,
             Self::Fail(reason) | Self::Unknown(reason) => Some(reason),
+        }
+    }
+
+    /// Whether the integration works as far as this check goes: a warning fails its check and breaks nothing.
+    pub const fn works(self) -> bool {
+        match self {
+            Self::Pass => true,
+            Self::Fail(reason) => reason.is_warning(),
+            Self::Unknown(_) => false,
         }
     }
 
@@ -104,6 +115,10 @@ pub struct Diagnosis {
     pub groups_visible: Option<u32>,
     /// The required groups, if groups were listed.
     pub required_groups: Vec<RequiredGroup>,
+    /// The synchronization jobs, if they were listed.
+    pub jobs: Option<Vec<JobState>>,
+    /// The credentials, if they were listed.
+    pub credentials: Option<Vec<CredentialState>>,
     /// Whether the primary reason was seen in the directory.
     pub exact: bool,
     /// What keeps the directory reader from reading: for the operators, never a failure of the integration.
@@ -113,15 +128,20 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// The reason of the earliest failing check.
+    /// The reason of the earliest check that fails, warnings aside.
     pub fn primary(&self) -> Option<Reason> {
         self.checks.iter().find_map(|c| match c.outcome {
-            Outcome::Fail(reason) => Some(reason),
+            Outcome::Fail(reason) if !reason.is_warning() => Some(reason),
             _ => None,
         })
     }
 
-    /// Pass when every check passes, fail when one fails, unknown otherwise.
+    /// Whether every check passes, and none warns.
+    pub fn passes_without_warning(&self) -> bool {
+        !self.checks.is_empty() && self.checks.iter().all(|c| c.outcome == Outcome::Pass)
+    }
+
+    /// Pass when every check passes or warns, fail when one fails, unknown otherwise.
     pub fn overall(&self) -> Outcome {
         if let Some(reason) = self.primary() {
             return Outcome::Fail(reason);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::credential::CredentialEvidence;
+use super::provisioning::ProvisioningJob;
 use super::reason::Reason;
 use super::time::Timestamp;
 
@@ -80,6 +82,8 @@ pub struct ResourceGrants {
 pub struct Directory {
     /// The service principal.
     pub presence: Result<Presence, Fault>,
+    /// Object id of the service principal, if it is present.
+    pub object_id: Option<String>,
     /// `oauth2PermissionGrants`.
     pub delegated: Result<Vec<ResourceGrants>, Fault>,
     /// `appRoleAssignments`.
@@ -89,7 +93,12 @@ pub struct Directory {
 impl Directory {
     /// A directory that could not be read at all: every part has this fault.
     pub fn failed(fault: Fault) -> Self {
-        Self { presence: Err(fault.clone()), delegated: Err(fault.clone()), application: Err(fault) }
+        Self {
+            presence: Err(fault.clone()),
+            object_id: None,
+            delegated: Err(fault.clone()),
+            application: Err(fault),
+        }
     }
 
     /// Whether it says what happened to the application: present, deleted, or not there.
@@ -179,9 +188,29 @@ pub struct Evidence {
     pub own_token: OwnToken,
     /// Groups; `None` if there was no token to ask with, or if the check is off.
     pub groups: Option<Result<Groups, Fault>>,
+    /// Synchronization jobs; `None` if they were not requested: the check is off, or there is no enterprise application to have any.
+    pub jobs: Option<Result<Vec<ProvisioningJob>, Fault>>,
+    /// Credentials; `None` if the check is off.
+    pub credentials: Option<CredentialEvidence>,
+    /// When it was gathered.
+    pub at: Timestamp,
 }
 
 impl Evidence {
+    /// Nothing was requested, for tests.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self {
+            directory: None,
+            app_only: None,
+            own_token: OwnToken::NotUsed,
+            groups: None,
+            jobs: None,
+            credentials: None,
+            at: Timestamp(0),
+        }
+    }
+
     /// Every fault in it.
     pub fn faults(&self) -> Vec<&Fault> {
         let directory = self.directory.iter().flat_map(|d| d.faults().into_iter().map(Some));
@@ -195,7 +224,9 @@ impl Evidence {
             Err(fault) => vec![Some(fault)],
         });
         let groups = self.groups.iter().map(|g| g.as_ref().err());
-        directory.chain(own).chain(app_only).chain(groups).flatten().collect()
+        let jobs = self.jobs.iter().map(|j| j.as_ref().err());
+        let credentials = self.credentials.iter().flat_map(|c| c.faults().into_iter().map(Some));
+        directory.chain(own).chain(app_only).chain(groups).chain(jobs).chain(credentials).flatten().collect()
     }
 
     /// The longest pause that a response asked for.

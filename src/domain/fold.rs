@@ -45,6 +45,8 @@ pub fn fold(
         groups_visible: diagnosis.groups_visible.or(old.groups_visible),
         day: old.day.noted(diagnosis.overall(), now),
         permissions: fold_permissions(&old.permissions, &diagnosis.permissions),
+        jobs: kept(Check::Provisioning, diagnosis, diagnosis.jobs.as_ref(), old.jobs),
+        credentials: kept(Check::Credential, diagnosis, diagnosis.credentials.as_ref(), old.credentials),
         reader_fault: if diagnosis.directory_silent {
             old.reader_fault
         } else {
@@ -55,14 +57,6 @@ pub fn fold(
     };
     match judged(&state, thresholds.lasting) {
         Judged::Pass => fold_pass(&mut state, thresholds),
-        // All checks that run pass, so a failure is over; other checks are unknown, so the integration is not
-        // healthy.
-        Judged::Recovered => {
-            fold_pass(&mut state, thresholds);
-            if state.verdict == Verdict::Healthy {
-                state.verdict = Verdict::Unknown;
-            }
-        }
         Judged::Fail(reason) => {
             state.recent = state.recent.with(false);
             let since = fold_row(&mut state, now);
@@ -108,8 +102,6 @@ pub fn within_grace_period(before: &IntegrationState, after: IntegrationState) -
 /// What a probe says of the integration as a whole.
 enum Judged {
     Pass,
-    /// Every check that runs passes, and there is one that does not run.
-    Recovered,
     Fail(Reason),
     /// A check has been unknown for an admins' reason for so long that it counts as failing.
     Lasting(Blind),
@@ -121,18 +113,14 @@ enum Judged {
 fn judged(state: &IntegrationState, lasting: Duration) -> Judged {
     for check in &state.checks {
         match (check.outcome, check.blind) {
-            (Outcome::Fail(reason), _) => return Judged::Fail(reason),
+            (Outcome::Fail(reason), _) if !reason.is_warning() => return Judged::Fail(reason),
             (Outcome::Unknown(reason), Some(blind)) if is_admins(reason) && blind.waited >= lasting => {
                 return Judged::Lasting(blind);
             }
             _ => {}
         }
     }
-    match () {
-        () if !state.looked_at_passes() => Judged::Unknown,
-        () if state.checks.iter().all(|c| c.check.is_run()) => Judged::Pass,
-        () => Judged::Recovered,
-    }
+    if state.works() { Judged::Pass } else { Judged::Unknown }
 }
 
 fn is_admins(reason: Reason) -> bool {
@@ -228,6 +216,15 @@ fn says_the_same(weaker: Reason, stronger: Reason) -> bool {
     let one_of = |reasons: [Reason; 2]| reasons.contains(&weaker) && reasons.contains(&stronger);
     one_of([Reason::AppMissing, Reason::AppDeleted])
         || one_of([Reason::ConsentMissing, Reason::PermissionMissing])
+}
+
+/// What a check has listed; what it had listed before if it has no result now, and nothing if it is off.
+fn kept<T: Clone>(check: Check, diagnosis: &Diagnosis, listed: Option<&Vec<T>>, old: Vec<T>) -> Vec<T> {
+    match listed {
+        Some(listed) => listed.clone(),
+        None if diagnosis.checks.iter().any(|c| c.check == check) => old,
+        None => Vec::new(),
+    }
 }
 
 fn fold_check(old: Option<&CheckState>, result: &CheckResult, probe: &ProbeEnd) -> CheckState {

@@ -13,6 +13,8 @@ fn diagnosis(outcome: Outcome) -> Diagnosis {
         permissions: vec![],
         groups_visible: None,
         required_groups: vec![],
+        jobs: None,
+        credentials: None,
         exact: false,
         reader_fault: None,
         directory_silent: false,

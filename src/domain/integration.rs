@@ -1,6 +1,7 @@
 //! An integration as the rules see it: how it gets its tokens and what it must be able to do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::reason::Check;
 use super::time::Timestamp;
@@ -94,6 +95,8 @@ pub struct Requirements {
     pub unexpected_fails: bool,
     /// What `group_access` requires.
     pub groups: GroupPolicy,
+    /// How long before the end of a credential operators are warned. Zero: not at all.
+    pub credential_warning: Duration,
 }
 
 /// Scopes of OpenID Connect itself: re-authentication always asks for them, so they are never "unexpected".
@@ -107,11 +110,9 @@ pub fn same_permission(a: &str, b: &str) -> bool {
 /// What a sign-in asks for besides the required permissions: the identity of the user, and a refresh token.
 pub const SIGN_IN_SCOPES: [&str; 3] = ["openid", "profile", "offline_access"];
 
-/// When a credential expires.
+/// When a certificate of ours expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialExpiry {
-    /// `certificate`.
-    pub kind: &'static str,
     /// A certificate's SHA-1 thumbprint in capital hexadecimal digits, as the Entra admin center shows it.
     pub key_id: String,
     /// When it expires.

@@ -9,6 +9,7 @@ mod brake;
 mod cause;
 mod cloud;
 mod contradiction;
+mod credential;
 mod day;
 mod diagnose;
 mod diagnosis;
@@ -19,6 +20,7 @@ mod integration;
 mod mail_address;
 mod notification;
 mod permission;
+mod provisioning;
 mod reason;
 mod record;
 mod schedule;
@@ -35,9 +37,13 @@ pub use announcement::{Announced, DelayedMail, announcements};
 pub use brake::{Brake, BrakeAction, BrakeChange, BrakePolicy, HeldMails, HeldPeriod, Hold};
 pub use cause::{
     Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
-    affected_by, wanted_causes,
+    affected_by, credential_of_cause, wanted_causes,
 };
 pub use cloud::Cloud;
+pub use credential::{
+    CredentialEvidence, CredentialKind, CredentialState, ListedCredential, OwnCredential, ReaderCredentials,
+    Registration, Standing, Warning,
+};
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::diagnose;
 pub use diagnosis::{CheckResult, Details, Diagnosis, Outcome, PermissionState};
@@ -54,6 +60,9 @@ pub use integration::{
 pub use mail_address::{parse_hello, parse_mail_address, parse_mailbox};
 pub use notification::{BrakeNotice, Incident, LinkTarget, MailKind, Notification, Obstacle, Undeliverable};
 pub use permission::{GRAPH_APP_ID, permission_purpose};
+pub use provisioning::{
+    JobCondition, JobState, NO_SCIM_BY_CONSENT, ProvisioningJob, Quarantine, provisioning_advice,
+};
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use record::{ExternalSignIn, IntegrationRecord};
 pub use schedule::{Backoff, History, SchedulePolicy};

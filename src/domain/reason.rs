@@ -44,14 +44,6 @@ impl Check {
         }
     }
 
-    /// Whether this version runs it.
-    pub const fn is_run(self) -> bool {
-        match self {
-            Self::EnterpriseApp | Self::Consent | Self::GroupAccess => true,
-            Self::Provisioning | Self::Credential => false,
-        }
-    }
-
     /// Whether it needs a token of the integration, so that what prevents a token prevents this check.
     const fn needs_token(self) -> bool {
         match self {
@@ -258,10 +250,10 @@ reasons! {
         "Set up provisioning again under Enterprise applications > Provisioning.";
     CredentialExpired "credential_expired" RotateCredential Operators Credential
         "A credential of the application has expired."
-        "Create a new secret or certificate and configure it.";
+        "Create a new secret or certificate, configure it, and remove the old one.";
     CredentialExpiring "credential_expiring" RotateCredential Operators Credential
         "A credential of the application expires soon."
-        "Create a new secret or certificate and configure it in time.";
+        "Create a new secret or certificate, and configure it before the end.";
     ClientCredentialInvalid "client_credential_invalid" RotateCredential Operators OurSide
         "Entra does not accept the application's client credential."
         "Configure the client secret's value (not its id) or the registered certificate; check this machine's clock.";
@@ -293,7 +285,7 @@ reasons! {
         "The answer was not what Entra or Graph send."
         "Wait; look for a proxy that answers in their place if it lasts.";
     Unclassified "unclassified" ContactSupport Operators Unknown
-        "Nothing could be learnt: Entra answered with an error that Consentry does not know, or this version does not run the check."
+        "Nothing could be learnt: Entra answered with something that Consentry does not know, or what it may read does not suffice."
         "Read the evidence: where it has an error code, reason_overrides can teach Consentry its meaning.";
 }
 
@@ -366,6 +358,11 @@ impl Reason {
         matches!(self.class(), Class::OurSide)
     }
 
+    /// Fails its check and breaks nothing: something will fail unless somebody acts in time.
+    pub const fn is_warning(self) -> bool {
+        matches!(self, Self::CredentialExpiring)
+    }
+
     const fn scope(self) -> Scope {
         match (self, self.class()) {
             // Every check sends requests to the tenant.
@@ -391,6 +388,10 @@ impl Reason {
     pub fn possible_in(self, check: Check) -> bool {
         // Without other evidence of the application, an error for missing consent leaves its presence open.
         if self == Self::ConsentMissing && check == Check::EnterpriseApp {
+            return true;
+        }
+        // The jobs belong to the enterprise application.
+        if self.is_presence() && check == Check::Provisioning {
             return true;
         }
         match self.scope() {
@@ -458,6 +459,7 @@ mod tests {
             (Reason::ConsentMissing, Check::EnterpriseApp, true),
             (Reason::TokenRevoked, Check::EnterpriseApp, true),
             (Reason::TokenRevoked, Check::Provisioning, false),
+            (Reason::AppDeleted, Check::Provisioning, true),
             (Reason::GroupMissing, Check::Consent, false),
             (Reason::Throttled, Check::Credential, true),
             (Reason::ProvisioningDisabled, Check::Provisioning, true),

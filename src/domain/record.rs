@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::alert::Notify;
+use super::credential::CredentialState;
 use super::integration::Access;
 use super::notification::{Incident, LinkTarget};
 use super::reason::{Check, Reason, Remedy};
@@ -121,6 +122,12 @@ impl IntegrationRecord {
             instead_of: Vec::new(),
             renewed: None,
         }
+    }
+
+    /// The incident of a mail to the operators about a credential.
+    pub fn about_credential(&self, credential: &CredentialState, reason: Reason, now: Timestamp) -> Incident {
+        let since = credential.ends.map_or(now, |ends| ends.min(now));
+        Incident { items: vec![credential.line(now)], since, ..self.named(reason, now) }
     }
 
     /// The incident of a mail about this integration, whose state shows `reason`.

@@ -38,3 +38,10 @@ impl Timestamp {
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
+
+/// `2026-03-01 08:15 UTC`, for lines of evidence.
+pub fn day_and_minute(at: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(at.0)
+        .map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
+        .unwrap_or_default()
+}

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::credential::CredentialState;
 use super::day::Day;
 use super::diagnosis::{Details, Outcome, PermissionState};
 use super::flapping::Recent;
+use super::provisioning::JobState;
 use super::reason::{Check, Reason};
 use super::time::Timestamp;
 
@@ -165,6 +167,10 @@ pub struct IntegrationState {
     pub groups_visible: Option<u32>,
     /// Required permissions as last known.
     pub permissions: Vec<PermissionState>,
+    /// The synchronization jobs as last listed.
+    pub jobs: Vec<JobState>,
+    /// The credentials as last listed.
+    pub credentials: Vec<CredentialState>,
     /// A lasting fault of the directory reader.
     pub reader_fault: Option<Reason>,
     /// What the integration's own token saw when `group_access` last passed.
@@ -174,9 +180,10 @@ pub struct IntegrationState {
 }
 
 impl IntegrationState {
-    /// Outcome of the last probe, all checks together.
+    /// Outcome of the last probe, all checks together: a check that warns counts as passed.
     pub fn overall(&self) -> Option<Outcome> {
-        let outcomes = || self.checks.iter().map(|c| c.outcome);
+        let outcomes =
+            || self.checks.iter().map(|c| if c.outcome.works() { Outcome::Pass } else { c.outcome });
         let failed = outcomes().find(|o| matches!(o, Outcome::Fail(_)));
         failed.or_else(|| outcomes().find(|o| matches!(o, Outcome::Unknown(_)))).or_else(|| outcomes().next())
     }
@@ -206,19 +213,14 @@ impl IntegrationState {
         }
     }
 
-    /// Checks that this version runs.
-    fn run(&self) -> impl Iterator<Item = &CheckState> {
-        self.checks.iter().filter(|c| c.check.is_run())
-    }
-
-    /// Whether every check that runs passes, and there is at least one.
-    pub fn looked_at_passes(&self) -> bool {
-        self.run().next().is_some() && self.run().all(|c| c.outcome == Outcome::Pass)
+    /// Whether every check passes or only warns, and there is at least one.
+    pub fn works(&self) -> bool {
+        !self.checks.is_empty() && self.checks.iter().all(|c| c.outcome.works())
     }
 
     /// Checks that have no result for a reason of this kind, whatever the others show.
     pub fn dark(&self, kind: impl Fn(Reason) -> bool) -> impl Iterator<Item = (&CheckState, Dark, Reason)> {
-        self.run().filter_map(move |c| match (c.outcome, c.dark) {
+        self.checks.iter().filter_map(move |c| match (c.outcome, c.dark) {
             (Outcome::Unknown(reason), Some(dark)) if kind(reason) => Some((c, dark, reason)),
             _ => None,
         })

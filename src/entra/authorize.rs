@@ -116,7 +116,7 @@ pub fn admin_consent_url(
     state: Option<&Secret>,
 ) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("client_id", client_id).append_pair("scope", &format!("{}/.default", cloud.graph_url));
+    query.append_pair("client_id", client_id).append_pair("scope", &cloud.graph_scope());
     if let Some(redirect_uri) = redirect_uri {
         query.append_pair("redirect_uri", redirect_uri);
     }

@@ -140,11 +140,15 @@ impl Entra {
             Ok(answers) => answers,
             Err(fault) => return Directory::failed(fault),
         };
+        let mut object_id = None;
         let shown = match answers.remove("app").map(|a| a.found(request.caller)) {
             Some(Ok(Some(object))) if is_another(&object, question.app_id) => {
                 Err(invalid("the directory shows another application"))
             }
-            Some(Ok(Some(object))) => presence(&object),
+            Some(Ok(Some(object))) => {
+                object_id = object["id"].as_str().filter(|id| !id.is_empty()).map(str::to_owned);
+                presence(&object)
+            }
             Some(Ok(None)) => self.deleted(request, question.app_id).await,
             Some(Err(fault)) => Err(fault),
             None => Err(invalid("no answer about the service principal")),
@@ -156,7 +160,12 @@ impl Entra {
         let resources = match resources(question, cache, &mut answers) {
             Ok(resources) => resources,
             Err(fault) => {
-                return Directory { presence, delegated: Err(fault.clone()), application: Err(fault) };
+                return Directory {
+                    presence,
+                    object_id,
+                    delegated: Err(fault.clone()),
+                    application: Err(fault),
+                };
             }
         };
         let delegated = grants.and_then(|items| delegated(&items, &resources));
@@ -169,7 +178,7 @@ impl Entra {
             // `restore-application.md`).
             cache.forget(question.tenant);
         }
-        Directory { presence, delegated, application }
+        Directory { presence, object_id, delegated, application }
     }
 
     /// Requested only after a 404. A reader that may not read the deleted items has still seen that the application is gone.
@@ -215,7 +224,11 @@ impl Entra {
     }
 
     /// The items of a page and of the pages that follow it.
-    async fn pages(&self, request: GraphRequest<'_>, mut page: Value) -> Result<Vec<Value>, Fault> {
+    pub(super) async fn pages(
+        &self,
+        request: GraphRequest<'_>,
+        mut page: Value,
+    ) -> Result<Vec<Value>, Fault> {
         let (mut items, mut links) = (Vec::new(), HashSet::new());
         for _ in 0..PAGE_LIMIT {
             match &page["value"] {
@@ -346,7 +359,7 @@ fn resources(
 }
 
 /// Whether an object belongs to another application than the requested one: then a server answers that ignores the request.
-fn is_another(object: &Value, app_id: &str) -> bool {
+pub(super) fn is_another(object: &Value, app_id: &str) -> bool {
     object["appId"].as_str().is_some_and(|id| !id.eq_ignore_ascii_case(app_id))
 }
 

@@ -10,7 +10,7 @@ use url::form_urlencoded::byte_serialize;
 use super::Entra;
 use super::classify::{GraphCaller, NOT_FOUND, challenge, classify_graph, is_challenge};
 use super::http::{Endpoint, Request, Response, parse_retry_after};
-use crate::domain::{Fault, GroupPolicy, GroupRef, Groups, Reason, RequiredGroup};
+use crate::domain::{Fault, GroupPolicy, GroupRef, Groups, Reason, RequiredGroup, Timestamp};
 
 /// The maximum number of requests in a batch (Microsoft Graph, `concepts/json-batching.md`).
 pub(super) const BATCH_LIMIT: usize = 20;
@@ -76,6 +76,19 @@ pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// Graph's codes for an object or a list that does not exist.
+const GONE: [&str; 4] = [NOT_FOUND, "ResourceNotFound", "NotFound", "itemNotFound"];
+
+/// A moment in a response. `0001-01-01T00:00:00Z` means "never" (Microsoft Graph, `synchronization-synchronizationstatus.md`).
+pub(super) fn moment(value: &Value) -> Option<Timestamp> {
+    let time: jiff::Timestamp = value.as_str()?.trim().parse().ok()?;
+    let never = time.as_second() <= NEVER;
+    (!never).then(|| Timestamp(time.as_millisecond()))
+}
+
+/// The end of the first year of the calendar, in seconds since the epoch.
+const NEVER: i64 = -62_104_060_800;
+
 fn invalid(detail: &str) -> Fault {
     Fault::new(Reason::InvalidResponse, detail)
 }
@@ -93,6 +106,25 @@ impl Entra {
             deadline: request.deadline,
         };
         graph_body(&self.http.send(outgoing).await?, request.caller)
+    }
+
+    /// The same for an object that may not exist: `None` if Graph itself says so. A proxy's 404 says nothing about the object.
+    pub(super) async fn find(&self, request: GraphRequest<'_>, url: &str) -> Result<Option<Value>, Fault> {
+        let outgoing = Request {
+            endpoint: Endpoint::Graph,
+            method: Method::GET,
+            url,
+            headers: vec![PRIORITY],
+            bearer: Some(request.token),
+            body: None,
+            deadline: request.deadline,
+        };
+        let answer = self.http.send(outgoing).await?;
+        let says_so = |body: Value| body["error"]["code"].as_str().is_some_and(|code| GONE.contains(&code));
+        if answer.status == reqwest::StatusCode::NOT_FOUND && answer.json().is_some_and(says_so) {
+            return Ok(None);
+        }
+        graph_body(&answer, request.caller).map(Some)
     }
 
     /// One `$batch`; the responses by id. `invalid_response` if Graph left out an item.

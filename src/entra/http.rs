@@ -31,6 +31,8 @@ pub enum Endpoint {
     Graph,
     /// OpenID configuration and keys.
     Openid,
+    /// The managed identity of this machine.
+    ManagedIdentity,
 }
 
 impl Endpoint {
@@ -40,6 +42,7 @@ impl Endpoint {
             Self::Token => "token",
             Self::Graph => "graph",
             Self::Openid => "openid",
+            Self::ManagedIdentity => "managed_identity",
         }
     }
 }
@@ -63,7 +66,8 @@ pub struct ClientOptions<'a> {
 #[derive(Clone)]
 pub struct HttpClients {
     elsewhere: reqwest::Client,
-    loopback: reqwest::Client,
+    /// Without any proxy.
+    direct: reqwest::Client,
 }
 
 impl std::fmt::Debug for HttpClients {
@@ -83,13 +87,13 @@ impl HttpClients {
         if let Some(url) = options.proxy_url {
             elsewhere = elsewhere.proxy(reqwest::Proxy::all(url)?);
         }
-        let loopback = builder(options, timeout)?.no_proxy();
-        Ok(Self { elsewhere: elsewhere.build()?, loopback: loopback.build()? })
+        let direct = builder(options, timeout)?.no_proxy();
+        Ok(Self { elsewhere: elsewhere.build()?, direct: direct.build()? })
     }
 
     /// The client for a request to this URL.
     pub fn of(&self, url: &str) -> &reqwest::Client {
-        if Url::parse(url).is_ok_and(|url| is_loopback(&url)) { &self.loopback } else { &self.elsewhere }
+        if Url::parse(url).is_ok_and(|url| is_loopback(&url)) { &self.direct } else { &self.elsewhere }
     }
 }
 
@@ -220,7 +224,11 @@ impl HttpClient {
 
     async fn exchange(&self, outgoing: Request<'_>) -> Result<Response, Lost> {
         let arrived = |fault| Lost { fault, sent: true };
-        let client = self.clients.of(outgoing.url);
+        let client = match outgoing.endpoint {
+            // A proxy has another identity, and would see the token.
+            Endpoint::ManagedIdentity => &self.clients.direct,
+            _ => self.clients.of(outgoing.url),
+        };
         let mut request = client.request(outgoing.method, outgoing.url).header("accept", "application/json");
         request = request.header("client-request-id", Uuid::new_v4().to_string());
         for (name, value) in outgoing.headers {

@@ -13,7 +13,10 @@ mod graph;
 mod http;
 mod id_token;
 mod mail;
+mod managed_identity;
 mod me;
+mod provisioning;
+mod registration;
 mod tenant;
 mod token;
 
@@ -26,7 +29,10 @@ pub use directory::{DirectoryQuestion, ResourceCache, ResourceKey};
 pub use http::{ClientOptions, Endpoint, HttpClient, HttpClients, Observer};
 pub use id_token::{Expected, IdTokenError, Person, PersonClaims, claims_about_person};
 pub use mail::{SendMailLost, SendMailResponse};
+pub use managed_identity::{IdentitySource, ManagedIdentities};
 pub use token::{Client, CodeGrant, Granted};
+
+use std::sync::Arc;
 
 use crate::domain::Cloud;
 
@@ -36,12 +42,24 @@ pub struct Entra {
     pub(crate) http: HttpClient,
     pub(crate) cloud: Cloud,
     pub(crate) overrides: ReasonOverrides,
+    identities: Arc<ManagedIdentities>,
 }
 
 impl Entra {
     /// An Entra client for a cloud.
     pub fn new(http: HttpClient, cloud: Cloud, overrides: ReasonOverrides) -> Self {
-        Self { http, cloud, overrides }
+        let source = IdentitySource::from_environment(|name| std::env::var(name).ok());
+        Self::with_identities(http, cloud, overrides, ManagedIdentities::new(source))
+    }
+
+    /// The same with managed identities from another source than the environment's.
+    pub fn with_identities(
+        http: HttpClient,
+        cloud: Cloud,
+        overrides: ReasonOverrides,
+        identities: ManagedIdentities,
+    ) -> Self {
+        Self { http, cloud, overrides, identities: Arc::new(identities) }
     }
 
     /// The cloud.
@@ -51,6 +69,6 @@ impl Entra {
 
     /// The scope for everything that is granted on Microsoft Graph.
     pub fn graph_scope(&self) -> String {
-        format!("{}/.default", self.cloud.graph_url)
+        self.cloud.graph_scope()
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Entra;
 use super::classify::{EntraError, classify_token};
 use super::http::{Endpoint, Request};
-use crate::domain::{Fault, Reason};
+use crate::domain::{Cloud, Fault, Reason, one_line};
 
 /// The parts of a tenant's OpenID configuration that are used (Microsoft, `v2-protocols-oidc.md`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +41,34 @@ impl Entra {
         let document = self.openid_document(&url, deadline).await?;
         let invalid = || Fault::new(Reason::InvalidResponse, "the OpenID configuration names no tenant");
         let issuer = document["issuer"].as_str().ok_or_else(invalid)?;
+        self.known_issuer(issuer)?;
         let guid = issuer.split('/').find_map(|part| Uuid::try_parse(part).ok()).ok_or_else(invalid)?;
         let jwks_uri = document["jwks_uri"].as_str().unwrap_or_default().to_owned();
         Ok(OpenidConfiguration { issuer: issuer.to_owned(), tenant_guid: guid.to_string(), jwks_uri })
+    }
+
+    /// An issuer that is not the cloud's own is refused: another server answers, or the tenant is in another cloud.
+    fn known_issuer(&self, issuer: &str) -> Result<(), Fault> {
+        let parsed = url::Url::parse(issuer).ok();
+        let host = parsed.as_ref().and_then(url::Url::host_str).unwrap_or_default();
+        let scheme = parsed.as_ref().map(url::Url::scheme).unwrap_or_default();
+        if self.cloud.accepts_issuer(scheme, host) {
+            return Ok(());
+        }
+        let shown = one_line(issuer, 120);
+        let expected = &self.cloud.login_url;
+        Err(match Cloud::of_issuer(host) {
+            Some(word) => Fault::new(
+                Reason::ConfigurationInvalid,
+                format!("the tenant is in another cloud: its issuer is {shown}; set cloud: {word}"),
+            ),
+            None => Fault::new(
+                Reason::InvalidResponse,
+                format!(
+                    "the OpenID configuration of {expected} names the unknown issuer {shown}; it is not used"
+                ),
+            ),
+        })
     }
 
     /// A JSON document of the login host.

@@ -1,5 +1,6 @@
 //! The token endpoint: client credentials and refresh tokens, with every kind of client authentication.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,11 +19,13 @@ use serde_json::Value;
 
 use super::Entra;
 use super::classify::{EntraError, classify_token, without_mark};
-use super::credential::client_assertion;
+use super::credential::{Signing, federated_token};
 use super::http::{Endpoint, Request, Response};
-use crate::domain::{Fault, Reason};
+use super::managed_identity::IdentityRequest;
+use crate::credential::ClientCredential;
+use crate::domain::{Fault, Reason, one_line};
 use crate::encoding::unverified_claims;
-use crate::secret::{ClientCredential, Secret};
+use crate::secret::Secret;
 
 /// A client in a tenant.
 #[derive(Debug, Clone, Copy)]
@@ -100,8 +103,55 @@ type OauthClient = oauth2::Client<
     oauth2::EndpointSet,
 >;
 
-/// Parameters that authenticate the client besides `client_id`.
-type Authentication = Vec<(&'static str, String)>;
+/// A client that is ready to send a request.
+struct Prepared {
+    oauth: OauthClient,
+    assertion: Option<Assertion>,
+}
+
+/// A client assertion (RFC 7521 section 4.2).
+struct Assertion {
+    token: Secret,
+    /// Who issued it, if it is not signed by a certificate of ours.
+    identity: Option<Identity>,
+}
+
+/// Where the token of another identity comes from.
+enum Identity {
+    File(PathBuf),
+    /// Client id of a user-assigned identity.
+    Managed(Option<String>),
+}
+
+/// Parameters that authenticate the client besides `client_id` (RFC 7523 section 2.2).
+fn authentication(assertion: Option<&Assertion>) -> Vec<(&'static str, String)> {
+    let Some(Assertion { token, .. }) = assertion else { return Vec::new() };
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
+    vec![("client_assertion_type", kind), ("client_assertion", token.expose().to_owned())]
+}
+
+fn unreadable(detail: String) -> Fault {
+    Fault::new(Reason::CredentialUnreadable, detail)
+}
+
+/// Issuer, subject and audience of a token that Entra did not accept, beside which the federated identity credential has to be compared.
+/// They are identifiers, not secrets.
+fn presented(token: &Secret, code: Option<&str>) -> String {
+    let claims = unverified_claims(token.expose()).unwrap_or_default();
+    let claim = |name: &str| match &claims[name] {
+        Value::Array(values) => values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        value => value.as_str().unwrap_or("(none)").to_owned(),
+    };
+    let named = |name: &str| one_line(&claim(name), 200);
+    // Microsoft, `reference-error-codes.md` and `workload-identity-federation-create-trust.md`.
+    let compare = match code {
+        Some("AADSTS700211") => "no federated identity credential of the app registration has this issuer",
+        Some("AADSTS700212") => "no federated identity credential of the app registration has this audience",
+        Some("AADSTS700213") => "no federated identity credential of the app registration has this subject",
+        _ => "compare them with the federated identity credentials of the app registration",
+    };
+    format!("has issuer {}, subject {}, audience {}: {compare}", named("iss"), named("sub"), named("aud"))
+}
 
 impl Entra {
     /// An app-only token (RFC 6749 section 4.4) for the resource of `scope`, which must end in `/.default`.
@@ -109,14 +159,14 @@ impl Entra {
     /// # Errors
     /// The reason of Entra's error.
     pub async fn client_credentials(&self, client: Client<'_>, scope: &str) -> Result<Granted, Fault> {
-        let (oauth, authentication) = self.client(client)?;
+        let Prepared { oauth, assertion } = self.client(client).await?;
         let mut request = oauth.exchange_client_credentials().add_scope(Scope::new(scope.to_owned()));
-        for (name, value) in authentication {
+        for (name, value) in authentication(assertion.as_ref()) {
             request = request.add_extra_param(name, value);
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport)
+        self.granted(result, &transport, assertion.as_ref()).await
     }
 
     /// Returns a new access token and the next refresh token (RFC 6749 section 6).
@@ -129,15 +179,15 @@ impl Entra {
         refresh_token: &Secret,
         scope: &str,
     ) -> Result<Granted, Fault> {
-        let (oauth, authentication) = self.client(client)?;
+        let Prepared { oauth, assertion } = self.client(client).await?;
         let token = RefreshToken::new(refresh_token.expose().to_owned());
         let mut request = oauth.exchange_refresh_token(&token).add_scope(Scope::new(scope.to_owned()));
-        for (name, value) in authentication {
+        for (name, value) in authentication(assertion.as_ref()) {
             request = request.add_extra_param(name, value);
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport)
+        self.granted(result, &transport, assertion.as_ref()).await
     }
 
     /// Redeems an authorization code (RFC 6749 section 4.1.3, RFC 7636).
@@ -145,7 +195,7 @@ impl Entra {
     /// # Errors
     /// The reason of Entra's error.
     pub async fn redeem(&self, client: Client<'_>, grant: CodeGrant<'_>) -> Result<Granted, Fault> {
-        let (oauth, authentication) = self.client(client)?;
+        let Prepared { oauth, assertion } = self.client(client).await?;
         let redirect = RedirectUrl::new(grant.redirect_uri.to_owned())
             .map_err(|e| Fault::new(Reason::ConfigurationInvalid, format!("redirect URI: {e}")))?;
         let oauth = oauth.set_redirect_uri(redirect);
@@ -153,53 +203,79 @@ impl Entra {
             .exchange_code(AuthorizationCode::new(grant.code.expose().to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(grant.verifier.expose().to_owned()))
             .add_extra_param("scope", grant.scope);
-        for (name, value) in authentication {
+        for (name, value) in authentication(assertion.as_ref()) {
             request = request.add_extra_param(name, value);
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport)
+        self.granted(result, &transport, assertion.as_ref()).await
     }
 
-    fn client(&self, client: Client<'_>) -> Result<(OauthClient, Authentication), Fault> {
+    async fn client(&self, client: Client<'_>) -> Result<Prepared, Fault> {
         let endpoint = format!("{}/{}/oauth2/v2.0/token", self.cloud.login_url, client.tenant);
         let url = TokenUrl::new(endpoint.clone())
             .map_err(|e| Fault::new(Reason::ConfigurationInvalid, format!("token endpoint: {e}")))?;
         let oauth = oauth2::Client::new(ClientId::new(client.client_id.to_owned()))
             .set_token_uri(url)
             .set_auth_type(AuthType::RequestBody);
-        match client.credential {
-            ClientCredential::None => Ok((oauth, Vec::new())),
+        let assertion = match client.credential {
+            ClientCredential::None => return Ok(Prepared { oauth, assertion: None }),
             ClientCredential::Secret(source) => {
-                let secret =
-                    source.read().map_err(|e| Fault::new(Reason::CredentialUnreadable, e.to_string()))?;
-                Ok((oauth.set_client_secret(ClientSecret::new(secret.expose().to_owned())), Vec::new()))
+                let secret = source.read().map_err(|e| unreadable(e.to_string()))?;
+                let oauth = oauth.set_client_secret(ClientSecret::new(secret.expose().to_owned()));
+                return Ok(Prepared { oauth, assertion: None });
             }
-            ClientCredential::Certificate { certificate_file, private_key_file } => {
-                let assertion = client_assertion(
-                    client.client_id,
-                    &endpoint,
-                    certificate_file,
-                    private_key_file,
-                    client.now_seconds,
-                )
-                .map_err(|e| Fault::new(Reason::CredentialUnreadable, e))?;
-                let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
-                Ok((oauth, vec![("client_assertion_type", kind), ("client_assertion", assertion)]))
+            ClientCredential::Certificate(files) => {
+                let assertion = Signing {
+                    files: files.clone(),
+                    client_id: client.client_id.to_owned(),
+                    audience: endpoint,
+                };
+                Assertion {
+                    token: assertion.sign(client.now_seconds).await.map_err(unreadable)?,
+                    identity: None,
+                }
             }
-            ClientCredential::Unbuilt(kind) => Err(Fault::new(
-                Reason::Unclassified,
-                format!(
-                    "credentials of kind {kind} are accepted in the configuration but not usable in this version"
-                ),
-            )),
-        }
+            ClientCredential::FederatedToken(file) => Assertion {
+                token: federated_token(file).map_err(unreadable)?,
+                identity: Some(Identity::File(file.clone())),
+            },
+            ClientCredential::ManagedIdentity(id) => {
+                let wanted = IdentityRequest {
+                    client_id: id.as_deref(),
+                    resource: self.cloud.assertion_audience(),
+                    now_seconds: client.now_seconds,
+                    deadline: client.deadline,
+                };
+                let token = self.identities.token(&self.http, wanted).await?;
+                Assertion { token, identity: Some(Identity::Managed(id.clone())) }
+            }
+        };
+        Ok(Prepared { oauth, assertion: Some(assertion) })
     }
 
-    fn granted(
+    /// Says which token was presented, if Entra does not accept it, and requests a new one next time.
+    async fn explained(&self, assertion: Option<&Assertion>, fault: Fault) -> Fault {
+        let Some(Assertion { token, identity: Some(identity) }) = assertion else { return fault };
+        if fault.reason != Reason::ClientCredentialInvalid {
+            return fault;
+        }
+        let what = match identity {
+            Identity::Managed(id) => {
+                self.identities.forget(id.as_deref()).await;
+                "the token of the managed identity".to_owned()
+            }
+            Identity::File(file) => format!("the token in {}", file.display()),
+        };
+        let detail = format!("{}; {what} {}", fault.detail, presented(token, fault.code.as_deref()));
+        Fault { detail, ..fault }
+    }
+
+    async fn granted(
         &self,
         result: Result<TokenResponse, RequestTokenError<TransportError, EntraError>>,
         transport: &OauthTransport<'_>,
+        assertion: Option<&Assertion>,
     ) -> Result<Granted, Fault> {
         let seen = transport.seen();
         match result {
@@ -208,7 +284,7 @@ impl Entra {
                 let mut fault = classify_token(seen.status, &error, &self.overrides);
                 fault.request_id = fault.request_id.or(seen.request_id);
                 fault.retry_after = seen.retry_after;
-                Err(fault)
+                Err(self.explained(assertion, fault).await)
             }
             Err(RequestTokenError::Request(lost)) => Err(lost.0),
             // Parse errors contain the body, so they are never shown.
@@ -377,6 +453,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::certificate::CertificateFiles;
     use crate::secret::SecretSource;
 
     /// How the crate reads a response: lifetime in seconds, scopes, whether there is a refresh token. `None` if it is not a token response.
@@ -440,8 +517,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_unreadable_credential_is_not_reported_as_rejected() {
+    #[tokio::test]
+    async fn an_unreadable_credential_is_not_reported_as_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("empty"), "\n").expect("written");
@@ -456,10 +533,14 @@ mod tests {
             .expect("a client");
         let entra = Entra::new(http, hosts, Arc::default());
         let secret = |name: &str| ClientCredential::Secret(SecretSource::File(path(name)));
-        let pair = |certificate: &str, key: &str| ClientCredential::Certificate {
-            certificate_file: path(certificate),
-            private_key_file: path(key),
+        let pair = |certificate: &str, key: &str| {
+            ClientCredential::Certificate(CertificateFiles {
+                certificate_file: path(certificate),
+                private_key_file: Some(path(key)),
+                password: None,
+            })
         };
+        let federated = |name: &str| ClientCredential::FederatedToken(path(name));
         for (sentence, credential, named) in [
             ("no secret file", secret("missing"), "missing"),
             ("an empty secret file", secret("empty"), "empty"),
@@ -468,6 +549,8 @@ mod tests {
             ("no certificate", pair("missing", "text"), "missing"),
             ("a certificate file without one", pair("text", "text"), "text"),
             ("an empty certificate file", pair("empty", "text"), "empty"),
+            ("no federated token", federated("missing"), "missing"),
+            ("a federated token that is none", federated("text"), "text"),
         ] {
             let client = Client {
                 tenant: "t",
@@ -476,7 +559,7 @@ mod tests {
                 now_seconds: 0,
                 deadline: Instant::now(),
             };
-            let fault = entra.client(client).map(|_| ()).expect_err(sentence);
+            let fault = entra.client(client).await.map(|_| ()).expect_err(sentence);
             assert_eq!(fault.reason, Reason::CredentialUnreadable, "{sentence}");
             assert!(fault.detail.contains(&*path(named).to_string_lossy()), "{sentence}: {}", fault.detail);
         }

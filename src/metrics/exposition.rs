@@ -180,11 +180,8 @@ mod tests {
             checks: vec![Check::GroupAccess],
             ..IntegrationRecord::example("acme")
         };
-        let certificate = CredentialExpiry {
-            kind: "certificate",
-            key_id: "AB12".to_owned(),
-            at: Timestamp::from_seconds(1_800_000_000),
-        };
+        let certificate =
+            CredentialExpiry { key_id: "AB12".to_owned(), at: Timestamp::from_seconds(1_800_000_000) };
         FleetEntry {
             state: Arc::new(state),
             credentials: vec![certificate],

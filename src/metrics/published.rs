@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::domain::{Check, CredentialExpiry, IntegrationState, Outcome, Reason, Remedy, Verdict};
+use crate::domain::{
+    Check, CredentialExpiry, CredentialKind, IntegrationState, Outcome, Reason, Remedy, Timestamp, Verdict,
+};
 use crate::fleet::FleetEntry;
 
 /// A family with series for each integration.
@@ -27,7 +29,7 @@ enum Series {
 use Series::{Many, One};
 
 /// In the order of the exposition.
-pub(super) const FAMILIES: [Family; 13] = [
+pub(super) const FAMILIES: [Family; 14] = [
     Family {
         name: "consentry_integration_up",
         help: "1 while all enabled checks pass, 0 while something is confirmed broken; absent until known. Cached from the last probe.",
@@ -90,8 +92,13 @@ pub(super) const FAMILIES: [Family; 13] = [
     },
     Family {
         name: "consentry_credential_expiry_timestamp_seconds",
-        help: "When a credential of the integration's application or reader expires, if that is known. Cached from the last probe.",
+        help: "When a credential of the integration's application, its enterprise application or its reader expires, if that is known. Cached from the last probe that had a result.",
         series: Many(write_credentials),
+    },
+    Family {
+        name: "consentry_provisioning_quarantined",
+        help: "Each synchronization job: 1 while it is in quarantine, 0 while it is not. Cached from the last probe that had a result.",
+        series: Many(write_quarantined),
     },
 ];
 
@@ -339,9 +346,28 @@ fn write_permissions(out: &mut String, family: &str, known: &FleetEntry) {
 }
 
 fn write_credentials(out: &mut String, family: &str, known: &FleetEntry) {
-    for CredentialExpiry { kind, key_id, at } in &known.credentials {
-        let name = &known.record.name;
+    let name = &known.record.name;
+    let listed = &known.state.credentials;
+    let ends = listed.iter().filter_map(|c| Some(((c.kind, &c.key_id), c.ends?)));
+    // A certificate of ours that is listed has its series already.
+    let is_listed = |id: &String| listed.iter().any(|c| c.thumbprint.as_ref() == Some(id));
+    let ours = known.credentials.iter().filter(|c| !is_listed(&c.key_id));
+    let ours = ours.map(|CredentialExpiry { key_id, at }| ((CredentialKind::Certificate, key_id), *at));
+    // Each series once, although an application and its reader may share a credential.
+    let all: BTreeMap<(CredentialKind, &String), Timestamp> = ends.chain(ours).collect();
+    for ((kind, key_id), at) in all {
+        let (kind, key_id) = (kind.label(), escape(key_id));
         line!(out, "{family}{{integration=\"{name}\",kind=\"{kind}\",key_id=\"{key_id}\"}} {}", at.seconds());
+    }
+}
+
+fn write_quarantined(out: &mut String, family: &str, known: &FleetEntry) {
+    let name = &known.record.name;
+    let jobs: BTreeMap<&String, bool> =
+        known.state.jobs.iter().map(|job| (&job.id, job.quarantined)).collect();
+    for (id, quarantined) in jobs {
+        let (id, quarantined) = (escape(id), u8::from(quarantined));
+        line!(out, "{family}{{integration=\"{name}\",job_id=\"{id}\"}} {quarantined}");
     }
 }
 

@@ -17,7 +17,8 @@ use super::policy::Policy;
 use crate::domain::{
     Affected, AlertChange, AlertEvent, Belongs, Brake, Causes, CredentialExpiry, Diagnosis, History,
     Incident, IntegrationState, Judgement, MailKind, Member, ProbeEnd, Probed, Reason, Snooze, Thresholds,
-    Timestamp, Verdict, affected_by, change_alert, fold, wanted_causes, within_grace_period,
+    Timestamp, Verdict, affected_by, change_alert, credential_of_cause, fold, wanted_causes,
+    within_grace_period,
 };
 use crate::fleet::{Fleet, FleetEntry};
 use crate::metrics::{Families, Published};
@@ -237,7 +238,7 @@ impl Evaluator {
         let (outlines, changes, changed) = {
             let mut causes = self.lock_causes();
             let outlines = causes.outlines(keys());
-            let incident = |reason| after.record.incident(&after.state, reason, now);
+            let incident = |key: &str, reason| incident_of_cause(after, key, reason, now);
             let changes = causes.change(member, policy.causes(), incident, now);
             let changed = causes.progress(keys());
             (outlines, changes, changed)
@@ -290,8 +291,6 @@ impl Evaluator {
         after: &FleetEntry,
         thresholds: Thresholds,
     ) -> BTreeMap<String, Reason> {
-        let record = &after.record;
-        let belongs = Belongs { app: &record.app, tenant: &record.tenant, reader: record.reader.as_deref() };
         let probed = Probed {
             before: &before.state,
             after: &after.state,
@@ -299,7 +298,7 @@ impl Evaluator {
             own: &before.causes,
         };
         let affected = self.affected.lock();
-        wanted_causes(probed, belongs, thresholds, &affected)
+        wanted_causes(probed, belongs(after), thresholds, &affected)
     }
 
     async fn save(&self, record: Record) -> Result<(), StoreError> {
@@ -318,6 +317,19 @@ impl Evaluator {
     fn lock_causes(&self) -> parking_lot::MutexGuard<'_, Causes> {
         self.causes.lock()
     }
+}
+
+/// The content of a mail about a cause that affects an integration.
+fn incident_of_cause(entry: &FleetEntry, key: &str, reason: Reason, now: Timestamp) -> Incident {
+    match credential_of_cause(key, belongs(entry), &entry.state) {
+        Some(credential) => entry.record.about_credential(credential, reason, now),
+        None => entry.record.incident(&entry.state, reason, now),
+    }
+}
+
+fn belongs(entry: &FleetEntry) -> Belongs<'_> {
+    let record = &entry.record;
+    Belongs { app: &record.app, tenant: &record.tenant, reader: record.reader.as_deref() }
 }
 
 /// Why and where the checks of an integration have no result: see [`affected_by`].

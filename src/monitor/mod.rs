@@ -6,6 +6,8 @@
 mod braking;
 mod changes;
 mod evaluator;
+mod kept;
+mod listings;
 mod policy;
 mod prober;
 mod reconfigure;
@@ -15,6 +17,6 @@ mod snoozing;
 
 pub use evaluator::{ConfigGuard, Evaluator, Outputs, ProbeMeta};
 pub use policy::Policy;
-pub use prober::{Probed, Prober, ReaderClient, Target};
+pub use prober::{ProbeRequest, Probed, Prober, ReaderClient, Target};
 pub use runner::{Change, ConfigDiff, Monitor, ProbeLimits, Setup, Targets, VerificationListener};
 pub use scheduler::{Ended, Schedule};

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::kept::{Asking, Kept};
 use crate::clock::Clock;
+use crate::credential::ClientCredential;
 use crate::domain::{
-    Access, Check, CredentialExpiry, Directory, Evidence, Fault, OwnToken, Reason, Requirements,
-    RoleEvidence, Timestamp,
+    Access, Check, CredentialExpiry, Directory, Evidence, Fault, ListedCredential, OwnToken, Reason,
+    Registration, Requirements, RoleEvidence, Timestamp,
 };
 use crate::entra::{Client, DirectoryQuestion, Entra, Granted, ResourceCache, ResourceKey};
-use crate::secret::{ClientCredential, Secret, SecretError, read_refresh_token};
+use crate::secret::{Secret, SecretError, read_refresh_token};
 use crate::store::{Store, StoreError, StoredToken, TokenId};
 
 /// A directory reader's client.
@@ -47,6 +49,19 @@ pub struct Target {
     pub refresh_token_file: Option<PathBuf>,
     /// What is required of the integration.
     pub requirements: Requirements,
+    /// GUID of the tenant where the application is registered, if it is not the integration's own.
+    pub home_tenant: Option<Arc<str>>,
+}
+
+/// What a probe has to find out besides the checks, and how long it may take.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbeRequest {
+    /// The tenant's GUID.
+    pub tenant_guid: bool,
+    /// A person asked for it: no answer that was kept is used.
+    pub asked: bool,
+    /// For the whole probe.
+    pub timeout: Duration,
 }
 
 impl Target {
@@ -109,22 +124,34 @@ struct Refreshed {
 /// Gathers evidence. Shared by all probes.
 #[derive(Debug)]
 pub struct Prober {
-    entra: Entra,
+    pub(super) entra: Entra,
     store: Store,
-    clock: Clock,
+    pub(super) clock: Clock,
     resources: ResourceCache,
+    /// Credentials of app registrations.
+    pub(super) registrations: Kept<Registration>,
+    /// SAML signing certificates.
+    pub(super) signing: Kept<Vec<ListedCredential>>,
     reader_tokens: Mutex<HashMap<(String, String), (Secret, Timestamp)>>,
 }
 
 impl Prober {
     /// A prober with these dependencies.
     pub fn new(entra: Entra, store: Store, clock: Clock) -> Self {
-        Self { entra, store, clock, resources: ResourceCache::default(), reader_tokens: Mutex::default() }
+        Self {
+            entra,
+            store,
+            clock,
+            resources: ResourceCache::default(),
+            registrations: Kept::default(),
+            signing: Kept::default(),
+            reader_tokens: Mutex::default(),
+        }
     }
 
     /// One probe. Always ends by `deadline`; requests that did not end by then are a `timeout` in the evidence.
-    pub async fn probe(&self, target: &Target, tenant_guid_wanted: bool, timeout: Duration) -> Probed {
-        let mut deadline = Instant::now() + timeout;
+    pub async fn probe(&self, target: &Target, wanted: ProbeRequest) -> Probed {
+        let mut deadline = Instant::now() + wanted.timeout;
         let directory = match &target.reader {
             Some(reader) => Some(self.ask_directory(target, reader, deadline).await),
             None => None,
@@ -139,6 +166,12 @@ impl Prober {
         pause = pause.or_else(|| {
             app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned()
         });
+        let jobs = match &pause {
+            Some(fault) => {
+                target.requirements.checks.contains(&Check::Provisioning).then(|| Err(fault.clone()))
+            }
+            None => self.ask_jobs(target, directory.as_ref(), app_token.as_ref(), deadline).await,
+        };
         let own = match (target.requirements.access, &pause) {
             (Access::Delegated, Some(fault)) => {
                 Own { token: OwnToken::Rejected(fault.clone()), access_token: None }
@@ -146,6 +179,8 @@ impl Prober {
             (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
             (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
         };
+        let asking = Asking { asked: wanted.asked, deadline };
+        let credentials = self.ask_credentials(target, pause.as_ref(), asking).await;
         let groups = match (own.access_token, pause) {
             (Some(_), Some(fault)) => Some(Err(fault)),
             (Some(token), None) if target.requirements.checks.contains(&Check::GroupAccess) => {
@@ -153,11 +188,14 @@ impl Prober {
             }
             _ => None,
         };
-        let evidence = Evidence { directory, app_only, own_token: own.token, groups };
+        let at = self.clock.now();
+        let evidence = Evidence { directory, app_only, own_token: own.token, groups, jobs, credentials, at };
         // The GUID is not urgent, so it is only requested in a probe without faults.
-        let wanted = tenant_guid_wanted && evidence.faults().is_empty();
-        let tenant_guid =
-            if wanted { self.entra.tenant_guid(&target.tenant, deadline).await.ok() } else { None };
+        let tenant_guid = if wanted.tenant_guid && evidence.faults().is_empty() {
+            self.entra.tenant_guid(&target.tenant, deadline).await.ok()
+        } else {
+            None
+        };
         Probed { evidence, tenant_guid }
     }
 
@@ -177,7 +215,7 @@ impl Prober {
         }
         // New roles never appear in an old token (Microsoft,
         // `managed-identity-best-practice-recommendations.md`): an error counts only with a new token.
-        self.lock_readers().remove(&(reader.client_id.clone(), target.tenant.clone()));
+        self.forget_reader_token(&target.tenant, reader);
         if cached { self.read_directory(target, reader, question).await.0 } else { directory }
     }
 
@@ -188,7 +226,7 @@ impl Prober {
         reader: &ReaderClient,
         question: DirectoryQuestion<'_>,
     ) -> (Directory, bool) {
-        match self.reader_token(target, reader, question.deadline).await {
+        match self.reader_token(&target.tenant, reader, question.deadline).await {
             Ok((token, cached)) => {
                 (self.entra.directory(token.expose(), question, &self.resources).await, cached)
             }
@@ -197,19 +235,19 @@ impl Prober {
     }
 
     /// A token for the reader in this tenant, and whether it is a cached one.
-    async fn reader_token(
+    pub(super) async fn reader_token(
         &self,
-        target: &Target,
+        tenant: &str,
         reader: &ReaderClient,
         deadline: Instant,
     ) -> Result<(Secret, bool), Fault> {
         let now = self.clock.now();
-        let key = (reader.client_id.clone(), target.tenant.clone());
+        let key = (reader.client_id.clone(), tenant.to_owned());
         if let Some((token, _)) = self.lock_readers().get(&key).filter(|(_, until)| *until > now) {
             return Ok((token.clone(), true));
         }
         let client = Client {
-            tenant: &target.tenant,
+            tenant,
             client_id: &reader.client_id,
             credential: &reader.credential,
             now_seconds: now.0 / 1000,
@@ -220,6 +258,10 @@ impl Prober {
         let until = now.plus(granted.expires_in.saturating_sub(Duration::from_secs(300)));
         self.lock_readers().insert(key, (granted.access_token.clone(), until));
         Ok((granted.access_token, false))
+    }
+
+    pub(super) fn forget_reader_token(&self, tenant: &str, reader: &ReaderClient) {
+        self.lock_readers().remove(&(reader.client_id.clone(), tenant.to_owned()));
     }
 
     fn lock_readers(&self) -> parking_lot::MutexGuard<'_, HashMap<(String, String), (Secret, Timestamp)>> {
@@ -241,7 +283,9 @@ impl Prober {
             && directory.is_some_and(|d| {
                 d.application.as_ref().is_ok_and(|g| g.iter().any(|g| !g.application.is_empty()))
             });
-        if delegated && (directory_answered || matches!(*target.credential, ClientCredential::None)) {
+        let lists_jobs = target.reader.is_none() && target.requirements.checks.contains(&Check::Provisioning);
+        let is_public = matches!(*target.credential, ClientCredential::None);
+        if delegated && (directory_answered && !lists_jobs || is_public) {
             return (None, None);
         }
         let now = self.clock.now();
@@ -445,7 +489,7 @@ fn store_fault(error: &StoreError) -> Fault {
 
 /// A reader that is not installed, disabled or blocked in the tenant lacks permission: this is not a failure of the integration. A reason
 /// about the tenant, our own files or the network is kept.
-fn reader_fault(fault: Fault) -> Fault {
+pub(super) fn reader_fault(fault: Fault) -> Fault {
     let reason = match fault.reason {
         Reason::TenantMissing
         | Reason::ClientCredentialInvalid

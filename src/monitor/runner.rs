@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::evaluator::{Evaluator, ProbeMeta};
 use super::policy::Policy;
-use super::prober::{Prober, Target};
+use super::prober::{ProbeRequest, Prober, Target};
 use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
 use crate::domain::{
@@ -446,6 +446,15 @@ impl Monitor {
         clock.set(end.max(clock.steady()));
     }
 
+    /// What a probe of an integration has to find out.
+    fn request(&self, name: &str, limits: ProbeLimits) -> ProbeRequest {
+        ProbeRequest {
+            tenant_guid: self.inner.evaluator.wants_tenant_guid(name),
+            asked: self.schedule().was_asked_for(name),
+            timeout: limits.timeout,
+        }
+    }
+
     /// One probe, from evidence to verdict.
     async fn probe(&self, name: &str, due: Timestamp) {
         let (inner, setup) = (&self.inner, self.setup());
@@ -454,8 +463,7 @@ impl Monitor {
             return self.schedule().requeue(name, clock.steady());
         };
         let (started, stopwatch) = (clock.steady(), Instant::now());
-        let probed =
-            setup.prober.probe(target, inner.evaluator.wants_tenant_guid(name), setup.limits.timeout).await;
+        let probed = setup.prober.probe(target, self.request(name, setup.limits)).await;
         let steady = inner.evaluator.steady().await;
         if self.setup().targets.get(name) != Some(target) {
             self.schedule().requeue(name, clock.steady());

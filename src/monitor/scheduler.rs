@@ -45,6 +45,8 @@ pub struct Schedule {
     extra: HashMap<String, Vec<Timestamp>>,
     /// Integrations whose next probe a person asked for: it is made once although the tenant asked for a pause.
     requested: HashSet<String>,
+    /// Those of them that are in flight.
+    asked_for: HashSet<String>,
     backoff: Backoff,
 }
 
@@ -65,6 +67,7 @@ impl Schedule {
             paused: HashMap::new(),
             extra: HashMap::new(),
             requested: HashSet::new(),
+            asked_for: HashSet::new(),
             backoff: Backoff::default(),
         };
         for (name, tenant) in integrations {
@@ -132,6 +135,7 @@ impl Schedule {
     /// A probe ended whose result does not apply to the current configuration: queues another one at once, if the integration still exists.
     pub fn requeue(&mut self, name: &str, now: Timestamp) {
         self.in_flight.remove(name);
+        self.asked_for.remove(name);
         self.put(name, now);
     }
 
@@ -147,11 +151,18 @@ impl Schedule {
                 self.put(&name, until);
                 continue;
             }
-            self.requested.remove(&name);
+            if self.requested.remove(&name) {
+                self.asked_for.insert(name.clone());
+            }
             self.in_flight.insert(name.clone());
             started.push((name, due));
         }
         started
+    }
+
+    /// Whether a person asked for the probe that is in flight.
+    pub fn was_asked_for(&self, name: &str) -> bool {
+        self.asked_for.contains(name)
     }
 
     /// The next integration that is due, otherwise one that has no result yet.
@@ -192,6 +203,7 @@ impl Schedule {
     /// Records that a probe ended, and queues the next one.
     pub fn ended(&mut self, name: &str, ended: Ended, now: Timestamp) {
         self.in_flight.remove(name);
+        self.asked_for.remove(name);
         let Some(place) = self.places.get_mut(name) else { return };
         place.started = Some(ended.started);
         let place = place.clone();

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use super::message::{
     Body, Entry, MailBranding, Phrases, Rendered, admin_steps, body, finished, message_id, rendered,
-    stand_in_line,
+    stand_in_line, what_to_do,
 };
 use crate::clock::moment;
 use crate::domain::{
-    LinkTarget, MailKind, Notification, PROVISIONING_STAYS, Reason, Remedy, consequence, foreign,
+    Cloud, LinkTarget, MailKind, Notification, PROVISIONING_STAYS, Reason, Remedy, consequence,
 };
 use crate::store::{Group, Shown, Thread};
 
@@ -98,8 +98,10 @@ fn grouped(group: &Group, links: &[NoticeLinks], branding: &MailBranding) -> Bod
     } else if counts.over > 0 && counts.renewed == 0 {
         lead.push("What was wrong is over. You need not do anything.".to_owned());
     }
-    let entries: Vec<Entry> =
-        notifications().zip(links).map(|(notification, link)| entry(notification, link)).collect();
+    let entries: Vec<Entry> = notifications()
+        .zip(links)
+        .map(|(notification, link)| entry(notification, link, &branding.cloud))
+        .collect();
     let builtin = |n: &&Notification| n.incident.link == LinkTarget::Builtin;
     let asked = notifications().find(|n| builtin(n) && is_broken(n.kind));
     let steps = match asked {
@@ -171,13 +173,15 @@ fn title(app: &str, counts: &Counts, for_admins: bool) -> (String, String) {
 }
 
 /// One notice.
-fn entry(notification: &Notification, links: &NoticeLinks) -> Entry {
+fn entry(notification: &Notification, links: &NoticeLinks, cloud: &Cloud) -> Entry {
     let words = Phrases::of(&notification.incident);
     let incident = &notification.incident;
+    let reason = incident.reason;
     let state = match notification.kind {
         MailKind::Alert | MailKind::Test | MailKind::Operator if incident.reason == Reason::TokenMissing => {
             "waits for a sign-in"
         }
+        MailKind::Alert if reason.remedy() == Remedy::ReviewProvisioning => "gets no accounts from Entra",
         MailKind::Alert | MailKind::Test => "has lost access",
         MailKind::Operator => "needs you",
         MailKind::Changed => "is still broken, for another reason",
@@ -197,16 +201,16 @@ fn entry(notification: &Notification, links: &NoticeLinks) -> Entry {
         };
         return Entry { title, color, lines: vec![what, tenant], button: None, snooze: None };
     }
-    let reason = incident.reason;
-    let mut lines = vec![format!("{} Since {}.", reason.sentence(), moment(incident.since))];
-    lines.push(reason.advice().to_owned());
+    let since =
+        if reason.is_warning() { String::new() } else { format!(" Since {}.", moment(incident.since)) };
+    let mut lines = vec![format!("{}{since}", reason.sentence())];
+    lines.extend(what_to_do(incident));
     lines.extend(reason.before_accepting().map(str::to_owned));
-    if !incident.items.is_empty() && reason != Reason::CredentialUnreadable {
-        let items: Vec<String> = incident.items.iter().take(10).map(|item| foreign(item, 80)).collect();
-        lines.push(format!("About: {}.", items.join(", ")));
+    if reason != Reason::CredentialUnreadable {
+        lines.extend(words.items(10).map(|(what, items)| format!("{what}: {items}.")));
     }
     lines.push(tenant);
-    lines.extend(words.reference());
+    lines.extend(words.reference(cloud));
     let label = if reason == Reason::TokenMissing { "Connect" } else { "Re-authenticate" };
     let button =
         links.button.clone().filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|url| (label, url));

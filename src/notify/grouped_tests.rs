@@ -50,6 +50,7 @@ fn group(notices: Vec<Notification>, more: usize) -> Group {
 
 fn branding() -> MailBranding {
     MailBranding {
+        cloud: crate::domain::Cloud::default(),
         domain: "example.com".to_owned(),
         support_contact: None,
         status_page: Some("https://consentry.example.com".to_owned()),

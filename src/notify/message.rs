@@ -10,8 +10,9 @@ use aws_lc_rs::digest;
 
 use crate::clock::moment;
 use crate::domain::{
-    Access, Audience, BrakeNotice, Incident, LinkTarget, MailKind, Notification, Obstacle,
-    PROVISIONING_STAYS, Reason, Remedy, Timestamp, Undeliverable, consequence, foreign, invitation, one_line,
+    Access, Audience, BrakeNotice, Cloud, Incident, LinkTarget, MailKind, NO_SCIM_BY_CONSENT, Notification,
+    Obstacle, PROVISIONING_STAYS, Reason, Remedy, Timestamp, Undeliverable, consequence, foreign, invitation,
+    one_line, provisioning_advice,
 };
 
 /// What every mail of this installation has in common.
@@ -23,6 +24,8 @@ pub struct MailBranding {
     pub support_contact: Option<String>,
     /// The status page, which lists everything that a mail only counts.
     pub status_page: Option<String>,
+    /// The cloud whose pages the mail names.
+    pub cloud: Cloud,
 }
 
 /// A mail, ready for its headers to be encoded.
@@ -128,13 +131,13 @@ pub(super) fn body(notification: &Notification, link: Option<&str>, branding: &M
         (_, Some(undelivered)) => undeliverable(&incident, undelivered),
         (MailKind::Reauthenticated, None) => reauthenticated(&incident),
         (MailKind::Operator, None) if notification.incident.by.is_some() => refused_sign_in(&incident),
-        (MailKind::Operator, None) => operator(&incident, link),
+        (MailKind::Operator, None) => operator(&incident, link, &branding.cloud),
         (MailKind::Resolved, None) if notification.incident.reason.audience() == Audience::Operators => {
             cause_over(&incident)
         }
         (MailKind::Resolved, None) => resolved(&incident),
         (MailKind::Alert | MailKind::Reminder | MailKind::Changed | MailKind::Test, None) => {
-            admin(&incident, notification.kind, link)
+            admin(&incident, notification.kind, link, &branding.cloud)
         }
     };
     if let Some(line) = stand_in_line(&notification.incident.instead_of) {
@@ -185,27 +188,40 @@ impl<'a> Phrases<'a> {
             ("Integration", format!("{} ({})", self.name, incident.integration)),
             ("Application", format!("{}, {}", self.app, incident.client_id)),
             ("Microsoft Entra tenant", self.tenant.clone()),
-            ("Since", moment(incident.since)),
         ];
-        if !incident.items.is_empty() {
-            let what = match incident.reason {
-                Reason::CredentialUnreadable => "What cannot be read",
-                Reason::GroupsNotVisible => "What is missing",
-                Reason::GroupMissing => "Groups that cannot be found",
-                Reason::PermissionUnexpected => "Permissions that are not needed",
-                _ => "Missing permissions",
-            };
-            // This item is an error message of ours, not a name that a tenant has chosen.
-            let ours = incident.reason == Reason::CredentialUnreadable;
-            let shown = |item: &String| if ours { one_line(item, 300) } else { foreign(item, 80) };
-            facts.push((what, incident.items.iter().map(shown).collect::<Vec<_>>().join(", ")));
-        }
+        // A warning is about the future.
+        facts.extend((!incident.reason.is_warning()).then(|| ("Since", moment(incident.since))));
+        facts.extend(self.items(usize::MAX));
         if let Some(affected) = incident.affected {
             facts.push(("Integrations that suffer from it", affected.to_string()));
         }
         if let Some(until) = incident.restorable_until {
             facts.push(("Can be restored until", moment(until)));
         }
+        facts
+    }
+
+    /// What the incident is about, at most so many items.
+    pub(super) fn items(&self, most: usize) -> Option<(&'static str, String)> {
+        let (what, ours) = items_title(self.incident.reason);
+        let shown = |item: &String| if ours { one_line(item, 300) } else { foreign(item, 80) };
+        let items: Vec<String> = self.incident.items.iter().take(most).map(shown).collect();
+        (!items.is_empty()).then(|| (what, items.join(if ours { "; " } else { ", " })))
+    }
+
+    /// The facts, and where an administrator goes who has to do something in the Entra admin center.
+    fn facts_with_admin_center(&self, cloud: &Cloud) -> Vec<(&'static str, String)> {
+        let mut facts = self.facts();
+        let there = matches!(
+            self.incident.reason.remedy(),
+            Remedy::EnableApp | Remedy::ReviewPermissions | Remedy::ChangePolicy | Remedy::ReviewProvisioning
+        );
+        facts.extend(
+            cloud
+                .admin_center(&self.tenant)
+                .filter(|_| there)
+                .map(|url| ("Microsoft Entra admin center", url)),
+        );
         facts
     }
 
@@ -231,22 +247,64 @@ impl<'a> Phrases<'a> {
     }
 
     /// Error code and request id, for Microsoft's support.
-    pub(super) fn reference(&self) -> Option<String> {
+    pub(super) fn reference(&self, cloud: &Cloud) -> Option<String> {
         let code = self.incident.code.as_deref()?;
         let request =
             self.incident.request_id.as_deref().map(|id| format!(", request {id}")).unwrap_or_default();
-        let page = code
-            .strip_prefix("AADSTS")
-            .map(|n| format!(" (https://login.microsoftonline.com/error?code={n})"))
-            .unwrap_or_default();
+        let page =
+            code.strip_prefix("AADSTS").map(|n| format!(" ({})", cloud.error_page(n))).unwrap_or_default();
         Some(format!("For support: {code}{page}{request}."))
     }
+}
+
+/// What the items of an incident are, and whether they are lines of ours, not names that a tenant has chosen.
+const fn items_title(reason: Reason) -> (&'static str, bool) {
+    match reason {
+        Reason::CredentialUnreadable => ("What cannot be read", true),
+        Reason::CredentialExpired | Reason::CredentialExpiring => ("Credential", true),
+        Reason::ProvisioningQuarantined | Reason::ProvisioningDisabled => ("Synchronization jobs", true),
+        Reason::GroupsNotVisible => ("What is missing", false),
+        Reason::GroupMissing => ("Groups that cannot be found", false),
+        Reason::PermissionUnexpected => ("Permissions that are not needed", false),
+        Reason::ConsentMissing | Reason::PermissionMissing => ("Missing permissions", false),
+        _ => ("About", false),
+    }
+}
+
+/// What to do about a failure.
+pub(super) fn what_to_do(incident: &Incident) -> Vec<String> {
+    let reason = incident.reason;
+    match reason {
+        Reason::ProvisioningQuarantined => {
+            vec![provisioning_advice(incident.code.as_deref()).to_owned(), NO_SCIM_BY_CONSENT.to_owned()]
+        }
+        Reason::ProvisioningDisabled | Reason::ProvisioningMissing => {
+            vec![reason.advice().to_owned(), NO_SCIM_BY_CONSENT.to_owned()]
+        }
+        _ => vec![reason.advice().to_owned()],
+    }
+}
+
+/// What does not work meanwhile.
+fn meanwhile(reason: Reason, app: &str) -> String {
+    if reason.remedy() == Remedy::ReviewProvisioning {
+        return format!(
+            "Until this works again, Entra changes no accounts in {app}: new people get none, and people who have left keep theirs."
+        );
+    }
+    consequence(app)
 }
 
 /// Subject and heading of a mail to administrators.
 fn admin_title(words: &Phrases<'_>, kind: MailKind) -> (String, String) {
     let (name, app) = (&words.name, &words.app);
+    // The application still has access; it is Entra that sends it nothing.
+    let is_provisioning = words.incident.reason.remedy() == Remedy::ReviewProvisioning;
     match kind {
+        MailKind::Alert if is_provisioning => (
+            format!("Action needed: provisioning to {app} has stopped for {name}"),
+            format!("Provisioning to {app} has stopped for {name}"),
+        ),
         MailKind::Changed => (
             format!("{app} for {name} is still broken, for another reason"),
             format!("{app} for {name}: the reason has changed"),
@@ -285,30 +343,30 @@ pub(super) fn admin_steps(words: &Phrases<'_>) -> Vec<String> {
     vec!["Press the button.".to_owned(), account, "Press Accept. That is all.".to_owned()]
 }
 
-fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>) -> Body {
+fn admin(words: &Phrases<'_>, kind: MailKind, link: Option<&str>, cloud: &Cloud) -> Body {
     let (incident, app) = (words.incident, &words.app);
     let is_invitation = incident.reason == Reason::TokenMissing;
     let (subject, heading) = admin_title(words, kind);
     let mut lead = vec![incident.reason.sentence().to_owned()];
-    lead.push(if is_invitation { invitation(app) } else { consequence(app) });
+    lead.push(if is_invitation { invitation(app) } else { meanwhile(incident.reason, app) });
     lead.extend(incident.reason.before_accepting().map(str::to_owned));
     let link = link.filter(|_| incident.reason.remedy() == Remedy::Reauthenticate);
     let button = link.map(|url| (if is_invitation { "Connect" } else { "Re-authenticate" }, url.to_owned()));
     let steps = if button.is_some() { admin_steps(words) } else { Vec::new() };
-    let mut notes = vec![incident.reason.advice().to_owned()];
+    let mut notes = what_to_do(incident);
     if button.is_some() && !incident.permissions.is_empty() {
         notes.push(format!("You will be asked for: {}.", incident.permissions.join(", ")));
     }
     if incident.reason.leaves_provisioning() {
         notes.push(PROVISIONING_STAYS.to_owned());
     }
-    notes.extend(words.reference());
+    notes.extend(words.reference(cloud));
     Body {
         subject,
         heading,
         color: "#b42318",
         lead,
-        facts: words.facts(),
+        facts: words.facts_with_admin_center(cloud),
         button,
         steps,
         notes,
@@ -409,14 +467,17 @@ fn cause_over(words: &Phrases<'_>) -> Body {
     }
 }
 
-fn operator(words: &Phrases<'_>, link: Option<&str>) -> Body {
+fn operator(words: &Phrases<'_>, link: Option<&str>, cloud: &Cloud) -> Body {
     let reason = words.incident.reason;
     let mut notes = vec![format!("Reason: {}, remedy: {}.", reason.label(), reason.remedy().label())];
-    notes.extend(words.reference());
+    notes.extend(words.reference(cloud));
     let button =
         link.filter(|_| reason.remedy() == Remedy::Reauthenticate).map(|l| ("Re-authenticate", l.to_owned()));
     notes.push(
         match reason.audience() {
+            _ if reason.is_warning() => {
+                "Nothing is broken yet. This is one mail for all integrations with this credential; the next ones come 7 days and 1 day before the end, unless it is replaced."
+            }
             Audience::Admins => "This integration has no admins in the configuration, so this mail comes to you.",
             Audience::Operators => {
                 "This is one mail for all integrations with the same cause; consentry_check_reason shows which ones they are."
@@ -434,7 +495,10 @@ fn operator(words: &Phrases<'_>, link: Option<&str>) -> Body {
         ),
         heading: reason.sentence().to_owned(),
         color: "#b54708",
-        lead: std::iter::once(reason.advice()).chain(reason.before_accepting()).map(str::to_owned).collect(),
+        lead: what_to_do(words.incident)
+            .into_iter()
+            .chain(reason.before_accepting().map(str::to_owned))
+            .collect(),
         facts: words.facts(),
         button,
         notes,

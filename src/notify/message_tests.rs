@@ -17,6 +17,7 @@ fn notification(kind: MailKind, reason: Reason) -> Notification {
 
 fn branding() -> MailBranding {
     MailBranding {
+        cloud: crate::domain::Cloud::default(),
         domain: "example.com".to_owned(),
         support_contact: Some("Help Desk, +1 555 0100".to_owned()),
         status_page: None,

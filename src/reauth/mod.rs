@@ -13,11 +13,12 @@ use oauth2::{CsrfToken, PkceCodeChallenge};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::credential::ClientCredential;
 use crate::domain::{Access, GroupPolicy, RequiredPermissions, Timestamp};
 use crate::entra::{Entra, SignIn};
 use crate::fleet::Fleet;
 use crate::metrics::Families;
-use crate::secret::{ClientCredential, Secret};
+use crate::secret::Secret;
 use crate::store::{NewAuthorization, Stage, Store, StoreError, TokenId};
 
 pub mod callback;

@@ -28,6 +28,7 @@ mod events;
 mod files;
 mod key;
 mod key_file;
+mod listed_rows;
 mod locks;
 mod notices;
 mod notifications;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::listed_rows::{CredentialRow, JobRow};
 use crate::domain::{
     Access, AlertProgress, Blind, BrakeNotice, Check, CheckState, Dark, Day, Details, GoodView, Grant,
     HeldMails, Hold, Incident, IntegrationState, KnownGroup, LinkTarget, Named, Notify, Obstacle, OpenAlert,
@@ -47,6 +48,10 @@ pub(super) struct StateRow {
     renewed: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     known_groups: Vec<KnownGroupRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    jobs: Vec<JobRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    credentials: Vec<CredentialRow>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,6 +163,8 @@ pub(super) fn state_to_json(state: &IntegrationState, alert: Option<&OpenAlert>)
         flapping: state.flapping,
         renewed: state.renewed,
         known_groups: state.known_groups.iter().map(known_group_row).collect(),
+        jobs: state.jobs.iter().map(JobRow::of).collect(),
+        credentials: state.credentials.iter().map(CredentialRow::of).collect(),
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -198,6 +205,8 @@ pub(super) fn state_from_json(json: &str) -> Option<Saved> {
         flapping: row.flapping,
         renewed: row.renewed,
         known_groups: row.known_groups.into_iter().map(known_group).collect(),
+        jobs: row.jobs.into_iter().map(JobRow::state).collect(),
+        credentials: row.credentials.into_iter().filter_map(CredentialRow::state).collect(),
     };
     let progress = |row: AlertProgressRow| AlertProgress {
         notify: Notify::from_label(&row.notify).unwrap_or_default(),

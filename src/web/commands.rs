@@ -97,7 +97,7 @@ pub struct Records {
 pub struct CredentialRecord {
     /// The directory reader that has it; `None` for the application itself.
     pub reader: Option<String>,
-    /// `client secret`, `certificate`, `none`.
+    /// `client secret`, `certificate`, `federated token`, `managed identity`, `none`.
     pub kind: &'static str,
     /// When it expires; `None` where the credential does not contain that.
     pub expires: Option<Timestamp>,

@@ -3,6 +3,7 @@
 use crate::clock::{ago, moment, rfc3339};
 use crate::domain::{
     Audience, Cell, Check, CheckState, Day, Health, KnownGroup, Outcome, Reason, Timestamp, one_line,
+    provisioning_advice,
 };
 use crate::fleet::FleetEntry;
 
@@ -74,6 +75,8 @@ impl Pill {
         };
         let (mark, class, word) = match outcome {
             Outcome::Pass => ("✓", "good", "passes"),
+            // Nothing is broken yet.
+            Outcome::Fail(reason) if reason.is_warning() => ("!", "wait", "warns"),
             Outcome::Fail(_) => ("✗", "bad", "fails"),
             Outcome::Unknown(_) => ("?", "wait", "is unknown"),
         };
@@ -112,6 +115,14 @@ pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
             Some(format!("The people who run {app} have to fix this; you need not do anything."))
         }
         Audience::Admins => reason.advice_beside_the_button().map(str::to_owned),
+    }
+}
+
+/// What operators read about a check that does not pass.
+pub(super) fn operators_advice(state: &CheckState, reason: Reason) -> &'static str {
+    match reason {
+        Reason::ProvisioningQuarantined => provisioning_advice(state.details.code.as_deref()),
+        _ => reason.advice(),
     }
 }
 

@@ -74,6 +74,8 @@ async fn one_cause_one_mail_to_the_operators() {
         app: demo::APP,
         secret: "other".to_owned(),
         expires_in_seconds: 86_400,
+        key_id: None,
+        display_name: None,
     }]);
     fleet.pass(30 * MINUTE).await;
     assert_eq!(fleet.mails().len(), 1, "a secret that nobody uses fixes nothing");

@@ -132,11 +132,8 @@ async fn full_exposition() -> String {
         ..IntegrationRecord::clone(&northwind.record)
     };
     let mut certified = FleetEntry::new(Arc::new(record));
-    certified.credentials = vec![CredentialExpiry {
-        kind: "certificate",
-        key_id: "AB".to_owned(),
-        at: Timestamp::from_seconds(1),
-    }];
+    certified.credentials =
+        vec![CredentialExpiry { key_id: "AB".to_owned(), at: Timestamp::from_seconds(1) }];
     Arc::make_mut(&mut certified.state).reader_fault = Some(Reason::ReaderPermissionMissing);
     process.published.set(&certified);
     fleet.exposition()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consentry::config::{Loaded, Problem, load_with};
-use consentry::secret::ClientCredential;
+use consentry::credential::ClientCredential;
 
 fn fixtures(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(kind)
@@ -108,14 +108,15 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.apps["sequr"].credential, ClientCredential::None);
 }
 
-/// Keys without effect in this version are reported once, not silently ignored.
+/// The warning before the end of a credential is 30 days unless the integration says otherwise.
 #[test]
-fn keys_without_effect_are_reported() {
-    let loaded = read(&fixtures("valid").join("not_implemented.yml")).expect("valid");
-    assert_eq!(
-        loaded.not_implemented,
-        ["integrations[].checks (credential)", "integrations[].credential_expiry_warning",]
-    );
+fn credential_settings_have_their_defaults() {
+    let config = read(&fixtures("valid").join("credentials.yml")).expect("valid").config;
+    let warnings: Vec<u64> =
+        config.integrations.iter().map(|i| i.requirements.credential_warning.as_secs() / 86_400).collect();
+    assert_eq!(warnings, [14, 0, 30]);
+    let home = config.apps["sequr"].home_tenant.as_deref();
+    assert_eq!(home, Some("33333333-3333-3333-3333-333333333333"));
 }
 
 #[test]
@@ -169,7 +170,7 @@ fn the_effective_configuration_is_complete() {
     // Integrations from files are shown with the others, so the files are not named again.
     first.integration_files.clear();
     assert_eq!(second, first);
-    for inline in ["not_implemented.yml", "smallest.yml"] {
+    for inline in ["credentials.yml", "smallest.yml"] {
         let config = read(&fixtures("valid").join(inline)).expect("valid").config;
         let shown = consentry::config::effective(&config);
         assert!(!shown.contains("from-the-environment") && !shown.contains("whsec_"), "{shown}");

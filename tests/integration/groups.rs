@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use consentry::credential::ClientCredential;
 use consentry::demo::APPLICATION_APP;
 use consentry::domain::{Cloud, GroupPolicy, GroupRef, Groups, Reason};
 use consentry::entra::{Client, ClientOptions, Endpoint as Upstream, Entra, HttpClient};
-use consentry::secret::{ClientCredential, Secret, SecretSource};
+use consentry::secret::{Secret, SecretSource};
 use entra_sim::{Action, Endpoint, Fault, FaultKind};
 use uuid::Uuid;
 

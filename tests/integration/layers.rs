@@ -6,19 +6,21 @@ use std::path::{Path, PathBuf};
 const MODULES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("secret", &[]),
+    ("certificate", &["secret"]),
+    ("credential", &["certificate", "domain", "encoding", "secret"]),
     ("clock", &["domain"]),
     ("encoding", &[]),
     ("signed", &[]),
     ("telemetry", &[]),
     ("urls", &[]),
-    ("config", &["domain", "secret", "encoding", "urls"]),
-    ("entra", &["domain", "secret", "clock", "encoding", "urls"]),
+    ("config", &["certificate", "credential", "domain", "secret", "encoding", "urls"]),
+    ("entra", &["certificate", "credential", "domain", "secret", "clock", "encoding", "urls"]),
     ("store", &["domain", "secret", "clock"]),
     ("fleet", &["domain"]),
     ("metrics", &["domain", "fleet", "encoding"]),
-    ("monitor", &["domain", "secret", "clock", "entra", "fleet", "store", "metrics"]),
+    ("monitor", &["credential", "domain", "secret", "clock", "entra", "fleet", "store", "metrics"]),
     ("notify", &["domain", "secret", "signed", "clock", "config", "entra", "store", "metrics"]),
-    ("reauth", &["domain", "secret", "clock", "config", "entra", "fleet", "store", "metrics"]),
+    ("reauth", &["credential", "domain", "secret", "clock", "config", "entra", "fleet", "store", "metrics"]),
     ("listener", &["domain", "secret", "clock", "config"]),
     (
         "web",
@@ -30,6 +32,7 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "credential",
             "domain",
             "secret",
             "signed",
@@ -52,6 +55,7 @@ const MODULES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "app",
+            "credential",
             "clock",
             "config",
             "demo",

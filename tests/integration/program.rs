@@ -278,7 +278,13 @@ async fn check_config_online() {
     world.act([
         Action::RemoveTenant { tenant: "contoso.example".to_owned() },
         Action::RemoveSecrets { app: demo::READER },
-        Action::AddSecret { app: demo::READER, secret, expires_in_seconds: 3600 },
+        Action::AddSecret {
+            app: demo::READER,
+            secret,
+            expires_in_seconds: 3600,
+            key_id: None,
+            display_name: None,
+        },
     ]);
     world.simulator.mailbox().set_faults(entra_sim::MailFaults { refuse: true, ..Default::default() });
     let ill = world.command(&["check-config", "--online"]).await;

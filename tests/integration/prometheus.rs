@@ -462,7 +462,13 @@ async fn prometheus_runs_every_query_and_alertmanager_is_notified() {
     world.simulator.apply(Action::RemoveSecrets { app: APPLICATION_APP }).expect("removed");
     world
         .simulator
-        .apply(Action::AddSecret { app: APPLICATION_APP, secret, expires_in_seconds: 86_400 })
+        .apply(Action::AddSecret {
+            app: APPLICATION_APP,
+            secret,
+            expires_in_seconds: 86_400,
+            key_id: None,
+            display_name: None,
+        })
         .expect("renewed");
     watch.quiet().await;
 

@@ -23,7 +23,7 @@ fn filled(expression: &str) -> String {
 /// The board.
 pub fn dashboard() -> Value {
     let integration = written("integration", "Integration (part of the name)", "");
-    let items = [now(), broken(), repair(), probing(), upstream(), notifications(), daemon()].concat();
+    let items = [now(), broken(), repair(), probing(), provisioning_and_readers(), upstream(), notifications(), daemon()].concat();
     let description = "All integrations that Consentry watches: what is broken, why, since when, and whether probing and notification work.";
     assemble(BOARDS[0], description, "now-24h", vec![integration], items)
 }
@@ -253,6 +253,39 @@ fn probing() -> Vec<Item> {
     [vec![Item::Row("Probing")], [results, duration, delay].into_iter().map(Item::Panel).collect()].concat()
 }
 
+fn provisioning_and_readers() -> Vec<Item> {
+    let quarantined = Panel::stat(
+        "Jobs in quarantine",
+        "Synchronization jobs that Entra has put into quarantine, where the check provisioning is enabled.",
+    )
+    .now(
+        &filled(
+            r#"sum(max by (job, instance, integration, job_id) (consentry_provisioning_quarantined{FLEET, PATTERN})
+                * on (job, instance, integration) group_left () group by (job, instance, integration) (consentry_integration_info{FLEET, PATTERN, app=~"$app"}))"#,
+        ),
+        "quarantined",
+    )
+    .thresholds(GOOD, &[(1.0, BAD)])
+    .nothing("no jobs")
+    .size(4, 6);
+    let jobs = Panel::lines("Synchronization jobs", "Known jobs, and those in quarantine, whatever is chosen above.")
+        .over_time("count(consentry_provisioning_quarantined{FLEET})", "jobs")
+        .over_time("sum(consentry_provisioning_quarantined{FLEET})", "in quarantine")
+        .color("in quarantine", BAD)
+        .decimals(0)
+        .size(10, 6);
+    let readers = Panel::lines(
+        "Tenants that directory readers cannot read",
+        "By reader and reason, at the last probe. No line means that all of them read.",
+    )
+    .over_time("max by (reader, reason) (consentry_directory_reader_faults{FLEET})", "{{reader}}: {{reason}}")
+    .decimals(0)
+    .nothing("all of them read")
+    .size(10, 6);
+    let panels = [quarantined, jobs, readers];
+    [vec![Item::Row("Provisioning and directory readers")], panels.into_iter().map(Item::Panel).collect()].concat()
+}
+
 fn upstream() -> Vec<Item> {
     let requests = Panel::lines(
         "Requests to Entra and Graph",
@@ -357,7 +390,7 @@ fn daemon() -> Vec<Item> {
         .unit("none");
     let credentials = Panel::table(
         "Credentials that expire first",
-        "Certificates of applications and directory readers, the next twenty. The expiry of a client secret is not known.",
+        "The next twenty. Client secrets and SAML signing certificates are known where the check credential is enabled; expired ones beside a valid one are leftovers.",
     )
     .now(
         &filled(
@@ -366,10 +399,10 @@ fn daemon() -> Vec<Item> {
         ),
         "",
     )
-    .columns(&[("app", "Application"), ("kind", "Kind"), ("key_id", "Thumbprint"), ("Value", "Expires")])
+    .columns(&[("app", "Application"), ("kind", "Kind"), ("key_id", "Id"), ("Value", "Expires")])
     .column("Expires", &[("unit", json!("dateTimeFromNow"))])
     .sorted("Expires", false)
-    .nothing("no certificate is configured")
+    .nothing("no certificate is configured, and the check credential is off")
     .size(8, 8);
     let panels = [configuration, broken, deliveries, storage, running, version, memory, cpu, credentials];
     [vec![Item::Row("The daemon")], panels.into_iter().map(Item::Panel).collect()].concat()

@@ -112,9 +112,18 @@ fn evidence() -> Vec<Item> {
         "{{check}}",
     )
     .unit("s");
+    let jobs = Panel::timeline("Synchronization jobs", "Each job: in quarantine or not. Known where the check provisioning is enabled.")
+        .over_time(
+            r#"max by (job_id) (max_over_time(consentry_provisioning_quarantined{FLEET, integration="$integration"}[$__rate_interval]))"#,
+            "{{job_id}}",
+        )
+        .unit("none")
+        .mappings(&[("0", "no quarantine", GOOD), ("1", "quarantine", BAD)])
+        .nothing("no jobs are known")
+        .size(24, 5);
     [
         vec![Item::Row("Evidence")],
-        [permissions, groups, duration, ages].into_iter().map(Item::Panel).collect(),
+        [permissions, jobs, groups, duration, ages].into_iter().map(Item::Panel).collect(),
     ]
     .concat()
 }
@@ -145,12 +154,12 @@ fn details() -> Vec<Item> {
     .size(24, 4);
     let credentials = Panel::table(
         "Credentials",
-        "Certificates of the application and of its directory reader. The expiry of a client secret is not known.",
+        "Certificates of ours; with the check credential, all credentials that Entra lists for the application, its enterprise application and its directory reader.",
     )
     .now(r#"min by (kind, key_id) (consentry_credential_expiry_timestamp_seconds{FLEET, integration="$integration"}) * 1000"#, "")
-    .columns(&[("kind", "Kind"), ("key_id", "Thumbprint"), ("Value", "Expires")])
+    .columns(&[("kind", "Kind"), ("key_id", "Id"), ("Value", "Expires")])
     .column("Expires", &[("unit", json!("dateTimeAsIso"))])
-    .nothing("no certificate is configured")
+    .nothing("no certificate is configured, and the check credential is off")
     .size(24, 5);
     vec![Item::Row("Properties"), Item::Panel(properties), Item::Panel(credentials)]
 }

@@ -5,17 +5,22 @@
 //! disagree, the directory wins on presence and consent, the token on access. A reader that may not read never breaks an integration.
 
 mod consent;
+mod credential;
 mod groups;
 mod presence;
+mod provisioning;
 
 use super::contradiction::about_presence;
+use super::credential::CredentialEvidence;
 use super::diagnosis::{CheckResult, Details, Diagnosis, Outcome};
 use super::evidence::{Directory, Evidence, Fault, OwnToken, Presence};
 use super::integration::Requirements;
 use super::reason::{Check, Reason};
 use consent::judge_consent;
+use credential::{When, judge_credentials};
 use groups::judge_groups;
 use presence::judge_presence;
+use provisioning::judge_provisioning;
 
 type Judged = (Outcome, Details);
 
@@ -24,12 +29,16 @@ pub fn diagnose(requirements: &Requirements, evidence: &Evidence) -> Diagnosis {
     let presence = judge_presence(evidence);
     let (consent, permissions) = judge_consent(requirements, evidence, &presence);
     let access = judge_groups(requirements, evidence, presence.0, consent.0);
+    let provisioning = judge_provisioning(evidence, &presence);
+    let when = When { now: evidence.at, warning: requirements.credential_warning };
+    let (credential, credentials) = judge_credentials(evidence.credentials.as_ref(), when);
     let checks = requirements.checks.iter().map(|check| {
         let (outcome, details) = match check {
             Check::EnterpriseApp => presence.clone(),
             Check::Consent => consent.clone(),
             Check::GroupAccess => access.clone(),
-            Check::Provisioning | Check::Credential => not_run(),
+            Check::Provisioning => provisioning.clone(),
+            Check::Credential => credential.clone(),
         };
         CheckResult { check: *check, outcome, details }
     });
@@ -41,19 +50,19 @@ pub fn diagnose(requirements: &Requirements, evidence: &Evidence) -> Diagnosis {
         permissions,
         groups_visible: groups.map(|g| g.visible),
         required_groups: groups.map(|g| g.required.clone()).unwrap_or_default(),
-        reader_fault: evidence.directory.as_ref().and_then(reader_fault),
+        jobs: evidence
+            .jobs
+            .as_ref()
+            .and_then(|j| j.as_ref().ok())
+            .map(|j| j.iter().map(|j| j.state()).collect()),
+        credentials,
+        reader_fault: reader_fault(evidence),
         directory_silent: evidence
             .directory
             .as_ref()
             .is_some_and(|d| d.faults().iter().any(|f| is_passing(f)))
             || about_presence(evidence).is_some(),
     }
-}
-
-/// An enabled check that this version does not run is unknown: it neither passes nor disappears.
-fn not_run() -> Judged {
-    let note = "this check is not run by this version";
-    (Outcome::Unknown(Reason::Unclassified), Details { note: Some(note.to_owned()), ..Details::default() })
 }
 
 /// Whether the primary reason was seen in the directory, and does not come from the token endpoint alone.
@@ -77,14 +86,16 @@ fn is_passing(fault: &Fault) -> bool {
     fault.reason.is_inconclusive() && fault.reason != Reason::CredentialUnreadable
 }
 
-/// A lasting fault of the reader itself.
-fn reader_fault(directory: &Directory) -> Option<Fault> {
-    directory
-        .faults()
-        .into_iter()
-        .filter(|f| !is_passing(f))
-        .find(|f| f.reason != Reason::TenantMissing)
-        .cloned()
+/// A lasting fault of the reader itself, or of what asks in its place.
+fn reader_fault(evidence: &Evidence) -> Option<Fault> {
+    let directory = evidence.directory.iter().flat_map(Directory::faults);
+    let lasting = directory.filter(|f| !is_passing(f)).find(|f| f.reason != Reason::TenantMissing);
+    let denied = || {
+        let jobs = evidence.jobs.iter().filter_map(|jobs| jobs.as_ref().err());
+        let credentials = evidence.credentials.iter().flat_map(CredentialEvidence::faults);
+        jobs.chain(credentials).find(|f| f.reason == Reason::ReaderPermissionMissing)
+    };
+    lasting.or_else(denied).cloned()
 }
 
 /// The result of a check that has no evidence because of a fault.

@@ -18,6 +18,7 @@ fn requirements(access: Access) -> Requirements {
         required: vec![RequiredPermissions { resource: GRAPH.to_owned(), delegated, application }].into(),
         unexpected_fails: false,
         groups: GroupPolicy { minimum: 1, required: vec![GroupRef::Name("HQ".to_owned())] },
+        credential_warning: std::time::Duration::ZERO,
     }
 }
 
@@ -58,7 +59,12 @@ fn grants(principal: Option<&str>, scopes: &[&str], application: &[&str]) -> Vec
 }
 
 fn directory(presence: Presence, granted: Vec<ResourceGrants>) -> Option<Directory> {
-    Some(Directory { presence: Ok(presence), delegated: Ok(granted.clone()), application: Ok(granted) })
+    Some(Directory {
+        presence: Ok(presence),
+        object_id: None,
+        delegated: Ok(granted.clone()),
+        application: Ok(granted),
+    })
 }
 
 fn present() -> Presence {
@@ -71,6 +77,9 @@ fn healthy() -> Evidence {
         app_only: roles(&[]),
         own_token: token(&["User.Read", "Group.Read.All"]),
         groups: Some(Ok(seen(3, true))),
+        jobs: None,
+        credentials: None,
+        at: super::super::time::Timestamp(0),
     }
 }
 
@@ -91,6 +100,7 @@ fn reader_denied(evidence: Evidence) -> Evidence {
     Evidence {
         directory: Some(Directory {
             presence: Err(denied()),
+            object_id: None,
             delegated: Err(denied()),
             application: Err(denied()),
         }),
@@ -244,10 +254,7 @@ fn delegated_with_a_reader() {
     let deleted = || Presence::Deleted { restorable_until: None };
     let transient = |e: Evidence| {
         let f = || fault(UpstreamUnavailable);
-        Evidence {
-            directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }),
-            ..e
-        }
+        Evidence { directory: Some(Directory::failed(f())), ..e }
     };
     assert_rows(
         Access::Delegated,
@@ -332,12 +339,7 @@ fn delegated_with_a_reader() {
 #[test]
 fn application_access() {
     use Reason::*;
-    let app = |held: &[&str]| Evidence {
-        directory: None,
-        app_only: roles(held),
-        own_token: OwnToken::NotUsed,
-        groups: Some(Ok(seen(3, true))),
-    };
+    let app = |held: &[&str]| Evidence { app_only: roles(held), own_token: OwnToken::NotUsed, ..healthy() };
     let failed = |reason| Evidence { app_only: Some(Err(fault(reason))), groups: None, ..app(&[]) };
     let opaque = Some(Ok(vec![RoleEvidence { resource: GRAPH.to_owned(), roles: Ok(None) }]));
     assert_rows(
@@ -425,14 +427,14 @@ fn transient_evidence_never_fails() {
         let f = || fault(reason);
         for access in [Access::Delegated, Access::Application] {
             let evidence = Evidence {
-                directory: Some(Directory { presence: Err(f()), delegated: Err(f()), application: Err(f()) }),
+                directory: Some(Directory::failed(f())),
                 app_only: Some(Err(f())),
                 own_token: if access == Access::Delegated {
                     OwnToken::Rejected(f())
                 } else {
                     OwnToken::NotUsed
                 },
-                groups: None,
+                ..Evidence::none()
             };
             assert_eq!(diagnose(&requirements(access), &evidence).overall(), Outcome::Unknown(reason));
         }

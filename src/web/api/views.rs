@@ -6,12 +6,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::clock::rfc3339;
-use crate::domain::{Check, CheckState, Health, Outcome, Reason};
+use crate::domain::{Check, CheckState, CredentialState, Health, JobState, Outcome, Reason};
 use crate::fleet::FleetEntry;
 use crate::web::commands::{CredentialRecord, Records};
 use crate::web::filter::Row;
 use crate::web::state::Served;
-use crate::web::wording::{noted_checks, resolved_tenant, state_word};
+use crate::web::wording::{noted_checks, operators_advice, resolved_tenant, state_word};
 
 /// One check.
 #[derive(Debug, Serialize, ToSchema)]
@@ -102,7 +102,7 @@ pub(super) struct CheckDetail {
     /// When it passed last (RFC 3339).
     #[schema(format = DateTime)]
     last_success: Option<String>,
-    /// Missing permissions or groups.
+    /// Missing permissions or groups, synchronization jobs, or credentials; the last two also for a check that passes.
     items: Vec<String>,
     /// `AADSTS…` or Graph's error code.
     code: Option<String>,
@@ -196,6 +196,62 @@ pub(super) struct IntegrationDetail {
     token: Option<TokenView>,
     /// The credentials of the application and its directory reader.
     credentials: Vec<CredentialView>,
+    /// What the registration, the enterprise application and the directory reader's registration list; empty without the check `credential`.
+    listed_credentials: Vec<ListedCredentialView>,
+    /// Synchronization jobs as last listed; empty without the check `provisioning`.
+    synchronization_jobs: Vec<JobView>,
+}
+
+/// A credential that Entra lists.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ListedCredentialView {
+    /// The directory reader that has it; null for the application itself.
+    directory_reader: Option<String>,
+    /// `client_secret`, `certificate`, `saml_certificate` or `federated`.
+    kind: &'static str,
+    /// `keyId`, or the thumbprint of a certificate that no registration lists.
+    key_id: String,
+    /// Its name.
+    name: Option<String>,
+    /// When it expires (RFC 3339); null if it never does.
+    #[schema(format = DateTime)]
+    expires: Option<String>,
+    /// Whether it is known to be the one that is used.
+    in_use: bool,
+    /// `fine`, `leftover` (expired, and nothing depends on it), `expiring` or `expired`.
+    standing: &'static str,
+}
+
+impl ListedCredentialView {
+    fn of(credential: &CredentialState) -> Self {
+        Self {
+            directory_reader: credential.reader.clone(),
+            kind: credential.kind.label(),
+            key_id: credential.key_id.clone(),
+            name: credential.name.clone(),
+            expires: credential.ends.map(rfc3339),
+            in_use: credential.in_use,
+            standing: credential.standing.word(),
+        }
+    }
+}
+
+/// A synchronization job.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobView {
+    /// Its id.
+    id: String,
+    /// Whether it is in quarantine.
+    quarantined: bool,
+    /// End of its last successful run (RFC 3339).
+    #[schema(format = DateTime)]
+    last_success: Option<String>,
+}
+
+impl JobView {
+    fn of(job: &JobState) -> Self {
+        Self { id: job.id.clone(), quarantined: job.quarantined, last_success: job.last_success.map(rfc3339) }
+    }
 }
 
 /// A credential, without its secret.
@@ -203,7 +259,7 @@ pub(super) struct IntegrationDetail {
 pub(super) struct CredentialView {
     /// The directory reader that has it; null for the application itself.
     directory_reader: Option<String>,
-    /// `client secret`, `certificate` or `none`.
+    /// `client secret`, `certificate`, `federated token`, `managed identity` or `none`.
     kind: &'static str,
     /// When it expires (RFC 3339); null for a client secret, which does not contain its expiry.
     #[schema(format = DateTime)]
@@ -315,6 +371,8 @@ pub(super) fn in_full(served: &Served, entry: &FleetEntry, records: Records) -> 
             consented_by,
         }),
         credentials: records.credentials.into_iter().map(CredentialView::of).collect(),
+        listed_credentials: state.credentials.iter().map(ListedCredentialView::of).collect(),
+        synchronization_jobs: state.jobs.iter().map(JobView::of).collect(),
     }
 }
 
@@ -325,7 +383,7 @@ fn check_detail(check: Check, state: Option<&CheckState>) -> CheckDetail {
     CheckDetail {
         view: state.map_or_else(|| CheckView::never_run(check), |s| CheckView::of(check, s.outcome)),
         sentence: reason.map(|r| r.sentence()),
-        advice: reason.map(|r| r.advice()),
+        advice: reason.zip(state).map(|(r, s)| operators_advice(s, r)),
         since: state.map(|s| rfc3339(s.since)),
         last_success: state.and_then(|s| s.last_success).map(rfc3339),
         items: details.items,

@@ -13,13 +13,17 @@ use super::layout::{Notice, PageLayout, html};
 use super::not_found::not_found;
 use super::status::private;
 use crate::clock::{ago, moment};
-use crate::domain::{Audience, Check, CheckState, Health, Outcome, Reason, Timestamp};
+use crate::domain::{
+    Audience, Check, CheckState, CredentialState, Health, JobState, Outcome, Reason, Timestamp,
+};
 use crate::fleet::FleetEntry;
 use crate::reauth::DeliveryState;
 use crate::web::access::Who;
 use crate::web::commands::{CredentialRecord, MailRecord, Record, Records};
 use crate::web::state::Served;
-use crate::web::wording::{Pill, Strip, When, advice, noted_checks, question, resolved_tenant, state_word};
+use crate::web::wording::{
+    Pill, Strip, When, advice, noted_checks, operators_advice, question, resolved_tenant, state_word,
+};
 
 struct CheckLine {
     pill: Pill,
@@ -37,6 +41,24 @@ struct CredentialLine {
     kind: &'static str,
     expires: Option<When>,
     expired: bool,
+}
+
+/// A credential that Entra lists.
+struct ListedLine<'d> {
+    kind: &'static str,
+    /// The name, or the id where there is none.
+    name: &'d str,
+    key_id: &'d str,
+    reader: Option<&'d str>,
+    expires: Option<When>,
+    in_use: bool,
+    standing: &'static str,
+}
+
+struct JobLine<'d> {
+    id: &'d str,
+    quarantined: bool,
+    last_success: Option<When>,
 }
 
 struct EventLine {
@@ -73,6 +95,8 @@ struct IntegrationPage<'d> {
     token_file: Option<String>,
     delivery: Option<String>,
     credentials: Vec<CredentialLine>,
+    listed: Vec<ListedLine<'d>>,
+    jobs: Vec<JobLine<'d>>,
     events: Vec<EventLine>,
     mails: Vec<MailLine>,
     mail_counts: String,
@@ -136,6 +160,8 @@ fn page<'d>(
         token_file: records.token_file,
         delivery: delivery.map(|d| delivery_words(&d, now)),
         credentials: records.credentials.into_iter().map(|c| credential_line(c, now)).collect(),
+        listed: state.credentials.iter().map(|c| listed_line(c, now)).collect(),
+        jobs: state.jobs.iter().map(|job| job_line(job, now)).collect(),
         events: events.collect(),
         mail_counts,
         mails: mails.collect(),
@@ -150,11 +176,16 @@ fn page<'d>(
 fn headline(entry: &FleetEntry) -> String {
     let checks = || entry.record.checks.iter().filter_map(|c| entry.state.check(*c));
     let (unknown, failing): (Vec<&CheckState>, Vec<&CheckState>) = {
-        let not_passing = checks().filter(|c| c.outcome != Outcome::Pass);
-        not_passing.partition(|c| matches!(c.outcome, Outcome::Unknown(_)))
+        let mut not_passing: Vec<&CheckState> = checks().filter(|c| c.outcome != Outcome::Pass).collect();
+        // A failure is named before a warning.
+        not_passing.sort_by_key(|c| c.outcome.works());
+        not_passing.into_iter().partition(|c| matches!(c.outcome, Outcome::Unknown(_)))
     };
     match (entry.health(), failing.first().and_then(|c| c.outcome.reason())) {
         (Health::Broken { reason, .. }, _) => reason.sentence().to_owned(),
+        (Health::Working, Some(reason)) if reason.is_warning() => {
+            format!("All checks pass, with a warning: {}", reason.sentence())
+        }
         (_, Some(reason)) => {
             format!("Seen in the last probe: {} It is confirmed when it is seen again.", reason.sentence())
         }
@@ -169,15 +200,15 @@ fn headline(entry: &FleetEntry) -> String {
 }
 
 /// A reason: its texts, its label as in the metrics, and its runbook.
-struct ReasonLine {
-    label: &'static str,
-    sentence: &'static str,
-    advice: &'static str,
-    runbook: String,
+pub(super) struct ReasonLine {
+    pub(super) label: &'static str,
+    pub(super) sentence: &'static str,
+    pub(super) advice: &'static str,
+    pub(super) runbook: String,
 }
 
 impl ReasonLine {
-    fn of(reason: Reason) -> Self {
+    pub(super) fn of(reason: Reason) -> Self {
         let label = reason.label();
         Self {
             label,
@@ -214,6 +245,26 @@ fn credential_line(credential: CredentialRecord, now: Timestamp) -> CredentialLi
     }
 }
 
+fn listed_line(credential: &CredentialState, now: Timestamp) -> ListedLine<'_> {
+    ListedLine {
+        kind: credential.kind.words(),
+        name: credential.name.as_deref().unwrap_or(&credential.key_id),
+        key_id: &credential.key_id,
+        reader: credential.reader.as_deref(),
+        expires: credential.ends.map(|at| When::of(at, now)),
+        in_use: credential.in_use,
+        standing: credential.standing.word(),
+    }
+}
+
+fn job_line(job: &JobState, now: Timestamp) -> JobLine<'_> {
+    JobLine {
+        id: &job.id,
+        quarantined: job.quarantined,
+        last_success: job.last_success.map(|at| When::of(at, now)),
+    }
+}
+
 /// The checks. The texts of a reason are shown once, at the first check that has it.
 fn check_lines(checks: &[CheckState], app: &str, now: Timestamp) -> Vec<CheckLine> {
     let repeated = |index: usize| {
@@ -228,16 +279,20 @@ fn check_line(state: &CheckState, repeated: bool, app: &str, now: Timestamp) -> 
     let details = &state.details;
     let mut evidence = Vec::new();
     if !repeated {
-        evidence.extend((!details.items.is_empty()).then(|| ("About", details.items.join(", "))));
+        let separator =
+            if matches!(state.check, Check::Provisioning | Check::Credential) { "; " } else { ", " };
+        evidence.extend((!details.items.is_empty()).then(|| ("About", details.items.join(separator))));
         evidence.extend(details.restorable_until.map(|until| ("Can be restored until", moment(until))));
     }
     evidence.extend(details.code.clone().map(|code| ("Code", code)));
     evidence.extend(details.request_id.clone().map(|id| ("Request id", id)));
     evidence.extend(details.note.clone().map(|note| ("Note", note)));
     // Operators read this page, too, so it also shows advice for them.
-    let what_to_do = |r: Reason| match r.audience() {
-        Audience::Admins => advice(r, app).unwrap_or_else(|| r.advice().to_owned()),
-        Audience::Operators => r.advice().to_owned(),
+    let what_to_do = |r: Reason| match (r, r.audience()) {
+        (Reason::ProvisioningQuarantined, _) | (_, Audience::Operators) => {
+            operators_advice(state, r).to_owned()
+        }
+        (_, Audience::Admins) => advice(r, app).unwrap_or_else(|| r.advice().to_owned()),
     };
     CheckLine {
         pill: Pill::of(state.check, state.outcome),

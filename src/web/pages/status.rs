@@ -1,7 +1,7 @@
 //! The status page: every integration, what is wrong with it and since when, and the last day. The server searches, filters, sorts and
 //! pages, so that the page works without JavaScript and opens quickly with ten thousand integrations.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use askama::Template;
@@ -11,6 +11,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, H
 use axum::response::{IntoResponse, Response};
 
 use super::brake::BrakeLines;
+use super::integration::ReasonLine;
 use super::layout::html;
 use crate::domain::{Health, HeldMails, Hold, IntegrationRecord, Reason, Timestamp};
 use crate::web::filter::{Row, StatusFilter, rows};
@@ -75,6 +76,14 @@ struct StatusPage<'r> {
     telemetry_path: String,
     trouble: Vec<String>,
     brake: Option<(BrakeLines, String)>,
+    readers: Vec<ReaderLine>,
+}
+
+/// A directory reader that cannot read.
+struct ReaderLine {
+    reader: String,
+    reason: ReasonLine,
+    tenants: usize,
 }
 
 /// `/`.
@@ -153,6 +162,7 @@ fn page<'r>(
         telemetry_path: served.process.options.telemetry_path.trim_start_matches('/').to_owned(),
         trouble: served.process.trouble(),
         brake: held.map(|(hold, held)| (BrakeLines::of(&hold, &held), hold.id)),
+        readers: readers(rows),
     }
 }
 
@@ -160,6 +170,7 @@ fn line<'r>(served: &Served, row: &'r Row, now: Timestamp) -> Line<'r> {
     let when = |at| When::of(at, now);
     let (what, since) = match (row.health, row.reason) {
         (Health::Broken { reason, since }, _) => (reason.sentence().to_owned(), Some(when(since))),
+        (_, Some(reason)) if reason.is_warning() => (format!("Warning: {}", reason.sentence()), None),
         (_, Some(reason)) => (format!("Seen in the last probe: {}", reason.sentence()), None),
         (Health::Unknown { .. }, None) => ("Not probed yet.".to_owned(), None),
         (Health::Working, None) => (String::new(), None),
@@ -174,6 +185,24 @@ fn line<'r>(served: &Served, row: &'r Row, now: Timestamp) -> Line<'r> {
         last: row.entry.state.last_probe.map(when),
         next: served.process.commands.next_probe(&row.entry.record.name).map(when),
     }
+}
+
+/// The faults of directory readers, and in how many tenants each occurred in the last probe.
+fn readers(rows: &[Row]) -> Vec<ReaderLine> {
+    let mut faults: BTreeMap<(&str, Reason), BTreeSet<&str>> = BTreeMap::new();
+    for row in rows {
+        if let (Some(reader), Some(reason)) = (&row.entry.record.reader, row.entry.state.reader_fault) {
+            faults.entry((reader, reason)).or_default().insert(row.entry.tenant_id());
+        }
+    }
+    faults
+        .into_iter()
+        .map(|((reader, reason), tenants)| ReaderLine {
+            reader: reader.to_owned(),
+            reason: ReasonLine::of(reason),
+            tenants: tenants.len(),
+        })
+        .collect()
 }
 
 /// Each value, as it is shown, and how often it occurs.
