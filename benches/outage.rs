@@ -139,6 +139,8 @@ fn name(index: usize) -> String {
 fn diagnosis(outcome: Outcome) -> Diagnosis {
     let check = |check| CheckResult { check, outcome, details: Details::default() };
     Diagnosis {
+        jobs: None,
+        credentials: None,
         checks: vec![check(Check::EnterpriseApp), check(Check::Consent), check(Check::GroupAccess)],
         permissions: Vec::new(),
         groups_visible: None,

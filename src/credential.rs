@@ -59,11 +59,11 @@ impl ClientCredential {
     pub fn own(&self) -> OwnCredential {
         match self {
             Self::None => OwnCredential::None,
-            Self::Secret(source) => source.read().map_or(OwnCredential::None, |secret| {
+            Self::Secret(source) => source.read().map_or(OwnCredential::Unreadable, |secret| {
                 OwnCredential::Secret { hint: secret.expose().chars().take(3).collect() }
             }),
             Self::Certificate(files) => {
-                files.load().map_or(OwnCredential::None, |certificate| OwnCredential::Certificate {
+                files.load().map_or(OwnCredential::Unreadable, |certificate| OwnCredential::Certificate {
                     thumbprint: certificate.thumbprint(),
                     ends: Timestamp::from_seconds(certificate.not_after),
                 })

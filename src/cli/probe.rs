@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::app;
 use crate::clock::{Clock, rfc3339};
 use crate::config::Integration;
-use crate::domain::{CheckResult, Diagnosis, Outcome, diagnose};
+use crate::domain::{CheckResult, Diagnosis, Outcome, Reason, advice, diagnose};
 use crate::monitor::{ProbeRequest, Prober};
 
 use clap::Args;
@@ -89,7 +89,8 @@ fn text(integration: &Integration, diagnosis: &Diagnosis) -> String {
     }
     if let Some(fault) = &diagnosis.reader_fault {
         out.push_str(&format!(
-            "\nThe directory reader: {} {} ({})\n",
+            "\n{}: {} {} ({})\n",
+            if integration.reader.is_some() { "The directory reader" } else { "The application's own token" },
             fault.reason.sentence(),
             fault.reason.advice(),
             fault.detail
@@ -117,7 +118,7 @@ fn explanation(result: &CheckResult) -> Vec<String> {
     if let Some(until) = details.restorable_until {
         lines.push(format!("can be restored until {}", rfc3339(until)));
     }
-    lines.push(format!("-> {}", reason.advice()));
+    lines.push(format!("-> {}", advice(reason, details.code.as_deref())));
     lines
 }
 
@@ -130,7 +131,7 @@ fn json(integration: &Integration, diagnosis: &Diagnosis) -> Value {
             "reason": reason.map(|r| r.label()),
             "remedy": reason.map(|r| r.remedy().label()),
             "message": reason.map(|r| r.sentence()),
-            "advice": reason.map(|r| r.advice()),
+            "advice": reason.map(|r| advice(r, details.code.as_deref())),
             "evidence": {
                 "items": details.items, "code": details.code, "request_id": details.request_id, "note": details.note,
                 "restorable_until": details.restorable_until.map(rfc3339),
@@ -146,12 +147,12 @@ fn json(integration: &Integration, diagnosis: &Diagnosis) -> Value {
         "display_name": integration.display_name,
         "tenant_id": integration.tenant,
         "result": if diagnosis.passes_without_warning() { "pass" } else { failed(diagnosis) },
-        "reason": diagnosis.primary().map(|r| r.label()),
+        "reason": diagnosis.primary().or_else(|| warning(diagnosis)).map(|r| r.label()),
         "checks": diagnosis.checks.iter().map(check).collect::<Vec<_>>(),
-        "jobs": diagnosis.jobs.iter().flatten().map(|job| json!({
+        "synchronization_jobs": diagnosis.jobs.iter().flatten().map(|job| json!({
             "id": job.id, "quarantined": job.quarantined, "last_success": job.last_success.map(rfc3339),
         })).collect::<Vec<_>>(),
-        "credentials": diagnosis.credentials.iter().flatten().map(|c| json!({
+        "listed_credentials": diagnosis.credentials.iter().flatten().map(|c| json!({
             "directory_reader": c.reader, "kind": c.kind.label(), "key_id": c.key_id, "name": c.name,
             "expires": c.ends.map(rfc3339), "in_use": c.in_use, "standing": c.standing.word(),
         })).collect::<Vec<_>>(),
@@ -167,4 +168,8 @@ fn failed(diagnosis: &Diagnosis) -> &'static str {
         Outcome::Pass => "fail",
         outcome => outcome.label(),
     }
+}
+
+fn warning(diagnosis: &Diagnosis) -> Option<Reason> {
+    diagnosis.checks.iter().filter_map(|c| c.outcome.reason()).find(|reason| reason.is_warning())
 }

@@ -65,6 +65,8 @@ struct Plan<'c> {
     reader_permissions: Vec<&'static str>,
     app_link: String,
     reader_link: Option<String>,
+    /// For the reader, in the tenant where the application is registered.
+    home_link: Option<String>,
     cloud: &'c Cloud,
 }
 
@@ -86,6 +88,7 @@ fn render(config: &Config, integration: &Integration, output: Output) -> anyhow:
         app_link: app::admin_consent(config, &integration.tenant, &app.client_id),
         reader_link: reader
             .map(|(_, reader)| app::admin_consent(config, &integration.tenant, &reader.client_id)),
+        home_link: home_link(config, integration, app, reader),
         cloud: &config.cloud,
     };
     let text = text(&plan);
@@ -93,6 +96,18 @@ fn render(config: &Config, integration: &Integration, output: Output) -> anyhow:
         Output::Text => Ok(text),
         Output::Script => Ok(script(&plan, &text)),
     }
+}
+
+/// A reader that reads registrations in another tenant has to be accepted there, too.
+fn home_link(
+    config: &Config,
+    integration: &Integration,
+    app: &App,
+    reader: Option<(&str, &Reader)>,
+) -> Option<String> {
+    let wanted = checks(integration).any(|check| check == Check::Credential);
+    let home = app.home_tenant.as_deref().filter(|home| wanted && *home != integration.tenant)?;
+    Some(app::admin_consent(config, home, &reader?.1.client_id))
 }
 
 fn checks(integration: &Integration) -> impl Iterator<Item = Check> {
@@ -124,7 +139,8 @@ fn reader_permissions(integration: &Integration) -> Vec<&'static str> {
     let enabled: Vec<Check> = checks(integration).collect();
     if enabled.contains(&Check::Consent) {
         permissions.push("Directory.Read.All");
-    } else if enabled.contains(&Check::EnterpriseApp) || enabled.contains(&Check::Credential) {
+    } else if !enabled.iter().all(|check| *check == Check::GroupAccess) {
+        // The jobs are found through the service principal.
         permissions.push("Application.Read.All");
     }
     if enabled.contains(&Check::Provisioning) {
@@ -177,7 +193,8 @@ fn least(check: Check, plan: &Plan<'_>) -> String {
         Check::Credential if plan.app.credential == ClientCredential::None => {
             "reader, also in the tenant where the application is registered: Application.Read.All".to_owned()
         }
-        Check::Credential => "nothing where the application is registered: an app reads its own registration; for SAML certificates, reader: Application.Read.All".to_owned(),
+        Check::Credential if reader => "nothing for the registration, which an app reads itself; reader, for SAML certificates: Application.Read.All".to_owned(),
+        Check::Credential => "nothing: an app reads its own registration and its own enterprise application".to_owned(),
     }
 }
 
@@ -241,7 +258,7 @@ fn federated_text(credential: &ClientCredential, cloud: &Cloud) -> String {
             "the claim sub of the token; for Kubernetes, system:serviceaccount:NAMESPACE:NAME".to_owned(),
         ),
         ClientCredential::ManagedIdentity(_) => (
-            format!("{}/TENANT-OF-THE-IDENTITY/v2.0", cloud.login_url),
+            cloud.identity_issuer("TENANT-OF-THE-IDENTITY"),
             "the object (principal) id of the managed identity".to_owned(),
         ),
         _ => return String::new(),
@@ -285,6 +302,12 @@ fn consent_text(out: &mut String, plan: &Plan<'_>) {
     let _ = writeln!(out, "   {}", plan.app_link);
     if let Some(link) = &plan.reader_link {
         let _ = writeln!(out, "   {link}");
+    }
+    if let Some(link) = &plan.home_link {
+        let _ = writeln!(
+            out,
+            "   and one of the tenant where the application is registered, so that the reader sees its registration:\n   {link}"
+        );
     }
     if plan.app.access == Access::Delegated {
         let link = format!("consentry reauth-link {}", integration.name);

@@ -6,6 +6,7 @@ use super::cursor::{Cursor, Section};
 use super::tree::Value;
 use crate::certificate::CertificateFiles;
 use crate::credential::ClientCredential;
+use crate::encoding::unverified_claims;
 use crate::secret::SecretSource;
 
 /// What can be written.
@@ -104,12 +105,9 @@ fn certificate(section: &mut Section<'_, '_>) -> Option<ClientCredential> {
 
 fn federated_token(at: &Cursor<'_, '_>) -> Option<ClientCredential> {
     let path = at.readable_file()?;
-    match crate::encoding::unverified_claims(SecretSource::File(path.clone()).read().ok()?.expose()) {
-        Some(_) => {}
-        None => at.warn(format!(
-            "{} contains no JSON Web Token now; it is read again at every use",
-            path.display()
-        )),
+    let read = SecretSource::File(path.clone()).read();
+    if read.ok().and_then(|token| unverified_claims(token.expose())).is_none() {
+        at.warn(format!("{} contains no JSON Web Token now; it is read again at every use", path.display()));
     }
     Some(ClientCredential::FederatedToken(path))
 }

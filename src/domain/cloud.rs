@@ -167,10 +167,18 @@ impl Cloud {
             }
     }
 
-    /// The word of the cloud in which an issuer is at home.
-    pub fn of_issuer(host: &str) -> Option<&'static str> {
-        let hosts = National::ALL.into_iter().map(National::hosts);
-        hosts.filter(|hosts| hosts.login.eq_ignore_ascii_case(host)).map(|hosts| hosts.word).next()
+    /// The issuer of the tokens of a managed identity (Microsoft, `workload-identity-federation-config-app-trust-managed-identity.md`).
+    pub fn identity_issuer(&self, tenant: &str) -> String {
+        format!("https://{}/{tenant}/v2.0", self.hosts().login)
+    }
+
+    /// The words of the clouds in which an issuer is at home; empty for one that is no cloud's, or that of version 1 of several.
+    pub fn of_issuer(host: &str) -> String {
+        let is_own = |hosts: &&Hosts| {
+            host != "sts.windows.net" && hosts.issuers.iter().any(|issuer| issuer.eq_ignore_ascii_case(host))
+        };
+        let hosts = National::ALL.into_iter().map(National::hosts).filter(is_own);
+        hosts.map(|hosts| hosts.word).collect::<Vec<_>>().join(" or ")
     }
 }
 
@@ -195,6 +203,7 @@ mod tests {
                     "api://AzureADTokenExchange",
                     "https://entra.microsoft.com/t",
                     "https://login.microsoftonline.com/error?code=50173",
+                    "https://login.microsoftonline.com/t/v2.0",
                     "AzureCloud",
                 ],
             ),
@@ -208,6 +217,7 @@ mod tests {
                     "api://AzureADTokenExchangeUSGov",
                     "https://entra.microsoft.us/t",
                     "https://login.microsoftonline.us/error?code=50173",
+                    "https://login.microsoftonline.us/t/v2.0",
                     "AzureUSGovernment",
                 ],
             ),
@@ -221,6 +231,7 @@ mod tests {
                     "api://AzureADTokenExchangeUSGov",
                     "https://entra.microsoft.us/t",
                     "https://login.microsoftonline.us/error?code=50173",
+                    "https://login.microsoftonline.us/t/v2.0",
                     "AzureUSGovernment",
                 ],
             ),
@@ -234,6 +245,7 @@ mod tests {
                     "api://AzureADTokenExchangeChina",
                     "https://entra.microsoftonline.cn/t",
                     "https://login.partner.microsoftonline.cn/error?code=50173",
+                    "https://login.partner.microsoftonline.cn/t/v2.0",
                     "AzureChinaCloud",
                 ],
             ),
@@ -247,6 +259,7 @@ mod tests {
                     "api://AzureADTokenExchange",
                     "(none)",
                     "https://login.microsoftonline.com/error?code=50173",
+                    "https://login.microsoftonline.com/t/v2.0",
                     "(none)",
                 ],
             ),
@@ -258,6 +271,7 @@ mod tests {
                 cloud.assertion_audience().to_owned(),
                 cloud.admin_center("t").unwrap_or_else(|| "(none)".to_owned()),
                 cloud.error_page("50173"),
+                cloud.identity_issuer("t"),
                 cloud.azure_cli().unwrap_or("(none)").to_owned(),
             ];
             assert_eq!(actual, expected, "{word}");
@@ -294,6 +308,13 @@ mod tests {
         ] {
             assert_eq!(cloud.accepts_issuer(scheme, host), expected, "{sentence}");
         }
-        assert_eq!(Cloud::of_issuer("login.microsoftonline.us"), Some("us_gov"));
+        for (host, expected) in [
+            ("login.microsoftonline.us", "us_gov or us_gov_dod"),
+            ("login.chinacloudapi.cn", "china"),
+            ("sts.windows.net", ""),
+            ("evil.example", ""),
+        ] {
+            assert_eq!(Cloud::of_issuer(host), expected, "{host}");
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::evidence::Fault;
 use super::text::{foreign, one_line};
 use super::time::{Timestamp, day_and_minute};
 
@@ -72,8 +71,10 @@ pub struct ListedCredential {
 /// What the daemon itself authenticates with.
 #[derive(Clone, PartialEq, Eq)]
 pub enum OwnCredential {
-    /// Nothing: a public client, or a credential that cannot be read.
+    /// Nothing: a public client.
     None,
+    /// A credential that cannot be read.
+    Unreadable,
     /// A client secret that begins with these characters.
     Secret {
         /// The first three characters.
@@ -95,6 +96,7 @@ impl std::fmt::Debug for OwnCredential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::None => "None",
+            Self::Unreadable => "Unreadable",
             Self::Secret { .. } => "Secret",
             Self::Certificate { .. } => "Certificate",
             Self::Federated => "Federated",
@@ -120,26 +122,6 @@ pub struct ReaderCredentials {
     pub listed: Vec<ListedCredential>,
     /// What the daemon authenticates with.
     pub own: OwnCredential,
-}
-
-/// What a probe found about credentials.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CredentialEvidence {
-    /// Of the app registration.
-    pub registration: Result<Registration, Fault>,
-    /// SAML signing certificates of the enterprise application.
-    pub signing: Result<Vec<ListedCredential>, Fault>,
-    /// What the daemon authenticates with as the application.
-    pub own: OwnCredential,
-    /// The same of the directory reader.
-    pub reader: Option<ReaderCredentials>,
-}
-
-impl CredentialEvidence {
-    /// The faults in it.
-    pub fn faults(&self) -> Vec<&Fault> {
-        [self.registration.as_ref().err(), self.signing.as_ref().err()].into_iter().flatten().collect()
-    }
 }
 
 /// How close the end of a credential is, from the first warning to the last.

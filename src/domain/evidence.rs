@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::credential::CredentialEvidence;
+use super::credential::{ListedCredential, OwnCredential, ReaderCredentials, Registration};
 use super::provisioning::ProvisioningJob;
 use super::reason::Reason;
 use super::time::Timestamp;
@@ -175,6 +175,26 @@ pub struct Groups {
     pub visible: u32,
     /// The required ones.
     pub required: Vec<RequiredGroup>,
+}
+
+/// What a probe found about credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialEvidence {
+    /// Of the app registration.
+    pub registration: Result<Registration, Fault>,
+    /// SAML signing certificates of the enterprise application.
+    pub signing: Result<Vec<ListedCredential>, Fault>,
+    /// What the daemon authenticates with as the application.
+    pub own: OwnCredential,
+    /// The same of the directory reader.
+    pub reader: Option<ReaderCredentials>,
+}
+
+impl CredentialEvidence {
+    /// The faults in it.
+    pub fn faults(&self) -> Vec<&Fault> {
+        [self.registration.as_ref().err(), self.signing.as_ref().err()].into_iter().flatten().collect()
+    }
 }
 
 /// Everything that one probe found.

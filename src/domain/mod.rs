@@ -41,15 +41,15 @@ pub use cause::{
 };
 pub use cloud::Cloud;
 pub use credential::{
-    CredentialEvidence, CredentialKind, CredentialState, ListedCredential, OwnCredential, ReaderCredentials,
-    Registration, Standing, Warning,
+    CredentialKind, CredentialState, ListedCredential, OwnCredential, ReaderCredentials, Registration,
+    Standing, Warning,
 };
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::diagnose;
 pub use diagnosis::{CheckResult, Details, Diagnosis, Outcome, PermissionState};
 pub use evidence::{
-    Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup, ResourceGrants, RoleEvidence,
-    ScopeGrant,
+    CredentialEvidence, Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup,
+    ResourceGrants, RoleEvidence, ScopeGrant,
 };
 pub use flapping::Recent;
 pub use fold::{ProbeEnd, fold, within_grace_period};
@@ -60,9 +60,7 @@ pub use integration::{
 pub use mail_address::{parse_hello, parse_mail_address, parse_mailbox};
 pub use notification::{BrakeNotice, Incident, LinkTarget, MailKind, Notification, Obstacle, Undeliverable};
 pub use permission::{GRAPH_APP_ID, permission_purpose};
-pub use provisioning::{
-    JobCondition, JobState, NO_SCIM_BY_CONSENT, ProvisioningJob, Quarantine, provisioning_advice,
-};
+pub use provisioning::{JobCondition, JobState, NO_SCIM_BY_CONSENT, ProvisioningJob, Quarantine, advice};
 pub use reason::{Audience, Check, PROVISIONING_STAYS, Reason, Remedy};
 pub use record::{ExternalSignIn, IntegrationRecord};
 pub use schedule::{Backoff, History, SchedulePolicy};

@@ -1,5 +1,6 @@
 //! Synchronization jobs of an enterprise application: what Entra says of them, and what that means.
 
+use super::reason::Reason;
 use super::text::one_line;
 use super::time::{Timestamp, day_and_minute};
 
@@ -126,7 +127,7 @@ impl ProvisioningJob {
 
 /// What an administrator does in the Entra admin center about a quarantine or a job that does not run, by Microsoft's word for it: a
 /// reason of a quarantine, or the code of its error (Microsoft, `application-provisioning-quarantine-status.md`).
-pub fn provisioning_advice(code: Option<&str>) -> &'static str {
+fn provisioning_advice(code: Option<&str>) -> &'static str {
     let code = code.unwrap_or_default().to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| code.contains(word));
     if says(&["toomanydeletes"]) {
@@ -148,6 +149,14 @@ pub fn provisioning_advice(code: Option<&str>) -> &'static str {
         return "Entra cannot use the application's SCIM endpoint. Under Provisioning > Admin Credentials, check the Tenant URL and the Secret Token, press Test Connection, and press Restart provisioning.";
     }
     "Under Provisioning > Overview, read the error that Entra shows, correct it, and press Restart provisioning."
+}
+
+/// What to do about a reason, more exactly where the evidence has a code.
+pub fn advice(reason: Reason, code: Option<&str>) -> &'static str {
+    match reason {
+        Reason::ProvisioningQuarantined => provisioning_advice(code),
+        _ => reason.advice(),
+    }
 }
 
 /// What a person must know who thinks of the link of other mails.

@@ -4,8 +4,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -99,10 +101,13 @@ struct Known {
     failed: Option<(Fault, i64)>,
 }
 
+/// Whoever holds the lock requests the token; the others wait for it.
+type Slot = Arc<tokio::sync::Mutex<Known>>;
+
 /// Tokens of managed identities: requested once for all who wait for them, and renewed when half of their life is over.
 pub struct ManagedIdentities {
     source: IdentitySource,
-    known: tokio::sync::Mutex<HashMap<Option<String>, Known>>,
+    known: Mutex<HashMap<Option<String>, Slot>>,
 }
 
 impl std::fmt::Debug for ManagedIdentities {
@@ -135,7 +140,7 @@ pub(super) struct IdentityRequest<'a> {
 impl ManagedIdentities {
     /// Identities from this source.
     pub fn new(source: IdentitySource) -> Self {
-        Self { source, known: tokio::sync::Mutex::default() }
+        Self { source, known: Mutex::default() }
     }
 
     /// A valid token.
@@ -150,9 +155,9 @@ impl ManagedIdentities {
         let late =
             || Fault::new(Reason::Timeout, format!("no response in time from {}", self.source.words()));
         // One request for all who wait.
-        let locked = tokio::time::timeout_at(wanted.deadline.into(), self.known.lock());
-        let mut all = locked.await.map_err(|_| late())?;
-        let known = all.entry(wanted.client_id.map(str::to_owned)).or_default();
+        let slot = Arc::clone(self.known.lock().entry(wanted.client_id.map(str::to_owned)).or_default());
+        let mut known =
+            tokio::time::timeout_at(wanted.deadline.into(), slot.lock()).await.map_err(|_| late())?;
         let now = wanted.now_seconds;
         let usable = known.cached.as_ref().filter(|c| now < c.end && c.end - now < 200_000);
         if let Some(cached) = usable.filter(|c| now < c.renew) {
@@ -181,8 +186,8 @@ impl ManagedIdentities {
     }
 
     /// Forgets a token that Entra has rejected.
-    pub(super) async fn forget(&self, client_id: Option<&str>) {
-        self.known.lock().await.remove(&client_id.map(str::to_owned));
+    pub(super) fn forget(&self, client_id: Option<&str>) {
+        self.known.lock().remove(&client_id.map(str::to_owned));
     }
 
     /// A new token and its lifetime in seconds.

@@ -57,18 +57,18 @@ impl Entra {
         }
         let shown = one_line(issuer, 120);
         let expected = &self.cloud.login_url;
-        Err(match Cloud::of_issuer(host) {
-            Some(word) => Fault::new(
-                Reason::ConfigurationInvalid,
-                format!("the tenant is in another cloud: its issuer is {shown}; set cloud: {word}"),
-            ),
-            None => Fault::new(
-                Reason::InvalidResponse,
-                format!(
-                    "the OpenID configuration of {expected} names the unknown issuer {shown}; it is not used"
-                ),
-            ),
-        })
+        let home = Cloud::of_issuer(host);
+        let (reason, detail) = if home.is_empty() {
+            let detail = format!(
+                "the OpenID configuration of {expected} names the unknown issuer {shown}; it is not used"
+            );
+            (Reason::InvalidResponse, detail)
+        } else {
+            let detail =
+                format!("the tenant is in another cloud: its issuer is {shown}; set cloud to {home}");
+            (Reason::ConfigurationInvalid, detail)
+        };
+        Err(Fault::new(reason, detail))
     }
 
     /// A JSON document of the login host.

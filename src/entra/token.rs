@@ -166,7 +166,7 @@ impl Entra {
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport, assertion.as_ref()).await
+        self.granted(result, &transport, assertion.as_ref())
     }
 
     /// Returns a new access token and the next refresh token (RFC 6749 section 6).
@@ -187,7 +187,7 @@ impl Entra {
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport, assertion.as_ref()).await
+        self.granted(result, &transport, assertion.as_ref())
     }
 
     /// Redeems an authorization code (RFC 6749 section 4.1.3, RFC 7636).
@@ -208,7 +208,7 @@ impl Entra {
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport, assertion.as_ref()).await
+        self.granted(result, &transport, assertion.as_ref())
     }
 
     async fn client(&self, client: Client<'_>) -> Result<Prepared, Fault> {
@@ -255,14 +255,14 @@ impl Entra {
     }
 
     /// Says which token was presented, if Entra does not accept it, and requests a new one next time.
-    async fn explained(&self, assertion: Option<&Assertion>, fault: Fault) -> Fault {
+    fn explained(&self, assertion: Option<&Assertion>, fault: Fault) -> Fault {
         let Some(Assertion { token, identity: Some(identity) }) = assertion else { return fault };
         if fault.reason != Reason::ClientCredentialInvalid {
             return fault;
         }
         let what = match identity {
             Identity::Managed(id) => {
-                self.identities.forget(id.as_deref()).await;
+                self.identities.forget(id.as_deref());
                 "the token of the managed identity".to_owned()
             }
             Identity::File(file) => format!("the token in {}", file.display()),
@@ -271,7 +271,7 @@ impl Entra {
         Fault { detail, ..fault }
     }
 
-    async fn granted(
+    fn granted(
         &self,
         result: Result<TokenResponse, RequestTokenError<TransportError, EntraError>>,
         transport: &OauthTransport<'_>,
@@ -284,7 +284,7 @@ impl Entra {
                 let mut fault = classify_token(seen.status, &error, &self.overrides);
                 fault.request_id = fault.request_id.or(seen.request_id);
                 fault.retry_after = seen.retry_after;
-                Err(self.explained(assertion, fault).await)
+                Err(self.explained(assertion, fault))
             }
             Err(RequestTokenError::Request(lost)) => Err(lost.0),
             // Parse errors contain the body, so they are never shown.

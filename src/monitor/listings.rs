@@ -7,8 +7,8 @@ use super::kept::{Asking, Freshness};
 use super::prober::{Prober, ReaderClient, Target, reader_fault};
 use crate::credential::ClientCredential;
 use crate::domain::{
-    Check, CredentialEvidence, Directory, Fault, ListedCredential, OwnCredential, Presence, ProvisioningJob,
-    ReaderCredentials, Reason, Registration,
+    Check, CredentialEvidence, CredentialKind, Directory, Fault, ListedCredential, OwnCredential, Presence,
+    ProvisioningJob, ReaderCredentials, Reason, Registration, Timestamp,
 };
 use crate::entra::Client;
 use crate::secret::Secret;
@@ -21,6 +21,8 @@ const ALERT: Duration = Duration::from_secs(3600);
 
 /// When a credential ends soon, whatever the configured warnings are.
 const SOON: Duration = Duration::from_secs(60 * 86_400);
+
+const NEEDS_READER: &str = "a public client has no token to ask with: the check needs a directory_reader";
 
 impl Prober {
     /// Forgets answers about applications and tenants that are not among the targets any more.
@@ -36,12 +38,13 @@ impl Prober {
         self.signing.retain(|key| wanted.contains(key));
     }
 
-    /// The synchronization jobs. `None` if the check is off, or there is no enterprise application that could have any.
+    /// The synchronization jobs. `None` if the check is off, or there is no enterprise application that could have any. `own` is the
+    /// application's own app-only token.
     pub(super) async fn ask_jobs(
         &self,
         target: &Target,
         directory: Option<&Directory>,
-        app_token: Option<&Secret>,
+        own: Option<Result<&Secret, &Fault>>,
         deadline: Instant,
     ) -> Option<Result<Vec<ProvisioningJob>, Fault>> {
         if !target.requirements.checks.contains(&Check::Provisioning) {
@@ -55,11 +58,16 @@ impl Prober {
                 (Err(fault) | Ok(Presence::Unclear(fault)), _) => Some(Err(fault.clone())),
                 _ => None,
             },
-            _ => self.own_jobs(target, app_token?, deadline).await,
+            _ => match own {
+                Some(Ok(token)) => self.own_jobs(target, token, deadline).await,
+                // The earlier cause says why.
+                Some(Err(fault)) if fault.reason.is_presence() => None,
+                Some(Err(fault)) => Some(Err(reader_fault(fault.clone()))),
+                None => Some(Err(Fault::new(Reason::ReaderPermissionMissing, NEEDS_READER))),
+            },
         }
     }
 
-    /// Through a directory reader. New roles never appear in an old token, so an error counts only with a new one.
     async fn jobs_through(
         &self,
         target: &Target,
@@ -67,14 +75,26 @@ impl Prober {
         object_id: &str,
         deadline: Instant,
     ) -> Result<Vec<ProvisioningJob>, Fault> {
+        let ask =
+            async |token: Secret| self.entra.synchronization_jobs(token.expose(), object_id, deadline).await;
         let (token, cached) = self.reader_token(&target.tenant, reader, deadline).await?;
-        let jobs = self.entra.synchronization_jobs(token.expose(), object_id, deadline).await;
+        let jobs = ask(token).await;
         if !cached || !is_denied(&jobs) {
             return jobs;
         }
-        self.forget_reader_token(&target.tenant, reader);
-        let (token, _) = self.reader_token(&target.tenant, reader, deadline).await?;
-        self.entra.synchronization_jobs(token.expose(), object_id, deadline).await
+        ask(self.new_reader_token(&target.tenant, reader, deadline).await?).await
+    }
+
+    /// New roles never appear in an old token (Microsoft, `managed-identity-best-practice-recommendations.md`), so that an error counts only
+    /// with a new one.
+    async fn new_reader_token(
+        &self,
+        tenant: &str,
+        reader: &ReaderClient,
+        deadline: Instant,
+    ) -> Result<Secret, Fault> {
+        self.forget_reader_token(tenant, reader);
+        self.reader_token(tenant, reader, deadline).await.map(|(token, _)| token)
     }
 
     /// With a token of the application itself: it may read its own service principal, and the jobs if it holds the permission.
@@ -136,10 +156,7 @@ impl Prober {
         let life = |found: &Registration| self.life(found);
         let request = async {
             let by_itself = match *target.credential {
-                ClientCredential::None => Err(Fault::new(
-                    Reason::ReaderPermissionMissing,
-                    "a public client cannot read its own registration: the check needs a directory_reader",
-                )),
+                ClientCredential::None => Err(Fault::new(Reason::ReaderPermissionMissing, NEEDS_READER)),
                 _ => self.own_registration(target, home, asking.deadline).await,
             };
             match (by_itself, &target.reader) {
@@ -161,7 +178,10 @@ impl Prober {
         home: &str,
         deadline: Instant,
     ) -> Result<Registration, Fault> {
-        let token = self.client_token(home, &target.client_id, &target.credential, deadline).await?;
+        let token = self
+            .client_token(home, &target.client_id, &target.credential, deadline)
+            .await
+            .map_err(reader_fault)?;
         self.entra.registration(token.expose(), &target.client_id, deadline).await
     }
 
@@ -177,8 +197,7 @@ impl Prober {
         if !cached || !is_denied(&found) {
             return found;
         }
-        self.forget_reader_token(home, reader);
-        let (token, _) = self.reader_token(home, reader, deadline).await?;
+        let token = self.new_reader_token(home, reader, deadline).await?;
         self.entra.registration(token.expose(), client_id, deadline).await
     }
 
@@ -190,26 +209,40 @@ impl Prober {
     ) -> Result<Vec<ListedCredential>, Fault> {
         let key = signing_key(target);
         let life = |found: &Vec<ListedCredential>| self.life_of(found);
-        let request = async {
-            let token = match (&target.reader, &*target.credential) {
-                (Some(reader), _) => self.reader_token(&target.tenant, reader, asking.deadline).await?.0,
-                (None, ClientCredential::None) => {
-                    return Err(Fault::new(
-                        Reason::ReaderPermissionMissing,
-                        "nothing may read the enterprise application's certificates: the check needs a directory_reader",
-                    ));
-                }
-                (None, credential) => {
-                    self.client_token(&target.tenant, &target.client_id, credential, asking.deadline).await?
-                }
-            };
-            self.entra.signing_certificates(token.expose(), &target.client_id, asking.deadline).await
-        };
+        let request = self.read_signing_certificates(target, asking.deadline);
         self.signing.get(&key, self.freshness("", asking), life, request).await
     }
 
-    /// A reader is registered where the application is, or in the integration's own tenant; elsewhere, only a certificate of ours shows its
-    /// end.
+    async fn read_signing_certificates(
+        &self,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<Vec<ListedCredential>, Fault> {
+        let ask = async |token: Secret| {
+            self.entra.signing_certificates(token.expose(), &target.client_id, deadline).await
+        };
+        if let Some(reader) = &target.reader {
+            let (token, cached) = self.reader_token(&target.tenant, reader, deadline).await?;
+            let found = ask(token).await;
+            if !cached || !is_denied(&found) {
+                return found;
+            }
+            return ask(self.new_reader_token(&target.tenant, reader, deadline).await?).await;
+        }
+        if *target.credential == ClientCredential::None {
+            return Err(Fault::new(Reason::ReaderPermissionMissing, NEEDS_READER));
+        }
+        match self.client_token(&target.tenant, &target.client_id, &target.credential, deadline).await {
+            Ok(token) => ask(token).await,
+            // No tokens are signed for an application that is gone or switched off: the earlier check says so.
+            Err(fault) if fault.reason.is_presence() && fault.reason != Reason::TenantMissing => {
+                Ok(Vec::new())
+            }
+            Err(fault) => Err(reader_fault(fault)),
+        }
+    }
+
+    /// A reader is expected to be registered where the application is; elsewhere, only a certificate of ours shows its end.
     async fn reader_credentials(
         &self,
         reader: &ReaderClient,
@@ -241,7 +274,7 @@ impl Prober {
         let now_seconds = self.clock.now().0 / 1000;
         let client = Client { tenant, client_id, credential, now_seconds, deadline };
         let granted = self.entra.client_credentials(client, &self.entra.graph_scope()).await;
-        granted.map(|granted| granted.access_token).map_err(reader_fault)
+        granted.map(|granted| granted.access_token)
     }
 
     fn freshness<'a>(&self, mark: &'a str, asking: Asking) -> Freshness<'a> {
@@ -256,8 +289,14 @@ impl Prober {
     }
 
     fn life_of(&self, listed: &[ListedCredential]) -> Duration {
-        let soon = self.clock.now().plus(SOON);
-        if listed.iter().any(|c| c.ends.is_some_and(|ends| ends < soon)) { ALERT } else { CALM }
+        let (soon, long_ago) = (self.clock.now().plus(SOON), self.clock.now().minus(SOON));
+        let end = |c: &&ListedCredential| (c.active, c.ends.unwrap_or(Timestamp(i64::MAX)));
+        // An expired leftover beside a valid credential is no reason to look more often.
+        let ends_soon = |kind| {
+            let counts = listed.iter().filter(|c| c.kind == kind).max_by_key(end);
+            counts.and_then(|c| c.ends).is_some_and(|ends| ends < soon && ends > long_ago)
+        };
+        if CredentialKind::ALL.into_iter().any(ends_soon) { ALERT } else { CALM }
     }
 }
 
@@ -285,13 +324,13 @@ fn is_denied<T>(result: &Result<T, Fault>) -> bool {
 /// What the daemon authenticates with. Its files are read away from the threads that serve requests.
 async fn own(credential: &ClientCredential) -> OwnCredential {
     let credential = credential.clone();
-    tokio::task::spawn_blocking(move || credential.own()).await.unwrap_or(OwnCredential::None)
+    tokio::task::spawn_blocking(move || credential.own()).await.unwrap_or(OwnCredential::Unreadable)
 }
 
 /// Changes when the credential in use changes.
 fn mark(own: &OwnCredential) -> String {
     match own {
-        OwnCredential::None => String::new(),
+        OwnCredential::None | OwnCredential::Unreadable => String::new(),
         OwnCredential::Secret { hint } => format!("secret {hint}"),
         OwnCredential::Certificate { thumbprint, .. } => format!("certificate {thumbprint}"),
         OwnCredential::Federated => "federated".to_owned(),

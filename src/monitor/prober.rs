@@ -166,11 +166,16 @@ impl Prober {
         pause = pause.or_else(|| {
             app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned()
         });
+        let own_app = match (&app_token, &app_only) {
+            (Some(token), _) => Some(Ok(token)),
+            (None, Some(Err(fault))) => Some(Err(fault)),
+            (None, _) => None,
+        };
         let jobs = match &pause {
             Some(fault) => {
                 target.requirements.checks.contains(&Check::Provisioning).then(|| Err(fault.clone()))
             }
-            None => self.ask_jobs(target, directory.as_ref(), app_token.as_ref(), deadline).await,
+            None => self.ask_jobs(target, directory.as_ref(), own_app, deadline).await,
         };
         let own = match (target.requirements.access, &pause) {
             (Access::Delegated, Some(fault)) => {
@@ -283,9 +288,7 @@ impl Prober {
             && directory.is_some_and(|d| {
                 d.application.as_ref().is_ok_and(|g| g.iter().any(|g| !g.application.is_empty()))
             });
-        let lists_jobs = target.reader.is_none() && target.requirements.checks.contains(&Check::Provisioning);
-        let is_public = matches!(*target.credential, ClientCredential::None);
-        if delegated && (directory_answered && !lists_jobs || is_public) {
+        if delegated && (directory_answered || matches!(*target.credential, ClientCredential::None)) {
             return (None, None);
         }
         let now = self.clock.now();

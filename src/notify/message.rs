@@ -11,8 +11,8 @@ use aws_lc_rs::digest;
 use crate::clock::moment;
 use crate::domain::{
     Access, Audience, BrakeNotice, Cloud, Incident, LinkTarget, MailKind, NO_SCIM_BY_CONSENT, Notification,
-    Obstacle, PROVISIONING_STAYS, Reason, Remedy, Timestamp, Undeliverable, consequence, foreign, invitation,
-    one_line, provisioning_advice,
+    Obstacle, PROVISIONING_STAYS, Reason, Remedy, Timestamp, Undeliverable, advice, consequence, foreign,
+    invitation, one_line,
 };
 
 /// What every mail of this installation has in common.
@@ -273,16 +273,11 @@ const fn items_title(reason: Reason) -> (&'static str, bool) {
 
 /// What to do about a failure.
 pub(super) fn what_to_do(incident: &Incident) -> Vec<String> {
-    let reason = incident.reason;
-    match reason {
-        Reason::ProvisioningQuarantined => {
-            vec![provisioning_advice(incident.code.as_deref()).to_owned(), NO_SCIM_BY_CONSENT.to_owned()]
-        }
-        Reason::ProvisioningDisabled | Reason::ProvisioningMissing => {
-            vec![reason.advice().to_owned(), NO_SCIM_BY_CONSENT.to_owned()]
-        }
-        _ => vec![reason.advice().to_owned()],
+    let mut lines = vec![advice(incident.reason, incident.code.as_deref()).to_owned()];
+    if incident.reason.remedy() == Remedy::ReviewProvisioning {
+        lines.push(NO_SCIM_BY_CONSENT.to_owned());
     }
+    lines
 }
 
 /// What does not work meanwhile.
@@ -476,7 +471,7 @@ fn operator(words: &Phrases<'_>, link: Option<&str>, cloud: &Cloud) -> Body {
     notes.push(
         match reason.audience() {
             _ if reason.is_warning() => {
-                "Nothing is broken yet. This is one mail for all integrations with this credential; the next ones come 7 days and 1 day before the end, unless it is replaced."
+                "Nothing is broken yet. This is one mail for all integrations with this credential. It comes when the warning begins, 7 days and 1 day before the end, unless the credential is replaced."
             }
             Audience::Admins => "This integration has no admins in the configuration, so this mail comes to you.",
             Audience::Operators => {

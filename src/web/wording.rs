@@ -2,8 +2,7 @@
 
 use crate::clock::{ago, moment, rfc3339};
 use crate::domain::{
-    Audience, Cell, Check, CheckState, Day, Health, KnownGroup, Outcome, Reason, Timestamp, one_line,
-    provisioning_advice,
+    self, Audience, Cell, Check, CheckState, Day, Health, KnownGroup, Outcome, Reason, Timestamp, one_line,
 };
 use crate::fleet::FleetEntry;
 
@@ -108,6 +107,29 @@ impl Strip {
     }
 }
 
+/// A reason: its texts, its label as in the metrics, and its runbook.
+pub(super) struct ReasonLine {
+    pub(super) label: &'static str,
+    pub(super) sentence: &'static str,
+    pub(super) advice: &'static str,
+    pub(super) runbook: String,
+}
+
+impl ReasonLine {
+    pub(super) fn of(reason: Reason) -> Self {
+        let label = reason.label();
+        Self {
+            label,
+            sentence: reason.sentence(),
+            advice: reason.advice(),
+            runbook: format!("{RUNBOOKS}{label}.md"),
+        }
+    }
+}
+
+/// The base URL of the runbooks, as in `dashboards/rules.yml`.
+const RUNBOOKS: &str = "https://github.com/consentry/consentry/blob/main/docs/runbooks/";
+
 /// What the reader of a mailed link's page can do. A customer's administrator cannot fix what only the operators can.
 pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
     match reason.audience() {
@@ -120,10 +142,7 @@ pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
 
 /// What operators read about a check that does not pass.
 pub(super) fn operators_advice(state: &CheckState, reason: Reason) -> &'static str {
-    match reason {
-        Reason::ProvisioningQuarantined => provisioning_advice(state.details.code.as_deref()),
-        _ => reason.advice(),
-    }
+    domain::advice(reason, state.details.code.as_deref())
 }
 
 /// What a check verifies, as a statement.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use consentry::domain::{CredentialExpiry, IntegrationRecord, Reason, Timestamp};
+use consentry::domain::{CredentialExpiry, IntegrationRecord, JobState, Reason, Timestamp};
 use consentry::fleet::FleetEntry;
 use serde_json::Value;
 use serde_yaml::from_str;
@@ -134,7 +134,9 @@ async fn full_exposition() -> String {
     let mut certified = FleetEntry::new(Arc::new(record));
     certified.credentials =
         vec![CredentialExpiry { key_id: "AB".to_owned(), at: Timestamp::from_seconds(1) }];
-    Arc::make_mut(&mut certified.state).reader_fault = Some(Reason::ReaderPermissionMissing);
+    let state = Arc::make_mut(&mut certified.state);
+    state.reader_fault = Some(Reason::ReaderPermissionMissing);
+    state.jobs = vec![JobState { id: "scim.1".to_owned(), quarantined: true, last_success: None }];
     process.published.set(&certified);
     fleet.exposition()
 }

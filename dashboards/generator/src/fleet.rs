@@ -23,7 +23,17 @@ fn filled(expression: &str) -> String {
 /// The board.
 pub fn dashboard() -> Value {
     let integration = written("integration", "Integration (part of the name)", "");
-    let items = [now(), broken(), repair(), probing(), provisioning_and_readers(), upstream(), notifications(), daemon()].concat();
+    let items = [
+        now(),
+        broken(),
+        repair(),
+        probing(),
+        provisioning_and_readers(),
+        upstream(),
+        notifications(),
+        daemon(),
+    ]
+    .concat();
     let description = "All integrations that Consentry watches: what is broken, why, since when, and whether probing and notification work.";
     assemble(BOARDS[0], description, "now-24h", vec![integration], items)
 }
@@ -268,12 +278,15 @@ fn provisioning_and_readers() -> Vec<Item> {
     .thresholds(GOOD, &[(1.0, BAD)])
     .nothing("no jobs")
     .size(4, 6);
-    let jobs = Panel::lines("Synchronization jobs", "Known jobs, and those in quarantine, whatever is chosen above.")
-        .over_time("count(consentry_provisioning_quarantined{FLEET})", "jobs")
-        .over_time("sum(consentry_provisioning_quarantined{FLEET})", "in quarantine")
-        .color("in quarantine", BAD)
-        .decimals(0)
-        .size(10, 6);
+    let jobs = Panel::lines(
+        "Synchronization jobs",
+        "Known jobs, and those in quarantine, whatever is chosen above.",
+    )
+    .over_time("count(consentry_provisioning_quarantined{FLEET})", "jobs")
+    .over_time("sum(consentry_provisioning_quarantined{FLEET})", "in quarantine")
+    .color("in quarantine", BAD)
+    .decimals(0)
+    .size(10, 6);
     let readers = Panel::lines(
         "Tenants that directory readers cannot read",
         "By reader and reason, at the last probe. No line means that all of them read.",
@@ -283,7 +296,8 @@ fn provisioning_and_readers() -> Vec<Item> {
     .nothing("all of them read")
     .size(10, 6);
     let panels = [quarantined, jobs, readers];
-    [vec![Item::Row("Provisioning and directory readers")], panels.into_iter().map(Item::Panel).collect()].concat()
+    [vec![Item::Row("Provisioning and directory readers")], panels.into_iter().map(Item::Panel).collect()]
+        .concat()
 }
 
 fn upstream() -> Vec<Item> {

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::credential::{
-    CredentialEvidence, CredentialKind, CredentialState, ListedCredential, OwnCredential, Registration,
-    Standing, Warning,
+    CredentialKind, CredentialState, ListedCredential, OwnCredential, Registration, Standing, Warning,
 };
 use super::super::diagnosis::{Details, Outcome};
-use super::super::evidence::Fault;
+use super::super::evidence::{CredentialEvidence, Fault};
 use super::super::reason::Reason;
 use super::super::time::Timestamp;
 use super::{Judged, without_evidence};
@@ -83,7 +82,7 @@ fn outcome(evidence: &CredentialEvidence, all: &[CredentialState], now: Timestam
         return (outcome, Details { items: details().items, ..of_fault });
     }
     let unseen = evidence.registration == Ok(Registration::Elsewhere)
-        && matches!(evidence.own, OwnCredential::Secret { .. });
+        && matches!(evidence.own, OwnCredential::Secret { .. } | OwnCredential::Unreadable);
     if unseen {
         let note = "the application is not registered in this tenant, so that the end of its client secret is not known: set home_tenant_id of the app";
         return (
@@ -168,7 +167,7 @@ fn in_use(listed: &[ListedCredential], own: &OwnCredential) -> Option<usize> {
             c.kind == CredentialKind::ClientSecret && c.hint.as_ref() == Some(hint)
         }
         OwnCredential::Certificate { thumbprint, .. } => c.thumbprint.as_ref() == Some(thumbprint),
-        OwnCredential::None | OwnCredential::Federated => false,
+        OwnCredential::None | OwnCredential::Unreadable | OwnCredential::Federated => false,
     };
     let found = listed.iter().enumerate().filter(|(_, c)| matches(c));
     found.max_by_key(|(_, c)| c.ends.unwrap_or(Timestamp(i64::MAX))).map(|(index, _)| index)

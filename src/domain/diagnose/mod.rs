@@ -11,9 +11,8 @@ mod presence;
 mod provisioning;
 
 use super::contradiction::about_presence;
-use super::credential::CredentialEvidence;
 use super::diagnosis::{CheckResult, Details, Diagnosis, Outcome};
-use super::evidence::{Directory, Evidence, Fault, OwnToken, Presence};
+use super::evidence::{CredentialEvidence, Directory, Evidence, Fault, OwnToken, Presence};
 use super::integration::Requirements;
 use super::reason::{Check, Reason};
 use consent::judge_consent;

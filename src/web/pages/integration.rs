@@ -22,7 +22,8 @@ use crate::web::access::Who;
 use crate::web::commands::{CredentialRecord, MailRecord, Record, Records};
 use crate::web::state::Served;
 use crate::web::wording::{
-    Pill, Strip, When, advice, noted_checks, operators_advice, question, resolved_tenant, state_word,
+    Pill, ReasonLine, Strip, When, advice, noted_checks, operators_advice, question, resolved_tenant,
+    state_word,
 };
 
 struct CheckLine {
@@ -198,29 +199,6 @@ fn headline(entry: &FleetEntry) -> String {
         }
     }
 }
-
-/// A reason: its texts, its label as in the metrics, and its runbook.
-pub(super) struct ReasonLine {
-    pub(super) label: &'static str,
-    pub(super) sentence: &'static str,
-    pub(super) advice: &'static str,
-    pub(super) runbook: String,
-}
-
-impl ReasonLine {
-    pub(super) fn of(reason: Reason) -> Self {
-        let label = reason.label();
-        Self {
-            label,
-            sentence: reason.sentence(),
-            advice: reason.advice(),
-            runbook: format!("{RUNBOOKS}{label}.md"),
-        }
-    }
-}
-
-/// The base URL of the runbooks, as in `dashboards/rules.yml`.
-const RUNBOOKS: &str = "https://github.com/consentry/consentry/blob/main/docs/runbooks/";
 
 /// The delivery of the renewed token to the product.
 fn delivery_words(state: &DeliveryState, now: Timestamp) -> String {

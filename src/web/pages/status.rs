@@ -11,12 +11,11 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, H
 use axum::response::{IntoResponse, Response};
 
 use super::brake::BrakeLines;
-use super::integration::ReasonLine;
 use super::layout::html;
 use crate::domain::{Health, HeldMails, Hold, IntegrationRecord, Reason, Timestamp};
 use crate::web::filter::{Row, StatusFilter, rows};
 use crate::web::state::Served;
-use crate::web::wording::{Pill, Strip, When, state_word};
+use crate::web::wording::{Pill, ReasonLine, Strip, When, state_word};
 
 /// Integrations on one page.
 const PAGE: usize = 100;
