@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::secret::Secret;
 use crate::store::{Store, TokenId};
 
 mod branches;
+mod listings;
 
 /// App id of the demo's multi-tenant application.
 pub const APP: Uuid = Uuid::from_u128(0x5e90_0000_0000_0000_0000_0000_0000_00aa);
@@ -336,8 +337,12 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     let file = folder.0.join("consentry.yml");
     let probe = "  interval: 4s\n  retry_interval: 2s\n  timeout: 10s\n";
     branches::populate(&simulator)?;
-    let usual = configuration(&simulator, &daemon, probe).replace("group_wait: 3s", branches::MAIL_SETTINGS);
-    std::fs::write(&file, usual + &branches::configuration())?;
+    listings::populate(&simulator)?;
+    let usual = configuration(&simulator, &daemon, probe)
+        .replace("group_wait: 3s", branches::MAIL_SETTINGS)
+        .replace("integrations:\n", &format!("{}integrations:\n", listings::app()));
+    let later = format!("integration_files: [\"{}\"]\n", listings::FILE);
+    std::fs::write(&file, usual + &branches::configuration() + &later)?;
     let (loaded, sources) = crate::config::Sources::load(&file, &|name| std::env::var(name).ok())
         .map_err(|problems| anyhow::anyhow!("the demo's configuration is invalid: {problems:?}"))?;
     let store = crate::app::store(&loaded.config)?;
@@ -346,7 +351,7 @@ pub async fn run(listen: &str, simulated: SocketAddr) -> anyhow::Result<()> {
     drop(store);
     introduce(&daemon, &simulator, &file);
     let simulator = Arc::new(simulator);
-    let scenario = tokio::spawn(run_scenario(Arc::clone(&simulator)));
+    let scenario = tokio::spawn(run_scenario(Arc::clone(&simulator), folder.0.clone()));
     let options = crate::web::WebOptions {
         lifecycle: true,
         anonymous_actions: true,
@@ -375,7 +380,7 @@ fn browsers(listen: &str) -> String {
 
 fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
     println!(
-        "Consentry demo: {} integrations with a simulated Microsoft Entra ID, and six branches of one more customer. Stop it with Ctrl-C.\n",
+        "Consentry demo: {} integrations with a simulated Microsoft Entra ID, one more with provisioning and credentials, and six branches of one more customer. Stop it with Ctrl-C.\n",
         SITUATIONS.len()
     );
     println!(
@@ -393,6 +398,10 @@ fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
         println!("  {when}  {:<10} {}", situation.name, situation.story);
     }
     println!("   60 s  contoso    is still broken: its admin gets a reminder");
+    println!(
+        "   62 s  woodgrove  joins with a file: its client secret expires in five days, the operators are warned"
+    );
+    println!("   76 s  woodgrove  Entra puts its provisioning job into quarantine");
     println!("   90 s  wingtip    is enabled again: an admin fixes what a sign-in cannot fix");
     println!(
         "  100 s  branches   six break at once: the brake holds the mails, and the operators get a link"
@@ -403,7 +412,7 @@ fn introduce(daemon: &str, simulator: &Simulator, file: &Path) {
 }
 
 /// Breaks the integrations one after the other, and fixes the one that no sign-in can fix.
-async fn run_scenario(simulator: Arc<Simulator>) {
+async fn run_scenario(simulator: Arc<Simulator>, folder: PathBuf) {
     let mut elapsed = 0;
     for situation in SITUATIONS {
         let Some(at) = situation.breaks_after else { continue };
@@ -414,7 +423,11 @@ async fn run_scenario(simulator: Arc<Simulator>) {
         elapsed = at;
         apply(&simulator, situation.name, situation.story, (situation.breaks)(&situation.tenant()));
     }
-    tokio::time::sleep(Duration::from_secs(90_u64.saturating_sub(elapsed))).await;
+    tokio::time::sleep(Duration::from_secs(62_u64.saturating_sub(elapsed))).await;
+    listings::join(&folder);
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    apply(&simulator, listings::NAME, "its provisioning job is in quarantine", listings::breaks(&simulator));
+    tokio::time::sleep(Duration::from_secs(14)).await;
     if let Some(wingtip) = SITUATIONS.iter().find(|s| s.name == "wingtip") {
         apply(&simulator, wingtip.name, "is enabled again", (wingtip.fix)(&wingtip.tenant()));
     }

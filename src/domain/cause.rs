@@ -1,15 +1,12 @@
-//! Causes: what operators are notified of once, however many integrations it affects. This module decides which causes there are, and when
-//! operators are notified of a lasting one again.
+//! Causes: what operators are notified of once, however many integrations it affects, and when they are notified of a lasting one again. Which
+//! causes affect an integration is decided in [`super::cause_key`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use super::alert::OpenAlert;
-use super::credential::{CredentialState, Standing};
 use super::notification::{Incident, MailKind, Notification};
-use super::reason::{Audience, Reason};
+use super::reason::Reason;
 use super::time::Timestamp;
-use super::verdict::{CheckState, IntegrationState, Thresholds};
 
 /// Something that affects many integrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,215 +70,6 @@ impl Progress {
 
     fn noticed(&self, members: u32, now: Timestamp) -> Self {
         Self { notices: self.notices + 1, notified: now, size: members, named_left: None }
-    }
-}
-
-/// What an integration belongs to: the parts of its causes' keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Belongs<'a> {
-    /// Name of the application in the configuration.
-    pub app: &'a str,
-    /// Tenant as configured.
-    pub tenant: &'a str,
-    /// Name of the directory reader.
-    pub reader: Option<&'a str>,
-}
-
-/// An integration before and after a probe.
-#[derive(Debug, Clone, Copy)]
-pub struct Probed<'a> {
-    /// Its state before.
-    pub before: &'a IntegrationState,
-    /// Its state afterwards.
-    pub after: &'a IntegrationState,
-    /// Its alert afterwards.
-    pub alert: Option<&'a OpenAlert>,
-    /// Keys of the causes that it belonged to before.
-    pub own: &'a BTreeSet<String>,
-}
-
-/// The causes that affect an integration after a probe, by key, each with its reason.
-pub fn wanted_causes(
-    probed: Probed<'_>,
-    belongs: Belongs<'_>,
-    thresholds: Thresholds,
-    affected: &Affected,
-) -> BTreeMap<String, Reason> {
-    let Probed { before, after, alert, own } = probed;
-    let broken = alert.map(|a| broken_keys(a.reason, belongs, after, own)).unwrap_or_default();
-    let warned =
-        after.credentials.iter().filter_map(|c| Some((warning_key(c, belongs)?, Reason::CredentialExpiring)));
-    // A fault of the reader counts after two probes, like every failure.
-    let reader = after.reader_fault.filter(|_| before.reader_fault.is_some());
-    let reader = reader.and_then(|r| Some((reader_key(r, belongs)?, r)));
-    let unreadable = after
-        .dark(|r| r == Reason::CredentialUnreadable)
-        .find(|(_, dark, _)| dark.probes >= thresholds.failure);
-    let unreadable = unreadable.map(|(check, _, reason)| {
-        (unreadable_key(belongs.app, &unreadable_file(check), affected, own), reason)
-    });
-    // A transient reason and an unclassified one do not hide each other.
-    let lasting = [Reason::is_transient as fn(Reason) -> bool, |r| r == Reason::Unclassified].map(|kind| {
-        let (_, _, reason) = after.dark(kind).find(|(_, dark, _)| dark.waited >= thresholds.lasting)?;
-        Some((lasting_key(reason, belongs.tenant, affected, own)?, reason))
-    });
-    [reader, unreadable].into_iter().chain(lasting).flatten().chain(broken).chain(warned).collect()
-}
-
-/// The reader's own faults are one cause for all its tenants, unless they are about one tenant. Without a reader, it is the application
-/// that may not read what a check needs.
-fn reader_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
-    Some(match (belongs.reader, reason) {
-        (Some(reader), Reason::ReaderPermissionMissing) => format!("reader:{reader}:{}", belongs.tenant),
-        (Some(reader), _) => format!("reader:{reader}:{}", reason.label()),
-        (None, Reason::ReaderPermissionMissing) => format!("app:{}:{}", belongs.app, reason.label()),
-        (None, _) => return None,
-    })
-}
-
-/// The causes of a confirmed failure: one, or one for each credential that has expired.
-fn broken_keys(
-    reason: Reason,
-    belongs: Belongs<'_>,
-    state: &IntegrationState,
-    own: &BTreeSet<String>,
-) -> Vec<(String, Reason)> {
-    let Some(key) = cause_key(reason, belongs) else { return Vec::new() };
-    if reason != Reason::CredentialExpired {
-        return vec![(key, reason)];
-    }
-    let expired: Vec<String> = state.credentials.iter().filter_map(|c| expired_key(c, belongs)).collect();
-    // Another credential counts already, and the failure is not over yet.
-    let known = || own.iter().filter(|known| known.starts_with(&key)).cloned().collect::<Vec<_>>();
-    let keys = if expired.is_empty() { known() } else { expired };
-    let keys = if keys.is_empty() { vec![key] } else { keys };
-    keys.into_iter().map(|key| (key, reason)).collect()
-}
-
-/// The cause of a credential that has expired. Integrations that share the credential share the cause.
-fn expired_key(credential: &CredentialState, belongs: Belongs<'_>) -> Option<String> {
-    (credential.standing == Standing::Expired)
-        .then(|| format!("app:{}:{}:{}", belongs.app, Reason::CredentialExpired.label(), credential.key_id))
-}
-
-/// The cause of a warning: each warning about a credential is one, so that each is mailed once.
-fn warning_key(credential: &CredentialState, belongs: Belongs<'_>) -> Option<String> {
-    let Standing::Expiring(warning) = credential.standing else { return None };
-    let owner = match &credential.reader {
-        Some(reader) => format!("reader:{reader}"),
-        None => format!("app:{}", belongs.app),
-    };
-    let reason = Reason::CredentialExpiring.label();
-    Some(format!("{owner}:{reason}:{}:{}", credential.key_id, warning.label()))
-}
-
-/// The credential of an integration that a cause is about, if it is about one.
-pub fn credential_of_cause<'s>(
-    key: &str,
-    belongs: Belongs<'_>,
-    state: &'s IntegrationState,
-) -> Option<&'s CredentialState> {
-    let is = |c: &&CredentialState| {
-        [expired_key(c, belongs), warning_key(c, belongs)].iter().flatten().any(|k| k == key)
-    };
-    state.credentials.iter().find(is)
-}
-
-/// The cause of a failed check. `None` if the audience of the reason is the admins, or if it is one of those that have a [`LASTING`] key.
-fn cause_key(reason: Reason, belongs: Belongs<'_>) -> Option<String> {
-    if reason.audience() == Audience::Admins || is_lasting_only(reason) {
-        return None;
-    }
-    match reason {
-        Reason::TenantMissing => Some(format!("tenant:{}:{}", belongs.tenant, reason.label())),
-        Reason::ReaderPermissionMissing => reader_key(reason, belongs),
-        _ => Some(format!("app:{}:{}", belongs.app, reason.label())),
-    }
-}
-
-/// Reasons that operators are notified of only when they last: the probe had no result.
-fn is_lasting_only(reason: Reason) -> bool {
-    reason.is_inconclusive() && reason != Reason::CredentialUnreadable
-}
-
-/// Which of our files cannot be read: the evidence names it.
-fn unreadable_file(check: &CheckState) -> String {
-    check.details.note.clone().unwrap_or_default()
-}
-
-/// Why and where a check of an integration has no result. The place is the tenant; for a credential of ours that cannot be read it is the
-/// file, because its tenants are not the cause.
-pub fn affected_by(state: &IntegrationState, tenant: &str) -> Option<(Reason, String)> {
-    let (check, _, reason) = state.dark(Reason::is_inconclusive).next()?;
-    let place =
-        if reason == Reason::CredentialUnreadable { unreadable_file(check) } else { tenant.to_owned() };
-    Some((reason, place))
-}
-
-/// The cause of a credential of ours that cannot be read: one per file while at most two are unreadable, one of the application from the
-/// third on. A shared secret is one file. A member of such a cause stays in it.
-fn unreadable_key(app: &str, what: &str, affected: &Affected, own: &BTreeSet<String>) -> String {
-    let wide = format!("app:{app}:{}", Reason::CredentialUnreadable.label());
-    if let Some(known) = own.iter().find(|key| key.starts_with(&wide)) {
-        return known.clone();
-    }
-    match affected.places(Reason::CredentialUnreadable) {
-        ..FLEET => format!("{wide}:{what}"),
-        _ => wide,
-    }
-}
-
-/// From this many affected tenants on, a reason is one cause of the whole fleet.
-const FLEET: usize = 3;
-
-const LASTING: &str = "upstream:";
-
-/// The cause of checks that have had no result for long: one per tenant while at most two tenants are affected by the same reason, one of
-/// the whole fleet from the third on. A member of such a cause stays in it until there is a result: an outage causes time-outs at one
-/// moment and refused connections at another.
-fn lasting_key(reason: Reason, tenant: &str, affected: &Affected, own: &BTreeSet<String>) -> Option<String> {
-    if !is_lasting_only(reason) {
-        return None;
-    }
-    let same_kind = |key: &str| key.starts_with("upstream:unclassified") == (reason == Reason::Unclassified);
-    if let Some(known) =
-        own.iter().find(|key| (key.starts_with(LASTING) && same_kind(key)) || *key == "upstream")
-    {
-        return Some(known.clone());
-    }
-    Some(match affected.places(reason) {
-        ..FLEET => format!("{LASTING}{}:{tenant}", reason.label()),
-        _ => format!("{LASTING}{}", reason.label()),
-    })
-}
-
-/// Number of integrations whose last probe had no result, by reason and place: see [`affected_by`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Affected(HashMap<Reason, HashMap<String, usize>>);
-
-impl Affected {
-    /// Records that an integration's reason or place has changed.
-    pub fn note(&mut self, before: Option<(Reason, String)>, after: Option<(Reason, String)>) {
-        if before == after {
-            return;
-        }
-        if let Some((reason, place)) = before
-            && let Some(places) = self.0.get_mut(&reason)
-            && let Some(count) = places.get_mut(&place)
-        {
-            *count -= 1;
-            if *count == 0 {
-                places.remove(&place);
-            }
-        }
-        if let Some((reason, place)) = after {
-            *self.0.entry(reason).or_default().entry(place).or_default() += 1;
-        }
-    }
-
-    /// The number of places that a reason affects.
-    pub fn places(&self, reason: Reason) -> usize {
-        self.0.get(&reason).map_or(0, HashMap::len)
     }
 }
 
@@ -585,54 +373,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_of_operators_have_a_cause() {
-        let key = |reason| cause_key(reason, Belongs { app: "sequr", tenant: "t1", reader: Some("r") });
-        for (reason, expected) in [
-            (Reason::TokenRevoked, None),
-            (Reason::ClientCredentialExpired, Some("app:sequr:client_credential_expired")),
-            (Reason::CredentialUnreadable, Some("app:sequr:credential_unreadable")),
-            (Reason::TenantMissing, Some("tenant:t1:tenant_missing")),
-            (Reason::ReaderPermissionMissing, Some("reader:r:t1")),
-            (Reason::Timeout, None),
-            (Reason::Unclassified, None),
-        ] {
-            assert_eq!(key(reason).as_deref(), expected, "{reason:?}");
-        }
-    }
-
-    #[test]
-    fn a_lasting_unknown_is_one_cause_per_tenant_until_three_are_affected() {
-        let mut affected = Affected::default();
-        let key = |affected: &Affected, tenant: &str, own: &[&str]| {
-            let own = own.iter().map(|key| (*key).to_owned()).collect();
-            lasting_key(Reason::Timeout, tenant, affected, &own).unwrap_or_default()
-        };
-        let at = |reason, place: &str| Some((reason, place.to_owned()));
-        affected.note(None, at(Reason::Timeout, "a"));
-        affected.note(None, at(Reason::Timeout, "a"));
-        affected.note(at(Reason::Throttled, "b"), at(Reason::Timeout, "b"));
-        assert_eq!(key(&affected, "b", &[]), "upstream:timeout:b", "two tenants");
-        affected.note(None, at(Reason::Timeout, "c"));
-        assert_eq!(key(&affected, "c", &[]), "upstream:timeout", "the third");
-        assert_eq!(
-            key(&affected, "b", &["app:x", "upstream:network_error:b"]),
-            "upstream:network_error:b",
-            "a member stays"
-        );
-        assert_eq!(
-            key(&affected, "c", &["upstream:unclassified:c"]),
-            "upstream:timeout",
-            "another kind does not hide it"
-        );
-        affected.note(at(Reason::Timeout, "a"), None);
-        assert_eq!(affected.places(Reason::Timeout), 3, "the tenant's other integration is still affected");
-        affected.note(at(Reason::Timeout, "a"), None);
-        assert_eq!(key(&affected, "d", &[]), "upstream:timeout:d", "two again");
-        assert_eq!(lasting_key(Reason::TokenRevoked, "a", &affected, &BTreeSet::new()), None);
-        assert_eq!(lasting_key(Reason::CredentialUnreadable, "a", &affected, &BTreeSet::new()), None);
-    }
-
-    #[test]
     fn a_cause_is_notified_again_when_it_has_grown_or_the_named_member_left() {
         let at = |minutes: i64| Timestamp::from_seconds(minutes * 60);
         let progress = |size, named_left: Option<i64>| Progress {
@@ -714,5 +454,32 @@ mod tests {
         assert!(causes.are_as_wanted(again, policy));
         assert_eq!(sent(&mut causes, a), 0, "the first one joins");
         assert_eq!(causes.memberships().get("a"), Some(&own));
+    }
+
+    #[test]
+    fn the_end_of_a_warning_is_no_mail_and_more_members_are_none() {
+        let operators = ["sre".to_owned()];
+        let policy = CausePolicy { operators: &operators, send_resolved: true };
+        let none = BTreeSet::new();
+        for (reason, expected) in
+            [(Reason::CredentialExpiring, [1, 0, 0, 0]), (Reason::CredentialExpired, [1, 1, 0, 1])]
+        {
+            let wanted = BTreeMap::from([("k".to_owned(), reason)]);
+            let own = BTreeSet::from(["k".to_owned()]);
+            let nothing = BTreeMap::new();
+            let mut causes = Causes::default();
+            let about = |name: &str| Incident { reason, ..incident(name) };
+            let mut mails = |member: Member<'_>, hours: u64| {
+                let now = Timestamp(5).plus(Duration::from_secs(hours * 3600));
+                causes.change(member, policy, |_, _| about(member.name), now).mails.len()
+            };
+            let sent = [
+                mails(Member { name: "a", own: &none, wanted: &wanted }, 0),
+                mails(Member { name: "b", own: &none, wanted: &wanted }, 2),
+                mails(Member { name: "a", own: &own, wanted: &nothing }, 3),
+                mails(Member { name: "b", own: &own, wanted: &nothing }, 4),
+            ];
+            assert_eq!(sent, expected, "{reason:?}");
+        }
     }
 }

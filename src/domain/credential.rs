@@ -246,9 +246,12 @@ impl CredentialState {
 }
 
 fn days(left: Duration) -> String {
-    match left.as_secs() / DAY.as_secs() {
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
+    let hours = left.as_secs() / 3600;
+    match (hours, (hours + 12) / 24) {
+        (0, _) => "less than an hour".to_owned(),
+        (1, _) => "1 hour".to_owned(),
+        (2..24, _) => format!("{hours} hours"),
+        (_, 1) => "1 day".to_owned(),
+        (_, days) => format!("{days} days"),
     }
 }

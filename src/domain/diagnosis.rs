@@ -72,7 +72,7 @@ impl Details {
         const MOST: usize = 50;
         let more = items.len().saturating_sub(MOST);
         items.truncate(MOST);
-        items.iter_mut().for_each(|i| *i = i.chars().take(200).collect());
+        items.iter_mut().for_each(|i| *i = i.chars().take(400).collect());
         if more > 0 {
             items.push(format!("and {more} more"));
         }

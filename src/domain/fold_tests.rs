@@ -38,6 +38,30 @@ fn run(outcomes: &[Outcome], thresholds: Thresholds) -> IntegrationState {
 }
 
 #[test]
+fn a_warning_fails_its_check_and_breaks_nothing() {
+    use Outcome::{Fail, Pass};
+    let warning = Fail(Reason::CredentialExpiring);
+    let enabled = [Check::GroupAccess];
+    for (sentence, outcomes) in [
+        ("after a good probe", vec![Pass, warning]),
+        ("from the start", vec![warning]),
+        ("again and again", vec![warning; 20]),
+        ("after a failure", vec![Fail(Reason::GroupMissing), Fail(Reason::GroupMissing), warning]),
+        ("now and then", [Pass, warning].repeat(10)),
+    ] {
+        let state = run(&outcomes, TWICE);
+        assert_eq!(
+            (state.verdict, state.failures, state.flapping),
+            (Verdict::Healthy, 0, false),
+            "{sentence}"
+        );
+        assert_eq!(state.confirmed_health(&enabled), Health::Working, "{sentence}");
+        assert_eq!(state.health(&enabled), Health::Working, "{sentence}");
+        assert_eq!(state.check(Check::GroupAccess).and_then(|c| c.success), Some(false), "{sentence}");
+    }
+}
+
+#[test]
 fn a_failure_is_confirmed_and_ends() {
     use Outcome::{Fail, Pass, Unknown};
     let revoked = Fail(Reason::TokenRevoked);

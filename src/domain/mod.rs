@@ -7,6 +7,7 @@ mod alert;
 mod announcement;
 mod brake;
 mod cause;
+mod cause_key;
 mod cloud;
 mod contradiction;
 mod credential;
@@ -35,10 +36,8 @@ pub use alert::{
 };
 pub use announcement::{Announced, DelayedMail, announcements};
 pub use brake::{Brake, BrakeAction, BrakeChange, BrakePolicy, HeldMails, HeldPeriod, Hold};
-pub use cause::{
-    Affected, Belongs, Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Probed, Progress,
-    affected_by, credential_of_cause, wanted_causes,
-};
+pub use cause::{Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, Progress};
+pub use cause_key::{Affected, Belongs, Probed, affected_by, credential_of_cause, wanted_causes};
 pub use cloud::Cloud;
 pub use credential::{
     CredentialKind, CredentialState, ListedCredential, OwnCredential, ReaderCredentials, Registration,

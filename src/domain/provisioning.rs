@@ -121,7 +121,7 @@ impl ProvisioningJob {
             }
             None => "no successful run".to_owned(),
         };
-        format!("job {}: {}; {last}", one_line(&self.id, 80), one_line(&condition, 200))
+        format!("job {}: {}; {last}", one_line(&self.id, 80), one_line(&condition, 280))
     }
 }
 

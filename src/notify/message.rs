@@ -204,7 +204,7 @@ impl<'a> Phrases<'a> {
     /// What the incident is about, at most so many items.
     pub(super) fn items(&self, most: usize) -> Option<(&'static str, String)> {
         let (what, ours) = items_title(self.incident.reason);
-        let shown = |item: &String| if ours { one_line(item, 300) } else { foreign(item, 80) };
+        let shown = |item: &String| if ours { one_line(item, 400) } else { foreign(item, 80) };
         let items: Vec<String> = self.incident.items.iter().take(most).map(shown).collect();
         (!items.is_empty()).then(|| (what, items.join(if ours { "; " } else { ", " })))
     }
