@@ -141,6 +141,7 @@ fn diagnosis(outcome: Outcome) -> Diagnosis {
     Diagnosis {
         jobs: None,
         credentials: None,
+        reader_silent: false,
         checks: vec![check(Check::EnterpriseApp), check(Check::Consent), check(Check::GroupAccess)],
         permissions: Vec::new(),
         groups_visible: None,

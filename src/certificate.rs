@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::{digest, rsa};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
+use p12_keystore::{KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -58,19 +58,21 @@ impl CertificateFiles {
     /// A sentence that names the unusable file and says what is expected. It never contains the content of a file.
     pub fn load(&self) -> Result<ClientCertificate, String> {
         let bytes = read_bytes(&self.certificate_file).map_err(|e| e.to_string())?;
-        let (candidates, key_pem) =
-            if is_pem(&bytes) { self.read_pem(&bytes)? } else { self.open_pfx(&bytes)? };
+        let bytes = without_mark(&self.certificate_file, &bytes)?;
+        let (candidates, key_pem) = if is_pem(bytes) { self.read_pem(bytes)? } else { self.open_pfx(bytes)? };
         let key_place = self.private_key_file.as_deref().unwrap_or(&self.certificate_file);
         let public = public_key(&key_pem).ok_or_else(|| {
             format!("{} contains no RSA private key, which Entra requires", key_place.display())
         })?;
-        // A file may contain the whole chain, in any order: the certificate is the one that the key belongs to.
-        for der in candidates {
-            let Ok((_, parsed)) = X509Certificate::from_der(&der) else { continue };
-            if *parsed.public_key().subject_public_key.data == *public {
-                let not_after = parsed.validity().not_after.timestamp();
-                return Ok(ClientCertificate { der, key_pem, not_after });
-            }
+        // A file may contain the whole chain, in any order, and the predecessor of the certificate with the same key.
+        let of_key = |der: &CertificateDer<'static>| {
+            let (_, parsed) = X509Certificate::from_der(der).ok()?;
+            let is_its = *parsed.public_key().subject_public_key.data == *public;
+            is_its.then(|| parsed.validity().not_after.timestamp())
+        };
+        let found = candidates.into_iter().filter_map(|der| Some((of_key(&der)?, der)));
+        if let Some((not_after, der)) = found.max_by_key(|(not_after, _)| *not_after) {
+            return Ok(ClientCertificate { der, key_pem, not_after });
         }
         Err(format!(
             "the private key in {} belongs to no certificate in {}",
@@ -124,9 +126,23 @@ impl CertificateFiles {
         let (_, chain) = store
             .private_key_chain()
             .ok_or_else(|| format!("{place} is a PFX file without a private key"))?;
-        let certificates = chain.certs().iter().map(|c| CertificateDer::from(c.as_der().to_vec())).collect();
+        // Some programs write the certificate without the id that ties it to its key.
+        let others = store.entries().filter_map(|(_, entry)| match entry {
+            KeyStoreEntry::Certificate(certificate) => Some(certificate),
+            _ => None,
+        });
+        let all = chain.certs().iter().chain(others);
+        let certificates = all.map(|c| CertificateDer::from(c.as_der().to_vec())).collect();
         Ok((certificates, pkcs8_pem(chain.key().as_der())))
     }
+}
+
+/// PEM as editors save it: a byte order mark hides the first line from the parser.
+fn without_mark<'b>(path: &Path, bytes: &'b [u8]) -> Result<&'b [u8], String> {
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+        return Err(format!("{} is UTF-16; save it as UTF-8", path.display()));
+    }
+    Ok(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))
 }
 
 fn is_pem(bytes: &[u8]) -> bool {
@@ -142,12 +158,19 @@ fn private_key(path: &Path, bytes: &[u8]) -> Result<Secret, String> {
             path.display()
         ));
     }
-    match PrivateKeyDer::from_pem_slice(bytes) {
-        Ok(PrivateKeyDer::Pkcs8(key)) => Ok(pkcs8_pem(key.secret_pkcs8_der())),
-        Ok(PrivateKeyDer::Pkcs1(key)) => Ok(pem("RSA PRIVATE KEY", key.secret_pkcs1_der())),
-        Ok(_) => Err(format!("{} contains no RSA private key, which Entra requires", path.display())),
-        Err(_) => Err(format!("{} contains no PEM private key", path.display())),
+    let keys: Vec<_> =
+        PrivateKeyDer::pem_slice_iter(without_mark(path, bytes)?).filter_map(Result::ok).collect();
+    if keys.is_empty() {
+        return Err(format!("{} contains no PEM private key", path.display()));
     }
+    let pems = keys.iter().filter_map(|key| match key {
+        PrivateKeyDer::Pkcs8(key) => Some(pkcs8_pem(key.secret_pkcs8_der())),
+        PrivateKeyDer::Pkcs1(key) => Some(pem("RSA PRIVATE KEY", key.secret_pkcs1_der())),
+        _ => None,
+    });
+    pems.into_iter()
+        .find(|pem| public_key(pem).is_some())
+        .ok_or_else(|| format!("{} contains no RSA private key, which Entra requires", path.display()))
 }
 
 fn pkcs8_pem(der: &[u8]) -> Secret {

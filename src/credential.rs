@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::certificate::CertificateFiles;
-use crate::domain::{CredentialExpiry, OwnCredential, Timestamp};
+use crate::domain::{CredentialExpiry, Hint, OwnCredential, Timestamp};
 use crate::encoding::unverified_claims;
 use crate::secret::SecretSource;
 
@@ -39,12 +39,10 @@ impl ClientCredential {
     /// When its certificate expires (RFC 5280 section 4.1.2.5), with the certificate's thumbprint. Reads the file. `None` for other kinds:
     /// only the app registration contains the end of a client secret.
     pub fn expiry(&self) -> Option<CredentialExpiry> {
-        match self.own() {
-            OwnCredential::Certificate { thumbprint, ends } => {
-                Some(CredentialExpiry { key_id: thumbprint, at: ends })
-            }
-            _ => None,
-        }
+        let Self::Certificate(files) = self else { return None };
+        let certificate = files.load().ok()?;
+        let at = Timestamp::from_seconds(certificate.not_after);
+        Some(CredentialExpiry { key_id: certificate.thumbprint(), at })
     }
 
     /// Issuer and subject of the token in its file, which a federated identity credential has to name. They are identifiers, not secrets.
@@ -60,7 +58,7 @@ impl ClientCredential {
         match self {
             Self::None => OwnCredential::None,
             Self::Secret(source) => source.read().map_or(OwnCredential::Unreadable, |secret| {
-                OwnCredential::Secret { hint: secret.expose().chars().take(3).collect() }
+                OwnCredential::Secret { hint: Hint::of(secret.expose()) }
             }),
             Self::Certificate(files) => {
                 files.load().map_or(OwnCredential::Unreadable, |certificate| OwnCredential::Certificate {

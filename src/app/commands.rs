@@ -101,12 +101,19 @@ impl Database {
         };
         let token_file =
             target.and_then(|t| t.refresh_token_file.as_ref()).map(|path| path.display().to_string());
+        // Opening a PFX file takes many rounds of hashing.
+        let credentials = match target.cloned() {
+            Some(target) => {
+                tokio::task::spawn_blocking(move || credentials(&target)).await.unwrap_or_default()
+            }
+            None => Vec::new(),
+        };
         Records {
             events: events.into_iter().map(|e| (e.kind, e.at, e.detail)).collect(),
             mails: mails.into_iter().map(mail_record).collect(),
             token,
             token_file,
-            credentials: target.map(credentials).unwrap_or_default(),
+            credentials,
         }
     }
 

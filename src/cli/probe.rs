@@ -152,7 +152,7 @@ fn json(integration: &Integration, diagnosis: &Diagnosis) -> Value {
         "synchronization_jobs": diagnosis.jobs.iter().flatten().map(|job| json!({
             "id": job.id, "quarantined": job.quarantined, "last_success": job.last_success.map(rfc3339),
         })).collect::<Vec<_>>(),
-        "listed_credentials": diagnosis.credentials.iter().flatten().map(|c| json!({
+        "listed_credentials": diagnosis.credentials.iter().flat_map(|all| &all.listed).map(|c| json!({
             "directory_reader": c.reader, "kind": c.kind.label(), "key_id": c.key_id, "name": c.name,
             "expires": c.ends.map(rfc3339), "in_use": c.in_use, "standing": c.standing.word(),
         })).collect::<Vec<_>>(),

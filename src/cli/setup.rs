@@ -378,7 +378,7 @@ fn script(plan: &Plan<'_>, text: &str) -> String {
         "\necho {}",
         quoted(&format!("Now an administrator of {} opens and accepts, once:", plan.integration.tenant))
     );
-    for link in std::iter::once(&plan.app_link).chain(&plan.reader_link) {
+    for link in std::iter::once(&plan.app_link).chain(&plan.reader_link).chain(&plan.home_link) {
         let _ = writeln!(out, "echo {}", quoted(link));
     }
     out

@@ -109,9 +109,13 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// What a state says.
+    /// A failure is over when what had failed works again, even if another check is unknown: [`super::fold()`] has decided that.
     pub fn of(state: &IntegrationState) -> Self {
-        Self { verdict: state.verdict, exact: state.exact }
+        let verdict = match state.verdict {
+            Verdict::Unknown if state.works_as_far_as_known() => Verdict::Healthy,
+            verdict => verdict,
+        };
+        Self { verdict, exact: state.exact }
     }
 }
 

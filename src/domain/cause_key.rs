@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::alert::OpenAlert;
-use super::credential::{CredentialState, Standing};
+use super::credential::{CredentialState, Standing, Warning};
 use super::reason::{Audience, Reason};
 use super::verdict::{CheckState, IntegrationState, Thresholds};
 
@@ -40,11 +40,20 @@ pub fn wanted_causes(
 ) -> BTreeMap<String, Reason> {
     let Probed { before, after, alert, own } = probed;
     let broken = alert.map(|a| broken_keys(a.reason, belongs, after, own)).unwrap_or_default();
+    let credentials = || after.credentials.iter();
     let warned =
-        after.credentials.iter().filter_map(|c| Some((warning_key(c, belongs)?, Reason::CredentialExpiring)));
+        credentials().filter_map(|c| Some((warning_key(c, belongs, own)?, Reason::CredentialExpiring)));
+    // Once Entra rejects an expired credential, the alert has Entra's reason, and the credential has expired all the same.
+    let expired = credentials().filter_map(|c| expired_key(c, belongs)).filter(|key| own.contains(key));
+    let expired = expired.map(|key| (key, Reason::CredentialExpired));
     // A fault of the reader counts after two probes, like every failure.
     let reader = after.reader_fault.filter(|_| before.reader_fault.is_some());
     let reader = reader.and_then(|r| Some((reader_key(r, belongs)?, r)));
+    // What may not be read in another tenant than the integration's, such as the registration, is one cause of the application.
+    let elsewhere = after
+        .dark(|r| r == Reason::ReaderPermissionMissing)
+        .find(|(_, dark, _)| dark.probes >= thresholds.failure && after.reader_fault.is_none())
+        .map(|(_, _, reason)| (format!("app:{}:{}", belongs.app, reason.label()), reason));
     let unreadable = after
         .dark(|r| r == Reason::CredentialUnreadable)
         .find(|(_, dark, _)| dark.probes >= thresholds.failure);
@@ -56,7 +65,8 @@ pub fn wanted_causes(
         let (_, _, reason) = after.dark(kind).find(|(_, dark, _)| dark.waited >= thresholds.lasting)?;
         Some((lasting_key(reason, belongs.tenant, affected, own)?, reason))
     });
-    [reader, unreadable].into_iter().chain(lasting).flatten().chain(broken).chain(warned).collect()
+    let single = [reader, elsewhere, unreadable].into_iter().chain(lasting).flatten();
+    single.chain(broken).chain(warned).chain(expired).collect()
 }
 
 /// The reader's own faults are one cause for all its tenants, unless they are about one tenant. Without a reader, it is the application
@@ -91,19 +101,28 @@ fn broken_keys(
 
 /// The cause of a credential that has expired. Integrations that share the credential share the cause.
 fn expired_key(credential: &CredentialState, belongs: Belongs<'_>) -> Option<String> {
-    (credential.standing == Standing::Expired)
-        .then(|| format!("app:{}:{}:{}", belongs.app, Reason::CredentialExpired.label(), credential.key_id))
+    (credential.standing == Standing::Expired).then(|| {
+        format!("app:{}:{}:{}", belongs.app, Reason::CredentialExpired.label(), credential.identity())
+    })
 }
 
-/// The cause of a warning: each warning about a credential is one, so that each is mailed once.
-fn warning_key(credential: &CredentialState, belongs: Belongs<'_>) -> Option<String> {
+/// The cause of a warning: each warning about a credential is one, so that each is mailed once. A later warning is never followed by an earlier
+/// one: the clock was set back, or another replica's clock is behind.
+fn warning_key(credential: &CredentialState, belongs: Belongs<'_>, own: &BTreeSet<String>) -> Option<String> {
     let Standing::Expiring(warning) = credential.standing else { return None };
+    let stem = warning_stem(credential, belongs);
+    let key = |warning: Warning| format!("{stem}{}", warning.label());
+    let later = Warning::ALL.into_iter().filter(|later| *later > warning).map(key).find(|k| own.contains(k));
+    Some(later.unwrap_or_else(|| key(warning)))
+}
+
+/// The keys of a credential's warnings begin like this.
+fn warning_stem(credential: &CredentialState, belongs: Belongs<'_>) -> String {
     let owner = match &credential.reader {
         Some(reader) => format!("reader:{reader}"),
         None => format!("app:{}", belongs.app),
     };
-    let reason = Reason::CredentialExpiring.label();
-    Some(format!("{owner}:{reason}:{}:{}", credential.key_id, warning.label()))
+    format!("{owner}:{}:{}:", Reason::CredentialExpiring.label(), credential.identity())
 }
 
 /// The credential of an integration that a cause is about, if it is about one.
@@ -113,7 +132,8 @@ pub fn credential_of_cause<'s>(
     state: &'s IntegrationState,
 ) -> Option<&'s CredentialState> {
     let is = |c: &&CredentialState| {
-        [expired_key(c, belongs), warning_key(c, belongs)].iter().flatten().any(|k| k == key)
+        let warns = Warning::ALL.into_iter().any(|w| warning_stem(c, belongs) + w.label() == key);
+        warns || expired_key(c, belongs).as_deref() == Some(key)
     };
     state.credentials.iter().find(is)
 }
@@ -218,7 +238,7 @@ impl Affected {
 
 #[cfg(test)]
 mod tests {
-    use super::super::credential::{CredentialKind, Warning};
+    use super::super::credential::CredentialKind;
     use super::*;
 
     #[test]
@@ -302,6 +322,13 @@ mod tests {
                 "reader:r:credential_expiring:k:begun",
             ),
             (
+                "the clock was set back to an earlier warning",
+                state(vec![credential(None, "k", Standing::Expiring(Warning::Begun))]),
+                None,
+                "app:sequr:credential_expiring:k:week",
+                "app:sequr:credential_expiring:k:week",
+            ),
+            (
                 "two have expired, and it is confirmed",
                 state(vec![
                     credential(None, "a", Standing::Expired),
@@ -335,7 +362,7 @@ mod tests {
         ] {
             let own: BTreeSet<String> = own.split_whitespace().map(str::to_owned).collect();
             let mut keys: Vec<String> =
-                state.credentials.iter().filter_map(|c| warning_key(c, belongs)).collect();
+                state.credentials.iter().filter_map(|c| warning_key(c, belongs, &own)).collect();
             keys.extend(
                 alert.into_iter().flat_map(|r| broken_keys(r, belongs, &state, &own)).map(|(key, _)| key),
             );

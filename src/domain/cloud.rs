@@ -112,10 +112,16 @@ impl Cloud {
         National::ALL.into_iter().map(National::hosts).find(|hosts| *self == Self::of(hosts))
     }
 
-    /// The hosts of the cloud to which Graph belongs, whatever the login host is: that of the global cloud where nothing is known.
+    /// The hosts of the cloud to which Graph belongs, or else the login host: a proxy may stand before one of them. Those of the global cloud where
+    /// nothing is known.
     fn hosts(&self) -> &'static Hosts {
-        let host = self.graph_url.strip_prefix("https://").unwrap_or_default();
-        National::ALL.into_iter().map(National::hosts).find(|hosts| hosts.graph == host).unwrap_or(&GLOBAL)
+        self.known().unwrap_or(&GLOBAL)
+    }
+
+    fn known(&self) -> Option<&'static Hosts> {
+        let all = || National::ALL.into_iter().map(National::hosts);
+        let (graph, login) = (host_of(&self.graph_url), host_of(&self.login_url));
+        all().find(|hosts| hosts.graph == graph).or_else(|| all().find(|hosts| hosts.login == login))
     }
 
     /// The scope for everything that is granted on Microsoft Graph.
@@ -152,9 +158,11 @@ impl Cloud {
     /// configuration of a tenant names its issuer; one from elsewhere means that another server answers, or that the tenant is in another
     /// cloud. Hosts of our own choice may stand before any of Microsoft's clouds.
     pub fn accepts_issuer(&self, scheme: &str, host: &str) -> bool {
+        let host = host.trim_end_matches('.');
         let own = url::Url::parse(&self.login_url).ok();
         let is_own = |own: &url::Url| {
-            own.scheme() == scheme && own.host_str().is_some_and(|h| h.eq_ignore_ascii_case(host))
+            own.scheme() == scheme
+                && own.host_str().is_some_and(|h| is_same_host(h.trim_end_matches('.'), host))
         };
         if own.as_ref().is_some_and(is_own) {
             return true;
@@ -169,7 +177,10 @@ impl Cloud {
 
     /// The issuer of the tokens of a managed identity (Microsoft, `workload-identity-federation-config-app-trust-managed-identity.md`).
     pub fn identity_issuer(&self, tenant: &str) -> String {
-        format!("https://{}/{tenant}/v2.0", self.hosts().login)
+        match self.known() {
+            Some(hosts) => format!("https://{}/{tenant}/v2.0", hosts.login),
+            None => format!("{}/{tenant}/v2.0", self.login_url),
+        }
     }
 
     /// The words of the clouds in which an issuer is at home; empty for one that is no cloud's, or that of version 1 of several.
@@ -180,6 +191,17 @@ impl Cloud {
         let hosts = National::ALL.into_iter().map(National::hosts).filter(is_own);
         hosts.map(|hosts| hosts.word).collect::<Vec<_>>().join(" or ")
     }
+}
+
+fn host_of(url: &str) -> &str {
+    url.strip_prefix("https://").unwrap_or_default()
+}
+
+/// Tenants of external identities issue tokens under another name of the same domain (Microsoft, `concept-custom-url-domain.md`).
+fn is_same_host(own: &str, issuer: &str) -> bool {
+    const EXTERNAL: &str = ".ciamlogin.com";
+    let is_external = |host: &str| host.to_ascii_lowercase().ends_with(EXTERNAL);
+    own.eq_ignore_ascii_case(issuer) || is_external(own) && is_external(issuer)
 }
 
 #[cfg(test)]
@@ -259,7 +281,7 @@ mod tests {
                     "api://AzureADTokenExchange",
                     "(none)",
                     "https://login.microsoftonline.com/error?code=50173",
-                    "https://login.microsoftonline.com/t/v2.0",
+                    "https://login.example.test/t/v2.0",
                     "(none)",
                 ],
             ),
@@ -304,6 +326,22 @@ mod tests {
                 "login.microsoftonline.us",
                 true,
             ),
+            (
+                "external identities",
+                custom("https://contoso.ciamlogin.com"),
+                "https",
+                "0a1b.ciamlogin.com",
+                true,
+            ),
+            ("not for a workforce tenant", cloud("global"), "https", "0a1b.ciamlogin.com", false),
+            (
+                "a name that only ends alike",
+                custom("https://contoso.ciamlogin.com"),
+                "https",
+                "evilciamlogin.com",
+                false,
+            ),
+            ("a trailing dot", custom("https://login.example.com."), "https", "login.example.com", true),
             ("somebody else behind it", custom("https://proxy.example.com"), "https", "evil.example", false),
         ] {
             assert_eq!(cloud.accepts_issuer(scheme, host), expected, "{sentence}");

@@ -61,15 +61,33 @@ pub struct ListedCredential {
     /// A certificate's SHA-1 thumbprint in capital hexadecimal digits.
     pub thumbprint: Option<String>,
     /// The first characters of a client secret.
-    pub hint: Option<String>,
+    pub hint: Option<Hint>,
     /// When it expires; `None` if it never does.
     pub ends: Option<Timestamp>,
     /// Whether Entra itself uses it: the active SAML signing certificate.
     pub active: bool,
 }
 
-/// What the daemon itself authenticates with.
+/// The first characters of a client secret, which its registration shows.
 #[derive(Clone, PartialEq, Eq)]
+pub struct Hint(String);
+
+impl Hint {
+    /// From a secret, or from what the registration shows.
+    pub fn of(text: &str) -> Self {
+        Self(text.chars().take(3).collect())
+    }
+}
+
+impl std::fmt::Debug for Hint {
+    /// It is a part of a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<hint>")
+    }
+}
+
+/// What the daemon itself authenticates with.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnCredential {
     /// Nothing: a public client.
     None,
@@ -78,7 +96,7 @@ pub enum OwnCredential {
     /// A client secret that begins with these characters.
     Secret {
         /// The first three characters.
-        hint: String,
+        hint: Hint,
     },
     /// A certificate.
     Certificate {
@@ -89,19 +107,6 @@ pub enum OwnCredential {
     },
     /// A federated identity credential.
     Federated,
-}
-
-impl std::fmt::Debug for OwnCredential {
-    /// Without the hint, which is a part of a secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Unreadable => "Unreadable",
-            Self::Secret { .. } => "Secret",
-            Self::Certificate { .. } => "Certificate",
-            Self::Federated => "Federated",
-        })
-    }
 }
 
 /// What is known of an app registration's credentials.
@@ -118,8 +123,8 @@ pub enum Registration {
 pub struct ReaderCredentials {
     /// The reader's name in the configuration.
     pub reader: String,
-    /// What its registration lists; nothing if it is registered in another tenant or cannot be read.
-    pub listed: Vec<ListedCredential>,
+    /// What its registration lists; nothing if it is registered in another tenant. `None` if it was not read.
+    pub listed: Option<Vec<ListedCredential>>,
     /// What the daemon authenticates with.
     pub own: OwnCredential,
 }
@@ -225,7 +230,37 @@ pub struct CredentialState {
     pub standing: Standing,
 }
 
+/// Where credentials are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// The app registration.
+    Registration,
+    /// The enterprise application.
+    Signing,
+    /// The directory reader's registration.
+    Reader,
+}
+
 impl CredentialState {
+    /// Where it is listed.
+    pub fn source(&self) -> CredentialSource {
+        match (&self.reader, self.kind) {
+            (Some(_), _) => CredentialSource::Reader,
+            (None, CredentialKind::SamlCertificate) => CredentialSource::Signing,
+            (None, _) => CredentialSource::Registration,
+        }
+    }
+
+    /// What is the same wherever it is listed: a certificate's thumbprint, otherwise its id.
+    pub fn identity(&self) -> &str {
+        self.thumbprint.as_deref().unwrap_or(&self.key_id)
+    }
+
+    /// Whether both are one credential.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.identity() == other.identity()
+    }
+
     /// One line of evidence, as it is at `now`.
     pub fn line(&self, now: Timestamp) -> String {
         let owner = match (&self.reader, self.kind) {

@@ -1,6 +1,6 @@
 //! What a probe means: one result per check, and the evidence behind each.
 
-use super::credential::CredentialState;
+use super::credential::{CredentialSource, CredentialState};
 use super::evidence::{Fault, RequiredGroup};
 use super::integration::Grant;
 use super::provisioning::JobState;
@@ -72,7 +72,7 @@ impl Details {
         const MOST: usize = 50;
         let more = items.len().saturating_sub(MOST);
         items.truncate(MOST);
-        items.iter_mut().for_each(|i| *i = i.chars().take(400).collect());
+        items.iter_mut().for_each(|i| *i = i.chars().take(500).collect());
         if more > 0 {
             items.push(format!("and {more} more"));
         }
@@ -118,13 +118,24 @@ pub struct Diagnosis {
     /// The synchronization jobs, if they were listed.
     pub jobs: Option<Vec<JobState>>,
     /// The credentials, if they were listed.
-    pub credentials: Option<Vec<CredentialState>>,
+    pub credentials: Option<ListedCredentials>,
     /// Whether the primary reason was seen in the directory.
     pub exact: bool,
     /// What keeps the directory reader from reading: for the operators, never a failure of the integration.
     pub reader_fault: Option<Fault>,
     /// The directory gave no conclusive answer: what is known of it stays.
     pub directory_silent: bool,
+    /// What else the reader was asked had no conclusive answer: what is known of its faults stays.
+    pub reader_silent: bool,
+}
+
+/// Credentials, and the sources that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedCredentials {
+    /// Those of the sources that were read.
+    pub listed: Vec<CredentialState>,
+    /// The sources that were not.
+    pub unread: Vec<CredentialSource>,
 }
 
 impl Diagnosis {

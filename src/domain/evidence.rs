@@ -188,12 +188,20 @@ pub struct CredentialEvidence {
     pub own: OwnCredential,
     /// The same of the directory reader.
     pub reader: Option<ReaderCredentials>,
+    /// The registration is in another tenant than the integration: its faults are not those of the integration's tenant.
+    pub is_elsewhere: bool,
 }
 
 impl CredentialEvidence {
     /// The faults in it.
     pub fn faults(&self) -> Vec<&Fault> {
         [self.registration.as_ref().err(), self.signing.as_ref().err()].into_iter().flatten().collect()
+    }
+
+    /// Those of the integration's own tenant.
+    pub fn own_faults(&self) -> Vec<&Fault> {
+        let registration = self.registration.as_ref().err().filter(|_| !self.is_elsewhere);
+        [registration, self.signing.as_ref().err()].into_iter().flatten().collect()
     }
 }
 
@@ -245,7 +253,7 @@ impl Evidence {
         });
         let groups = self.groups.iter().map(|g| g.as_ref().err());
         let jobs = self.jobs.iter().map(|j| j.as_ref().err());
-        let credentials = self.credentials.iter().flat_map(|c| c.faults().into_iter().map(Some));
+        let credentials = self.credentials.iter().flat_map(|c| c.own_faults().into_iter().map(Some));
         directory.chain(own).chain(app_only).chain(groups).chain(jobs).chain(credentials).flatten().collect()
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::diagnosis::{CheckResult, Diagnosis, Outcome, PermissionState};
+use super::credential::CredentialState;
+use super::diagnosis::{CheckResult, Diagnosis, ListedCredentials, Outcome, PermissionState};
 use super::evidence::RequiredGroup;
 use super::flapping::Recent;
 use super::reason::{Audience, Check, Reason};
@@ -46,8 +47,8 @@ pub fn fold(
         day: old.day.noted(diagnosis.overall(), now),
         permissions: fold_permissions(&old.permissions, &diagnosis.permissions),
         jobs: kept(Check::Provisioning, diagnosis, diagnosis.jobs.as_ref(), old.jobs),
-        credentials: kept(Check::Credential, diagnosis, diagnosis.credentials.as_ref(), old.credentials),
-        reader_fault: if diagnosis.directory_silent {
+        credentials: fold_credentials(diagnosis, old.credentials),
+        reader_fault: if diagnosis.directory_silent || diagnosis.reader_silent {
             old.reader_fault
         } else {
             diagnosis.reader_fault.as_ref().map(|f| f.reason)
@@ -57,6 +58,14 @@ pub fn fold(
     };
     match judged(&state, thresholds.lasting) {
         Judged::Pass => fold_pass(&mut state, thresholds),
+        // What had failed passes again. What the others would show depends on the operators, so the integration is not known to be
+        // healthy, but its failure is over.
+        Judged::Recovered => {
+            fold_pass(&mut state, thresholds);
+            if state.verdict == Verdict::Healthy {
+                state.verdict = Verdict::Unknown;
+            }
+        }
         Judged::Fail(reason) => {
             state.recent = state.recent.with(false);
             let since = fold_row(&mut state, now);
@@ -102,6 +111,8 @@ pub fn within_grace_period(before: &IntegrationState, after: IntegrationState) -
 /// What a probe says of the integration as a whole.
 enum Judged {
     Pass,
+    /// The check that shows the confirmed failure passes, and the others pass or are unknown until the operators change something.
+    Recovered,
     Fail(Reason),
     /// A check has been unknown for an admins' reason for so long that it counts as failing.
     Lasting(Blind),
@@ -120,7 +131,16 @@ fn judged(state: &IntegrationState, lasting: Duration) -> Judged {
             _ => {}
         }
     }
-    if state.works() { Judged::Pass } else { Judged::Unknown }
+    match state.verdict {
+        _ if state.works() => Judged::Pass,
+        Verdict::Broken { reason, .. } if is_over(state, reason) => Judged::Recovered,
+        _ => Judged::Unknown,
+    }
+}
+
+fn is_over(state: &IntegrationState, reason: Reason) -> bool {
+    let home = reason.home().and_then(|check| state.check(check));
+    home.is_some_and(|check| check.outcome.works()) && state.works_as_far_as_known()
 }
 
 fn is_admins(reason: Reason) -> bool {
@@ -225,6 +245,24 @@ fn kept<T: Clone>(check: Check, diagnosis: &Diagnosis, listed: Option<&Vec<T>>, 
         None if diagnosis.checks.iter().any(|c| c.check == check) => old,
         None => Vec::new(),
     }
+}
+
+/// The credentials of the sources that were read, and what the others had listed before: a time-out ends no warning.
+fn fold_credentials(diagnosis: &Diagnosis, old: Vec<CredentialState>) -> Vec<CredentialState> {
+    if !diagnosis.checks.iter().any(|c| c.check == Check::Credential) {
+        return Vec::new();
+    }
+    let Some(ListedCredentials { listed, unread }) = &diagnosis.credentials else { return old };
+    let mut all = listed.clone();
+    for known in old.into_iter().filter(|c| unread.contains(&c.source())) {
+        // A certificate of ours has its thumbprint as id while the registration is not read.
+        let same = |c: &CredentialState| c.reader == known.reader && c.is_same(&known);
+        match all.iter_mut().find(|c| same(c)) {
+            Some(ours) => *ours = CredentialState { standing: ours.standing, in_use: ours.in_use, ..known },
+            None => all.push(known),
+        }
+    }
+    all
 }
 
 fn fold_check(old: Option<&CheckState>, result: &CheckResult, probe: &ProbeEnd) -> CheckState {

@@ -18,6 +18,7 @@ fn diagnosis(outcome: Outcome) -> Diagnosis {
         exact: false,
         reader_fault: None,
         directory_silent: false,
+        reader_silent: false,
     }
 }
 

@@ -40,12 +40,12 @@ pub use cause::{Cause, CauseChange, CauseChanges, CausePolicy, Causes, Member, P
 pub use cause_key::{Affected, Belongs, Probed, affected_by, credential_of_cause, wanted_causes};
 pub use cloud::Cloud;
 pub use credential::{
-    CredentialKind, CredentialState, ListedCredential, OwnCredential, ReaderCredentials, Registration,
-    Standing, Warning,
+    CredentialKind, CredentialSource, CredentialState, Hint, ListedCredential, OwnCredential,
+    ReaderCredentials, Registration, Standing, Warning,
 };
 pub use day::{Cell, Day, HOURS};
 pub use diagnose::diagnose;
-pub use diagnosis::{CheckResult, Details, Diagnosis, Outcome, PermissionState};
+pub use diagnosis::{CheckResult, Details, Diagnosis, ListedCredentials, Outcome, PermissionState};
 pub use evidence::{
     CredentialEvidence, Directory, Evidence, Fault, Groups, OwnToken, Presence, RequiredGroup,
     ResourceGrants, RoleEvidence, ScopeGrant,

@@ -363,6 +363,23 @@ impl Reason {
         matches!(self, Self::CredentialExpiring)
     }
 
+    /// The check that shows this reason by itself; others only repeat it. `None` if every check may show it.
+    pub const fn home(self) -> Option<Check> {
+        match self.class() {
+            Class::Presence => Some(Check::EnterpriseApp),
+            Class::Consent => Some(Check::Consent),
+            Class::Token | Class::Groups => Some(Check::GroupAccess),
+            Class::Provisioning => Some(Check::Provisioning),
+            Class::Credential => Some(Check::Credential),
+            Class::OurSide | Class::Reader | Class::Unreadable | Class::Transient | Class::Unknown => None,
+        }
+    }
+
+    /// Leaves a check unknown until the operators change something: waiting does not help, and it says nothing about the integration.
+    pub const fn is_standing(self) -> bool {
+        matches!(self, Self::ReaderPermissionMissing | Self::Unclassified)
+    }
+
     const fn scope(self) -> Scope {
         match (self, self.class()) {
             // Every check sends requests to the tenant.
@@ -390,8 +407,8 @@ impl Reason {
         if self == Self::ConsentMissing && check == Check::EnterpriseApp {
             return true;
         }
-        // The jobs belong to the enterprise application.
-        if self.is_presence() && check == Check::Provisioning {
+        // The jobs and the SAML certificates belong to the enterprise application.
+        if self.is_presence() {
             return true;
         }
         match self.scope() {
@@ -454,7 +471,8 @@ mod tests {
         for (reason, check, possible) in [
             (Reason::AppDeleted, Check::EnterpriseApp, true),
             (Reason::AppDeleted, Check::GroupAccess, true),
-            (Reason::AppDeleted, Check::Credential, false),
+            (Reason::AppDeleted, Check::Credential, true),
+            (Reason::ConsentMissing, Check::Credential, false),
             (Reason::PermissionMissing, Check::EnterpriseApp, false),
             (Reason::ConsentMissing, Check::EnterpriseApp, true),
             (Reason::TokenRevoked, Check::EnterpriseApp, true),

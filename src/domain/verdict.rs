@@ -218,6 +218,13 @@ impl IntegrationState {
         !self.checks.is_empty() && self.checks.iter().all(|c| c.outcome.works())
     }
 
+    /// Whether every check works, except those that are unknown until the operators change something; at least one works.
+    pub fn works_as_far_as_known(&self) -> bool {
+        let stands = |outcome| matches!(outcome, Outcome::Unknown(reason) if reason.is_standing());
+        self.checks.iter().all(|c| c.outcome.works() || stands(c.outcome))
+            && self.checks.iter().any(|c| c.outcome.works())
+    }
+
     /// Checks that have no result for a reason of this kind, whatever the others show.
     pub fn dark(&self, kind: impl Fn(Reason) -> bool) -> impl Iterator<Item = (&CheckState, Dark, Reason)> {
         self.checks.iter().filter_map(move |c| match (c.outcome, c.dark) {

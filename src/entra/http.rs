@@ -372,6 +372,31 @@ mod tests {
         );
     }
 
+    /// A proxy would have another identity, and would see the token.
+    #[tokio::test]
+    async fn the_metadata_service_is_never_proxied() {
+        let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let url = format!("http://{}", proxy.local_addr().expect("an address"));
+        let options = ClientOptions { proxy_url: Some(&url), ..ClientOptions::default() };
+        let http = HttpClient::new(&options, Arc::new(|_, _, _| {})).expect("a client");
+        // An address that is nobody's (RFC 5737).
+        let ask = async |endpoint| {
+            let request = Request {
+                endpoint,
+                method: Method::GET,
+                url: "http://192.0.2.1:9/",
+                headers: Vec::new(),
+                bearer: None,
+                body: None,
+                deadline: Instant::now() + Duration::from_millis(200),
+            };
+            http.send(request).await.is_err()
+        };
+        let connected = async || tokio::time::timeout(Duration::ZERO, proxy.accept()).await.is_ok();
+        assert!(ask(Endpoint::ManagedIdentity).await && !connected().await);
+        assert!(ask(Endpoint::Token).await && connected().await, "others go through the proxy");
+    }
+
     #[test]
     fn a_lack_of_descriptors_is_found_anywhere_in_an_error() {
         fn io(code: i32) -> std::io::Error {

@@ -73,11 +73,11 @@ impl IdentitySource {
     fn words(&self) -> String {
         match self {
             Self::AppService { endpoint, .. } => {
-                format!("the App Service endpoint {}", one_line(endpoint, 200))
+                format!("the App Service endpoint {}", shown(endpoint))
             }
-            Self::Arc { endpoint, .. } => format!("the Azure Arc endpoint {}", one_line(endpoint, 200)),
+            Self::Arc { endpoint, .. } => format!("the Azure Arc endpoint {}", shown(endpoint)),
             Self::Metadata { endpoint } => {
-                format!("the instance metadata service at {}", one_line(endpoint, 200))
+                format!("the instance metadata service at {}", shown(endpoint))
             }
             Self::Unsupported(why) => (*why).to_owned(),
         }
@@ -122,6 +122,9 @@ const MARGIN: i64 = 300;
 /// A failure counts for this many seconds for all who ask.
 const FAILURE_COUNTS: i64 = 10;
 
+/// A failure that counts for longer was noted before the clock was set back.
+const LONGEST_FAILURE: i64 = 600;
+
 /// How often a service that is not ready is asked, and the first pause; each pause is twice the one before.
 const ATTEMPTS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
@@ -163,10 +166,11 @@ impl ManagedIdentities {
         if let Some(cached) = usable.filter(|c| now < c.renew) {
             return Ok(cached.token.clone());
         }
-        let counts = |until: i64| (0..=FAILURE_COUNTS).contains(&(until - now));
+        let counts = |until: i64| (1..=LONGEST_FAILURE).contains(&(until - now));
         if let Some((fault, _)) = known.failed.as_ref().filter(|(_, until)| counts(*until)) {
             return usable.map(|c| c.token.clone()).ok_or_else(|| fault.clone());
         }
+        let begun = Instant::now();
         match self.request(http, wanted).await {
             Ok((token, lifetime)) => {
                 let cached = Cached {
@@ -179,15 +183,24 @@ impl ManagedIdentities {
             }
             Err(fault) => {
                 let token = usable.map(|c| c.token.clone());
-                known.failed = Some((fault.clone(), now + FAILURE_COUNTS));
+                // What one probe had no time for says nothing to the others.
+                if Instant::now() < wanted.deadline {
+                    let until = now + i64::try_from(begun.elapsed().as_secs()).unwrap_or(0) + FAILURE_COUNTS;
+                    known.failed = Some((fault.clone(), until));
+                }
                 token.ok_or(fault)
             }
         }
     }
 
-    /// Forgets a token that Entra has rejected.
-    pub(super) fn forget(&self, client_id: Option<&str>) {
-        self.known.lock().remove(&client_id.map(str::to_owned));
+    /// Forgets a token that Entra has rejected, unless it was renewed meanwhile.
+    pub(super) async fn forget(&self, client_id: Option<&str>, rejected: &Secret) {
+        let slot = self.known.lock().get(&client_id.map(str::to_owned)).map(Arc::clone);
+        let Some(slot) = slot else { return };
+        let mut known = slot.lock().await;
+        if known.cached.as_ref().is_some_and(|cached| cached.token == *rejected) {
+            known.cached = None;
+        }
     }
 
     /// A new token and its lifetime in seconds.
@@ -253,10 +266,11 @@ impl ManagedIdentities {
             deadline,
         };
         http.send(request).await.map_err(|fault| match fault.reason {
-            Reason::Timeout => fault,
-            // The machine has no such service, so Entra is not the cause.
+            // No file descriptor is left.
+            Reason::CredentialUnreadable => fault,
+            // Elsewhere than on Azure, nothing answers there. Entra is not the cause.
             _ => unreadable(format!(
-                "{} cannot be reached ({}): a managed identity exists on Azure hosts only",
+                "{} does not respond ({}): a managed identity exists on Azure hosts only",
                 self.source.words(),
                 fault.detail
             )),
@@ -285,6 +299,14 @@ impl ManagedIdentities {
     }
 }
 
+/// An address without its user and its query, which may hold secrets.
+fn shown(endpoint: &str) -> String {
+    match url::Url::parse(endpoint) {
+        Ok(url) => one_line(&format!("{}{}", url.origin().ascii_serialization(), url.path()), 200),
+        Err(_) => "(no URL)".to_owned(),
+    }
+}
+
 fn unreadable(detail: String) -> Fault {
     Fault::new(Reason::CredentialUnreadable, detail)
 }
@@ -295,7 +317,8 @@ fn lifetime(body: &Value, now: i64) -> i64 {
         Value::String(text) => text.trim().parse::<i64>().ok(),
         value => value.as_i64(),
     };
-    let seconds = number("expires_on").map(|at| at - now).or_else(|| number("expires_in")).unwrap_or(600);
+    let seconds =
+        number("expires_on").map(|at| at.saturating_sub(now)).or_else(|| number("expires_in")).unwrap_or(600);
     seconds.clamp(0, 172_800)
 }
 
@@ -305,9 +328,8 @@ fn with_query(
     resource: &str,
     client_id: Option<&str>,
 ) -> Result<String, Fault> {
-    let mut url = url::Url::parse(endpoint).map_err(|e| {
-        unreadable(format!("the address {} of the managed identity is no URL: {e}", one_line(endpoint, 200)))
-    })?;
+    let mut url = url::Url::parse(endpoint)
+        .map_err(|e| unreadable(format!("the address of the managed identity is no URL: {e}")))?;
     url.query_pairs_mut().append_pair("api-version", version).append_pair("resource", resource);
     if let Some(id) = client_id {
         url.query_pairs_mut().append_pair("client_id", id);
@@ -326,15 +348,20 @@ fn challenge(answer: &Response, folder: &Path) -> Result<Secret, Fault> {
     let path = PathBuf::from(realm.trim().trim_matches('"'));
     let named = one_line(&path.to_string_lossy(), 200);
     let refused = |why: &str| unreadable(format!("the challenge file {named} of Azure Arc {why}"));
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let outside = || refused(&format!("does not lie in {}", folder.display()));
+    // Before anything of it is looked at: a path may lead to another machine.
+    if path.parent() != Some(folder) {
+        return Err(outside());
+    }
     if path.extension().is_none_or(|e| e != "key") {
         return Err(refused("has no name that ends in .key"));
     }
     let found = path.canonicalize().map_err(|e| {
         refused(&format!("cannot be read: {e}; the daemon's user must be a member of the group himds"))
     })?;
-    if found.parent() != Some(&folder) {
-        return Err(refused(&format!("does not lie in {}", folder.display())));
+    // A link may lead out of the folder.
+    if found.parent() != Some(&folder.canonicalize().unwrap_or_else(|_| folder.to_owned())) {
+        return Err(outside());
     }
     let bytes = read_bytes(&found).map_err(|e| refused(&format!("cannot be read: {e}")))?;
     if bytes.len() > MOST {

@@ -12,7 +12,9 @@ use super::classify::GraphCaller;
 use super::directory::is_another;
 use super::graph::{GraphRequest, moment};
 use crate::certificate::thumbprint;
-use crate::domain::{CredentialKind, Fault, ListedCredential, Reason, Registration, Timestamp, one_line};
+use crate::domain::{
+    CredentialKind, Fault, Hint, ListedCredential, Reason, Registration, Timestamp, one_line,
+};
 
 impl Entra {
     /// The credentials of an app registration, and its federated identity credentials. `keyCredentials` are returned only if `$select`
@@ -120,7 +122,7 @@ fn secrets(object: &Value) -> Result<Vec<ListedCredential>, Fault> {
             key_id: key_id(item)?,
             name: text(&item["displayName"]),
             thumbprint: None,
-            hint: item["hint"].as_str().filter(|h| !h.is_empty()).map(str::to_owned),
+            hint: item["hint"].as_str().filter(|h| !h.is_empty()).map(Hint::of),
             ends: end(item)?,
             active: false,
         })
@@ -173,6 +175,11 @@ fn thumbprint_of(item: &Value) -> Option<String> {
 /// verifies, and the password of the key. They are one credential.
 fn signing(object: &Value) -> Result<Vec<ListedCredential>, Fault> {
     let preferred = object["preferredTokenSigningKeyThumbprint"].as_str().unwrap_or_default();
+    // An application that signs in by OpenID Connect may have certificates that nothing uses.
+    let mode = object["preferredSingleSignOnMode"].as_str().map(str::trim).filter(|mode| !mode.is_empty());
+    if mode.is_some_and(|mode| !mode.eq_ignore_ascii_case("saml")) {
+        return Ok(Vec::new());
+    }
     let keys = list(object, "keyCredentials")?;
     let usage =
         |item: &Value, usage: &str| item["usage"].as_str().is_some_and(|u| u.eq_ignore_ascii_case(usage));
@@ -225,7 +232,7 @@ mod tests {
         });
         let secrets = secrets(&object).expect("secrets");
         assert_eq!(secrets[0].ends, Some(Timestamp::from_seconds(1_772_323_200)));
-        assert_eq!((secrets[0].hint.as_deref(), secrets[1].ends), (Some("abc"), None));
+        assert_eq!((secrets[0].hint.clone(), secrets[1].ends), (Some(Hint::of("abc")), None));
         let certificates = certificates(&object).expect("certificates");
         assert_eq!(
             certificates.len(),
@@ -283,5 +290,7 @@ mod tests {
         let shown: Vec<(&str, bool)> = found.iter().map(|c| (c.key_id.as_str(), c.active)).collect();
         assert_eq!(shown, [("verify", true), ("sign2", false)]);
         assert_eq!(signing(&json!({"keyCredentials": []})), Ok(Vec::new()));
+        let unused = json!({"preferredSingleSignOnMode": "oidc", "keyCredentials": object["keyCredentials"]});
+        assert_eq!(signing(&unused), Ok(Vec::new()), "nothing is signed with it");
     }
 }

@@ -166,7 +166,7 @@ impl Entra {
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport, assertion.as_ref())
+        self.granted(result, &transport, assertion.as_ref()).await
     }
 
     /// Returns a new access token and the next refresh token (RFC 6749 section 6).
@@ -187,7 +187,7 @@ impl Entra {
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport, assertion.as_ref())
+        self.granted(result, &transport, assertion.as_ref()).await
     }
 
     /// Redeems an authorization code (RFC 6749 section 4.1.3, RFC 7636).
@@ -208,7 +208,7 @@ impl Entra {
         }
         let transport = OauthTransport::new(self, client.deadline);
         let result = request.request_async(&transport).await;
-        self.granted(result, &transport, assertion.as_ref())
+        self.granted(result, &transport, assertion.as_ref()).await
     }
 
     async fn client(&self, client: Client<'_>) -> Result<Prepared, Fault> {
@@ -254,15 +254,24 @@ impl Entra {
         Ok(Prepared { oauth, assertion: Some(assertion) })
     }
 
-    /// Says which token was presented, if Entra does not accept it, and requests a new one next time.
-    fn explained(&self, assertion: Option<&Assertion>, fault: Fault) -> Fault {
-        let Some(Assertion { token, identity: Some(identity) }) = assertion else { return fault };
-        if fault.reason != Reason::ClientCredentialInvalid {
+    /// An error about the assertion is about the client's own credential, also where it would be about a token of the integration if there were
+    /// no assertion (Microsoft, `reference-error-codes.md`). Says which token was presented, and requests a new one next time.
+    async fn explained(&self, assertion: Option<&Assertion>, fault: Fault) -> Fault {
+        let Some(Assertion { token, identity }) = assertion else { return fault };
+        let code = fault.code.as_deref();
+        let about_assertion = matches!(code, Some("AADSTS500133" | "AADSTS50013" | "AADSTS50027"))
+            && !code
+                .and_then(|c| c.strip_prefix("AADSTS")?.parse().ok())
+                .is_some_and(|n| self.overrides.contains_key(&n));
+        let fault =
+            if about_assertion { Fault { reason: Reason::ClientCredentialInvalid, ..fault } } else { fault };
+        let Some(identity) = identity.as_ref().filter(|_| fault.reason == Reason::ClientCredentialInvalid)
+        else {
             return fault;
-        }
+        };
         let what = match identity {
             Identity::Managed(id) => {
-                self.identities.forget(id.as_deref());
+                self.identities.forget(id.as_deref(), token).await;
                 "the token of the managed identity".to_owned()
             }
             Identity::File(file) => format!("the token in {}", file.display()),
@@ -271,7 +280,7 @@ impl Entra {
         Fault { detail, ..fault }
     }
 
-    fn granted(
+    async fn granted(
         &self,
         result: Result<TokenResponse, RequestTokenError<TransportError, EntraError>>,
         transport: &OauthTransport<'_>,
@@ -284,7 +293,7 @@ impl Entra {
                 let mut fault = classify_token(seen.status, &error, &self.overrides);
                 fault.request_id = fault.request_id.or(seen.request_id);
                 fault.retry_after = seen.retry_after;
-                Err(self.explained(assertion, fault))
+                Err(self.explained(assertion, fault).await)
             }
             Err(RequestTokenError::Request(lost)) => Err(lost.0),
             // Parse errors contain the body, so they are never shown.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::domain::{Fault, Reason, Timestamp};
 
 /// An answer and when it was requested.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Answer<T> {
     at: Timestamp,
     /// What the answer depended on.
@@ -21,8 +21,13 @@ struct Answer<T> {
 type Slot<T> = Arc<tokio::sync::Mutex<Option<Answer<T>>>>;
 
 /// Answers by key.
-#[derive(Debug)]
 pub(super) struct Kept<T>(Mutex<HashMap<String, Slot<T>>>);
+
+impl<T> std::fmt::Debug for Kept<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kept")
+    }
+}
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -58,7 +63,25 @@ const JUST_NOW: Duration = Duration::from_secs(10);
 /// A fault is not asked for again by every integration that shares it.
 const FAULT_COUNTS: Duration = Duration::from_secs(30);
 
+impl<T: Clone> Answer<T> {
+    /// The answer, whose pause is over the earlier the older it is.
+    fn at_age(&self, age: Duration) -> Result<T, Fault> {
+        self.result.clone().map_err(|fault| Fault {
+            retry_after: fault.retry_after.map(|pause| pause.saturating_sub(age)),
+            ..fault
+        })
+    }
+}
+
 impl<T: Clone> Kept<T> {
+    /// The kept answer if it is fresh enough, while nothing may be requested.
+    pub(super) fn peek(&self, key: &str, wanted: Freshness<'_>, life: impl Fn(&T) -> Duration) -> Option<T> {
+        let slot = Arc::clone(self.0.lock().get(key)?);
+        let kept = slot.try_lock().ok()?;
+        let answer = kept.as_ref().filter(|answer| is_fresh(answer, wanted, &life))?;
+        answer.result.clone().ok()
+    }
+
     /// The kept answer if it is fresh enough, otherwise the one that `request` gets. `life` says how long an answer counts.
     pub(super) async fn get<F>(
         &self,
@@ -78,7 +101,7 @@ impl<T: Clone> Kept<T> {
             )
         })?;
         if let Some(answer) = kept.as_ref().filter(|answer| is_fresh(answer, wanted, &life)) {
-            return answer.result.clone();
+            return answer.at_age(wanted.now.since(answer.at));
         }
         let result = request.await;
         *kept = Some(Answer { at: wanted.now, mark: wanted.mark.to_owned(), result: result.clone() });

@@ -75,13 +75,17 @@ impl Target {
     }
 
     /// When its certificates and those of its reader expire. Reads their files.
-    pub(super) fn credential_expiries(&self) -> Vec<CredentialExpiry> {
+    pub(super) async fn credential_expiries(&self) -> Vec<CredentialExpiry> {
         let reader = self.reader.as_ref().map(|r| &r.credential);
-        let mut expiries: Vec<_> = [Some(&*self.credential), reader]
-            .into_iter()
-            .flatten()
-            .filter_map(ClientCredential::expiry)
-            .collect();
+        let certificates = [Some(&*self.credential), reader].into_iter().flatten();
+        let certificates: Vec<ClientCredential> =
+            certificates.filter(|c| matches!(c, ClientCredential::Certificate(_))).cloned().collect();
+        if certificates.is_empty() {
+            return Vec::new();
+        }
+        // Opening a PFX file takes many rounds of hashing.
+        let read = move || certificates.iter().filter_map(ClientCredential::expiry).collect::<Vec<_>>();
+        let mut expiries = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         expiries.dedup();
         expiries
     }
@@ -166,6 +170,21 @@ impl Prober {
         pause = pause.or_else(|| {
             app_only.as_ref().and_then(|a| a.as_ref().err()).filter(|f| f.asks_to_wait()).cloned()
         });
+        let own = match (target.requirements.access, &pause) {
+            (Access::Delegated, Some(fault)) => {
+                Own { token: OwnToken::Rejected(fault.clone()), access_token: None }
+            }
+            (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
+            (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token.clone() },
+        };
+        let groups = match (own.access_token, &pause) {
+            (Some(_), Some(fault)) => Some(Err(fault.clone())),
+            (Some(token), None) if target.requirements.checks.contains(&Check::GroupAccess) => {
+                Some(self.entra.groups(token.expose(), &target.requirements.groups, deadline).await)
+            }
+            _ => None,
+        };
+        // After the others, which they must not delay.
         let own_app = match (&app_token, &app_only) {
             (Some(token), _) => Some(Ok(token)),
             (None, Some(Err(fault))) => Some(Err(fault)),
@@ -175,24 +194,12 @@ impl Prober {
             Some(fault) => {
                 target.requirements.checks.contains(&Check::Provisioning).then(|| Err(fault.clone()))
             }
-            None => self.ask_jobs(target, directory.as_ref(), own_app, deadline).await,
+            None => Box::pin(self.ask_jobs(target, directory.as_ref(), own_app, deadline)).await,
         };
-        let own = match (target.requirements.access, &pause) {
-            (Access::Delegated, Some(fault)) => {
-                Own { token: OwnToken::Rejected(fault.clone()), access_token: None }
-            }
-            (Access::Delegated, None) => self.ask_refresh(target, &mut deadline).await,
-            (Access::Application, _) => Own { token: OwnToken::NotUsed, access_token: app_token },
-        };
+        pause = pause.or_else(|| jobs.as_ref()?.as_ref().err().filter(|f| f.asks_to_wait()).cloned());
         let asking = Asking { asked: wanted.asked, deadline };
-        let credentials = self.ask_credentials(target, pause.as_ref(), asking).await;
-        let groups = match (own.access_token, pause) {
-            (Some(_), Some(fault)) => Some(Err(fault)),
-            (Some(token), None) if target.requirements.checks.contains(&Check::GroupAccess) => {
-                Some(self.entra.groups(token.expose(), &target.requirements.groups, deadline).await)
-            }
-            _ => None,
-        };
+        // Boxed: most probes ask for neither, and each has room for its largest step.
+        let credentials = Box::pin(self.ask_credentials(target, pause.as_ref(), asking)).await;
         let at = self.clock.now();
         let evidence = Evidence { directory, app_only, own_token: own.token, groups, jobs, credentials, at };
         // The GUID is not urgent, so it is only requested in a probe without faults.

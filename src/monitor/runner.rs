@@ -14,8 +14,8 @@ use super::prober::{ProbeRequest, Prober, Target};
 use super::scheduler::{Ended, Schedule};
 use crate::clock::Clock;
 use crate::domain::{
-    BrakeAction, Check, Evidence, HeldMails, Hold, IntegrationRecord, Outcome, Requirements, SchedulePolicy,
-    Timestamp, VERIFICATION_PROBES, Verification, diagnose,
+    BrakeAction, Check, Diagnosis, Evidence, HeldMails, Hold, IntegrationRecord, Outcome, Requirements,
+    SchedulePolicy, Timestamp, VERIFICATION_PROBES, Verification, diagnose,
 };
 use crate::metrics::Families;
 use crate::store::StoreError;
@@ -475,7 +475,7 @@ impl Monitor {
         let duration = stopwatch.elapsed();
         let pending = self.verifications().get(name).copied();
         let due_verification = pending.filter(|p| p.since <= started);
-        let passed = diagnosis.overall() == Outcome::Pass;
+        let passed = sign_in_passes(&diagnosis);
         // Before the verdict, because the mail about the end of an alert names the sign-in that ended it.
         let renewed = match due_verification {
             Some(pending) => {
@@ -495,7 +495,7 @@ impl Monitor {
         let grace = renewed || pending.and_then(|p| p.grace).is_some_and(|until| started < until);
         let seen = ProbeMeta {
             tenant_guid: probed.tenant_guid,
-            credentials: target.credential_expiries(),
+            credentials: target.credential_expiries().await,
             duration,
             steady: clock.steady(),
             grace,
@@ -516,6 +516,13 @@ impl Monitor {
         inner.wake.notify_one();
         inner.ended.notify_waiters();
     }
+}
+
+/// Whether the checks that a sign-in can fix pass. It fixes neither provisioning nor credentials.
+fn sign_in_passes(diagnosis: &Diagnosis) -> bool {
+    let fixed = |check| matches!(check, Check::EnterpriseApp | Check::Consent | Check::GroupAccess);
+    let mut own = diagnosis.checks.iter().filter(|c| fixed(c.check)).peekable();
+    own.peek().is_some() && own.all(|c| c.outcome == Outcome::Pass)
 }
 
 /// Whether enterprise app and consent are as required, whichever checks are enabled.

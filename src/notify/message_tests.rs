@@ -90,9 +90,11 @@ fn kinds_differ_in_their_subject() {
 #[test]
 fn only_reauthentication_gets_a_button() {
     for reason in Reason::ALL {
-        let mail = render_one(&notification(MailKind::Alert, *reason), Some(LINK), &branding());
+        let notification = notification(MailKind::Alert, *reason);
+        let mail = render_one(&notification, Some(LINK), &branding());
         assert_eq!(mail.html.contains(LINK), reason.remedy() == Remedy::Reauthenticate, "{reason:?}");
-        assert!(mail.text.contains(reason.sentence()) && mail.text.contains(reason.advice()), "{reason:?}");
+        let advice = advice(*reason, notification.incident.code.as_deref());
+        assert!(mail.text.contains(reason.sentence()) && mail.text.contains(advice), "{reason:?}");
     }
 }
 

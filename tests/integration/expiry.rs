@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use consentry::demo::{APP, APPLICATION_APP, READER};
-use entra_sim::Action;
+use entra_sim::{Action, Endpoint, Fault, FaultKind};
 use uuid::Uuid;
 
 use crate::fleet::Fleet;
@@ -211,4 +211,47 @@ async fn the_command_shows_every_credential() {
         .collect();
     assert!(kinds.contains(&"client_secret") && kinds.contains(&"federated"), "{said}");
     assert!(!said.contains("demo-secret"), "{said}");
+}
+
+/// Graph does not answer for a while: what was known stays, and nobody is warned twice.
+#[tokio::test]
+async fn a_passing_fault_ends_no_warning() {
+    let fleet = vendor(5, "30d").await;
+    fleet.act(vec![Action::AddSamlCertificate {
+        tenant: "contoso.example".to_owned(),
+        app: APP,
+        thumbprint: "4".repeat(40),
+        expires_in_seconds: 900 * 86_400,
+        active: true,
+    }]);
+    fleet.pass(4 * HOUR).await;
+    assert_eq!(fleet.kinds(OPERATORS), ["operator"]);
+    fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Graph,
+        tenant: None,
+        contains: Some("/applications(".to_owned()),
+        times: None,
+        fault: FaultKind::Status { status: 503, retry_after: None },
+    });
+    fleet.pass(6 * HOUR).await;
+    let series = fleet.series("consentry_credential_expiry_timestamp_seconds", "contoso");
+    assert_eq!(series.len(), 3, "what was listed stays: {series:?}");
+    assert_eq!(fleet.reasons("contoso"), [("credential".to_owned(), "upstream_unavailable".to_owned())]);
+    fleet.simulator.clear_faults();
+    fleet.pass(6 * HOUR).await;
+    assert_eq!(fleet.reasons("contoso"), [("credential".to_owned(), "credential_expiring".to_owned())]);
+    let subjects: Vec<_> = fleet.mails().into_iter().map(|(_, m)| header(&m, "Subject")).collect();
+    assert_eq!(fleet.notified(), ["operator to operators@demo.example"], "{subjects:?}");
+}
+
+/// What is wrong with the tenant of the registration is not wrong with the customers' tenants.
+#[tokio::test]
+async fn a_wrong_home_tenant_breaks_nothing() {
+    let fleet = vendor(365, "30d").await;
+    fleet.act(vec![Action::RemoveTenant { tenant: "vendor.example".to_owned() }]);
+    fleet.pass(12 * HOUR).await;
+    assert_eq!(fleet.up("contoso"), None);
+    let reasons = fleet.reasons("contoso");
+    assert_eq!(reasons, [("credential".to_owned(), "unclassified".to_owned())]);
+    assert_eq!(fleet.notified(), Vec::<String>::new(), "nobody is asked for help yet");
 }

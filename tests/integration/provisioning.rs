@@ -188,3 +188,40 @@ async fn without_a_reader_the_application_lists_its_own_jobs() {
         fleet.notified()
     );
 }
+
+/// A reader whose own secret has expired breaks nothing, and is reported once, as the reader's.
+#[tokio::test]
+async fn a_readers_own_fault_breaks_nothing() {
+    let mut world = World::demo().await;
+    world
+        .only(&["fabrikam"])
+        .add("integrations.fabrikam.checks", "[enterprise_app, provisioning, credential]");
+    world.act([permission(&["Directory.Read.All", "Synchronization.Read.All"])]);
+    let fleet = world.fleet().await;
+    fleet.act(set(vec![jobs::active("a", now(&fleet))]));
+    fleet.pass(6 * MINUTE).await;
+    fleet.act(vec![Action::ExpireSecrets { app: READER }]);
+    fleet.pass(3 * 60 * MINUTE).await;
+    assert_eq!(fleet.up("fabrikam").as_deref(), Some("1"), "{:?}", fleet.reasons("fabrikam"));
+    assert_eq!(fleet.notified(), ["operator to operators@demo.example"]);
+    let (_, mail) = fleet.mails().pop().expect("a mail");
+    assert!(mail.text.contains("client_credential_expired"), "{}", mail.text);
+}
+
+/// A job that cannot be listed costs the other checks nothing.
+#[tokio::test]
+async fn a_list_that_hangs_does_not_delay_the_other_checks() {
+    let mut world = World::demo().await;
+    world.only(&["litware"]).add("probe.timeout", "1s");
+    world.add("integrations.litware.checks", "[enterprise_app, consent, group_access, provisioning]");
+    let fleet = world.fleet().await;
+    fleet.simulator.fault(Fault {
+        endpoint: Endpoint::Graph,
+        tenant: None,
+        contains: Some("synchronization/jobs".to_owned()),
+        times: None,
+        fault: FaultKind::Hang,
+    });
+    fleet.pass(MINUTE * 5).await;
+    assert_eq!(fleet.reasons("litware"), [("provisioning".to_owned(), "timeout".to_owned())]);
+}

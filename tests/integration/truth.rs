@@ -157,18 +157,27 @@ async fn one_deletion_is_one_mail() {
     }
 }
 
-/// Checks that are not run are unknown, and the page does not say that everything passes.
+/// Checks that nothing may answer are unknown, and the page does not say that everything passes.
 #[tokio::test]
-async fn a_check_that_is_not_run_passes_nothing() {
-    for list in ["[credential]", "[enterprise_app, provisioning]"] {
+async fn a_check_without_an_answer_passes_nothing() {
+    for (list, words) in [
+        ("[credential]", "set home_tenant_id"),
+        ("[enterprise_app, provisioning]", "The directory reader may not read"),
+    ] {
         let mut world = World::reachable("").await;
         world.add("integrations.contoso.checks", list);
+        // The application is registered somewhere else.
+        let home = uuid::Uuid::from_u128(0xf00d);
+        world.act([
+            Action::AddTenant { id: home, domain: "vendor.example".to_owned(), name: None },
+            Action::SetHomeTenant { app: demo::APP, tenant: "vendor.example".to_owned() },
+        ]);
         let site = world.site().await;
         site.fleet.pass(6 * MINUTE).await;
         assert_eq!(site.fleet.up("contoso"), None, "{list}");
         assert!(!site.fleet.reasons("contoso").is_empty(), "{list}");
         let page = Visitor::new().get(&format!("{}/integrations/contoso", site.url)).await.body;
-        assert!(page.contains("or this version does not run the check"), "{page}");
+        assert!(page.contains(words), "{page}");
         assert!(page.contains("Not known now:") && !page.contains("All checks pass"), "{list}: {page}");
         let json = Visitor::new().get(&format!("{}/api/v1/integrations/contoso", site.url)).await.body;
         assert!(json.contains("\"state\":\"unknown\""), "{json}");
@@ -303,10 +312,10 @@ async fn a_person_can_request_one_probe_during_a_pause() {
     assert_eq!(site.fleet.reasons("contoso"), vec![], "probed at once");
 }
 
-/// A check that is not run does not affect the others: an alert ends when its failure is over.
+/// A check that nothing may answer does not affect the others: an alert ends when its failure is over.
 #[tokio::test]
-async fn a_check_that_is_not_run_does_not_keep_an_alert_open() {
-    let fleet = checked("[enterprise_app, consent, group_access, credential]").await;
+async fn a_check_without_an_answer_does_not_keep_an_alert_open() {
+    let fleet = checked("[enterprise_app, consent, group_access, provisioning]").await;
     let (tenant, name) = ("contoso.example".to_owned(), "Door access - HQ".to_owned());
     fleet.pass(6 * MINUTE).await;
     fleet.act(vec![Action::DeleteGroup { tenant: tenant.clone(), name: name.clone() }]);

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::credential::{
-    CredentialKind, CredentialState, ListedCredential, OwnCredential, Registration, Standing, Warning,
+    CredentialKind, CredentialSource, CredentialState, ListedCredential, OwnCredential, ReaderCredentials,
+    Registration, Standing, Warning,
 };
-use super::super::diagnosis::{Details, Outcome};
+use super::super::diagnosis::{Details, ListedCredentials, Outcome};
 use super::super::evidence::{CredentialEvidence, Fault};
 use super::super::reason::Reason;
 use super::super::time::Timestamp;
@@ -23,8 +24,9 @@ pub(super) struct When {
 /// The result, and every credential with its standing.
 pub(super) fn judge_credentials(
     evidence: Option<&CredentialEvidence>,
+    presence: &Judged,
     when: When,
-) -> (Judged, Option<Vec<CredentialState>>) {
+) -> (Judged, Option<ListedCredentials>) {
     let Some(evidence) = evidence else {
         return (without_evidence(&Fault::new(Reason::Unclassified, "the credentials were not read")), None);
     };
@@ -36,8 +38,12 @@ pub(super) fn judge_credentials(
     if let Ok(signing) = &evidence.signing {
         all.extend(standings(signing, &OwnCredential::None, None, when));
     }
-    if let Some(reader) = &evidence.reader {
-        let of_reader = standings(&reader.listed, &reader.own, Some(&reader.reader), when);
+    let mut unread = Vec::new();
+    unread.extend(evidence.registration.is_err().then_some(CredentialSource::Registration));
+    unread.extend(evidence.signing.is_err().then_some(CredentialSource::Signing));
+    if let Some(ReaderCredentials { reader, listed, own }) = &evidence.reader {
+        unread.extend(listed.is_none().then_some(CredentialSource::Reader));
+        let of_reader = standings(listed.as_deref().unwrap_or_default(), own, Some(reader), when);
         // A reader that has expired is a fault of its own: Entra rejects it.
         let harmless = |c: CredentialState| CredentialState {
             standing: if c.standing == Standing::Expired { Standing::Leftover } else { c.standing },
@@ -46,10 +52,8 @@ pub(super) fn judge_credentials(
         all.extend(of_reader.into_iter().map(harmless));
     }
     all.sort_by_key(|c| (rank(c.standing), c.ends.unwrap_or(Timestamp(i64::MAX))));
-    let judged = outcome(evidence, &all, when.now);
-    // What could not be read is not forgotten.
-    let complete = evidence.faults().is_empty();
-    (judged, (complete || !all.is_empty()).then_some(all))
+    let judged = outcome(evidence, presence, &all, when.now);
+    (judged, Some(ListedCredentials { listed: all, unread }))
 }
 
 /// What matters most comes first.
@@ -64,12 +68,25 @@ const fn rank(standing: Standing) -> u8 {
     }
 }
 
-fn outcome(evidence: &CredentialEvidence, all: &[CredentialState], now: Timestamp) -> Judged {
+fn outcome(
+    evidence: &CredentialEvidence,
+    presence: &Judged,
+    all: &[CredentialState],
+    now: Timestamp,
+) -> Judged {
     let details = || Details::items(all.iter().map(|c| c.line(now)).collect());
     if all.iter().any(|c| c.standing == Standing::Expired) {
         return (Outcome::Fail(Reason::CredentialExpired), details());
     }
     let faults = evidence.faults();
+    // Without a reader, the application itself is asked; it gets no token once it is gone or switched off.
+    let gone = |f: &&&Fault| f.reason.is_presence() && f.reason != Reason::TenantMissing;
+    if faults.iter().find(gone).is_some() {
+        return match presence.0 {
+            Outcome::Fail(reason) if reason.is_presence() => presence.clone(),
+            _ => (Outcome::Unknown(Reason::Unclassified), details()),
+        };
+    }
     // A fault of ours breaks what a warning does not.
     if let Some(fault) = faults.iter().find(|f| f.reason.is_our_side()) {
         return without_evidence(fault);

@@ -1,6 +1,6 @@
 //! The table of credentials. A row is a sentence, what is listed, and the outcome.
 
-use super::super::super::credential::ReaderCredentials;
+use super::super::super::credential::Hint;
 use super::super::super::reason::Check;
 use super::*;
 use Outcome::{Fail, Pass, Unknown};
@@ -21,7 +21,7 @@ fn listed(kind: CredentialKind, id: &str, left: Left) -> ListedCredential {
         key_id: id.to_owned(),
         name: None,
         thumbprint: (kind != CredentialKind::ClientSecret).then(|| id.to_uppercase()),
-        hint: (kind == CredentialKind::ClientSecret).then(|| id.chars().take(3).collect()),
+        hint: (kind == CredentialKind::ClientSecret).then(|| Hint::of(id)),
         ends: left.map(end),
         active: false,
     }
@@ -45,6 +45,7 @@ fn evidence(registered: Vec<ListedCredential>, own: OwnCredential) -> Credential
         signing: Ok(Vec::new()),
         own,
         reader: None,
+        is_elsewhere: false,
     }
 }
 
@@ -53,7 +54,7 @@ fn signing(certificates: Vec<ListedCredential>) -> CredentialEvidence {
 }
 
 fn own_secret(hint: &str) -> OwnCredential {
-    OwnCredential::Secret { hint: hint.to_owned() }
+    OwnCredential::Secret { hint: Hint::of(hint) }
 }
 
 fn own_certificate(thumbprint: &str, left: i64) -> OwnCredential {
@@ -61,8 +62,9 @@ fn own_certificate(thumbprint: &str, left: i64) -> OwnCredential {
 }
 
 fn judge(evidence: &CredentialEvidence, warning: Duration) -> (Judged, Vec<CredentialState>) {
-    let (judged, all) = judge_credentials(Some(evidence), When { now: NOW, warning });
-    (judged, all.unwrap_or_default())
+    let present = (Outcome::Pass, Details::default());
+    let (judged, all) = judge_credentials(Some(evidence), &present, When { now: NOW, warning });
+    (judged, all.map(|all| all.listed).unwrap_or_default())
 }
 
 fn assert_rows(rows: Vec<(&str, CredentialEvidence, Outcome)>) {
@@ -213,7 +215,7 @@ fn a_reader_warns_and_breaks_nothing() {
     let with = |left| CredentialEvidence {
         reader: Some(ReaderCredentials {
             reader: "r".to_owned(),
-            listed: vec![secret("rrr", left)],
+            listed: Some(vec![secret("rrr", left)]),
             own: own_secret("rrr"),
         }),
         ..evidence(vec![secret("aaa", 365)], own_secret("aaa"))
@@ -262,5 +264,20 @@ fn every_credential_is_evidence_and_what_expires_first_comes_first() {
     assert_eq!(standings, [Standing::Expiring(Warning::Week), Standing::Fine, Standing::Leftover]);
     for standing in standings {
         assert_eq!(Standing::from_label(standing.label()), Some(standing));
+    }
+}
+
+#[test]
+fn an_application_that_is_gone_says_so_itself() {
+    let fault = || Fault::new(Reason::AppDisabled, "");
+    let evidence =
+        CredentialEvidence { registration: Err(fault()), ..evidence(Vec::new(), own_secret("aaa")) };
+    let when = When { now: NOW, warning: DAY };
+    for (presence, expected) in
+        [(Fail(Reason::AppDisabled), Fail(Reason::AppDisabled)), (Pass, Unknown(Reason::Unclassified))]
+    {
+        let ((outcome, _), all) = judge_credentials(Some(&evidence), &(presence, Details::default()), when);
+        assert_eq!(outcome, expected);
+        assert_eq!(all.expect("a list").unread, [CredentialSource::Registration]);
     }
 }

@@ -30,7 +30,7 @@ pub fn diagnose(requirements: &Requirements, evidence: &Evidence) -> Diagnosis {
     let access = judge_groups(requirements, evidence, presence.0, consent.0);
     let provisioning = judge_provisioning(evidence, &presence);
     let when = When { now: evidence.at, warning: requirements.credential_warning };
-    let (credential, credentials) = judge_credentials(evidence.credentials.as_ref(), when);
+    let (credential, credentials) = judge_credentials(evidence.credentials.as_ref(), &presence, when);
     let checks = requirements.checks.iter().map(|check| {
         let (outcome, details) = match check {
             Check::EnterpriseApp => presence.clone(),
@@ -61,6 +61,7 @@ pub fn diagnose(requirements: &Requirements, evidence: &Evidence) -> Diagnosis {
             .as_ref()
             .is_some_and(|d| d.faults().iter().any(|f| is_passing(f)))
             || about_presence(evidence).is_some(),
+        reader_silent: is_reader_silent(evidence),
     }
 }
 
@@ -91,10 +92,17 @@ fn reader_fault(evidence: &Evidence) -> Option<Fault> {
     let lasting = directory.filter(|f| !is_passing(f)).find(|f| f.reason != Reason::TenantMissing);
     let denied = || {
         let jobs = evidence.jobs.iter().filter_map(|jobs| jobs.as_ref().err());
-        let credentials = evidence.credentials.iter().flat_map(CredentialEvidence::faults);
+        let credentials = evidence.credentials.iter().flat_map(CredentialEvidence::own_faults);
         jobs.chain(credentials).find(|f| f.reason == Reason::ReaderPermissionMissing)
     };
     lasting.or_else(denied).cloned()
+}
+
+/// Whether a request for jobs or credentials had no conclusive answer.
+fn is_reader_silent(evidence: &Evidence) -> bool {
+    let jobs = evidence.jobs.iter().filter_map(|jobs| jobs.as_ref().err());
+    let credentials = evidence.credentials.iter().flat_map(CredentialEvidence::own_faults);
+    jobs.chain(credentials).any(is_passing)
 }
 
 /// The result of a check that has no evidence because of a fault.
