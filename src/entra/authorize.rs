@@ -125,3 +125,58 @@ pub fn admin_consent_url(
     }
     format!("{}/{tenant}/v2.0/adminconsent?{}", cloud.login_url, query.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::entra::{ClientOptions, HttpClient};
+
+    #[test]
+    fn a_browser_is_sent_to_the_hosts_of_the_cloud() {
+        for (word, login, graph) in [
+            ("global", "login.microsoftonline.com", "graph.microsoft.com"),
+            ("us_gov", "login.microsoftonline.us", "graph.microsoft.us"),
+            ("us_gov_dod", "login.microsoftonline.us", "dod-graph.microsoft.us"),
+            ("china", "login.partner.microsoftonline.cn", "microsoftgraph.chinacloudapi.cn"),
+        ] {
+            let cloud = Cloud::named(word).expect("known");
+            let consent =
+                admin_consent_url(&cloud, "t", "c", Some("https://c.example/reauth/callback"), None);
+            assert!(
+                consent.starts_with(&format!("https://{login}/t/v2.0/adminconsent?client_id=c&")),
+                "{consent}"
+            );
+            assert!(consent.contains(&format!("scope=https%3A%2F%2F{graph}%2F.default&")), "{consent}");
+            let http = HttpClient::new(&ClientOptions::default(), Arc::new(|_, _, _| {})).expect("a client");
+            let entra = Entra::new(http, cloud, Arc::default());
+            let secret = Secret::new("s");
+            let required = [RequiredPermissions {
+                resource: "microsoft_graph".to_owned(),
+                delegated: vec!["User.Read".to_owned()],
+                application: Vec::new(),
+            }];
+            let sign_in = SignIn {
+                tenant: "t",
+                client_id: "c",
+                redirect_uri: "https://c.example/reauth/callback",
+                required: &required,
+                state: &secret,
+                nonce: &secret,
+                verifier: &secret,
+                login_hint: None,
+            };
+            let url = entra.authorize_url(sign_in).expect("a URL");
+            assert!(url.starts_with(&format!("https://{login}/t/oauth2/v2.0/authorize?")), "{url}");
+            // Without a resource, a scope is one of the global cloud's Graph.
+            let scope = if word == "global" {
+                "+User.Read".to_owned()
+            } else {
+                format!("https%3A%2F%2F{graph}%2FUser.Read")
+            };
+            assert!(url.contains(&scope), "{url}");
+            assert!(!url.contains("graph.microsoft.com") || word == "global", "{url}");
+        }
+    }
+}

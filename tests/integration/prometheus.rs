@@ -318,8 +318,8 @@ fn everything() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for file in BOARDS {
         for (index, (title, expression)) in expressions_of_dashboard(file).into_iter().enumerate() {
-            let of_two =
-                expression.replace("integration=\"$integration\"", "integration=~\"contoso|certified\"");
+            let of_two = expression
+                .replace("integration=\"$integration\"", "integration=~\"contoso|certified|litware\"");
             all.push((format!("{file} {title} {index}"), filled(&of_two, "", ".+")));
         }
     }
@@ -383,21 +383,17 @@ async fn fleet() -> World {
         .add("integrations.litware.checks", "[enterprise_app, consent, group_access, provisioning]");
     let tenant = "litware.example".to_owned();
     let jobs = vec![entra_sim::jobs::active("scim.1", jiff::Timestamp::now())];
-    world.act([reader_may(&READER_PERMISSIONS), Action::SetProvisioningJobs { tenant, app: APP, jobs }]);
+    world.act([
+        Action::EditConsent {
+            tenant: tenant.clone(),
+            app: READER,
+            resource: None,
+            delegated: None,
+            application: Some(["Directory.Read.All", "Synchronization.Read.All"].map(str::to_owned).to_vec()),
+        },
+        Action::SetProvisioningJobs { tenant, app: APP, jobs },
+    ]);
     world
-}
-
-const READER_PERMISSIONS: [&str; 2] = ["Directory.Read.All", "Synchronization.Read.All"];
-
-/// What the directory reader may do in one tenant.
-fn reader_may(permissions: &[&str]) -> Action {
-    Action::EditConsent {
-        tenant: "litware.example".to_owned(),
-        app: READER,
-        resource: None,
-        delegated: None,
-        application: Some(permissions.iter().map(|p| (*p).to_owned()).collect()),
-    }
 }
 
 const BREAKING: &[&str] = &["contoso", "litware", "tailspin", "wingtip", "adatum", "lucerne", "alpine"];
@@ -444,11 +440,6 @@ async fn prometheus_runs_every_query_and_alertmanager_is_notified() {
     watch.quiet().await;
     answered.extend(watch.ask_everything().await);
 
-    // Microsoft has an outage, the directory reader loses a permission, and the secret of an application has expired.
-    world.act([reader_may(&["Directory.Read.All"])]);
-    watch.firing(&["ConsentryDirectoryReaderFault"]).await;
-    answered.extend(watch.ask_everything().await);
-    world.simulator.apply(Action::ExpireSecrets { app: APPLICATION_APP }).expect("expired");
     let fault = |endpoint, tenant: Option<&str>, fault| Fault {
         endpoint,
         tenant: tenant.map(str::to_owned),
@@ -456,6 +447,14 @@ async fn prometheus_runs_every_query_and_alertmanager_is_notified() {
         times: None,
         fault,
     };
+    // Microsoft has an outage, the directory reader may not list jobs, and the secret of an application has expired.
+    let denied = FaultKind::Status { status: 401, retry_after: None };
+    let jobs =
+        Fault { contains: Some("synchronization/jobs".to_owned()), ..fault(Endpoint::Graph, None, denied) };
+    world.simulator.fault(jobs);
+    watch.firing(&["ConsentryDirectoryReaderFault"]).await;
+    answered.extend(watch.ask_everything().await);
+    world.simulator.apply(Action::ExpireSecrets { app: APPLICATION_APP }).expect("expired");
     let strange = FaultKind::Error {
         status: 400,
         error: "strange_error".to_owned(),
@@ -484,7 +483,6 @@ async fn prometheus_runs_every_query_and_alertmanager_is_notified() {
     world.act([
         Action::RemoveSecrets { app },
         Action::AddSecret { app, secret, expires_in_seconds, key_id, display_name },
-        reader_may(&READER_PERMISSIONS),
     ]);
     watch.quiet().await;
 
