@@ -151,7 +151,8 @@ mod tests {
             assert!(consent.contains(&format!("scope=https%3A%2F%2F{graph}%2F.default&")), "{consent}");
             let http = HttpClient::new(&ClientOptions::default(), Arc::new(|_, _, _| {})).expect("a client");
             let entra = Entra::new(http, cloud, Arc::default());
-            let secret = Secret::new("s");
+            // The shortest verifier (RFC 7636 section 4.1).
+            let secret = Secret::new("s".repeat(43));
             let required = [RequiredPermissions {
                 resource: "microsoft_graph".to_owned(),
                 delegated: vec!["User.Read".to_owned()],

@@ -188,14 +188,17 @@ fn act(
         }
         BrakeAction::Discard => {
             c.execute(OVER, [now.0])?;
-            let sql = "UPDATE notifications SET hold = 2, given_up_at = ?1, problem = ?2 WHERE hold = 1 AND kind <> 'resolved'";
-            let discarded = c.execute(sql, params![now.0, format!("discarded by {who}")])?;
+            let discarded = c.execute(DISCARD, params![now.0, format!("discarded by {who}")])?;
             // The end of what somebody has learnt of.
             c.execute(RELEASE, [now.0])?;
             (discarded, now)
         }
         BrakeAction::HoldLonger => {
             let until = hold.until.max(now).plus(longer);
+            if hold.until <= now {
+                // Its time was over, and its mails had not gone out yet: what was decided meanwhile was not held.
+                c.execute(&format!("UPDATE notifications SET hold = 1 WHERE {HOLDABLE}"), [])?;
+            }
             c.execute("UPDATE brake SET until = ?1", [until.0])?;
             let held: i64 =
                 c.query_row("SELECT count(*) FROM notifications WHERE hold = 1", [], |r| r.get(0))?;
@@ -206,6 +209,13 @@ fn act(
     save_event(c, "", &Event { kind: action.event().to_owned(), at: now, detail })?;
     Ok((notices, until))
 }
+
+/// The end of an alert is discarded with it, unless its recipient has learnt of the alert.
+const DISCARD: &str = "UPDATE notifications SET hold = 2, given_up_at = ?1, problem = ?2
+     WHERE hold = 1 AND (kind <> 'resolved' OR NOT EXISTS (
+         SELECT 1 FROM notifications AS known
+         WHERE known.alert = notifications.alert AND known.recipient = notifications.recipient
+           AND (known.sent_at IS NOT NULL OR known.unanswered > 0)))";
 
 fn saved_hold(c: &Connection) -> Result<Option<Hold>, StoreError> {
     let sql = "SELECT id, since, until, broken, integrations FROM brake WHERE id IS NOT NULL";

@@ -181,6 +181,21 @@ async fn run(steps: Vec<Step>) {
     }
 }
 
+/// An alert that is over when the brake begins to hold it, and its end: both are discarded, or neither.
+#[tokio::test]
+async fn the_end_of_a_discarded_alert_is_discarded() {
+    let step =
+        |pause, integration, verdict, drains, action| Step { pause, integration, verdict, drains, action };
+    let begin = vec![
+        step(0, 2, 1, false, None),
+        step(15, 4, 2, false, None),
+        step(15, 2, 0, false, None),
+        step(14, 0, 1, false, None),
+    ];
+    let discard = BrakeAction::ALL.iter().position(|action| *action == BrakeAction::Discard);
+    run([begin, vec![step(19, 4, 2, true, discard)]].concat()).await;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
