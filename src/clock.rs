@@ -117,9 +117,23 @@ pub fn ago(at: Timestamp, now: Timestamp) -> String {
     if seconds > 0 { format!("{amount} {unit} ago") } else { format!("in {amount} {unit}") }
 }
 
+/// For how long something has lasted, in words: "12 min", "a moment".
+pub fn lasting(since: Timestamp, now: Timestamp) -> String {
+    let words = ago(since.min(now), now);
+    words.strip_suffix(" ago").map_or_else(|| "a moment".to_owned(), str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_in_words() {
+        for (seconds, expected) in [(0, "a moment"), (90, "90 s"), (720, "12 min"), (-90, "a moment")] {
+            let since = Timestamp::from_seconds(1_000_000);
+            assert_eq!(lasting(since, Timestamp::from_seconds(1_000_000 + seconds)), expected);
+        }
+    }
 
     #[test]
     fn distances_in_words() {

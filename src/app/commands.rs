@@ -4,8 +4,10 @@ use crate::clock::Clock;
 use crate::credential::ClientCredential;
 use crate::domain::{BrakeAction, HeldMails, Hold, Timestamp};
 use crate::monitor::{Monitor, Target};
-use crate::store::{Event, MailAbout, MailWait, Store, StoreError};
-use crate::web::{BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records};
+use crate::store::{Event, EventQuery, FleetEvent, MailAbout, MailWait, Store, StoreError};
+use crate::web::{
+    self, BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records,
+};
 
 impl Commands for Monitor {
     fn is_alive(&self) -> bool {
@@ -117,6 +119,21 @@ impl Database {
         }
     }
 
+    async fn read_events(&self, wanted: web::EventQuery) -> Option<Vec<web::FleetEvent>> {
+        let web::EventQuery { kind, reason, integration, integrations, since, until, before, limit } = wanted;
+        let query = EventQuery { kind, reason, integration, integrations, since, until, before, limit };
+        let found = self.store.fleet_events(query).await;
+        let found = found.inspect_err(|error| tracing::error!(%error, "the history cannot be read")).ok()?;
+        let event = |found: FleetEvent| web::FleetEvent {
+            id: found.id,
+            integration: found.integration,
+            kind: found.event.kind,
+            at: found.event.at,
+            detail: found.event.detail,
+        };
+        Some(found.into_iter().map(event).collect())
+    }
+
     async fn write(&self, record: Record) -> bool {
         let Record { integration, kind, detail } = record;
         let event = Event { kind: kind.to_owned(), at: self.clock.now(), detail };
@@ -135,6 +152,10 @@ impl History for Database {
 
     fn records<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Records> {
         Box::pin(self.read(name))
+    }
+
+    fn fleet_events(&self, wanted: web::EventQuery) -> BoxFuture<'_, Option<Vec<web::FleetEvent>>> {
+        Box::pin(self.read_events(wanted))
     }
 
     fn keep(&self, record: Record) -> BoxFuture<'_, bool> {

@@ -47,7 +47,7 @@ pub use authorizations::{
 pub use backup::{backup, write_backup};
 pub use brake::SavedBrake;
 pub use deliveries::{DeliveryState, NewDelivery, WaitingDelivery};
-pub use events::Event;
+pub use events::{Event, EventQuery, FleetEvent};
 pub use key::Key;
 pub use locks::DaemonLock;
 pub use notifications::{
@@ -72,6 +72,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_grouped_mails.sql"),
     include_str!("migrations/0009_brake.sql"),
     include_str!("migrations/0010_snoozes.sql"),
+    include_str!("migrations/0011_events_by_time.sql"),
 ];
 
 /// Maximum number of jobs that wait for a thread; further callers wait for a place.

@@ -124,6 +124,42 @@ pub struct MailRecord {
     pub held: bool,
 }
 
+/// An event of the fleet.
+#[derive(Debug, Clone)]
+pub struct FleetEvent {
+    /// Its number: later events have higher ones.
+    pub id: i64,
+    /// The integration; empty for an event of the fleet.
+    pub integration: String,
+    /// `broken`, `snoozed`, …
+    pub kind: String,
+    /// When.
+    pub at: Timestamp,
+    /// A reason's label, or who did it.
+    pub detail: String,
+}
+
+/// Which events of the fleet are wanted; `None` means any.
+#[derive(Debug, Clone)]
+pub struct EventQuery {
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// Only with this reason's label.
+    pub reason: Option<String>,
+    /// Only of this integration.
+    pub integration: Option<String>,
+    /// Only of these integrations.
+    pub integrations: Option<Vec<String>>,
+    /// Not before this time.
+    pub since: Option<Timestamp>,
+    /// Before this time.
+    pub until: Option<Timestamp>,
+    /// Only with lower numbers.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
 /// What the routes need from the database.
 pub trait History: Send + Sync {
     /// What is wrong with the database, in one sentence.
@@ -131,6 +167,9 @@ pub trait History: Send + Sync {
 
     /// What is stored about an integration. Parts that cannot be read now are empty.
     fn records<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Records>;
+
+    /// What happened in the fleet, newest first; `None` if it cannot be read now.
+    fn fleet_events(&self, wanted: EventQuery) -> BoxFuture<'_, Option<Vec<FleetEvent>>>;
 
     /// Saves an event. Returns whether that succeeded.
     fn keep(&self, record: Record) -> BoxFuture<'_, bool>;

@@ -7,6 +7,7 @@ mod bodies;
 mod chunked_body;
 mod commands;
 mod compression;
+mod events;
 mod exposition;
 mod filter;
 mod hosts;
@@ -20,8 +21,8 @@ mod uploads;
 mod wording;
 
 pub use commands::{
-    BoxFuture, BrakeOutcome, Commands, CredentialRecord, History, MailRecord, Record, Records, ReloadRequest,
-    Reloads,
+    BoxFuture, BrakeOutcome, Commands, CredentialRecord, EventQuery, FleetEvent, History, MailRecord, Record,
+    Records, ReloadRequest, Reloads,
 };
 pub use compression::compress;
 pub use hosts::allowed_host;

@@ -14,7 +14,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::operations::{configuration, healthy, metrics, probe_metrics, ready, reload};
 use super::pages::not_found::not_found;
-use super::pages::{brake, integration, reauth, snooze, status};
+use super::pages::{brake, events, integration, reauth, snooze, status};
 use super::state::{Process, Served, path_of};
 use super::{access, api, bodies, uploads};
 use crate::listener::site::{Admission, Routes, Site};
@@ -81,6 +81,7 @@ fn brake_link(served: &Served) -> Router<Arc<Served>> {
 fn everything(served: &Arc<Served>) -> Routes {
     let made = Router::new()
         .route("/", get(status::index))
+        .route("/events", get(events::events))
         .route("/favicon.svg", get(status::favicon))
         .route("/assets/status.css", get(status::style))
         .route("/assets/status.js", get(status::script))

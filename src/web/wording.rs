@@ -1,6 +1,6 @@
 //! Wording that pages and API share.
 
-use crate::clock::{ago, moment, rfc3339};
+use crate::clock::{ago, lasting, moment, rfc3339};
 use crate::domain::{
     self, Audience, Cell, Check, CheckState, Day, Health, KnownGroup, Outcome, Reason, Timestamp, one_line,
 };
@@ -45,13 +45,15 @@ pub(super) const fn state_word(health: Health) -> &'static str {
 /// A time: relative and exact for people, RFC 3339 for programs.
 pub(super) struct When {
     pub(super) relative: String,
+    /// For how long it has lasted since then.
+    pub(super) lasting: String,
     pub(super) exact: String,
     pub(super) machine: String,
 }
 
 impl When {
     pub(super) fn of(at: Timestamp, now: Timestamp) -> Self {
-        Self { relative: ago(at, now), exact: moment(at), machine: rfc3339(at) }
+        Self { relative: ago(at, now), lasting: lasting(at, now), exact: moment(at), machine: rfc3339(at) }
     }
 }
 
@@ -143,6 +145,16 @@ pub(super) fn advice(reason: Reason, app: &str) -> Option<String> {
 /// What operators read about a check that does not pass.
 pub(super) fn operators_advice(state: &CheckState, reason: Reason) -> &'static str {
     domain::advice(reason, state.details.code.as_deref())
+}
+
+/// The headline of a check's result: what holds, what is wrong, or that it is not known.
+pub(super) fn result_headline(check: Check, outcome: Outcome, repeated: bool) -> String {
+    match outcome {
+        Outcome::Pass => question(check).to_owned(),
+        Outcome::Fail(_) if repeated => format!("{}: for the same reason.", check.title()),
+        Outcome::Fail(reason) => reason.sentence().to_owned(),
+        Outcome::Unknown(_) => format!("{}: not known now.", check.title()),
+    }
 }
 
 /// What a check verifies, as a statement.

@@ -22,6 +22,7 @@ mod expiry;
 mod fleet;
 mod grouping;
 mod groups;
+mod history;
 mod hostile;
 mod identities;
 mod inputs;

@@ -74,7 +74,7 @@ async fn one_integration_in_full() {
         "The enterprise application was deleted.",
         "What to do:",
         "Can be restored until",
-        "For the same reason.",
+        "Permissions: for the same reason.",
         "AADSTS7000229",
         "Group.Read.All",
         "by import, renewed",

@@ -15,8 +15,10 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 
 use self::problem::{Problem, problem};
 use self::views::{
-    EventList, EventView, IntegrationDetail, IntegrationList, IntegrationView, ProbeAccepted, in_full, view,
+    EventList, EventView, FleetEventList, FleetEventView, IntegrationDetail, IntegrationList,
+    IntegrationView, ProbeAccepted, in_full, view,
 };
+use super::events::EventFilter;
 use super::filter::{ApiFilter, Row, rows};
 use super::pages::badge::badge;
 use super::state::Served;
@@ -37,7 +39,7 @@ fn no_such_integration() -> Response {
         description = "The state of the integrations that Consentry watches.",
         license(name = "Apache-2.0")
     ),
-    paths(list, detail, events, probe, openapi)
+    paths(list, detail, events, fleet_events, probe, openapi)
 )]
 struct Document;
 
@@ -54,6 +56,7 @@ pub(super) fn routes() -> Router<Arc<Served>> {
         .route("/integrations/{name}", get(detail))
         .route("/integrations/{name}/events", get(events))
         .route("/integrations/{name}/probe", post(probe))
+        .route("/events", get(fleet_events))
         .route("/openapi.json", get(openapi))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong);
@@ -198,6 +201,44 @@ async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
     let items =
         events.into_iter().map(|(kind, at, detail)| EventView { kind, at: rfc3339(at), detail }).collect();
     Json(EventList { items }).into_response()
+}
+
+/// What happened in the fleet, newest first. Events are kept for 90 days.
+#[utoipa::path(
+    get, path = "/api/v1/events",
+    params(
+        ("kind" = Option<String>, Query, description = "Only of this kind, such as broken, recovered or reauthenticated"),
+        ("app" = Option<String>, Query, description = "Only of the integrations that this application has now (its name in the configuration)"),
+        ("reason" = Option<String>, Query, description = "Only with this reason, such as token_expired"),
+        ("integration" = Option<String>, Query, description = "Only of this integration"),
+        ("since" = Option<String>, Query, description = "Not before this time (RFC 3339) or day"),
+        ("until" = Option<String>, Query, description = "Before this time (RFC 3339) or day"),
+        ("limit" = Option<u32>, Query, description = "The highest number of events in the response", minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Only older events: `next` of the previous page")
+    ),
+    responses(
+        (status = 200, description = "A page of events", body = FleetEventList),
+        (status = 400, description = "A parameter is invalid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A user name and password are required", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The requested host name is not one of Consentry's", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The history cannot be read now, or too many concurrent requests", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn fleet_events(
+    State(served): State<Arc<Served>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let filter = match EventFilter::of_api(&query) {
+        Ok(filter) => filter,
+        Err(detail) => return problem(StatusCode::BAD_REQUEST, detail),
+    };
+    let Some(found) = served.process.history.fleet_events(filter.query(&served)).await else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the history cannot be read now");
+    };
+    let next = (found.len() > filter.limit).then(|| found[filter.limit - 1].id.to_string());
+    let items =
+        found.into_iter().take(filter.limit).map(|event| FleetEventView::of(&served, event)).collect();
+    Json(FleetEventList { items, next }).into_response()
 }
 
 /// Schedules an extra probe of an integration as soon as possible. The integration shows the result shortly afterwards.

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 use crate::clock::rfc3339;
 use crate::domain::{Check, CheckState, CredentialState, Health, JobState, Outcome, Reason};
 use crate::fleet::FleetEntry;
-use crate::web::commands::{CredentialRecord, Records};
+use crate::web::commands::{CredentialRecord, FleetEvent, Records};
+use crate::web::events::event_words;
 use crate::web::filter::Row;
 use crate::web::state::Served;
 use crate::web::wording::{noted_checks, operators_advice, resolved_tenant, state_word};
@@ -270,6 +271,50 @@ impl CredentialView {
     pub(super) fn of(record: CredentialRecord) -> Self {
         Self { directory_reader: record.reader, kind: record.kind, expires: record.expires.map(rfc3339) }
     }
+}
+
+/// An event of the fleet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FleetEventView {
+    /// Its number: later events have higher ones.
+    id: i64,
+    /// When (RFC 3339).
+    #[schema(format = DateTime)]
+    at: String,
+    /// The integration; null for an event of the whole fleet.
+    integration: Option<String>,
+    /// Name of its application in the configuration; null if the integration is not there any more.
+    app: Option<String>,
+    /// `broken`, `changed`, `recovered`, `reauthenticated`, `snoozed`, …
+    kind: String,
+    /// The reason's label, or who did it.
+    detail: String,
+    /// What happened, in one sentence.
+    text: String,
+}
+
+impl FleetEventView {
+    pub(super) fn of(served: &Served, event: FleetEvent) -> Self {
+        let app = served.entry(&event.integration).map(|entry| entry.record.app.to_string());
+        Self {
+            id: event.id,
+            at: rfc3339(event.at),
+            text: event_words(&event.kind, &event.detail),
+            integration: Some(event.integration).filter(|name| !name.is_empty()),
+            app,
+            kind: event.kind,
+            detail: event.detail,
+        }
+    }
+}
+
+/// A page of events.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FleetEventList {
+    /// The events, newest first.
+    pub(super) items: Vec<FleetEventView>,
+    /// Give this as `after` for the next page; null on the last one.
+    pub(super) next: Option<String>,
 }
 
 /// An event of an integration.

@@ -20,15 +20,16 @@ use crate::fleet::FleetEntry;
 use crate::reauth::DeliveryState;
 use crate::web::access::Who;
 use crate::web::commands::{CredentialRecord, MailRecord, Record, Records};
+use crate::web::events::event_words;
 use crate::web::state::Served;
 use crate::web::wording::{
-    Pill, ReasonLine, Strip, When, advice, noted_checks, operators_advice, question, resolved_tenant,
+    Pill, ReasonLine, Strip, When, advice, noted_checks, operators_advice, resolved_tenant, result_headline,
     state_word,
 };
 
 struct CheckLine {
     pill: Pill,
-    question: &'static str,
+    headline: String,
     sentence: Option<&'static str>,
     reason: Option<ReasonLine>,
     advice: Option<String>,
@@ -91,6 +92,7 @@ struct IntegrationPage<'d> {
     checks: Vec<CheckLine>,
     strip: Strip,
     last: Option<When>,
+    took: String,
     next: Option<When>,
     token: Option<(String, When, Option<String>)>,
     token_file: Option<String>,
@@ -154,6 +156,10 @@ fn page<'d>(
         checks: check_lines(&checks, &record.app_display_name, now),
         strip: Strip::of(&state.day, now),
         last: state.last_probe.map(when),
+        took: match state.duration.as_millis() {
+            0 => "less than 1 ms".to_owned(),
+            ms => format!("{ms} ms"),
+        },
         next: served.process.commands.next_probe(&record.name).map(when),
         snoozed_until: entry.snooze.as_ref().map(|snooze| when(snooze.until)),
         waits_until: served.process.commands.paused_until(&record.name).map(when),
@@ -274,9 +280,12 @@ fn check_line(state: &CheckState, repeated: bool, app: &str, now: Timestamp) -> 
     };
     CheckLine {
         pill: Pill::of(state.check, state.outcome),
-        question: question(state.check),
+        headline: result_headline(state.check, state.outcome, repeated),
         reason: reason.map(ReasonLine::of),
-        sentence: reason.map(|r| if repeated { "For the same reason." } else { r.sentence() }),
+        // A failure's is the headline.
+        sentence: reason
+            .filter(|_| !repeated && matches!(state.outcome, Outcome::Unknown(_)))
+            .map(Reason::sentence),
         advice: reason.filter(|_| !repeated).map(what_to_do),
         evidence,
         since: When::of(state.since, now),
@@ -306,27 +315,6 @@ fn mail_counts(mails: &[MailRecord]) -> String {
         }
     }
     format!("{queued} queued, {held} held, {sent} sent, {given_up} given up")
-}
-
-/// An event in words.
-fn event_words(kind: &str, detail: &str) -> String {
-    let sentence =
-        |label: &str| Reason::from_label(label).map_or_else(|| label.to_owned(), |r| r.sentence().to_owned());
-    match kind {
-        "broken" => format!("Broken: {}", sentence(detail)),
-        "changed" => format!("Now broken in another way: {}", sentence(detail)),
-        "recovered" => format!("Working again. It was: {}", sentence(detail)),
-        "reauthenticated" if detail.is_empty() => "Re-authenticated by admin consent".to_owned(),
-        "reauthenticated" => format!("Re-authenticated by {detail}"),
-        "links_revoked" => "All earlier re-authentication links were ended".to_owned(),
-        "token_stored" if detail == "import" => "A refresh token was imported".to_owned(),
-        "token_stored" => "A renewed refresh token was stored".to_owned(),
-        "token_delivered" => "The renewed refresh token was delivered to the product".to_owned(),
-        "snoozed" => format!("Reminders were snoozed by {detail}"),
-        "snooze_ended" => format!("The snooze was ended by {detail}"),
-        "link_made" => format!("A re-authentication link was made by {detail}"),
-        other => format!("{other} {detail}"),
-    }
 }
 
 /// The button that probes now.

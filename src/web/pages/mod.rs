@@ -2,6 +2,7 @@
 
 pub(super) mod badge;
 pub(super) mod brake;
+pub(super) mod events;
 pub(super) mod integration;
 pub(super) mod layout;
 pub(super) mod links;

@@ -35,6 +35,7 @@ struct Line<'r> {
     record: &'r IntegrationRecord,
     state: &'static str,
     what: String,
+    reason: Option<ReasonLine>,
     since: Option<When>,
     pills: Vec<Pill>,
     strip: Strip,
@@ -59,6 +60,8 @@ struct StatusPage<'r> {
     unknown: usize,
     counts: [(&'static str, &'static str, usize); 3],
     commonest: Vec<(String, String, usize)>,
+    /// Number of further reasons.
+    more_reasons: usize,
     query: &'r StatusFilter,
     states: Vec<Choice>,
     apps: Vec<Choice>,
@@ -128,6 +131,7 @@ fn page<'r>(
         (0, _) => "unknown",
         _ => "broken",
     };
+    let (commonest, all_reasons) = commonest(rows);
     let apps = rows.iter().map(|r| r.entry.record.app_display_name.to_string());
     let reasons = rows.iter().filter_map(|r| r.reason).map(|r| r.label().to_owned());
     let states =
@@ -144,7 +148,8 @@ fn page<'r>(
             ("broken", "broken", broken),
             ("unknown", "not known yet", unknown),
         ],
-        commonest: commonest(rows),
+        more_reasons: all_reasons.saturating_sub(COMMONEST),
+        commonest,
         query: wanted,
         states: choices(&wanted.state, states),
         apps: choices(&wanted.app, counted(apps)),
@@ -178,6 +183,7 @@ fn line<'r>(served: &Served, row: &'r Row, now: Timestamp) -> Line<'r> {
         record: &row.entry.record,
         state: state_word(row.health),
         what,
+        reason: row.reason.map(ReasonLine::of),
         since,
         pills: row.entry.outcomes().map(|(check, outcome)| Pill::of(check, outcome)).collect(),
         strip: Strip::of(&row.entry.state.day, now),
@@ -213,8 +219,8 @@ fn counted(values: impl Iterator<Item = String>) -> impl Iterator<Item = (String
     counts.into_iter().map(|(value, count)| (value.clone(), value, count))
 }
 
-/// The most common reasons of broken integrations: label, sentence, number of integrations.
-fn commonest(rows: &[Row]) -> Vec<(String, String, usize)> {
+/// The most common reasons of broken integrations: label, sentence, number of integrations; and how many reasons there are.
+fn commonest(rows: &[Row]) -> (Vec<(String, String, usize)>, usize) {
     let broken = rows
         .iter()
         .filter_map(|r| if let Health::Broken { reason, .. } = r.health { Some(reason) } else { None });
@@ -226,11 +232,13 @@ fn commonest(rows: &[Row]) -> Vec<(String, String, usize)> {
         }
     }
     counts.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), reason.label()));
-    counts
+    let all = counts.len();
+    let shown = counts
         .into_iter()
         .take(COMMONEST)
         .map(|(reason, count)| (reason.label().to_owned(), reason.sentence().to_owned(), count))
-        .collect()
+        .collect();
+    (shown, all)
 }
 
 fn choices(chosen: &str, all: impl IntoIterator<Item = (String, String, usize)>) -> Vec<Choice> {
