@@ -326,6 +326,10 @@ async fn the_status_pages_in_the_browser() {
         browser.click("form[action$=link] button").await;
         browser.until_heading("A fresh link").await;
         browser.inspect(&format!("link-{scheme}")).await;
+        browser.client.goto(&format!("{}/events", daemon.url)).await.expect("the history");
+        browser.until_heading("What happened").await;
+        assert!(browser.text().await.contains("The enterprise application was deleted."));
+        browser.inspect(&format!("events-{scheme}")).await;
         // Search and filter without a script's help.
         browser.client.goto(&format!("{}/?q=northwind", daemon.url)).await.expect("the status page");
         assert!(browser.text().await.contains("1–1 of 1"));
