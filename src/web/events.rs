@@ -41,12 +41,12 @@ pub(super) struct EventFilter {
 }
 
 impl EventFilter {
-    /// Reads a query string; a value is empty or valid.
+    /// Reads a query string. People may write a day where programs write a time.
     ///
     /// # Errors
     /// What is wrong, and what to write instead.
-    pub(super) fn of(query: &HashMap<String, String>, otherwise: usize) -> Result<Self, String> {
-        let given = |name: &str| query.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
+    fn of(query: &HashMap<String, String>, otherwise: usize, days: bool) -> Result<Self, String> {
+        let given = |name: &str| query.get(name).map(|v| v.trim());
         let kind = given("kind");
         if kind.is_some_and(|kind| !KINDS.iter().any(|(known, _)| *known == kind)) {
             let known: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).collect();
@@ -75,19 +75,27 @@ impl EventFilter {
             app: own(given("app")),
             reason: own(given("reason")),
             integration: own(given("integration")),
-            since: moment("since", given("since"))?,
-            until: moment("until", given("until"))?,
+            since: moment("since", given("since"), days)?,
+            until: moment("until", given("until"), days)?,
             after,
             limit,
         })
     }
 
+    /// A query of the page, whose form sends empty values for what is not filtered.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub(super) fn of_page(query: &HashMap<String, String>, limit: usize) -> Result<Self, String> {
+        Self::of(query, limit, true)
+    }
+
     /// A query of the API.
     ///
     /// # Errors
-    /// As [`Self::of`].
+    /// What is wrong, and what to write instead.
     pub(super) fn of_api(query: &HashMap<String, String>) -> Result<Self, String> {
-        Self::of(query, LIMIT)
+        Self::of(query, LIMIT, false)
     }
 
     /// For the database: an event names its integration only, so that an application is the integrations that it has now. One more than the
@@ -110,14 +118,17 @@ impl EventFilter {
     }
 }
 
-/// RFC 3339, or a date, which begins in UTC.
-fn moment(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, String> {
+/// RFC 3339, or perhaps a date, which begins in UTC.
+fn moment(name: &str, text: Option<&str>, days: bool) -> Result<Option<Timestamp>, String> {
     let Some(text) = text else { return Ok(None) };
     let time = text.parse::<jiff::Timestamp>().ok();
     let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
-    time.or_else(|| Some(day()?.timestamp())).map(|at| Some(Timestamp(at.as_millisecond()))).ok_or_else(
-        || format!("{name} must be a time such as 2026-03-01T08:00:00Z, or a day such as 2026-03-01"),
-    )
+    time.or_else(|| day().filter(|_| days).map(|day| day.timestamp()))
+        .map(|at| Some(Timestamp(at.as_millisecond())))
+        .ok_or_else(|| {
+            let day = if days { ", or a day such as 2026-03-01" } else { "" };
+            format!("{name} must be a time such as 2026-03-01T08:00:00Z{day}")
+        })
 }
 
 /// An event in words.
@@ -153,13 +164,13 @@ mod tests {
     fn queries_are_read_or_refused() {
         for (sentence, query, expected) in [
             ("nothing", "", Ok(())),
-            ("empty values of a form", "kind=&app=&since=", Ok(())),
+            ("an empty value", "since=", Err("since must be a time such as")),
             ("a kind", "kind=broken", Ok(())),
             ("a kind that nobody knows", "kind=exploded", Err("kind must be one of broken, changed")),
             ("a reason", "reason=token_expired", Ok(())),
             ("a reason that nobody knows", "reason=bad_luck", Err("not one of the known reasons")),
             ("a time", "since=2026-03-01T08:00:00%2B01:00", Ok(())),
-            ("a day", "until=2026-03-01", Ok(())),
+            ("a day, which only people write", "until=2026-03-01", Err("until must be a time such as")),
             ("no time", "since=yesterday", Err("since must be a time such as")),
             ("a limit", "limit=1000", Ok(())),
             ("too many", "limit=1001", Err("limit must be a number from 1 to 1000")),
@@ -174,5 +185,8 @@ mod tests {
                 (other, _) => panic!("{sentence}: {other:?}"),
             }
         }
+        let day = HashMap::from([("until".to_owned(), "2026-03-01".to_owned())]);
+        let until = EventFilter::of_page(&day, 1).expect("a query").until;
+        assert_eq!(until, Some(Timestamp::from_seconds(1_772_323_200)));
     }
 }

@@ -207,14 +207,14 @@ async fn events(State(served): State<Arc<Served>>, name: Named) -> Response {
 #[utoipa::path(
     get, path = "/api/v1/events",
     params(
-        ("kind" = Option<String>, Query, description = "Only of this kind, such as broken, recovered or reauthenticated"),
+        ("kind" = Option<String>, Query, description = "Only of this kind", pattern = "^(broken|changed|recovered|reauthenticated|link_made|links_revoked|token_stored|token_delivered|snoozed|snooze_ended|brake_held|brake_released|brake_prolonged|brake_discarded)$"),
         ("app" = Option<String>, Query, description = "Only of the integrations that this application has now (its name in the configuration)"),
         ("reason" = Option<String>, Query, description = "Only with this reason, such as token_expired"),
         ("integration" = Option<String>, Query, description = "Only of this integration"),
-        ("since" = Option<String>, Query, description = "Not before this time (RFC 3339) or day"),
-        ("until" = Option<String>, Query, description = "Before this time (RFC 3339) or day"),
+        ("since" = Option<String>, Query, format = DateTime, description = "Not before this time (RFC 3339)"),
+        ("until" = Option<String>, Query, format = DateTime, description = "Before this time (RFC 3339)"),
         ("limit" = Option<u32>, Query, description = "The highest number of events in the response", minimum = 1, maximum = 1000),
-        ("after" = Option<String>, Query, description = "Only older events: `next` of the previous page")
+        ("after" = Option<String>, Query, description = "Only older events: `next` of the previous page", pattern = "^[0-9]{1,18}$")
     ),
     responses(
         (status = 200, description = "A page of events", body = FleetEventList),

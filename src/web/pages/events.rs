@@ -65,7 +65,7 @@ pub(crate) async fn events(
 ) -> Response {
     query.retain(|_, value| !value.trim().is_empty());
     let now = served.process.clock.now();
-    let filter = EventFilter::of(&query, PAGE);
+    let filter = EventFilter::of_page(&query, PAGE);
     let (status, problem, found) = match filter {
         Err(problem) => (StatusCode::BAD_REQUEST, Some(problem), Vec::new()),
         Ok(filter) => {
