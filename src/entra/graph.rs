@@ -96,35 +96,30 @@ fn invalid(detail: &str) -> Fault {
 impl Entra {
     /// A GET below `/v1.0`, or of a next link.
     pub(super) async fn get(&self, request: GraphRequest<'_>, url: &str) -> Result<Value, Fault> {
-        let outgoing = Request {
-            endpoint: Endpoint::Graph,
-            method: Method::GET,
-            url,
-            headers: vec![PRIORITY],
-            bearer: Some(request.token),
-            body: None,
-            deadline: request.deadline,
-        };
-        graph_body(&self.http.send(outgoing).await?, request.caller)
+        graph_body(&self.read(request, url).await?, request.caller)
     }
 
     /// The same for an object that may not exist: `None` if Graph itself says so. A proxy's 404 says nothing about the object.
     pub(super) async fn find(&self, request: GraphRequest<'_>, url: &str) -> Result<Option<Value>, Fault> {
-        let outgoing = Request {
-            endpoint: Endpoint::Graph,
-            method: Method::GET,
-            url,
-            headers: vec![PRIORITY],
-            bearer: Some(request.token),
-            body: None,
-            deadline: request.deadline,
-        };
-        let answer = self.http.send(outgoing).await?;
+        let answer = self.read(request, url).await?;
         let says_so = |body: Value| body["error"]["code"].as_str().is_some_and(|code| GONE.contains(&code));
         if answer.status == reqwest::StatusCode::NOT_FOUND && answer.json().is_some_and(says_so) {
             return Ok(None);
         }
         graph_body(&answer, request.caller).map(Some)
+    }
+
+    async fn read(&self, request: GraphRequest<'_>, url: &str) -> Result<Response, Fault> {
+        let outgoing = Request {
+            endpoint: Endpoint::Graph,
+            method: Method::GET,
+            url,
+            headers: vec![PRIORITY],
+            bearer: Some(request.token),
+            body: None,
+            deadline: request.deadline,
+        };
+        self.http.send(outgoing).await
     }
 
     /// One `$batch`; the responses by id. `invalid_response` if Graph left out an item.
